@@ -1,0 +1,247 @@
+//! The message on the queue: a [CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)
+//! event in its JSON format. Readers ignore attributes and fields they do not know; a changed meaning is a new `type`.
+
+use chrono::{DateTime, Utc};
+use sea_orm::prelude::Json;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::order_event;
+
+/// `type` of the one event there is so far.
+pub const ORDER_PLACED: &str = "orders.OrderPlaced.v1";
+
+/// What an order may be. The rules of placing hold new orders to these, reading holds foreign messages to them.
+pub const MAX_LINES: usize = 100;
+pub const MAX_QUANTITY: i32 = 10_000;
+/// Minor units. A client's sums in 64 bits overflow only after nine million orders of this size.
+pub const MAX_TOTAL: i64 = 1_000_000_000_000;
+
+/// An event that was read and understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub id: Uuid,
+    pub time: DateTime<Utc>,
+    /// The client's version that this event makes, from 1.
+    pub version: i32,
+    pub order: OrderPlaced,
+}
+
+/// `data` of [`ORDER_PLACED`]: all that a projection needs, so that none has to ask the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderPlaced {
+    pub client_id: i64,
+    pub client_name: String,
+    pub client_email: String,
+    pub order_id: Uuid,
+    /// ISO 4217.
+    pub currency: String,
+    /// Minor units: the sum over the lines.
+    pub total: i64,
+    pub lines: Vec<Line>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    pub product_id: i64,
+    pub name: String,
+    /// Minor units.
+    pub unit_price: i64,
+    pub quantity: i32,
+}
+
+impl Line {
+    /// Minor units; `None` when it does not fit.
+    pub fn total(&self) -> Option<i64> {
+        self.unit_price.checked_mul(self.quantity.into())
+    }
+}
+
+/// The sum over the lines in minor units; `None` above [`MAX_TOTAL`].
+pub fn total(lines: &[Line]) -> Option<i64> {
+    lines.iter().try_fold(0i64, |sum, line| sum.checked_add(line.total()?)).filter(|total| *total <= MAX_TOTAL)
+}
+
+/// Why a message is not an event of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidEvent {
+    #[error("not a CloudEvent in JSON: {0}")]
+    Syntax(#[from] serde_json::Error),
+    #[error("event type {0:?} is not known here")]
+    UnknownType(String),
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+struct CloudEvent<T, D> {
+    specversion: T,
+    id: Uuid,
+    source: T,
+    r#type: T,
+    subject: T,
+    time: DateTime<Utc>,
+    datacontenttype: Option<T>,
+    /// The [sequence extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/sequence.md):
+    /// ten digits, so that it sorts as text too.
+    sequence: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<T>,
+    data: D,
+}
+
+impl Event {
+    /// Reads a message. Everything that later code relies on is checked here: whoever can write to the queue can
+    /// write anything.
+    pub fn parse(message: &str) -> Result<Event, InvalidEvent> {
+        let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
+        if event.specversion != "1.0" {
+            return Err(InvalidEvent::Contradiction("specversion is not 1.0"));
+        }
+        let version =
+            (event.sequence.parse()).map_err(|_| InvalidEvent::Contradiction("sequence is not a 32-bit number"))?;
+        let parsed = Event::from_parts(event.id, event.time, version, event.r#type, event.data)?;
+        if event.subject != parsed.order.client_id.to_string() {
+            return Err(InvalidEvent::Contradiction("subject is not data.clientId"));
+        }
+        Ok(parsed)
+    }
+
+    fn from_parts(
+        id: Uuid,
+        time: DateTime<Utc>,
+        version: i32,
+        r#type: String,
+        data: Json,
+    ) -> Result<Event, InvalidEvent> {
+        if r#type != ORDER_PLACED {
+            return Err(InvalidEvent::UnknownType(r#type));
+        }
+        let order: OrderPlaced = serde_json::from_value(data)?;
+        let in_range = |line: &Line| line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
+        if version < 1 {
+            Err(InvalidEvent::Contradiction("sequence is below 1"))
+        } else if order.lines.is_empty() || order.lines.len() > MAX_LINES || !order.lines.iter().all(in_range) {
+            Err(InvalidEvent::Contradiction("data.lines are out of range"))
+        } else if total(&order.lines) != Some(order.total) {
+            Err(InvalidEvent::Contradiction("data.total is not the sum of data.lines"))
+        } else {
+            Ok(Event { id, time, version, order })
+        }
+    }
+}
+
+impl order_event::Model {
+    /// The message that is published for this row, the same each time.
+    pub fn message(&self) -> String {
+        let event = CloudEvent {
+            specversion: "1.0",
+            id: self.id,
+            source: "/orders",
+            r#type: &self.r#type,
+            subject: &self.client_id.to_string(),
+            time: self.occurred_at,
+            datacontenttype: Some("application/json"),
+            sequence: &format!("{:010}", self.version),
+            traceparent: self.traceparent.as_deref(),
+            data: &self.payload,
+        };
+        serde_json::to_string(&event).expect("strings, numbers and JSON always serialise")
+    }
+}
+
+impl TryFrom<order_event::Model> for Event {
+    type Error = InvalidEvent;
+
+    fn try_from(row: order_event::Model) -> Result<Event, InvalidEvent> {
+        Event::from_parts(row.id, row.occurred_at, row.version, row.r#type, row.payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row() -> order_event::Model {
+        let order = OrderPlaced {
+            client_id: 1,
+            client_name: "Bob".into(),
+            client_email: "bob@anemailprovider.com".into(),
+            order_id: Uuid::now_v7(),
+            currency: "USD".into(),
+            total: 300_000,
+            lines: vec![
+                Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 },
+                Line { product_id: 2, name: "Phone \u{1f4f1}".into(), unit_price: 50_000, quantity: 3 },
+            ],
+        };
+        order_event::Model {
+            id: Uuid::now_v7(),
+            client_id: 1,
+            version: 7,
+            r#type: ORDER_PLACED.into(),
+            payload: serde_json::to_value(order).unwrap(),
+            occurred_at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
+            published_at: None,
+            traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        }
+    }
+
+    #[test]
+    fn what_is_published_reads_back_as_what_was_stored() {
+        let message = row().message();
+        assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
+        let parsed = Event::parse(&message).unwrap();
+        let (id, order_id) = (parsed.id, parsed.order.order_id);
+        let mut stored = row();
+        (stored.id, stored.payload["orderId"]) = (id, json!(order_id));
+        assert_eq!(Event::try_from(stored).unwrap(), parsed);
+    }
+
+    #[test]
+    fn unknown_fields_and_absent_optional_attributes_are_fine() {
+        let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+        message["somethingNew"] = json!({"a": 1});
+        message["data"]["coupon"] = json!("X");
+        message["data"]["lines"][0]["colour"] = json!("red");
+        message.as_object_mut().unwrap().remove("traceparent");
+        message.as_object_mut().unwrap().remove("datacontenttype");
+        Event::parse(&message.to_string()).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_with_the_reason() {
+        let changes: &[(&str, Json, &str)] = &[
+            ("/specversion", json!("0.3"), "specversion"),
+            ("/type", json!("orders.OrderPlaced.v2"), "not known"),
+            ("/subject", json!("2"), "subject"),
+            ("/subject", json!("01"), "subject"),
+            ("/sequence", json!("0"), "below 1"),
+            ("/sequence", json!("99999999999"), "32-bit"),
+            ("/sequence", json!(7), "not a CloudEvent"),
+            ("/id", json!("7"), "not a CloudEvent"),
+            ("/time", json!("yesterday"), "not a CloudEvent"),
+            ("/data/lines", json!([]), "out of range"),
+            ("/data/lines/0/quantity", json!(0), "out of range"),
+            ("/data/lines/0/quantity", json!(10_001), "out of range"),
+            ("/data/lines/0/unitPrice", json!(-1), "out of range"),
+            ("/data/lines/0/unitPrice", json!(i64::MAX), "not the sum"),
+            ("/data/lines/0/unitPrice", json!(0.5), "not a CloudEvent"),
+            ("/data/total", json!(300_001), "not the sum"),
+            ("/data/total", json!(null), "not a CloudEvent"),
+        ];
+        for (path, value, reason) in changes {
+            let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+            *message.pointer_mut(path).unwrap() = value.clone();
+            let error = Event::parse(&message.to_string()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{path} = {value}: {error}");
+        }
+        for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
+            assert!(matches!(Event::parse(text), Err(InvalidEvent::Syntax(_))), "{text}");
+        }
+        assert!(Event::parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
+    }
+}

@@ -1,0 +1,21 @@
+use sea_orm::entity::prelude::*;
+
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "orders")]
+pub struct Model {
+    /// UUID v7: sorts by the time of placing.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub client_id: i64,
+    /// The client's version that this order made. With `client_id` it names the order's event, which holds the
+    /// order exactly as it was placed.
+    pub version: i32,
+    pub placed_at: DateTimeUtc,
+    /// Minor units.
+    pub total: i64,
+    /// Unique for a client.
+    pub idempotency_key: Option<String>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

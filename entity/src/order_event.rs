@@ -1,0 +1,27 @@
+//! The transactional outbox and the event log in one table: a row is written in the transaction of the order it
+//! tells of, marked when it has been published, and never deleted.
+
+use sea_orm::entity::prelude::*;
+
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "order_events")]
+pub struct Model {
+    /// UUID v7: sorts by the time of writing.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub client_id: i64,
+    /// 1 for a client's first event, then one more each time, without gaps.
+    pub version: i32,
+    /// CloudEvents `type`, such as [`ORDER_PLACED`](crate::event::ORDER_PLACED).
+    pub r#type: String,
+    /// CloudEvents `data`.
+    #[sea_orm(column_type = "JsonBinary")]
+    pub payload: Json,
+    pub occurred_at: DateTimeUtc,
+    pub published_at: Option<DateTimeUtc>,
+    /// W3C trace context of the request that caused the event.
+    pub traceparent: Option<String>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

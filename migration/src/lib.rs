@@ -1,0 +1,34 @@
+//! The schema of the command database and its seed data, for PostgreSQL and SQLite. Run as a release step by the
+//! `migration` binary. It names tables and columns itself: a migration must not change when an entity does.
+
+mod m20261123_000001_create_tables;
+mod m20261123_000002_seed;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+pub use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::prelude::*;
+
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261123_000001_create_tables::Migration), Box::new(m20261123_000002_seed::Migration)]
+    }
+}
+
+/// Applies what is missing and returns the names of what it applied. Safe to run twice, also at once: on PostgreSQL
+/// the second run waits for the first, if `db` is a pool of one connection (the lock belongs to the connection).
+pub async fn up(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    const LOCK: &str = "hashtext('order service migrations')";
+    let postgres = db.get_database_backend() == DbBackend::Postgres;
+    if postgres {
+        db.execute_unprepared(&format!("SELECT pg_advisory_lock({LOCK})")).await?;
+    }
+    let pending = Migrator::get_pending_migrations(db).await?;
+    Migrator::up(db, None).await?;
+    if postgres {
+        db.execute_unprepared(&format!("SELECT pg_advisory_unlock({LOCK})")).await?;
+    }
+    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+}

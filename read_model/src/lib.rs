@@ -1,0 +1,90 @@
+//! What queries read: [`ReadModel`], kept in Redis ([`Redis`]) or in memory ([`Memory`]).
+//!
+//! The rules of projecting an event are in [`memory`], which is the specification, and once more in `apply.lua`, which
+//! Redis runs as one atomic step. The test in `tests/` feeds both the same histories and compares.
+
+pub mod memory;
+pub mod redis;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use entity::Event;
+use tokio::time::Instant;
+
+pub use memory::Memory;
+pub use redis::{ConnectError, Redis};
+
+/// A client as its events made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub id: i64,
+    pub name: String,
+    pub email: String,
+    /// The sum over all orders, in minor units.
+    pub total: i64,
+    pub order_count: i64,
+    pub last_purchase: Option<DateTime<Utc>>,
+    /// The watermark: every event up to this version is included. Later ones may be, when they arrived out of order.
+    pub version: i32,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    Now,
+    /// It had been applied before; nothing changed.
+    Before,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nothing is wrong with the request: the store is down, full, loading or misconfigured. The same again later.
+    #[error("the read model is unavailable: {0}")]
+    Unavailable(String),
+    /// The stored data do not allow it. Nothing was changed and repeating will not help.
+    #[error("the read model is damaged: {0}")]
+    Damaged(String),
+}
+
+#[async_trait::async_trait]
+pub trait ReadModel: Send + Sync {
+    /// Applies events and returns one result for each. An event is applied wholly or not at all, and once: order and
+    /// repetition do not matter, for ever.
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>>;
+
+    /// The clients of these ids, in their order, `None` where nothing was projected. One round trip.
+    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), Error>;
+}
+
+/// The outcome of [`client_at`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    Reached(Client),
+    /// Still at this version when the time was up; 0 when nothing was projected for the client.
+    Behind(i32),
+}
+
+/// Reads a client once it includes every event up to `min_version`, waiting at most `wait`.
+pub async fn client_at(
+    read_model: &dyn ReadModel,
+    id: i64,
+    min_version: i32,
+    wait: Duration,
+) -> Result<Awaited, Error> {
+    let deadline = Instant::now() + wait;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let client = read_model.clients(&[id]).await?.pop().flatten();
+        let reached = client.as_ref().map_or(0, |client| client.version);
+        match client {
+            Some(client) if reached >= min_version => return Ok(Awaited::Reached(client)),
+            _ if Instant::now() >= deadline => return Ok(Awaited::Behind(reached)),
+            _ => tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await,
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}

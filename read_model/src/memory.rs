@@ -1,0 +1,72 @@
+//! The read model in memory: what the standalone service uses, and the specification of what Redis must do.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use entity::Event;
+
+use crate::{Applied, Client, Error, ReadModel};
+
+#[derive(Default)]
+pub struct Memory {
+    clients: Mutex<HashMap<i64, Projected>>,
+}
+
+struct Projected {
+    client: Client,
+    /// The largest version applied: name, e-mail and last purchase are from it.
+    newest: i32,
+    /// Versions applied above the watermark, where there is a gap. Empty as soon as the gap closes.
+    ahead: BTreeSet<i32>,
+}
+
+impl Projected {
+    fn new(id: i64) -> Projected {
+        let (name, email) = Default::default();
+        let client = Client { id, name, email, total: 0, order_count: 0, last_purchase: None, version: 0 };
+        Projected { client, newest: 0, ahead: BTreeSet::new() }
+    }
+
+    /// The rules. `apply.lua` says the same.
+    fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
+        let client = &mut self.client;
+        if event.version <= client.version || self.ahead.contains(&event.version) {
+            return Ok(Applied::Before);
+        }
+        client.total = (client.total.checked_add(event.order.total))
+            .ok_or_else(|| Error::Damaged(format!("the total of client {} overflows", client.id)))?;
+        client.order_count += 1;
+        if event.version > self.newest {
+            self.newest = event.version;
+            client.name.clone_from(&event.order.client_name);
+            client.email.clone_from(&event.order.client_email);
+            client.last_purchase = Some(event.time);
+        }
+        self.ahead.insert(event.version);
+        while self.ahead.remove(&(client.version + 1)) {
+            client.version += 1;
+        }
+        Ok(Applied::Now)
+    }
+}
+
+#[async_trait::async_trait]
+impl ReadModel for Memory {
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let apply = |event: &Event| {
+            let id = event.order.client_id;
+            clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event)
+        };
+        events.iter().map(apply).collect()
+    }
+
+    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(ids.iter().map(|id| clients.get(id).map(|projected| projected.client.clone())).collect())
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

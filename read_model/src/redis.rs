@@ -1,0 +1,162 @@
+//! The read model in Redis ≥ 6.2 or Valkey.
+//!
+//! | key                         | type | holds                                                                     |
+//! |-----------------------------|------|---------------------------------------------------------------------------|
+//! | `orders:meta`               | hash | `partitions`, `currency`, `generation`: what all processes must agree on   |
+//! | `orders:{pN}:gG:client:ID`  | hash | a client; N = ID modulo partitions, G = generation                        |
+//!
+//! A client's hash: `name`, `email`, `total` (minor units), `orders`, `last_purchase` (ms since 1970), `version` (the
+//! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
+//! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
+
+use std::time::Duration;
+
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use ::redis::{
+    AsyncCommands, Client as RedisClient, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, pipe,
+};
+use chrono::DateTime;
+use entity::Event;
+use iso_currency::Currency;
+
+use crate::{Applied, Client, Error, ReadModel};
+
+const META: &str = "orders:meta";
+const GENERATION: u32 = 1;
+/// How long a command, or connecting, may take before Redis counts as unavailable.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+pub struct Redis {
+    connection: ConnectionManager,
+    partitions: u16,
+    apply: Script,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot reach the Redis of REDIS_URL: {0}")]
+    Unreachable(#[from] RedisError),
+    #[error(
+        "this Redis was filled with {name}={stored}, but this process is set to {name}={configured}; \
+         set {name}={stored}, or use another Redis"
+    )]
+    Differs { name: &'static str, stored: String, configured: String },
+}
+
+impl Redis {
+    /// Connects, and settles or checks what all processes on this Redis must agree on. `partitions` is at least 1.
+    pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
+        // No retries: whoever waits for an answer is told at once, and the next request connects anew.
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(0)
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT));
+        let mut connection = ConnectionManager::new_with_config(RedisClient::open(url)?, config).await?;
+
+        let agreed =
+            [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
+        for (name, field, configured) in agreed {
+            let (_, stored): (bool, String) =
+                pipe().hset_nx(META, field, &configured).hget(META, field).query_async(&mut connection).await?;
+            if stored != configured {
+                return Err(ConnectError::Differs { name, stored, configured });
+            }
+        }
+        let _: bool = connection.hset_nx(META, "generation", GENERATION).await?;
+        Ok(Redis { connection, partitions, apply: Script::new(include_str!("apply.lua")) })
+    }
+
+    fn client_key(&self, id: i64) -> String {
+        let partition = id.rem_euclid(self.partitions.into());
+        format!("orders:{{p{partition}}}:g{GENERATION}:client:{id}")
+    }
+
+    async fn run_apply(&self, events: &[Event]) -> RedisResult<Vec<RedisResult<i32>>> {
+        let mut pipeline = pipe();
+        pipeline.ignore_errors();
+        for event in events {
+            let order = &event.order;
+            (pipeline.cmd("EVALSHA").arg(self.apply.get_hash()).arg(1).arg(self.client_key(order.client_id)))
+                .arg(event.version)
+                .arg(order.total)
+                .arg(event.time.timestamp_millis())
+                .arg(&order.client_name)
+                .arg(&order.client_email);
+        }
+        pipeline.query_async(&mut self.connection.clone()).await
+    }
+}
+
+#[async_trait::async_trait]
+impl ReadModel for Redis {
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        if events.is_empty() {
+            return Vec::new();
+        }
+        let mut results = self.run_apply(events).await;
+        let no_script = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
+        if results.iter().flatten().any(|result| result.as_ref().is_err_and(no_script)) {
+            // A new or restarted server. What was applied all the same is only reported as applied before.
+            results = match self.apply.load_async(&mut self.connection.clone()).await {
+                Ok(_) => self.run_apply(events).await,
+                Err(error) => Err(error),
+            };
+        }
+        match results {
+            Ok(results) => results
+                .into_iter()
+                .map(|result| match result {
+                    Ok(0) => Ok(Applied::Before),
+                    Ok(_) => Ok(Applied::Now),
+                    Err(error) => Err(error.into()),
+                })
+                .collect(),
+            Err(error) => vec![Err(error.into()); events.len()],
+        }
+    }
+
+    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = pipe();
+        for id in ids {
+            pipeline.hmget(self.client_key(*id), &["name", "email", "total", "orders", "last_purchase", "version"]);
+        }
+        let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection.clone()).await?;
+        ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        let () = self.connection.clone().ping().await?;
+        Ok(())
+    }
+}
+
+type Row = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>);
+
+fn read_client(id: i64, row: Row) -> Result<Option<Client>, Error> {
+    let damaged = || Error::Damaged(format!("client {id} lacks fields or has an impossible date"));
+    match row {
+        (None, None, None, None, None, None) => Ok(None),
+        (Some(name), Some(email), Some(total), Some(order_count), last_purchase, version) => {
+            let last_purchase =
+                last_purchase.map(|ms| DateTime::from_timestamp_millis(ms).ok_or_else(damaged)).transpose()?;
+            let version = version.unwrap_or(0);
+            Ok(Some(Client { id, name, email, total, order_count, last_purchase, version }))
+        }
+        _ => Err(damaged()),
+    }
+}
+
+impl From<RedisError> for Error {
+    /// Only what names our own data as the fault is [`Error::Damaged`]. All else may pass, and must not cost an event.
+    fn from(error: RedisError) -> Error {
+        let wrong_type = error.code() == Some("WRONGTYPE") || error.code() == Some("CORRUPT");
+        match error.kind() {
+            _ if wrong_type => Error::Damaged(error.to_string()),
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => Error::Damaged(error.to_string()),
+            _ => Error::Unavailable(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The read model in Redis against the one in memory, which is the specification, on a real `redis-server`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::DateTime;
+use entity::event::{self, Event, Line, OrderPlaced};
+use iso_currency::Currency;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use read_model::{Applied, Awaited, ConnectError, Error, Memory, ReadModel, Redis, client_at};
+use redis_test::server::RedisServer;
+use uuid::Uuid;
+
+struct Server {
+    process: RedisServer,
+    url: String,
+}
+
+async fn server() -> Server {
+    let process = RedisServer::new();
+    let (host, port) = process.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    wait_until_up(&url).await;
+    Server { process, url }
+}
+
+async fn wait_until_up(url: &str) {
+    let client = ::redis::Client::open(url).unwrap();
+    while client.get_multiplexed_async_connection().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn command(server: &Server, command: &[&str]) -> ::redis::Value {
+    let client = ::redis::Client::open(server.url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
+}
+
+fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
+    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price, quantity: 2 }];
+    Event {
+        id: Uuid::now_v7(),
+        time: DateTime::from_timestamp_millis(1_700_000_000_000 + i64::from(version)).unwrap(),
+        version,
+        order: OrderPlaced {
+            client_id,
+            client_name: format!("Client {client_id}, as of {version} \u{0} \u{1f600}"),
+            client_email: format!("{client_id}.{version}@example.com"),
+            order_id: Uuid::now_v7(),
+            currency: "USD".into(),
+            total: event::total(&lines).unwrap(),
+            lines,
+        },
+    }
+}
+
+/// Any order of deliveries, with repeats, of each client's events 1 to n, some of them never delivered at all.
+fn histories() -> impl Strategy<Value = Vec<Event>> {
+    let delivery = (1..=4i64, 1..=12i32);
+    prop::collection::vec(delivery, 1..80).prop_map(|deliveries| {
+        deliveries.into_iter().map(|(client, version)| event(client, version, version.into())).collect()
+    })
+}
+
+#[test]
+fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(server());
+    let redis = runtime.block_on(Redis::connect(&server.url, 3, Currency::USD)).unwrap();
+    let ids = [1, 2, 3, 4, 5];
+    let strategy = (histories(), 1usize..12);
+    let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&strategy, |(history, batch)| {
+            runtime.block_on(async {
+                command(&server, &["FLUSHDB"]).await;
+                let memory = Memory::default();
+                for events in history.chunks(batch) {
+                    prop_assert_eq!(redis.apply(events).await, memory.apply(events).await);
+                    prop_assert_eq!(redis.clients(&ids).await, memory.clients(&ids).await);
+                }
+                // What the rules promise, said without them: each delivered version counts once, and the watermark is
+                // the end of the unbroken run from 1.
+                let mut delivered: HashMap<i64, std::collections::BTreeSet<i32>> = HashMap::new();
+                for event in &history {
+                    delivered.entry(event.order.client_id).or_default().insert(event.version);
+                }
+                for (id, client) in ids.iter().zip(memory.clients(&ids).await.unwrap()) {
+                    let Some(versions) = delivered.get(id) else {
+                        prop_assert_eq!(client, None);
+                        continue;
+                    };
+                    let client = client.unwrap();
+                    let newest = *versions.last().unwrap();
+                    prop_assert_eq!(client.order_count, versions.len() as i64);
+                    prop_assert_eq!(client.total, versions.iter().map(|v| i64::from(*v) * 2).sum::<i64>());
+                    prop_assert_eq!(client.email, format!("{id}.{newest}@example.com"));
+                    prop_assert_eq!(client.version, (1..).take_while(|v| versions.contains(v)).count() as i32);
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+#[tokio::test]
+async fn memory_per_client_is_constant_once_gaps_are_closed() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let key = "orders:{p7}:g1:client:7";
+    redis.apply(&[event(7, 1, 5)]).await[0].clone().unwrap();
+    let fields = command(&server, &["HLEN", key]).await;
+    let late_first: Vec<Event> = (2..=500).rev().map(|version| event(7, version, 5)).collect();
+    assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Now)));
+    assert_eq!(command(&server, &["HLEN", key]).await, fields);
+    assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Before)));
+    assert_eq!(redis.clients(&[7]).await.unwrap()[0].as_ref().unwrap().version, 500);
+}
+
+#[tokio::test]
+async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let memory = Memory::default();
+    let models: [&dyn ReadModel; 2] = [&redis, &memory];
+    for model in models {
+        let huge = |version| {
+            let mut event = event(1, version, 0);
+            event.order.total = i64::MAX / 2; // larger than any order may be, to get there in a few steps
+            event
+        };
+        let applied = model.apply(&[huge(1), huge(2), huge(3)]).await;
+        assert_eq!(applied[..2], [Ok(Applied::Now), Ok(Applied::Now)]);
+        assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
+        let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();
+        assert_eq!((client.total, client.order_count, client.version), (i64::MAX / 2 * 2, 2, 2));
+    }
+}
+
+#[tokio::test]
+async fn damaged_keys_are_named_and_harm_no_other() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    command(&server, &["SET", "orders:{p1}:g1:client:1", "not a hash"]).await;
+    command(&server, &["HSET", "orders:{p2}:g1:client:2", "version", "many"]).await;
+    command(&server, &["HSET", "orders:{p4}:g1:client:4", "total", "1.5", "name", "x", "email", "x", "orders", "1"])
+        .await;
+    let results = redis.apply(&[event(1, 1, 5), event(2, 1, 5), event(3, 1, 5), event(4, 1, 5)]).await;
+    for (damaged, key) in [(0, "client:1"), (1, "client:2"), (3, "client:4")] {
+        assert!(matches!(&results[damaged], Err(Error::Damaged(why)) if why.contains(key)), "{results:?}");
+    }
+    assert_eq!(results[2], Ok(Applied::Now));
+    for id in [1, 2, 4] {
+        assert!(matches!(redis.clients(&[id]).await, Err(Error::Damaged(_))), "client {id}");
+    }
+    assert_eq!(redis.clients(&[3]).await.unwrap()[0].as_ref().unwrap().order_count, 1);
+}
+
+#[tokio::test]
+async fn processes_that_disagree_refuse_to_start() {
+    let server = server().await;
+    Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let Err(ConnectError::Differs { name: "PARTITIONS", .. }) = Redis::connect(&server.url, 8, Currency::USD).await
+    else {
+        panic!("another number of partitions is accepted")
+    };
+    let Err(error) = Redis::connect(&server.url, 16, Currency::EUR).await else {
+        panic!("another currency is accepted")
+    };
+    assert_eq!(
+        error.to_string(),
+        "this Redis was filled with CURRENCY=USD, but this process is set to CURRENCY=EUR; \
+         set CURRENCY=USD, or use another Redis"
+    );
+    let Err(error) = Redis::connect("redis://127.0.0.1:1", 16, Currency::USD).await else { panic!("port 1 answers") };
+    assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_outage_is_reported_at_once_and_ends_by_itself() {
+    let mut server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
+    let address = server.process.addr.clone();
+    server.process.stop();
+    let asked = tokio::time::Instant::now();
+    assert!(matches!(redis.clients(&[1]).await, Err(Error::Unavailable(_))));
+    assert!(matches!(redis.apply(&[event(1, 2, 5)]).await[..], [Err(Error::Unavailable(_))]));
+    assert!(matches!(redis.ping().await, Err(Error::Unavailable(_))));
+    assert!(asked.elapsed() < Duration::from_secs(3));
+
+    // It returns empty: the scripts are gone as well as the data.
+    server.process = RedisServer::new_with_addr_and_modules(address, &[], false);
+    wait_until_up(&server.url).await;
+    while redis.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(redis.apply(&[event(1, 1, 5), event(1, 2, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
+}
+
+#[tokio::test]
+async fn reading_waits_for_a_version_and_says_how_far_it_got() {
+    let memory = std::sync::Arc::new(Memory::default());
+    let wait = Duration::from_secs(60);
+    let waiting = tokio::spawn({
+        let memory = memory.clone();
+        async move { client_at(&*memory, 1, 2, wait).await }
+    });
+    memory.apply(&[event(1, 2, 5)]).await;
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "version 2 without version 1 is not enough");
+    memory.apply(&[event(1, 1, 5)]).await;
+    assert!(matches!(waiting.await.unwrap(), Ok(Awaited::Reached(client)) if client.version == 2));
+
+    let short = Duration::from_millis(20);
+    assert_eq!(client_at(&*memory, 1, 3, short).await, Ok(Awaited::Behind(2)));
+    assert_eq!(client_at(&*memory, 9, 1, short).await, Ok(Awaited::Behind(0)));
+}
