@@ -1,1 +1,87 @@
+//! Commands in, queries out.
+//!
+//! - [`http`]: the edge: requests, tokens, health
+//! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
+//! - [`auth`]: who is asking
+//! - [`orders`]: placing orders, into the [`store`]
+//! - [`relay`]: the outbox, from the store to the queue
+//! - [`config`]: the settings
+//!
+//! [`serve`] puts them together; `main.rs` connects the stores and calls it.
 
+pub mod auth;
+pub mod config;
+pub mod error;
+pub mod graphiql;
+pub mod graphql;
+pub mod http;
+pub mod orders;
+pub mod relay;
+pub mod store;
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::auth::Authenticator;
+use crate::graphql::App;
+use crate::relay::{Queue, Relay};
+
+/// How long requests may take to finish once `shutdown` was asked for.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown`: then takes no more connections, finishes the requests it has, and publishes their events.
+///
+/// # Errors
+/// When a part of it stops although nobody asked for that.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    queue: Queue,
+    authenticator: Authenticator,
+    graphiql: Option<String>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let drained = CancellationToken::new();
+    let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
+    let mut relay = tokio::spawn(relay.run(drained.clone()));
+    let router = http::router(app, queue, authenticator, graphiql);
+    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server_until_grace_ends = async {
+        let grace_ends = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            ended = server.into_future() => ended.context("the HTTP server failed"),
+            () = grace_ends => Ok(()),
+        }
+    };
+    tokio::select! {
+        ended = server_until_grace_ends => ended?,
+        ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
+    }
+    drained.cancel();
+    relay.await.context("the outbox relay failed")
+}
+
+/// Cancelled at the first SIGTERM or SIGINT.
+pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping");
+        token.cancel();
+    });
+    Ok(shutdown)
+}

@@ -94,19 +94,24 @@ struct CloudEvent<T, D> {
 
 impl Event {
     /// Reads a message. Everything that later code relies on is checked here: whoever can write to the queue can
-    /// write anything.
-    pub fn parse(message: &str) -> Result<Event, InvalidEvent> {
+    /// write anything. `currency` (ISO 4217) is the one that amounts are counted in here.
+    pub fn parse(message: &str, currency: &str) -> Result<Event, InvalidEvent> {
         let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
         if event.specversion != "1.0" {
             return Err(InvalidEvent::Contradiction("specversion is not 1.0"));
         }
         let version =
             (event.sequence.parse()).map_err(|_| InvalidEvent::Contradiction("sequence is not a 32-bit number"))?;
-        let parsed = Event::from_parts(event.id, event.time, version, event.r#type, event.data)?;
+        let parsed = Event::from_parts(event.id, event.time, version, event.r#type, event.data, currency)?;
         if event.subject != parsed.order.client_id.to_string() {
             return Err(InvalidEvent::Contradiction("subject is not data.clientId"));
         }
         Ok(parsed)
+    }
+
+    /// Reads a row of the event log, as [`Event::parse`] reads the message made of it.
+    pub fn from_row(row: order_event::Model, currency: &str) -> Result<Event, InvalidEvent> {
+        Event::from_parts(row.id, row.occurred_at, row.version, row.r#type, row.payload, currency)
     }
 
     fn from_parts(
@@ -115,6 +120,7 @@ impl Event {
         version: i32,
         r#type: String,
         data: Json,
+        currency: &str,
     ) -> Result<Event, InvalidEvent> {
         if r#type != ORDER_PLACED {
             return Err(InvalidEvent::UnknownType(r#type));
@@ -123,6 +129,8 @@ impl Event {
         let in_range = |line: &Line| line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
         if version < 1 {
             Err(InvalidEvent::Contradiction("sequence is below 1"))
+        } else if order.currency != currency {
+            Err(InvalidEvent::Contradiction("data.currency is not the one that is counted in here"))
         } else if order.lines.is_empty() || order.lines.len() > MAX_LINES || !order.lines.iter().all(in_range) {
             Err(InvalidEvent::Contradiction("data.lines are out of range"))
         } else if total(&order.lines) != Some(order.total) {
@@ -149,14 +157,6 @@ impl order_event::Model {
             data: &self.payload,
         };
         serde_json::to_string(&event).expect("strings, numbers and JSON always serialise")
-    }
-}
-
-impl TryFrom<order_event::Model> for Event {
-    type Error = InvalidEvent;
-
-    fn try_from(row: order_event::Model) -> Result<Event, InvalidEvent> {
-        Event::from_parts(row.id, row.occurred_at, row.version, row.r#type, row.payload)
     }
 }
 
@@ -194,11 +194,11 @@ mod tests {
     fn what_is_published_reads_back_as_what_was_stored() {
         let message = row().message();
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
-        let parsed = Event::parse(&message).unwrap();
+        let parsed = Event::parse(&message, "USD").unwrap();
         let (id, order_id) = (parsed.id, parsed.order.order_id);
         let mut stored = row();
         (stored.id, stored.payload["orderId"]) = (id, json!(order_id));
-        assert_eq!(Event::try_from(stored).unwrap(), parsed);
+        assert_eq!(Event::from_row(stored, "USD").unwrap(), parsed);
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         message["data"]["lines"][0]["colour"] = json!("red");
         message.as_object_mut().unwrap().remove("traceparent");
         message.as_object_mut().unwrap().remove("datacontenttype");
-        Event::parse(&message.to_string()).unwrap();
+        Event::parse(&message.to_string(), "USD").unwrap();
     }
 
     #[test]
@@ -230,18 +230,19 @@ mod tests {
             ("/data/lines/0/unitPrice", json!(-1), "out of range"),
             ("/data/lines/0/unitPrice", json!(i64::MAX), "not the sum"),
             ("/data/lines/0/unitPrice", json!(0.5), "not a CloudEvent"),
+            ("/data/currency", json!("EUR"), "currency"),
             ("/data/total", json!(300_001), "not the sum"),
             ("/data/total", json!(null), "not a CloudEvent"),
         ];
         for (path, value, reason) in changes {
             let mut message: Json = serde_json::from_str(&row().message()).unwrap();
             *message.pointer_mut(path).unwrap() = value.clone();
-            let error = Event::parse(&message.to_string()).unwrap_err().to_string();
+            let error = Event::parse(&message.to_string(), "USD").unwrap_err().to_string();
             assert!(error.contains(reason), "{path} = {value}: {error}");
         }
         for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
-            assert!(matches!(Event::parse(text), Err(InvalidEvent::Syntax(_))), "{text}");
+            assert!(matches!(Event::parse(text, "USD"), Err(InvalidEvent::Syntax(_))), "{text}");
         }
-        assert!(Event::parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
+        assert!(Event::parse(&"[".repeat(100_000), "USD").is_err(), "deep nesting is an error, not a stack overflow");
     }
 }

@@ -1,1 +1,196 @@
-fn main() {}
+//! The whole order service in one process: api and projector on embedded stores, each of which can be replaced by a
+//! real one. What `cargo run` starts.
+
+mod queue;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use api::auth::{Authenticator, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS};
+use api::config::{Settings, init_logging};
+use api::graphql::App;
+use api::{graphiql, store};
+use aws_config::BehaviorVersion;
+use clap::{Parser, Subcommand};
+use projector::consumer::Consumer;
+use projector::{queues, replay};
+use read_model::{Memory, ReadModel, Redis};
+use sea_orm::{DatabaseConnection, DbBackend};
+use tokio::net::TcpListener;
+use tracing::info;
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Four pollers look at the embedded queue at different moments, each every 100 ms.
+const POLLERS: usize = 4;
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The order service in one process, to try it and to develop against it
+///
+/// It needs nothing else: database, queue and read model are embedded, and kept in memory. DATABASE_URL, QUEUE_URL and
+/// REDIS_URL replace them; with DATABASE_URL=sqlite://orders.db orders survive a restart.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves only the embedded queue, for an api and a projector that run as processes of their own
+    Queue {
+        /// Address to serve SQS on
+        #[arg(long, env = "QUEUE_LISTEN_ADDR", default_value = "127.0.0.1:9324")]
+        queue_listen_addr: SocketAddr,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => run(cli.settings).await,
+        Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(mut settings: Settings) -> anyhow::Result<()> {
+    init_logging(settings.log_format)?;
+    if settings.auth.jwt_secret.is_none() && settings.auth.jwt_jwks_url.is_none() {
+        settings.auth.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
+    }
+    let authenticator = Authenticator::new(&settings.auth).await?;
+
+    let db = open_database(&settings).await?;
+    let read_model: Arc<dyn ReadModel> = match &settings.redis_url {
+        Some(url) => Arc::new(Redis::connect(url, settings.partitions, settings.currency).await?),
+        None => {
+            let memory = Memory::default();
+            let events = replay::replay(&db, &memory, settings.currency).await?;
+            info!(events, "read model rebuilt from the event log");
+            Arc::new(memory)
+        }
+    };
+    let aws = match settings.queue_url {
+        Some(_) => aws_config::load_defaults(BehaviorVersion::latest()).await,
+        None => queue::embedded().await,
+    };
+    let sqs = aws_sdk_sqs::Client::new(&aws);
+    let queue_url = match &settings.queue_url {
+        Some(url) => url.clone(),
+        None => queues::create(&sqs, "orders").await?[0].url.clone(),
+    };
+    queues::check(&sqs, &queue_url).await?;
+
+    let app = App {
+        db,
+        read_model: read_model.clone(),
+        relay: Arc::default(),
+        currency: settings.currency,
+        read_wait: settings.read_wait,
+    };
+    let consumer = Consumer { queue: sqs, queue_url: queue_url.clone(), read_model, currency: settings.currency };
+    let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
+    let address = listener.local_addr()?;
+    let token = development_token(&settings)?;
+    // Whoever can open the page can use its token: only on this machine.
+    let graphiql = graphiql::page(token.as_deref().filter(|_| address.ip().is_loopback()));
+    let shutdown = api::shutdown_signal()?;
+    println!("{}", welcome(&settings, address, token.as_deref()));
+    tokio::try_join!(
+        api::serve(
+            listener,
+            app,
+            api::relay::Queue::new(&aws, queue_url),
+            authenticator,
+            Some(graphiql),
+            shutdown.clone()
+        ),
+        consumer.run(POLLERS, shutdown),
+    )?;
+    Ok(())
+}
+
+async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
+    let mut url = settings.database_url.clone().unwrap_or_else(|| "sqlite::memory:".into());
+    if !DbBackend::Sqlite.is_prefix_of(&url) {
+        return store::open(&url, settings.database_connections).await;
+    }
+    if !url.contains('?') && !url.contains(":memory:") {
+        url += "?mode=rwc"; // created where it does not exist
+    }
+    let db = store::connect(&url, 1).await.map_err(|error| anyhow!("cannot open the database {url}: {error}"))?;
+    migration::up(&db).await.map_err(|error| anyhow!("cannot migrate the database {url}: {error}"))?;
+    Ok(db)
+}
+
+fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {
+    if settings.auth.jwt_secret.is_none() {
+        return Ok(None);
+    }
+    let scope = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS].join(" ");
+    settings.auth.mint("developer", &scope, None, TOKEN_LIFETIME).map(Some)
+}
+
+fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> String {
+    let part =
+        |url: &Option<String>, given: &str, embedded: &str| (if url.is_some() { given } else { embedded }).to_owned();
+    let database =
+        part(&settings.database_url, "DATABASE_URL", "SQLite in memory; DATABASE_URL=sqlite://orders.db keeps it");
+    let queue = part(&settings.queue_url, "QUEUE_URL", "embedded");
+    let read_model = part(&settings.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
+    let identity = match token {
+        Some(token) => format!(
+            r#"A token for development, valid for 12 hours, and an order of 1 computer and 3 phones for Bob:
+
+TOKEN={token}
+
+curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorization: Bearer $TOKEN" \
+  -d '{{"query": "mutation {{ placeOrder(input: {{clientId: \"1\", items: [{{productId: \"1\", quantity: 1}}, {{productId: \"2\", quantity: 3}}]}}) {{ order {{ id total {{ amount }} }} clientVersion userErrors {{ message }} }} }}"}}'"#
+        ),
+        None => "Tokens are those whose keys are at JWT_JWKS_URL.".into(),
+    };
+    format!(
+        r"The order service is ready.
+
+  GraphiQL    http://{address}/graphql   (open it in a browser)
+  GraphQL     POST http://{address}/graphql
+  Health      http://{address}/health/ready
+
+  Database    {database}
+  Queue       {queue}
+  Read model  {read_model}
+
+{identity}
+"
+    )
+}
+
+async fn serve_queue(address: SocketAddr) -> anyhow::Result<()> {
+    let listener = listen(address, "QUEUE_LISTEN_ADDR").await?;
+    let shutdown = api::shutdown_signal()?;
+    println!("SQS, in memory, is at http://{}. For the processes that use it:", listener.local_addr()?);
+    println!();
+    println!("export AWS_ENDPOINT_URL=http://{} AWS_REGION=us-east-1", listener.local_addr()?);
+    println!("export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any");
+    queue::serve(listener, shutdown).await
+}
+
+async fn listen(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({variable})"))
+}

@@ -1,0 +1,90 @@
+//! The GraphQL schema. Resolvers parse, call one function, and map the result.
+
+mod mutation;
+mod query;
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::{Context, EmptySubscription, Schema};
+use iso_currency::Currency;
+use read_model::ReadModel;
+use sea_orm::DatabaseConnection;
+use tokio::sync::Notify;
+
+use crate::auth::Identity;
+use crate::error::Error;
+
+pub use mutation::Mutation;
+pub use query::Query;
+
+pub type OrderSchema = Schema<Query, Mutation, EmptySubscription>;
+
+/// What resolvers work with.
+#[derive(Clone)]
+pub struct App {
+    pub db: DatabaseConnection,
+    pub read_model: Arc<dyn ReadModel>,
+    /// Wakes the outbox relay.
+    pub relay: Arc<Notify>,
+    pub currency: Currency,
+    /// How long `client(minVersion:)` waits.
+    pub read_wait: Duration,
+}
+
+/// The schema; without an [`App`] it can be printed but not executed.
+pub fn schema(app: Option<App>) -> OrderSchema {
+    // Bounds for hostile documents. GraphiQL's introspection query is the deepest honest one, at 15.
+    let builder = Schema::build(Query, Mutation, EmptySubscription).limit_depth(15).limit_complexity(1_000);
+    match app {
+        Some(app) => builder.data(app).finish(),
+        None => builder.finish(),
+    }
+}
+
+fn app<'a>(ctx: &Context<'a>) -> &'a App {
+    ctx.data_unchecked::<App>()
+}
+
+/// The identity behind the request, if its token has the scope.
+fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
+    let identity = ctx.data_opt::<Identity>().ok_or(Error::Unauthenticated)?;
+    if identity.scopes.iter().any(|allowed| allowed == scope) { Ok(identity) } else { Err(Error::Forbidden) }
+}
+
+/// The same, if the token may also act for all of these clients.
+fn authorize_for<'a>(ctx: &Context<'_>, scope: &str, clients: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+    match &authorize(ctx, scope)?.client {
+        Some(only) if clients.into_iter().any(|client| client != only) => Err(Error::Forbidden),
+        _ => Ok(()),
+    }
+}
+
+/// Ids are decimal numbers from 1, without sign or leading zeros. Anything else names nothing that exists: 0.
+fn parse_id(id: &str) -> i64 {
+    id.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == id).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        assert_eq!(parse_id("1"), 1);
+        assert_eq!(parse_id("9223372036854775807"), i64::MAX);
+        for id in ["", "0", "-1", "+1", "01", " 1", "1 ", "1.0", "1e3", "٣", "9223372036854775808", "x"] {
+            assert_eq!(parse_id(id), 0, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn the_printed_schema_is_the_committed_one() {
+        let committed = include_str!("../../../schema.graphql");
+        assert!(
+            schema(None).sdl() == committed,
+            "schema.graphql is not what the code says; write it anew with `cargo run -p api -- schema > schema.graphql`"
+        );
+    }
+}

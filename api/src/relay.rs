@@ -1,0 +1,206 @@
+//! The outbox relay: publishes the rows of `order_events` that are not marked as published, at least once each.
+//!
+//! Any number of processes may run it: on PostgreSQL each claims rows that no other has (`FOR UPDATE SKIP LOCKED`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::config::timeout::TimeoutConfig;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use chrono::Utc;
+use entity::order_event::{self, Column};
+use futures::{StreamExt, stream};
+use sea_orm::sea_query::{Expr, LockBehavior, LockType};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, TransactionTrait,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+/// Rows claimed at once.
+const CLAIM: u64 = 200;
+/// `SendMessageBatch` calls under way at once.
+const CONCURRENT_SENDS: usize = 4;
+/// What one `SendMessageBatch` takes; 256 KiB is the limit that every SQS-compatible server knows.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+const BATCH_ENTRIES: usize = 10;
+const BATCH_BYTES: usize = 256 * 1024;
+/// How often to look without being woken: for rows that another process left behind.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long one attempt of a call to SQS may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Queue {
+    pub client: aws_sdk_sqs::Client,
+    pub url: String,
+}
+
+impl Queue {
+    /// Connects to SQS as the AWS SDK's environment says. `settings` may replace parts of that.
+    pub fn new(settings: &SdkConfig, url: String) -> Queue {
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).build();
+        let config = aws_sdk_sqs::config::Builder::from(settings).timeout_config(timeouts).build();
+        Queue { client: aws_sdk_sqs::Client::from_conf(config), url }
+    }
+
+    /// Whether the queue is there.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        match self.client.get_queue_attributes().queue_url(&self.url).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
+                bail!("the queue {} does not exist; `projector queues create` creates it", self.url)
+            }
+            Err(error) => bail!("cannot reach the queue {}: {}", self.url, DisplayErrorContext(&error)),
+        }
+    }
+}
+
+pub struct Relay {
+    pub db: DatabaseConnection,
+    pub queue: Queue,
+    /// Notified after each commit that may have written events.
+    pub wake: Arc<Notify>,
+}
+
+/// What one pass did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    pub published: usize,
+    /// Why some of what was claimed was not published: it stays in the outbox.
+    pub problem: Option<String>,
+}
+
+impl Relay {
+    /// Publishes until `shutdown`, then once more what is left.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut healthy = true;
+        while !shutdown.is_cancelled() {
+            let pass = self.run_once().await;
+            let problem = match &pass {
+                Ok(pass) => pass.problem.clone(),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem {
+                let pause = backoff.next();
+                warn!(retry_in_ms = pause.as_millis(), "cannot publish events, which wait in the outbox: {problem}");
+                healthy = false;
+                let _ = tokio::time::timeout(pause, shutdown.cancelled()).await;
+                continue;
+            }
+            if !healthy {
+                info!("publishing events again");
+                (healthy, backoff) = (true, Backoff::default());
+            }
+            if matches!(pass, Ok(Pass { published: 0, .. })) {
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep(SWEEP) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+        let _ = self.run_once().await;
+    }
+
+    /// Claims, sends and marks at most [`CLAIM`] events, oldest first.
+    pub async fn run_once(&self) -> Result<Pass, DbErr> {
+        if self.db.get_database_backend() == DbBackend::Sqlite {
+            // One process owns the file; there is nothing to claim, and no lock to hold while the queue answers.
+            return self.publish(&self.db).await;
+        }
+        let transaction = self.db.begin().await?;
+        let pass = self.publish(&transaction).await?;
+        transaction.commit().await?;
+        Ok(pass)
+    }
+
+    async fn publish(&self, db: &impl ConnectionTrait) -> Result<Pass, DbErr> {
+        let claimed = order_event::Entity::find()
+            .filter(Column::PublishedAt.is_null())
+            .order_by_asc(Column::Id)
+            .limit(CLAIM)
+            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+            .all(db)
+            .await?;
+        let sends = batches(&claimed).into_iter().map(|batch| self.send(batch));
+        let (published, problems): (Vec<_>, Vec<_>) =
+            stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).unzip().await;
+        let published = published.concat();
+        let pass = Pass { published: published.len(), problem: problems.into_iter().flatten().next() };
+        if !published.is_empty() {
+            order_event::Entity::update_many()
+                .col_expr(Column::PublishedAt, Expr::val(Utc::now()))
+                .filter(Column::Id.is_in(published))
+                .exec(db)
+                .await?;
+        }
+        Ok(pass)
+    }
+
+    /// Returns the ids that the queue accepted, and what it said of another or of the whole call.
+    async fn send(&self, batch: Vec<(Uuid, String)>) -> (Vec<Uuid>, Option<String>) {
+        let entries = batch.into_iter().map(|(id, message)| {
+            let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
+            entry.build().expect("an id and a body are given")
+        });
+        let request = self.queue.client.send_message_batch().queue_url(&self.queue.url);
+        match request.set_entries(Some(entries.collect())).send().await {
+            Ok(answer) => {
+                let problem = answer.failed().first().map(|entry| {
+                    format!(
+                        "the queue refused event {}: {} {}",
+                        entry.id(),
+                        entry.code(),
+                        entry.message().unwrap_or("")
+                    )
+                });
+                (answer.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect(), problem)
+            }
+            Err(error) => (Vec::new(), Some(DisplayErrorContext(&error).to_string())),
+        }
+    }
+}
+
+/// Packs events, in order, into as many messages as one call takes.
+fn batches(events: &[order_event::Model]) -> Vec<Vec<(Uuid, String)>> {
+    let mut batches: Vec<Vec<(Uuid, String)>> = Vec::new();
+    let mut bytes = 0;
+    for event in events {
+        let message = event.message();
+        match batches.last_mut() {
+            Some(batch) if batch.len() < BATCH_ENTRIES && bytes + message.len() <= BATCH_BYTES => {
+                bytes += message.len();
+                batch.push((event.id, message));
+            }
+            _ => {
+                bytes = message.len();
+                batches.push(vec![(event.id, message)]);
+            }
+        }
+    }
+    batches
+}
+
+/// Doubling pauses with full jitter.
+#[derive(Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let ceiling = Duration::from_millis(100 << self.failures.min(10)).min(MAX_BACKOFF);
+        self.failures += 1;
+        // Any spread will do; a version 7 UUID ends in random bits.
+        ceiling.mul_f64(f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0).max(Duration::from_millis(50))
+    }
+}

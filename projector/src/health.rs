@@ -1,0 +1,30 @@
+//! `/health/live`: the process runs. `/health/ready`: it can reach the queue and the read model.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::consumer::Consumer;
+
+/// How long a check waits for a store.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub fn router(consumer: Consumer) -> Router {
+    Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(consumer)
+}
+
+async fn ready(State(consumer): State<Consumer>) -> Response {
+    let queue = consumer.queue.get_queue_attributes().queue_url(&consumer.queue_url).send();
+    let (read_model, queue) =
+        tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.ping()), timeout(CHECK_TIMEOUT, queue));
+    let (read_model, queue) = (matches!(read_model, Ok(Ok(()))), matches!(queue, Ok(Ok(_))));
+    let status = if read_model && queue { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
+    (status, Json(json!({ "readModel": word(read_model), "queue": word(queue) }))).into_response()
+}

@@ -1,0 +1,47 @@
+//! An SQS in this process: for the AWS SDK in place of its HTTP client, or served on a port for other processes.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use aws_config::SdkConfig;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use winterbaume_core::{MockAws, MockRequest, MockService};
+use winterbaume_sqs::SqsService;
+
+const REGION: &str = "us-east-1";
+/// More than the 1 MiB that a call to SQS may have.
+const MAX_BODY: usize = 2 * 1024 * 1024;
+
+/// Settings with which an SQS client talks to a new, empty SQS in this process.
+pub async fn embedded() -> SdkConfig {
+    MockAws::builder().with_service(SqsService::new()).build().sdk_config(REGION).await
+}
+
+/// Serves a new, empty SQS until `shutdown`. Calls that wait for messages are cut off then.
+pub async fn serve(listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let router =
+        Router::new().fallback(call).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(Arc::new(SqsService::new()));
+    tokio::select! {
+        ended = async { axum::serve(listener, router).await } => ended.context("the queue's HTTP server failed"),
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+async fn call(
+    State(sqs): State<Arc<SqsService>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = MockRequest { method: method.to_string(), uri: uri.to_string(), headers, body };
+    let response = sqs.handle(request).await;
+    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, response.headers, response.body).into_response()
+}
