@@ -1,0 +1,150 @@
+//! `orders::place` on both databases.
+
+use std::collections::BTreeMap;
+
+use api::orders::{PlaceOrder, Placed, Rejection, place};
+use entity::{client, order, order_event, order_item, product};
+use futures::future::join_all;
+use iso_currency::Currency;
+use sea_orm::{ActiveValue, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder};
+
+use crate::support::{Db, command, postgres, sqlite};
+
+async fn both() -> [Db; 2] {
+    [sqlite().await, postgres().await]
+}
+
+async fn place_one(db: &DatabaseConnection, command: PlaceOrder) -> Result<Placed, Vec<Rejection>> {
+    place(db, Currency::USD, &[command]).await.unwrap().remove(0)
+}
+
+/// Orders, items, events, and the clients' versions.
+async fn counts(db: &DatabaseConnection) -> (u64, u64, u64, Vec<i32>) {
+    let clients = client::Entity::find().order_by_asc(client::Column::Id).all(db).await.unwrap();
+    (
+        order::Entity::find().count(db).await.unwrap(),
+        order_item::Entity::find().count(db).await.unwrap(),
+        order_event::Entity::find().count(db).await.unwrap(),
+        clients.into_iter().map(|client| client.version).collect(),
+    )
+}
+
+#[tokio::test]
+async fn an_order_its_items_and_its_event_are_written_together() {
+    for db in both().await {
+        let db = &db.connection;
+        let placed = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
+        assert_eq!(counts(db).await, (1, 2, 1, vec![1, 0, 0]));
+        let order = order::Entity::find().one(db).await.unwrap().unwrap();
+        assert_eq!((order.id, order.placed_at), (placed.event.order.order_id, placed.event.time));
+        assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 1, Some("k")));
+        let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
+        assert_eq!((row.published_at, row.id), (None, placed.event.id));
+        assert_eq!(entity::Event::from_row(row, "USD").unwrap(), placed.event);
+    }
+}
+
+#[tokio::test]
+async fn refused_orders_write_nothing_and_harm_no_neighbour() {
+    for db in both().await {
+        let db = &db.connection;
+        let commands = [
+            command(1, &[(1, 1)], None),
+            command(9, &[(1, 1)], None),
+            command(1, &[(9, 1)], None),
+            command(2, &[(2, 2)], None),
+            command(1, &[(3, 1)], None),
+        ];
+        let results = place(db, Currency::USD, &commands).await.unwrap();
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true, true]);
+        assert_eq!(counts(db).await, (3, 3, 3, vec![2, 1, 0]));
+        assert!(place(db, Currency::USD, &[]).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_key_answers_with_the_order_as_it_was_placed() {
+    for db in both().await {
+        let db = &db.connection;
+        let first = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
+        place_one(db, command(1, &[(1, 1)], None)).await.unwrap();
+        let dearer = product::ActiveModel { id: ActiveValue::Set(1), price: ActiveValue::Set(1), ..Default::default() };
+        product::Entity::update(dearer).exec(db).await.unwrap();
+
+        let again = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
+        assert_eq!((again.event, again.replayed), (first.event, true));
+        assert_eq!(place_one(db, command(1, &[(1, 2)], Some("k"))).await, Err(vec![Rejection::IdempotencyKeyReused]));
+        assert_eq!(counts(db).await.0, 2);
+
+        // Twice in one batch, too; and keys belong to a client.
+        let twins = [command(2, &[(2, 1)], Some("k")), command(2, &[(2, 1)], Some("k"))];
+        let results = place(db, Currency::USD, &twins).await.unwrap();
+        let replayed: Vec<bool> = results.into_iter().map(|result| result.unwrap().replayed).collect();
+        assert_eq!(replayed, [false, true]);
+    }
+}
+
+#[tokio::test]
+async fn fifty_racing_requests_with_one_key_place_one_order() {
+    for db in both().await {
+        let db = &db.connection;
+        let racing = (0..50).map(|_| place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))));
+        let placed: Vec<Placed> = join_all(racing).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(placed.iter().filter(|placed| !placed.replayed).count(), 1);
+        assert!(placed.iter().all(|other| other.event == placed[0].event));
+        assert_eq!(counts(db).await, (1, 2, 1, vec![1, 0, 0]));
+    }
+}
+
+#[tokio::test]
+async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gaps() {
+    for db in both().await {
+        let db = &db.connection;
+        let batches: Vec<Vec<PlaceOrder>> = (0..24)
+            .map(|n| [1, 2, 3].map(|i| command((i + n) % 3 + 1, &[(1, 1)], None)).into_iter().rev().collect())
+            .collect();
+        let placing = batches.iter().map(|batch| place(db, Currency::USD, batch));
+        assert!(join_all(placing).await.into_iter().all(|results| results.unwrap().iter().all(Result::is_ok)));
+        assert_eq!(counts(db).await, (72, 72, 72, vec![24, 24, 24]));
+        let mut versions: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
+        for event in order_event::Entity::find().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
+            versions.entry(event.client_id).or_default().push(event.version);
+        }
+        assert!(versions.values().all(|versions| versions.iter().copied().eq(1..=24)), "{versions:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_to_be_written_leaves_no_trace() {
+    for db in both().await {
+        let db = &db.connection;
+        db.execute_unprepared("DROP TABLE order_items").await.unwrap();
+        assert!(place(db, Currency::USD, &[command(1, &[(1, 1)], None)]).await.is_err());
+        assert_eq!(order::Entity::find().count(db).await.unwrap(), 0);
+        assert_eq!(order_event::Entity::find().count(db).await.unwrap(), 0);
+        assert_eq!(client::Entity::find_by_id(1).one(db).await.unwrap().unwrap().version, 0);
+    }
+}
+
+#[tokio::test]
+async fn the_largest_order_fits_a_message() {
+    for db in both().await {
+        let db = &db.connection;
+        let worst = "\u{1}".repeat(200); // each takes six bytes in JSON
+        let product = product::ActiveModel {
+            name: ActiveValue::Set(worst),
+            price: ActiveValue::Set(1_000_000),
+            ..Default::default()
+        };
+        let product = product::Entity::insert(product).exec(db).await.unwrap().last_insert_id;
+        place_one(db, command(1, &vec![(product, 10_000); 100], None)).await.unwrap();
+        let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
+        assert!(row.message().len() < 256 * 1024, "{} bytes", row.message().len());
+        let longer = product::ActiveModel {
+            name: ActiveValue::Set("x".repeat(201)),
+            price: ActiveValue::Set(1),
+            ..Default::default()
+        };
+        assert!(product::Entity::insert(longer).exec(db).await.is_err(), "a longer name is refused");
+    }
+}

@@ -1,0 +1,146 @@
+//! The outbox relay: at least once, whatever the queue does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use api::orders::place;
+use api::relay::{Pass, Queue, Relay};
+use entity::order_event;
+use futures::future::join_all;
+use iso_currency::Currency;
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
+use serde_json::{Value, json};
+use winterbaume_core::{MockRequest, MockResponse, MockService};
+use winterbaume_sqs::SqsService;
+
+use crate::support::{Db, command, postgres, queue, sqlite};
+
+/// An SQS that refuses every third entry it is sent, and now and then a whole call.
+struct Unreliable {
+    sqs: SqsService,
+    entries: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+impl MockService for Unreliable {
+    fn service_name(&self) -> &str {
+        self.sqs.service_name()
+    }
+
+    fn url_patterns(&self) -> Vec<&str> {
+        self.sqs.url_patterns()
+    }
+
+    fn handle(&self, mut request: MockRequest) -> Pin<Box<dyn Future<Output = MockResponse> + Send + '_>> {
+        Box::pin(async move {
+            if request.headers.get("x-amz-target").is_none_or(|target| target != "AmazonSQS.SendMessageBatch") {
+                return self.sqs.handle(request).await;
+            }
+            if self.calls.fetch_add(1, Ordering::SeqCst) % 4 == 1 {
+                return MockResponse::json(400, r#"{"__type":"com.amazonaws.sqs#OverLimit","message":"no"}"#);
+            }
+            let mut body: Value = serde_json::from_slice(&request.body).unwrap();
+            let mut refused = Vec::new();
+            body["Entries"].as_array_mut().unwrap().retain(|entry| {
+                let refuse = self.entries.fetch_add(1, Ordering::SeqCst) % 3 == 2;
+                if refuse {
+                    refused.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+                }
+                !refuse
+            });
+            request.body = body.to_string().into();
+            let mut answer = self.sqs.handle(request).await;
+            let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+            body["Failed"] = json!(refused);
+            answer.body = body.to_string().into();
+            answer
+        })
+    }
+}
+
+async fn place_orders(db: &DatabaseConnection, orders: usize) {
+    let commands: Vec<_> = (0..orders).map(|n| command(n as i64 % 3 + 1, &[(1, 1)], None)).collect();
+    place(db, Currency::USD, &commands).await.unwrap();
+}
+
+fn relay(db: &Db, queue: &Queue) -> Relay {
+    Relay { db: db.connection.clone(), queue: queue.clone(), wake: Arc::default() }
+}
+
+/// How often each event arrived.
+async fn arrived(queue: &Queue) -> BTreeMap<String, usize> {
+    let mut ids = BTreeMap::new();
+    loop {
+        let received = queue.client.receive_message().queue_url(&queue.url).max_number_of_messages(10).send().await;
+        let messages = received.unwrap().messages.unwrap_or_default();
+        if messages.is_empty() {
+            return ids;
+        }
+        for message in messages {
+            let event: Value = serde_json::from_str(message.body().unwrap()).unwrap();
+            *ids.entry(event["id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+}
+
+async fn event_ids(db: &DatabaseConnection) -> BTreeSet<String> {
+    order_event::Entity::find().all(db).await.unwrap().into_iter().map(|event| event.id.to_string()).collect()
+}
+
+async fn unpublished(db: &DatabaseConnection) -> u64 {
+    order_event::Entity::find().filter(order_event::Column::PublishedAt.is_null()).count(db).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_queue_refuses_stays_in_the_outbox_until_it_is_taken() {
+    for db in [sqlite().await, postgres().await] {
+        let unreliable =
+            Unreliable { sqs: SqsService::new(), entries: AtomicUsize::new(0), calls: AtomicUsize::new(0) };
+        let queue = queue(unreliable).await;
+        let relay = relay(&db, &queue);
+        place_orders(&db.connection, 57).await;
+
+        let first = relay.run_once().await.unwrap();
+        assert!(first.published > 0 && first.problem.is_some(), "{first:?}");
+        assert_eq!(unpublished(&db.connection).await, 57 - first.published as u64);
+        let mut passes = 1;
+        while relay.run_once().await.unwrap() != Pass::default() {
+            passes += 1;
+            assert!(passes < 50, "it never ends");
+        }
+        let arrived = arrived(&queue).await;
+        assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()), "{arrived:?}");
+        assert!(arrived.values().all(|times| *times == 1), "nothing that was accepted is sent again: {arrived:?}");
+    }
+}
+
+#[tokio::test]
+async fn relays_side_by_side_share_the_work() {
+    let db = postgres().await;
+    let queue = queue(SqsService::new()).await;
+    place_orders(&db.connection, 900).await;
+    let relays: Vec<Relay> = (0..4).map(|_| relay(&db, &queue)).collect();
+    join_all(relays.iter().map(|relay| async { while relay.run_once().await.unwrap() != Pass::default() {} })).await;
+    assert_eq!(unpublished(&db.connection).await, 0);
+    let arrived = arrived(&queue).await;
+    assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()));
+    assert!(arrived.values().all(|times| *times == 1), "two relays sent the same event");
+}
+
+#[tokio::test]
+async fn a_missing_queue_is_named_with_its_remedy() {
+    let mut queue = queue(SqsService::new()).await;
+    queue.check().await.unwrap();
+    queue.url = queue.url.replace("orders", "nowhere");
+    let error = queue.check().await.unwrap_err().to_string();
+    assert!(error.contains("nowhere does not exist; `projector queues create`"), "{error}");
+
+    let db = sqlite().await;
+    place_orders(&db.connection, 3).await;
+    let pass = relay(&db, &queue).run_once().await.unwrap();
+    assert!(pass.published == 0 && pass.problem.is_some(), "{pass:?}");
+    assert_eq!(unpublished(&db.connection).await, 3);
+}
