@@ -8,9 +8,8 @@ use anyhow::Context;
 use api::auth::{self, Authenticator};
 use api::config::Settings;
 use api::graphql::{App, schema};
-use api::relay::Queue;
+use api::relay::{Queue, aws_settings};
 use api::{graphiql, store};
-use aws_config::BehaviorVersion;
 use clap::{Parser, Subcommand};
 use read_model::Redis;
 use tokio::net::TcpListener;
@@ -50,7 +49,7 @@ enum Command {
         #[arg(long, default_value = "developer")]
         subject: String,
         #[command(flatten)]
-        auth: auth::TokenSettings,
+        auth: Box<auth::TokenSettings>,
     },
 }
 
@@ -85,7 +84,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let db = store::open(&database_url, settings.database_connections).await?;
     let read_model = Redis::connect(&redis_url, settings.partitions, settings.currency).await?;
-    let queue = Queue::new(&aws_config::load_defaults(BehaviorVersion::latest()).await, queue_url);
+    let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
 
     let app = App {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
-use aws_config::SdkConfig;
+use anyhow::{bail, ensure};
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
@@ -43,8 +43,14 @@ pub struct Queue {
     pub url: String,
 }
 
+/// What the AWS SDK finds in its environment.
+pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
+    let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
+    Ok(settings)
+}
+
 impl Queue {
-    /// Connects to SQS as the AWS SDK's environment says. `settings` may replace parts of that.
     pub fn new(settings: &SdkConfig, url: String) -> Queue {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).build();
         let config = aws_sdk_sqs::config::Builder::from(settings).timeout_config(timeouts).build();

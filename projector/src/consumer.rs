@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
@@ -24,6 +26,12 @@ const RECEIVE: i32 = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// Pauses while the queue or the read model cannot be reached.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// A client for SQS whose calls end, also when the other side falls silent.
+pub fn client(settings: &SdkConfig) -> Client {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(LONG_POLL + Duration::from_secs(5)).build();
+    Client::from_conf(aws_sdk_sqs::config::Builder::from(settings).timeout_config(timeouts).build())
+}
 
 #[derive(Clone)]
 pub struct Consumer {

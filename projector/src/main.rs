@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::Client;
 use clap::{Parser, Subcommand, ValueEnum};
 use iso_currency::Currency;
-use projector::consumer::Consumer;
+use projector::consumer::{self, Consumer};
 use projector::{health, queues, replay};
 use read_model::Redis;
 use sea_orm::{ConnectOptions, Database};
@@ -159,7 +159,9 @@ async fn connect_redis(settings: &RedisSettings) -> anyhow::Result<Redis> {
 }
 
 async fn connect_queue() -> anyhow::Result<Client> {
-    Ok(Client::new(&aws_config::load_defaults(BehaviorVersion::latest()).await))
+    let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
+    Ok(consumer::client(&settings))
 }
 
 fn parse_currency(code: &str) -> Result<Currency, String> {

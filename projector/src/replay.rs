@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use entity::Event;
 use entity::order_event::{self, Column};
 use iso_currency::Currency;
@@ -25,7 +25,10 @@ pub async fn replay(db: &DatabaseConnection, read_model: &dyn ReadModel, currenc
     let mut reported = Instant::now();
     loop {
         let page = order_event::Entity::find().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(PAGE);
-        let rows = page.all(db).await.context("cannot read the event log")?;
+        let rows = page
+            .all(db)
+            .await
+            .map_err(|error| anyhow!("cannot read the event log (a new database needs `migration up`): {error}"))?;
         let Some(last) = rows.last() else { return Ok(replayed) };
         after = last.id;
         let mut events = Vec::with_capacity(rows.len());

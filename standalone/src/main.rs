@@ -12,10 +12,10 @@ use anyhow::{Context, anyhow};
 use api::auth::{Authenticator, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS};
 use api::config::{Settings, init_logging};
 use api::graphql::App;
+use api::relay::{self, aws_settings};
 use api::{graphiql, store};
-use aws_config::BehaviorVersion;
 use clap::{Parser, Subcommand};
-use projector::consumer::Consumer;
+use projector::consumer::{self, Consumer};
 use projector::{queues, replay};
 use read_model::{Memory, ReadModel, Redis};
 use sea_orm::{DatabaseConnection, DbBackend};
@@ -87,10 +87,10 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
         }
     };
     let aws = match settings.queue_url {
-        Some(_) => aws_config::load_defaults(BehaviorVersion::latest()).await,
+        Some(_) => aws_settings().await?,
         None => queue::embedded().await,
     };
-    let sqs = aws_sdk_sqs::Client::new(&aws);
+    let sqs = consumer::client(&aws);
     let queue_url = match &settings.queue_url {
         Some(url) => url.clone(),
         None => queues::create(&sqs, "orders").await?[0].url.clone(),
@@ -113,14 +113,7 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let shutdown = api::shutdown_signal()?;
     println!("{}", welcome(&settings, address, token.as_deref()));
     tokio::try_join!(
-        api::serve(
-            listener,
-            app,
-            api::relay::Queue::new(&aws, queue_url),
-            authenticator,
-            Some(graphiql),
-            shutdown.clone()
-        ),
+        api::serve(listener, app, relay::Queue::new(&aws, queue_url), authenticator, Some(graphiql), shutdown.clone()),
         consumer.run(POLLERS, shutdown),
     )?;
     Ok(())

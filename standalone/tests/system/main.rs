@@ -1,0 +1,7 @@
+//! The whole system as its users run it: processes, configured by environment variables, on real stores.
+
+mod figures;
+mod process;
+mod services;
+mod standalone;
+mod start;

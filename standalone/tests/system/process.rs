@@ -1,0 +1,188 @@
+//! Processes under test, and what is asked of them.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Longer than anything here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const SECRET: &str = "a secret of at least thirty-two bytes";
+pub const ALL: &str = "orders:place clients:read products:read";
+
+/// A running process; killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: Arc<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+/// The binaries of this workspace are beside the one that cargo names.
+pub fn binary(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_standalone")).with_file_name(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// A command with nothing but these variables in its environment.
+pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary(name));
+    command.args(arguments).env_clear().envs(variables.iter().copied());
+    command
+}
+
+impl Process {
+    pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
+        let mut child = command(name, arguments, variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Output::default());
+        collect(child.stdout.take().unwrap(), output.clone());
+        collect(child.stderr.take().unwrap(), output.clone());
+        Process { name: name.into(), child, output }
+    }
+
+    /// What follows `prefix` in the first line that has it.
+    pub fn line_with(&mut self, prefix: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.output.lines.lock().unwrap();
+        loop {
+            if let Some((_, rest)) = lines.iter().find_map(|line| line.split_once(prefix)) {
+                return rest.to_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ended = self.child.try_wait().unwrap();
+            assert!(!left.is_zero() && ended.is_none(), "{} did not say {prefix:?} ({ended:?}): {lines:#?}", self.name);
+            lines = self.output.more.wait_timeout(lines, left.min(Duration::from_millis(100))).unwrap().0;
+        }
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.output.lines.lock().unwrap().clone()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(mut self) -> ExitStatus {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} does not stop", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, self.lines().join("\n"));
+        }
+    }
+}
+
+fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            output.lines.lock().unwrap().push(line);
+            output.more.notify_all();
+        }
+    });
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A user of one api.
+#[derive(Clone)]
+pub struct User {
+    pub address: String,
+    pub token: String,
+    pub http: reqwest::Client,
+}
+
+impl User {
+    pub fn new(address: &str, token: &str) -> User {
+        User { address: address.into(), token: token.into(), http: reqwest::Client::new() }
+    }
+
+    pub async fn graphql(&self, query: &str) -> Value {
+        let request = self.http.post(format!("http://{}/graphql", self.address)).bearer_auth(&self.token);
+        request.json(&json!({ "query": query })).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Places an order and returns the client's version.
+    pub async fn place(&self, client: &str, items: &[(u32, u32)], key: Option<&str>) -> (Value, i64) {
+        let items: Vec<String> =
+            items.iter().map(|(product, n)| format!("{{ productId: \"{product}\", quantity: {n} }}")).collect();
+        let key = key.map_or("null".into(), |key| format!("\"{key}\""));
+        let answer = self
+            .graphql(&format!(
+                "mutation {{ placeOrder(input: {{ clientId: \"{client}\", items: [{}], idempotencyKey: {key} }}) {{
+                    order {{ id placedAt total {{ amount }} }} clientVersion replayed userErrors {{ code }} }} }}",
+                items.join(" ")
+            ))
+            .await;
+        let placed = answer["data"]["placeOrder"].clone();
+        let version = placed["clientVersion"].as_i64().unwrap_or_else(|| panic!("not placed: {answer}"));
+        (placed, version)
+    }
+
+    /// The client once it includes a version.
+    pub async fn client_at(&self, client: &str, version: i64) -> Value {
+        let answer = self
+            .graphql(&format!(
+                "{{ client(id: \"{client}\", minVersion: {version}) {{
+                    name email total {{ amount currencyCode }} orderCount lastPurchase version }} }}"
+            ))
+            .await;
+        let client = answer["data"]["client"].clone();
+        assert!(client.is_object(), "{answer}");
+        client
+    }
+}
+
+/// The sample's own example: 1 × product 1 and 3 × product 2.
+pub const EXAMPLE: [(u32, u32); 2] = [(1, 1), (2, 3)];
+
+pub fn assert_is_bob(client: &Value, total: &str, orders: i64, last_purchase: &Value) {
+    assert_eq!(
+        *client,
+        json!({
+            "name": "Bob", "email": "bob@anemailprovider.com",
+            "total": { "amount": total, "currencyCode": "USD" },
+            "orderCount": orders, "lastPurchase": last_purchase, "version": orders,
+        })
+    );
+}
+
+pub async fn status(address: &str, path: &str) -> u16 {
+    reqwest::get(format!("http://{address}{path}")).await.unwrap().status().as_u16()
+}

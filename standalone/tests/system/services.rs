@@ -1,0 +1,196 @@
+//! Two apis and two projectors as processes of their own, on one PostgreSQL, one Redis and one SQS endpoint.
+
+use std::process::Command;
+
+use pgtemp::{PgTempDB, PgTempDBBuilder};
+use redis_test::server::RedisServer;
+use serde_json::Value;
+
+use crate::process::{ALL, EXAMPLE, Process, SECRET, User, assert_is_bob, command, status, until};
+
+/// The stores, found by URL. Any others would do.
+pub struct Stores {
+    pub postgres: PgTempDB,
+    pub redis: RedisServer,
+    _queue: Process,
+    variables: Vec<(&'static str, String)>,
+}
+
+pub struct Services {
+    pub stores: Stores,
+    pub apis: Vec<Process>,
+    pub projectors: Vec<Process>,
+    pub users: Vec<User>,
+    health: Vec<String>,
+}
+
+impl Stores {
+    pub fn start() -> Stores {
+        let programs = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let mut postgres = PgTempDBBuilder::new();
+        if let Some(newest) = programs.map(|version| version.path()).max() {
+            postgres = postgres.with_bin_path(newest.join("bin")); // where Debian keeps them
+        }
+        let (postgres, redis) = (postgres.start(), RedisServer::new());
+        let mut queue = Process::start("standalone", &["queue"], &[("QUEUE_LISTEN_ADDR", "127.0.0.1:0")]);
+        let endpoint = queue.line_with("AWS_ENDPOINT_URL=").split(' ').next().unwrap().to_owned();
+        let (host, port) = redis.host_and_port().unwrap();
+        let variables = vec![
+            ("DATABASE_URL", postgres.connection_uri()),
+            ("REDIS_URL", format!("redis://{host}:{port}")),
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_REGION", "us-east-1".into()),
+            ("AWS_ACCESS_KEY_ID", "any".into()),
+            ("AWS_SECRET_ACCESS_KEY", "any".into()),
+            ("JWT_SECRET", SECRET.into()),
+            ("LISTEN_ADDR", "127.0.0.1:0".into()),
+        ];
+        Stores { postgres, redis, _queue: queue, variables }
+    }
+
+    pub fn variables(&self) -> Vec<(&str, &str)> {
+        self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
+    }
+
+    /// Runs a command to its end and returns what it printed.
+    pub fn run(&self, name: &str, arguments: &[&str]) -> String {
+        output(&mut command(name, arguments, &self.variables()))
+    }
+
+    /// Creates what the processes need, and tells them of the queue.
+    pub fn prepare(&mut self) {
+        assert!(self.run("migration", &["up"]).contains("up to date"));
+        let created = self.run("projector", &["queues", "create"]);
+        let url = created.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
+        self.variables.push(("QUEUE_URL", url));
+    }
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Services {
+    pub fn start(each: usize) -> Services {
+        let mut stores = Stores::start();
+        stores.prepare();
+        let start = |name: &str| Process::start(name, &[], &stores.variables());
+        let mut apis: Vec<Process> = (0..each).map(|_| start("api")).collect();
+        let mut projectors: Vec<Process> = (0..each).map(|_| start("projector")).collect();
+        let of_apis: Vec<String> = apis.iter_mut().map(|api| api.line_with("ready address=")).collect();
+        let of_projectors = projectors
+            .iter_mut()
+            .map(|projector| projector.line_with("ready health=").split(' ').next().unwrap().to_owned());
+        let health = of_apis.iter().cloned().chain(of_projectors).collect();
+        let token = stores.run("api", &["token", "--scope", ALL]);
+        let users = of_apis.iter().map(|address| User::new(address, token.trim())).collect();
+        Services { stores, apis, projectors, users, health }
+    }
+}
+
+#[tokio::test]
+async fn the_example_works_across_all_processes() {
+    let services = Services::start(2);
+    let [one, other] = &services.users[..] else { panic!("two apis") };
+    for n in 1..=5 {
+        let (writer, reader) = if n % 2 == 0 { (one, other) } else { (other, one) };
+        let (placed, version) = writer.place("1", &EXAMPLE, None).await;
+        assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n));
+        let total = format!("{}.00", 3_000 * n);
+        assert_is_bob(&reader.client_at("1", version).await, &total, n, &placed["order"]["placedAt"]);
+    }
+    for address in &services.health {
+        assert_eq!((status(address, "/health/live").await, status(address, "/health/ready").await), (200, 200));
+    }
+
+    // One key, fifty requests, two processes: one order.
+    let racing: Vec<_> = (0..50)
+        .map(|n| {
+            let user = services.users[n % 2].clone();
+            tokio::spawn(async move { user.place("2", &EXAMPLE, Some("once")).await })
+        })
+        .collect();
+    let mut placed: Vec<Value> = Vec::new();
+    for request in racing {
+        placed.push(request.await.unwrap().0);
+    }
+    assert_eq!(placed.iter().filter(|placed| placed["replayed"] == false).count(), 1);
+    assert!(placed.iter().all(|other| other["order"] == placed[0]["order"]));
+    assert_eq!(one.client_at("2", 1).await["total"]["amount"], "3000.00");
+
+    // A token for one client.
+    let narrow = services.stores.run("api", &["token", "--scope", ALL, "--client", "2", "--ttl", "1m"]);
+    let narrow = User::new(&one.address, narrow.trim());
+    assert_eq!(narrow.client_at("2", 1).await["orderCount"], 1);
+    assert_eq!(narrow.graphql("{ client(id: \"1\") { id } }").await["errors"][0]["extensions"]["code"], "FORBIDDEN");
+
+    for process in services.apis.into_iter().chain(services.projectors) {
+        assert!(process.terminate().success());
+    }
+}
+
+#[tokio::test]
+async fn a_lost_redis_is_refilled_by_replay() {
+    let services = Services::start(1);
+    let user = &services.users[0];
+    for _ in 0..5 {
+        user.place("1", &EXAMPLE, None).await;
+    }
+    user.client_at("1", 5).await;
+    let client = redis::Client::open(services.stores.redis.connection_info()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+    assert_eq!(user.graphql("{ client(id: \"1\") { id } }").await["data"]["client"], Value::Null);
+    for _ in 0..2 {
+        assert_eq!(services.stores.run("projector", &["replay"]), "5 events replayed\n");
+        let bob = user.client_at("1", 5).await;
+        assert_is_bob(&bob, "15000.00", 5, &bob["lastPurchase"]);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_orders_from_32_connections_are_all_counted() {
+    const ORDERS: i64 = 10_000;
+    const CLIENTS: i64 = 100;
+    let services = Services::start(2);
+    let db = sea_orm::Database::connect(services.stores.postgres.connection_uri()).await.unwrap();
+    let clients =
+        "INSERT INTO clients (name, email) SELECT 'Client ' || n, n || '@example.com' FROM generate_series(4, 100) n";
+    sea_orm::ConnectionTrait::execute_unprepared(&db, clients).await.unwrap();
+
+    let next = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let connections: Vec<_> = (0..32)
+        .map(|n| {
+            let (user, next) = (services.users[n % 2].clone(), next.clone());
+            tokio::spawn(async move {
+                loop {
+                    let order = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if order >= ORDERS {
+                        return;
+                    }
+                    user.place(&(order % CLIENTS + 1).to_string(), &EXAMPLE, None).await;
+                }
+            })
+        })
+        .collect();
+    for connection in connections {
+        connection.await.unwrap();
+    }
+    let ids: Vec<String> = (1..=CLIENTS).map(|id| format!("\"{id}\"")).collect();
+    let query = format!("{{ clientsByIds(ids: [{}]) {{ version orderCount total {{ amount }} }} }}", ids.join(" "));
+    until("all orders are projected", async || {
+        let answer = services.users[0].graphql(&query).await;
+        let versions =
+            answer["data"]["clientsByIds"].as_array().unwrap().iter().map(|c| c["version"].as_i64().unwrap_or(0));
+        versions.sum::<i64>() == ORDERS
+    })
+    .await;
+    let answer = services.users[1].graphql(&query).await;
+    for client in answer["data"]["clientsByIds"].as_array().unwrap() {
+        let each = ORDERS / CLIENTS;
+        assert_eq!((client["orderCount"].as_i64(), client["version"].as_i64()), (Some(each), Some(each)));
+        assert_eq!(client["total"]["amount"], format!("{}.00", 3_000 * each));
+    }
+}

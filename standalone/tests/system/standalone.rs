@@ -1,0 +1,60 @@
+//! One process on embedded stores.
+
+use crate::process::{EXAMPLE, Process, User, assert_is_bob, status};
+
+fn start(variables: &[(&str, &str)]) -> (Process, User) {
+    let anywhere = [("LISTEN_ADDR", "127.0.0.1:0")];
+    let mut process = Process::start("standalone", &[], &[&anywhere, variables].concat());
+    let address = process.line_with("POST http://").split('/').next().unwrap().to_owned();
+    let token = process.line_with("TOKEN=");
+    (process, User::new(&address, &token))
+}
+
+#[tokio::test]
+async fn the_example_works_and_five_times_too() {
+    let (process, user) = start(&[]);
+    for n in 1..=5 {
+        let (placed, version) = user.place("1", &EXAMPLE, None).await;
+        assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n));
+        let total = format!("{}.00", 3_000 * n);
+        assert_is_bob(&user.client_at("1", version).await, &total, n, &placed["order"]["placedAt"]);
+    }
+    assert_eq!(status(&user.address, "/health/live").await, 200);
+    assert_eq!(status(&user.address, "/health/ready").await, 200);
+    assert!(process.terminate().success());
+}
+
+#[tokio::test]
+async fn what_it_prints_to_try_works() {
+    let (mut process, user) = start(&[]);
+    process.line_with("Authorization: Bearer $TOKEN"); // the first line of the command…
+    process.line_with("  -d '{\"query\""); // …and its second
+    let lines = process.lines();
+    let first = lines.iter().position(|line| line.starts_with("TOKEN=")).unwrap();
+    let script = lines[first..].join("\n");
+    let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&shell.stdout).unwrap_or_else(|_| panic!("{shell:?}"));
+    assert_eq!(answer["data"]["placeOrder"]["order"]["total"]["amount"], "3000.00", "{answer}");
+
+    let page = user.http.get(format!("http://{}/", user.address)).header("accept", "text/html").send().await.unwrap();
+    let html = page.text().await.unwrap();
+    assert!(html.contains("GraphiQL") && html.contains(&user.token), "its own page gets the token");
+}
+
+#[tokio::test]
+async fn a_database_file_survives_and_the_read_model_is_rebuilt_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("orders.db").display());
+    let (process, user) = start(&[("DATABASE_URL", &url)]);
+    for _ in 0..5 {
+        user.place("1", &EXAMPLE, None).await;
+    }
+    drop(process); // killed, with whatever it had not projected yet
+
+    let (process, user) = start(&[("DATABASE_URL", &url)]);
+    let rebuilt = user.client_at("1", 5).await;
+    assert_is_bob(&rebuilt, "15000.00", 5, &rebuilt["lastPurchase"]);
+    let (placed, version) = user.place("1", &EXAMPLE, None).await;
+    assert_is_bob(&user.client_at("1", version).await, "18000.00", 6, &placed["order"]["placedAt"]);
+    assert!(process.terminate().success());
+}

@@ -1,0 +1,91 @@
+//! Starts that cannot succeed: one clear line, and a status that says so.
+
+use crate::process::{SECRET, command};
+use crate::services::Stores;
+
+/// Runs to its end, which must be a failure, told in one line, that has all of `told`.
+fn refuses(name: &str, arguments: &[&str], variables: &[(&str, &str)], told: &[&str]) {
+    let output = command(name, arguments, variables).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(!output.status.success(), "{name} {arguments:?} succeeded");
+    assert_eq!(errors.len(), 1, "{name} {arguments:?}: {said}");
+    for text in told {
+        assert!(said.contains(text), "{name} {arguments:?} does not say {text:?}: {said}");
+    }
+}
+
+fn without<'a>(variables: &[(&'a str, &'a str)], name: &str) -> Vec<(&'a str, &'a str)> {
+    variables.iter().copied().filter(|(other, _)| *other != name).collect()
+}
+
+fn with<'a>(variables: &[(&'a str, &'a str)], name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+    let mut changed = without(variables, name);
+    changed.push((name, value));
+    changed
+}
+
+#[test]
+fn flags_and_values_that_are_not_understood_are_named() {
+    for name in ["api", "projector", "standalone", "migration"] {
+        refuses(name, &["--no-such-flag"], &[], &["--no-such-flag"]);
+    }
+    for name in ["api", "projector", "standalone"] {
+        refuses(name, &[], &[("LISTEN_ADDR", "nowhere")], &["'nowhere'", "--listen-addr"]);
+        refuses(name, &[], &[("RUST_LOG", "api=loud")], &["RUST_LOG"]);
+        refuses(name, &[], &[("LOG_FORMAT", "xml")], &["'xml'", "text, json"]);
+        refuses(name, &[], &[("CURRENCY", "gold")], &["'gold'", "ISO 4217"]);
+        refuses(name, &[], &[("PARTITIONS", "0")], &["--partitions"]);
+    }
+    refuses("api", &[], &[("READ_WAIT", "soon")], &["'soon'", "--read-wait"]);
+    refuses("standalone", &[], &[("JWT_SECRET", "short")], &["JWT_SECRET has 5 bytes"]);
+    refuses(
+        "standalone",
+        &[],
+        &[("DATABASE_URL", "sqlite:///no/such/directory/orders.db")],
+        &["cannot open the database"],
+    );
+    refuses("api", &["token", "--scope", "x"], &[], &["JWT_SECRET is not set"]);
+    refuses("api", &["token", "--scope", "x", "--ttl", "long"], &[("JWT_SECRET", SECRET)], &["'long'"]);
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy() {
+    let mut stores = Stores::start();
+    let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/orders";
+    let own = stores.variables();
+    let variables = with(&own, "QUEUE_URL", queue);
+
+    for missing in ["DATABASE_URL", "REDIS_URL", "QUEUE_URL", "JWT_SECRET"] {
+        refuses("api", &[], &without(&variables, missing), &[&format!("{missing} is not set")]);
+    }
+    for missing in ["REDIS_URL", "QUEUE_URL"] {
+        refuses("projector", &[], &without(&variables, missing), &[&format!("{missing} is not set")]);
+    }
+    let nobody = with(&variables, "DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/none");
+    refuses("api", &[], &nobody, &["cannot reach the database of DATABASE_URL"]);
+    refuses("projector", &["replay"], &nobody, &["cannot reach the database of DATABASE_URL"]);
+    refuses("api", &[], &variables, &["run `migration up`"]);
+    refuses("projector", &["replay"], &variables, &["cannot read the event log", "`migration up`"]);
+    stores.run("migration", &["up"]);
+
+    for name in ["api", "projector"] {
+        let nobody = with(&variables, "REDIS_URL", "redis://127.0.0.1:1");
+        refuses(name, &[], &nobody, &["cannot reach the Redis of REDIS_URL"]);
+        refuses(name, &[], &with(&variables, "REDIS_URL", "http://x"), &["REDIS_URL"]);
+        refuses(name, &[], &variables, &["does not exist", "`projector queues create`"]);
+        let nobody = with(&variables, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
+        refuses(name, &[], &nobody, &["cannot reach the queue"]);
+        refuses(name, &[], &without(&variables, "AWS_REGION"), &["AWS_REGION"]);
+    }
+    refuses("projector", &["queues", "create", "not a name"], &variables, &["cannot create the queue"]);
+    stores.prepare();
+
+    let (host, port) = stores.redis.host_and_port().unwrap();
+    let taken = format!("{host}:{port}");
+    let variables = stores.variables();
+    for name in ["api", "projector"] {
+        refuses(name, &[], &with(&variables, "LISTEN_ADDR", &taken), &["cannot listen on", "LISTEN_ADDR"]);
+        refuses(name, &[], &with(&variables, "PARTITIONS", "7"), &["PARTITIONS=16", "PARTITIONS=7"]);
+    }
+}
