@@ -1,0 +1,12 @@
+# One image with all binaries; compose.yaml says which one a container runs.
+FROM rust:1-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN scripts/build /out
+
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/ /usr/local/bin/
+USER 65534:65534
+EXPOSE 8080 8081
+CMD ["api"]
