@@ -8,8 +8,10 @@ run: # starts the service at http://127.0.0.1:8080
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, schema
-	@scripts/install build-essential
+check: # format, lints, links, compose.yaml
+	@scripts/install build-essential docker-compose
+	scripts/check-links
+	JWT_SECRET=unset docker-compose -f compose.yaml config -q
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 

@@ -24,6 +24,8 @@ use tracing::{info, warn};
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 const RECEIVE: i32 = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// How often servers look for a message during a long poll: the embedded one does every 100 ms.
+const SERVER_INTERVAL: Duration = Duration::from_millis(100);
 /// Pauses while the queue or the read model cannot be reached.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -52,13 +54,18 @@ pub struct Batch {
 
 impl Consumer {
     /// Runs so many pollers until `shutdown`, and lets each finish what it holds.
-    pub async fn run(self, pollers: usize, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let pollers = (0..pollers).map(|_| tokio::spawn(self.clone().poll(shutdown.clone())));
+    pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let pollers = (0..pollers).map(|n| {
+            // Spread over the interval in which a server looks for messages, so that they do not all ask in step.
+            let delay = SERVER_INTERVAL * n / pollers;
+            tokio::spawn(self.clone().poll(delay, shutdown.clone()))
+        });
         try_join_all(pollers).await.context("a poller failed")?;
         Ok(())
     }
 
-    async fn poll(self, shutdown: CancellationToken) {
+    async fn poll(self, delay: Duration, shutdown: CancellationToken) {
+        tokio::time::sleep(delay).await;
         let mut healthy = true;
         while !shutdown.is_cancelled() {
             let received = tokio::select! {

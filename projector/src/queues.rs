@@ -36,7 +36,7 @@ pub async fn create(client: &Client, name: &str) -> anyhow::Result<[Queue; 2]> {
     let attributes = attributes.send().await.map_err(|error| anyhow!("{}", DisplayErrorContext(&error)))?;
     let arn = attributes.attributes().and_then(|all| all.get(&QueueArn)).context("the dead-letter queue has no ARN")?;
 
-    // Servers differ in whether they take the count as a number; all take it as a string.
+    // The count as a string, as AWS has it in its examples.
     let policy = json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES.to_string() });
     let queue = ensure(client, name.to_owned(), common.chain([(RedrivePolicy, policy.to_string())])).await?;
     Ok([queue, dead_letters])

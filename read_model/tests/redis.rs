@@ -27,7 +27,13 @@ async fn server() -> Server {
 
 async fn wait_until_up(url: &str) {
     let client = ::redis::Client::open(url).unwrap();
-    while client.get_multiplexed_async_connection().await.is_err() {
+    until("redis-server answers", async || client.get_multiplexed_async_connection().await.is_ok()).await;
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -195,9 +201,7 @@ async fn an_outage_is_reported_at_once_and_ends_by_itself() {
     // It returns empty: the scripts are gone as well as the data.
     server.process = RedisServer::new_with_addr_and_modules(address, &[], false);
     wait_until_up(&server.url).await;
-    while redis.ping().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the connection is back", async || redis.ping().await.is_ok()).await;
     assert_eq!(redis.apply(&[event(1, 1, 5), event(1, 2, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 }
 

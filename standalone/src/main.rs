@@ -26,8 +26,7 @@ use uuid::Uuid;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Four pollers look at the embedded queue at different moments, each every 100 ms.
-const POLLERS: usize = 4;
+const POLLERS: u32 = 4;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The order service in one process, to try it and to develop against it

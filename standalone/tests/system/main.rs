@@ -2,6 +2,7 @@
 
 mod figures;
 mod process;
+mod readme;
 mod services;
 mod standalone;
 mod start;

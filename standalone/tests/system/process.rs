@@ -27,9 +27,12 @@ struct Output {
     more: Condvar,
 }
 
-/// The binaries of this workspace are beside the one that cargo names.
+/// The programs are where `scripts/test` had them built, or else beside the one that cargo names.
 pub fn binary(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_standalone")).with_file_name(name);
+    let path = match std::env::var_os("PROGRAMS") {
+        Some(directory) => Path::new(&directory).join(name),
+        None => Path::new(env!("CARGO_BIN_EXE_standalone")).with_file_name(name),
+    };
     assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
     path
 }
