@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::{Authenticator, InvalidToken};
 use crate::error::Error;
-use crate::graphql::{App, OrderSchema, schema};
+use crate::graphql::{App, OrderSchema, Traceparent, schema};
 use crate::relay::Queue;
 
 /// The largest request body.
@@ -89,6 +89,12 @@ async fn execute(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Result
     request.operation_name = parameters.operation_name;
     request.variables = Variables::from_json(Value::Object(parameters.variables.unwrap_or_default()));
 
+    if let Some(context) =
+        headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|v| is_traceparent(v))
+    {
+        request = request.data(Traceparent(context.to_owned()));
+    }
+
     // Without a token the request runs as nobody, who may read the schema. A token that proves nothing ends it.
     match bearer_token(&headers) {
         Ok(None) => {}
@@ -121,6 +127,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     let charset = parameters.trim().to_ascii_lowercase();
     media_type.trim().eq_ignore_ascii_case("application/json")
         && matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"")
+}
+
+/// Version 00: 32, 16 and 2 lower-case hexadecimal digits. Another is ignored, as the specification has it.
+fn is_traceparent(value: &str) -> bool {
+    let parts: Vec<&str> = value.split('-').collect();
+    let hexadecimal = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts[0] == "00" && parts.iter().all(hexadecimal)
 }
 
 /// RFC 6750, section 2.1. Another scheme, or bytes that no token has, prove nothing.

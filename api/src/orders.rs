@@ -21,6 +21,8 @@ pub struct PlaceOrder {
     pub client_id: i64,
     pub items: Vec<Item>,
     pub idempotency_key: Option<String>,
+    /// W3C trace context of the request, passed on with the event.
+    pub traceparent: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -256,7 +258,7 @@ async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Re
             });
         }
     }
-    let events = new.iter().map(|(_, event)| order_event::Model {
+    let events = new.iter().map(|(command, event)| order_event::Model {
         id: event.id,
         client_id: event.order.client_id,
         version: event.version,
@@ -264,7 +266,7 @@ async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Re
         payload: serde_json::to_value(&event.order).expect("an order always serialises"),
         occurred_at: event.time,
         published_at: None,
-        traceparent: None,
+        traceparent: command.traceparent.clone(),
     });
     order::Entity::insert_many(orders.map(as_new)).exec_without_returning(db).await?;
     order_item::Entity::insert_many(items.into_iter().map(as_new)).exec_without_returning(db).await?;
@@ -310,7 +312,7 @@ mod tests {
 
     fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
         let items = items.iter().map(|&(product_id, quantity)| Item { product_id, quantity }).collect();
-        PlaceOrder { client_id, items, idempotency_key: key.map(Into::into) }
+        PlaceOrder { client_id, items, idempotency_key: key.map(Into::into), traceparent: None }
     }
 
     fn decide(book: &mut Book, command: PlaceOrder) -> Result<Placed, Vec<Rejection>> {

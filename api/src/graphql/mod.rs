@@ -33,6 +33,9 @@ pub struct App {
     pub read_wait: Duration,
 }
 
+/// The request's [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
+pub struct Traceparent(pub String);
+
 /// The schema; without an [`App`] it can be printed but not executed.
 pub fn schema(app: Option<App>) -> OrderSchema {
     // Bounds for hostile documents. GraphiQL's introspection query is the deepest honest one, at 15.

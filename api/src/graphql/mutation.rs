@@ -2,7 +2,7 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::event::{MAX_LINES, MAX_QUANTITY};
 
 use super::types::Order;
-use super::{app, authorize_for, parse_id};
+use super::{Traceparent, app, authorize_for, parse_id};
 use crate::auth::PLACE_ORDERS;
 use crate::error::Error;
 use crate::orders::{self, Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
@@ -20,9 +20,11 @@ impl Mutation {
     ) -> Result<PlaceOrderPayload, Error> {
         authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
         let app = app(ctx).clone();
+        let traceparent = ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone());
+        let order = PlaceOrder { traceparent, ..input.into() };
         // A task of its own, so that a caller who hangs up does not stop an order half-way.
         let placing = tokio::spawn(async move {
-            let placed = orders::place(&app.db, app.currency, &[input.into()]).await;
+            let placed = orders::place(&app.db, app.currency, &[order]).await;
             app.relay.notify_one();
             placed
         });
@@ -73,6 +75,7 @@ impl From<PlaceOrderInput> for PlaceOrder {
             client_id: parse_id(&input.client_id),
             items: input.items.into_iter().map(item).collect(),
             idempotency_key: input.idempotency_key,
+            traceparent: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use iso_currency::Currency;
 use read_model::{Memory, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
-use sea_orm::{ConnectionTrait, EntityTrait};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
 
 use crate::support::{ALL, Api, Db, SECRET, code, sqlite, token_settings};
@@ -316,4 +316,20 @@ async fn a_failing_field_that_cannot_be_null_nulls_its_parent_and_keys_keep_thei
         .json(&json!({ "query": "{ b: __typename a: product(id: \"1\") { name id } }" }));
     let text = request.send().await.unwrap().text().await.unwrap();
     assert_eq!(text, r#"{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}"#);
+}
+
+#[tokio::test]
+async fn the_trace_context_of_a_request_goes_on_with_its_event() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for traceparent in [context, "00-x-y-01", "", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"] {
+        let request = json!({ "query": PLACE, "variables": order("1", &[("1", 1)], None) });
+        let request = api.request().bearer_auth(api.token(ALL, None)).header("traceparent", traceparent).json(&request);
+        assert!(request.send().await.unwrap().text().await.unwrap().contains("\"userErrors\":[]"));
+    }
+    let rows =
+        order_event::Entity::find().order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
+    assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
+    assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "what is malformed is ignored");
 }

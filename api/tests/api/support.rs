@@ -57,7 +57,7 @@ async fn migrated(url: &str, server: Option<PgTempDB>) -> Db {
 
 pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
     let items = items.iter().map(|&(product_id, quantity)| Item { product_id, quantity }).collect();
-    PlaceOrder { client_id, items, idempotency_key: key.map(Into::into) }
+    PlaceOrder { client_id, items, idempotency_key: key.map(Into::into), traceparent: None }
 }
 
 pub async fn sqs(service: impl MockService) -> SdkConfig {

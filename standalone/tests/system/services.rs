@@ -1,10 +1,11 @@
 //! Two apis and two projectors as processes of their own, on one PostgreSQL, one Redis and one SQS endpoint.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use redis_test::server::RedisServer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::{ALL, EXAMPLE, Process, SECRET, User, assert_is_bob, command, status, until};
 
@@ -129,6 +130,34 @@ async fn the_example_works_across_all_processes() {
     for process in services.apis.into_iter().chain(services.projectors) {
         assert!(process.terminate().success());
     }
+}
+
+#[tokio::test]
+async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
+    let services = Services::start(2);
+    let variables: BTreeMap<&str, &str> = services.stores.variables().into_iter().collect();
+    let endpoint = variables["AWS_ENDPOINT_URL"];
+    let (orders, dead_letters) = (variables["QUEUE_URL"], format!("{}-dead-letters", variables["QUEUE_URL"]));
+    let sqs = async |action: &str, body: Value| -> Value {
+        let request = services.users[0].http.post(endpoint).header("x-amz-target", format!("AmazonSQS.{action}"));
+        let answer = request.body(body.to_string()).send().await.unwrap().text().await.unwrap();
+        serde_json::from_str(&answer).unwrap_or_default()
+    };
+    // Delivered again at once, so that this need not take five times 30 seconds.
+    sqs("SetQueueAttributes", json!({ "QueueUrl": orders, "Attributes": { "VisibilityTimeout": "0" } })).await;
+    let sent = sqs("SendMessage", json!({ "QueueUrl": orders, "MessageBody": "not an event" })).await;
+    let id = sent["MessageId"].as_str().unwrap();
+    let (_, version) = services.users[0].place("1", &EXAMPLE, None).await;
+    services.users[0].client_at("1", version).await;
+
+    until("the message is a dead letter", async || {
+        let received = sqs("ReceiveMessage", json!({ "QueueUrl": dead_letters })).await;
+        received["Messages"].as_array().is_some_and(|messages| messages[0]["Body"] == "not an event")
+    })
+    .await;
+    let lines = services.projectors.iter().flat_map(Process::lines);
+    let told: Vec<String> = lines.filter(|line| line.contains(id)).collect();
+    assert!(matches!(&told[..], [line] if line.contains("WARN") && line.contains("not a CloudEvent")), "{told:?}");
 }
 
 #[tokio::test]
