@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{ErrorExtensionValues, Request, ServerError, Variables};
+use async_graphql::parser::parse_query;
+use async_graphql::parser::types::{ExecutableDocument, OperationType};
+use async_graphql::{Pos, Positioned, Request, ServerError, Variables};
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing;
 use axum::{Json, Router};
 use futures::future;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::auth::{Authenticator, InvalidToken};
@@ -33,26 +35,29 @@ struct Edge {
     authenticator: Authenticator,
     /// The GraphiQL page, where it is served.
     graphiql: Option<String>,
+    /// Whether queries may come with GET.
+    allow_get: bool,
 }
 
 pub fn router(app: App, queue: Queue, authenticator: Authenticator, graphiql: Option<String>) -> Router {
-    let root = if graphiql.is_some() { get(async || Redirect::temporary("/graphql")) } else { get(not_found) };
+    let root = if graphiql.is_some() { routing::get(async || Redirect::temporary("/graphql")) } else { routing::get(not_found) };
     let schema = schema(Some(app.clone()));
     Router::new()
         .route("/", root)
-        .route("/graphql", get(explore).post(execute))
-        .route("/health/live", get(async || "ok\n"))
-        .route("/health/ready", get(ready))
+        .route("/graphql", routing::get(get).post(post))
+        .route("/health/live", routing::get(async || "ok\n"))
+        .route("/health/ready", routing::get(ready))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Edge { schema, app, queue, authenticator, graphiql }))
+        .with_state(Arc::new(Edge { schema, app, queue, authenticator, graphiql, allow_get: true }))
 }
 
 async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "There is nothing here. GraphQL is at /graphql.\n").into_response()
 }
 
-/// A GraphQL request as <https://graphql.github.io/graphql-over-http/draft/#sec-Request-Parameters> has it.
+/// A GraphQL request as <https://graphql.github.io/graphql-over-http/draft/#sec-Request-Parameters> has it. A parameter
+/// that is null is one that is absent.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parameters {
@@ -63,10 +68,39 @@ struct Parameters {
     _extensions: Option<Map<String, Value>>,
 }
 
-async fn execute(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+/// The same in a URL, where an empty parameter is an absent one, and maps are JSON.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct UrlParameters {
+    query: String,
+    operation_name: String,
+    variables: String,
+    extensions: String,
+}
+
+impl UrlParameters {
+    fn parameters(self) -> Result<Parameters, String> {
+        let map = |name: &str, json: String| match json.as_str() {
+            "" => Ok(None),
+            json => serde_json::from_str(json).map_err(|error| format!("`{name}` is not a map in JSON: {error}.")),
+        };
+        if self.query.is_empty() {
+            return Err("The parameter `query` is missing.".into());
+        }
+        Ok(Parameters {
+            query: self.query,
+            operation_name: Some(self.operation_name).filter(|name| !name.is_empty()),
+            variables: map("variables", self.variables)?,
+            _extensions: map("extensions", self.extensions)?,
+        })
+    }
+}
+
+async fn post(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let Some(accepted) = MediaType::accepted_by(&headers) else { return not_acceptable() };
     if !is_json(&headers) {
-        let message = "Send the request as application/json.";
-        return request_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", message);
+        return bad_request(accepted, StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the request as application/json.");
     }
     let body = match body {
         Ok(body) => body,
@@ -75,50 +109,225 @@ async fn execute(State(edge): State<Arc<Edge>>, headers: HeaderMap, body: Result
                 StatusCode::PAYLOAD_TOO_LARGE => format!("The request is larger than {MAX_BODY} bytes."),
                 _ => "The request's body could not be read.".into(),
             };
-            return request_error(rejection.status(), "BAD_REQUEST", &message);
+            return bad_request(accepted, rejection.status(), &message);
         }
     };
-    let parameters: Parameters = match serde_json::from_slice(&body) {
-        Ok(parameters) => parameters,
+    match serde_json::from_slice(&body) {
+        Ok(parameters) => execute(&edge, &headers, accepted, parameters, &Method::POST).await,
         Err(error) => {
             let message = format!("The body is not a GraphQL request in JSON: {error}.");
-            return request_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", &message);
+            bad_request(accepted, StatusCode::BAD_REQUEST, &message)
         }
-    };
-    let mut request = Request::new(parameters.query);
-    request.operation_name = parameters.operation_name;
-    request.variables = Variables::from_json(Value::Object(parameters.variables.unwrap_or_default()));
-
-    if let Some(context) =
-        headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|v| is_traceparent(v))
-    {
-        request = request.data(Traceparent(context.to_owned()));
     }
-
-    // Without a token the request runs as nobody, who may read the schema. A token that proves nothing ends it.
-    match bearer_token(&headers) {
-        Ok(None) => {}
-        Ok(Some(token)) => match edge.authenticator.authenticate(token).await {
-            Ok(identity) => request = request.data(identity),
-            Err(InvalidToken) => return unauthenticated(),
-        },
-        Err(InvalidToken) => return unauthenticated(),
-    }
-    Json(edge.schema.execute(request).await).into_response()
 }
 
-/// `GET /graphql`: the GraphiQL page for a browser.
-async fn explore(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Response {
-    let wants_html =
-        headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
-    match &edge.graphiql {
-        Some(page) if wants_html => Html(page.clone()).into_response(),
-        _ => {
-            let refusal =
-                request_error(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "Send GraphQL requests with POST.");
-            ([(ALLOW, "POST")], refusal).into_response()
+/// A query in the URL; or the GraphiQL page, for a browser without one.
+async fn get(
+    State(edge): State<Arc<Edge>>,
+    headers: HeaderMap,
+    parameters: Result<Query<UrlParameters>, QueryRejection>,
+) -> Response {
+    let wants_html = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    if let (true, Some(page), Ok(Query(UrlParameters { query, .. }))) = (wants_html, &edge.graphiql, &parameters)
+        && query.is_empty()
+    {
+        return Html(page.clone()).into_response();
+    }
+    let Some(accepted) = MediaType::accepted_by(&headers) else { return not_acceptable() };
+    if !edge.allow_get {
+        return method_not_allowed(accepted, "Send GraphQL requests with POST.");
+    }
+    let parameters = match parameters {
+        Ok(Query(parameters)) => parameters.parameters(),
+        Err(rejection) => Err(rejection.body_text()),
+    };
+    match parameters {
+        Ok(parameters) => execute(&edge, &headers, accepted, parameters, &Method::GET).await,
+        Err(message) => bad_request(accepted, StatusCode::BAD_REQUEST, &message),
+    }
+}
+
+async fn execute(
+    edge: &Edge,
+    headers: &HeaderMap,
+    accepted: MediaType,
+    parameters: Parameters,
+    method: &Method,
+) -> Response {
+    // Without a token the request runs as nobody, who may read the schema. A token that proves nothing ends it.
+    let identity = match bearer_token(headers) {
+        Ok(None) => None,
+        Ok(Some(token)) => match edge.authenticator.authenticate(token).await {
+            Ok(identity) => Some(identity),
+            Err(InvalidToken) => return unauthenticated(accepted),
+        },
+        Err(InvalidToken) => return unauthenticated(accepted),
+    };
+
+    let Parameters { query, operation_name, variables, .. } = parameters;
+    let variables = variables.unwrap_or_default();
+    let document = match prepare(&query, operation_name.as_deref(), &variables) {
+        Ok((_, operation_type)) if *method == Method::GET && operation_type != OperationType::Query => {
+            return method_not_allowed(accepted, "Only queries can be sent with GET. Send this with POST.");
+        }
+        Ok((document, _)) => document,
+        Err(error) => return answer(accepted, async_graphql::Response::from_errors(vec![error])),
+    };
+
+    let mut request = Request::new(query).variables(Variables::from_json(Value::Object(variables)));
+    request.operation_name = operation_name;
+    request.set_parsed_query(document);
+    if let Some(identity) = identity {
+        request = request.data(identity);
+    }
+    if let Some(context) = headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|v| is_traceparent(v)) {
+        request = request.data(Traceparent(context.to_owned()));
+    }
+    answer(accepted, edge.schema.execute(request).await)
+}
+
+/// Parses a document and finds the operation to run in it, with all the variables that it needs.
+fn prepare(
+    query: &str,
+    operation_name: Option<&str>,
+    variables: &Map<String, Value>,
+) -> Result<(ExecutableDocument, OperationType), ServerError> {
+    let document = parse_query(query).map_err(|error| with_code("GRAPHQL_PARSE_FAILED", error.into()))?;
+    let mut operations = document.operations.iter();
+    let operation = match operation_name {
+        Some(wanted) => operations
+            .find(|(name, _)| name.is_some_and(|name| name == wanted))
+            .ok_or_else(|| format!("The document has no operation named {wanted:?}.")),
+        None => match (operations.next(), operations.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err("The document has several operations: `operationName` must say which one to run.".into()),
+        },
+    };
+    let operation = match operation {
+        Ok((_, operation)) => &operation.node,
+        Err(message) => return Err(with_code("OPERATION_RESOLUTION_FAILURE", ServerError::new(message, None))),
+    };
+    for definition in &operation.variable_definitions {
+        let Positioned { node: definition, pos } = definition;
+        let (name, kind) = (&definition.name.node, &definition.var_type.node);
+        let problem = match variables.get(name.as_str()) {
+            None if definition.default_value.is_none() => "was not provided",
+            Some(Value::Null) => "must not be null",
+            _ => continue,
+        };
+        if !kind.nullable {
+            let message = format!("Variable \"${name}\" of required type \"{kind}\" {problem}.");
+            return Err(with_code("BAD_USER_INPUT", ServerError::new(message, Some(*pos))));
         }
     }
+    let operation_type = operation.ty;
+    Ok((document, operation_type))
+}
+
+/// A media type of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MediaType {
+    /// What every client knows, with status 200 for all that is a GraphQL request.
+    Json,
+    /// `application/graphql-response+json`, whose status tells whether the request was executed.
+    GraphqlResponse,
+}
+
+impl MediaType {
+    /// The one that `Accept` wants most (RFC 9110, section 12.5.1). Without a word about it, JSON.
+    fn accepted_by(headers: &HeaderMap) -> Option<MediaType> {
+        let (mut json, mut graphql_response) = (None, 0.0);
+        let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+        for range in ranges.map(str::trim).filter(|range| !range.is_empty()) {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+            let quality: f32 = quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
+            let quality_of_json = json.unwrap_or(0.0);
+            match name.as_str() {
+                "application/graphql-response+json" => graphql_response = quality,
+                "application/json" | "application/*" | "*/*" => json = Some(quality.max(quality_of_json)),
+                _ => json = Some(quality_of_json),
+            }
+        }
+        let json = json.unwrap_or(if graphql_response > 0.0 { 0.0 } else { 1.0 });
+        match () {
+            () if graphql_response > 0.0 && graphql_response >= json => Some(MediaType::GraphqlResponse),
+            () if json > 0.0 => Some(MediaType::Json),
+            () => None,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            MediaType::Json => "application/json; charset=utf-8",
+            MediaType::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+        }
+    }
+}
+
+/// The answer to a GraphQL request, executed or not.
+fn answer(media_type: MediaType, response: async_graphql::Response) -> Response {
+    // Errors of the request have no path, and there are no data, not even null.
+    let executed = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
+    let status = status(media_type, executed);
+    if executed {
+        return body(media_type, status, &response);
+    }
+    let errors = response.errors.into_iter().map(|error| match code(&error) {
+        Some(_) => error,
+        None => with_code("GRAPHQL_VALIDATION_FAILED", error),
+    });
+    body(media_type, status, &json!({ "errors": errors.collect::<Vec<_>>() }))
+}
+
+/// The status of an answer to a GraphQL request; what is none has a status of its own.
+/// <https://graphql.github.io/graphql-over-http/draft/#sec-Status-Codes>
+fn status(media_type: MediaType, executed: bool) -> StatusCode {
+    match (media_type, executed) {
+        (MediaType::GraphqlResponse, false) => StatusCode::BAD_REQUEST,
+        (MediaType::GraphqlResponse, true) | (MediaType::Json, _) => StatusCode::OK,
+    }
+}
+
+fn body(media_type: MediaType, status: StatusCode, body: &impl Serialize) -> Response {
+    let headers = [(CONTENT_TYPE, media_type.content_type()), (VARY, "Accept")];
+    match serde_json::to_vec(body) {
+        Ok(body) => (status, headers, body).into_response(),
+        Err(error) => {
+            tracing::error!("an answer could not be written: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn code(error: &ServerError) -> Option<&async_graphql::Value> {
+    error.extensions.as_ref()?.get("code")
+}
+
+fn with_code(code: &str, mut error: ServerError) -> ServerError {
+    error.extensions.get_or_insert_default().set("code", code);
+    error
+}
+
+/// An answer to what is not a GraphQL request.
+fn bad_request(media_type: MediaType, status: StatusCode, message: &str) -> Response {
+    body(media_type, status, &json!({ "errors": [with_code("BAD_REQUEST", ServerError::new(message, None))] }))
+}
+
+fn method_not_allowed(media_type: MediaType, message: &str) -> Response {
+    ([(ALLOW, "POST")], bad_request(media_type, StatusCode::METHOD_NOT_ALLOWED, message)).into_response()
+}
+
+fn not_acceptable() -> Response {
+    let message = "Answers are application/json or application/graphql-response+json.";
+    bad_request(MediaType::Json, StatusCode::NOT_ACCEPTABLE, message)
+}
+
+fn unauthenticated(media_type: MediaType) -> Response {
+    let error = async_graphql::Error::from(Error::Unauthenticated).into_server_error(Pos::default());
+    let challenge = [(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
+    (challenge, body(media_type, StatusCode::UNAUTHORIZED, &json!({ "errors": [error] }))).into_response()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -143,19 +352,6 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, InvalidToken> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
         _ => Err(InvalidToken),
     }
-}
-
-fn unauthenticated() -> Response {
-    let error = async_graphql::Error::from(Error::Unauthenticated).into_server_error(Default::default());
-    let body = json!({ "errors": [error] });
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")], Json(body)).into_response()
-}
-
-/// An answer to what is not a GraphQL request: no `data`.
-fn request_error(status: StatusCode, code: &str, message: &str) -> Response {
-    let mut error = ServerError::new(message, None);
-    error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", code);
-    (status, Json(json!({ "errors": [error] }))).into_response()
 }
 
 /// Ready means: orders can be written and clients read. The queue is told of too, but orders do not need it to be there.

@@ -1,0 +1,22 @@
+// The audits of GraphQL over HTTP, against the running service: https://github.com/graphql/graphql-http
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { serverAudits } from 'graphql-http';
+import { start } from './support.js';
+
+let service;
+before(async () => {
+  service = await start();
+});
+after(() => service?.stop());
+
+const audits = serverAudits({ url: () => service.url });
+
+test('there are as many audits as ever', () => assert.equal(audits.length, 61));
+
+for (const audit of audits) {
+  test(`${audit.id} ${audit.name}`, async () => {
+    const { status, reason } = await audit.fn();
+    assert.equal(status, 'ok', reason);
+  });
+}
