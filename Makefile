@@ -10,12 +10,13 @@ test: # runs every test
 
 check: # format, lints, links, compose.yaml
 	@scripts/install cc=build-essential
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	scripts/check-links
 	scripts/check-compose
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 figures: # measures start, latency and memory of a release build
-	@scripts/install cc=build-essential initdb=postgresql redis-server=redis-server
+	@scripts/install-test-servers
 	cargo build --locked --release --workspace --bins
 	cargo test --locked --release --workspace --test system -- --ignored --nocapture

@@ -1,13 +1,14 @@
 //! Who is asking: bearer tokens (JWT, RFC 7519) verified with a shared secret or with published keys (JWKS, RFC 7517).
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use process::one_line;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use tracing::{debug, warn};
 pub const PLACE_ORDERS: &str = "orders:place";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const READ_PRODUCTS: &str = "products:read";
+pub const SCOPES: [&str; 3] = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS];
 
 /// How far clocks may differ, in seconds, when `exp` and `nbf` are checked.
 const LEEWAY: u64 = 10;
@@ -105,7 +107,7 @@ pub struct Authenticator {
 
 enum Keys {
     Secret(DecodingKey),
-    Published(PublishedKeys),
+    Published(Arc<PublishedKeys>),
 }
 
 impl Authenticator {
@@ -172,24 +174,25 @@ impl Authenticator {
 struct PublishedKeys {
     url: String,
     http: reqwest::Client,
-    keys: RwLock<HashMap<Option<String>, (DecodingKey, Algorithm)>>,
-    /// When they were last fetched, or that was tried. Held while fetching, so that one request fetches for all.
-    fetched: Mutex<Instant>,
     cooldown: Duration,
+    fetched: RwLock<Fetched>,
+    /// Held while fetching, so that one request fetches for all.
+    fetching: Mutex<()>,
+}
+
+struct Fetched {
+    keys: HashMap<Option<String>, (DecodingKey, Algorithm)>,
+    /// When that was tried last.
+    at: Instant,
 }
 
 impl PublishedKeys {
-    async fn fetch(url: &str, cooldown: Duration) -> anyhow::Result<PublishedKeys> {
+    async fn fetch(url: &str, cooldown: Duration) -> anyhow::Result<Arc<PublishedKeys>> {
         let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build()?;
-        let keys = PublishedKeys {
-            url: url.into(),
-            http,
-            keys: RwLock::default(),
-            fetched: Mutex::new(Instant::now()),
-            cooldown,
-        };
+        let fetched = RwLock::new(Fetched { keys: HashMap::new(), at: Instant::now() });
+        let keys = PublishedKeys { url: url.into(), http, cooldown, fetched, fetching: Mutex::default() };
         keys.refresh().await.context("cannot read the keys at JWT_JWKS_URL")?;
-        Ok(keys)
+        Ok(Arc::new(keys))
     }
 
     async fn refresh(&self) -> anyhow::Result<()> {
@@ -204,26 +207,39 @@ impl PublishedKeys {
         if let [only] = keys.values().cloned().collect::<Vec<_>>().as_slice() {
             keys.insert(None, only.clone());
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.fetched.write().unwrap_or_else(PoisonError::into_inner).keys = keys;
         Ok(())
     }
 
-    async fn find(&self, id: Option<&str>) -> Option<(DecodingKey, Algorithm)> {
-        let id = id.map(str::to_owned);
-        let find = || self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        let known = find();
-        let fetched = match &known {
-            // Whoever finds the keys old fetches them; the others go on with what they have.
-            Some(_) => self.fetched.try_lock().ok().filter(|fetched| fetched.elapsed() > KEYS_LIFETIME),
-            None => Some(self.fetched.lock().await).filter(|fetched| fetched.elapsed() > self.cooldown),
-        };
-        if let Some(mut fetched) = fetched {
-            *fetched = Instant::now();
-            if let Err(error) = self.refresh().await {
-                warn!("cannot refresh the keys at JWT_JWKS_URL, keeping those known: {error:#}");
-            }
+    /// Fetches the keys, unless that was tried within `age`.
+    async fn refresh_after(self: Arc<Self>, age: Duration) {
+        let _alone = self.fetching.lock().await;
+        if self.age() <= age {
+            return;
         }
-        find()
+        if let Err(error) = self.refresh().await {
+            warn!("cannot refresh the keys at JWT_JWKS_URL, keeping those known: {}", one_line(error.as_ref()));
+        }
+        self.fetched.write().unwrap_or_else(PoisonError::into_inner).at = Instant::now();
+    }
+
+    fn age(&self) -> Duration {
+        self.fetched.read().unwrap_or_else(PoisonError::into_inner).at.elapsed()
+    }
+
+    async fn find(self: &Arc<Self>, id: Option<&str>) -> Option<(DecodingKey, Algorithm)> {
+        let id = id.map(str::to_owned);
+        let find = || self.fetched.read().unwrap_or_else(PoisonError::into_inner).keys.get(&id).cloned();
+        let known = find();
+        // In tasks of their own: whoever asked may hang up, and the keys are for the others too.
+        if known.is_none() {
+            let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
+            return find();
+        }
+        if self.age() > KEYS_LIFETIME {
+            tokio::spawn(self.clone().refresh_after(KEYS_LIFETIME));
+        }
+        known
     }
 }
 

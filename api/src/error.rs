@@ -55,7 +55,7 @@ impl Error {
                 format!("The client has only reached version {version} so far. Ask again in a moment.")
             }
             Error::ReadModelUnavailable => "Queries cannot be answered at the moment. Try again.".into(),
-            Error::CommandStoreUnavailable => "Orders and products cannot be reached at the moment. Try again.".into(),
+            Error::CommandStoreUnavailable => "The command database cannot be reached at the moment. Try again; an order only with the same `idempotencyKey`, since it may have been placed.".into(),
             Error::Internal(id) => format!("Something went wrong here. It was logged as {id}."),
         }
     }

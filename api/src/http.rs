@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::auth::{Authenticator, InvalidToken};
 use crate::error::Error;
 use crate::graphql::{App, OrderSchema, Traceparent, schema};
+use crate::limits;
 use crate::relay::Queue;
 
 /// The largest request body.
@@ -40,7 +41,11 @@ struct Edge {
 }
 
 pub fn router(app: App, queue: Queue, authenticator: Authenticator, graphiql: Option<String>) -> Router {
-    let root = if graphiql.is_some() { routing::get(async || Redirect::temporary("/graphql")) } else { routing::get(not_found) };
+    let root = if graphiql.is_some() {
+        routing::get(async || Redirect::temporary("/graphql"))
+    } else {
+        routing::get(not_found)
+    };
     let schema = schema(Some(app.clone()));
     Router::new()
         .route("/", root)
@@ -127,7 +132,8 @@ async fn get(
     headers: HeaderMap,
     parameters: Result<Query<UrlParameters>, QueryRejection>,
 ) -> Response {
-    let wants_html = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    let wants_html =
+        headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
     if let (true, Some(page), Ok(Query(UrlParameters { query, .. }))) = (wants_html, &edge.graphiql, &parameters)
         && query.is_empty()
     {
@@ -180,7 +186,9 @@ async fn execute(
     if let Some(identity) = identity {
         request = request.data(identity);
     }
-    if let Some(context) = headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|v| is_traceparent(v)) {
+    if let Some(context) =
+        headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|v| is_traceparent(v))
+    {
         request = request.data(Traceparent(context.to_owned()));
     }
     answer(accepted, edge.schema.execute(request).await)
@@ -193,6 +201,7 @@ fn prepare(
     variables: &Map<String, Value>,
 ) -> Result<(ExecutableDocument, OperationType), ServerError> {
     let document = parse_query(query).map_err(|error| with_code("GRAPHQL_PARSE_FAILED", error.into()))?;
+    limits::check(&document).map_err(|error| with_code("GRAPHQL_VALIDATION_FAILED", error))?;
     let mut operations = document.operations.iter();
     let operation = match operation_name {
         Some(wanted) => operations

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::auth::{self, Authenticator};
+use api::auth::{Authenticator, SCOPES, TokenSettings};
 use api::config::Settings;
 use api::graphql::{App, schema};
-use api::relay::{Queue, aws_settings};
+use api::relay::Queue;
 use api::{graphiql, store};
 use clap::{Parser, Subcommand};
-use read_model::Redis;
+use process::logging;
+use process::queue::aws_settings;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -22,12 +23,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Without a command it serves. Settings are environment variables, each also a flag.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     settings: Settings,
+    /// Serve the GraphiQL page at /graphql
+    #[arg(long, env)]
+    graphiql: bool,
 }
 
 #[derive(Subcommand)]
@@ -43,47 +47,42 @@ enum Command {
         #[arg(long, value_name = "ID")]
         client: Option<String>,
         /// How long it is valid, such as 15m or 8h
-        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
         /// Whom it is for
         #[arg(long, default_value = "developer")]
         subject: String,
         #[command(flatten)]
-        auth: Box<auth::TokenSettings>,
+        tokens: Box<TokenSettings>,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
-        None => run(cli.settings).await,
+    process::exit(match cli.command {
+        None => run(cli.settings, cli.graphiql).await,
         Some(Command::Schema) => {
             print!("{}", schema(None).sdl());
             Ok(())
         }
-        Some(Command::Token { scope, client, ttl, subject, auth }) => {
-            auth.mint(&subject, &scope, client.as_deref(), ttl).map(|token| println!("{token}"))
+        Some(Command::Token { scope, client, ttl, subject, tokens }) => {
+            for unknown in scope.split_whitespace().filter(|scope| !SCOPES.contains(scope)) {
+                eprintln!("warning: {unknown} allows nothing; there are {}", SCOPES.join(", "));
+            }
+            tokens.mint(&subject, &scope, client.as_deref(), ttl).map(|token| println!("{token}"))
         }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
-async fn run(settings: Settings) -> anyhow::Result<()> {
-    api::config::init_logging(settings.log_format)?;
+async fn run(settings: Settings, graphiql: bool) -> anyhow::Result<()> {
+    logging::init(settings.log)?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: the command database")?;
-    let redis_url = settings.redis_url.context("REDIS_URL is not set: the read model")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue that events are published to")?;
-    let authenticator = Authenticator::new(&settings.auth).await?;
+    let authenticator = Authenticator::new(&settings.tokens).await?;
 
+    let read_model = settings.read_model.connect().await?;
     let db = store::open(&database_url, settings.database_connections).await?;
-    let read_model = Redis::connect(&redis_url, settings.partitions, settings.currency).await?;
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
 
@@ -91,15 +90,23 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         db,
         read_model: Arc::new(read_model),
         relay: Arc::default(),
-        currency: settings.currency,
+        currency: settings.read_model.currency,
         read_wait: settings.read_wait,
     };
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
+    let shutdown = process::shutdown_signal()?;
     info!(address = %listener.local_addr()?, "ready");
-    let graphiql = settings.graphiql.then(|| graphiql::page(None));
-    api::serve(listener, app, queue, authenticator, graphiql, api::shutdown_signal()?).await?;
+    api::serve(listener, app, queue, authenticator, graphiql.then(|| graphiql::page(None)), shutdown).await?;
     info!("stopped");
     Ok(())
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl.as_secs() > 0 => Ok(ttl),
+        Ok(_) => Err("a token must be valid for a second at least".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -5,20 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use chrono::Utc;
 use entity::order_event::{self, Column};
 use futures::{StreamExt, stream};
+use process::{one_line, queue};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, TransactionTrait,
 };
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -35,19 +35,14 @@ const BATCH_BYTES: usize = 256 * 1024;
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long one attempt of a call to SQS may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a pass may take: its calls to SQS, four at a time, each tried three times.
+const PASS: Duration = Duration::from_secs(90);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Queue {
     pub client: aws_sdk_sqs::Client,
     pub url: String,
-}
-
-/// What the AWS SDK finds in its environment.
-pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
-    let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
-    ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
-    Ok(settings)
 }
 
 impl Queue {
@@ -59,13 +54,7 @@ impl Queue {
 
     /// Whether the queue is there.
     pub async fn check(&self) -> anyhow::Result<()> {
-        match self.client.get_queue_attributes().queue_url(&self.url).send().await {
-            Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
-                bail!("the queue {} does not exist; `projector queues create` creates it", self.url)
-            }
-            Err(error) => bail!("cannot reach the queue {}: {}", self.url, DisplayErrorContext(&error)),
-        }
+        queue::attributes(&self.client, &self.url).await.map(drop)
     }
 }
 
@@ -85,28 +74,29 @@ pub struct Pass {
 }
 
 impl Relay {
-    /// Publishes until `shutdown`, then once more what is left.
+    /// Publishes until `shutdown`, then what is left.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut healthy = true;
         while !shutdown.is_cancelled() {
-            let pass = self.run_once().await;
-            let problem = match &pass {
-                Ok(pass) => pass.problem.clone(),
-                Err(error) => Some(error.to_string()),
+            let (published, problem) = match timeout(PASS, self.run_once()).await {
+                Ok(Ok(pass)) => (pass.published, pass.problem),
+                Ok(Err(error)) => (0, Some(one_line(&error))),
+                Err(_) => (0, Some(format!("no answer within {PASS:?}"))),
             };
-            if let Some(problem) = problem {
+            // Where some were accepted the queue is there, and the others have their turn with the next pass.
+            if let (0, Some(problem)) = (published, problem) {
                 let pause = backoff.next();
                 warn!(retry_in_ms = pause.as_millis(), "cannot publish events, which wait in the outbox: {problem}");
                 healthy = false;
-                let _ = tokio::time::timeout(pause, shutdown.cancelled()).await;
+                let _ = timeout(pause, shutdown.cancelled()).await;
                 continue;
             }
             if !healthy {
                 info!("publishing events again");
                 (healthy, backoff) = (true, Backoff::default());
             }
-            if matches!(pass, Ok(Pass { published: 0, .. })) {
+            if published == 0 {
                 tokio::select! {
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep(SWEEP) => {}
@@ -114,7 +104,7 @@ impl Relay {
                 }
             }
         }
-        let _ = self.run_once().await;
+        while self.run_once().await.is_ok_and(|pass| pass.published > 0) {}
     }
 
     /// Claims, sends and marks at most [`CLAIM`] events, oldest first.
@@ -137,7 +127,8 @@ impl Relay {
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .all(db)
             .await?;
-        let sends = batches(&claimed).into_iter().map(|batch| self.send(batch));
+        let messages = claimed.iter().map(|event| (event.id, event.message()));
+        let sends = batches(messages).into_iter().map(|batch| self.send(batch));
         let (published, problems): (Vec<_>, Vec<_>) =
             stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).unzip().await;
         let published = published.concat();
@@ -171,25 +162,24 @@ impl Relay {
                 });
                 (answer.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect(), problem)
             }
-            Err(error) => (Vec::new(), Some(DisplayErrorContext(&error).to_string())),
+            Err(error) => (Vec::new(), Some(one_line(&error))),
         }
     }
 }
 
-/// Packs events, in order, into as many messages as one call takes.
-fn batches(events: &[order_event::Model]) -> Vec<Vec<(Uuid, String)>> {
+/// Packs messages, in order, into as few batches as SQS takes.
+fn batches(messages: impl IntoIterator<Item = (Uuid, String)>) -> Vec<Vec<(Uuid, String)>> {
     let mut batches: Vec<Vec<(Uuid, String)>> = Vec::new();
     let mut bytes = 0;
-    for event in events {
-        let message = event.message();
+    for (id, message) in messages {
         match batches.last_mut() {
             Some(batch) if batch.len() < BATCH_ENTRIES && bytes + message.len() <= BATCH_BYTES => {
                 bytes += message.len();
-                batch.push((event.id, message));
+                batch.push((id, message));
             }
             _ => {
                 bytes = message.len();
-                batches.push(vec![(event.id, message)]);
+                batches.push(vec![(id, message)]);
             }
         }
     }
@@ -208,5 +198,25 @@ impl Backoff {
         self.failures += 1;
         // Any spread will do; a version 7 UUID ends in random bits.
         ceiling.mul_f64(f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0).max(Duration::from_millis(50))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(messages: &[usize]) -> Vec<usize> {
+        let messages = messages.iter().map(|bytes| (Uuid::nil(), "x".repeat(*bytes)));
+        batches(messages).iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn a_batch_has_at_most_ten_messages_and_256_kib() {
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 10]), [10]);
+        assert_eq!(sizes(&[1; 21]), [10, 10, 1]);
+        assert_eq!(sizes(&[BATCH_BYTES / 2, BATCH_BYTES / 2]), [2]);
+        assert_eq!(sizes(&[BATCH_BYTES / 2, BATCH_BYTES / 2 + 1, 1]), [1, 2]);
+        assert_eq!(sizes(&[BATCH_BYTES, 1, BATCH_BYTES]), [1, 1, 1]);
     }
 }

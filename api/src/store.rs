@@ -1,39 +1,26 @@
-//! The command database: connecting, and telling an outage from a fault.
+//! The command database: what it must hold, and telling an outage from a fault.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, product};
-use sea_orm::sqlx::{Error as SqlxError, sqlite::SqliteJournalMode};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait, QuerySelect, RuntimeErr};
+use process::{database, one_line};
+use sea_orm::sqlx::Error as SqlxError;
+use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QuerySelect, RuntimeErr};
 
-/// How long a request waits for a connection before the database counts as unavailable.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a statement may take, waiting for another order of the same client included.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects, and checks that the schema is there.
 ///
 /// # Errors
 /// Each says what to do.
 pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
-    let db = connect(url, connections).await.map_err(|e| anyhow!("cannot reach the database of DATABASE_URL: {e}"))?;
-    check_schema(&db)
-        .await
-        .map_err(|e| anyhow!("the database lacks what this release needs: run `migration up` ({e})"))?;
+    let db = database::connect(url, connections, Some(STATEMENT_TIMEOUT)).await?;
+    check_schema(&db).await.map_err(|error| {
+        anyhow!("the database lacks what this release needs: run `migration up` ({})", one_line(&error))
+    })?;
     Ok(db)
-}
-
-/// Connects a pool of at most `connections`; for SQLite of one, whose writers exclude each other anyway.
-pub async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
-    let mut options = ConnectOptions::new(url);
-    options.sqlx_logging(false).acquire_timeout(ACQUIRE_TIMEOUT);
-    if DbBackend::Sqlite.is_prefix_of(url) {
-        // A database in memory lives as long as its connection.
-        options.min_connections(1).max_connections(1).idle_timeout(None).max_lifetime(None);
-        options.map_sqlx_sqlite_opts(|sqlite| sqlite.journal_mode(SqliteJournalMode::Wal));
-    } else {
-        options.max_connections(connections);
-    }
-    Database::connect(options).await
 }
 
 /// Whether every table and column that this release uses is there.
@@ -54,9 +41,11 @@ pub fn is_outage(error: &DbErr) -> bool {
             SqlxError::Io(_) | SqlxError::Tls(_) | SqlxError::PoolTimedOut | SqlxError::PoolClosed => true,
             SqlxError::WorkerCrashed => true,
             // https://www.postgresql.org/docs/current/errcodes-appendix.html: connection exception, transaction
-            // rollback, insufficient resources, operator intervention; "5" is SQLite's SQLITE_BUSY.
-            SqlxError::Database(error) => error.code().is_some_and(|code| {
-                ["08", "40", "53", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class)) || code == "5"
+            // rollback, insufficient resources, operator intervention; read-only, lock not available. SQLite has numbers
+            // of its own, whose lowest byte is the class: SQLITE_BUSY is 5.
+            SqlxError::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
+                Ok(number) if code.len() != 5 => number & 0xff == 5,
+                _ => ["08", "40", "53", "57", "25006", "55P03"].iter().any(|class| code.starts_with(class)),
             }),
             _ => false,
         },

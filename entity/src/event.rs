@@ -71,6 +71,8 @@ pub enum InvalidEvent {
     Syntax(#[from] serde_json::Error),
     #[error("event type {0:?} is not known here")]
     UnknownType(String),
+    #[error("its amounts are in {event}, but {here} is counted in here (CURRENCY)")]
+    Currency { event: String, here: String },
     #[error("{0}")]
     Contradiction(&'static str),
 }
@@ -130,7 +132,7 @@ impl Event {
         if version < 1 {
             Err(InvalidEvent::Contradiction("sequence is below 1"))
         } else if order.currency != currency {
-            Err(InvalidEvent::Contradiction("data.currency is not the one that is counted in here"))
+            Err(InvalidEvent::Currency { event: order.currency, here: currency.to_owned() })
         } else if order.lines.is_empty() || order.lines.len() > MAX_LINES || !order.lines.iter().all(in_range) {
             Err(InvalidEvent::Contradiction("data.lines are out of range"))
         } else if total(&order.lines) != Some(order.total) {
@@ -156,7 +158,9 @@ impl order_event::Model {
             traceparent: self.traceparent.as_deref(),
             data: &self.payload,
         };
-        serde_json::to_string(&event).expect("strings, numbers and JSON always serialise")
+        let message = serde_json::to_string(&event).expect("strings, numbers and JSON always serialise");
+        // The two characters that JSON allows and SQS does not: they can only be inside strings.
+        message.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
     }
 }
 
@@ -175,7 +179,7 @@ mod tests {
             total: 300_000,
             lines: vec![
                 Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 },
-                Line { product_id: 2, name: "Phone \u{1f4f1}".into(), unit_price: 50_000, quantity: 3 },
+                Line { product_id: 2, name: "Phone \u{1f4f1} \u{ffff}".into(), unit_price: 50_000, quantity: 3 },
             ],
         };
         order_event::Model {
@@ -194,6 +198,7 @@ mod tests {
     fn what_is_published_reads_back_as_what_was_stored() {
         let message = row().message();
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
+        assert!(!message.contains('\u{ffff}'), "SQS would refuse it");
         let parsed = Event::parse(&message, "USD").unwrap();
         let (id, order_id) = (parsed.id, parsed.order.order_id);
         let mut stored = row();
@@ -230,7 +235,7 @@ mod tests {
             ("/data/lines/0/unitPrice", json!(-1), "out of range"),
             ("/data/lines/0/unitPrice", json!(i64::MAX), "not the sum"),
             ("/data/lines/0/unitPrice", json!(0.5), "not a CloudEvent"),
-            ("/data/currency", json!("EUR"), "currency"),
+            ("/data/currency", json!("EUR"), "amounts are in EUR"),
             ("/data/total", json!(300_001), "not the sum"),
             ("/data/total", json!(null), "not a CloudEvent"),
         ];

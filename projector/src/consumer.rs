@@ -5,17 +5,18 @@
 //! moves nothing there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
 use futures::future::try_join_all;
 use iso_currency::Currency;
+use process::one_line;
 use read_model::{Error, ReadModel};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,6 +25,8 @@ use tracing::{info, warn};
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 const RECEIVE: i32 = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long one attempt of a call may take, besides the waiting that it asks for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often servers look for a message during a long poll: the embedded one does every 100 ms.
 const SERVER_INTERVAL: Duration = Duration::from_millis(100);
 /// Pauses while the queue or the read model cannot be reached.
@@ -31,8 +34,11 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// A client for SQS whose calls end, also when the other side falls silent.
 pub fn client(settings: &SdkConfig) -> Client {
-    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(LONG_POLL + Duration::from_secs(5)).build();
-    Client::from_conf(aws_sdk_sqs::config::Builder::from(settings).timeout_config(timeouts).build())
+    Client::from_conf(aws_sdk_sqs::config::Builder::from(settings).timeout_config(at_most(CALL_TIMEOUT)).build())
+}
+
+fn at_most(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(attempt).build()
 }
 
 #[derive(Clone)]
@@ -42,6 +48,9 @@ pub struct Consumer {
     pub read_model: Arc<dyn ReadModel>,
     /// The one that amounts are counted in.
     pub currency: Currency,
+    /// How many pollers hold messages that the read model is not there for. Meanwhile no other receives any: each
+    /// delivery of a held message to the next poller would bring it nearer to the dead-letter queue.
+    holding: Arc<AtomicUsize>,
 }
 
 /// What became of the messages of one call.
@@ -53,6 +62,10 @@ pub struct Batch {
 }
 
 impl Consumer {
+    pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn ReadModel>, currency: Currency) -> Consumer {
+        Consumer { queue, queue_url, read_model, currency, holding: Arc::default() }
+    }
+
     /// Runs so many pollers until `shutdown`, and lets each finish what it holds.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
         let pollers = (0..pollers).map(|n| {
@@ -68,6 +81,12 @@ impl Consumer {
         tokio::time::sleep(delay).await;
         let mut healthy = true;
         while !shutdown.is_cancelled() {
+            // The ping: it may be another process that holds what would be delivered here next.
+            let there = self.holding.load(Ordering::SeqCst) == 0 && self.read_model.ping().await.is_ok();
+            if !there {
+                let _ = tokio::time::timeout(RETRY, shutdown.cancelled()).await;
+                continue;
+            }
             let received = tokio::select! {
                 received = self.receive(LONG_POLL) => received,
                 () = shutdown.cancelled() => return,
@@ -105,9 +124,11 @@ impl Consumer {
             .max_number_of_messages(RECEIVE)
             .wait_time_seconds(wait.as_secs() as i32)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .customize()
+            .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(at_most(wait + CALL_TIMEOUT)))
             .send()
             .await
-            .map_err(|error| DisplayErrorContext(&error).to_string())?;
+            .map_err(|error| one_line(&error))?;
         Ok(answer.messages.unwrap_or_default())
     }
 
@@ -128,7 +149,7 @@ impl Consumer {
             }
         }
 
-        let mut healthy = true;
+        let mut held = None;
         let results = loop {
             let results = self.read_model.apply(&events).await;
             let Some(error) = results.iter().find_map(|result| match result {
@@ -137,16 +158,16 @@ impl Consumer {
             }) else {
                 break results;
             };
-            if healthy {
+            held.get_or_insert_with(|| {
                 warn!(held = events.len(), "not receiving until it is back: {error}");
-                healthy = false;
-            }
+                Held::new(self.holding.clone())
+            });
             if tokio::time::timeout(RETRY, shutdown.cancelled()).await.is_ok() {
                 // What was applied counts as applied before when SQS delivers it to another projector.
                 return batch;
             }
         };
-        if !healthy {
+        if held.take().is_some() {
             info!("the read model is back");
         }
 
@@ -182,8 +203,24 @@ impl Consumer {
                     warn!(code = failed.code(), "a message could not be deleted and will come again");
                 }
             }
-            Err(error) => warn!("messages could not be deleted and will come again: {}", DisplayErrorContext(&error)),
+            Err(error) => warn!("messages could not be deleted and will come again: {}", one_line(&error)),
         }
+    }
+}
+
+/// Counts as one poller that holds messages, until dropped.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(holding: Arc<AtomicUsize>) -> Held {
+        holding.fetch_add(1, Ordering::SeqCst);
+        Held(holding)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

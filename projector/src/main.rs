@@ -1,26 +1,18 @@
 //! The `projector` process: configure, connect, project, drain. And the commands of whoever operates it.
 
 use std::future::IntoFuture;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use aws_config::BehaviorVersion;
-use aws_sdk_sqs::Client;
-use clap::{Parser, Subcommand, ValueEnum};
-use iso_currency::Currency;
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use process::logging::{self, LogSettings};
+use process::{database, queue::aws_settings};
 use projector::consumer::{self, Consumer};
 use projector::{health, queues, replay};
-use read_model::Redis;
-use sea_orm::{ConnectOptions, Database};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Without a command it consumes the queue. Settings are environment variables, each also a flag.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -49,29 +41,9 @@ struct Settings {
     #[arg(long, env, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pollers: u16,
     #[command(flatten)]
-    redis: RedisSettings,
-    /// How log lines look; RUST_LOG says which appear, such as RUST_LOG=info,projector=debug
-    #[arg(long, env, value_enum, default_value = "text", global = true)]
-    log_format: LogFormat,
-}
-
-#[derive(clap::Args)]
-struct RedisSettings {
-    /// Read model, such as redis://host:6379, or rediss:// with TLS
-    #[arg(long, env, hide_env_values = true)]
-    redis_url: Option<String>,
-    /// Currency of all amounts (ISO 4217)
-    #[arg(long, env, default_value = "USD", value_parser = parse_currency)]
-    currency: Currency,
-    /// Partitions of the read model; fixed for as long as the data in Redis live
-    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    partitions: u16,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    read_model: read_model::RedisSettings,
+    #[command(flatten)]
+    log: LogSettings,
 }
 
 #[derive(Subcommand)]
@@ -85,7 +57,7 @@ enum Command {
         #[arg(long, env, hide_env_values = true)]
         database_url: String,
         #[command(flatten)]
-        redis: RedisSettings,
+        read_model: read_model::RedisSettings,
     },
 }
 
@@ -101,32 +73,22 @@ enum Queues {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::exit(run(Cli::parse()).await)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    init_logging(cli.settings.log_format)?;
+    logging::init(cli.settings.log)?;
     match cli.command {
         None => consume(cli.settings).await,
         Some(Command::Queues(Queues::Create { name })) => {
-            for queue in queues::create(&connect_queue().await?, &name).await? {
+            for queue in queues::create(&consumer::client(&aws_settings().await?), &name).await? {
                 println!("{:<8} {:<24} {}", if queue.created { "created" } else { "exists" }, queue.name, queue.url);
             }
             Ok(())
         }
-        Some(Command::Replay { database_url, redis }) => {
-            let mut options = ConnectOptions::new(database_url);
-            options.max_connections(1).acquire_timeout(Duration::from_secs(5)).sqlx_logging(false);
-            let db = Database::connect(options)
-                .await
-                .map_err(|error| anyhow!("cannot reach the database of DATABASE_URL: {error}"))?;
-            let events = replay::replay(&db, &connect_redis(&redis).await?, redis.currency).await?;
+        Some(Command::Replay { database_url, read_model }) => {
+            let db = database::connect(&database_url, 1, None).await?;
+            let events = replay::replay(&db, &read_model.connect().await?, read_model.currency).await?;
             println!("{events} events replayed");
             Ok(())
         }
@@ -135,15 +97,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn consume(settings: Settings) -> anyhow::Result<()> {
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
-    let read_model = Arc::new(connect_redis(&settings.redis).await?);
-    let queue = connect_queue().await?;
+    let read_model = Arc::new(settings.read_model.connect().await?);
+    let queue = consumer::client(&aws_settings().await?);
     queues::check(&queue, &queue_url).await?;
 
-    let consumer = Consumer { queue, queue_url, read_model, currency: settings.redis.currency };
+    let consumer = Consumer::new(queue, queue_url, read_model, settings.read_model.currency);
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
-    let shutdown = shutdown_signal()?;
+    let shutdown = process::shutdown_signal()?;
     info!(health = %listener.local_addr()?, pollers = settings.pollers, "ready");
     tokio::select! {
         stopped = consumer.clone().run(settings.pollers.into(), shutdown) => stopped?,
@@ -151,47 +113,4 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     }
     info!("stopped");
     Ok(())
-}
-
-async fn connect_redis(settings: &RedisSettings) -> anyhow::Result<Redis> {
-    let url = settings.redis_url.as_deref().context("REDIS_URL is not set: the read model")?;
-    Ok(Redis::connect(url, settings.partitions, settings.currency).await?)
-}
-
-async fn connect_queue() -> anyhow::Result<Client> {
-    let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
-    ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
-    Ok(consumer::client(&settings))
-}
-
-fn parse_currency(code: &str) -> Result<Currency, String> {
-    Currency::from_code(code).ok_or_else(|| "not a currency code of ISO 4217, such as USD".into())
-}
-
-/// Logs to standard error, what `RUST_LOG` says, or else from `info` up.
-fn init_logging(format: LogFormat) -> anyhow::Result<()> {
-    let directives = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
-    let filter = EnvFilter::try_new(directives.as_deref().unwrap_or("info")).context("RUST_LOG is not understood")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
-
-/// Cancelled at the first SIGTERM or SIGINT.
-fn shutdown_signal() -> anyhow::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        info!("stopping");
-        token.cancel();
-    });
-    Ok(shutdown)
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, anyhow, bail};
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::QueueAttributeName::{
     self, MessageRetentionPeriod, QueueArn, RedrivePolicy, SqsManagedSseEnabled, VisibilityTimeout,
 };
+use process::one_line;
 use serde_json::json;
 use tracing::warn;
 
@@ -32,9 +32,8 @@ pub async fn create(client: &Client, name: &str) -> anyhow::Result<[Queue; 2]> {
     let common = common.into_iter().chain([(SqsManagedSseEnabled, "true".to_owned())]);
 
     let dead_letters = ensure(client, format!("{name}-dead-letters"), common.clone()).await?;
-    let attributes = client.get_queue_attributes().queue_url(&dead_letters.url).attribute_names(QueueArn);
-    let attributes = attributes.send().await.map_err(|error| anyhow!("{}", DisplayErrorContext(&error)))?;
-    let arn = attributes.attributes().and_then(|all| all.get(&QueueArn)).context("the dead-letter queue has no ARN")?;
+    let attributes = process::queue::attributes(client, &dead_letters.url).await?;
+    let arn = attributes.get(&QueueArn).context("the dead-letter queue has no ARN")?;
 
     // The count as a string, as AWS has it in its examples.
     let policy = json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES.to_string() });
@@ -53,29 +52,19 @@ async fn ensure(
             return Ok(Queue { name, url, created: false });
         }
         Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {}
-        Err(error) => bail!("cannot look for the queue {name}: {}", DisplayErrorContext(&error)),
+        Err(error) => bail!("cannot look for the queue {name}: {}", one_line(&error)),
     }
     let create = client.create_queue().queue_name(&name).set_attributes(Some(attributes.collect()));
-    let answer = create
-        .send()
-        .await
-        .map_err(|error| anyhow!("cannot create the queue {name}: {}", DisplayErrorContext(&error)))?;
+    let answer =
+        create.send().await.map_err(|error| anyhow!("cannot create the queue {name}: {}", one_line(&error)))?;
     let url = answer.queue_url.with_context(|| format!("the queue {name} has no URL"))?;
     Ok(Queue { name, url, created: true })
 }
 
 /// Whether the queue is there; warns when nothing would ever take refused messages out of it.
 pub async fn check(client: &Client, url: &str) -> anyhow::Result<()> {
-    match client.get_queue_attributes().queue_url(url).attribute_names(RedrivePolicy).send().await {
-        Ok(answer) => {
-            if !answer.attributes().is_some_and(|all| all.contains_key(&RedrivePolicy)) {
-                warn!("the queue has no dead-letter queue: messages that are refused come again until they expire");
-            }
-            Ok(())
-        }
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
-            bail!("the queue {url} does not exist; `projector queues create` creates it")
-        }
-        Err(error) => bail!("cannot reach the queue {url}: {}", DisplayErrorContext(&error)),
+    if !process::queue::attributes(client, url).await?.contains_key(&RedrivePolicy) {
+        warn!("the queue has no dead-letter queue: messages that are refused come again until they expire");
     }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use entity::Event;
 use entity::order_event::{self, Column};
 use iso_currency::Currency;
+use process::one_line;
 use read_model::ReadModel;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::time::Instant;
@@ -25,10 +26,9 @@ pub async fn replay(db: &DatabaseConnection, read_model: &dyn ReadModel, currenc
     let mut reported = Instant::now();
     loop {
         let page = order_event::Entity::find().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(PAGE);
-        let rows = page
-            .all(db)
-            .await
-            .map_err(|error| anyhow!("cannot read the event log (a new database needs `migration up`): {error}"))?;
+        let rows = page.all(db).await.map_err(|error| {
+            anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
+        })?;
         let Some(last) = rows.last() else { return Ok(replayed) };
         after = last.id;
         let mut events = Vec::with_capacity(rows.len());

@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod redis;
+mod settings;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub use memory::Memory;
 pub use redis::{ConnectError, Redis};
+pub use settings::RedisSettings;
 
 /// A client as its events made it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,14 @@
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
 
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncCommands, Client as RedisClient, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, pipe,
+    AsyncCommands, Client as RedisClient, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script,
+    ServerErrorKind, pipe,
 };
 use chrono::DateTime;
 use entity::Event;
@@ -23,19 +26,27 @@ use crate::{Applied, Client, Error, ReadModel};
 
 const META: &str = "orders:meta";
 const GENERATION: u32 = 1;
+/// How long sent bytes may stay unacknowledged before the connection counts as dead.
+#[cfg(target_os = "linux")]
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Redis {
-    connection: ConnectionManager,
+    client: RedisClient,
+    connection: RwLock<ConnectionManager>,
     partitions: u16,
     apply: Script,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot reach the Redis of REDIS_URL: {0}")]
+    #[error("REDIS_URL is not set: the read model")]
+    NotSet,
+    #[error("cannot reach the Redis of REDIS_URL")]
     Unreachable(#[from] RedisError),
+    #[error("this Redis holds generation {0} of the read model, which this release does not read; use another Redis")]
+    OtherGeneration(u32),
     #[error(
         "this Redis was filled with {name}={stored}, but this process is set to {name}={configured}; \
          set {name}={stored}, or use another Redis"
@@ -46,12 +57,13 @@ pub enum ConnectError {
 impl Redis {
     /// Connects, and settles or checks what all processes on this Redis must agree on. `partitions` is at least 1.
     pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
-        // No retries: whoever waits for an answer is told at once, and the next request connects anew.
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT));
-        let mut connection = ConnectionManager::new_with_config(RedisClient::open(url)?, config).await?;
+        // rustls is built with two providers of cryptography, by different libraries, and wants one to be chosen.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let tcp = TcpSettings::default().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(SILENCE);
+        let client = RedisClient::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
+        let mut connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
 
         let agreed =
             [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
@@ -62,8 +74,31 @@ impl Redis {
                 return Err(ConnectError::Differs { name, stored, configured });
             }
         }
-        let _: bool = connection.hset_nx(META, "generation", GENERATION).await?;
-        Ok(Redis { connection, partitions, apply: Script::new(include_str!("apply.lua")) })
+        let (_, stored): (bool, u32) = pipe()
+            .hset_nx(META, "generation", GENERATION)
+            .hget(META, "generation")
+            .query_async(&mut connection)
+            .await?;
+        if stored != GENERATION {
+            return Err(ConnectError::OtherGeneration(stored));
+        }
+        Ok(Redis {
+            client,
+            connection: RwLock::new(connection),
+            partitions,
+            apply: Script::new(include_str!("apply.lua")),
+        })
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects anew, to whatever server the URL names by now: a primary that was demoted keeps its connections open.
+    fn leave_this_server(&self) {
+        if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.client.clone(), config()) {
+            *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+        }
     }
 
     fn client_key(&self, id: i64) -> String {
@@ -83,8 +118,16 @@ impl Redis {
                 .arg(&order.client_name)
                 .arg(&order.client_email);
         }
-        pipeline.query_async(&mut self.connection.clone()).await
+        pipeline.query_async(&mut self.connection()).await
     }
+}
+
+/// No retries: whoever waits for an answer is told at once, and the next request connects anew.
+fn config() -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT))
 }
 
 #[async_trait::async_trait]
@@ -97,10 +140,14 @@ impl ReadModel for Redis {
         let no_script = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
         if results.iter().flatten().any(|result| result.as_ref().is_err_and(no_script)) {
             // A new or restarted server. What was applied all the same is only reported as applied before.
-            results = match self.apply.load_async(&mut self.connection.clone()).await {
+            results = match self.apply.load_async(&mut self.connection()).await {
                 Ok(_) => self.run_apply(events).await,
                 Err(error) => Err(error),
             };
+        }
+        let demoted = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+        if results.iter().flatten().any(|result| result.as_ref().is_err_and(demoted)) {
+            self.leave_this_server();
         }
         match results {
             Ok(results) => results
@@ -123,12 +170,12 @@ impl ReadModel for Redis {
         for id in ids {
             pipeline.hmget(self.client_key(*id), &["name", "email", "total", "orders", "last_purchase", "version"]);
         }
-        let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection.clone()).await?;
+        let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
         ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        let () = self.connection.clone().ping().await?;
+        let () = self.connection().ping().await?;
         Ok(())
     }
 }
@@ -152,11 +199,8 @@ fn read_client(id: i64, row: Row) -> Result<Option<Client>, Error> {
 impl From<RedisError> for Error {
     /// Only what names our own data as the fault is [`Error::Damaged`]. All else may pass, and must not cost an event.
     fn from(error: RedisError) -> Error {
-        let wrong_type = error.code() == Some("WRONGTYPE") || error.code() == Some("CORRUPT");
-        match error.kind() {
-            _ if wrong_type => Error::Damaged(error.to_string()),
-            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => Error::Damaged(error.to_string()),
-            _ => Error::Unavailable(error.to_string()),
-        }
+        let ours = matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
+            || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse);
+        if ours { Error::Damaged(error.to_string()) } else { Error::Unavailable(error.to_string()) }
     }
 }

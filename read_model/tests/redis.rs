@@ -151,6 +151,14 @@ async fn damaged_keys_are_named_and_harm_no_other() {
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     command(&server, &["SET", "orders:{p1}:g1:client:1", "not a hash"]).await;
     command(&server, &["HSET", "orders:{p2}:g1:client:2", "version", "many"]).await;
+    for (client, field, value) in [(5, "orders", "1.5"), (6, "newest", "inf"), (7, "version", "9999999999999999")] {
+        let key = format!("orders:{{p{client}}}:g1:client:{client}");
+        command(&server, &["HSET", &key, field, value]).await;
+        for _ in 0..2 {
+            assert!(matches!(&redis.apply(&[event(client, 1, 5)]).await[0], Err(Error::Damaged(_))), "{field} {value}");
+        }
+        assert_eq!(command(&server, &["HLEN", &key]).await, ::redis::Value::Int(1), "nothing was written");
+    }
     command(&server, &["HSET", "orders:{p4}:g1:client:4", "total", "1.5", "name", "x", "email", "x", "orders", "1"])
         .await;
     let results = redis.apply(&[event(1, 1, 5), event(2, 1, 5), event(3, 1, 5), event(4, 1, 5)]).await;
@@ -162,6 +170,26 @@ async fn damaged_keys_are_named_and_harm_no_other() {
         assert!(matches!(redis.clients(&[id]).await, Err(Error::Damaged(_))), "client {id}");
     }
     assert_eq!(redis.clients(&[3]).await.unwrap()[0].as_ref().unwrap().order_count, 1);
+}
+
+#[tokio::test]
+async fn a_full_or_demoted_server_is_unavailable_and_changes_nothing() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    redis.apply(&[event(1, 1, 5)]).await[0].clone().unwrap();
+    let before = redis.clients(&[1]).await;
+    let outages: [[&[&str]; 2]; 2] = [
+        [&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]],
+        [&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]],
+    ];
+    for [begin, end] in outages {
+        command(&server, begin).await;
+        let result = redis.apply(&[event(1, 2, 5)]).await.remove(0);
+        assert!(matches!(result, Err(Error::Unavailable(_))), "{begin:?}: {result:?}");
+        command(&server, end).await;
+    }
+    assert_eq!(redis.clients(&[1]).await, before);
+    assert_eq!(redis.apply(&[event(1, 2, 5), event(1, 3, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 }
 
 #[tokio::test]
@@ -183,6 +211,12 @@ async fn processes_that_disagree_refuse_to_start() {
     );
     let Err(error) = Redis::connect("redis://127.0.0.1:1", 16, Currency::USD).await else { panic!("port 1 answers") };
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
+    let Err(error) = Redis::connect("rediss://127.0.0.1:1", 16, Currency::USD).await else { panic!("port 1 answers") };
+    assert!(matches!(error, ConnectError::Unreachable(_)), "TLS: {error}");
+    command(&server, &["HSET", "orders:meta", "generation", "2"]).await;
+    let Err(ConnectError::OtherGeneration(2)) = Redis::connect(&server.url, 16, Currency::USD).await else {
+        panic!("another generation is accepted")
+    };
 }
 
 #[tokio::test]

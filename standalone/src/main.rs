@@ -8,17 +8,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use api::auth::{Authenticator, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS};
-use api::config::{Settings, init_logging};
+use anyhow::{Context, anyhow, ensure};
+use api::auth::{Authenticator, SCOPES};
+use api::config::Settings;
 use api::graphql::App;
-use api::relay::{self, aws_settings};
+use api::relay;
 use api::{graphiql, store};
 use clap::{Parser, Subcommand};
+use process::queue::aws_settings;
+use process::{database, logging, one_line};
 use projector::consumer::{self, Consumer};
 use projector::{queues, replay};
-use read_model::{Memory, ReadModel, Redis};
-use sea_orm::{DatabaseConnection, DbBackend};
+use read_model::{Memory, ReadModel};
+use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tracing::info;
 use uuid::Uuid;
@@ -34,7 +36,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// It needs nothing else: database, queue and read model are embedded, and kept in memory. DATABASE_URL, QUEUE_URL and
 /// REDIS_URL replace them; with DATABASE_URL=sqlite://orders.db orders survive a restart.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -55,36 +57,35 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
+    process::exit(match cli.command {
         None => run(cli.settings).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 async fn run(mut settings: Settings) -> anyhow::Result<()> {
-    init_logging(settings.log_format)?;
-    if settings.auth.jwt_secret.is_none() && settings.auth.jwt_jwks_url.is_none() {
-        settings.auth.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
+    logging::init(settings.log)?;
+    if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
+        settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
     }
-    let authenticator = Authenticator::new(&settings.auth).await?;
+    let remembers = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
+    ensure!(
+        settings.database_url.is_some() || !remembers,
+        "QUEUE_URL and REDIS_URL need DATABASE_URL too: they would outlive, and contradict, a database in memory"
+    );
+    let authenticator = Authenticator::new(&settings.tokens).await?;
 
     let db = open_database(&settings).await?;
-    let read_model: Arc<dyn ReadModel> = match &settings.redis_url {
-        Some(url) => Arc::new(Redis::connect(url, settings.partitions, settings.currency).await?),
-        None => {
-            let memory = Memory::default();
-            let events = replay::replay(&db, &memory, settings.currency).await?;
-            info!(events, "read model rebuilt from the event log");
-            Arc::new(memory)
-        }
+    let currency = settings.read_model.currency;
+    let read_model: Arc<dyn ReadModel> = match &settings.read_model.redis_url {
+        Some(_) => Arc::new(settings.read_model.connect().await?),
+        None => Arc::new(Memory::default()),
     };
+    if settings.read_model.redis_url.is_none() || settings.queue_url.is_none() {
+        // What is embedded forgot everything with the process before.
+        let events = replay::replay(&db, &*read_model, currency).await?;
+        info!(events, "event log replayed into the read model");
+    }
     let aws = match settings.queue_url {
         Some(_) => aws_settings().await?,
         None => queue::embedded().await,
@@ -96,20 +97,16 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     };
     queues::check(&sqs, &queue_url).await?;
 
-    let app = App {
-        db,
-        read_model: read_model.clone(),
-        relay: Arc::default(),
-        currency: settings.currency,
-        read_wait: settings.read_wait,
-    };
-    let consumer = Consumer { queue: sqs, queue_url: queue_url.clone(), read_model, currency: settings.currency };
+    let app =
+        App { db, read_model: read_model.clone(), relay: Arc::default(), currency, read_wait: settings.read_wait };
+    let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;
     let token = development_token(&settings)?;
     // Whoever can open the page can use its token: only on this machine.
     let graphiql = graphiql::page(token.as_deref().filter(|_| address.ip().is_loopback()));
-    let shutdown = api::shutdown_signal()?;
+    let shutdown = process::shutdown_signal()?;
+    info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
     tokio::try_join!(
         api::serve(listener, app, relay::Queue::new(&aws, queue_url), authenticator, Some(graphiql), shutdown.clone()),
@@ -119,24 +116,20 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
-    let mut url = settings.database_url.clone().unwrap_or_else(|| "sqlite::memory:".into());
-    if !DbBackend::Sqlite.is_prefix_of(&url) {
-        return store::open(&url, settings.database_connections).await;
+    let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
+    if !url.starts_with("sqlite:") {
+        return store::open(url, settings.database_connections).await;
     }
-    if !url.contains('?') && !url.contains(":memory:") {
-        url += "?mode=rwc"; // created where it does not exist
-    }
-    let db = store::connect(&url, 1).await.map_err(|error| anyhow!("cannot open the database {url}: {error}"))?;
-    migration::up(&db).await.map_err(|error| anyhow!("cannot migrate the database {url}: {error}"))?;
+    let db = database::connect(url, 1, None).await?;
+    migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {}", one_line(&error)))?;
     Ok(db)
 }
 
 fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {
-    if settings.auth.jwt_secret.is_none() {
+    if settings.tokens.jwt_secret.is_none() {
         return Ok(None);
     }
-    let scope = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS].join(" ");
-    settings.auth.mint("developer", &scope, None, TOKEN_LIFETIME).map(Some)
+    settings.tokens.mint("developer", &SCOPES.join(" "), None, TOKEN_LIFETIME).map(Some)
 }
 
 fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> String {
@@ -145,7 +138,7 @@ fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> Str
     let database =
         part(&settings.database_url, "DATABASE_URL", "SQLite in memory; DATABASE_URL=sqlite://orders.db keeps it");
     let queue = part(&settings.queue_url, "QUEUE_URL", "embedded");
-    let read_model = part(&settings.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
+    let read_model = part(&settings.read_model.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
     let identity = match token {
         Some(token) => format!(
             r#"A token for development, valid for 12 hours, and an order of 1 computer and 3 phones for Bob:
@@ -175,7 +168,7 @@ curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorizat
 
 async fn serve_queue(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listen(address, "QUEUE_LISTEN_ADDR").await?;
-    let shutdown = api::shutdown_signal()?;
+    let shutdown = process::shutdown_signal()?;
     println!("SQS, in memory, is at http://{}. For the processes that use it:", listener.local_addr()?);
     println!();
     println!("export AWS_ENDPOINT_URL=http://{} AWS_REGION=us-east-1", listener.local_addr()?);

@@ -38,7 +38,7 @@ pub struct Traceparent(pub String);
 
 /// The schema; without an [`App`] it can be printed but not executed.
 pub fn schema(app: Option<App>) -> OrderSchema {
-    // Bounds for hostile documents. GraphiQL's introspection query is the deepest honest one, at 15.
+    // GraphiQL's introspection query is the deepest honest one, at 15. What fragments can hide is in `limits`.
     let builder = Schema::build(Query, Mutation, EmptySubscription).limit_depth(15).limit_complexity(1_000);
     match app {
         Some(app) => builder.data(app).finish(),

@@ -234,7 +234,8 @@ async fn what_is_not_a_graphql_request_gets_a_clear_error() {
     assert_eq!(status, 413);
     assert!(answer["errors"][0]["message"].as_str().unwrap().contains("65536"));
 
-    assert_eq!(api.get("/graphql").send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    let get = async |query: &str| api.get(&format!("/graphql?query={query}")).send().await.unwrap().status().as_u16();
+    assert_eq!((get("").await, get("%7B__typename%7D").await, get("mutation%7B__typename%7D").await), (400, 200, 405));
     let page = api.get("/graphql").header("accept", "text/html").send().await.unwrap();
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
     assert_eq!(api.get("/nothing").send().await.unwrap().status(), StatusCode::NOT_FOUND);
@@ -332,4 +333,39 @@ async fn the_trace_context_of_a_request_goes_on_with_its_event() {
         order_event::Entity::find().order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
     assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
     assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "what is malformed is ignored");
+}
+
+#[tokio::test]
+async fn the_schema_can_be_explored_and_describes_everything() {
+    let api = Api::start(&sqlite().await).await;
+    // As deep as GraphiQL asks: types are wrapped up to nine times.
+    let of_type = (0..9).fold("name".to_owned(), |inner, _| format!("kind name ofType {{ {inner} }}"));
+    let query = format!(
+        "{{ __schema {{ types {{ name description specifiedByURL
+            fields {{ name description args {{ name description type {{ {of_type} }} }} type {{ {of_type} }} }}
+            inputFields {{ name description type {{ {of_type} }} }} enumValues {{ name description }} }} }} }}"
+    );
+    let answer = api.graphql("", &query, json!({})).await;
+    let mut undescribed = Vec::new();
+    let mut look = |path: String, thing: &Value| {
+        if thing["description"].as_str().is_none_or(str::is_empty) {
+            undescribed.push(path);
+        }
+    };
+    for kind in answer["data"]["__schema"]["types"].as_array().unwrap_or_else(|| panic!("{answer}")) {
+        let name = kind["name"].as_str().unwrap();
+        if name.starts_with("__") || ["Boolean", "Float", "ID", "Int", "String"].contains(&name) {
+            continue;
+        }
+        look(name.into(), kind);
+        for members in ["fields", "inputFields", "enumValues"] {
+            for member in kind[members].as_array().into_iter().flatten() {
+                look(format!("{name}.{}", member["name"]), member);
+                for argument in member["args"].as_array().into_iter().flatten() {
+                    look(format!("{name}.{}({})", member["name"], argument["name"]), argument);
+                }
+            }
+        }
+    }
+    assert_eq!(undescribed, [""; 0]);
 }

@@ -5,18 +5,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use api::orders::place;
 use api::relay::{Pass, Queue, Relay};
 use entity::order_event;
 use futures::future::join_all;
 use iso_currency::Currency;
-use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    TransactionTrait,
+};
 use serde_json::{Value, json};
 use winterbaume_core::{MockRequest, MockResponse, MockService};
 use winterbaume_sqs::SqsService;
 
-use crate::support::{Db, command, postgres, queue, sqlite};
+use crate::support::{ALL, Api, Db, command, postgres, queue, sqlite};
 
 /// An SQS that refuses every third entry it is sent, and now and then a whole call.
 struct Unreliable {
@@ -128,6 +132,41 @@ async fn relays_side_by_side_share_the_work() {
     let arrived = arrived(&queue).await;
     assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()));
     assert!(arrived.values().all(|times| *times == 1), "two relays sent the same event");
+}
+
+#[tokio::test]
+async fn rows_that_another_relay_has_claimed_are_passed_over() {
+    let db = postgres().await;
+    let queue = queue(SqsService::new()).await;
+    place_orders(&db.connection, 5).await;
+    let other = db.connection.begin().await.unwrap();
+    let oldest = order_event::Entity::find().order_by_asc(order_event::Column::Id).limit(2).lock_exclusive();
+    oldest.all(&other).await.unwrap();
+
+    let pass = tokio::time::timeout(Duration::from_secs(10), relay(&db, &queue).run_once()).await;
+    assert_eq!(pass.expect("it waits for the other").unwrap(), Pass { published: 3, problem: None });
+    other.rollback().await.unwrap();
+    assert_eq!(relay(&db, &queue).run_once().await.unwrap().published, 2, "what the other gave up is not lost");
+}
+
+#[tokio::test]
+async fn an_order_wakes_the_relay() {
+    let db = sqlite().await;
+    let queue = queue(SqsService::new()).await;
+    let api = Api::start_with_queue(&db, queue.clone()).await;
+    let token = api.token(ALL, None);
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        let order = "mutation { placeOrder(input: { clientId: \"1\", items: [{ productId: \"1\", quantity: 1 }] }) { replayed } }";
+        api.graphql(&token, order, json!({})).await;
+        let answered = Instant::now();
+        while unpublished(&db.connection).await > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        delays.push(answered.elapsed());
+    }
+    delays.sort();
+    assert!(delays[4] < Duration::from_millis(300), "it only sweeps, every second: {delays:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use aws_config::SdkConfig;
 use clap::Parser;
 use iso_currency::Currency;
 use pgtemp::{PgTempDB, PgTempDBBuilder};
+use process::database;
 use read_model::{Memory, ReadModel};
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ fn postgres_server() -> PgTempDBBuilder {
 }
 
 async fn migrated(url: &str, server: Option<PgTempDB>) -> Db {
-    let one = store::connect(url, 1).await.unwrap();
+    let one = database::connect(url, 1, None).await.unwrap();
     migration::up(&one).await.unwrap();
     // SQLite in memory lives in its one connection.
     let connection = if server.is_some() { store::open(url, 16).await.unwrap() } else { one };
@@ -101,6 +102,14 @@ impl Api {
     }
 
     pub async fn start_with(db: &Db, read_model: Arc<dyn ReadModel>, tokens: TokenSettings) -> Api {
+        Api::start_on(db, read_model, tokens, queue(SqsService::new()).await).await
+    }
+
+    pub async fn start_with_queue(db: &Db, queue: Queue) -> Api {
+        Api::start_on(db, Arc::new(Memory::default()), token_settings(&["--jwt-secret", SECRET]), queue).await
+    }
+
+    async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, tokens: TokenSettings, queue: Queue) -> Api {
         let app = App {
             db: db.connection.clone(),
             read_model: read_model.clone(),
@@ -112,7 +121,6 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let queue = queue(SqsService::new()).await;
         tokio::spawn(api::serve(listener, app, queue, authenticator, Some("page".into()), shutdown.clone()));
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,25 @@ pub struct Process {
     output: Arc<Output>,
 }
 
+/// What a process has said so far, on both streams.
 #[derive(Default)]
-struct Output {
+pub struct Output {
     lines: Mutex<Vec<String>>,
     more: Condvar,
+    ended: AtomicUsize,
+}
+
+impl Output {
+    /// Everything, once both streams have ended.
+    pub fn all(&self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lock().unwrap();
+        while self.ended.load(Ordering::SeqCst) < 2 {
+            assert!(Instant::now() < deadline, "a stream does not end");
+            lines = self.more.wait_timeout(lines, Duration::from_millis(10)).unwrap().0;
+        }
+        lines.clone()
+    }
 }
 
 /// The programs are where `scripts/test` had them built, or else beside the one that cargo names.
@@ -40,7 +56,10 @@ pub fn binary(name: &str) -> PathBuf {
 /// A command with nothing but these variables in its environment.
 pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary(name));
-    command.args(arguments).env_clear().envs(variables.iter().copied());
+    command.args(arguments).env_clear();
+    // No question to a cloud around the machine; and the machine may be slow.
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("READ_WAIT", "60s");
+    command.envs(variables.iter().copied());
     command
 }
 
@@ -77,13 +96,23 @@ impl Process {
         self.output.lines.lock().unwrap().clone()
     }
 
+    pub fn output(&self) -> Arc<Output> {
+        self.output.clone()
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// SIGTERM, and how it ended.
-    pub fn terminate(mut self) -> ExitStatus {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+    pub fn terminate(self) -> ExitStatus {
+        let kill = format!("kill {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        self.end()
+    }
+
+    /// How it ends by itself.
+    pub fn end(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -111,6 +140,7 @@ fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
             output.lines.lock().unwrap().push(line);
             output.more.notify_all();
         }
+        output.ended.fetch_add(1, Ordering::SeqCst);
     });
 }
 

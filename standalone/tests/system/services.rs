@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use redis_test::server::RedisServer;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::process::{ALL, EXAMPLE, Process, SECRET, User, assert_is_bob, command, status, until};
@@ -152,7 +155,9 @@ async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
 
     until("the message is a dead letter", async || {
         let received = sqs("ReceiveMessage", json!({ "QueueUrl": dead_letters })).await;
-        received["Messages"].as_array().is_some_and(|messages| messages[0]["Body"] == "not an event")
+        received["Messages"]
+            .as_array()
+            .is_some_and(|messages| messages.first().is_some_and(|message| message["Body"] == "not an event"))
     })
     .await;
     let lines = services.projectors.iter().flat_map(Process::lines);
@@ -181,21 +186,25 @@ async fn a_lost_redis_is_refilled_by_replay() {
 
 #[tokio::test]
 async fn ten_thousand_orders_from_32_connections_are_all_counted() {
+    place_many(&Services::start(2)).await;
+}
+
+/// Places 10 000 orders for 100 clients from 32 connections, and checks every total once all are projected.
+pub async fn place_many(services: &Services) {
     const ORDERS: i64 = 10_000;
     const CLIENTS: i64 = 100;
-    let services = Services::start(2);
     let db = sea_orm::Database::connect(services.stores.postgres.connection_uri()).await.unwrap();
     let clients =
         "INSERT INTO clients (name, email) SELECT 'Client ' || n, n || '@example.com' FROM generate_series(4, 100) n";
-    sea_orm::ConnectionTrait::execute_unprepared(&db, clients).await.unwrap();
+    db.execute_unprepared(clients).await.unwrap();
 
-    let next = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let next = Arc::new(AtomicI64::new(0));
     let connections: Vec<_> = (0..32)
         .map(|n| {
             let (user, next) = (services.users[n % 2].clone(), next.clone());
             tokio::spawn(async move {
                 loop {
-                    let order = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let order = next.fetch_add(1, Ordering::Relaxed);
                     if order >= ORDERS {
                         return;
                     }
@@ -211,9 +220,8 @@ async fn ten_thousand_orders_from_32_connections_are_all_counted() {
     let query = format!("{{ clientsByIds(ids: [{}]) {{ version orderCount total {{ amount }} }} }}", ids.join(" "));
     until("all orders are projected", async || {
         let answer = services.users[0].graphql(&query).await;
-        let versions =
-            answer["data"]["clientsByIds"].as_array().unwrap().iter().map(|c| c["version"].as_i64().unwrap_or(0));
-        versions.sum::<i64>() == ORDERS
+        let clients = answer["data"]["clientsByIds"].as_array().unwrap();
+        clients.iter().map(|client| client["version"].as_i64().unwrap_or(0)).sum::<i64>() == ORDERS
     })
     .await;
     let answer = services.users[1].graphql(&query).await;

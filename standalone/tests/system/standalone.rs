@@ -1,6 +1,6 @@
 //! One process on embedded stores.
 
-use crate::process::{EXAMPLE, Process, User, assert_is_bob, status};
+use crate::process::{EXAMPLE, Process, User, assert_is_bob, command, status, until};
 
 fn start(variables: &[(&str, &str)]) -> (Process, User) {
     let anywhere = [("LISTEN_ADDR", "127.0.0.1:0")];
@@ -57,4 +57,23 @@ async fn a_database_file_survives_and_the_read_model_is_rebuilt_from_it() {
     let (placed, version) = user.place("1", &EXAMPLE, None).await;
     assert_is_bob(&user.client_at("1", version).await, "18000.00", 6, &placed["order"]["placedAt"]);
     assert!(process.terminate().success());
+}
+
+#[tokio::test]
+async fn it_stops_also_when_nobody_reads_its_log() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::Stdio;
+    let mut service = command("standalone", &[], &[("LISTEN_ADDR", "127.0.0.1:0")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(service.stderr.take().unwrap());
+    while !log.by_ref().lines().next().unwrap().unwrap().contains("ready") {}
+    drop(log);
+    assert!(
+        std::process::Command::new("sh").args(["-c", &format!("kill {}", service.id())]).status().unwrap().success()
+    );
+    until("it ends", async || service.try_wait().unwrap().is_some()).await;
+    assert!(service.wait().unwrap().success());
 }

@@ -1,0 +1,65 @@
+//! What our programs do alike as processes: start with one clear line when they cannot, log, reach their stores, stop.
+
+pub mod database;
+pub mod logging;
+pub mod queue;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// The status to exit with; says in one line why when it is a failure.
+pub fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Some libraries put whole requests into their errors.
+const MAX_LINE: usize = 300;
+
+/// An error and its causes in one line. Many libraries repeat the cause in the error: what has been said is left out.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    match said.char_indices().nth(MAX_LINE) {
+        Some((end, _)) => format!("{}…", &said[..end]),
+        None => said,
+    }
+}
+
+/// Cancelled at the first SIGTERM or SIGINT. The second ends the process.
+pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        let mut asked = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        asked().await;
+        token.cancel();
+        info!("stopping; once more to stop at once");
+        asked().await;
+        std::process::exit(130);
+    });
+    Ok(shutdown)
+}

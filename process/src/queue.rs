@@ -1,0 +1,37 @@
+//! Reaching the SQS queue. Region, credentials and endpoint are the AWS SDK's own settings.
+
+use std::collections::HashMap;
+
+use anyhow::{bail, ensure};
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::QueueAttributeName;
+
+use crate::one_line;
+
+/// What the AWS SDK finds in its environment.
+pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
+    let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
+    let endpoint = settings.endpoint_url().unwrap_or("https://");
+    let has_scheme = endpoint.starts_with("http://") || endpoint.starts_with("https://");
+    ensure!(has_scheme, "AWS_ENDPOINT_URL must begin with http:// or https://");
+    Ok(settings)
+}
+
+/// The attributes of the queue, if it is there.
+///
+/// # Errors
+/// Each is one line and says what to do.
+pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<QueueAttributeName, String>> {
+    let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
+    match request.send().await {
+        Ok(answer) => Ok(answer.attributes.unwrap_or_default()),
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
+            bail!("the queue {url} does not exist; `projector queues create` creates it")
+        }
+        Err(error) => {
+            bail!("cannot reach the queue {url} (QUEUE_URL, AWS_ENDPOINT_URL): {}", one_line(&error))
+        }
+    }
+}
