@@ -6,6 +6,7 @@ use std::time::Duration;
 use process::logging::LogSettings;
 
 use crate::auth::TokenSettings;
+use crate::http::HttpSettings;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
@@ -26,6 +27,8 @@ pub struct Settings {
     /// How long client(minVersion:) waits for that version
     #[arg(long, env, default_value = "2s", value_parser = humantime::parse_duration)]
     pub read_wait: Duration,
+    #[command(flatten)]
+    pub http: HttpSettings,
     #[command(flatten)]
     pub log: LogSettings,
     #[command(flatten)]

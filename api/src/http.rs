@@ -10,13 +10,14 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing;
 use axum::{Json, Router};
 use futures::future;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::auth::{Authenticator, InvalidToken};
 use crate::error::Error;
@@ -26,8 +27,44 @@ use crate::relay::Queue;
 
 /// The largest request body.
 const MAX_BODY: usize = 64 * 1024;
+/// How long a browser may go by an answer about another origin.
+const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a readiness check waits for a store.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Whether queries may be sent with GET as well
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub graphql_get: bool,
+    /// Origins whose pages may call this service from a browser, separated by commas, or * for any; none if unset
+    #[arg(long, env, value_delimiter = ',', value_parser = parse_origin)]
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// An origin as browsers send it (RFC 6454, section 6.2).
+fn parse_origin(text: &str) -> Result<HeaderValue, String> {
+    let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+    if text != "*" && host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+        return Err("not an origin such as https://shop.example.com, nor *".into());
+    }
+    text.parse().map_err(|_| "has a character that no origin has".into())
+}
+
+impl HttpSettings {
+    fn cors(&self) -> CorsLayer {
+        let origins = match self.cors_origins.iter().any(|origin| origin == "*") {
+            true => AllowOrigin::any(),
+            false => AllowOrigin::list(self.cors_origins.clone()),
+        };
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers([ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")])
+            .max_age(PREFLIGHT_LIFETIME)
+    }
+}
 
 struct Edge {
     schema: OrderSchema,
@@ -40,7 +77,13 @@ struct Edge {
     allow_get: bool,
 }
 
-pub fn router(app: App, queue: Queue, authenticator: Authenticator, graphiql: Option<String>) -> Router {
+pub fn router(
+    app: App,
+    queue: Queue,
+    authenticator: Authenticator,
+    settings: &HttpSettings,
+    graphiql: Option<String>,
+) -> Router {
     let root = if graphiql.is_some() {
         routing::get(async || Redirect::temporary("/graphql"))
     } else {
@@ -54,7 +97,8 @@ pub fn router(app: App, queue: Queue, authenticator: Authenticator, graphiql: Op
         .route("/health/ready", routing::get(ready))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Edge { schema, app, queue, authenticator, graphiql, allow_get: true }))
+        .layer(settings.cors())
+        .with_state(Arc::new(Edge { schema, app, queue, authenticator, graphiql, allow_get: settings.graphql_get }))
 }
 
 async fn not_found() -> Response {

@@ -31,6 +31,7 @@ use tracing::warn;
 
 use crate::auth::Authenticator;
 use crate::graphql::App;
+use crate::http::HttpSettings;
 use crate::relay::{Queue, Relay};
 
 /// How long requests, and then the relay, may take to finish once `shutdown` was asked for.
@@ -45,13 +46,14 @@ pub async fn serve(
     app: App,
     queue: Queue,
     authenticator: Authenticator,
+    http: &HttpSettings,
     graphiql: Option<String>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let drained = CancellationToken::new();
     let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
     let mut relay = tokio::spawn(relay.run(drained.clone()));
-    let router = http::router(app, queue, authenticator, graphiql);
+    let router = http::router(app, queue, authenticator, http, graphiql);
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let server_until_grace_ends = async {
         let grace_ends = async {

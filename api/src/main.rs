@@ -98,7 +98,8 @@ async fn run(settings: Settings, graphiql: bool) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
     let shutdown = process::shutdown_signal()?;
     info!(address = %listener.local_addr()?, "ready");
-    api::serve(listener, app, queue, authenticator, graphiql.then(|| graphiql::page(None)), shutdown).await?;
+    let graphiql = graphiql.then(|| graphiql::page(None));
+    api::serve(listener, app, queue, authenticator, &settings.http, graphiql, shutdown).await?;
     info!("stopped");
     Ok(())
 }

@@ -109,7 +109,15 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
     tokio::try_join!(
-        api::serve(listener, app, relay::Queue::new(&aws, queue_url), authenticator, Some(graphiql), shutdown.clone()),
+        api::serve(
+            listener,
+            app,
+            relay::Queue::new(&aws, queue_url),
+            authenticator,
+            &settings.http,
+            Some(graphiql),
+            shutdown.clone()
+        ),
         consumer.run(POLLERS, shutdown),
     )?;
     Ok(())

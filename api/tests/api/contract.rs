@@ -5,13 +5,14 @@ use std::sync::Arc;
 use entity::Event;
 use entity::order_event;
 use iso_currency::Currency;
-use read_model::{Memory, Redis};
+use read_model::Redis;
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
+use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, Db, SECRET, code, sqlite, token_settings};
+use crate::support::{ALL, Api, Db, code, queue, sqlite};
 
 const PLACE: &str = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) {
     order { id clientId placedAt total { amount currencyCode } items { productId name unitPrice { amount } quantity lineTotal { amount } } }
@@ -242,6 +243,30 @@ async fn what_is_not_a_graphql_request_gets_a_clear_error() {
 }
 
 #[tokio::test]
+async fn other_origins_are_let_in_only_where_they_are_named_and_get_can_be_switched_off() {
+    let db = sqlite().await;
+    let allowed_for = async |api: &Api, origin: &str| {
+        let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, format!("{}/graphql", api.address));
+        let request = request.header("origin", origin).header("access-control-request-method", "POST");
+        let answer =
+            request.header("access-control-request-headers", "authorization,content-type").send().await.unwrap();
+        answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+    };
+    let closed = Api::start(&db).await;
+    assert_eq!(allowed_for(&closed, "https://shop.example.com").await, None);
+    let flags = ["--cors-origins", "https://shop.example.com,http://localhost:3000", "--graphql-get", "false"];
+    let open = Api::start_with(&db, &flags).await;
+    for origin in ["https://shop.example.com", "http://localhost:3000"] {
+        assert_eq!(allowed_for(&open, origin).await.as_deref(), Some(origin));
+    }
+    assert_eq!(allowed_for(&open, "https://evil.example.com").await, None);
+
+    let query = "/graphql?query=%7B__typename%7D";
+    assert_eq!(closed.get(query).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(open.get(query).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
 async fn deep_and_huge_documents_are_refused() {
     let api = Api::start(&sqlite().await).await;
     let token = api.token(ALL, None);
@@ -269,7 +294,7 @@ async fn outages_have_codes_and_health_tells_them() {
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }
     };
-    let api = Api::start_with(&db, redis, token_settings(&["--jwt-secret", SECRET])).await;
+    let api = Api::start_on(&db, redis, queue(SqsService::new()).await, &[]).await;
     let token = api.token(ALL, None);
     let ready = async || {
         let answer = api.get("/health/ready").send().await.unwrap();
@@ -295,7 +320,7 @@ async fn outages_have_codes_and_health_tells_them() {
 #[tokio::test]
 async fn what_is_unexpected_is_masked_under_an_id() {
     let db = sqlite().await;
-    let api = Api::start_with(&db, Arc::new(Memory::default()), token_settings(&["--jwt-secret", SECRET])).await;
+    let api = Api::start(&db).await;
     db.connection.execute_unprepared("DROP TABLE order_items").await.unwrap();
     let answer = api.graphql(&api.token(ALL, None), PLACE, order("1", &[("1", 1)], None)).await;
     assert_eq!(code(&answer), "INTERNAL_SERVER_ERROR");

@@ -12,6 +12,7 @@ use api::relay::{Pass, Queue, Relay};
 use entity::order_event;
 use futures::future::join_all;
 use iso_currency::Currency;
+use read_model::Memory;
 use sea_orm::{
     ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     TransactionTrait,
@@ -153,7 +154,7 @@ async fn rows_that_another_relay_has_claimed_are_passed_over() {
 async fn an_order_wakes_the_relay() {
     let db = sqlite().await;
     let queue = queue(SqsService::new()).await;
-    let api = Api::start_with_queue(&db, queue.clone()).await;
+    let api = Api::start_on(&db, Arc::new(Memory::default()), queue.clone(), &[]).await;
     let token = api.token(ALL, None);
     let mut delays = Vec::new();
     for _ in 0..9 {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::auth::{Authenticator, TokenSettings};
+use api::config::Settings;
 use api::graphql::App;
 use api::orders::{Item, PlaceOrder};
 use api::relay::Queue;
@@ -71,14 +72,18 @@ pub async fn queue(service: impl MockService) -> Queue {
     Queue::new(&aws, created.queue_url.unwrap())
 }
 
-/// Token settings as the process reads them.
-pub fn token_settings(flags: &[&str]) -> TokenSettings {
+/// Settings as the process reads them.
+pub fn settings(flags: &[&str]) -> Settings {
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
-        tokens: TokenSettings,
+        settings: Settings,
     }
-    Cli::parse_from([&["test"], flags].concat()).tokens
+    Cli::parse_from([&["test"], flags].concat()).settings
+}
+
+pub fn token_settings(flags: &[&str]) -> TokenSettings {
+    settings(flags).tokens
 }
 
 /// An api that serves on a port of its own, until dropped.
@@ -98,30 +103,32 @@ impl Drop for Api {
 
 impl Api {
     pub async fn start(db: &Db) -> Api {
-        Api::start_with(db, Arc::new(Memory::default()), token_settings(&["--jwt-secret", SECRET])).await
+        Api::start_with(db, &[]).await
     }
 
-    pub async fn start_with(db: &Db, read_model: Arc<dyn ReadModel>, tokens: TokenSettings) -> Api {
-        Api::start_on(db, read_model, tokens, queue(SqsService::new()).await).await
+    /// With flags as the process takes them.
+    pub async fn start_with(db: &Db, flags: &[&str]) -> Api {
+        Api::start_on(db, Arc::new(Memory::default()), queue(SqsService::new()).await, flags).await
     }
 
-    pub async fn start_with_queue(db: &Db, queue: Queue) -> Api {
-        Api::start_on(db, Arc::new(Memory::default()), token_settings(&["--jwt-secret", SECRET]), queue).await
-    }
-
-    async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, tokens: TokenSettings, queue: Queue) -> Api {
+    pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
+        let settings = settings(&[&["--jwt-secret", SECRET, "--read-wait", "200ms"], flags].concat());
         let app = App {
             db: db.connection.clone(),
             read_model: read_model.clone(),
             relay: Arc::default(),
             currency: Currency::USD,
-            read_wait: Duration::from_millis(200),
+            read_wait: settings.read_wait,
         };
+        let tokens = settings.tokens.clone();
         let authenticator = Authenticator::new(&tokens).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        tokio::spawn(api::serve(listener, app, queue, authenticator, Some("page".into()), shutdown.clone()));
+        let token = shutdown.clone();
+        tokio::spawn(async move {
+            api::serve(listener, app, queue, authenticator, &settings.http, Some("page".into()), token).await
+        });
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }
 

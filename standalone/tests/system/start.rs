@@ -44,6 +44,9 @@ fn flags_and_values_that_are_not_understood_are_named() {
         refuses(name, &[], &[("CURRENCY", "gold")], &["'gold'", "ISO 4217"]);
         refuses(name, &[], &[("PARTITIONS", "0")], &["--partitions"]);
     }
+    for origin in ["shop.example.com", "https://", "https://shop.example.com/path"] {
+        refuses("api", &[], &[("CORS_ORIGINS", origin)], &["not an origin"]);
+    }
     refuses("api", &[], &[("READ_WAIT", "soon")], &["'soon'", "--read-wait"]);
     refuses("standalone", &[], &[("JWT_SECRET", "short")], &["JWT_SECRET has 5 bytes"]);
     refuses(
