@@ -28,9 +28,9 @@ pub struct Settings {
     #[arg(long, env, default_value = "2s", value_parser = humantime::parse_duration)]
     pub read_wait: Duration,
     #[command(flatten)]
-    pub http: HttpSettings,
-    #[command(flatten)]
     pub log: LogSettings,
+    #[command(flatten)]
+    pub http: HttpSettings,
     #[command(flatten)]
     pub tokens: TokenSettings,
 }

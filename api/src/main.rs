@@ -27,11 +27,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    settings: Settings,
     /// Serve the GraphiQL page at /graphql
     #[arg(long, env)]
     graphiql: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Subcommand)]

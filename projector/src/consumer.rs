@@ -5,7 +5,7 @@
 //! moves nothing there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -51,6 +51,8 @@ pub struct Consumer {
     /// How many pollers hold messages that the read model is not there for. Meanwhile no other receives any: each
     /// delivery of a held message to the next poller would bring it nearer to the dead-letter queue.
     holding: Arc<AtomicUsize>,
+    /// Whether nobody has said yet that no messages are received.
+    receiving: Arc<AtomicBool>,
 }
 
 /// What became of the messages of one call.
@@ -63,7 +65,7 @@ pub struct Batch {
 
 impl Consumer {
     pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn ReadModel>, currency: Currency) -> Consumer {
-        Consumer { queue, queue_url, read_model, currency, holding: Arc::default() }
+        Consumer { queue, queue_url, read_model, currency, holding: Arc::default(), receiving: Arc::new(true.into()) }
     }
 
     /// Runs so many pollers until `shutdown`, and lets each finish what it holds.
@@ -79,34 +81,40 @@ impl Consumer {
 
     async fn poll(self, delay: Duration, shutdown: CancellationToken) {
         tokio::time::sleep(delay).await;
-        let mut healthy = true;
         while !shutdown.is_cancelled() {
-            // The ping: it may be another process that holds what would be delivered here next.
-            let there = self.holding.load(Ordering::SeqCst) == 0 && self.read_model.ping().await.is_ok();
-            if !there {
-                let _ = tokio::time::timeout(RETRY, shutdown.cancelled()).await;
-                continue;
-            }
             let received = tokio::select! {
-                received = self.receive(LONG_POLL) => received,
+                received = self.receive_if_held_by_none() => received,
                 () = shutdown.cancelled() => return,
             };
             match received {
                 Ok(messages) => {
-                    if !healthy {
-                        info!("receiving messages again");
-                        healthy = true;
-                    }
                     self.process(messages, &shutdown).await;
                 }
-                Err(error) => {
-                    if healthy {
-                        warn!("cannot receive messages, trying on: {error}");
-                        healthy = false;
-                    }
+                Err(problem) => {
+                    self.interrupted(&problem);
                     let _ = tokio::time::timeout(RETRY, shutdown.cancelled()).await;
                 }
             }
+        }
+    }
+
+    async fn receive_if_held_by_none(&self) -> Result<Vec<Message>, String> {
+        if self.holding.load(Ordering::SeqCst) > 0 {
+            return Err("other messages wait for the read model".into());
+        }
+        // It may be another process that holds what would be delivered here next.
+        self.read_model.ping().await.map_err(|error| error.to_string())?;
+        let messages = self.receive(LONG_POLL).await?;
+        if !self.receiving.swap(true, Ordering::SeqCst) {
+            info!("receiving messages again");
+        }
+        Ok(messages)
+    }
+
+    /// Says so once, whichever poller notices first.
+    fn interrupted(&self, problem: &dyn std::fmt::Display) {
+        if self.receiving.swap(false, Ordering::SeqCst) {
+            warn!("not receiving messages for now: {problem}");
         }
     }
 
@@ -158,18 +166,14 @@ impl Consumer {
             }) else {
                 break results;
             };
-            held.get_or_insert_with(|| {
-                warn!(held = events.len(), "not receiving until it is back: {error}");
-                Held::new(self.holding.clone())
-            });
+            held.get_or_insert_with(|| Held::new(self.holding.clone()));
+            self.interrupted(error);
             if tokio::time::timeout(RETRY, shutdown.cancelled()).await.is_ok() {
                 // What was applied counts as applied before when SQS delivers it to another projector.
                 return batch;
             }
         };
-        if held.take().is_some() {
-            info!("the read model is back");
-        }
+        drop(held);
 
         let mut done = Vec::new();
         for (message, result) in of_events.into_iter().zip(results) {
