@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -93,7 +93,8 @@ impl Process {
     }
 
     pub fn lines(&self) -> Vec<String> {
-        self.output.lines.lock().unwrap().clone()
+        // Also when an assertion failed while it was held: this is what tells why.
+        self.output.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn output(&self) -> Arc<Output> {
