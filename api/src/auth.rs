@@ -232,12 +232,18 @@ impl PublishedKeys {
         let find = || self.fetched.read().unwrap_or_else(PoisonError::into_inner).keys.get(&id).cloned();
         let known = find();
         // In tasks of their own: whoever asked may hang up, and the keys are for the others too.
+        let age = self.age();
         if known.is_none() {
             let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
             return find();
         }
-        if self.age() > KEYS_LIFETIME {
-            tokio::spawn(self.clone().refresh_after(KEYS_LIFETIME));
+        if age > KEYS_LIFETIME {
+            let refresh = tokio::spawn(self.clone().refresh_after(KEYS_LIFETIME));
+            // After an idle time nobody vouches for what is known: a key may have been withdrawn hours ago.
+            if age > 2 * KEYS_LIFETIME {
+                let _ = refresh.await;
+                return find();
+            }
         }
         known
     }

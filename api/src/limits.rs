@@ -1,9 +1,9 @@
 //! What a document may ask for, decided before async-graphql sees it: its own checks expand fragments without memory, and
 //! a document of 2 KiB can have 2³⁰ selections that way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::parser::types::{ExecutableDocument, Field, Selection, SelectionSet};
 use async_graphql::{Name, Positioned, ServerError};
 
 /// Selections with all fragments expanded. GraphiQL's introspection query has fewer than 400.
@@ -22,6 +22,59 @@ pub fn check(document: &ExecutableDocument) -> Result<(), ServerError> {
         let message =
             format!("The document selects more than {MAX_SELECTIONS} fields, counting fragments where they are used.");
         return Err(ServerError::new(message, None));
+    }
+    let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set);
+    let fragments = document.fragments.values().map(|fragment| &fragment.node.selection_set);
+    operations.chain(fragments).try_for_each(|set| check_merging(document, &set.node))
+}
+
+/// Refuses the first two fields that cannot be merged, in any selection set: async-graphql reports every pair, once an
+/// argument and enclosing set, which makes gigabytes of a request of 64 KiB.
+fn check_merging(document: &ExecutableDocument, set: &SelectionSet) -> Result<(), ServerError> {
+    merge(document, None, set, &mut HashMap::new(), &mut HashSet::new())?;
+    set.items.iter().try_for_each(|selection| match &selection.node {
+        Selection::Field(field) => check_merging(document, &field.node.selection_set.node),
+        Selection::InlineFragment(inline) => check_merging(document, &inline.node.selection_set.node),
+        Selection::FragmentSpread(_) => Ok(()),
+    })
+}
+
+/// Adds the fields of a set to those seen under the same type condition and response name.
+fn merge<'a>(
+    document: &'a ExecutableDocument,
+    on: Option<&'a Name>,
+    set: &'a SelectionSet,
+    seen: &mut HashMap<(Option<&'a Name>, &'a Name), &'a Field>,
+    visited: &mut HashSet<&'a Name>,
+) -> Result<(), ServerError> {
+    for selection in &set.items {
+        match &selection.node {
+            Selection::Field(Positioned { node: field, pos }) => {
+                let name = &field.response_key().node;
+                let first = *seen.entry((on, name)).or_insert(field);
+                let mergeable = first.name.node == field.name.node
+                    && first.arguments.len() == field.arguments.len()
+                    && first.arguments.iter().all(|(name, value)| {
+                        field.get_argument(&name.node).is_some_and(|other| other.node == value.node)
+                    });
+                if !mergeable {
+                    let message =
+                        format!("Fields \"{name}\" differ in field or arguments; give them different aliases.");
+                    return Err(ServerError::new(message, Some(*pos)));
+                }
+            }
+            Selection::InlineFragment(inline) => {
+                let on = inline.node.type_condition.as_ref().map(|condition| &condition.node.on.node);
+                merge(document, on, &inline.node.selection_set.node, seen, visited)?;
+            }
+            Selection::FragmentSpread(spread) => {
+                let name = &spread.node.fragment_name.node;
+                if let (Some(fragment), true) = (document.fragments.get(name), visited.insert(name)) {
+                    let on = Some(&fragment.node.type_condition.node.on.node);
+                    merge(document, on, &fragment.node.selection_set.node, seen, visited)?;
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -94,6 +147,20 @@ mod tests {
         let wide = |n: usize| format!("{{ {} }}", (0..n).map(|n| format!("a{n}: __typename ")).collect::<String>());
         assert_eq!(refused(&wide(2_000)), None);
         assert!(refused(&wide(2_001)).unwrap().contains("more than 2000"));
+    }
+
+    #[test]
+    fn the_first_conflict_ends_it_wherever_it_is() {
+        let conflicts = "a: x a: y";
+        for query in [
+            format!("{{ x({}) x }}", "a: 1 ".repeat(300)),
+            format!("{{ {} {conflicts} {} }}", "... { ".repeat(20), "}".repeat(20)),
+            format!("{{ x }} fragment unused on Query {{ ...f }} fragment f on Query {{ {conflicts} }}"),
+            "{ a: x(y: 1) ...f } fragment f on Query { b { a: x(y: 1) a: x(y: 2) } }".to_owned(),
+        ] {
+            assert!(refused(&query).unwrap().contains("different aliases"), "{query}");
+        }
+        assert_eq!(refused("{ x(a: 1) x(a: 1) ... on A { b: x } ... on B { b: y } }"), None);
     }
 
     #[test]

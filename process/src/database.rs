@@ -9,7 +9,8 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 /// How long a request waits for a connection before the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
+/// Longer than a pass of the outbox relay, which waits for SQS inside its transaction.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(120);
 
 /// Connects a pool of at most `connections`; for SQLite of one, whose writers exclude each other anyway. A file of SQLite
 /// is created where it does not exist.

@@ -158,7 +158,8 @@ impl ReadModel for Redis {
                     Err(error) => Err(error.into()),
                 })
                 .collect(),
-            Err(error) => vec![Err(error.into()); events.len()],
+            // No answer, or none of Redis: nothing is known of any event.
+            Err(error) => vec![Err(Error::Unavailable(error.to_string())); events.len()],
         }
     }
 

@@ -69,9 +69,11 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
     }
     let remembers = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
+    let in_memory = |url: &String| url.contains(":memory:") || url.contains("mode=memory");
+    let in_memory = settings.database_url.as_ref().is_none_or(in_memory);
     ensure!(
-        settings.database_url.is_some() || !remembers,
-        "QUEUE_URL and REDIS_URL need DATABASE_URL too: they would outlive, and contradict, a database in memory"
+        !in_memory || !remembers,
+        "QUEUE_URL and REDIS_URL need a DATABASE_URL that lasts: they would outlive, and contradict, a database in memory"
     );
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
