@@ -18,6 +18,10 @@ pub fn check(document: &ExecutableDocument) -> Result<(), ServerError> {
     for (_, operation) in document.operations.iter() {
         selections = selections.saturating_add(counter.count(&operation.node.selection_set, 0)?);
     }
+    // Those that are not used, too: they are validated, and what follows expands them.
+    for name in document.fragments.keys() {
+        selections = selections.max(counter.fragment(name, 0)?.0);
+    }
     if selections > MAX_SELECTIONS {
         let message =
             format!("The document selects more than {MAX_SELECTIONS} fields, counting fragments where they are used.");
@@ -168,6 +172,8 @@ mod tests {
         let nested = |n: usize| format!("{}{}", "{ a ".repeat(n), "}".repeat(n));
         assert_eq!(refused(&nested(32)), None);
         assert!(refused(&nested(34)).unwrap().contains("deeper than 32"));
+        let unused: String = (0..1_900).map(|n| format!("fragment f{n} on Q {{ ...f{} }} ", n + 1)).collect();
+        assert!(refused(&format!("{{ a }} {unused}")).unwrap().contains("deeper than 32"));
         // Known from a shallow use, then used deep down.
         let fragment = format!("fragment f on Query {}", nested(20));
         let used = format!("{{ ...f b {} }} {fragment}", nested(20).replacen("{ a }", "{ ...f }", 1));
