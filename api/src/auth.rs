@@ -231,8 +231,8 @@ impl PublishedKeys {
         let id = id.map(str::to_owned);
         let find = || self.fetched.read().unwrap_or_else(PoisonError::into_inner).keys.get(&id).cloned();
         let known = find();
-        // In tasks of their own: whoever asked may hang up, and the keys are for the others too.
         let age = self.age();
+        // In tasks of their own: whoever asked may hang up, and the keys are for the others too.
         if known.is_none() {
             let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
             return find();

@@ -16,7 +16,7 @@ pub fn check(document: &ExecutableDocument) -> Result<(), ServerError> {
     let mut counter = Counter { document, fragments: HashMap::new() };
     let mut selections = 0usize;
     for (_, operation) in document.operations.iter() {
-        selections = selections.saturating_add(counter.count(&operation.node.selection_set, 0)?);
+        selections = selections.saturating_add(counter.measure(&operation.node.selection_set, 0)?.0);
     }
     // Those that are not used, too: they are validated, and what follows expands them.
     for name in document.fragments.keys() {
@@ -90,10 +90,6 @@ struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    fn count(&mut self, set: &'a Positioned<SelectionSet>, depth: usize) -> Result<usize, ServerError> {
-        Ok(self.measure(set, depth)?.0)
-    }
-
     /// How many selections there are in a set, and how deep they go. Saturates.
     fn measure(&mut self, set: &'a Positioned<SelectionSet>, depth: usize) -> Result<(usize, usize), ServerError> {
         let too_deep = || {

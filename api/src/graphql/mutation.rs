@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::event::{MAX_LINES, MAX_QUANTITY};
-
 use tokio::time::timeout;
 use tracing::warn;
 
