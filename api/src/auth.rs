@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
@@ -18,10 +18,14 @@ use tracing::{debug, warn};
 pub const PLACE_ORDERS: &str = "orders:place";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const READ_PRODUCTS: &str = "products:read";
-pub const SCOPES: [&str; 3] = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS];
+/// Where only trusted documents run: others as well.
+pub const EXPLORE: &str = "graphql:explore";
+pub const SCOPES: [&str; 4] = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS, EXPLORE];
 
-/// How far clocks may differ, in seconds, when `exp` and `nbf` are checked.
-const LEEWAY: u64 = 10;
+/// How far clocks may differ when `exp` and `nbf` are checked.
+const LEEWAY: Duration = Duration::from_secs(10);
+/// As late as a token can expire here: in the year 2286.
+const FOREVER: Duration = Duration::from_secs(10_000_000_000);
 /// Shorter secrets can be guessed offline from any token. RFC 7518, section 3.2: as long as the hash at least.
 const MIN_SECRET_BYTES: usize = 32;
 /// Known keys are fetched anew after this time, so that a withdrawn key stops working.
@@ -92,6 +96,8 @@ pub struct Identity {
     pub scopes: Vec<String>,
     /// The only client the token may act for; `None` for any.
     pub client: Option<String>,
+    /// What the token allows ends then.
+    pub expires: SystemTime,
 }
 
 /// The token proves nothing. Why is logged, and not told to whoever sent it.
@@ -125,7 +131,7 @@ impl Authenticator {
             (None, Some(url)) => Keys::Published(PublishedKeys::fetch(url, settings.jwt_jwks_cooldown).await?),
         };
         let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY;
+        validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
         validation.required_spec_claims.insert("sub".into());
         if let Some(issuer) = &settings.jwt_issuer {
@@ -166,7 +172,9 @@ impl Authenticator {
         let scopes = text("scope")?.unwrap_or("").split_whitespace();
         let scopes = scopes.filter_map(|scope| scope.strip_prefix(&self.scope_prefix)).map(Into::into).collect();
         let client = text(&self.client_claim)?.map(Into::into);
-        Some(Identity { subject, scopes, client })
+        let expires = Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?.saturating_add(LEEWAY);
+        let expires = UNIX_EPOCH + expires.min(FOREVER);
+        Some(Identity { subject, scopes, client, expires })
     }
 }
 

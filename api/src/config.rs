@@ -6,7 +6,9 @@ use std::time::Duration;
 use process::logging::LogSettings;
 
 use crate::auth::TokenSettings;
+use crate::documents::DocumentSettings;
 use crate::http::HttpSettings;
+use crate::limits::LimitSettings;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
@@ -30,7 +32,18 @@ pub struct Settings {
     #[command(flatten)]
     pub log: LogSettings,
     #[command(flatten)]
+    pub tokens: TokenSettings,
+    #[command(flatten)]
+    pub edge: EdgeSettings,
+}
+
+/// How requests are taken.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EdgeSettings {
+    #[command(flatten)]
     pub http: HttpSettings,
     #[command(flatten)]
-    pub tokens: TokenSettings,
+    pub documents: DocumentSettings,
+    #[command(flatten)]
+    pub limits: LimitSettings,
 }

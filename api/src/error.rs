@@ -3,7 +3,7 @@
 //!
 //! [`Error`] has no `Display` on purpose: async-graphql would show whatever can be displayed to the client.
 
-use async_graphql::ErrorExtensionValues;
+use async_graphql::{ErrorExtensionValues, Pos, Response, ServerError};
 use read_model::Error as ReadModelError;
 use sea_orm::DbErr;
 use tracing::{error, warn};
@@ -72,6 +72,24 @@ impl From<Error> for async_graphql::Error {
         }
         async_graphql::Error { message: error.message(), source: None, extensions: Some(extensions) }
     }
+}
+
+/// Why a request is not executed.
+pub fn refused(code: &str, message: impl Into<String>, position: Option<Pos>) -> ServerError {
+    let mut error = ServerError::new(message, position);
+    error.extensions.get_or_insert_default().set("code", code);
+    error
+}
+
+/// Hides what has no code of ours behind the id under which it is logged.
+pub fn mask(mut response: Response) -> Response {
+    for error in &mut response.errors {
+        if error.extensions.as_ref().is_none_or(|extensions| extensions.get("code").is_none()) {
+            let masked = async_graphql::Error::from(Error::internal(&error));
+            (error.message, error.extensions) = (masked.message, masked.extensions);
+        }
+    }
+    response
 }
 
 impl From<ReadModelError> for Error {

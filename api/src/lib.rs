@@ -1,80 +1,136 @@
 //! Commands in, queries out.
 //!
-//! - [`http`]: the edge: requests, tokens, health; `limits`: what a document may ask for
+//! - [`http`]: requests, WebSockets, event streams; health
+//! - [`executor`]: what every operation goes through; [`documents`]: parsed and validated once; [`limits`]: what they may
+//!   ask for
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
 //! - [`auth`]: who is asking
+//! - [`live`]: clients as they change
 //! - [`orders`]: placing orders, into the [`store`]
 //! - [`relay`]: the outbox, from the store to the queue
 //! - [`config`]: the settings
 //!
-//! [`serve`] puts them together; `main.rs` connects the stores and calls it.
+//! [`Service`] puts them together; `main.rs` connects the stores, and lets it serve.
 
 pub mod auth;
 pub mod config;
+pub mod documents;
 pub mod error;
-pub mod graphiql;
+pub mod executor;
 pub mod graphql;
 pub mod http;
-mod limits;
+pub mod limits;
+pub mod live;
 pub mod orders;
 pub mod relay;
 pub mod store;
 
-use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::auth::Authenticator;
-use crate::graphql::App;
-use crate::http::HttpSettings;
+use crate::config::EdgeSettings;
+use crate::documents::Documents;
+use crate::executor::Executor;
+use crate::graphql::{App, schema};
+use crate::http::Edge;
+use crate::http::explorer::Exploring;
+use crate::live::{Updates, live};
 use crate::relay::{Queue, Relay};
 
 /// How long requests, and then the relay, may take to finish once `shutdown` was asked for.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a new connection may take for its first request's headers.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How often callers that have been idle are forgotten.
+const FORGET: Duration = Duration::from_secs(60);
 
-/// Serves until `shutdown`: then takes no more connections, finishes the requests it has, and publishes their events.
-///
-/// # Errors
-/// When a part of it stops although nobody asked for that.
-pub async fn serve(
-    listener: TcpListener,
-    app: App,
-    queue: Queue,
-    authenticator: Authenticator,
-    http: &HttpSettings,
-    graphiql: Option<String>,
+/// An api that is ready to serve.
+pub struct Service {
+    edge: Arc<Edge>,
+    relay: Relay,
+    updates: Updates,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let drained = CancellationToken::new();
-    let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
-    let mut relay = tokio::spawn(relay.run(drained.clone()));
-    let router = http::router(app, queue, authenticator, http, graphiql);
-    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let server_until_grace_ends = async {
-        let grace_ends = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(GRACE).await;
-        };
-        tokio::select! {
-            ended = server.into_future() => ended.context("the HTTP server failed"),
-            () = grace_ends => Ok(()),
-        }
-    };
-    tokio::select! {
-        ended = server_until_grace_ends => ended?,
-        ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
+}
+
+impl Service {
+    /// # Errors
+    /// When the settings contradict each other, or the trusted documents cannot be used.
+    pub fn new(
+        app: App,
+        queue: Queue,
+        authenticator: Authenticator,
+        settings: EdgeSettings,
+        exploring: Exploring,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Service> {
+        let EdgeSettings { http, documents, limits } = settings;
+        ensure!(
+            app.read_wait < limits.operation_timeout,
+            "READ_WAIT ({:?}) must be shorter than OPERATION_TIMEOUT ({:?})",
+            app.read_wait,
+            limits.operation_timeout
+        );
+        let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
+        let (live, updates) = live(app.read_model.clone());
+        let schema = schema(Some((app.clone(), live)));
+        let documents = Documents::new(&schema.sdl(), limits.clone(), &documents, exploring.allows_introspection())?;
+        let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
+        let edge = Edge::new(executor, app, queue, authenticator, http, limits, exploring, shutdown.clone());
+        Ok(Service { edge: Arc::new(edge), relay, updates, shutdown })
     }
-    drained.cancel();
-    match timeout(GRACE, relay).await {
-        Ok(ended) => ended.context("the outbox relay failed"),
-        Err(_) => {
-            warn!("some events are not published yet; they wait in the outbox");
-            Ok(())
+
+    /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
+    pub fn router(&self) -> Router {
+        http::router(self.edge.clone())
+    }
+
+    /// Serves until the shutdown: then takes no more connections, finishes the requests it has, closes streams, and
+    /// publishes what is left in the outbox.
+    ///
+    /// # Errors
+    /// When a part of it stops although nobody asked for that.
+    pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
+        let handle = Handle::new();
+        let mut server = axum_server::from_tcp(listener.into_std()?)?
+            .acceptor(NoDelayAcceptor::new())
+            .handle(handle.clone())
+            .first_request_timeout(FIRST_REQUEST);
+        server.http_builder().http1().header_read_timeout(self.edge.settings.idle_timeout);
+        let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
+
+        let Service { edge, relay, updates, shutdown } = self;
+        let drained = CancellationToken::new();
+        let mut server = tokio::spawn(server.serve(router));
+        let mut relay = tokio::spawn(relay.run(drained.clone()));
+        let mut updates = tokio::spawn(updates.run(drained.clone()));
+        let mut forget = interval(FORGET);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = forget.tick() => edge.executor.forget_idle_callers(),
+                ended = &mut server => bail!("the HTTP server stopped: {ended:?}"),
+                ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
+                ended = &mut updates => bail!("following changes stopped: {ended:?}"),
+            }
         }
+        handle.graceful_shutdown(Some(GRACE));
+        let (served, _) = tokio::join!(server, timeout(GRACE, edge.drained()));
+        served?.context("the HTTP server failed")?;
+        drained.cancel();
+        if timeout(GRACE, relay).await.is_err() {
+            warn!("some events are not published yet; they wait in the outbox");
+        }
+        Ok(())
     }
 }

@@ -1,181 +1,394 @@
-//! What a document may ask for, decided before async-graphql sees it: its own checks expand fragments without memory, and
-//! a document of 2 KiB can have 2³⁰ selections that way.
+//! What a document may ask for. The text is measured before it is parsed, the parsed document before it is validated:
+//! whoever looks at it later expands fragments without memory, and 2 KiB can have 2³⁰ selections that way. What it costs
+//! depends on the variables, so that is counted for each request.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::time::Duration;
 
-use async_graphql::parser::types::{ExecutableDocument, Field, Selection, SelectionSet};
-use async_graphql::{Name, Positioned, ServerError};
+use apollo_compiler::ast::{Definition, Directive, Document, FragmentDefinition, OperationType, Selection, Value};
+use apollo_compiler::executable::{self, ExecutableDocument, Operation};
+use apollo_compiler::response::{JsonMap, JsonValue};
+use apollo_compiler::{Name, Node};
+use apollo_parser::{Lexer, TokenKind};
+use async_graphql::ServerError;
 
-/// Selections with all fragments expanded. GraphiQL's introspection query has fewer than 400.
-const MAX_SELECTIONS: usize = 2_000;
-/// Selection sets inside one another, through fragments too. That query has 25.
-const MAX_NESTING: usize = 32;
+use crate::error::refused;
 
-/// Refuses a document that is too large when its fragments are expanded.
-pub fn check(document: &ExecutableDocument) -> Result<(), ServerError> {
-    let mut counter = Counter { document, fragments: HashMap::new() };
-    let mut selections = 0usize;
-    for (_, operation) in document.operations.iter() {
-        selections = selections.saturating_add(counter.measure(&operation.node.selection_set, 0)?.0);
-    }
-    // Those that are not used, too: they are validated, and what follows expands them.
-    for name in document.fragments.keys() {
-        selections = selections.max(counter.fragment(name, 0)?.0);
-    }
-    if selections > MAX_SELECTIONS {
-        let message =
-            format!("The document selects more than {MAX_SELECTIONS} fields, counting fragments where they are used.");
-        return Err(ServerError::new(message, None));
-    }
-    let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set);
-    let fragments = document.fragments.values().map(|fragment| &fragment.node.selection_set);
-    operations.chain(fragments).try_for_each(|set| check_merging(document, &set.node))
+/// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
+const MAX_INTROSPECTION_DEPTH: usize = 20;
+/// What a field of a mutation costs besides its selection.
+const MUTATION_COST: usize = 9;
+/// How many elements a list counts for when no argument says so.
+const ASSUMED_LIST: usize = 10;
+/// Arguments that say how many elements there will be.
+const LIST_SIZES: [&str; 2] = ["first", "ids"];
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitSettings {
+    /// Largest request body and WebSocket message, in bytes
+    #[arg(long, env, default_value_t = 65_536)]
+    pub max_body_bytes: usize,
+    /// Tokens of a document: names, numbers, strings and punctuation
+    #[arg(long, env, default_value_t = 2_000)]
+    pub max_tokens: usize,
+    /// Brackets inside one another in a document, and selections inside one another through fragments; at most 64
+    #[arg(long, env, default_value_t = 32, value_parser = parse_nesting)]
+    pub max_nesting: usize,
+    /// Selections of a document, with fragments counted wherever they are used
+    #[arg(long, env, default_value_t = 2_000)]
+    pub max_selections: usize,
+    /// Aliases of an operation
+    #[arg(long, env, default_value_t = 30)]
+    pub max_aliases: usize,
+    /// Fields at the root of a query
+    #[arg(long, env, default_value_t = 20)]
+    pub max_root_fields: usize,
+    /// Fields at the root of a mutation
+    #[arg(long, env, default_value_t = 10)]
+    pub max_mutation_fields: usize,
+    /// Directives of an operation
+    #[arg(long, env, default_value_t = 20)]
+    pub max_directives: usize,
+    /// Fields inside one another; introspection may have 20
+    #[arg(long, env, default_value_t = 10)]
+    pub max_depth: usize,
+    /// Cost of an operation: 1 for each field, times the size of the lists it is in, and 9 more for one of a mutation
+    #[arg(long, env, default_value_t = 1_000)]
+    pub max_complexity: usize,
+    /// How long an operation may take; an order that is being placed is placed all the same
+    #[arg(long, env, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub operation_timeout: Duration,
+    /// Operations under way at once; more are answered with status 503
+    #[arg(long, env, default_value_t = 512)]
+    pub max_concurrent_operations: usize,
+    /// WebSockets and event streams open at once; more are answered with status 503
+    #[arg(long, env, default_value_t = 10_000)]
+    pub max_live_connections: usize,
+    /// Operations under way at once on one WebSocket
+    #[arg(long, env, default_value_t = 100)]
+    pub max_streams: usize,
+    /// Cost that each token's subject, and each address without a token, may ask for in a second; 0 for no limit
+    #[arg(long, env, default_value_t = 5_000)]
+    pub rate_limit: u32,
 }
 
-/// Refuses the first two fields that cannot be merged, in any selection set: async-graphql reports every pair, once an
-/// argument and enclosing set, which makes gigabytes of a request of 64 KiB.
-fn check_merging(document: &ExecutableDocument, set: &SelectionSet) -> Result<(), ServerError> {
-    merge(document, None, set, &mut HashMap::new(), &mut HashSet::new())?;
-    set.items.iter().try_for_each(|selection| match &selection.node {
-        Selection::Field(field) => check_merging(document, &field.node.selection_set.node),
-        Selection::InlineFragment(inline) => check_merging(document, &inline.node.selection_set.node),
-        Selection::FragmentSpread(_) => Ok(()),
-    })
+/// The parsers recurse: what they may nest must fit on any stack.
+fn parse_nesting(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|levels| (1..=64).contains(levels)).ok_or_else(|| "must be from 1 to 64".into())
 }
 
-/// Adds the fields of a set to those seen under the same type condition and response name.
-fn merge<'a>(
-    document: &'a ExecutableDocument,
-    on: Option<&'a Name>,
-    set: &'a SelectionSet,
-    seen: &mut HashMap<(Option<&'a Name>, &'a Name), &'a Field>,
-    visited: &mut HashSet<&'a Name>,
-) -> Result<(), ServerError> {
-    for selection in &set.items {
-        match &selection.node {
-            Selection::Field(Positioned { node: field, pos }) => {
-                let name = &field.response_key().node;
-                let first = *seen.entry((on, name)).or_insert(field);
-                let mergeable = first.name.node == field.name.node
-                    && first.arguments.len() == field.arguments.len()
-                    && first.arguments.iter().all(|(name, value)| {
-                        field.get_argument(&name.node).is_some_and(|other| other.node == value.node)
-                    });
-                if !mergeable {
-                    let message =
-                        format!("Fields \"{name}\" differ in field or arguments; give them different aliases.");
-                    return Err(ServerError::new(message, Some(*pos)));
-                }
+impl LimitSettings {
+    /// Refuses a text that is too long or nests too deep to be parsed.
+    pub fn check_text(&self, text: &str) -> Result<(), ServerError> {
+        let (mut tokens, mut nesting) = (0, 0usize);
+        // What is no token is for the parser to report.
+        for token in Lexer::new(text).flatten() {
+            match token.kind() {
+                TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
+                TokenKind::LCurly | TokenKind::LParen | TokenKind::LBracket => nesting += 1,
+                TokenKind::RCurly | TokenKind::RParen | TokenKind::RBracket => nesting = nesting.saturating_sub(1),
+                _ => {}
             }
-            Selection::InlineFragment(inline) => {
-                let on = inline.node.type_condition.as_ref().map(|condition| &condition.node.on.node);
-                merge(document, on, &inline.node.selection_set.node, seen, visited)?;
-            }
-            Selection::FragmentSpread(spread) => {
-                let name = &spread.node.fragment_name.node;
-                if let (Some(fragment), true) = (document.fragments.get(name), visited.insert(name)) {
-                    let on = Some(&fragment.node.type_condition.node.on.node);
-                    merge(document, on, &fragment.node.selection_set.node, seen, visited)?;
-                }
-            }
+            tokens += 1;
+            self.bound("TOKENS", "tokens", tokens, self.max_tokens)?;
+            self.bound_nesting(nesting)?;
         }
+        Ok(())
     }
-    Ok(())
-}
 
-struct Counter<'a> {
-    document: &'a ExecutableDocument,
-    /// The size and the nesting of each fragment, once it is known; `None` while it is being counted.
-    fragments: HashMap<&'a Name, Option<(usize, usize)>>,
-}
-
-impl<'a> Counter<'a> {
-    /// How many selections there are in a set, and how deep they go. Saturates.
-    fn measure(&mut self, set: &'a Positioned<SelectionSet>, depth: usize) -> Result<(usize, usize), ServerError> {
-        let too_deep = || {
-            let message = format!("The document nests deeper than {MAX_NESTING} levels.");
-            ServerError::new(message, Some(set.pos))
-        };
-        if depth > MAX_NESTING {
-            return Err(too_deep());
-        }
-        let (mut selections, mut nesting) = (0usize, 0);
-        for selection in &set.node.items {
-            let inner = match &selection.node {
-                Selection::Field(field) => self.measure(&field.node.selection_set, depth + 1)?,
-                Selection::InlineFragment(inline) => self.measure(&inline.node.selection_set, depth + 1)?,
-                Selection::FragmentSpread(spread) => self.fragment(&spread.node.fragment_name.node, depth + 1)?,
+    /// Refuses a document that is too large when its fragments are expanded.
+    pub fn check_document(&self, document: &Document) -> Result<(), ServerError> {
+        let fragments = document.definitions.iter().filter_map(Definition::as_fragment_definition);
+        let fragments: HashMap<_, _> = fragments.map(|fragment| (&fragment.name, (&**fragment, None))).collect();
+        let mut measure = Measure { limits: self, fragments };
+        let mut selections = 0usize;
+        for operation in document.definitions.iter().filter_map(Definition::as_operation_definition) {
+            let mut size = measure.selections(&operation.selection_set, 0)?;
+            let of_variables = operation.variables.iter().map(|variable| variable.directives.len());
+            size.directives = size.directives.saturating_add(operation.directives.len() + of_variables.sum::<usize>());
+            selections = selections.saturating_add(size.selections);
+            let max_fields = match operation.operation_type {
+                OperationType::Mutation => self.max_mutation_fields,
+                _ => self.max_root_fields,
             };
-            selections = selections.saturating_add(1).saturating_add(inner.0);
-            nesting = nesting.max(inner.1 + 1);
+            self.bound("SELECTIONS", "selections", selections, self.max_selections)?;
+            self.bound("ROOT_FIELDS", "fields at its root", size.fields, max_fields)?;
+            self.bound("ALIASES", "aliases", size.aliases, self.max_aliases)?;
+            self.bound("DIRECTIVES", "directives", size.directives, self.max_directives)?;
+            self.bound("DEPTH", "fields inside one another", size.depth, self.max_depth)?;
+            let introspection = "fields inside one another for introspection";
+            self.bound("DEPTH", introspection, size.introspection_depth, MAX_INTROSPECTION_DEPTH)?;
         }
-        if depth + nesting > MAX_NESTING + 1 { Err(too_deep()) } else { Ok((selections, nesting)) }
+        // Those that are not used, too: they are validated.
+        let names: Vec<_> = measure.fragments.keys().copied().collect();
+        for name in names {
+            let size = measure.fragment(name, 0)?;
+            self.bound("SELECTIONS", "selections", size.selections, self.max_selections)?;
+        }
+        Ok(())
     }
 
-    fn fragment(&mut self, name: &'a Name, depth: usize) -> Result<(usize, usize), ServerError> {
-        match self.fragments.get(name) {
-            Some(Some(known)) => return Ok(*known),
-            Some(None) => return Err(ServerError::new(format!("The fragment {name:?} contains itself."), None)),
-            None => {}
+    /// Refuses an operation that costs too much.
+    pub fn check_cost(&self, cost: usize) -> Result<(), ServerError> {
+        self.bound("COMPLEXITY", "as its cost", cost, self.max_complexity)
+    }
+
+    fn bound_nesting(&self, levels: usize) -> Result<(), ServerError> {
+        self.bound("NESTING", "levels of nesting", levels, self.max_nesting)
+    }
+
+    fn bound(&self, limit: &str, what: &str, value: usize, max: usize) -> Result<(), ServerError> {
+        if value <= max {
+            return Ok(());
         }
+        Err(refused(&format!("MAX_{limit}_LIMIT"), format!("The document has more than {max} {what}."), None))
+    }
+}
+
+/// Sizes with all fragments expanded. Each saturates.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    selections: usize,
+    aliases: usize,
+    directives: usize,
+    /// At the top level.
+    fields: usize,
+    depth: usize,
+    introspection_depth: usize,
+    /// Selection sets inside one another, those of fragments included.
+    nesting: usize,
+}
+
+impl Size {
+    /// One more selection, with this inside.
+    fn add(&mut self, inner: Size, directives: &[Node<Directive>]) {
+        self.selections = self.selections.saturating_add(inner.selections).saturating_add(1);
+        self.aliases = self.aliases.saturating_add(inner.aliases);
+        self.directives = self.directives.saturating_add(inner.directives).saturating_add(directives.len());
+        self.fields = self.fields.saturating_add(inner.fields);
+        self.depth = self.depth.max(inner.depth);
+        self.introspection_depth = self.introspection_depth.max(inner.introspection_depth);
+        self.nesting = self.nesting.max(inner.nesting + 1);
+    }
+}
+
+struct Measure<'a> {
+    limits: &'a LimitSettings,
+    /// By name, with the size once it is known.
+    fragments: HashMap<&'a Name, (&'a FragmentDefinition, Option<Size>)>,
+}
+
+impl<'a> Measure<'a> {
+    fn selections(&mut self, set: &'a [Selection], level: usize) -> Result<Size, ServerError> {
+        self.limits.bound_nesting(level)?;
+        let mut size = Size::default();
+        for selection in set {
+            match selection {
+                Selection::Field(field) => {
+                    let mut inner = self.selections(&field.selection_set, level + 1)?;
+                    inner.aliases = inner.aliases.saturating_add(field.alias.is_some().into());
+                    inner.fields = 1;
+                    match field.name.as_str() {
+                        "__schema" | "__type" => {
+                            inner.introspection_depth = inner.depth + 1;
+                            inner.depth = 1;
+                        }
+                        _ => inner.depth += 1,
+                    }
+                    size.add(inner, &field.directives);
+                }
+                Selection::InlineFragment(inline) => {
+                    size.add(self.selections(&inline.selection_set, level + 1)?, &inline.directives);
+                }
+                Selection::FragmentSpread(spread) => {
+                    size.add(self.fragment(&spread.fragment_name, level + 1)?, &spread.directives);
+                }
+            }
+        }
+        self.limits.bound_nesting(level + size.nesting)?;
+        Ok(size)
+    }
+
+    fn fragment(&mut self, name: &Name, level: usize) -> Result<Size, ServerError> {
         // An unknown fragment is for the validation to report.
-        let Some(fragment) = self.document.fragments.get(name) else { return Ok((0, 0)) };
-        self.fragments.insert(name, None);
-        let known = self.measure(&fragment.node.selection_set, depth)?;
-        self.fragments.insert(name, Some(known));
-        Ok(known)
+        let Some(&(fragment, known)) = self.fragments.get(name) else { return Ok(Size::default()) };
+        if let Some(size) = known {
+            return Ok(size);
+        }
+        // One that contains itself is for the validation to report: inside itself it counts for nothing.
+        self.fragments.insert(&fragment.name, (fragment, Some(Size::default())));
+        let size = self.selections(&fragment.selection_set, level)?;
+        self.fragments.insert(&fragment.name, (fragment, Some(size)));
+        Ok(size)
+    }
+}
+
+/// What an operation costs. Saturates.
+pub fn cost(document: &ExecutableDocument, operation: &Operation, variables: &JsonMap) -> usize {
+    let cost = Cost { document, variables, assumed_list: ASSUMED_LIST }.of(&operation.selection_set, false);
+    let mutations = if operation.is_mutation() { operation.root_fields(document).count() } else { 0 };
+    cost.saturating_add(mutations.saturating_mul(MUTATION_COST))
+}
+
+#[derive(Clone, Copy)]
+struct Cost<'a> {
+    document: &'a ExecutableDocument,
+    variables: &'a JsonMap,
+    /// How many elements a list counts for when no argument says so.
+    assumed_list: usize,
+}
+
+impl Cost<'_> {
+    /// `counted`: the field around it is a page, whose lists are counted there.
+    fn of(self, set: &executable::SelectionSet, counted: bool) -> usize {
+        let costs = set.selections.iter().map(|selection| match selection {
+            executable::Selection::Field(field) => self.of_field(field, counted),
+            executable::Selection::InlineFragment(inline) => self.of(&inline.selection_set, counted),
+            executable::Selection::FragmentSpread(spread) => {
+                spread.fragment_def(self.document).map_or(0, |fragment| self.of(&fragment.selection_set, counted))
+            }
+        });
+        costs.fold(0, usize::saturating_add)
+    }
+
+    fn of_field(self, field: &executable::Field, counted: bool) -> usize {
+        // The lists of introspection are as long as the schema is large, which is bounded.
+        let assumed_list = if field.name.starts_with("__") { 1 } else { self.assumed_list };
+        let told = LIST_SIZES.iter().find_map(|name| self.told_by(field, name));
+        let size = match told {
+            Some(size) => size,
+            None if field.ty().is_list() && !counted => assumed_list,
+            None => 1,
+        };
+        // An object with such an argument is a page: what was told is the size of the lists in it.
+        let is_page = told.is_some() && !field.ty().is_list();
+        let inner = Cost { assumed_list, ..self }.of(&field.selection_set, is_page);
+        inner.saturating_mul(size).saturating_add(1)
+    }
+
+    /// How many elements the argument of this name asks for; `None` when the field has no such argument.
+    fn told_by(self, field: &executable::Field, argument: &str) -> Option<usize> {
+        let default = field.definition.argument_by_name(argument)?.default_value.as_deref();
+        let given = field.specified_argument_by_name(argument).map(|value| &**value);
+        let size = |value: &Value| match value {
+            Value::Int(number) => number.as_str().parse().ok(),
+            Value::List(list) => Some(list.len()),
+            Value::Variable(name) => match self.variables.get(name.as_str())? {
+                JsonValue::Array(list) => Some(list.len()),
+                value => value.as_u64().and_then(|number| number.try_into().ok()),
+            },
+            _ => None,
+        };
+        // What is negative is refused by the resolver, and costs nothing.
+        Some(given.and_then(size).or(default.and_then(size)).unwrap_or(1).max(1))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use async_graphql::parser::parse_query;
+    use apollo_compiler::Schema;
+    use clap::Parser;
 
-    fn refused(query: &str) -> Option<String> {
-        check(&parse_query(query).unwrap()).err().map(|error| error.message)
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        limits: LimitSettings,
+    }
+
+    /// The code that the document is refused with.
+    fn refused(document: &str) -> Option<String> {
+        let limits = Cli::parse_from(["test"]).limits;
+        let checked = limits.check_text(document).and_then(|()| {
+            limits.check_document(&Document::parse(document, "document").unwrap_or_else(|parsed| parsed.partial))
+        });
+        checked.err().map(|error| error.extensions.unwrap().get("code").unwrap().to_string().replace('"', ""))
+    }
+
+    fn repeat(n: usize, part: impl Fn(usize) -> String) -> String {
+        (0..n).map(part).collect()
+    }
+
+    #[test]
+    fn every_limit_is_met_and_passed() {
+        let fields = |n| format!("{{ {} }}", repeat(n, |_| "a ".into()));
+        let deep = |n: usize| format!("{}{}", "{ a ".repeat(n), "}".repeat(n));
+        let within = |field: &str, document: String| document.replacen("{ a ", &format!("{{ {field} "), 1);
+        let aliases = |n| format!("{{ x {{ {} }} }}", repeat(n, |n| format!("a{n}: a ")));
+        let directives =
+            |n| format!("{{ {} }}", fields(1).replace("a", &format!("a {}", "@skip(if: false) ".repeat(n))));
+        let lists = |n: usize| format!("{{ a(b: {}{}) }}", "[".repeat(n), "]".repeat(n));
+        let spreads = |n| format!("{{ x {{ {} }} }} fragment f on Query {{ a a a a a a a a a }}", "...f ".repeat(n));
+        let cases: [(&str, String, String); 12] = [
+            (
+                "TOKENS",
+                format!("{{ x(a: \"{}\") }}", "{ ".repeat(5_000)),
+                format!("{{ x(a: [{}]) }}", "1,".repeat(1_992)),
+            ),
+            ("NESTING", lists(30), lists(31)),
+            ("NESTING", deep(0) + &within("__schema", deep(20)), deep(33)),
+            ("SELECTIONS", spreads(199), spreads(200)),
+            ("ROOT_FIELDS", fields(20), fields(21)),
+            ("ROOT_FIELDS", format!("mutation {}", fields(10)), format!("mutation {}", fields(11))),
+            ("ALIASES", aliases(30), aliases(31)),
+            ("DIRECTIVES", directives(20), directives(21)),
+            ("DEPTH", deep(10), deep(11)),
+            ("DEPTH", within("__schema", deep(20)), within("__schema", deep(21))),
+            ("DEPTH", "query ($a: Int @a) { a }".into(), format!("{{ ...f }} fragment f on Query {}", deep(11))),
+            ("TOKENS", format!("{{ a {} }}", "# comment\n , ".repeat(4_000)), fields(2_000)),
+        ];
+        for (limit, good, bad) in cases {
+            assert_eq!(refused(&good), None, "{limit}: {good}");
+            assert_eq!(refused(&bad), Some(format!("MAX_{limit}_LIMIT")), "{bad}");
+        }
     }
 
     #[test]
     fn fragments_count_where_they_are_used_and_cost_nothing_to_count() {
-        let bomb: String =
-            (0..30).map(|n| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1)).collect();
+        let spread_twice = |n: usize| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1);
+        let bomb = repeat(30, spread_twice) + "fragment f30 on Query { __typename }";
         assert!(bomb.len() < 2_048);
-        let bomb = format!("{{ ...f0 }} {bomb} fragment f30 on Query {{ __typename }}");
-        assert!(refused(&bomb).is_some());
-        assert_eq!(refused("{ ...a ...a } fragment a on Query { __typename b: __typename }"), None);
-        let wide = |n: usize| format!("{{ {} }}", (0..n).map(|n| format!("a{n}: __typename ")).collect::<String>());
-        assert_eq!(refused(&wide(2_000)), None);
-        assert!(refused(&wide(2_001)).unwrap().contains("more than 2000"));
-    }
-
-    #[test]
-    fn the_first_conflict_ends_it_wherever_it_is() {
-        let conflicts = "a: x a: y";
-        for query in [
-            format!("{{ x({}) x }}", "a: 1 ".repeat(300)),
-            format!("{{ {} {conflicts} {} }}", "... { ".repeat(20), "}".repeat(20)),
-            format!("{{ x }} fragment unused on Query {{ ...f }} fragment f on Query {{ {conflicts} }}"),
-            "{ a: x(y: 1) ...f } fragment f on Query { b { a: x(y: 1) a: x(y: 2) } }".to_owned(),
-        ] {
-            assert!(refused(&query).unwrap().contains("different aliases"), "{query}");
+        for bomb in [format!("{{ ...f0 }} {bomb}"), format!("{{ a }} {bomb}")] {
+            assert_eq!(refused(&bomb), Some("MAX_SELECTIONS_LIMIT".into()));
         }
-        assert_eq!(refused("{ x(a: 1) x(a: 1) ... on A { b: x } ... on B { b: y } }"), None);
+        let chain = repeat(240, |n| format!("fragment f{n} on Q {{ ...f{} }} ", n + 1));
+        assert_eq!(refused(&format!("{{ a }} {chain}")), Some("MAX_NESTING_LIMIT".into()));
+        // Known from a shallow use, then used deep down.
+        let nested = |inner: &str| format!("{}{inner}{}", "{ a ".repeat(9), "}".repeat(9));
+        let twice = format!("{{ ...f b {} }} fragment f on Query {}", nested("{ ...f }"), nested(""));
+        assert_eq!(refused(&twice), Some("MAX_DEPTH_LIMIT".into()));
+        // Those that contain themselves are for the validation.
+        assert_eq!(refused("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }"), None);
     }
 
     #[test]
-    fn nesting_is_bounded_through_fragments_too() {
-        let nested = |n: usize| format!("{}{}", "{ a ".repeat(n), "}".repeat(n));
-        assert_eq!(refused(&nested(32)), None);
-        assert!(refused(&nested(34)).unwrap().contains("deeper than 32"));
-        let unused: String = (0..1_900).map(|n| format!("fragment f{n} on Q {{ ...f{} }} ", n + 1)).collect();
-        assert!(refused(&format!("{{ a }} {unused}")).unwrap().contains("deeper than 32"));
-        // Known from a shallow use, then used deep down.
-        let fragment = format!("fragment f on Query {}", nested(20));
-        let used = format!("{{ ...f b {} }} {fragment}", nested(20).replacen("{ a }", "{ ...f }", 1));
-        assert!(refused(&used).unwrap().contains("deeper than 32"), "{used}");
-        assert!(
-            refused("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }").unwrap().contains("itself")
-        );
+    fn a_cost_counts_lists_by_their_arguments() {
+        let schema =
+            "type Query { page(first: Int = 50): Page! some(ids: [ID!]!): [Thing] things: [Thing] thing: Thing }
+                      type Mutation { make: Thing } type Page { nodes: [Thing] edges: [Thing] }
+                      type Thing { id: ID! parts: [Thing] }";
+        let schema = Schema::parse_and_validate(schema, "schema").unwrap();
+        let cost = |document: &str, variables: &str| {
+            let document = ExecutableDocument::parse_and_validate(&schema, document, "document").unwrap();
+            let operation = document.operations.get(None).unwrap();
+            super::cost(&document, operation, &serde_json::from_str(variables).unwrap())
+        };
+        assert_eq!(cost("{ thing { id } }", "{}"), 2);
+        assert_eq!(cost("{ things { id } }", "{}"), 1 + 10);
+        assert_eq!(cost("{ things { parts { id } } }", "{}"), 1 + 10 * (1 + 10));
+        assert_eq!(cost("{ page { nodes { id } } }", "{}"), 1 + 50 * 2);
+        assert_eq!(cost("{ page(first: 3) { nodes { id } edges { id } } }", "{}"), 1 + 3 * 4);
+        assert_eq!(cost("{ page(first: null) { nodes { id } } }", "{}"), 1 + 50 * 2);
+        assert_eq!(cost("{ page(first: -7) { nodes { id } } }", "{}"), 1 + 50 * 2);
+        assert_eq!(cost("query ($n: Int) { page(first: $n) { nodes { id } } }", r#"{"n": 7}"#), 1 + 7 * 2);
+        assert_eq!(cost("query ($n: Int) { page(first: $n) { nodes { id } } }", "{}"), 1 + 50 * 2);
+        assert_eq!(cost("{ some(ids: [1, 2]) { id parts { id } } }", "{}"), 1 + 2 * (1 + 11));
+        assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": ["1", "2", "3"]}"#), 1 + 3);
+        assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
+        assert_eq!(cost("{ ...f } fragment f on Query { ... { thing { id } } }", "{}"), 2);
+        assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 5);
+        let deep = format!("{{ things {{ {} id {} }} }}", "parts { ".repeat(25), "}".repeat(25));
+        assert_eq!(cost(&deep, "{}"), usize::MAX);
     }
 }

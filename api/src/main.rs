@@ -8,8 +8,9 @@ use anyhow::Context;
 use api::auth::{Authenticator, SCOPES, TokenSettings};
 use api::config::Settings;
 use api::graphql::{App, schema};
+use api::http::explorer::{self, Exploring};
 use api::relay::Queue;
-use api::{graphiql, store};
+use api::{Service, store};
 use clap::{Parser, Subcommand};
 use process::logging;
 use process::queue::aws_settings;
@@ -27,7 +28,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Serve the GraphiQL page at /graphql
+    /// Let clients ask for the schema
+    #[arg(long, env)]
+    introspection: bool,
+    /// Serve the GraphiQL page at /graphiql/; it needs introspection, and brings it
     #[arg(long, env)]
     graphiql: bool,
     #[command(flatten)]
@@ -40,7 +44,7 @@ enum Command {
     Schema,
     /// Mints a token for development from JWT_SECRET
     Token {
-        /// What it allows, separated by spaces: orders:place, clients:read, products:read
+        /// What it allows, separated by spaces: orders:place, clients:read, products:read, graphql:explore
         #[arg(long)]
         scope: String,
         /// The one client it may act for; any without it
@@ -61,7 +65,14 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     process::exit(match cli.command {
-        None => run(cli.settings, cli.graphiql).await,
+        None => {
+            let exploring = match (cli.graphiql, cli.introspection) {
+                (true, _) => Exploring::Graphiql { token: None },
+                (false, true) => Exploring::Introspection,
+                (false, false) => Exploring::Off,
+            };
+            run(cli.settings, exploring).await
+        }
         Some(Command::Schema) => {
             print!("{}", schema(None).sdl());
             Ok(())
@@ -75,7 +86,7 @@ async fn main() -> ExitCode {
     })
 }
 
-async fn run(settings: Settings, graphiql: bool) -> anyhow::Result<()> {
+async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
     logging::init(settings.log)?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue that events are published to")?;
@@ -93,13 +104,17 @@ async fn run(settings: Settings, graphiql: bool) -> anyhow::Result<()> {
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
     };
+    let shutdown = process::shutdown_signal()?;
+    let is_cdn_needed = matches!(exploring, Exploring::Graphiql { .. }) && !explorer::is_built_in();
+    let service = Service::new(app, queue, authenticator, settings.edge, exploring, shutdown)?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
-    let shutdown = process::shutdown_signal()?;
     info!(address = %listener.local_addr()?, "ready");
-    let graphiql = graphiql.then(|| graphiql::page(None));
-    api::serve(listener, app, queue, authenticator, &settings.http, graphiql, shutdown).await?;
+    if is_cdn_needed {
+        info!("GraphiQL is not built in: its page loads it from unpkg.com");
+    }
+    service.serve(listener).await?;
     info!("stopped");
     Ok(())
 }

@@ -1,5 +1,6 @@
 -- Applies one event to one client, in one atomic step. The rules are those of memory.rs.
--- KEYS[1] the client's hash      ARGV version, order total, purchase time (ms), name, e-mail
+-- KEYS[1] the client's hash
+-- ARGV version, order total, purchase time (ms), name, e-mail; the client's id and the channel that tells of changes
 -- Returns 1 when applied now, 0 when applied before. The error CORRUPT says that the stored data do not allow it; any
 -- other is the server's own. With an error nothing has changed: what can fail comes before the first write succeeds.
 local key = KEYS[1]
@@ -43,4 +44,6 @@ if version == watermark + 1 then
 else
   redis.call('HSET', key, 'ahead:' .. version, '')
 end
+-- Telling may be forbidden (ACL) without harm to what was counted.
+redis.pcall('PUBLISH', ARGV[7], ARGV[6])
 return 1

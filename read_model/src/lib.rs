@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::Event;
+use futures::stream::BoxStream;
 use tokio::time::Instant;
 
 pub use memory::Memory;
@@ -57,6 +58,10 @@ pub trait ReadModel: Send + Sync {
 
     /// The clients of these ids, in their order, `None` where nothing was projected. One round trip.
     async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error>;
+
+    /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer
+    /// tell of every change: what was read before must then be read anew.
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), Error>;

@@ -4,12 +4,24 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use entity::Event;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::broadcast;
 
 use crate::{Applied, Client, Error, ReadModel};
 
-#[derive(Default)]
+/// Changes that a reader of [`ReadModel::changes`] may be behind.
+const BACKLOG: usize = 1024;
+
 pub struct Memory {
     clients: Mutex<HashMap<i64, Projected>>,
+    changed: broadcast::Sender<i64>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { clients: Mutex::default(), changed: broadcast::Sender::new(BACKLOG) }
+    }
 }
 
 struct Projected {
@@ -56,7 +68,11 @@ impl ReadModel for Memory {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let apply = |event: &Event| {
             let id = event.order.client_id;
-            clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event)
+            let applied = clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event);
+            if let Ok(Applied::Now) = applied {
+                let _ = self.changed.send(id); // where nobody listens, nobody needs to know
+            }
+            applied
         };
         events.iter().map(apply).collect()
     }
@@ -64,6 +80,11 @@ impl ReadModel for Memory {
     async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(ids.iter().map(|id| clients.get(id).map(|projected| projected.client.clone())).collect())
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        let next = async |mut changed: broadcast::Receiver<i64>| changed.recv().await.ok().map(|id| (id, changed));
+        Ok(stream::unfold(self.changed.subscribe(), next).boxed())
     }
 
     async fn ping(&self) -> Result<(), Error> {

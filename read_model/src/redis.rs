@@ -5,6 +5,8 @@
 //! | `orders:meta`               | hash | `partitions`, `currency`, `generation`: what all processes must agree on   |
 //! | `orders:{pN}:gG:client:ID`  | hash | a client; N = ID modulo partitions, G = generation                        |
 //!
+//! Each change publishes the client's id on the channel `orders:changed`.
+//!
 //! A client's hash: `name`, `email`, `total` (minor units), `orders`, `last_purchase` (ms since 1970), `version` (the
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
@@ -20,14 +22,18 @@ use ::redis::{
 };
 use chrono::DateTime;
 use entity::Event;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use iso_currency::Currency;
+use socket2::TcpKeepalive;
+use tokio::time::timeout;
 
 use crate::{Applied, Client, Error, ReadModel};
 
 const META: &str = "orders:meta";
+const CHANGED: &str = "orders:changed";
 const GENERATION: u32 = 1;
-/// How long sent bytes may stay unacknowledged before the connection counts as dead.
-#[cfg(target_os = "linux")]
+/// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,7 +65,9 @@ impl Redis {
     pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
         // rustls is built with two providers of cryptography, by different libraries, and wants one to be chosen.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let tcp = TcpSettings::default().set_nodelay(true);
+        // A connection that only listens notices in this way that the other side is gone.
+        let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(Duration::from_secs(1)).with_retries(3);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(SILENCE);
         let client = RedisClient::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
@@ -116,7 +124,9 @@ impl Redis {
                 .arg(order.total)
                 .arg(event.time.timestamp_millis())
                 .arg(&order.client_name)
-                .arg(&order.client_email);
+                .arg(&order.client_email)
+                .arg(order.client_id)
+                .arg(CHANGED);
         }
         pipeline.query_async(&mut self.connection()).await
     }
@@ -173,6 +183,17 @@ impl ReadModel for Redis {
         }
         let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
         ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        let subscribe = async {
+            let mut listener = self.client.get_async_pubsub().await?;
+            listener.subscribe(CHANGED).await?;
+            RedisResult::Ok(listener.into_on_message())
+        };
+        let messages =
+            timeout(TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not answer".into()))??;
+        Ok(messages.filter_map(async |message| message.get_payload().ok()).boxed())
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -12,8 +12,8 @@ use anyhow::{Context, anyhow, ensure};
 use api::auth::{Authenticator, SCOPES};
 use api::config::Settings;
 use api::graphql::App;
-use api::relay;
-use api::{graphiql, store};
+use api::http::explorer::{self, Exploring};
+use api::{Service, relay, store};
 use clap::{Parser, Subcommand};
 use process::queue::aws_settings;
 use process::{database, logging, one_line};
@@ -106,22 +106,14 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let token = development_token(&settings)?;
     // Whoever can open the page can use its token: only on this machine.
-    let graphiql = graphiql::page(token.as_deref().filter(|_| address.ip().is_loopback()));
+    let exploring = Exploring::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
+    let queue = relay::Queue::new(&aws, queue_url);
     let shutdown = process::shutdown_signal()?;
+    let edge = settings.edge.clone();
+    let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
-    tokio::try_join!(
-        api::serve(
-            listener,
-            app,
-            relay::Queue::new(&aws, queue_url),
-            authenticator,
-            &settings.http,
-            Some(graphiql),
-            shutdown.clone()
-        ),
-        consumer.run(POLLERS, shutdown),
-    )?;
+    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown))?;
     Ok(())
 }
 
@@ -149,6 +141,10 @@ fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> Str
         part(&settings.database_url, "DATABASE_URL", "SQLite in memory; DATABASE_URL=sqlite://orders.db keeps it");
     let queue = part(&settings.queue_url, "QUEUE_URL", "embedded");
     let read_model = part(&settings.read_model.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
+    let graphiql = match explorer::is_built_in() {
+        true => "open it in a browser",
+        false => "open it in a browser; built without npm, it comes from unpkg.com",
+    };
     let identity = match token {
         Some(token) => format!(
             r#"A token for development, valid for 12 hours, and an order of 1 computer and 3 phones for Bob:
@@ -163,7 +159,7 @@ curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorizat
     format!(
         r"The order service is ready.
 
-  GraphiQL    http://{address}/graphql   (open it in a browser)
+  GraphiQL    http://{address}/graphiql/   ({graphiql})
   GraphQL     POST http://{address}/graphql
   Health      http://{address}/health/ready
 

@@ -2,12 +2,13 @@
 
 mod mutation;
 mod query;
+mod subscription;
 mod types;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{Context, EmptySubscription, Schema};
+use async_graphql::{Context, Schema, ValidationMode};
 use iso_currency::Currency;
 use read_model::ReadModel;
 use sea_orm::DatabaseConnection;
@@ -15,11 +16,13 @@ use tokio::sync::Notify;
 
 use crate::auth::Identity;
 use crate::error::Error;
+use crate::live::Live;
 
 pub use mutation::Mutation;
 pub use query::Query;
+pub use subscription::Subscription;
 
-pub type OrderSchema = Schema<Query, Mutation, EmptySubscription>;
+pub type OrderSchema = Schema<Query, Mutation, Subscription>;
 
 /// What resolvers work with.
 #[derive(Clone)]
@@ -36,12 +39,14 @@ pub struct App {
 /// The request's [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub struct Traceparent(pub String);
 
-/// The schema; without an [`App`] it can be printed but not executed.
-pub fn schema(app: Option<App>) -> OrderSchema {
-    // GraphiQL's introspection query is the deepest honest one, at 15. What fragments can hide is in `limits`.
-    let builder = Schema::build(Query, Mutation, EmptySubscription).limit_depth(15).limit_complexity(1_000);
+/// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
+/// there. Without an [`App`] it can be printed but not executed.
+pub fn schema(app: Option<(App, Arc<Live>)>) -> OrderSchema {
+    let builder = Schema::build(Query, Mutation, Subscription);
+    // What is left out: rules that hold already, and a bound of recursion below ours.
+    let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match app {
-        Some(app) => builder.data(app).finish(),
+        Some((app, live)) => builder.data(app).data(live).finish(),
         None => builder.finish(),
     }
 }

@@ -151,6 +151,8 @@ async fn products_come_in_pages() {
     let all = api.graphql(&token, query, json!({})).await;
     assert_eq!(all["data"]["products"]["nodes"].as_array().unwrap().len(), 3);
     for bad in [json!({ "first": 0 }), json!({ "first": 101 }), json!({ "first": -1 }), json!({ "after": "x" })] {
+        let query =
+            "query ($first: Int, $after: String) { products(first: $first, after: $after) { pageInfo { endCursor } } }";
         assert_eq!(code(&api.graphql(&token, query, bad.clone()).await), "BAD_USER_INPUT", "{bad}");
     }
     let one = api.graphql(&token, "{ product(id: \"3\") { name price { amount } } }", json!({})).await;

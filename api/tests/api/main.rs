@@ -1,7 +1,10 @@
 //! The api on real stores: PostgreSQL and SQLite, an SQS over HTTP, HTTP requests over a socket.
 
 mod contract;
+mod edge;
+mod live;
 mod orders;
 mod relay;
 mod support;
 mod tokens;
+mod websocket;

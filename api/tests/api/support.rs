@@ -1,22 +1,27 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::auth::{Authenticator, TokenSettings};
 use api::config::Settings;
 use api::graphql::App;
+use api::http::explorer::Exploring;
 use api::orders::{Item, PlaceOrder};
 use api::relay::Queue;
-use api::store;
+use api::{Service, store};
 use aws_config::SdkConfig;
 use clap::Parser;
+use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use process::database;
 use read_model::{Memory, ReadModel};
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use winterbaume_core::{MockAws, MockService};
 use winterbaume_sqs::SqsService;
@@ -75,6 +80,7 @@ pub async fn queue(service: impl MockService) -> Queue {
 /// Settings as the process reads them.
 pub fn settings(flags: &[&str]) -> Settings {
     #[derive(Parser)]
+    #[command(args_override_self = true)]
     struct Cli {
         #[command(flatten)]
         settings: Settings,
@@ -91,7 +97,7 @@ pub struct Api {
     pub address: String,
     pub read_model: Arc<dyn ReadModel>,
     pub tokens: TokenSettings,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
     shutdown: CancellationToken,
 }
 
@@ -112,6 +118,18 @@ impl Api {
     }
 
     pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
+        let exploring = Exploring::Graphiql { token: Some("of-the-page".into()) };
+        Api::start_exploring(db, read_model, queue, flags, exploring).await
+    }
+
+    /// Where exploring is as given.
+    pub async fn start_exploring(
+        db: &Db,
+        read_model: Arc<dyn ReadModel>,
+        queue: Queue,
+        flags: &[&str],
+        exploring: Exploring,
+    ) -> Api {
         let settings = settings(&[&["--jwt-secret", SECRET, "--read-wait", "200ms"], flags].concat());
         let app = App {
             db: db.connection.clone(),
@@ -125,10 +143,9 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let token = shutdown.clone();
-        tokio::spawn(async move {
-            api::serve(listener, app, queue, authenticator, &settings.http, Some("page".into()), token).await
-        });
+        let edge = settings.edge;
+        let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone()).unwrap();
+        tokio::spawn(service.serve(listener));
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }
 
@@ -157,3 +174,85 @@ impl Api {
 pub fn code(answer: &Value) -> &str {
     answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
 }
+
+/// Waits for a condition.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// One end of a WebSocket.
+pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    /// Opens a WebSocket; or tells the status that was answered instead.
+    pub async fn open(api: &Api, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
+        let mut request = api.address.replace("http:", "ws:").into_client_request().unwrap();
+        *request.uri_mut() = format!("{}/graphql", request.uri().to_string().trim_end_matches('/')).parse().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        match connect_async(request).await {
+            Ok((socket, _)) => Ok(Socket(socket)),
+            Err(tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// One that has been acknowledged, with a token or without.
+    pub async fn acknowledged(api: &Api, token: &str) -> Socket {
+        let mut socket = Socket::open(api, &[PROTOCOL]).await.unwrap();
+        let payload = if token.is_empty() { json!({}) } else { json!({ "Authorization": format!("Bearer {token}") }) };
+        socket.send(json!({ "type": "connection_init", "payload": payload })).await;
+        assert_eq!(socket.receive().await, json!({ "type": "connection_ack" }));
+        socket
+    }
+
+    pub async fn send(&mut self, message: Value) {
+        self.send_text(&message.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.0.send(Message::text(text)).await.unwrap();
+    }
+
+    pub async fn subscribe(&mut self, id: &str, query: &str) {
+        self.send(json!({ "id": id, "type": "subscribe", "payload": { "query": query } })).await;
+    }
+
+    async fn next(&mut self) -> Message {
+        let next = tokio::time::timeout(Duration::from_secs(60), self.0.next()).await;
+        next.expect("nothing comes").expect("it has ended").unwrap()
+    }
+
+    /// The next message, whatever pings come before.
+    pub async fn receive(&mut self) -> Value {
+        loop {
+            match self.next().await {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Ping(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The code with which the server closes it.
+    pub async fn closed(&mut self) -> u16 {
+        loop {
+            match self.next().await {
+                Message::Close(frame) => return frame.expect("a close has a code").code.into(),
+                Message::Text(_) | Message::Ping(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub async fn pinged(&mut self) {
+        while !matches!(self.next().await, Message::Ping(_)) {}
+    }
+}
+
+pub const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::auth::{Authenticator, Identity};
 use aws_lc_rs::encoding::AsDer;
@@ -96,11 +96,15 @@ async fn claims_become_an_identity() {
     let authenticator = Authenticator::new(&settings).await.unwrap();
     let claims = json!({ "sub": "s", "exp": now() + 60, "scope": " shop/a  b shop/c ", "customer": "7", "client_id": "app", "aud": "x" });
     let identity = authenticator.authenticate(&hs256(SECRET.as_bytes(), &claims)).await.unwrap();
-    let expected = Identity { subject: "s".into(), scopes: vec!["a".into(), "c".into()], client: Some("7".into()) };
-    assert_eq!(identity, expected);
+    let expires = identity.expires;
+    let (subject, scopes, client) = ("s".into(), vec!["a".into(), "c".into()], Some("7".into()));
+    assert_eq!(identity, Identity { subject, scopes, client, expires }, "{identity:?}");
+    let left = expires.duration_since(SystemTime::now()).unwrap().as_secs();
+    assert!((60..=70).contains(&left), "{left}: what the clocks may differ is added");
 
     let minted = settings.mint("s", "a c", Some("7"), Duration::from_secs(60)).unwrap();
-    assert_eq!(authenticator.authenticate(&minted).await.unwrap(), expected);
+    let minted = authenticator.authenticate(&minted).await.unwrap();
+    assert_eq!((minted.subject, minted.scopes, minted.client), (identity.subject, identity.scopes, identity.client));
 }
 
 #[tokio::test]

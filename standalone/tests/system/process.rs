@@ -57,8 +57,9 @@ pub fn binary(name: &str) -> PathBuf {
 pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).env_clear();
-    // No question to a cloud around the machine; and the machine may be slow.
-    command.env("AWS_EC2_METADATA_DISABLED", "true").env("READ_WAIT", "60s");
+    // No question to a cloud around the machine; the machine may be slow, and the load large.
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("READ_WAIT", "60s").env("OPERATION_TIMEOUT", "70s");
+    command.env("RATE_LIMIT", "0");
     command.envs(variables.iter().copied());
     command
 }

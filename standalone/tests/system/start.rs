@@ -48,6 +48,12 @@ fn flags_and_values_that_are_not_understood_are_named() {
         refuses("api", &[], &[("CORS_ORIGINS", origin)], &["not an origin"]);
     }
     refuses("api", &[], &[("READ_WAIT", "soon")], &["'soon'", "--read-wait"]);
+    refuses("api", &[], &[("MAX_NESTING", "65")], &["from 1 to 64", "--max-nesting"]);
+    let quiet = ("RUST_LOG", "warn"); // what standalone tells before
+    let wait = "READ_WAIT (70s) must be shorter than OPERATION_TIMEOUT (70s)";
+    refuses("standalone", &[], &[("READ_WAIT", "70s"), quiet], &[wait]);
+    let manifest = "TRUSTED_DOCUMENTS (/no/such/file): ";
+    refuses("standalone", &[], &[("TRUSTED_DOCUMENTS", "/no/such/file"), quiet], &[manifest, "No such file"]);
     refuses("standalone", &[], &[("JWT_SECRET", "short")], &["JWT_SECRET has 5 bytes"]);
     refuses(
         "standalone",

@@ -1,0 +1,29 @@
+use std::sync::Arc;
+
+use async_graphql::{Context, ID, Subscription};
+use futures::{Stream, StreamExt};
+
+use super::types::Client;
+use super::{app, authorize_for, parse_id};
+use crate::auth::READ_CLIENTS;
+use crate::error::Error;
+use crate::live::Live;
+
+pub struct Subscription;
+
+/// What changes, as it changes. A stream ends when its token expires.
+#[Subscription]
+impl Subscription {
+    /// A client now, and again after each change; nothing comes while it has no orders yet. Whoever reads slowly gets the
+    /// newest state alone. Needs the scope `clients:read`.
+    async fn client_changed(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The client's id.")] id: ID,
+    ) -> Result<impl Stream<Item = Result<Client, Error>> + use<>, Error> {
+        authorize_for(ctx, READ_CLIENTS, [id.as_str()])?;
+        let currency = app(ctx).currency;
+        let clients = ctx.data_unchecked::<Arc<Live>>().watch(parse_id(&id));
+        Ok(clients.map(move |client| Ok(Client::new(client?, currency))))
+    }
+}

@@ -1,0 +1,66 @@
+//! Answers as server-sent events: [GraphQL over SSE](https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md),
+//! distinct connections mode.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt, stream};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Edge;
+use super::response::{self, MediaType};
+use crate::executor::{Caller, Prepared, Refused, expiry};
+
+/// How often a comment keeps an idle stream open in proxies.
+const KEEP_ALIVE: Duration = Duration::from_secs(12);
+
+/// The answers of an operation. A subscription that ends by itself, because its token expires or the service stops, ends
+/// without `complete`: clients then connect again.
+pub fn stream(edge: &Edge, caller: &Caller, prepared: Prepared) -> Response {
+    let Some(connection) = edge.live_connection() else {
+        return response::not_executed(MediaType::EventStream, Refused::Busy);
+    };
+    let goes_on = prepared.operation.is_subscription();
+    let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
+    let end = async move {
+        tokio::select! {
+            () = expiry(expires), if goes_on => {}
+            () = shutdown.cancelled(), if goes_on => {}
+            else => std::future::pending().await,
+        }
+    };
+    let answers = edge.executor.stream(prepared).take_until(Box::pin(end));
+    let events = answers.flat_map(move |answer| {
+        let is_last = !goes_on || !answer.errors.is_empty();
+        stream::iter([Some(next(&answer)), is_last.then(complete)].into_iter().flatten())
+    });
+    send(events.map(move |event| {
+        let _open = &connection;
+        event
+    }))
+}
+
+/// What is wrong with a request, for those who only look into the stream.
+pub fn refuse(media_type: MediaType, refused: Refused) -> Response {
+    match refused {
+        Refused::Request(errors) => send(stream::iter([next(&json!({ "errors": errors })), complete()])),
+        refused => response::not_executed(media_type, refused),
+    }
+}
+
+fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn next(answer: &impl Serialize) -> Event {
+    let event = Event::default().event("next");
+    // JSON has no line breaks, and every answer is JSON.
+    event.json_data(answer).unwrap_or_else(|_| complete())
+}
+
+fn complete() -> Event {
+    Event::default().event("complete").data("")
+}

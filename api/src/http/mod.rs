@@ -1,0 +1,354 @@
+//! The HTTP face: `/graphql` and `/health/…`.
+//!
+//! - `parameters` and `response`: a request as HTTP has it, and what is sent back
+//! - `events` and `websocket`: answers that go on
+//! - [`explorer`]: GraphiQL; `access`: the log, and the headers of every answer
+
+mod access;
+mod events;
+pub mod explorer;
+mod parameters;
+mod response;
+mod websocket;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apollo_compiler::executable::OperationType;
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Json, Router, middleware, routing};
+use futures::future;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use self::explorer::Exploring;
+use self::parameters::UrlParameters;
+use self::response::{MediaType, Outcome};
+use crate::auth::{Authenticator, InvalidToken};
+use crate::executor::{Caller, Executor, Parameters};
+use crate::graphql::App;
+use crate::limits::LimitSettings;
+use crate::relay::Queue;
+
+/// How long a client may take to send the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers below this size are not worth compressing.
+const COMPRESS_ABOVE: u64 = 1024;
+/// How long a browser may go by an answer about another origin.
+const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(3600);
+/// How long a readiness check waits for a store.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Whether queries may be sent with GET as well
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub graphql_get: bool,
+    /// Origins whose pages may call this service from a browser, separated by commas, or * for any; none if unset
+    #[arg(long, env, value_delimiter = ',', value_parser = parse_origin)]
+    pub cors_origins: Vec<HeaderValue>,
+    /// Proxies in front of this service that add to X-Forwarded-For: tells whose address a request without token counts for
+    #[arg(long, env, default_value_t = 0)]
+    pub trusted_proxies: usize,
+    /// How long a connection may be idle, or take for a request's headers; longer than a load balancer keeps it
+    #[arg(long, env, default_value = "75s", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+}
+
+/// An origin as browsers send it (RFC 6454, section 6.2).
+fn parse_origin(text: &str) -> Result<HeaderValue, String> {
+    let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+    if text != "*" && host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+        return Err("not an origin such as https://shop.example.com, nor *".into());
+    }
+    text.parse().map_err(|_| "has a character that no origin has".into())
+}
+
+impl HttpSettings {
+    fn allows_any_origin(&self) -> bool {
+        self.cors_origins.iter().any(|origin| origin == "*")
+    }
+
+    fn cors(&self) -> CorsLayer {
+        let origins = match self.allows_any_origin() {
+            true => AllowOrigin::any(),
+            false => AllowOrigin::list(self.cors_origins.clone()),
+        };
+        let headers = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")];
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(headers)
+            .expose_headers([RETRY_AFTER, HeaderName::from_static("x-request-id")])
+            .max_age(PREFLIGHT_LIFETIME)
+    }
+}
+
+/// What requests are answered with.
+pub struct Edge {
+    pub(crate) executor: Arc<Executor>,
+    app: App,
+    queue: Queue,
+    authenticator: Authenticator,
+    pub(crate) settings: HttpSettings,
+    limits: LimitSettings,
+    exploring: Exploring,
+    /// WebSockets and event streams that may still be opened.
+    live_connections: Arc<Semaphore>,
+    /// WebSockets that are open.
+    sockets: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Edge {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        executor: Arc<Executor>,
+        app: App,
+        queue: Queue,
+        authenticator: Authenticator,
+        settings: HttpSettings,
+        limits: LimitSettings,
+        exploring: Exploring,
+        shutdown: CancellationToken,
+    ) -> Edge {
+        let live_connections = Arc::new(Semaphore::new(limits.max_live_connections));
+        let sockets = TaskTracker::new();
+        Edge { executor, app, queue, authenticator, settings, limits, exploring, live_connections, sockets, shutdown }
+    }
+
+    /// Returns once every WebSocket has been closed, after the shutdown.
+    pub async fn drained(&self) {
+        self.sockets.close();
+        self.sockets.wait().await;
+    }
+
+    /// Who sent a request. Without a token it comes from nobody, who may read the schema. A token that proves nothing is
+    /// an error.
+    async fn caller(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, InvalidToken> {
+        let identity = match bearer_token(headers)? {
+            Some(token) => Some(self.authenticator.authenticate(token).await?),
+            None => None,
+        };
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let traceparent = traceparent.filter(|value| is_traceparent(value)).map(Into::into);
+        Ok(Caller { identity, address: self.address(headers, peer), traceparent })
+    }
+
+    /// What the outermost trusted proxy has seen.
+    fn address(&self, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
+        let Some(proxies) = self.settings.trusted_proxies.checked_sub(1) else { return peer.ip() };
+        let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let seen: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+        let client = seen.iter().rev().nth(proxies).and_then(|text| text.parse().ok());
+        client.unwrap_or(peer.ip())
+    }
+
+    /// A place for one more WebSocket or event stream.
+    fn live_connection(&self) -> Option<OwnedSemaphorePermit> {
+        self.live_connections.clone().try_acquire_owned().ok()
+    }
+}
+
+pub fn router(edge: Arc<Edge>) -> Router {
+    let worth_it = DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE));
+    let root = match edge.exploring {
+        Exploring::Graphiql { .. } => routing::get(async || Redirect::temporary("/graphiql/")),
+        _ => routing::get(not_found),
+    };
+    Router::new()
+        .route("/graphql", routing::get(get).post(post))
+        // Only these answers are for other origins.
+        .layer(edge.settings.cors())
+        .route("/", root)
+        .route("/graphiql/{*path}", routing::get(explorer::file))
+        .route("/graphiql/", routing::get(explorer::page))
+        .route("/health/live", routing::get(async || "ok\n"))
+        .route("/health/ready", routing::get(ready))
+        .fallback(not_found)
+        .layer(middleware::from_fn(access::layer))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
+        .with_state(edge)
+}
+
+async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "There is nothing here. GraphQL is at /graphql.\n").into_response()
+}
+
+async fn post(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Some(accepted) = MediaType::accepted_by(&headers) else { return nothing_acceptable() };
+    if !is_json(&headers) {
+        let message = "Send the request as application/json.";
+        return response::error(accepted, Outcome::OtherMediaTypeNeeded, "BAD_REQUEST", message);
+    }
+    let max = edge.limits.max_body_bytes;
+    let body = match timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => {
+            let too_large =
+                std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            return match too_large {
+                true => {
+                    let message = format!("The request is larger than {max} bytes.");
+                    response::error(accepted, Outcome::TooLarge, "MAX_BODY_LIMIT", message)
+                }
+                false => response::bad_request(accepted, "The request's body could not be read."),
+            };
+        }
+        Err(_) => {
+            let message = format!("The request's body did not come within {BODY_TIMEOUT:?}.");
+            return response::error(accepted, Outcome::TooSlow, "REQUEST_TIMEOUT", message);
+        }
+    };
+    match parameters::from_json(&body) {
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::POST).await,
+        Err(message) => response::bad_request(accepted, message),
+    }
+}
+
+/// A query in the URL, or a WebSocket; a browser is shown to GraphiQL.
+async fn get(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(id): Extension<access::RequestId>,
+    headers: HeaderMap,
+    socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    parameters: Result<Query<UrlParameters>, QueryRejection>,
+) -> Response {
+    if headers.contains_key(UPGRADE) {
+        return match socket {
+            Ok(socket) => websocket::open(edge, headers, peer, id, socket).await,
+            Err(rejection) => rejection.into_response(),
+        };
+    }
+    let wants_html = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    let asks_nothing = parameters.as_ref().is_ok_and(|Query(parameters)| parameters.are_absent());
+    if wants_html && asks_nothing && matches!(edge.exploring, Exploring::Graphiql { .. }) {
+        return Redirect::temporary("/graphiql/").into_response();
+    }
+    let Some(accepted) = MediaType::accepted_by(&headers) else { return nothing_acceptable() };
+    if !edge.settings.graphql_get {
+        return other_method_needed(accepted, "Send GraphQL requests with POST.");
+    }
+    let parameters = match parameters {
+        Ok(Query(parameters)) => parameters.parameters(),
+        Err(rejection) => Err(rejection.body_text()),
+    };
+    match parameters {
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::GET).await,
+        Err(message) => response::bad_request(accepted, message),
+    }
+}
+
+async fn execute(
+    edge: &Arc<Edge>,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+    accepted: MediaType,
+    parameters: Parameters,
+    method: &Method,
+) -> Response {
+    let Ok(caller) = edge.caller(headers, peer).await else {
+        return match edge.executor.charge_stranger(edge.address(headers, peer)) {
+            Ok(()) => response::errors(accepted, Outcome::Unauthenticated, &[unauthenticated()]),
+            Err(refused) => response::not_executed(accepted, refused),
+        };
+    };
+    let prepared = match edge.executor.prepare(parameters, &caller) {
+        Ok(prepared) => prepared,
+        Err(refused) if accepted == MediaType::EventStream => return events::refuse(accepted, refused),
+        Err(refused) => return response::not_executed(accepted, refused),
+    };
+    let operation = prepared.operation.clone();
+    let mut response = match operation.kind {
+        OperationType::Mutation if *method == Method::GET => {
+            other_method_needed(accepted, "Only queries can be sent with GET. Send this with POST.")
+        }
+        _ if accepted == MediaType::EventStream => events::stream(edge, &caller, prepared),
+        OperationType::Subscription => {
+            let message = "Subscriptions need a WebSocket (graphql-transport-ws), or Accept: text/event-stream.";
+            response::error(accepted, Outcome::NotExecuted, "BAD_REQUEST", message)
+        }
+        OperationType::Query | OperationType::Mutation => match edge.executor.execute(prepared).await {
+            Ok(answer) => response::answer(accepted, &answer),
+            Err(refused) => response::not_executed(accepted, refused),
+        },
+    };
+    response.extensions_mut().insert(operation);
+    response
+}
+
+fn unauthenticated() -> async_graphql::ServerError {
+    async_graphql::Error::from(crate::error::Error::Unauthenticated).into_server_error(Default::default())
+}
+
+fn other_method_needed(media_type: MediaType, message: &str) -> Response {
+    response::error(media_type, Outcome::OtherMethodNeeded, "BAD_REQUEST", message)
+}
+
+fn nothing_acceptable() -> Response {
+    let message = "Answers are application/json, application/graphql-response+json or text/event-stream.";
+    response::error(MediaType::Json, Outcome::NothingAcceptable, "BAD_REQUEST", message)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let charset = parameters.trim().to_ascii_lowercase();
+    media_type.trim().eq_ignore_ascii_case("application/json")
+        && matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"")
+}
+
+/// Version 00: 32, 16 and 2 lower-case hexadecimal digits. Another is ignored, as the specification has it.
+fn is_traceparent(value: &str) -> bool {
+    let parts: Vec<&str> = value.split('-').collect();
+    let hexadecimal = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts[0] == "00" && parts.iter().all(hexadecimal)
+}
+
+/// RFC 6750, section 2.1. Another scheme, or bytes that no token has, prove nothing.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, InvalidToken> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    value.to_str().ok().and_then(bearer).map(Some).ok_or(InvalidToken)
+}
+
+/// The token of `Bearer …`.
+fn bearer(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Ready means: orders can be written and clients read. The queue is told of too, but orders do not need it to be there.
+async fn ready(State(edge): State<Arc<Edge>>) -> Response {
+    let within = |check| async { timeout(CHECK_TIMEOUT, check).await.unwrap_or(false) };
+    let database: future::BoxFuture<bool> = Box::pin(async { edge.app.db.ping().await.is_ok() });
+    let read_model = Box::pin(async { edge.app.read_model.ping().await.is_ok() });
+    let queue = Box::pin(async { edge.queue.check().await.is_ok() });
+    let (database, read_model, queue) = future::join3(within(database), within(read_model), within(queue)).await;
+
+    let status = if database && read_model { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
+    let body = json!({ "database": word(database), "readModel": word(read_model), "queue": word(queue) });
+    (status, Json(body)).into_response()
+}

@@ -1,0 +1,156 @@
+//! What is sent back: media types, status codes, errors.
+
+use async_graphql::ServerError;
+use axum::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::error::refused;
+use crate::executor::{Refused, whole_seconds};
+
+/// A media type of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// What every client knows, with status 200 for all that is a GraphQL request.
+    Json,
+    /// `application/graphql-response+json`, whose status tells whether the request was executed.
+    GraphqlResponse,
+    /// `text/event-stream`: one answer after another. Whatever comes before the first is JSON.
+    EventStream,
+}
+
+impl MediaType {
+    /// The one that `Accept` wants most (RFC 9110, section 12.5.1). Without a word about it, JSON.
+    pub fn accepted_by(headers: &HeaderMap) -> Option<MediaType> {
+        let (mut json, mut any, mut response, mut events) = (None, None, 0.0, 0.0);
+        let mut asked = false;
+        let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+        for range in ranges.map(str::trim).filter(|range| !range.is_empty()) {
+            asked = true;
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let quality = parts.find_map(|part| {
+                let (name, value) = part.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
+            });
+            let quality: f32 = quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
+            match name.as_str() {
+                "application/graphql-response+json" => response = quality,
+                "text/event-stream" => events = quality,
+                "application/json" => json = Some(quality),
+                "application/*" | "*/*" => any = Some(quality.max(any.unwrap_or(0.0))),
+                _ => {}
+            }
+        }
+        // What names JSON counts before what includes it.
+        let json = json.or(any).unwrap_or(if asked { 0.0 } else { 1.0 });
+        match () {
+            () if events > 0.0 && events >= json && events >= response => Some(MediaType::EventStream),
+            () if response > 0.0 && response >= json => Some(MediaType::GraphqlResponse),
+            () if json > 0.0 => Some(MediaType::Json),
+            () if any.is_some_and(|any| any > 0.0) => Some(MediaType::GraphqlResponse),
+            () => None,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            MediaType::Json | MediaType::EventStream => "application/json; charset=utf-8",
+            MediaType::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The operation was executed; fields of it may have failed.
+    Executed,
+    /// It is a GraphQL request that cannot be executed.
+    NotExecuted,
+    /// It is no GraphQL request.
+    Malformed,
+    Unauthenticated,
+    OtherMethodNeeded,
+    NothingAcceptable,
+    TooSlow,
+    TooLarge,
+    OtherMediaTypeNeeded,
+    RateLimited,
+    Busy,
+}
+
+/// The status of every answer of `/graphql`. Those of GraphQL requests are from
+/// <https://graphql.github.io/graphql-over-http/draft/#sec-Status-Codes>.
+pub fn status(media_type: MediaType, outcome: Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Executed => StatusCode::OK,
+        Outcome::NotExecuted => match media_type {
+            MediaType::GraphqlResponse => StatusCode::BAD_REQUEST,
+            MediaType::Json | MediaType::EventStream => StatusCode::OK,
+        },
+        Outcome::Malformed => StatusCode::BAD_REQUEST,
+        Outcome::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Outcome::OtherMethodNeeded => StatusCode::METHOD_NOT_ALLOWED,
+        Outcome::NothingAcceptable => StatusCode::NOT_ACCEPTABLE,
+        Outcome::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        Outcome::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Outcome::OtherMediaTypeNeeded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Outcome::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Outcome::Busy => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The answer to a GraphQL request that was executed.
+pub fn answer(media_type: MediaType, response: &async_graphql::Response) -> Response {
+    body(media_type, Outcome::Executed, response)
+}
+
+/// The answer to one that is not: it has no data, not even null.
+pub fn errors(media_type: MediaType, outcome: Outcome, errors: &[ServerError]) -> Response {
+    let mut response = body(media_type, outcome, &json!({ "errors": errors }));
+    let header = match outcome {
+        Outcome::Unauthenticated => Some((WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")),
+        Outcome::OtherMethodNeeded => Some((ALLOW, "POST")),
+        Outcome::Busy => Some((RETRY_AFTER, "1")),
+        _ => None,
+    };
+    if let Some((name, value)) = header {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+pub fn error(media_type: MediaType, outcome: Outcome, code: &str, message: impl Into<String>) -> Response {
+    errors(media_type, outcome, &[refused(code, message, None)])
+}
+
+pub fn bad_request(media_type: MediaType, message: impl Into<String>) -> Response {
+    error(media_type, Outcome::Malformed, "BAD_REQUEST", message)
+}
+
+pub fn not_executed(media_type: MediaType, refused: Refused) -> Response {
+    let (outcome, wait) = match &refused {
+        Refused::Request(_) => (Outcome::NotExecuted, None),
+        Refused::RateLimited(wait) => (Outcome::RateLimited, Some(whole_seconds(*wait))),
+        Refused::Busy => (Outcome::Busy, None),
+    };
+    let mut response = errors(media_type, outcome, &refused.errors());
+    if let Some(wait) = wait {
+        response.headers_mut().insert(RETRY_AFTER, wait.into());
+    }
+    response
+}
+
+fn body(media_type: MediaType, outcome: Outcome, body: &impl Serialize) -> Response {
+    let headers = [(CONTENT_TYPE, media_type.content_type()), (VARY, "Accept")];
+    match serde_json::to_vec(body) {
+        Ok(body) => (status(media_type, outcome), headers, body).into_response(),
+        Err(error) => {
+            tracing::error!("an answer could not be written: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

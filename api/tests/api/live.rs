@@ -1,0 +1,202 @@
+//! Clients as they change, over event streams and WebSockets, from memory and from Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use entity::{Event, Line, OrderPlaced};
+use futures::future::join_all;
+use iso_currency::Currency;
+use read_model::{Memory, ReadModel, Redis};
+use redis_test::server::RedisServer;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use winterbaume_sqs::SqsService;
+
+use crate::support::{ALL, Api, Socket, queue, sqlite, until};
+
+const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
+
+fn event(client_id: i64, version: i32) -> Event {
+    let line = Line { product_id: 1, name: "Computer".into(), unit_price: 100, quantity: 1 };
+    let (client_name, client_email) = ("Seven".into(), "seven@example.com".into());
+    let (order_id, currency) = (Uuid::now_v7(), "USD".into());
+    let order = OrderPlaced { client_id, client_name, client_email, order_id, currency, total: 100, lines: vec![line] };
+    Event { id: Uuid::now_v7(), time: Utc::now(), version, order }
+}
+
+fn seen(version: i32) -> Value {
+    json!({ "version": version, "orderCount": version, "total": { "amount": format!("{version}.00") } })
+}
+
+struct Stream(reqwest::Response, String);
+
+impl Stream {
+    async fn open(api: &Api, token: &str, query: &str) -> Stream {
+        let request = api.request().bearer_auth(token).header("accept", "text/event-stream");
+        let answer = request.json(&json!({ "query": query })).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Stream(answer, String::new())
+    }
+
+    /// The next event's name and data; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.1.split_once("\n\n") {
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name));
+                    line.map(|value| value.trim_start().to_owned())
+                };
+                let (name, data) = (field("event:"), field("data:").unwrap_or_default());
+                self.1 = rest.to_owned();
+                match name {
+                    Some(name) => return Some((name, serde_json::from_str(&data).unwrap_or_default())),
+                    None => continue, // a comment keeps it open
+                }
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(60), self.0.chunk()).await.expect("nothing comes");
+            self.1 += std::str::from_utf8(&chunk.ok()??).unwrap();
+        }
+    }
+
+    async fn client(&mut self) -> Value {
+        let (name, answer) = self.next().await.expect("it has ended");
+        assert_eq!(name, "next", "{answer}");
+        answer["data"]["clientChanged"].clone()
+    }
+}
+
+async fn redis() -> (RedisServer, Arc<Redis>) {
+    let server = RedisServer::new();
+    let (host, port) = server.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    loop {
+        match Redis::connect(&url, 16, Currency::USD).await {
+            Ok(redis) => return (server, Arc::new(redis)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn check(read_model: Arc<dyn ReadModel>) {
+    let api = Api::start_on(&sqlite().await, read_model.clone(), queue(SqsService::new()).await, &[]).await;
+    let token = api.token(ALL, None);
+    // Nothing before the first order; then the state at once, whenever one begins to watch; then each change.
+    let mut early = Stream::open(&api, &token, WATCH).await;
+    read_model.apply(&[event(7, 1), event(8, 1)]).await;
+    assert_eq!(early.client().await, seen(1));
+    let mut socket = Socket::acknowledged(&api, &token).await;
+    socket.subscribe("w", WATCH).await;
+    assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], seen(1));
+    for version in 2..=5 {
+        read_model.apply(&[event(7, version), event(8, version), event(7, version)]).await;
+        assert_eq!(early.client().await, seen(version));
+        assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], seen(version));
+    }
+    // Whoever completes hears no more, and the others go on.
+    socket.send(json!({ "id": "w", "type": "complete" })).await;
+    socket.send(json!({ "type": "ping" })).await;
+    assert_eq!(socket.receive().await["type"], "pong");
+    read_model.apply(&[event(7, 6)]).await;
+    assert_eq!(early.client().await, seen(6));
+    socket.send(json!({ "type": "ping" })).await;
+    assert_eq!(socket.receive().await["type"], "pong");
+}
+
+#[tokio::test]
+async fn changes_reach_whoever_watches() {
+    check(Arc::new(Memory::default())).await;
+    let (_server, redis) = redis().await;
+    check(redis).await;
+}
+
+#[tokio::test]
+async fn watching_needs_the_scope_and_the_client_like_reading() {
+    let api = Api::start(&sqlite().await).await;
+    let first = async |token: &str, query: &str| {
+        let (name, answer) = Stream::open(&api, token, query).await.next().await.unwrap();
+        (name, answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none").to_owned())
+    };
+    let next = |code: &str| ("next".to_owned(), code.to_owned());
+    assert_eq!(first(&api.token("products:read", None), WATCH).await, next("FORBIDDEN"));
+    assert_eq!(first(&api.token(ALL, Some("8")), WATCH).await, next("FORBIDDEN"));
+    assert_eq!(first(&api.token(ALL, None), "subscription { nothing }").await, next("GRAPHQL_VALIDATION_FAILED"));
+    assert_eq!(first(&api.token(ALL, None), "{ __typename }").await, next("none"));
+    // Without a stream to answer with.
+    let answer = api.graphql(&api.token(ALL, None), WATCH, json!({})).await;
+    assert_eq!((crate::support::code(&answer), answer.get("data")), ("BAD_REQUEST", None));
+    let mut wrong = Stream::open(&api, &api.token(ALL, Some("8")), WATCH).await;
+    assert_eq!(wrong.next().await.unwrap().0, "next");
+    assert_eq!(wrong.next().await, Some(("complete".into(), Value::Null)));
+    assert_eq!(wrong.next().await, None);
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_state_alone() {
+    let memory = Arc::new(Memory::default());
+    let (live, updates) = api::live::live(memory.clone());
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(updates.run(shutdown.clone()));
+    let mut changes = Box::pin(live.watch(7));
+    memory.apply(&[event(7, 1)]).await;
+    assert_eq!(futures::StreamExt::next(&mut changes).await.unwrap().unwrap().version, 1);
+    let events: Vec<Event> = (2..=5_000).map(|version| event(7, version)).collect();
+    memory.apply(&events).await; // more than any backlog holds
+    let mut versions = Vec::new();
+    while versions.last() != Some(&5_000) {
+        versions.push(futures::StreamExt::next(&mut changes).await.unwrap().unwrap().version);
+    }
+    assert!(versions.len() < 10 && versions.is_sorted(), "{versions:?}");
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage() {
+    let (mut server, redis) = redis().await;
+    let api = Api::start_on(&sqlite().await, redis.clone(), queue(SqsService::new()).await, &[]).await;
+    let token = api.token(ALL, None);
+    redis.apply(&[event(7, 1)]).await;
+    let mut streams = join_all((0..50).map(|_| Stream::open(&api, &token, WATCH))).await;
+    for stream in &mut streams {
+        assert_eq!(stream.client().await, seen(1));
+    }
+    let (host, port) = server.host_and_port().map(|(host, port)| (host.to_owned(), port)).unwrap();
+    let client = ::redis::Client::open(format!("redis://{host}:{port}")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut listeners = ::redis::cmd("PUBSUB");
+    listeners.arg("NUMSUB").arg("orders:changed");
+    let (_, count): (String, i64) = listeners.query_async(&mut connection).await.unwrap();
+    assert_eq!(count, 1);
+
+    // The server restarts, empty, and is filled again while nobody tells of changes.
+    server.stop();
+    let mut hopeless = Stream::open(&api, &token, WATCH.replace('7', "9").as_str()).await;
+    let (_, answer) = hopeless.next().await.unwrap();
+    assert_eq!(crate::support::code(&answer), "READ_MODEL_UNAVAILABLE", "whoever comes now is told at once");
+    let _restarted = std::process::Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", &host, "--save", "", "--daemonize", "no"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .map(Killed)
+        .unwrap();
+    until("it is there again", async || redis.ping().await.is_ok()).await;
+    redis.apply(&[event(7, 1), event(7, 2), event(7, 3)]).await;
+    for stream in &mut streams {
+        let mut last = stream.client().await;
+        while last != seen(3) {
+            last = stream.client().await;
+        }
+    }
+    redis.apply(&[event(7, 4)]).await;
+    assert_eq!(streams[0].client().await, seen(4), "changes are told as before");
+}
+
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

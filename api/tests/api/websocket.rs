@@ -1,0 +1,166 @@
+//! The subprotocol graphql-transport-ws, message by message.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use read_model::Memory;
+use serde_json::{Value, json};
+use winterbaume_sqs::SqsService;
+
+use crate::support::{ALL, Api, PROTOCOL, SECRET, Socket, queue, sqlite};
+
+const TYPENAME: &str = "{ __typename }";
+
+#[tokio::test]
+async fn queries_and_mutations_are_answered_and_completed() {
+    let api = Api::start(&sqlite().await).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL, None)).await;
+    socket.subscribe("q", "{ product(id: 1) { name } }").await;
+    let payload = json!({ "data": { "product": { "name": "Computer" } } });
+    assert_eq!(socket.receive().await, json!({ "id": "q", "type": "next", "payload": payload }));
+    assert_eq!(socket.receive().await, json!({ "id": "q", "type": "complete" }));
+    let place =
+        "mutation { placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { clientVersion } }";
+    socket.subscribe("q", place).await;
+    assert_eq!(socket.receive().await["payload"]["data"]["placeOrder"]["clientVersion"], json!(1));
+    assert_eq!(socket.receive().await["type"], "complete");
+
+    // What is not executed is an error, and ends no other operation.
+    for (query, code) in [
+        ("{ nothing }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{", "GRAPHQL_PARSE_FAILED"),
+        ("query ($n: Int!) { products(first: $n) { nodes { id } } }", "BAD_USER_INPUT"),
+        ("{ products(first: 900) { nodes { id name } } }", "MAX_COMPLEXITY_LIMIT"),
+    ] {
+        socket.subscribe("e", query).await;
+        let message = socket.receive().await;
+        assert_eq!((&message["type"], &message["id"]), (&json!("error"), &json!("e")), "{message}");
+        assert_eq!(message["payload"][0]["extensions"]["code"], json!(code));
+    }
+    socket.send(json!({ "type": "ping", "payload": { "a": 1 } })).await;
+    assert_eq!(socket.receive().await, json!({ "type": "pong" }));
+    socket.send(json!({ "type": "pong" })).await;
+    socket.send(json!({ "id": "unknown", "type": "complete" })).await;
+    socket.subscribe("q", TYPENAME).await;
+    assert_eq!(socket.receive().await["payload"]["data"]["__typename"], json!("Query"));
+}
+
+#[tokio::test]
+async fn every_breach_of_the_protocol_has_its_code() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL, None);
+    let subscribe = json!({ "id": "1", "type": "subscribe", "payload": { "query": TYPENAME } });
+    let init = |payload: Value| json!({ "type": "connection_init", "payload": payload });
+    let bearer = |token: &str| init(json!({ "authorization": format!("Bearer {token}") }));
+    let change = json!({ "id": "1", "type": "subscribe", "payload": { "query": "subscription { clientChanged(id: 1) { id } }" } });
+    let cases: [(u16, Vec<Value>); 15] = [
+        (4401, vec![subscribe.clone()]),
+        (4403, vec![bearer("x")]),
+        (4403, vec![bearer("")]),
+        (4403, vec![init(json!({ "Authorization": 7 }))]),
+        (4403, vec![init(json!({ "Authorization": token }))]), // not a bearer token
+        (4429, vec![init(json!({})), init(json!({}))]),
+        (4429, vec![bearer(&token), bearer(&token)]),
+        (4409, vec![bearer(&token), change.clone(), change]),
+        (4400, vec![json!({ "type": "unknown" })]),
+        (4400, vec![json!({})]),
+        (4400, vec![json!([])]),
+        (4400, vec![init(json!("x"))]),
+        (4400, vec![init(Value::Null), json!({ "id": "", "type": "subscribe", "payload": { "query": TYPENAME } })]),
+        (4400, vec![init(Value::Null), json!({ "id": "1", "type": "subscribe", "payload": { "query": 7 } })]),
+        (4400, vec![init(Value::Null), json!({ "id": "1", "type": "subscribe", "payload": [TYPENAME] })]),
+    ];
+    for (code, messages) in cases {
+        let mut socket = Socket::open(&api, &[PROTOCOL]).await.unwrap();
+        for message in &messages {
+            socket.send(message.clone()).await;
+        }
+        assert_eq!(socket.closed().await, code, "{messages:?}");
+    }
+    let mut socket = Socket::open(&api, &[PROTOCOL]).await.unwrap();
+    socket.send_text("not JSON").await;
+    assert_eq!(socket.closed().await, 4400);
+    let mut socket = Socket::open(&api, &[PROTOCOL]).await.unwrap();
+    socket.send(init(json!({ "padding": "x".repeat(66_000) }))).await;
+    assert_eq!(socket.closed().await, 1009);
+    assert_eq!(Socket::open(&api, &[]).await.unwrap().closed().await, 4406);
+    assert_eq!(Socket::open(&api, &[PROTOCOL]).await.unwrap().closed().await, 4408, "it never introduced itself");
+}
+
+#[tokio::test]
+async fn a_socket_is_let_in_by_origin_and_token() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--cors-origins", "https://shop.example.com"]).await;
+    let own = api.address.clone();
+    let open =
+        async |headers: &[(&'static str, &str)]| Socket::open(&api, &[&[PROTOCOL], headers].concat()).await.err();
+    assert_eq!(open(&[]).await, None);
+    assert_eq!(open(&[("origin", "https://shop.example.com")]).await, None);
+    assert_eq!(open(&[("origin", &own)]).await, None);
+    assert_eq!(open(&[("origin", "https://evil.example.com")]).await, Some(401));
+    assert_eq!(open(&[("origin", "null")]).await, Some(401));
+    assert_eq!(open(&[("authorization", "Bearer x")]).await, Some(401));
+
+    // The token may come with the request.
+    let bearer = format!("Bearer {}", api.token(ALL, None));
+    let mut socket = Socket::open(&api, &[PROTOCOL, ("authorization", &bearer)]).await.unwrap();
+    socket.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(socket.receive().await["type"], "connection_ack");
+    socket.subscribe("1", "{ product(id: 1) { name } }").await;
+    assert_eq!(socket.receive().await["payload"]["data"]["product"]["name"], "Computer");
+    let mut nobody = Socket::acknowledged(&api, "").await;
+    nobody.subscribe("1", "{ product(id: 1) { name } }").await;
+    assert_eq!(nobody.receive().await["payload"]["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn streams_and_sockets_are_counted() {
+    let flags = ["--max-streams", "2", "--max-live-connections", "3", "--rate-limit", "1", "--max-complexity", "30"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let of = |subject: &str| api.tokens.mint(subject, ALL, None, Duration::from_secs(60)).unwrap();
+    let mut socket = Socket::acknowledged(&api, &of("one")).await;
+    for id in ["1", "2", "3"] {
+        socket.subscribe(id, "subscription { clientChanged(id: 1) { id } }").await;
+    }
+    let refused = socket.receive().await;
+    assert_eq!((&refused["id"], &refused["type"]), (&json!("3"), &json!("error")));
+    assert_eq!(refused["payload"][0]["extensions"]["code"], "MAX_STREAMS_LIMIT");
+    socket.send(json!({ "id": "1", "type": "complete" })).await;
+    socket.subscribe("3", TYPENAME).await;
+    assert_eq!(socket.receive().await["type"], "next", "there is room again");
+    assert_eq!(socket.receive().await["type"], "complete");
+
+    // The same share as over HTTP.
+    let mut hungry = Socket::acknowledged(&api, &of("two")).await;
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        hungry.subscribe("m", "{ nothing }").await;
+        codes.push(hungry.receive().await["payload"][0]["extensions"]["code"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(codes[2..], ["GRAPHQL_VALIDATION_FAILED", "RATE_LIMITED"]);
+
+    let third = Socket::acknowledged(&api, "").await;
+    assert_eq!(Socket::open(&api, &[PROTOCOL]).await.err(), Some(503));
+    drop((socket, hungry, third));
+    crate::support::until("there is room again", async || Socket::open(&api, &[PROTOCOL]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_socket_ends_with_its_token_and_with_the_service() {
+    let db = sqlite().await;
+    let api = Api::start_on(&db, Arc::new(Memory::default()), queue(SqsService::new()).await, &[]).await;
+    // Clocks may differ by ten seconds: one that has nearly passed is a token that expires soon.
+    let claims = json!({ "sub": "x", "scope": ALL, "exp": jsonwebtoken::get_current_timestamp() - 8 });
+    let expiring = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let mut socket = Socket::acknowledged(&api, &expiring).await;
+    socket.subscribe("1", "subscription { clientChanged(id: 1) { id } }").await;
+    assert_eq!(socket.closed().await, 4403);
+
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL, None)).await;
+    socket.subscribe("1", "subscription { clientChanged(id: 1) { id } }").await;
+    socket.send(json!({ "type": "ping" })).await;
+    socket.receive().await;
+    drop(api); // asks it to stop
+    assert_eq!(socket.closed().await, 1001);
+}
