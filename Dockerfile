@@ -1,7 +1,13 @@
 # One image with all binaries; compose.yaml says which one a container runs.
+FROM node:22-bookworm-slim AS web
+WORKDIR /src
+COPY . .
+RUN scripts/build-web
+
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
+COPY --from=web /src/web/dist web/dist
 RUN scripts/build /out
 
 FROM debian:bookworm-slim

@@ -1,20 +1,26 @@
 # Each of these installs what it misses (on Debian, as root) or says what to install.
-.PHONY: run test check figures
+.PHONY: run test check fuzz figures
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
+	@scripts/build-web
 	@cargo run --locked
 
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, links, compose.yaml
-	@scripts/install cc=build-essential
+check: # format, lints, links, schema.graphql, compose.yaml
+	@scripts/install cc=build-essential node=nodejs npm=npm
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	scripts/check-links
+	scripts/check-schema
 	scripts/check-compose
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fuzz: # sends the edge what libFuzzer makes up; SECONDS=60
+	@scripts/install cc=build-essential
+	@scripts/fuzz $(SECONDS)
 
 figures: # measures start, latency and memory of a release build
 	@scripts/install-test-servers

@@ -25,7 +25,7 @@ use crate::limits::LimitSettings;
 /// Validation errors told of one document.
 const MAX_ERRORS: usize = 10;
 /// Bytes that a document takes for each byte of its text, and besides: measured, rounded up.
-const BYTES_PER_BYTE: usize = 60;
+const BYTES_PER_BYTE: usize = 150;
 const BYTES_PER_DOCUMENT: usize = 4096;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -349,6 +349,7 @@ mod tests {
             "{ a: product(id: 1) { name } a: product(id: 2) { name } }",
             "query ($n: Int!, $n: Int!) { products(first: $n) { nodes { id } } }",
             "{ products(first: 3000000000) { nodes { id } } }",
+            "{ product(id: 9223372036854775808) { name } }",
             "subscription { a: clientChanged(id: 1) { id } b: clientChanged(id: 2) { id } }",
         ] {
             assert_eq!(refused(documents.find(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED", "{wrong}");

@@ -88,6 +88,11 @@ impl LimitSettings {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
                 TokenKind::LCurly | TokenKind::LParen | TokenKind::LBracket => nesting += 1,
                 TokenKind::RCurly | TokenKind::RParen | TokenKind::RBracket => nesting = nesting.saturating_sub(1),
+                // As an ID it would be valid, and fail when it is read.
+                TokenKind::Int if token.data().parse::<i64>().is_err() => {
+                    let message = "The document has a number that is too large: send it as a string.";
+                    return Err(refused("GRAPHQL_VALIDATION_FAILED", message, None));
+                }
                 _ => {}
             }
             tokens += 1;

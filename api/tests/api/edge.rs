@@ -366,3 +366,41 @@ async fn persisted_queries_work_over_get_and_post() {
         );
     }
 }
+
+#[tokio::test]
+async fn hostile_strings_are_only_strings() {
+    let db = postgres().await;
+    let api = Api::start(&db).await;
+    let token = api.token(ALL, None);
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { replayed userErrors { code } } }";
+    let client = "query ($id: ID!, $ids: [ID!]!) { client(id: $id) { id } clientsByIds(ids: $ids) { id } product(id: $id) { id } }";
+    for hostile in [
+        "1'; DROP TABLE orders; --",
+        "1 OR 1=1",
+        "\\'; SELECT pg_sleep(60)",
+        "1\r\nFLUSHALL\r\n",
+        "*\r\n$1",
+        "$(reboot)",
+        "${jndi:ldap://127.0.0.1/x}",
+        "../../etc/passwd",
+        "{p0}",
+        "\u{202e}\u{0}\u{ffff}",
+    ] {
+        let answer = api.graphql(&token, client, json!({ "id": hostile, "ids": [hostile] })).await;
+        let nothing = json!({ "client": null, "clientsByIds": [null], "product": null });
+        assert_eq!((code(&answer), &answer["data"]), ("none", &nothing), "{hostile}");
+        let items = json!([{ "productId": 1, "quantity": 1 }]);
+        let order = json!({ "input": { "clientId": 1, "items": items, "idempotencyKey": hostile } });
+        for replayed in [false, true] {
+            let answer = api.graphql(&token, place, order.clone()).await;
+            let placed = &answer["data"]["placeOrder"];
+            let expected = if hostile.contains(char::is_control) {
+                json!({ "replayed": false, "userErrors": [{ "code": "INVALID_IDEMPOTENCY_KEY" }] })
+            } else {
+                json!({ "replayed": replayed, "userErrors": [] })
+            };
+            assert_eq!(placed, &expected, "{hostile}: {answer}");
+        }
+    }
+    assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 7);
+}

@@ -1,5 +1,7 @@
 //! One process on embedded stores.
 
+use serde_json::{Value, json};
+
 use crate::process::{EXAMPLE, Process, User, assert_is_bob, command, status, until};
 
 fn start(variables: &[(&str, &str)]) -> (Process, User) {
@@ -77,4 +79,30 @@ async fn it_stops_also_when_nobody_reads_its_log() {
     );
     until("it ends", async || service.try_wait().unwrap().is_some()).await;
     assert!(service.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn the_log_tells_of_operations_but_not_what_they_carry() {
+    let (mut process, user) = start(&[("LOG_FORMAT", "json")]);
+    let query = "query Careful($id: ID!) { product(id: $id) { name price { amount } } }";
+    let request = user.http.post(format!("http://{}/graphql", user.address)).bearer_auth(&user.token);
+    let request =
+        request.header("x-request-id", "mine").json(&json!({ "query": query, "variables": { "id": "4711" } }));
+    assert!(request.send().await.unwrap().text().await.unwrap().contains("null"));
+    let request = user.http.post(format!("http://{}/graphql", user.address)).bearer_auth("hunter2.hunter2.hunter2");
+    request.json(&json!({ "query": query })).send().await.unwrap();
+
+    process.line_with("\"status\":401");
+    let lines = process.lines();
+    let told = lines.iter().find(|line| line.contains("Careful")).unwrap();
+    let told: Value = serde_json::from_str(told).unwrap();
+    assert_eq!(
+        (&told["operation"], &told["kind"], &told["cost"], &told["status"], &told["request_id"], &told["transport"]),
+        (&json!("Careful"), &json!("query"), &json!(4), &json!(200), &json!("mine"), &json!("http"))
+    );
+    assert!(told["duration_ms"].as_f64().unwrap() > 0.0);
+    let log: Vec<_> = lines.iter().filter(|line| line.starts_with('{')).collect();
+    assert!(log.len() > 2);
+    let carried = ["4711", &user.token, "hunter2"];
+    assert!(!log.iter().any(|line| carried.iter().any(|secret| line.contains(secret))), "{log:#?}");
 }

@@ -1,0 +1,95 @@
+//! Any body of a request is answered: without a panic, an error of ours, or more than 100 ms of work. `scripts/fuzz` runs it.
+
+#![no_main]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use api::Service;
+use api::auth::Authenticator;
+use api::config::Settings;
+use api::graphql::App;
+use api::http::explorer::Exploring;
+use api::relay::Queue;
+use aws_config::{BehaviorVersion, SdkConfig};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::connect_info::MockConnectInfo;
+use axum::http::Request;
+use clap::Parser;
+use cpu_time::ThreadTime;
+use iso_currency::Currency;
+use libfuzzer_sys::fuzz_target;
+use process::database;
+use read_model::Memory;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tower::ServiceExt;
+
+const MAX_WORK: Duration = Duration::from_millis(100);
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
+
+/// The router of an api on embedded stores, and a token that may do everything.
+static API: LazyLock<(Router, String)> = LazyLock::new(|| {
+    RUNTIME.block_on(async {
+        let flags = [
+            "fuzz",
+            "--jwt-secret",
+            "a secret of at least thirty-two bytes",
+            "--rate-limit",
+            "0",
+            "--read-wait",
+            "1ms",
+        ];
+        let settings = Cli::parse_from(flags).settings;
+        let db = database::connect("sqlite::memory:", 1, None).await.unwrap();
+        migration::up(&db).await.unwrap();
+        let app = App {
+            db,
+            read_model: Arc::new(Memory::default()),
+            relay: Arc::default(),
+            currency: Currency::USD,
+            read_wait: settings.read_wait,
+        };
+        // Nobody publishes here.
+        let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let queue = Queue::new(&aws, "http://127.0.0.1:1/orders".into());
+        let authenticator = Authenticator::new(&settings.tokens).await.unwrap();
+        let scope = api::auth::SCOPES.join(" ");
+        let token = settings.tokens.mint("fuzzer", &scope, None, Duration::from_secs(86_400)).unwrap();
+        let exploring = Exploring::Introspection;
+        let service = Service::new(app, queue, authenticator, settings.edge, exploring, Default::default()).unwrap();
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        (service.router().layer(MockConnectInfo(peer)), token)
+    })
+});
+
+fuzz_target!(|body: &[u8]| {
+    let (router, token) = &*API;
+    let request = Request::post("/graphql")
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::from(body.to_vec()))
+        .unwrap();
+    let began = ThreadTime::now();
+    let (status, answer) = RUNTIME.block_on(async {
+        let response = router.clone().oneshot(request).await.unwrap();
+        (response.status(), to_bytes(response.into_body(), usize::MAX).await.unwrap())
+    });
+    let work = began.elapsed();
+    assert!(work < MAX_WORK, "{work:?} of work");
+    assert!(!status.is_server_error(), "{status}");
+    let answer: Value = serde_json::from_slice(&answer).expect("an answer is JSON");
+    for error in answer["errors"].as_array().into_iter().flatten() {
+        let code = error["extensions"]["code"].as_str().expect("an error has a code");
+        assert!(code != "INTERNAL_SERVER_ERROR", "{error}");
+    }
+});
