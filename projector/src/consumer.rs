@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::StalledStreamProtectionConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
@@ -34,7 +35,11 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// A client for SQS whose calls end, also when the other side falls silent.
 pub fn client(settings: &SdkConfig) -> Client {
-    Client::from_conf(aws_sdk_sqs::config::Builder::from(settings).timeout_config(at_most(CALL_TIMEOUT)).build())
+    // A long poll is silent for longer than the SDK lets a stream be.
+    let config = aws_sdk_sqs::config::Builder::from(settings)
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .timeout_config(at_most(CALL_TIMEOUT));
+    Client::from_conf(config.build())
 }
 
 fn at_most(attempt: Duration) -> TimeoutConfig {

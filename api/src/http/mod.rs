@@ -38,7 +38,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use self::explorer::Exploring;
 use self::parameters::UrlParameters;
-use self::response::{MediaType, Outcome};
+use self::response::{Accepted, MediaType, Outcome};
 use crate::auth::{Authenticator, InvalidToken};
 use crate::executor::{Caller, Executor, Parameters};
 use crate::graphql::App;
@@ -197,10 +197,11 @@ async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Some(accepted) = MediaType::accepted_by(&headers) else { return nothing_acceptable() };
+    let Some(accepted) = Accepted::by(&headers) else { return nothing_acceptable() };
+    let media_type = accepted.media_type;
     if !is_json(&headers) {
         let message = "Send the request as application/json.";
-        return response::error(accepted, Outcome::OtherMediaTypeNeeded, "BAD_REQUEST", message);
+        return response::error(media_type, Outcome::OtherMediaTypeNeeded, "BAD_REQUEST", message);
     }
     let max = edge.limits.max_body_bytes;
     let body = match timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
@@ -211,19 +212,19 @@ async fn post(
             return match too_large {
                 true => {
                     let message = format!("The request is larger than {max} bytes.");
-                    response::error(accepted, Outcome::TooLarge, "MAX_BODY_LIMIT", message)
+                    response::error(media_type, Outcome::TooLarge, "MAX_BODY_LIMIT", message)
                 }
-                false => response::bad_request(accepted, "The request's body could not be read."),
+                false => response::bad_request(media_type, "The request's body could not be read."),
             };
         }
         Err(_) => {
             let message = format!("The request's body did not come within {BODY_TIMEOUT:?}.");
-            return response::error(accepted, Outcome::TooSlow, "REQUEST_TIMEOUT", message);
+            return response::error(media_type, Outcome::TooSlow, "REQUEST_TIMEOUT", message);
         }
     };
     match parameters::from_json(&body) {
         Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::POST).await,
-        Err(message) => response::bad_request(accepted, message),
+        Err(message) => response::bad_request(media_type, message),
     }
 }
 
@@ -247,9 +248,10 @@ async fn get(
     if wants_html && asks_nothing && matches!(edge.exploring, Exploring::Graphiql { .. }) {
         return Redirect::temporary("/graphiql/").into_response();
     }
-    let Some(accepted) = MediaType::accepted_by(&headers) else { return nothing_acceptable() };
+    let Some(accepted) = Accepted::by(&headers) else { return nothing_acceptable() };
+    let media_type = accepted.media_type;
     if !edge.settings.graphql_get {
-        return other_method_needed(accepted, "Send GraphQL requests with POST.");
+        return other_method_needed(media_type, "Send GraphQL requests with POST.");
     }
     let parameters = match parameters {
         Ok(Query(parameters)) => parameters.parameters(),
@@ -257,7 +259,7 @@ async fn get(
     };
     match parameters {
         Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::GET).await,
-        Err(message) => response::bad_request(accepted, message),
+        Err(message) => response::bad_request(media_type, message),
     }
 }
 
@@ -265,34 +267,36 @@ async fn execute(
     edge: &Arc<Edge>,
     headers: &HeaderMap,
     peer: SocketAddr,
-    accepted: MediaType,
+    accepted: Accepted,
     parameters: Parameters,
     method: &Method,
 ) -> Response {
+    let media_type = accepted.media_type;
     let Ok(caller) = edge.caller(headers, peer).await else {
         return match edge.executor.charge_stranger(edge.address(headers, peer)) {
-            Ok(()) => response::errors(accepted, Outcome::Unauthenticated, &[unauthenticated()]),
-            Err(refused) => response::not_executed(accepted, refused),
+            Ok(()) => response::errors(media_type, Outcome::Unauthenticated, &[unauthenticated()]),
+            Err(refused) => response::not_executed(media_type, refused),
         };
     };
     let prepared = match edge.executor.prepare(parameters, &caller) {
         Ok(prepared) => prepared,
-        Err(refused) if accepted == MediaType::EventStream => return events::refuse(accepted, refused),
-        Err(refused) => return response::not_executed(accepted, refused),
+        Err(refused) if media_type == MediaType::EventStream => return events::refuse(media_type, refused),
+        Err(refused) => return response::not_executed(media_type, refused),
     };
     let operation = prepared.operation.clone();
     let mut response = match operation.kind {
         OperationType::Mutation if *method == Method::GET => {
-            other_method_needed(accepted, "Only queries can be sent with GET. Send this with POST.")
+            other_method_needed(media_type, "Only queries can be sent with GET. Send this with POST.")
         }
-        _ if accepted == MediaType::EventStream => events::stream(edge, &caller, prepared),
+        _ if media_type == MediaType::EventStream => events::stream(edge, &caller, prepared),
+        OperationType::Subscription if accepted.event_stream => events::stream(edge, &caller, prepared),
         OperationType::Subscription => {
             let message = "Subscriptions need a WebSocket (graphql-transport-ws), or Accept: text/event-stream.";
-            response::error(accepted, Outcome::NotExecuted, "BAD_REQUEST", message)
+            response::error(media_type, Outcome::NotExecuted, "BAD_REQUEST", message)
         }
         OperationType::Query | OperationType::Mutation => match edge.executor.execute(prepared).await {
-            Ok(answer) => response::answer(accepted, &answer),
-            Err(refused) => response::not_executed(accepted, refused),
+            Ok(answer) => response::answer(media_type, &answer),
+            Err(refused) => response::not_executed(media_type, refused),
         },
     };
     response.extensions_mut().insert(operation);

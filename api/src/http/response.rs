@@ -21,9 +21,19 @@ pub enum MediaType {
     EventStream,
 }
 
-impl MediaType {
-    /// The one that `Accept` wants most (RFC 9110, section 12.5.1). Without a word about it, JSON.
-    pub fn accepted_by(headers: &HeaderMap) -> Option<MediaType> {
+/// What a client takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What it wants most.
+    pub media_type: MediaType,
+    /// Whether it takes answers that go on.
+    pub event_stream: bool,
+}
+
+impl Accepted {
+    /// What `Accept` says (RFC 9110, section 12.5.1). Without a word about it, JSON. An event stream is wanted most only
+    /// where it is preferred to all others: clients name it for subscriptions beside what they want for queries.
+    pub fn by(headers: &HeaderMap) -> Option<Accepted> {
         let (mut json, mut any, mut response, mut events) = (None, None, 0.0, 0.0);
         let mut asked = false;
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
@@ -46,15 +56,18 @@ impl MediaType {
         }
         // What names JSON counts before what includes it.
         let json = json.or(any).unwrap_or(if asked { 0.0 } else { 1.0 });
-        match () {
-            () if events > 0.0 && events >= json && events >= response => Some(MediaType::EventStream),
-            () if response > 0.0 && response >= json => Some(MediaType::GraphqlResponse),
-            () if json > 0.0 => Some(MediaType::Json),
-            () if any.is_some_and(|any| any > 0.0) => Some(MediaType::GraphqlResponse),
-            () => None,
-        }
+        let media_type = match () {
+            () if events > json && events > response => MediaType::EventStream,
+            () if response > 0.0 && response >= json => MediaType::GraphqlResponse,
+            () if json > 0.0 => MediaType::Json,
+            () if any.is_some_and(|any| any > 0.0) => MediaType::GraphqlResponse,
+            () => return None,
+        };
+        Some(Accepted { media_type, event_stream: events > 0.0 })
     }
+}
 
+impl MediaType {
     fn content_type(self) -> &'static str {
         match self {
             MediaType::Json | MediaType::EventStream => "application/json; charset=utf-8",
@@ -152,5 +165,39 @@ fn body(media_type: MediaType, outcome: Outcome, body: &impl Serialize) -> Respo
             tracing::error!("an answer could not be written: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MediaType::{EventStream, GraphqlResponse, Json};
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_most_is_sent() {
+        let urql = "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed";
+        let cases = [
+            ("", Some((Json, false))),
+            ("*/*", Some((Json, false))),
+            ("application/*;q=0.1", Some((Json, false))),
+            ("application/json, */*;q=0", Some((Json, false))),
+            ("application/json;q=0, */*", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json, application/json;q=0.9", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json; q = 0.5, application/json", Some((Json, false))),
+            ("Application/GraphQL-Response+JSON;charset=utf-8", Some((GraphqlResponse, false))),
+            ("text/event-stream", Some((EventStream, true))),
+            ("text/event-stream, application/json;q=0.5", Some((EventStream, true))),
+            (urql, Some((GraphqlResponse, true))),
+            ("text/html", None),
+            ("application/json;q=0", None),
+            ("application/json;q=x", None),
+        ];
+        for (accept, expected) in cases {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).unwrap())]);
+            let expected = expected.map(|(media_type, event_stream)| Accepted { media_type, event_stream });
+            assert_eq!(Accepted::by(&headers), expected, "{accept}");
+        }
+        assert_eq!(Accepted::by(&HeaderMap::new()).unwrap().media_type, Json);
     }
 }

@@ -14,8 +14,8 @@ use axum::response::Response;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, stream};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::access::RequestId;
@@ -31,6 +31,8 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// How long a client may take to read what it is sent.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to agree that the socket is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest id of an operation, in bytes.
 const MAX_ID: usize = 128;
 /// Most sockets are idle: their buffers are small, and grow when they must.
@@ -66,6 +68,17 @@ enum FromClient {
     Complete {
         id: String,
     },
+}
+
+/// Its fields keep their order: those of answers are as they were asked for.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum FromServer<'a> {
+    ConnectionAck,
+    Pong,
+    Next { id: &'a str, payload: &'a Answer },
+    Error { id: &'a str, payload: &'a [ServerError] },
+    Complete { id: &'a str },
 }
 
 pub async fn open(
@@ -145,15 +158,16 @@ impl Connection {
         for running in std::mem::take(&mut self.running).into_values() {
             running.operation.log(&self.id, "websocket", None, running.began);
         }
-        // Whoever hung up or fell silent need not be told.
-        if let Err(Some(Closing(code, reason))) = closing {
-            let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-            let _ = timeout(SEND_TIMEOUT, async {
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            // Whoever hung up or fell silent need not be told why.
+            if let Err(Some(Closing(code, reason))) = closing {
+                let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
                 let _ = self.socket.send(close).await;
-                while let Some(Ok(_)) = self.socket.recv().await {}
-            })
-            .await;
-        }
+            }
+            // Reading to the end is what sends the answer to the client's own close.
+            while let Some(Ok(_)) = self.socket.recv().await {}
+        })
+        .await;
     }
 
     /// Until the socket is to be closed, or is gone.
@@ -203,11 +217,11 @@ impl Connection {
         }
         match serde_json::from_str(&text).map_err(|_| Some(INVALID_MESSAGE))? {
             FromClient::ConnectionInit { payload } => self.introduce(payload).await,
-            FromClient::Ping => self.send_json(json!({ "type": "pong" })).await,
+            FromClient::Ping => self.say(FromServer::Pong).await,
             FromClient::Pong => Ok(()),
             FromClient::Subscribe { id, payload } => match self.subscribe(&id, payload)? {
                 Ok(()) => Ok(()),
-                Err(errors) => self.send_json(json!({ "id": id, "type": "error", "payload": errors })).await,
+                Err(errors) => self.say(FromServer::Error { id: &id, payload: &errors }).await,
             },
             FromClient::Complete { id } => {
                 if let Some(running) = self.running.remove(&id) {
@@ -241,7 +255,7 @@ impl Connection {
             self.caller.identity = identity;
         }
         self.introduced = true;
-        self.send_json(json!({ "type": "connection_ack" })).await
+        self.say(FromServer::ConnectionAck).await
     }
 
     /// Begins an operation; or tells what is wrong with it.
@@ -276,18 +290,20 @@ impl Connection {
 
     async fn tell(&mut self, id: String, answer: Option<Answer>) -> Result<(), Option<Closing>> {
         match answer {
-            Some(answer) => self.send_json(json!({ "id": id, "type": "next", "payload": answer })).await,
+            Some(answer) => self.say(FromServer::Next { id: &id, payload: &answer }).await,
             None => {
                 if let Some(running) = self.running.remove(&id) {
                     running.operation.log(&self.id, "websocket", None, running.began);
                 }
-                self.send_json(json!({ "id": id, "type": "complete" })).await
+                self.say(FromServer::Complete { id: &id }).await
             }
         }
     }
 
-    async fn send_json(&mut self, message: Value) -> Result<(), Option<Closing>> {
-        self.send(Message::Text(message.to_string().into())).await
+    async fn say(&mut self, message: FromServer<'_>) -> Result<(), Option<Closing>> {
+        // Every part of it is JSON.
+        let text = serde_json::to_string(&message).map_err(|_| None)?;
+        self.send(Message::Text(text.into())).await
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Option<Closing>> {

@@ -228,11 +228,15 @@ impl Socket {
         next.expect("nothing comes").expect("it has ended").unwrap()
     }
 
-    /// The next message, whatever pings come before.
     pub async fn receive(&mut self) -> Value {
+        serde_json::from_str(&self.receive_text().await).unwrap()
+    }
+
+    /// The next message, whatever pings come before.
+    pub async fn receive_text(&mut self) -> String {
         loop {
             match self.next().await {
-                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Text(text) => return text.to_string(),
                 Message::Ping(_) => {}
                 other => panic!("{other:?}"),
             }

@@ -38,6 +38,10 @@ async fn queries_and_mutations_are_answered_and_completed() {
         assert_eq!((&message["type"], &message["id"]), (&json!("error"), &json!("e")), "{message}");
         assert_eq!(message["payload"][0]["extensions"]["code"], json!(code));
     }
+    socket.subscribe("o", "{ b: __typename a: product(id: 1) { name id } }").await;
+    let text = r#"{"type":"next","id":"o","payload":{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}}"#;
+    assert_eq!(socket.receive_text().await, text, "fields keep their order");
+    assert_eq!(socket.receive().await["type"], "complete");
     socket.send(json!({ "type": "ping", "payload": { "a": 1 } })).await;
     assert_eq!(socket.receive().await, json!({ "type": "pong" }));
     socket.send(json!({ "type": "pong" })).await;

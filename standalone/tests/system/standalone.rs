@@ -106,3 +106,13 @@ async fn the_log_tells_of_operations_but_not_what_they_carry() {
     let carried = ["4711", &user.token, "hunter2"];
     assert!(!log.iter().any(|line| carried.iter().any(|secret| line.contains(secret))), "{log:#?}");
 }
+
+#[tokio::test]
+async fn an_idle_service_has_nothing_to_warn_of() {
+    let (process, _) = start(&[("RUST_LOG", "warn")]);
+    let began = std::time::Instant::now();
+    // Longer than a long poll for messages.
+    until("a long poll is over", async || began.elapsed().as_secs() > 22).await;
+    let warnings: Vec<_> = process.lines().into_iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings, [""; 0]);
+}
