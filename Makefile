@@ -22,7 +22,6 @@ fuzz: # sends the edge what libFuzzer makes up; SECONDS=60
 	@scripts/install cc=build-essential
 	@scripts/fuzz $(SECONDS)
 
-figures: # measures start, latency and memory of a release build
+figures: # measures start, latency, memory and subscribers of a release build
 	@scripts/install-test-servers
-	cargo build --locked --release --workspace --bins
-	cargo test --locked --release --workspace --test system -- --ignored --nocapture
+	@scripts/figures

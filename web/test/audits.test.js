@@ -1,14 +1,13 @@
 // The audits of GraphQL over HTTP, against the running service: https://github.com/graphql/graphql-http
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { before } from 'node:test';
 import { serverAudits } from 'graphql-http';
-import { start } from './support.js';
+import { start, test } from './support.js';
 
 let service;
 before(async () => {
   service = await start();
 });
-after(() => service?.stop());
 
 const audits = serverAudits({ url: () => service.url });
 
