@@ -14,18 +14,20 @@ use apollo_compiler::{Schema, ast};
 use async_graphql::parser::parse_query;
 use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
 use async_graphql::{Pos, ServerError};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::refused;
+use crate::error::{Refused, refused};
 use crate::limits::LimitSettings;
 
 /// Validation errors told of one document.
 const MAX_ERRORS: usize = 10;
-/// Bytes that a document takes for each byte of its text, and besides: measured, rounded up.
-const BYTES_PER_BYTE: usize = 150;
+/// Longest message of such an error, in characters: it has names from the document.
+const MAX_MESSAGE: usize = 300;
+/// Memory that a document takes for each token, and besides: the most that was measured, rounded up.
+const BYTES_PER_TOKEN: usize = 400;
 const BYTES_PER_DOCUMENT: usize = 4096;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -48,7 +50,8 @@ pub struct Document {
     pub checked: Valid<ExecutableDocument>,
     /// The same, as it is executed.
     pub parsed: ParsedDocument,
-    text_bytes: usize,
+    /// About what it takes in memory.
+    bytes: usize,
 }
 
 impl Document {
@@ -87,7 +90,7 @@ struct Weight;
 
 impl Weighter<String, Arc<Document>> for Weight {
     fn weight(&self, _hash: &String, document: &Arc<Document>) -> u64 {
-        (document.text_bytes * BYTES_PER_BYTE + BYTES_PER_DOCUMENT) as u64
+        document.bytes as u64
     }
 }
 
@@ -104,13 +107,18 @@ impl Documents {
     ) -> anyhow::Result<Documents> {
         let schema = Schema::parse_and_validate(schema, "schema.graphql")
             .map_err(|error| anyhow!("the schema is not valid: {}", error.errors))?;
-        let documents = settings.document_cache_bytes as usize / BYTES_PER_DOCUMENT;
+        // Divided into shards, the cache would refuse a document that is larger than its shard, and forget that silently.
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .weight_capacity(settings.document_cache_bytes)
+            .estimated_items_capacity(settings.document_cache_bytes as usize / BYTES_PER_DOCUMENT)
+            .build()?;
         let mut documents = Documents {
             schema,
             limits,
             introspection,
             persisted_queries: settings.persisted_queries,
-            cache: Cache::with_weighter(documents, settings.document_cache_bytes, Weight),
+            cache: Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             trusted: None,
         };
         if let Some(path) = &settings.trusted_documents {
@@ -125,50 +133,56 @@ impl Documents {
         &self.schema
     }
 
-    /// Finds what a request names. `may_explore` lets it send what is not trusted.
-    pub fn find(&self, named: Named, may_explore: bool) -> Result<Arc<Document>, Vec<ServerError>> {
+    /// Finds what a request names. `may_explore` lets it send what is not trusted. Calls `before_checking` before a text is
+    /// parsed that is not known yet.
+    pub fn find(
+        &self,
+        named: Named,
+        may_explore: bool,
+        before_checking: impl FnOnce() -> Result<(), Refused>,
+    ) -> Result<Arc<Document>, Refused> {
         let of_text = named.text.map(hash);
-        // https://github.com/graphql/graphql-over-http: "sha256:" tells that an id is the hash of the text.
-        let id = named.id.map(|id| id.strip_prefix("sha256:").unwrap_or(id));
+        let id = named.id.map(without_prefix);
         if let Some(trusted) = &self.trusted {
-            let known = [of_text.as_deref(), id].into_iter().flatten().find_map(|id| trusted.get(id));
-            match known {
-                Some(document) => return Ok(document.clone()),
-                None if may_explore => {}
-                None => {
+            let by_text = of_text.as_deref().map(|hash| trusted.get(hash));
+            let by_id = id.map(|id| trusted.get(id));
+            match (by_text, by_id) {
+                (Some(Some(document)), None) | (None, Some(Some(document))) => return Ok(document.clone()),
+                (Some(Some(document)), Some(Some(same))) if Arc::ptr_eq(document, same) => return Ok(same.clone()),
+                _ if may_explore => {}
+                _ => {
                     let message = "Only the documents that this service was given may run. This is none of them.";
-                    return Err(vec![refused("QUERY_NOT_IN_SAFELIST", message, None)]);
+                    return Err(refused("QUERY_NOT_IN_SAFELIST", message, None).into());
                 }
             }
         }
         if id.is_some() && !self.persisted_queries {
-            return Err(vec![refused("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported", None)]);
+            return Err(refused("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported", None).into());
         }
         match (named.text, of_text, id) {
-            (Some(_), Some(of_text), Some(id)) if of_text != id => Err(vec![refused(
-                "BAD_REQUEST",
-                "The SHA-256 of the query is not the one that was sent with it.",
-                None,
-            )]),
+            (Some(_), Some(of_text), Some(id)) if of_text != id => {
+                let message = "The SHA-256 of the query is not the one that was sent with it.";
+                Err(refused("BAD_REQUEST", message, None).into())
+            }
             (Some(text), Some(of_text), _) => match self.cache.get(&of_text) {
                 Some(document) => Ok(document),
                 None => {
-                    let document = Arc::new(self.check(text)?);
+                    before_checking()?;
+                    let document = Arc::new(self.check(text).map_err(Refused::Request)?);
                     self.cache.insert(of_text, document.clone());
                     Ok(document)
                 }
             },
             // What clients expect to read then: they send the text as well.
-            _ => match id.and_then(|id| self.cache.get(id)) {
-                Some(document) => Ok(document),
-                None => Err(vec![refused("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None)]),
-            },
+            _ => id
+                .and_then(|id| self.cache.get(id))
+                .ok_or_else(|| Refused::from(refused("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None))),
         }
     }
 
     /// Parses, measures and validates a document.
     fn check(&self, text: &str) -> Result<Document, Vec<ServerError>> {
-        self.limits.check_text(text).map_err(|error| vec![error])?;
+        let tokens = self.limits.check_text(text).map_err(|error| vec![error])?;
         let parsed = ast::Document::parse(text, "document").map_err(|error| errors(PARSE_FAILED, &error.errors))?;
         self.limits.check_document(&parsed).map_err(|error| vec![error])?;
         let checked = parsed
@@ -177,7 +191,7 @@ impl Documents {
         self.check_introspection(&checked)?;
         let parsed = parse_query(text)
             .map_err(|error| vec![refused(PARSE_FAILED, error.to_string(), error.positions().next())])?;
-        Ok(Document { checked, parsed, text_bytes: text.len() })
+        Ok(Document { checked, parsed, bytes: text.len() + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT })
     }
 
     fn check_introspection(&self, document: &Valid<ExecutableDocument>) -> Result<(), Vec<ServerError>> {
@@ -218,13 +232,18 @@ impl Documents {
             })?;
             let document = Arc::new(document);
             trusted.insert(hash(&text), document.clone());
-            trusted.insert(id, document);
+            trusted.insert(without_prefix(&id).to_owned(), document);
         }
         Ok(trusted)
     }
 }
 
 const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
+
+/// <https://github.com/graphql/graphql-over-http>: "sha256:" tells that an id is the hash of the text.
+fn without_prefix(id: &str) -> &str {
+    id.strip_prefix("sha256:").unwrap_or(id)
+}
 
 fn hash(text: &str) -> String {
     format!("{:x}", Sha256::digest(text))
@@ -238,7 +257,7 @@ fn errors(code: &str, found: &DiagnosticList) -> Vec<ServerError> {
         .map(|error| {
             let error = error.to_json();
             let position = error.locations.first().map(|at| Pos { line: at.line, column: at.column });
-            refused(code, error.message, position)
+            refused(code, error.message.chars().take(MAX_MESSAGE).collect::<String>(), position)
         })
         .collect();
     if found.len() > MAX_ERRORS {
@@ -289,6 +308,12 @@ mod tests {
         Named { text: None, id: Some(id) }
     }
 
+    impl Documents {
+        fn find_free(&self, named: Named, may_explore: bool) -> Result<Arc<Document>, Vec<ServerError>> {
+            self.find(named, may_explore, || Ok(())).map_err(Refused::errors)
+        }
+    }
+
     /// The code of the first error.
     fn refused(found: Result<Arc<Document>, Vec<ServerError>>) -> String {
         let error = found.err().expect("it may run").remove(0);
@@ -302,28 +327,28 @@ mod tests {
         let documents = documents(&[], true).unwrap();
         let of_query = hash(QUERY);
         assert_eq!(of_query.len(), 64);
-        assert_eq!(refused(documents.find(id(&of_query), false)), "PERSISTED_QUERY_NOT_FOUND");
-        let first = documents.find(text(QUERY), false).unwrap();
+        assert_eq!(refused(documents.find_free(id(&of_query), false)), "PERSISTED_QUERY_NOT_FOUND");
+        let first = documents.find_free(text(QUERY), false).unwrap();
         for named in [text(QUERY), id(&of_query), id(&format!("sha256:{of_query}"))] {
-            assert!(Arc::ptr_eq(&first, &documents.find(named, false).unwrap()));
+            assert!(Arc::ptr_eq(&first, &documents.find_free(named, false).unwrap()));
         }
         let mismatch = Named { text: Some("{ products { nodes { id } } }"), id: Some(&of_query) };
-        assert_eq!(refused(documents.find(mismatch, false)), "BAD_REQUEST");
+        assert_eq!(refused(documents.find_free(mismatch, false)), "BAD_REQUEST");
         // What may not run is not kept.
         let wrong = "{ nothing }";
-        assert_eq!(refused(documents.find(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED");
-        assert_eq!(refused(documents.find(id(&hash(wrong)), false)), "PERSISTED_QUERY_NOT_FOUND");
+        assert_eq!(refused(documents.find_free(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED");
+        assert_eq!(refused(documents.find_free(id(&hash(wrong)), false)), "PERSISTED_QUERY_NOT_FOUND");
 
         let without = super::tests::documents(&["--persisted-queries", "false"], true).unwrap();
-        without.find(text(QUERY), false).unwrap();
-        assert_eq!(refused(without.find(id(&of_query), false)), "PERSISTED_QUERY_NOT_SUPPORTED");
+        without.find_free(text(QUERY), false).unwrap();
+        assert_eq!(refused(without.find_free(id(&of_query), false)), "PERSISTED_QUERY_NOT_SUPPORTED");
     }
 
     #[test]
     fn the_cache_is_bounded_by_bytes() {
         let documents = documents(&["--document-cache-bytes", "200000"], true).unwrap();
         for n in 0..2_000 {
-            documents.find(text(&format!("query Q{n} {QUERY}")), false).unwrap();
+            documents.find_free(text(&format!("query Q{n} {QUERY}")), false).unwrap();
             assert!(documents.cache.weight() <= 200_000);
         }
         assert!(documents.cache.len() > 10);
@@ -333,12 +358,12 @@ mod tests {
     fn errors_are_told_with_their_places_but_not_all_of_a_thousand() {
         let documents = documents(&[], true).unwrap();
         let unknown: String = (0..20).map(|n| format!(" nothing{n}")).collect();
-        let errors = documents.find(text(&format!("{{\n{unknown} }}")), false).err().unwrap();
+        let errors = documents.find_free(text(&format!("{{\n{unknown} }}")), false).err().unwrap();
         assert_eq!(errors.len(), MAX_ERRORS + 1);
         assert_eq!((errors[0].locations[0].line, errors[0].locations[0].column), (2, 2));
         assert_eq!(errors[MAX_ERRORS].message, "There are 10 more errors.");
         for wrong in ["", "{", "{ }", "query { product(id: ) { id } }", "type A { a: Int } {", "\u{0}"] {
-            assert_eq!(refused(documents.find(text(wrong), false)), PARSE_FAILED, "{wrong}");
+            assert_eq!(refused(documents.find_free(text(wrong), false)), PARSE_FAILED, "{wrong}");
         }
         for wrong in [
             "type A { a: Int }",
@@ -352,7 +377,7 @@ mod tests {
             "{ product(id: 9223372036854775808) { name } }",
             "subscription { a: clientChanged(id: 1) { id } b: clientChanged(id: 2) { id } }",
         ] {
-            assert_eq!(refused(documents.find(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED", "{wrong}");
+            assert_eq!(refused(documents.find_free(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED", "{wrong}");
         }
     }
 
@@ -362,13 +387,13 @@ mod tests {
         for query in
             ["{ __schema { types { name } } }", "{ ...f } fragment f on Query { __type(name: \"Client\") { name } }"]
         {
-            open.find(text(query), false).unwrap();
-            assert_eq!(refused(closed.find(text(query), true)), "INTROSPECTION_DISABLED");
+            open.find_free(text(query), false).unwrap();
+            assert_eq!(refused(closed.find_free(text(query), true)), "INTROSPECTION_DISABLED");
         }
-        closed.find(text("{ __typename }"), false).unwrap();
+        closed.find_free(text("{ __typename }"), false).unwrap();
         let circle =
             "{ __schema { types { fields { type { fields { type { fields { type { fields { name } } } } } } } } } }";
-        assert_eq!(refused(open.find(text(circle), false)), "MAX_DEPTH_LIMIT");
+        assert_eq!(refused(open.find_free(text(circle), false)), "MAX_DEPTH_LIMIT");
     }
 
     #[test]
@@ -379,7 +404,7 @@ mod tests {
         let bomb = format!("{{ ...f0 }} {bomb} fragment f30 on Query {{ __typename }}");
         let took = (0..10).map(|_| {
             let began = std::time::Instant::now();
-            assert_eq!(refused(documents.find(text(&bomb), false)), "MAX_SELECTIONS_LIMIT");
+            assert_eq!(refused(documents.find_free(text(&bomb), false)), "MAX_SELECTIONS_LIMIT");
             began.elapsed()
         });
         // Expanded, it has 2³⁰ selections: minutes. The least of ten says what it takes without the machine's noise.
@@ -399,19 +424,22 @@ mod tests {
             let operation = serde_json::json!({ "id": "one", "name": "One", "type": "query", "body": body });
             serde_json::json!({ "format": "apollo-persisted-query-manifest", "version": 1, "operations": [operation] })
         };
-        for path in [manifest("apollo", apollo(QUERY)), manifest("codegen", serde_json::json!({ "one": QUERY }))] {
+        for path in [manifest("apollo", apollo(QUERY)), manifest("codegen", serde_json::json!({ "sha256:one": QUERY }))]
+        {
             let documents = documents(&["--trusted-documents", &path], true).unwrap();
             for named in [id("one"), text(QUERY), id(&hash(QUERY)), Named { text: Some(QUERY), id: Some("one") }] {
-                documents.find(named, false).unwrap();
+                documents.find_free(named, false).unwrap();
             }
             let other = "{ products { nodes { id } } }";
             for named in [id("two"), text(other), text("{ __schema { types { name } } }"), text("{"), Named::default()]
             {
-                assert_eq!(refused(documents.find(named, false)), "QUERY_NOT_IN_SAFELIST", "{named:?}");
+                assert_eq!(refused(documents.find_free(named, false)), "QUERY_NOT_IN_SAFELIST", "{named:?}");
             }
-            documents.find(text(other), true).unwrap();
+            let two = Named { text: Some(other), id: Some("one") };
+            assert_eq!(refused(documents.find_free(two, false)), "QUERY_NOT_IN_SAFELIST", "two documents are none");
+            documents.find_free(text(other), true).unwrap();
             assert_eq!(
-                refused(documents.find(id(&hash(other)), false)),
+                refused(documents.find_free(id(&hash(other)), false)),
                 "QUERY_NOT_IN_SAFELIST",
                 "it is not cached for all"
             );

@@ -3,6 +3,8 @@
 //!
 //! [`Error`] has no `Display` on purpose: async-graphql would show whatever can be displayed to the client.
 
+use std::time::Duration;
+
 use async_graphql::{ErrorExtensionValues, Pos, Response, ServerError};
 use read_model::Error as ReadModelError;
 use sea_orm::DbErr;
@@ -79,6 +81,43 @@ pub fn refused(code: &str, message: impl Into<String>, position: Option<Pos>) ->
     let mut error = ServerError::new(message, position);
     error.extensions.get_or_insert_default().set("code", code);
     error
+}
+
+/// Why an operation is not executed.
+#[derive(Debug)]
+pub enum Refused {
+    /// The request is at fault.
+    Request(Vec<ServerError>),
+    /// Its sender asks for too much; after this time there is room again.
+    RateLimited(Duration),
+    /// Everyone together asks for too much.
+    Busy,
+}
+
+impl From<ServerError> for Refused {
+    fn from(error: ServerError) -> Refused {
+        Refused::Request(vec![error])
+    }
+}
+
+impl Refused {
+    pub fn errors(self) -> Vec<ServerError> {
+        match self {
+            Refused::Request(errors) => errors,
+            Refused::RateLimited(wait) => {
+                let message = format!("You ask for more than your share. Try again in {} s.", whole_seconds(wait));
+                let mut error = refused("RATE_LIMITED", message, None);
+                error.extensions.get_or_insert_default().set("retryAfter", whole_seconds(wait));
+                vec![error]
+            }
+            Refused::Busy => vec![refused("SERVER_BUSY", "The service is at its limit. Try again in a moment.", None)],
+        }
+    }
+}
+
+/// At least one.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + 1
 }
 
 /// Hides what has no code of ours behind the id under which it is logged.

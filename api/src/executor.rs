@@ -1,30 +1,30 @@
 //! What every operation goes through, whichever transport brings it: its document is found, its variables are coerced,
 //! its cost is charged, and it is executed within its time. What goes wrong leaves with a code.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::request::coerce_variable_values;
 use apollo_compiler::response::JsonMap;
 use async_graphql::{Pos, Request, Response, ServerError, Variables};
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::auth::{EXPLORE, Identity};
-use crate::documents::{Documents, Named};
-use crate::error::{mask, refused};
+use crate::auth::EXPLORE;
+use crate::callers::{Caller, Key, Rate, Shares};
+use crate::documents::{Document, Documents, Named};
+use crate::error::{Refused, mask, refused};
 use crate::graphql::{OrderSchema, Traceparent};
 use crate::limits::{self, LimitSettings};
 
-/// What a request is charged that is not executed: about what it takes to find that out.
-const REFUSED_COST: u32 = 10;
+/// What is charged for a document that is not known yet, for a request that cannot be executed, and for a token that
+/// proves nothing: about what it takes to find that out.
+pub const NEW_COST: usize = 10;
 
 /// An operation as it is asked for, by <https://graphql.github.io/graphql-over-http/draft/#sec-Request-Parameters>.
 #[derive(Debug, Default)]
@@ -36,25 +36,12 @@ pub struct Parameters {
     pub document_id: Option<String>,
 }
 
-/// Who asks.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub identity: Option<Identity>,
-    pub address: IpAddr,
-    pub traceparent: Option<String>,
-}
-
-impl Caller {
-    /// When its token expires.
-    pub fn expires(&self) -> Option<SystemTime> {
-        self.identity.as_ref().map(|identity| identity.expires)
-    }
-}
-
 /// An operation that may be executed, once.
 pub struct Prepared {
     request: Request,
     pub operation: Operation,
+    /// Whose share it takes.
+    key: Key,
 }
 
 /// What the log tells of an operation.
@@ -71,119 +58,115 @@ impl Operation {
     }
 }
 
-/// Why an operation is not executed.
-#[derive(Debug)]
-pub enum Refused {
-    /// The request is at fault.
-    Request(Vec<ServerError>),
-    /// Its sender asks for too much; after this time there is room again.
-    RateLimited(Duration),
-    /// Everyone together asks for too much.
-    Busy,
-}
-
-impl Refused {
-    pub fn errors(self) -> Vec<ServerError> {
-        match self {
-            Refused::Request(errors) => errors,
-            Refused::RateLimited(wait) => {
-                let message = format!("You ask for more than your share. Try again in {} s.", whole_seconds(wait));
-                vec![refused("RATE_LIMITED", message, None)]
-            }
-            Refused::Busy => vec![refused("SERVER_BUSY", "The service is at its limit. Try again in a moment.", None)],
-        }
-    }
-}
-
-/// At least one.
-pub fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + 1
-}
-
 pub struct Executor {
     schema: OrderSchema,
     documents: Documents,
     limits: LimitSettings,
     rate: Option<Rate>,
-    running: Semaphore,
+    /// Operations that may still begin.
+    free: Semaphore,
+    /// Operations under way.
+    running: Arc<Shares>,
 }
 
 impl Executor {
     pub fn new(schema: OrderSchema, documents: Documents, limits: LimitSettings) -> Executor {
         let rate = NonZeroU32::new(limits.rate_limit).map(|rate| Rate::new(rate, limits.max_complexity));
-        let running = Semaphore::new(limits.max_concurrent_operations);
-        Executor { schema, documents, limits, rate, running }
+        let free = Semaphore::new(limits.max_concurrent_operations);
+        let running = Shares::new(limits.max_operations_per_caller);
+        Executor { schema, documents, limits, rate, free, running }
     }
 
     /// Finds out whether an operation may be executed, and charges it.
     pub fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<Prepared, Refused> {
-        match self.check(parameters, caller) {
-            Ok(prepared) => {
-                self.charge(caller, prepared.operation.cost.try_into().unwrap_or(u32::MAX))?;
-                Ok(prepared)
+        let Parameters { query, operation_name, variables, document_id } = parameters;
+        let (identity, key) = (caller.identity.as_ref(), caller.key());
+        let may_explore = identity.is_some_and(|identity| identity.scopes.iter().any(|scope| scope == EXPLORE));
+        let named = Named { text: query.as_deref(), id: document_id.as_deref() };
+        // What is new is parsed and validated. That is paid for first: whoever has nothing left costs nothing.
+        let mut paid = false;
+        let prepared = self
+            .documents
+            .find(named, may_explore, || {
+                paid = true;
+                self.charge(&key, NEW_COST)
+            })
+            .and_then(|document| Ok(self.fill_in(&document, operation_name, &variables, caller)?));
+        match prepared {
+            Ok((request, operation)) => {
+                self.charge(&key, operation.cost)?;
+                Ok(Prepared { request, operation, key })
             }
-            Err(errors) => {
-                self.charge(caller, REFUSED_COST)?;
-                Err(Refused::Request(errors))
+            Err(refused) => {
+                if !paid {
+                    self.charge(&key, NEW_COST)?;
+                }
+                Err(refused)
             }
         }
     }
 
-    /// Charges a request whose token proves nothing.
-    pub fn charge_stranger(&self, address: IpAddr) -> Result<(), Refused> {
-        self.charge(&Caller { identity: None, address, traceparent: None }, REFUSED_COST)
-    }
-
-    fn charge(&self, caller: &Caller, cost: u32) -> Result<(), Refused> {
-        self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(caller, cost).map_err(Refused::RateLimited))
+    /// Charges a caller, where there is a limit.
+    pub fn charge(&self, key: &Key, cost: usize) -> Result<(), Refused> {
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(key, cost).map_err(Refused::RateLimited))
     }
 
     /// Forgets who has not asked for a while.
     pub fn forget_idle_callers(&self) {
         if let Some(rate) = &self.rate {
-            rate.limiter.retain_recent();
+            rate.forget_idle();
         }
     }
 
-    fn check(&self, parameters: Parameters, caller: &Caller) -> Result<Prepared, Vec<ServerError>> {
-        let Parameters { query, operation_name, variables, document_id } = parameters;
-        let identity = caller.identity.as_ref();
-        let may_explore = identity.is_some_and(|identity| identity.scopes.iter().any(|scope| scope == EXPLORE));
-        let document =
-            self.documents.find(Named { text: query.as_deref(), id: document_id.as_deref() }, may_explore)?;
-        let operation = document.operation(operation_name.as_deref()).map_err(|error| vec![error])?;
-        let variables = coerce_variable_values(self.documents.schema(), operation, &variables).map_err(|error| {
+    /// Makes a request of one operation of a document, and the variables sent.
+    fn fill_in(
+        &self,
+        document: &Document,
+        operation_name: Option<String>,
+        variables: &JsonMap,
+        caller: &Caller,
+    ) -> Result<(Request, Operation), ServerError> {
+        let operation = document.operation(operation_name.as_deref())?;
+        let variables = coerce_variable_values(self.documents.schema(), operation, variables).map_err(|error| {
             let position = error.location().and_then(|location| location.line_column(&document.checked.sources));
             let position = position.map(|at| Pos { line: at.line, column: at.column });
-            vec![refused("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)]
+            refused("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
         })?;
         let cost = limits::cost(&document.checked, operation, &variables);
-        self.limits.check_cost(cost).map_err(|error| vec![error])?;
+        self.limits.check_cost(cost)?;
 
-        let operation =
-            Operation { name: operation.name.as_ref().map(ToString::to_string), kind: operation.operation_type, cost };
-        let mut request = Request::new("").variables(to_variables(&variables));
+        let name = operation.name.as_ref().map(ToString::to_string);
+        let operation = Operation { name, kind: operation.operation_type, cost };
+        let variables =
+            async_graphql::to_value(&*variables).map_err(|error| refused("BAD_USER_INPUT", error.to_string(), None))?;
+        let mut request = Request::new("").variables(Variables::from_value(variables));
         request.operation_name = operation_name;
         request.set_parsed_query(document.parsed.clone());
-        if let Some(identity) = identity {
+        if let Some(identity) = &caller.identity {
             request = request.data(identity.clone());
         }
         if let Some(context) = &caller.traceparent {
             request = request.data(Traceparent(context.clone()));
         }
-        Ok(Prepared { request, operation })
+        Ok((request, operation))
     }
 
     /// Executes a query or a mutation.
     pub async fn execute(&self, prepared: Prepared) -> Result<Response, Refused> {
-        let Ok(_running) = self.running.try_acquire() else { return Err(Refused::Busy) };
-        let is_mutation = prepared.operation.kind == OperationType::Mutation;
-        Ok(match timeout(self.limits.operation_timeout, self.schema.execute(prepared.request)).await {
-            Ok(response) => mask(response),
+        let Prepared { request, operation, key } = prepared;
+        let Some(_running) = self.running.take(key) else { return Err(Refused::Busy) };
+        let Ok(_free) = self.free.try_acquire() else { return Err(Refused::Busy) };
+        let answer = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
+        Ok(match timeout(self.limits.operation_timeout, answer).await {
+            Ok(Ok(response)) => mask(response),
+            // Told by the panic hook already.
+            Ok(Err(_)) => mask(Response::from_errors(vec![ServerError::new("a resolver panicked", None)])),
             Err(_) => {
-                let advice = match is_mutation {
-                    true => "It may have been done all the same: repeat an order only with the same `idempotencyKey`.",
-                    false => "Try again.",
+                let advice = match operation.kind {
+                    OperationType::Mutation => {
+                        "It may have been done all the same: repeat an order only with the same `idempotencyKey`."
+                    }
+                    _ => "Try again.",
                 };
                 let waited = self.limits.operation_timeout;
                 let message = format!("The operation took longer than {waited:?}. {advice}");
@@ -211,56 +194,5 @@ pub async fn expiry(time: Option<SystemTime>) {
     match time {
         Some(time) => tokio::time::sleep(time.duration_since(SystemTime::now()).unwrap_or_default()).await,
         None => std::future::pending().await,
-    }
-}
-
-fn to_variables(variables: &JsonMap) -> Variables {
-    // Every JSON value is a GraphQL value.
-    async_graphql::to_value(variables).map(Variables::from_value).unwrap_or_default()
-}
-
-/// How much each caller may ask for in a second.
-struct Rate {
-    limiter: DefaultKeyedRateLimiter<Key>,
-    clock: DefaultClock,
-    burst: NonZeroU32,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Subject(String),
-    Address(IpAddr),
-}
-
-impl Rate {
-    /// A caller who has been idle may ask for what a second allows, or for the dearest operation, at once.
-    fn new(rate: NonZeroU32, max_complexity: usize) -> Rate {
-        let dearest = u32::try_from(max_complexity).unwrap_or(u32::MAX).max(REFUSED_COST);
-        let burst = rate.max(NonZeroU32::new(dearest).unwrap_or(rate));
-        let limiter = DefaultKeyedRateLimiter::keyed(Quota::per_second(rate).allow_burst(burst));
-        Rate { limiter, clock: DefaultClock::default(), burst }
-    }
-
-    fn charge(&self, caller: &Caller, cost: u32) -> Result<(), Duration> {
-        let key = match &caller.identity {
-            Some(identity) => Key::Subject(identity.subject.clone()),
-            None => Key::Address(network(caller.address)),
-        };
-        let cost = NonZeroU32::new(cost).unwrap_or(NonZeroU32::MIN).min(self.burst);
-        match self.limiter.check_key_n(&key, cost) {
-            Ok(Ok(())) | Err(_) => Ok(()),
-            Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
-        }
-    }
-}
-
-/// Whoever has an IPv6 address has all of its /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> 64 << 64;
-            IpAddr::V6(network.into())
-        }
-        address => address,
     }
 }

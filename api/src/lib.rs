@@ -4,7 +4,7 @@
 //! - [`executor`]: what every operation goes through; [`documents`]: parsed and validated once; [`limits`]: what they may
 //!   ask for
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
-//! - [`auth`]: who is asking
+//! - [`auth`]: who is asking; [`callers`]: what each may ask for
 //! - [`live`]: clients as they change
 //! - [`orders`]: placing orders, into the [`store`]
 //! - [`relay`]: the outbox, from the store to the queue
@@ -13,6 +13,7 @@
 //! [`Service`] puts them together; `main.rs` connects the stores, and lets it serve.
 
 pub mod auth;
+pub mod callers;
 pub mod config;
 pub mod documents;
 pub mod error;
@@ -32,13 +33,18 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use axum::Router;
 use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
-use tokio::net::TcpListener;
+use axum_server::accept::Accept;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::auth::Authenticator;
+use crate::callers::Shares;
 use crate::config::EdgeSettings;
 use crate::documents::Documents;
 use crate::executor::Executor;
@@ -52,6 +58,9 @@ use crate::relay::{Queue, Relay};
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a new connection may take for its first request's headers.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a client may leave unread what it was sent, before the system hangs up (Linux only).
+#[cfg(target_os = "linux")]
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often callers that have been idle are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -86,8 +95,20 @@ impl Service {
         let schema = schema(Some((app.clone(), live)));
         let documents = Documents::new(&schema.sdl(), limits.clone(), &documents, exploring.allows_introspection())?;
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
-        let edge = Edge::new(executor, app, queue, authenticator, http, limits, exploring, shutdown.clone());
-        Ok(Service { edge: Arc::new(edge), relay, updates, shutdown })
+        let edge = Arc::new(Edge {
+            executor,
+            app,
+            queue,
+            authenticator,
+            settings: http,
+            exploring,
+            free_connections: Arc::new(Semaphore::new(limits.max_live_connections)),
+            connections: Shares::new(limits.max_live_connections_per_caller),
+            limits,
+            sockets: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        });
+        Ok(Service { edge, relay, updates, shutdown })
     }
 
     /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -102,11 +123,11 @@ impl Service {
     /// When a part of it stops although nobody asked for that.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener.into_std()?)?
-            .acceptor(NoDelayAcceptor::new())
-            .handle(handle.clone())
-            .first_request_timeout(FIRST_REQUEST);
-        server.http_builder().http1().header_read_timeout(self.edge.settings.idle_timeout);
+        let server = axum_server::from_tcp(listener.into_std()?)?.handle(handle.clone()).acceptor(Accepting);
+        let mut server = server.first_request_timeout(FIRST_REQUEST);
+        let mut http = Builder::new(TokioExecutor::new()).http1_only();
+        http.http1().timer(TokioTimer::new()).header_read_timeout(self.edge.settings.idle_timeout);
+        *server.http_builder() = http;
         let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
 
         let Service { edge, relay, updates, shutdown } = self;
@@ -132,5 +153,25 @@ impl Service {
             warn!("some events are not published yet; they wait in the outbox");
         }
         Ok(())
+    }
+}
+
+/// Sets up each connection.
+#[derive(Clone)]
+struct Accepting;
+
+impl<S> Accept<TcpStream, S> for Accepting {
+    type Stream = TcpStream;
+    type Service = S;
+    type Future = std::future::Ready<std::io::Result<(TcpStream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let set_up = || {
+            stream.set_nodelay(true)?;
+            #[cfg(target_os = "linux")]
+            socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(READ_TIMEOUT))?;
+            Ok(())
+        };
+        std::future::ready(set_up().map(|()| (stream, service)))
     }
 }

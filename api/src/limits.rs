@@ -10,7 +10,8 @@ use apollo_compiler::executable::{self, ExecutableDocument, Operation};
 use apollo_compiler::response::{JsonMap, JsonValue};
 use apollo_compiler::{Name, Node};
 use apollo_parser::{Lexer, TokenKind};
-use async_graphql::ServerError;
+use async_graphql::{Pos, ServerError};
+use clap::builder::RangedU64ValueParser;
 
 use crate::error::refused;
 
@@ -20,6 +21,9 @@ const MAX_INTROSPECTION_DEPTH: usize = 20;
 const MUTATION_COST: usize = 9;
 /// How many elements a list counts for when no argument says so.
 const ASSUMED_LIST: usize = 10;
+/// The argument that lets a field wait, and look again and again meanwhile, and what that costs.
+const WAITS: &str = "minVersion";
+const WAIT_COST: usize = 10;
 /// Arguments that say how many elements there will be.
 const LIST_SIZES: [&str; 2] = ["first", "ids"];
 
@@ -27,7 +31,7 @@ const LIST_SIZES: [&str; 2] = ["first", "ids"];
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
     /// Largest request body and WebSocket message, in bytes
-    #[arg(long, env, default_value_t = 65_536)]
+    #[arg(long, env, default_value_t = 65_536, value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub max_body_bytes: usize,
     /// Tokens of a document: names, numbers, strings and punctuation
     #[arg(long, env, default_value_t = 2_000)]
@@ -60,11 +64,17 @@ pub struct LimitSettings {
     #[arg(long, env, default_value = "5s", value_parser = humantime::parse_duration)]
     pub operation_timeout: Duration,
     /// Operations under way at once; more are answered with status 503
-    #[arg(long, env, default_value_t = 512)]
+    #[arg(long, env, default_value_t = 512, value_parser = count())]
     pub max_concurrent_operations: usize,
+    /// Of those, operations of one token's subject, or of one address without a token
+    #[arg(long, env, default_value_t = 128, value_parser = count())]
+    pub max_operations_per_caller: usize,
     /// WebSockets and event streams open at once; more are answered with status 503
-    #[arg(long, env, default_value_t = 10_000)]
+    #[arg(long, env, default_value_t = 10_000, value_parser = count())]
     pub max_live_connections: usize,
+    /// Of those, connections of one token's subject, or of one address without a token
+    #[arg(long, env, default_value_t = 1_000, value_parser = count())]
+    pub max_live_connections_per_caller: usize,
     /// Operations under way at once on one WebSocket
     #[arg(long, env, default_value_t = 100)]
     pub max_streams: usize,
@@ -73,17 +83,28 @@ pub struct LimitSettings {
     pub rate_limit: u32,
 }
 
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1_000_000)
+}
+
 /// The parsers recurse: what they may nest must fit on any stack.
 fn parse_nesting(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|levels| (1..=64).contains(levels)).ok_or_else(|| "must be from 1 to 64".into())
 }
 
 impl LimitSettings {
-    /// Refuses a text that is too long or nests too deep to be parsed.
-    pub fn check_text(&self, text: &str) -> Result<(), ServerError> {
+    /// Refuses a text that is too long or nests too deep to be parsed. Returns how many tokens it has.
+    pub fn check_text(&self, text: &str) -> Result<usize, ServerError> {
         let (mut tokens, mut nesting) = (0, 0usize);
-        // What is no token is for the parser to report.
-        for token in Lexer::new(text).flatten() {
+        for token in Lexer::new(text) {
+            // The first fault ends it: there may be as many as characters.
+            let token = token.map_err(|error| {
+                let before = text.get(..error.index()).unwrap_or(text);
+                let line_begins = before.rfind('\n').map_or(0, |newline| newline + 1);
+                let column = before[line_begins..].chars().count() + 1;
+                let position = Pos { line: before.matches('\n').count() + 1, column };
+                refused("GRAPHQL_PARSE_FAILED", format!("Syntax error: {}.", error.message()), Some(position))
+            })?;
             match token.kind() {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
                 TokenKind::LCurly | TokenKind::LParen | TokenKind::LBracket => nesting += 1,
@@ -99,7 +120,7 @@ impl LimitSettings {
             self.bound("TOKENS", "tokens", tokens, self.max_tokens)?;
             self.bound_nesting(nesting)?;
         }
-        Ok(())
+        Ok(tokens)
     }
 
     /// Refuses a document that is too large when its fragments are expanded.
@@ -269,19 +290,24 @@ impl Cost<'_> {
         // An object with such an argument is a page: what was told is the size of the lists in it.
         let is_page = told.is_some() && !field.ty().is_list();
         let inner = Cost { assumed_list, ..self }.of(&field.selection_set, is_page);
-        inner.saturating_mul(size).saturating_add(1)
+        let waits = field.specified_argument_by_name(WAITS).map_or(0, |_| WAIT_COST);
+        inner.saturating_mul(size).saturating_add(1 + waits)
     }
 
     /// How many elements the argument of this name asks for; `None` when the field has no such argument.
     fn told_by(self, field: &executable::Field, argument: &str) -> Option<usize> {
-        let default = field.definition.argument_by_name(argument)?.default_value.as_deref();
+        let definition = field.definition.argument_by_name(argument)?;
+        let default = definition.default_value.as_deref();
         let given = field.specified_argument_by_name(argument).map(|value| &**value);
+        // What stands in the place of a list is one element.
+        let is_list = definition.ty.is_list();
         let size = |value: &Value| match value {
-            Value::Int(number) => number.as_str().parse().ok(),
             Value::List(list) => Some(list.len()),
+            Value::Int(number) if !is_list => number.as_str().parse().ok(),
             Value::Variable(name) => match self.variables.get(name.as_str())? {
                 JsonValue::Array(list) => Some(list.len()),
-                value => value.as_u64().and_then(|number| number.try_into().ok()),
+                number if !is_list => number.as_u64().and_then(|number| number.try_into().ok()),
+                _ => None,
             },
             _ => None,
         };
@@ -305,7 +331,7 @@ mod tests {
     /// The code that the document is refused with.
     fn refused(document: &str) -> Option<String> {
         let limits = Cli::parse_from(["test"]).limits;
-        let checked = limits.check_text(document).and_then(|()| {
+        let checked = limits.check_text(document).and_then(|_| {
             limits.check_document(&Document::parse(document, "document").unwrap_or_else(|parsed| parsed.partial))
         });
         checked.err().map(|error| error.extensions.unwrap().get("code").unwrap().to_string().replace('"', ""))
@@ -369,8 +395,8 @@ mod tests {
 
     #[test]
     fn a_cost_counts_lists_by_their_arguments() {
-        let schema =
-            "type Query { page(first: Int = 50): Page! some(ids: [ID!]!): [Thing] things: [Thing] thing: Thing }
+        let schema = "type Query { page(first: Int = 50): Page! some(ids: [ID!]!): [Thing] things: [Thing] thing: Thing
+                      wait(minVersion: Int): Thing }
                       type Mutation { make: Thing } type Page { nodes: [Thing] edges: [Thing] }
                       type Thing { id: ID! parts: [Thing] }";
         let schema = Schema::parse_and_validate(schema, "schema").unwrap();
@@ -390,6 +416,9 @@ mod tests {
         assert_eq!(cost("query ($n: Int) { page(first: $n) { nodes { id } } }", "{}"), 1 + 50 * 2);
         assert_eq!(cost("{ some(ids: [1, 2]) { id parts { id } } }", "{}"), 1 + 2 * (1 + 11));
         assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": ["1", "2", "3"]}"#), 1 + 3);
+        assert_eq!(cost("{ some(ids: 4711) { id } }", "{}"), 1 + 1);
+        assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": 4711}"#), 1 + 1);
+        assert_eq!(cost("{ wait(minVersion: 1) { id } }", "{}"), 2 + WAIT_COST);
         assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
         assert_eq!(cost("{ ...f } fragment f on Query { ... { thing { id } } }", "{}"), 2);
         assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 5);

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream};
+use futures::future::Either;
+use futures::stream::{self, BoxStream, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
 use process::one_line;
 use read_model::{Client, Error, ReadModel};
@@ -18,7 +19,9 @@ use tracing::{info, warn};
 const READ: usize = 500;
 /// How often all that are watched are read anew, whatever was told: a server may fall silent without hanging up.
 const REFRESH: Duration = Duration::from_secs(10);
-/// Pause before the read model is asked again.
+/// Pause before changes are followed again that could not be told one by one.
+const RESUME: Duration = Duration::from_millis(20);
+/// Pause before a read model is asked again that is not there.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What is known of a client that is watched; `None` before it was first read.
@@ -26,6 +29,8 @@ type Seen = Option<Result<Option<Client>, Error>>;
 
 pub struct Live {
     watched: Mutex<HashMap<i64, watch::Sender<Seen>>>,
+    /// Why nothing is told at the moment.
+    problem: Mutex<Option<Error>>,
     /// Those that somebody has just begun to watch.
     new: mpsc::UnboundedSender<i64>,
 }
@@ -40,7 +45,7 @@ pub struct Updates {
 /// Nothing is seen until [`Updates::run`] runs.
 pub fn live(read_model: Arc<dyn ReadModel>) -> (Arc<Live>, Updates) {
     let (sender, new) = mpsc::unbounded_channel();
-    let live = Arc::new(Live { watched: Mutex::default(), new: sender });
+    let live = Arc::new(Live { watched: Mutex::default(), problem: Mutex::default(), new: sender });
     (live.clone(), Updates { live, read_model, new })
 }
 
@@ -48,21 +53,31 @@ impl Live {
     /// A client now and after each change; whoever reads slowly gets the newest state alone. Nothing comes while the
     /// client has no orders. An error is the last item.
     pub fn watch(self: &Arc<Self>, id: i64) -> impl Stream<Item = Result<Client, Error>> + Send + use<> {
+        if let Some(problem) = self.problem().clone() {
+            // What is known may be stale.
+            return Either::Left(stream::once(async { Err(problem) }));
+        }
         let mut seen = self.watched().entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
         seen.mark_changed();
         let _ = self.new.send(id);
-        stream::unfold(Some(Watching { live: self.clone(), id, seen }), async |watching| {
+        let watching = Watching { live: self.clone(), id, seen: Some(seen) };
+        Either::Right(stream::unfold(Some(watching), async |watching| {
             let mut watching = watching?;
             loop {
-                watching.seen.changed().await.ok()?;
-                let seen = watching.seen.borrow_and_update().clone();
+                let seen = watching.seen.as_mut()?;
+                seen.changed().await.ok()?;
+                let seen = seen.borrow_and_update().clone();
                 match seen {
                     Some(Ok(Some(client))) => return Some((Ok(client), Some(watching))),
                     Some(Err(error)) => return Some((Err(error), None)),
                     Some(Ok(None)) | None => {}
                 }
             }
-        })
+        }))
+    }
+
+    fn problem(&self) -> MutexGuard<'_, Option<Error>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watched(&self) -> MutexGuard<'_, HashMap<i64, watch::Sender<Seen>>> {
@@ -74,14 +89,16 @@ impl Live {
 struct Watching {
     live: Arc<Live>,
     id: i64,
-    seen: watch::Receiver<Seen>,
+    /// There until it is dropped.
+    seen: Option<watch::Receiver<Seen>>,
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
         let mut watched = self.live.watched();
-        // This receiver is still counted.
-        if watched.get(&self.id).is_some_and(|sender| sender.receiver_count() <= 1) {
+        // While nobody else can look: of two who leave at once, the second sees that there is no other.
+        drop(self.seen.take());
+        if watched.get(&self.id).is_some_and(|sender| sender.receiver_count() == 0) {
             watched.remove(&self.id);
         }
     }
@@ -89,34 +106,39 @@ impl Drop for Watching {
 
 impl Updates {
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut healthy = true;
         while !shutdown.is_cancelled() {
-            let problem = tokio::select! {
-                problem = self.follow(&mut healthy) => problem,
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
                 () = shutdown.cancelled() => return,
             };
-            if healthy {
-                warn!("changes are not told for now: {}", one_line(&problem));
-                healthy = false;
-            }
-            // Whoever has seen a state keeps it. The others need not wait.
-            for sender in self.live.watched().values() {
-                sender.send_if_modified(|seen| {
-                    let unread = seen.is_none();
-                    seen.get_or_insert_with(|| Err(problem.clone()));
-                    unread
-                });
-            }
-            tokio::time::sleep(RETRY).await;
+            let pause = match ended {
+                Ok(()) => RESUME,
+                Err(problem) => {
+                    self.interrupted(problem);
+                    RETRY
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Reads clients when they change, until that fails.
-    async fn follow(&mut self, healthy: &mut bool) -> Error {
-        let mut changes = match self.read_model.changes().await {
-            Ok(changes) => changes,
-            Err(error) => return error,
-        };
+    /// Whoever has seen a state keeps it. The others need not wait.
+    fn interrupted(&self, problem: Error) {
+        if self.live.problem().replace(problem.clone()).is_none() {
+            warn!("changes are not told for now: {}", one_line(&problem));
+        }
+        for sender in self.live.watched().values() {
+            sender.send_if_modified(|seen| {
+                let unread = seen.is_none();
+                seen.get_or_insert_with(|| Err(problem.clone()));
+                unread
+            });
+        }
+    }
+
+    /// Reads clients when they change, until it is not told of every change any more: then all are to be read anew.
+    async fn follow(&mut self) -> Result<(), Error> {
+        let mut changes = self.read_model.changes().await?.fuse();
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -132,21 +154,18 @@ impl Updates {
                 }
                 change = changes.next() => match change {
                     Some(first) => self.watched_of(first, &mut changes),
-                    None => return Error::Unavailable("it no longer tells of changes".into()),
+                    None => return Ok(()),
                 },
             };
-            if let Err(error) = self.read(ids).await {
-                return error;
-            }
-            if !*healthy {
+            self.read(ids).await?;
+            if self.live.problem().take().is_some() {
                 info!("changes are told again");
-                *healthy = true;
             }
         }
     }
 
     /// Those of the changes that are there by now which somebody watches.
-    fn watched_of(&self, first: i64, changes: &mut BoxStream<'static, i64>) -> Vec<i64> {
+    fn watched_of(&self, first: i64, changes: &mut Fuse<BoxStream<'static, i64>>) -> Vec<i64> {
         let watched = self.live.watched();
         let more = std::iter::from_fn(|| changes.next().now_or_never().flatten());
         std::iter::once(first).chain(more.take(READ)).filter(|id| watched.contains_key(id)).collect()

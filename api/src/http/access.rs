@@ -13,6 +13,7 @@ use axum::response::Response;
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use super::response::Code;
 use crate::executor::Operation;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,9 +46,10 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
 
     let status = response.status().as_u16();
     let duration_ms = milliseconds(began);
+    let code = response.extensions_mut().remove::<Code>().map(|Code(code)| code);
     match response.extensions_mut().remove::<Operation>() {
         Some(operation) => operation.log(&id, "http", Some(status), began),
-        None if path == "/graphql" => info!(%method, path, status, duration_ms, request_id = id.0, "request"),
+        None if path == "/graphql" => info!(%method, path, status, code, duration_ms, request_id = id.0, "request"),
         None => debug!(%method, path, status, duration_ms, request_id = id.0, "request"),
     }
 

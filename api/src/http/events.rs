@@ -2,27 +2,34 @@
 //! distinct connections mode.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::http::HeaderName;
+use axum::http::header::VARY;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Edge;
+use super::access::RequestId;
 use super::response::{self, MediaType};
-use crate::executor::{Caller, Prepared, Refused, expiry};
+use super::{Edge, LiveConnection};
+use crate::callers::Caller;
+use crate::error::Refused;
+use crate::executor::{Operation, Prepared, expiry};
 
 /// How often a comment keeps an idle stream open in proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// The answers of an operation. A subscription that ends by itself, because its token expires or the service stops, ends
 /// without `complete`: clients then connect again.
-pub fn stream(edge: &Edge, caller: &Caller, prepared: Prepared) -> Response {
-    let Some(connection) = edge.live_connection() else {
-        return response::not_executed(MediaType::EventStream, Refused::Busy);
+pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: Prepared) -> Response {
+    let connection = match edge.live_connection(caller) {
+        Ok(connection) => connection,
+        Err(refused) => return response::not_executed(MediaType::EventStream, refused),
     };
+    let open = Open { operation: prepared.operation.clone(), id, began: Instant::now(), _connection: connection };
     let goes_on = prepared.operation.is_subscription();
     let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
     let end = async move {
@@ -38,21 +45,37 @@ pub fn stream(edge: &Edge, caller: &Caller, prepared: Prepared) -> Response {
         stream::iter([Some(next(&answer)), is_last.then(complete)].into_iter().flatten())
     });
     send(events.map(move |event| {
-        let _open = &connection;
+        let _ = &open;
         event
     }))
 }
 
+/// A stream that is open; logged when it ends.
+struct Open {
+    operation: Operation,
+    id: RequestId,
+    began: Instant,
+    _connection: LiveConnection,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.operation.log(&self.id, "sse", None, self.began);
+    }
+}
+
 /// What is wrong with a request, for those who only look into the stream.
-pub fn refuse(media_type: MediaType, refused: Refused) -> Response {
+pub fn refuse(refused: Refused) -> Response {
     match refused {
         Refused::Request(errors) => send(stream::iter([next(&json!({ "errors": errors })), complete()])),
-        refused => response::not_executed(media_type, refused),
+        refused => response::not_executed(MediaType::EventStream, refused),
     }
 }
 
 fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
-    Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let events = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    // Proxies like to collect what they pass on.
+    ([(VARY, "Accept"), (HeaderName::from_static("x-accel-buffering"), "no")], events).into_response()
 }
 
 fn next(answer: &impl Serialize) -> Event {

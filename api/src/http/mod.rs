@@ -21,7 +21,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Query, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Json, Router, middleware, routing};
@@ -36,11 +36,14 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use self::access::RequestId;
 use self::explorer::Exploring;
 use self::parameters::UrlParameters;
 use self::response::{Accepted, MediaType, Outcome};
 use crate::auth::{Authenticator, InvalidToken};
-use crate::executor::{Caller, Executor, Parameters};
+use crate::callers::{Caller, Key, Share, Shares};
+use crate::error::Refused;
+use crate::executor::{Executor, NEW_COST, Parameters};
 use crate::graphql::App;
 use crate::limits::LimitSettings;
 use crate::relay::Queue;
@@ -67,17 +70,28 @@ pub struct HttpSettings {
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
     /// How long a connection may be idle, or take for a request's headers; longer than a load balancer keeps it
-    #[arg(long, env, default_value = "75s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "75s", value_parser = parse_timeout)]
     pub idle_timeout: Duration,
 }
 
 /// An origin as browsers send it (RFC 6454, section 6.2).
 fn parse_origin(text: &str) -> Result<HeaderValue, String> {
-    let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
-    if text != "*" && host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+    let text = text.trim().to_ascii_lowercase();
+    let default_port = if text.starts_with("https:") { ":443" } else { ":80" };
+    let origin = text.strip_suffix(default_port).unwrap_or(&text);
+    let host = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
+    if !matches!(origin, "*" | "") && host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
         return Err("not an origin such as https://shop.example.com, nor *".into());
     }
-    text.parse().map_err(|_| "has a character that no origin has".into())
+    origin.parse().map_err(|_| "has a character that no origin has".into())
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(timeout) if timeout >= Duration::from_secs(1) => Ok(timeout),
+        Ok(_) => Err("must be a second at least".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl HttpSettings {
@@ -103,67 +117,80 @@ impl HttpSettings {
 /// What requests are answered with.
 pub struct Edge {
     pub(crate) executor: Arc<Executor>,
-    app: App,
-    queue: Queue,
-    authenticator: Authenticator,
+    pub(crate) app: App,
+    pub(crate) queue: Queue,
+    pub(crate) authenticator: Authenticator,
     pub(crate) settings: HttpSettings,
-    limits: LimitSettings,
-    exploring: Exploring,
+    pub(crate) limits: LimitSettings,
+    pub(crate) exploring: Exploring,
     /// WebSockets and event streams that may still be opened.
-    live_connections: Arc<Semaphore>,
+    pub(crate) free_connections: Arc<Semaphore>,
+    /// Those that are open.
+    pub(crate) connections: Arc<Shares>,
     /// WebSockets that are open.
-    sockets: TaskTracker,
-    shutdown: CancellationToken,
+    pub(crate) sockets: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A WebSocket or an event stream that is open; makes room when dropped.
+struct LiveConnection {
+    _place: OwnedSemaphorePermit,
+    /// Of its caller.
+    share: Share,
 }
 
 impl Edge {
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        executor: Arc<Executor>,
-        app: App,
-        queue: Queue,
-        authenticator: Authenticator,
-        settings: HttpSettings,
-        limits: LimitSettings,
-        exploring: Exploring,
-        shutdown: CancellationToken,
-    ) -> Edge {
-        let live_connections = Arc::new(Semaphore::new(limits.max_live_connections));
-        let sockets = TaskTracker::new();
-        Edge { executor, app, queue, authenticator, settings, limits, exploring, live_connections, sockets, shutdown }
-    }
-
     /// Returns once every WebSocket has been closed, after the shutdown.
     pub async fn drained(&self) {
         self.sockets.close();
         self.sockets.wait().await;
     }
 
-    /// Who sent a request. Without a token it comes from nobody, who may read the schema. A token that proves nothing is
-    /// an error.
-    async fn caller(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, InvalidToken> {
-        let identity = match bearer_token(headers)? {
-            Some(token) => Some(self.authenticator.authenticate(token).await?),
-            None => None,
+    /// Who sent a request. Without a token it comes from nobody, who may read the schema.
+    ///
+    /// # Errors
+    /// When there is a token that proves nothing: what to answer.
+    async fn caller(&self, headers: &HeaderMap, peer: SocketAddr, media_type: MediaType) -> Result<Caller, Response> {
+        let address = self.address(headers, peer);
+        let identity = match bearer_token(headers) {
+            Ok(Some(token)) => self.authenticator.authenticate(token).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(invalid) => Err(invalid),
+        };
+        let Ok(identity) = identity else {
+            return Err(match self.executor.charge(&Key::of_address(address), NEW_COST) {
+                Ok(()) => response::errors(media_type, Outcome::Unauthenticated, &[unauthenticated()]),
+                Err(refused) => response::not_executed(media_type, refused),
+            });
         };
         let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         let traceparent = traceparent.filter(|value| is_traceparent(value)).map(Into::into);
-        Ok(Caller { identity, address: self.address(headers, peer), traceparent })
+        Ok(Caller { identity, address, traceparent })
     }
 
     /// What the outermost trusted proxy has seen.
     fn address(&self, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
         let Some(proxies) = self.settings.trusted_proxies.checked_sub(1) else { return peer.ip() };
-        let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let seen: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
-        let client = seen.iter().rev().nth(proxies).and_then(|text| text.parse().ok());
-        client.unwrap_or(peer.ip())
+        let forwarded =
+            headers.get_all("x-forwarded-for").iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let forwarded = forwarded.collect::<Vec<_>>().join(",");
+        forwarded.rsplit(',').nth(proxies).and_then(parse_address).unwrap_or(peer.ip())
     }
 
     /// A place for one more WebSocket or event stream.
-    fn live_connection(&self) -> Option<OwnedSemaphorePermit> {
-        self.live_connections.clone().try_acquire_owned().ok()
+    fn live_connection(&self, caller: &Caller) -> Result<LiveConnection, Refused> {
+        let place = self.free_connections.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
+        let share = self.connections.take(caller.key()).ok_or(Refused::Busy)?;
+        Ok(LiveConnection { _place: place, share })
     }
+}
+
+/// As proxies write addresses: some add the port, and brackets.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
+    let in_brackets = text.trim_start_matches('[').trim_end_matches(']');
+    in_brackets.parse().or_else(|_| with_port()).ok()
 }
 
 pub fn router(edge: Arc<Edge>) -> Router {
@@ -194,13 +221,14 @@ async fn not_found() -> Response {
 async fn post(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let Some(accepted) = Accepted::by(&headers) else { return nothing_acceptable() };
     let media_type = accepted.media_type;
-    if !is_json(&headers) {
-        let message = "Send the request as application/json.";
+    if !is_json(&headers) || headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let message = "Send the request as application/json, not compressed.";
         return response::error(media_type, Outcome::OtherMediaTypeNeeded, "BAD_REQUEST", message);
     }
     let max = edge.limits.max_body_bytes;
@@ -223,7 +251,7 @@ async fn post(
         }
     };
     match parameters::from_json(&body) {
-        Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::POST).await,
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::POST).await,
         Err(message) => response::bad_request(media_type, message),
     }
 }
@@ -232,7 +260,7 @@ async fn post(
 async fn get(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Extension(id): Extension<access::RequestId>,
+    Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parameters: Result<Query<UrlParameters>, QueryRejection>,
@@ -258,7 +286,7 @@ async fn get(
         Err(rejection) => Err(rejection.body_text()),
     };
     match parameters {
-        Ok(parameters) => execute(&edge, &headers, peer, accepted, parameters, &Method::GET).await,
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::GET).await,
         Err(message) => response::bad_request(media_type, message),
     }
 }
@@ -268,19 +296,18 @@ async fn execute(
     headers: &HeaderMap,
     peer: SocketAddr,
     accepted: Accepted,
+    id: RequestId,
     parameters: Parameters,
     method: &Method,
 ) -> Response {
     let media_type = accepted.media_type;
-    let Ok(caller) = edge.caller(headers, peer).await else {
-        return match edge.executor.charge_stranger(edge.address(headers, peer)) {
-            Ok(()) => response::errors(media_type, Outcome::Unauthenticated, &[unauthenticated()]),
-            Err(refused) => response::not_executed(media_type, refused),
-        };
+    let caller = match edge.caller(headers, peer, media_type).await {
+        Ok(caller) => caller,
+        Err(response) => return response,
     };
     let prepared = match edge.executor.prepare(parameters, &caller) {
         Ok(prepared) => prepared,
-        Err(refused) if media_type == MediaType::EventStream => return events::refuse(media_type, refused),
+        Err(refused) if media_type == MediaType::EventStream => return events::refuse(refused),
         Err(refused) => return response::not_executed(media_type, refused),
     };
     let operation = prepared.operation.clone();
@@ -288,8 +315,12 @@ async fn execute(
         OperationType::Mutation if *method == Method::GET => {
             other_method_needed(media_type, "Only queries can be sent with GET. Send this with POST.")
         }
-        _ if media_type == MediaType::EventStream => events::stream(edge, &caller, prepared),
-        OperationType::Subscription if accepted.event_stream => events::stream(edge, &caller, prepared),
+        // It is logged when it ends.
+        kind if media_type == MediaType::EventStream
+            || (kind == OperationType::Subscription && accepted.event_stream) =>
+        {
+            return events::stream(edge, &caller, id, prepared);
+        }
         OperationType::Subscription => {
             let message = "Subscriptions need a WebSocket (graphql-transport-ws), or Accept: text/event-stream.";
             response::error(media_type, Outcome::NotExecuted, "BAD_REQUEST", message)

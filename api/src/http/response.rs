@@ -7,8 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::error::refused;
-use crate::executor::{Refused, whole_seconds};
+use crate::error::{Refused, refused, whole_seconds};
 
 /// A media type of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +85,7 @@ pub enum Outcome {
     /// It is no GraphQL request.
     Malformed,
     Unauthenticated,
+    Forbidden,
     OtherMethodNeeded,
     NothingAcceptable,
     TooSlow,
@@ -106,6 +106,7 @@ pub fn status(media_type: MediaType, outcome: Outcome) -> StatusCode {
         },
         Outcome::Malformed => StatusCode::BAD_REQUEST,
         Outcome::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Outcome::Forbidden => StatusCode::FORBIDDEN,
         Outcome::OtherMethodNeeded => StatusCode::METHOD_NOT_ALLOWED,
         Outcome::NothingAcceptable => StatusCode::NOT_ACCEPTABLE,
         Outcome::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -121,9 +122,23 @@ pub fn answer(media_type: MediaType, response: &async_graphql::Response) -> Resp
     body(media_type, Outcome::Executed, response)
 }
 
+/// Why a request was not executed, for the log.
+#[derive(Clone)]
+pub struct Code(pub String);
+
+pub fn code(error: &ServerError) -> Option<String> {
+    match error.extensions.as_ref()?.get("code")? {
+        async_graphql::Value::String(code) => Some(code.clone()),
+        _ => None,
+    }
+}
+
 /// The answer to one that is not: it has no data, not even null.
 pub fn errors(media_type: MediaType, outcome: Outcome, errors: &[ServerError]) -> Response {
     let mut response = body(media_type, outcome, &json!({ "errors": errors }));
+    if let Some(code) = errors.first().and_then(code) {
+        response.extensions_mut().insert(Code(code));
+    }
     let header = match outcome {
         Outcome::Unauthenticated => Some((WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")),
         Outcome::OtherMethodNeeded => Some((ALLOW, "POST")),

@@ -17,12 +17,14 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::info;
 
 use super::access::RequestId;
 use super::response::{self, MediaType, Outcome};
-use super::{Edge, bearer, parameters, unauthenticated};
+use super::{Edge, LiveConnection, bearer, parameters};
+use crate::callers::{Caller, Key};
 use crate::error::refused;
-use crate::executor::{Caller, Operation, Refused, expiry};
+use crate::executor::{NEW_COST, Operation, expiry};
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -42,6 +44,7 @@ const BUFFER: usize = 1024;
 struct Closing(u16, &'static str);
 
 const GOING_AWAY: Closing = Closing(1001, "The service stops");
+const TRY_AGAIN_LATER: Closing = Closing(1013, "Too many connections");
 const TOO_BIG: Closing = Closing(1009, "Message too big");
 const INVALID_MESSAGE: Closing = Closing(4400, "Invalid message");
 const UNAUTHORIZED: Closing = Closing(4401, "Unauthorized");
@@ -88,18 +91,20 @@ pub async fn open(
     id: RequestId,
     upgrade: WebSocketUpgrade,
 ) -> Response {
+    let media_type = MediaType::Json;
     if !is_own_or_allowed(&edge, &headers) {
         let message = "Pages of this origin may not call this service.";
-        return response::error(MediaType::Json, Outcome::Unauthenticated, "FORBIDDEN", message);
+        return response::error(media_type, Outcome::Forbidden, "FORBIDDEN", message);
     }
-    let Ok(caller) = edge.caller(&headers, peer).await else {
-        return match edge.executor.charge_stranger(edge.address(&headers, peer)) {
-            Ok(()) => response::errors(MediaType::Json, Outcome::Unauthenticated, &[unauthenticated()]),
-            Err(refused) => response::not_executed(MediaType::Json, refused),
-        };
+    let caller = match edge.caller(&headers, peer, media_type).await {
+        Ok(caller) => caller,
+        Err(response) => return response,
     };
-    let Some(open) = edge.live_connection() else {
-        return response::not_executed(MediaType::Json, Refused::Busy);
+    // Whose it is may only be known later: the opening is charged to where it comes from.
+    let charged = edge.executor.charge(&Key::of_address(caller.address), NEW_COST);
+    let open = match charged.and_then(|()| edge.live_connection(&caller)) {
+        Ok(open) => open,
+        Err(refused) => return response::not_executed(media_type, refused),
     };
     let max = edge.limits.max_body_bytes;
     let upgrade = upgrade.protocols([PROTOCOL]).read_buffer_size(BUFFER).write_buffer_size(BUFFER);
@@ -112,13 +117,13 @@ pub async fn open(
                 socket,
                 caller,
                 id,
+                open,
                 introduced: false,
                 running: HashMap::new(),
                 answers: SelectAll::new(),
                 heard: Instant::now(),
             };
             sockets.track_future(connection.serve()).await;
-            drop(open);
         },
     )
 }
@@ -137,6 +142,7 @@ struct Connection {
     caller: Caller,
     /// Of the request that opened it.
     id: RequestId,
+    open: LiveConnection,
     /// Whether the client may ask for operations.
     introduced: bool,
     running: HashMap<String, Running>,
@@ -248,11 +254,12 @@ impl Connection {
                 Some(token) => self.edge.authenticator.authenticate(token).await.ok(),
                 None => None,
             };
-            if identity.is_none() {
-                let _ = self.edge.executor.charge_stranger(self.caller.address);
-                return Err(Some(FORBIDDEN));
-            }
             self.caller.identity = identity;
+            self.open.share = self.edge.connections.take(self.caller.key()).ok_or(Some(TRY_AGAIN_LATER))?;
+        }
+        // Nobody has anything to watch.
+        if self.caller.identity.is_none() {
+            return Err(Some(FORBIDDEN));
         }
         self.introduced = true;
         self.say(FromServer::ConnectionAck).await
@@ -277,7 +284,12 @@ impl Connection {
         }
         let prepared = match self.edge.executor.prepare(parameters, &self.caller) {
             Ok(prepared) => prepared,
-            Err(refused) => return Ok(Err(refused.errors())),
+            Err(refused) => {
+                let errors = refused.errors();
+                let code = errors.first().and_then(response::code);
+                info!(code, transport = "websocket", request_id = self.id.0, "refused");
+                return Ok(Err(errors));
+            }
         };
         let operation = prepared.operation.clone();
         let (abort, registration) = AbortHandle::new_pair();

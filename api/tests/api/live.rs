@@ -7,13 +7,14 @@ use chrono::Utc;
 use entity::{Event, Line, OrderPlaced};
 use futures::future::join_all;
 use iso_currency::Currency;
+use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, ReadModel, Redis};
 use redis_test::server::RedisServer;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, Socket, queue, sqlite, until};
+use crate::support::{ALL, Api, SECRET, Socket, queue, sqlite, until};
 
 const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
 
@@ -169,11 +170,30 @@ async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage()
     let (_, count): (String, i64) = listeners.query_async(&mut connection).await.unwrap();
     assert_eq!(count, 1);
 
+    // One change is read once, however many watch.
+    let reads = async || {
+        let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.unwrap();
+        let line = info.lines().find(|line| line.starts_with("cmdstat_hmget:")).unwrap().to_owned();
+        line.split(['=', ',']).nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    let before = reads().await;
+    redis.apply(&[event(7, 2)]).await;
+    for stream in &mut streams {
+        assert_eq!(stream.client().await, seen(2));
+    }
+    let read = reads().await - before; // one of them by applying
+    assert!((2..=3).contains(&read), "{read} reads");
+
     // The server restarts, empty, and is filled again while nobody tells of changes.
     server.stop();
-    let mut hopeless = Stream::open(&api, &token, WATCH.replace('7', "9").as_str()).await;
-    let (_, answer) = hopeless.next().await.unwrap();
-    assert_eq!(crate::support::code(&answer), "READ_MODEL_UNAVAILABLE", "whoever comes now is told at once");
+    for watched in ["9", "7"] {
+        until("whoever comes now is told at once", async || {
+            let mut stream = Stream::open(&api, &token, &WATCH.replace('7', watched)).await;
+            let (_, answer) = stream.next().await.unwrap();
+            crate::support::code(&answer) == "READ_MODEL_UNAVAILABLE"
+        })
+        .await;
+    }
     let _restarted = std::process::Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", &host, "--save", "", "--daemonize", "no"])
         .stdout(std::process::Stdio::null())
@@ -190,6 +210,23 @@ async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage()
     }
     redis.apply(&[event(7, 4)]).await;
     assert_eq!(streams[0].client().await, seen(4), "changes are told as before");
+}
+
+#[tokio::test]
+async fn an_event_stream_ends_with_its_token_and_with_the_service_without_a_word() {
+    let memory = Arc::new(Memory::default());
+    let api = Api::start_on(&sqlite().await, memory.clone(), queue(SqsService::new()).await, &[]).await;
+    memory.apply(&[event(7, 1)]).await;
+    let claims = json!({ "sub": "x", "scope": ALL, "exp": jsonwebtoken::get_current_timestamp() - 5 });
+    let expiring = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let mut expiring = Stream::open(&api, &expiring, WATCH).await;
+    let mut lasting = Stream::open(&api, &api.token(ALL, None), WATCH).await;
+    assert_eq!((expiring.client().await, lasting.client().await), (seen(1), seen(1)));
+    assert_eq!(expiring.next().await, None, "clients connect again unless they are told that it is complete");
+    memory.apply(&[event(7, 2)]).await;
+    assert_eq!(lasting.client().await, seen(2));
+    drop(api);
+    assert_eq!(lasting.next().await, None);
 }
 
 struct Killed(std::process::Child);

@@ -202,10 +202,10 @@ impl Socket {
         }
     }
 
-    /// One that has been acknowledged, with a token or without.
+    /// One that has been acknowledged.
     pub async fn acknowledged(api: &Api, token: &str) -> Socket {
         let mut socket = Socket::open(api, &[PROTOCOL]).await.unwrap();
-        let payload = if token.is_empty() { json!({}) } else { json!({ "Authorization": format!("Bearer {token}") }) };
+        let payload = json!({ "Authorization": format!("Bearer {token}") });
         socket.send(json!({ "type": "connection_init", "payload": payload })).await;
         assert_eq!(socket.receive().await, json!({ "type": "connection_ack" }));
         socket

@@ -59,7 +59,7 @@ pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Co
     command.args(arguments).env_clear();
     // No question to a cloud around the machine; the machine may be slow, and the load large.
     command.env("AWS_EC2_METADATA_DISABLED", "true").env("READ_WAIT", "60s").env("OPERATION_TIMEOUT", "70s");
-    command.env("RATE_LIMIT", "0");
+    command.env("RATE_LIMIT", "0").env("MAX_LIVE_CONNECTIONS_PER_CALLER", "10000");
     command.envs(variables.iter().copied());
     command
 }
