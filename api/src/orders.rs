@@ -6,6 +6,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::{self, MAX_LINES, MAX_QUANTITY};
 use entity::{Event, InvalidEvent, Line, OrderPlaced, client, order, order_event, order_item, product};
 use iso_currency::Currency;
+use process::crash_point;
 use sea_orm::sea_query::{CaseStatement, Expr};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, IntoActiveModel,
@@ -73,7 +74,9 @@ pub async fn place(
         _ => None,
     });
     write(&transaction, new.collect()).await?;
+    crash_point("order-before-commit");
     transaction.commit().await?;
+    crash_point("order-after-commit");
     Ok(results)
 }
 

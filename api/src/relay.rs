@@ -11,7 +11,7 @@ use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use chrono::Utc;
 use entity::order_event::{self, Column};
 use futures::{StreamExt, stream};
-use process::{one_line, queue};
+use process::{crash_point, one_line, queue};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
@@ -131,6 +131,7 @@ impl Relay {
         let sends = batches(messages).into_iter().map(|batch| self.send(batch));
         let (published, problems): (Vec<_>, Vec<_>) =
             stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).unzip().await;
+        crash_point("relay-before-marking");
         let published = published.concat();
         let pass = Pass { published: published.len(), problem: problems.into_iter().flatten().next() };
         if !published.is_empty() {
@@ -149,6 +150,7 @@ impl Relay {
             let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
             entry.build().expect("an id and a body are given")
         });
+        crash_point("relay-mid-batches");
         let request = self.queue.client.send_message_batch().queue_url(&self.queue.url);
         match request.set_entries(Some(entries.collect())).send().await {
             Ok(answer) => {

@@ -40,6 +40,8 @@ pub async fn connect(
         options.map_sqlx_postgres_opts(move |postgres| match statement_timeout {
             // A transaction that idles so long has lost its owner, who must not keep others from its rows.
             Some(limit) => postgres.options([
+                // What was acknowledged must survive a crash, whatever the server's default is.
+                ("synchronous_commit", "on".to_owned()),
                 ("statement_timeout", format!("{}ms", limit.as_millis())),
                 ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_IN_TRANSACTION.as_millis())),
             ]),

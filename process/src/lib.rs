@@ -43,6 +43,17 @@ pub fn one_line(error: &dyn Error) -> String {
     }
 }
 
+/// Dies here, as by `kill -9`, where a test has armed the point of this name: `FAILPOINTS="NAME=5%return"` in the
+/// environment of a program that was built with the feature `failpoints`. Otherwise nothing.
+#[inline]
+pub fn crash_point(_name: &str) {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(_name, |_| {
+        eprintln!("crashed at {_name}");
+        std::process::abort()
+    });
+}
+
 /// Cancelled at the first SIGTERM or SIGINT. The second ends the process.
 pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

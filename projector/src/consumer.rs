@@ -17,7 +17,7 @@ use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemA
 use entity::Event;
 use futures::future::try_join_all;
 use iso_currency::Currency;
-use process::one_line;
+use process::{crash_point, one_line};
 use read_model::{Error, ReadModel};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -147,6 +147,7 @@ impl Consumer {
 
     /// Applies messages and deletes those that were; holds them while the read model is unavailable.
     async fn process(&self, messages: Vec<Message>, shutdown: &CancellationToken) -> Batch {
+        crash_point("projector-before-apply");
         let mut batch = Batch::default();
         let (mut events, mut of_events) = (Vec::new(), Vec::new());
         for message in messages {
@@ -191,6 +192,7 @@ impl Consumer {
             }
         }
         batch.applied = done.len();
+        crash_point("projector-before-delete");
         self.delete(done).await;
         batch
     }

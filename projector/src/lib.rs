@@ -2,10 +2,17 @@
 //!
 //! - [`consumer`]: receive, apply, delete
 //! - [`replay`]: the event log of the command database, applied once more
+//! - [`verify`]: the read model, compared with the command database and repaired; [`sweep`]: the same without being asked
+//! - [`dead_letters`]: what was not applied
 //! - [`queues`]: creating the queue and its dead-letter queue
+//! - [`progress`]: how far a long command has got
 //! - [`health`]: `/health/live` and `/health/ready`
 
 pub mod consumer;
+pub mod dead_letters;
 pub mod health;
+pub mod progress;
 pub mod queues;
 pub mod replay;
+pub mod sweep;
+pub mod verify;

@@ -1,53 +1,96 @@
 //! The event log, applied once more: fills an empty read model, and changes nothing in a complete one. Safe at any time,
 //! also while projectors run.
 
-use std::time::Duration;
+use std::ops::ControlFlow;
 
 use anyhow::{Context, anyhow, bail};
+use chrono::{DateTime, Duration, Utc};
 use entity::Event;
 use entity::order_event::{self, Column};
+use futures::future::try_join;
 use iso_currency::Currency;
-use process::one_line;
+use process::{crash_point, one_line};
 use read_model::ReadModel;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use tokio::time::Instant;
-use tracing::info;
 use uuid::Uuid;
 
-const PAGE: u64 = 1_000;
-const PROGRESS: Duration = Duration::from_secs(2);
+/// Events read and applied at once.
+const PAGE: u64 = 2_000;
 
-/// Applies every event that was in the log when it began, and returns how many there were.
+/// Which events to replay: all, unless it says otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    pub client: Option<i64>,
+    /// Those that happened at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Those that follow this one in the log.
+    pub after: Option<Uuid>,
+}
+
+impl Selection {
+    /// The id after which the first event can be: ids begin with the time at which they were made (RFC 9562, version 7).
+    fn start(&self) -> Uuid {
+        // Clocks of api processes may differ a little.
+        let since = self.since.map_or(0, |since| (since - Duration::minutes(1)).timestamp_millis().max(0));
+        let since = Uuid::from_u128((since as u128) << 80);
+        self.after.map_or(since, |after| after.max(since))
+    }
+}
+
+/// Applies the events that were in the log when it began, and returns how many there were. Calls `each` after every page,
+/// with the number of events so far and the id of the last one, from where a later replay can go on.
 ///
 /// # Errors
 /// When a store fails, or an event in the log cannot be read or applied; all before it have been applied.
-pub async fn replay(db: &DatabaseConnection, read_model: &dyn ReadModel, currency: Currency) -> anyhow::Result<u64> {
-    let (mut replayed, mut after) = (0, Uuid::nil());
-    let mut reported = Instant::now();
-    loop {
-        let page = order_event::Entity::find().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(PAGE);
-        let rows = page.all(db).await.map_err(|error| {
-            anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
-        })?;
-        let Some(last) = rows.last() else { return Ok(replayed) };
-        after = last.id;
-        let mut events = Vec::with_capacity(rows.len());
-        for row in rows {
-            let id = row.id;
-            events.push(
-                Event::from_row(row, currency.code())
-                    .with_context(|| format!("event {id} of the log is not understood"))?,
-            );
-        }
-        for (event, result) in events.iter().zip(read_model.apply(&events).await) {
-            if let Err(error) = result {
-                bail!("event {} was not applied: {error}", event.id);
-            }
-        }
-        replayed += events.len() as u64;
-        if reported.elapsed() > PROGRESS {
-            info!(events = replayed, "replaying");
-            reported = Instant::now();
+pub async fn replay(
+    db: &DatabaseConnection,
+    read_model: &dyn ReadModel,
+    currency: Currency,
+    selection: &Selection,
+    mut each: impl FnMut(u64, Uuid) -> ControlFlow<()>,
+) -> anyhow::Result<u64> {
+    let (mut replayed, mut page) = (0, read(db, selection, selection.start()).await?);
+    while let Some(last) = page.last().map(|row| row.id) {
+        // The next page is read while this one is applied.
+        let (events, next) = try_join(apply(read_model, currency, selection, page), read(db, selection, last)).await?;
+        (replayed, page) = (replayed + events, next);
+        crash_point("replay-mid-log");
+        if each(replayed, last).is_break() {
+            break;
         }
     }
+    Ok(replayed)
+}
+
+async fn read(db: &DatabaseConnection, selection: &Selection, after: Uuid) -> anyhow::Result<Vec<order_event::Model>> {
+    let mut rows = order_event::Entity::find().filter(Column::Id.gt(after));
+    if let Some(client) = selection.client {
+        rows = rows.filter(Column::ClientId.eq(client));
+    }
+    rows.order_by_asc(Column::Id).limit(PAGE).all(db).await.map_err(|error| {
+        anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
+    })
+}
+
+async fn apply(
+    read_model: &dyn ReadModel,
+    currency: Currency,
+    selection: &Selection,
+    rows: Vec<order_event::Model>,
+) -> anyhow::Result<u64> {
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        let id = row.id;
+        if selection.since.is_some_and(|since| row.occurred_at < since) {
+            continue;
+        }
+        let event = Event::from_row(row, currency.code());
+        events.push(event.with_context(|| format!("event {id} of the log is not understood"))?);
+    }
+    for (event, result) in events.iter().zip(read_model.apply(&events).await) {
+        if let Err(error) = result {
+            bail!("event {} was not applied: {error}", event.id);
+        }
+    }
+    Ok(events.len() as u64)
 }

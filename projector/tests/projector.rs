@@ -1,6 +1,7 @@
 //! The projector on an SQS and a Redis.
 
 use std::future::{Future, IntoFuture};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +9,19 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
-use chrono::DateTime;
-use entity::{Line, OrderPlaced, event, order_event};
+use chrono::{DateTime, Utc};
+use entity::{Event, Line, OrderPlaced, event, order, order_event};
 use iso_currency::Currency;
 use projector::consumer::{Batch, Consumer};
+use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
+use projector::replay::Selection;
+use projector::sweep::Sweep;
+use projector::verify::{Difference, Verifier};
 use projector::{health, queues, replay};
 use read_model::{Memory, ReadModel, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
-use sea_orm::{ActiveModelTrait, Database, EntityTrait, IntoActiveModel};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -246,12 +251,268 @@ async fn queues_are_created_once_with_the_settings_that_matter() {
     assert!(error.contains("`projector queues create`"), "{error}");
 }
 
-#[tokio::test]
-async fn replay_fills_an_empty_read_model_and_changes_nothing_in_a_full_one() {
+/// A database with the clients of the seed data.
+async fn database() -> DatabaseConnection {
     let mut options = sea_orm::ConnectOptions::new("sqlite::memory:");
     options.max_connections(1);
     let db = Database::connect(options).await.unwrap();
     migration::up(&db).await.unwrap();
+    db
+}
+
+/// What placing orders writes, published at that time.
+async fn place(db: &DatabaseConnection, events: &[order_event::Model], published_at: Option<DateTime<Utc>>) {
+    for event in events {
+        let order: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
+        let order = order::Model {
+            id: order.order_id,
+            client_id: event.client_id,
+            version: event.version,
+            placed_at: event.occurred_at,
+            total: order.total,
+            idempotency_key: None,
+        };
+        order::Entity::insert(order.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+        let event = order_event::Model { published_at, ..event.clone() };
+        let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, event.client_id);
+        db.execute_unprepared(&raise).await.unwrap();
+        order_event::Entity::insert(event.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+    }
+}
+
+async fn redis() -> (RedisServer, Redis, String) {
+    let server = RedisServer::new();
+    let (host, port) = server.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    loop {
+        match Redis::connect(&url, 16, Currency::USD).await {
+            Ok(redis) => return (server, redis, url),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn command(url: &str, command: &[&str]) {
+    let client = ::redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut request = ::redis::cmd(command[0]);
+    let () = request.arg(&command[1..]).query_async(&mut connection).await.unwrap();
+}
+
+fn events(rows: &[order_event::Model]) -> Vec<Event> {
+    rows.iter().map(|row| Event::from_row(row.clone(), "USD").unwrap()).collect()
+}
+
+const LONG_AGO: Option<DateTime<Utc>> = Some(DateTime::UNIX_EPOCH);
+
+async fn verifier(repair: bool) -> (RedisServer, String, Verifier) {
+    let (server, read_model, url) = redis().await;
+    let in_flight = Duration::from_secs(60);
+    (server, url, Verifier { db: database().await, read_model, currency: Currency::USD, in_flight, repair })
+}
+
+/// All that differs, clients that the database does not have among it.
+async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
+    let (mut findings, mut after, mut cursor) = (Vec::new(), 0, 0);
+    while let Some(page) = verifier.page(after).await.unwrap() {
+        after = page.last;
+        findings.extend(page.findings);
+    }
+    loop {
+        let (next, more) = verifier.strangers(cursor).await.unwrap();
+        findings.extend(more);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert!(findings.iter().all(|finding| finding.repaired == verifier.repair), "{findings:?}");
+    findings.into_iter().map(|finding| (finding.client, finding.difference)).collect()
+}
+
+#[tokio::test]
+async fn verify_names_every_difference_and_repairs_it() {
+    let (_server, url, mut verifier) = verifier(false).await;
+    let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
+    place(&verifier.db, &rows, LONG_AGO).await;
+    let missing = |client| (client, Difference::Missing { events: 4 });
+    assert_eq!(differences(&verifier).await, [missing(1), missing(2), missing(3)]);
+
+    // What is not published yet, or was just now, is on its way.
+    let young = [row(1, 5), row(2, 5)];
+    place(&verifier.db, &young[..1], None).await;
+    place(&verifier.db, &young[1..], Some(Utc::now())).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    assert_eq!(differences(&verifier).await, []);
+    // Delivered out of order, some of it twice: right at any time.
+    verifier.read_model.apply(&events(&[young[1].clone(), young[1].clone()])).await;
+    assert_eq!(differences(&verifier).await, []);
+
+    let key = |client: i64| format!("orders:{{p{client}}}:g1:client:{client}");
+    command(&url, &["DEL", &key(1)]).await;
+    verifier.read_model.apply(&events(&[rows[0].clone(), rows[3].clone()])).await;
+    command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
+    command(&url, &["HSET", &key(3), "orders", "many"]).await;
+    verifier.read_model.apply(&events(&[row(99, 1)])).await;
+    let total = 5 * 150_000;
+    let found = differences(&verifier).await;
+    assert_eq!(found[0], (1, Difference::Behind { events: 2, version: 1 }));
+    let (orders, orders_expected) = (5, 5);
+    let differs = Difference::Differs { orders, orders_expected, total: total + 1, total_expected: total };
+    assert_eq!(found[1], (2, differs));
+    assert!(matches!(&found[2], (3, Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
+    assert_eq!(found[3..], [(99, Difference::Unknown { version: 1 })]);
+
+    verifier.repair = true;
+    assert_eq!(differences(&verifier).await, found);
+    assert_eq!(differences(&verifier).await, []);
+    let clients = verifier.read_model.clients(&[1, 2, 3, 99]).await.unwrap();
+    let told: Vec<_> =
+        clients.iter().map(|client| client.as_ref().map(|c| (c.version, c.order_count, c.total))).collect();
+    // What was on its way has been applied as well: the log has it.
+    assert_eq!(told, [Some((5, 5, total)), Some((5, 5, total)), Some((4, 4, 4 * 150_000)), None]);
+
+    // The database was restored from an old copy: what it does not have any more is taken back.
+    verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
+    assert_eq!(differences(&verifier).await, [(3, Difference::Unknown { version: 7 })]);
+    assert_eq!(differences(&verifier).await, []);
+}
+
+#[tokio::test]
+async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
+    let (_server, _, verifier) = verifier(true).await;
+    let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
+    verifier.read_model.apply(&events(&rows)).await;
+    let before = verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    verifier.read_model.apply(&events(&[row(1, 3)])).await;
+    assert!(!verifier.read_model.replace(&before).await.unwrap());
+    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, 3);
+    let now = verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    assert!(verifier.read_model.replace(&now).await.unwrap());
+    assert_eq!(verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap(), now);
+}
+
+#[tokio::test]
+async fn the_sweep_heals_what_was_lost_without_being_asked() {
+    let (_server, url, verifier) = verifier(true).await;
+    let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
+    place(&verifier.db, &rows, LONG_AGO).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    let mut sweep = Sweep::new(verifier, Duration::from_millis(1));
+    assert_eq!(sweep.run_once().await.unwrap(), []);
+
+    command(&url, &["FLUSHALL"]).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(sweep.run(shutdown.clone()));
+    let read_model = Redis::connect(&url, 16, Currency::USD).await.unwrap();
+    until(async || {
+        let clients = read_model.clients(&[1, 2, 3]).await.unwrap();
+        clients.iter().all(|client| client.as_ref().is_some_and(|client| client.total == 4 * 150_000))
+    })
+    .await;
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_are_judged_redriven_and_discarded() {
+    let (_server, read_model, url) = redis().await;
+    let memory: Arc<dyn ReadModel> = Arc::new(Memory::default());
+    let (consumer, dead_letters_url) = consumer(memory).await;
+    let bury = async |body: &str| {
+        let request = consumer.queue.send_message().queue_url(&dead_letters_url).message_body(body);
+        request.send().await.unwrap().message_id.unwrap()
+    };
+    read_model.apply(&events(&[row(1, 1)])).await;
+    command(&url, &["SET", "orders:{p3}:g1:client:3", "damaged"]).await;
+    let superseded = bury(&row(1, 1).message()).await;
+    let needed = bury(&row(1, 2).message()).await;
+    let damaged = bury(&row(3, 1).message()).await;
+    let foreign = bury("not an event").await;
+    let many: Vec<String> = futures::future::join_all((10..40).map(async |n| bury(&row(n, 1).message()).await)).await;
+
+    let of = (consumer.queue.clone(), consumer.queue_url.clone());
+    let letters = DeadLetters::of(of.0, of.1, read_model, Currency::USD).await.unwrap();
+    for _ in 0..2 {
+        // Twice: what was looked at is there again.
+        let mut verdicts = std::collections::HashMap::new();
+        letters
+            .list(|letter| drop(verdicts.insert(letter.id.clone(), (letter.verdict, letter.why.clone()))))
+            .await
+            .unwrap();
+        assert_eq!(verdicts.len(), 34);
+        assert_eq!(verdicts[&superseded].0, Verdict::Superseded);
+        assert_eq!(verdicts[&needed].0, Verdict::Needed);
+        assert!(verdicts[&damaged].0 == Verdict::Needed && verdicts[&damaged].1.contains("WRONGTYPE"), "{verdicts:?}");
+        assert!(verdicts[&foreign].0 == Verdict::Foreign && verdicts[&foreign].1.contains("not a CloudEvent"));
+    }
+
+    let act = async |action, ids: &[&String]| {
+        let (mut done, mut kept) = (Vec::new(), Vec::new());
+        let ids = ids.iter().map(|id| id.to_string()).collect();
+        let each =
+            |letter: &DeadLetter, is_done: bool| if is_done { &mut done } else { &mut kept }.push(letter.id.clone());
+        let missing = letters.act(action, ids, each).await.unwrap();
+        done.sort();
+        kept.sort();
+        (done, kept, missing)
+    };
+    let sorted = |mut ids: Vec<String>| {
+        ids.sort();
+        ids
+    };
+    let unknown = "no-such-id".to_owned();
+    assert_eq!(act(Action::Redrive, &[&many[7], &unknown]).await, (vec![many[7].clone()], vec![], vec![unknown]));
+    assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (1, 0));
+    // Of all, what is needed is not discarded, and what is foreign not sent again.
+    let (done, kept, _) = act(Action::Discard, &[]).await;
+    assert_eq!((done, kept.len()), (sorted(vec![superseded, foreign.clone()]), 31));
+    bury("not an event").await;
+    let (done, kept, _) = act(Action::Redrive, &[]).await;
+    assert_eq!((done.len(), kept.len()), (31, 1));
+    assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (32, 0));
+    assert_eq!(act(Action::Discard, &[&kept[0]]).await.0, kept);
+    assert_eq!(waiting(&consumer.queue, &dead_letters_url).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_replay_can_be_narrowed_and_gone_on_with() {
+    let db = database().await;
+    let mut rows: Vec<_> = (1..=5_000).map(|version| row(1, version)).chain([row(2, 1)]).collect();
+    rows.last_mut().unwrap().occurred_at = Utc::now();
+    for rows in rows.chunks(500) {
+        let rows = rows.iter().map(|row| row.clone().into_active_model().reset_all());
+        order_event::Entity::insert_many(rows).exec_without_returning(&db).await.unwrap();
+    }
+    let replayed = async |memory: &Memory, selection: &Selection, pages: usize| {
+        let (mut left, mut last) = (pages, None);
+        let events = replay::replay(&db, memory, Currency::USD, selection, |_, id| {
+            last = Some(id);
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (events.await.unwrap(), last)
+    };
+    let memory = Memory::default();
+    let (first, last) = replayed(&memory, &Selection::default(), 1).await;
+    let (rest, _) = replayed(&memory, &Selection { after: last, ..Selection::default() }, 9).await;
+    assert_eq!((first, first + rest), (2_000, 5_001));
+    let clients = memory.clients(&[1, 2]).await.unwrap();
+    assert_eq!(clients.into_iter().map(|client| client.unwrap().version).collect::<Vec<_>>(), [5_000, 1]);
+
+    let one = Selection { client: Some(2), ..Selection::default() };
+    assert_eq!(replayed(&Memory::default(), &one, 9).await.0, 1);
+    let recent = Selection { since: Some(Utc::now() - Duration::from_secs(3600)), ..Selection::default() };
+    assert_eq!(replayed(&Memory::default(), &recent, 9).await.0, 1);
+}
+
+async fn replay_all(db: &DatabaseConnection, read_model: &dyn ReadModel, currency: Currency) -> anyhow::Result<u64> {
+    replay::replay(db, read_model, currency, &Selection::default(), |_, _| ControlFlow::Continue(())).await
+}
+
+#[tokio::test]
+async fn replay_fills_an_empty_read_model_and_changes_nothing_in_a_full_one() {
+    let db = database().await;
     let rows = (1..=1_500).map(|version| row(1, version)).chain([row(2, 1)]);
     let rows: Vec<_> = rows.map(|row| row.into_active_model().reset_all()).collect();
     for rows in rows.chunks(500) {
@@ -259,9 +520,9 @@ async fn replay_fills_an_empty_read_model_and_changes_nothing_in_a_full_one() {
     }
     let memory = Memory::default();
     for _ in 0..2 {
-        assert_eq!(replay::replay(&db, &memory, Currency::USD).await.unwrap(), 1_501);
+        assert_eq!(replay_all(&db, &memory, Currency::USD).await.unwrap(), 1_501);
         let client = memory.clients(&[1]).await.unwrap().remove(0).unwrap();
         assert_eq!((client.order_count, client.version, client.total), (1_500, 1_500, 1_500 * 150_000));
     }
-    assert!(replay::replay(&db, &Memory::default(), Currency::EUR).await.is_err());
+    assert!(replay_all(&db, &Memory::default(), Currency::EUR).await.is_err());
 }

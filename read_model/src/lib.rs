@@ -14,7 +14,7 @@ use entity::Event;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
-pub use memory::Memory;
+pub use memory::{Memory, Projected};
 pub use redis::{ConnectError, Redis};
 pub use settings::RedisSettings;
 

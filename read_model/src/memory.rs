@@ -24,27 +24,35 @@ impl Default for Memory {
     }
 }
 
-struct Projected {
-    client: Client,
+/// A client with what projecting needs to know besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projected {
+    pub client: Client,
     /// The largest version applied: name, e-mail and last purchase are from it.
-    newest: i32,
+    pub newest: i32,
     /// Versions applied above the watermark, where there is a gap. Empty as soon as the gap closes.
-    ahead: BTreeSet<i32>,
+    pub ahead: BTreeSet<i32>,
 }
 
 impl Projected {
-    fn new(id: i64) -> Projected {
+    /// A client of which no event has been applied.
+    pub fn new(id: i64) -> Projected {
         let (name, email) = Default::default();
         let client = Client { id, name, email, total: 0, order_count: 0, last_purchase: None, version: 0 };
         Projected { client, newest: 0, ahead: BTreeSet::new() }
     }
 
+    /// Whether the event of this version has been applied.
+    pub fn has(&self, version: i32) -> bool {
+        version <= self.client.version || self.ahead.contains(&version)
+    }
+
     /// The rules. `apply.lua` says the same.
-    fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
-        let client = &mut self.client;
-        if event.version <= client.version || self.ahead.contains(&event.version) {
+    pub fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
+        if self.has(event.version) {
             return Ok(Applied::Before);
         }
+        let client = &mut self.client;
         client.total = (client.total.checked_add(event.order.total))
             .ok_or_else(|| Error::Damaged(format!("the total of client {} overflows", client.id)))?;
         client.order_count += 1;

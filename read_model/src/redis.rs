@@ -11,6 +11,8 @@
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
 
+use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -28,11 +30,13 @@ use iso_currency::Currency;
 use socket2::TcpKeepalive;
 use tokio::time::timeout;
 
-use crate::{Applied, Client, Error, ReadModel};
+use crate::{Applied, Client, Error, Projected, ReadModel};
 
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
 const GENERATION: u32 = 1;
+/// Keys that the server looks at in one step of a scan.
+const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a command, or connecting, may take before Redis counts as unavailable.
@@ -43,6 +47,7 @@ pub struct Redis {
     connection: RwLock<ConnectionManager>,
     partitions: u16,
     apply: Script,
+    replace: Script,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +100,7 @@ impl Redis {
             connection: RwLock::new(connection),
             partitions,
             apply: Script::new(include_str!("apply.lua")),
+            replace: Script::new(include_str!("replace.lua")),
         })
     }
 
@@ -112,6 +118,64 @@ impl Redis {
     fn client_key(&self, id: i64) -> String {
         let partition = id.rem_euclid(self.partitions.into());
         format!("orders:{{p{partition}}}:g{GENERATION}:client:{id}")
+    }
+
+    /// Clients with all that is stored of them, in the order of the ids. One round trip.
+    ///
+    /// # Errors
+    /// When the store fails; what is damaged is the error of its client alone.
+    pub async fn projected(&self, ids: &[i64]) -> Result<Vec<Result<Option<Projected>, Error>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = pipe();
+        for id in ids {
+            pipeline.hgetall(self.client_key(*id));
+        }
+        let rows: Vec<RedisResult<HashMap<String, String>>> =
+            pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        Ok(ids.iter().zip(rows).map(|(id, row)| read_projected(*id, row?)).collect())
+    }
+
+    /// Puts a client in the place of what is stored of it, in one atomic step, unless something newer than that has been
+    /// applied; returns whether it did.
+    pub async fn replace(&self, projected: &Projected) -> Result<bool, Error> {
+        let Projected { client, newest, ahead } = projected;
+        let mut script = self.replace.key(self.client_key(client.id));
+        script.arg(*newest).arg(client.id).arg(CHANGED);
+        for (field, value) in [
+            ("name", client.name.clone()),
+            ("email", client.email.clone()),
+            ("total", client.total.to_string()),
+            ("orders", client.order_count.to_string()),
+            ("newest", newest.to_string()),
+            ("version", client.version.to_string()),
+        ] {
+            script.arg(field).arg(value);
+        }
+        if let Some(time) = client.last_purchase {
+            script.arg("last_purchase").arg(time.timestamp_millis());
+        }
+        for version in ahead {
+            script.arg(format!("ahead:{version}")).arg("");
+        }
+        Ok(script.invoke_async(&mut self.connection()).await?)
+    }
+
+    /// Removes a client.
+    pub async fn remove(&self, id: i64) -> Result<(), Error> {
+        let () = self.connection().del(self.client_key(id)).await?;
+        Ok(())
+    }
+
+    /// The ids of some of the clients that are stored, and where to go on; begins with 0 and ends with 0. Each is
+    /// returned that is there the whole time, some maybe twice.
+    pub async fn scan(&self, cursor: u64) -> Result<(u64, Vec<i64>), Error> {
+        let mut command = ::redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(format!("orders:{{p*}}:g{GENERATION}:client:*")).arg("COUNT").arg(SCAN);
+        let (cursor, keys): (u64, Vec<String>) = command.query_async(&mut self.connection()).await?;
+        let id = |key: &String| key.rsplit(':').next().and_then(|id| id.parse().ok());
+        Ok((cursor, keys.iter().filter_map(id).collect()))
     }
 
     async fn run_apply(&self, events: &[Event]) -> RedisResult<Vec<RedisResult<i32>>> {
@@ -216,6 +280,33 @@ fn read_client(id: i64, row: Row) -> Result<Option<Client>, Error> {
         }
         _ => Err(damaged()),
     }
+}
+
+fn read_projected(id: i64, row: HashMap<String, String>) -> Result<Option<Projected>, Error> {
+    fn number<T: FromStr>(id: i64, field: &str, value: &str) -> Result<T, Error> {
+        value.parse().map_err(|_| Error::Damaged(format!("the field {field} of client {id} is {value:?}")))
+    }
+    if row.is_empty() {
+        return Ok(None);
+    }
+    let mut projected = Projected::new(id);
+    let client = &mut projected.client;
+    for (field, value) in &row {
+        match field.as_str() {
+            "name" => client.name.clone_from(value),
+            "email" => client.email.clone_from(value),
+            "total" => client.total = number(id, field, value)?,
+            "orders" => client.order_count = number(id, field, value)?,
+            "version" => client.version = number(id, field, value)?,
+            "newest" => projected.newest = number(id, field, value)?,
+            "last_purchase" => client.last_purchase = DateTime::from_timestamp_millis(number(id, field, value)?),
+            _ => match field.strip_prefix("ahead:") {
+                Some(version) => drop(projected.ahead.insert(number(id, field, version)?)),
+                None => return Err(Error::Damaged(format!("client {id} has a field {field}"))),
+            },
+        }
+    }
+    Ok(Some(projected))
 }
 
 impl From<RedisError> for Error {

@@ -4,6 +4,7 @@
 mod queue;
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 use process::queue::aws_settings;
 use process::{database, logging, one_line};
 use projector::consumer::{self, Consumer};
+use projector::replay::Selection;
 use projector::{queues, replay};
 use read_model::{Memory, ReadModel};
 use sea_orm::DatabaseConnection;
@@ -85,7 +87,8 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     };
     if settings.read_model.redis_url.is_none() || settings.queue_url.is_none() {
         // What is embedded forgot everything with the process before.
-        let events = replay::replay(&db, &*read_model, currency).await?;
+        let all = Selection::default();
+        let events = replay::replay(&db, &*read_model, currency, &all, |_, _| ControlFlow::Continue(())).await?;
         info!(events, "event log replayed into the read model");
     }
     let aws = match settings.queue_url {

@@ -11,6 +11,8 @@ fn every_setting_is_in_the_readme_and_only_those() {
         ("api", vec!["--help"]),
         ("projector", vec!["--help"]),
         ("projector", vec!["replay", "--help"]),
+        ("projector", vec!["verify", "--help"]),
+        ("projector", vec!["dead-letters", "list", "--help"]),
         ("migration", vec!["--help"]),
         ("standalone", vec!["queue", "--help"]),
     ] {

@@ -1,0 +1,265 @@
+//! Dead letters: messages that were received five times and not applied. For each: what it is, and whether the read model
+//! still needs it.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use anyhow::{Context, anyhow, ensure};
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
+    QueueAttributeName, SendMessageBatchRequestEntry,
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use entity::Event;
+use iso_currency::Currency;
+use process::one_line;
+use read_model::{Error, Redis};
+use serde::Serialize;
+
+/// What one call takes at most.
+const BATCH: i32 = 10;
+/// How long the letters that are looked at stay hidden from others, in seconds. They are shown again when that is done.
+const HIDDEN: i32 = 300;
+/// How long to wait for another letter before there are taken to be no more, in seconds.
+const WAIT: i32 = 2;
+
+/// A dead letter.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// SQS's id of the message.
+    pub id: String,
+    pub sent_at: Option<String>,
+    /// How often it has been received, the dead-letter queue's own deliveries included.
+    pub receives: u32,
+    pub verdict: Verdict,
+    /// Why it was not applied, as far as that can be told now.
+    pub why: String,
+    pub client: Option<i64>,
+    pub version: Option<i32>,
+    pub body: String,
+    #[serde(skip)]
+    handle: String,
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let event = match (self.client, self.version) {
+            (Some(client), Some(version)) => format!("client {client} version {version}: "),
+            _ => String::new(),
+        };
+        let (sent_at, why) = (self.sent_at.as_deref().unwrap_or("-"), &self.why);
+        write!(f, "{}  {sent_at:<24}  {:<10}  {event}{why}", self.id, self.verdict.to_string())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Not an event of ours: it can only be discarded.
+    Foreign,
+    /// The read model has it already: it can be discarded.
+    Superseded,
+    /// The read model lacks it: redrive it, or replay the log.
+    Needed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Foreign => "foreign",
+            Verdict::Superseded => "superseded",
+            Verdict::Needed => "needed",
+        })
+    }
+}
+
+/// What to do with those that were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Sends them to the queue again.
+    Redrive,
+    /// Deletes them.
+    Discard,
+}
+
+pub struct DeadLetters {
+    pub queue: Client,
+    pub queue_url: String,
+    pub dead_letters_url: String,
+    pub read_model: Redis,
+    pub currency: Currency,
+}
+
+impl DeadLetters {
+    /// Finds the dead-letter queue of a queue.
+    pub async fn of(queue: Client, queue_url: String, read_model: Redis, currency: Currency) -> anyhow::Result<Self> {
+        let attributes = process::queue::attributes(&queue, &queue_url).await?;
+        let policy =
+            attributes.get(&QueueAttributeName::RedrivePolicy).context("the queue has no dead-letter queue")?;
+        let policy: serde_json::Value =
+            serde_json::from_str(policy).context("the queue's redrive policy is not JSON")?;
+        // arn:aws:sqs:REGION:ACCOUNT:NAME
+        let arn = policy["deadLetterTargetArn"].as_str().context("the redrive policy names no dead-letter queue")?;
+        let mut parts = arn.rsplit(':');
+        let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let request = queue.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
+        let answer = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
+        let dead_letters_url = answer.queue_url.with_context(|| format!("{arn} has no URL"))?;
+        Ok(DeadLetters { queue, queue_url, dead_letters_url, read_model, currency })
+    }
+
+    /// Looks at every dead letter, and shows them to others again. `each` is called for one after another.
+    pub async fn list(&self, mut each: impl FnMut(&DeadLetter)) -> anyhow::Result<()> {
+        let mut seen = HashMap::new();
+        while let Some(letters) = self.receive(&mut seen).await? {
+            letters.iter().for_each(&mut each);
+        }
+        self.show_again(seen.into_values().collect()).await
+    }
+
+    /// Redrives or discards those with these ids, or all if there are none given; of all, a letter that is needed is not
+    /// discarded, and one that is foreign not redriven. Calls `each` for those that are done, and returns the ids that
+    /// were not found.
+    ///
+    /// # Errors
+    /// When the queue fails; what was done until then is done. Repeating it is safe: an event that is sent twice is
+    /// applied once.
+    pub async fn act(
+        &self,
+        action: Action,
+        mut ids: Vec<String>,
+        mut each: impl FnMut(&DeadLetter, bool),
+    ) -> anyhow::Result<Vec<String>> {
+        let all = ids.is_empty();
+        let mut seen = HashMap::new();
+        while let Some(letters) = self.receive(&mut seen).await? {
+            let (chosen, kept): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| match (all, action) {
+                (false, _) => ids.contains(&letter.id),
+                (true, Action::Redrive) => letter.verdict != Verdict::Foreign,
+                (true, Action::Discard) => letter.verdict != Verdict::Needed,
+            });
+            if action == Action::Redrive {
+                self.send(&chosen).await?;
+            }
+            self.delete(&chosen).await?;
+            for letter in &chosen {
+                seen.remove(&letter.id);
+                ids.retain(|id| *id != letter.id);
+                each(letter, true);
+            }
+            if all {
+                kept.iter().for_each(|letter| each(letter, false));
+            } else if ids.is_empty() {
+                break;
+            }
+        }
+        self.show_again(seen.into_values().collect()).await?;
+        Ok(ids)
+    }
+
+    /// The next letters that were not seen yet; `None` when there are no more.
+    async fn receive(&self, seen: &mut HashMap<String, String>) -> anyhow::Result<Option<Vec<DeadLetter>>> {
+        let request = self
+            .queue
+            .receive_message()
+            .queue_url(&self.dead_letters_url)
+            .max_number_of_messages(BATCH)
+            .wait_time_seconds(WAIT)
+            .visibility_timeout(HIDDEN)
+            .message_system_attribute_names(MessageSystemAttributeName::All);
+        let answer =
+            request.send().await.map_err(|error| anyhow!("cannot read the dead-letter queue: {}", one_line(&error)))?;
+        let messages = answer.messages.unwrap_or_default();
+        let mut letters = Vec::new();
+        for message in &messages {
+            let letter = self.judge(message).await?;
+            if seen.insert(letter.id.clone(), letter.handle.clone()).is_none() {
+                letters.push(letter);
+            }
+        }
+        Ok(Some(letters).filter(|letters| !letters.is_empty()))
+    }
+
+    async fn judge(&self, message: &Message) -> anyhow::Result<DeadLetter> {
+        let attribute = |name| message.attributes().and_then(|all| all.get(&name)).and_then(|value| value.parse().ok());
+        let sent_at: Option<i64> = attribute(MessageSystemAttributeName::SentTimestamp);
+        let sent_at = sent_at.and_then(DateTime::<Utc>::from_timestamp_millis);
+        let receives: Option<i64> = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
+        let body = message.body().unwrap_or_default().to_owned();
+        let (verdict, why, event) = match Event::parse(&body, self.currency.code()) {
+            Err(error) => (Verdict::Foreign, error.to_string(), None),
+            Ok(event) => {
+                let client = self.read_model.projected(&[event.order.client_id]).await?.pop().unwrap_or(Ok(None));
+                let (verdict, why) = match client {
+                    Ok(Some(client)) if client.has(event.version) => {
+                        (Verdict::Superseded, "it has been applied since".into())
+                    }
+                    Ok(_) => (Verdict::Needed, "it could not be applied then; nothing hinders it now".into()),
+                    Err(error @ Error::Damaged(_)) => (Verdict::Needed, error.to_string()),
+                    Err(error @ Error::Unavailable(_)) => return Err(error.into()),
+                };
+                (verdict, why, Some(event))
+            }
+        };
+        Ok(DeadLetter {
+            id: message.message_id().unwrap_or_default().to_owned(),
+            sent_at: sent_at.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            receives: receives.and_then(|count| count.try_into().ok()).unwrap_or(0),
+            verdict,
+            why,
+            client: event.as_ref().map(|event| event.order.client_id),
+            version: event.as_ref().map(|event| event.version),
+            body,
+            handle: message.receipt_handle().unwrap_or_default().to_owned(),
+        })
+    }
+
+    async fn send(&self, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        // One by one where they are large: together they might be more than a call takes.
+        let total: usize = letters.iter().map(|letter| letter.body.len()).sum();
+        let size = if total > 256 * 1024 { 1 } else { BATCH as usize };
+        for batch in letters.chunks(size) {
+            let entries = batch.iter().enumerate().map(|(index, letter)| {
+                let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&letter.body);
+                entry.build().expect("an id and a body are given")
+            });
+            let request = self.queue.send_message_batch().queue_url(&self.queue_url);
+            let answer = request.set_entries(Some(entries.collect())).send().await;
+            let answer = answer.map_err(|error| anyhow!("cannot send to the queue: {}", one_line(&error)))?;
+            ensure!(answer.failed().is_empty(), "the queue refused a message: {:?}", answer.failed()[0].message());
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let entries = letters.iter().enumerate().map(|(index, letter)| {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(&letter.handle);
+            entry.build().expect("an id and a handle are given")
+        });
+        let request = self.queue.delete_message_batch().queue_url(&self.dead_letters_url);
+        let answer = request.set_entries(Some(entries.collect())).send().await;
+        let answer =
+            answer.map_err(|error| anyhow!("cannot delete from the dead-letter queue: {}", one_line(&error)))?;
+        ensure!(answer.failed().is_empty(), "a dead letter could not be deleted: {:?}", answer.failed()[0].message());
+        Ok(())
+    }
+
+    async fn show_again(&self, handles: Vec<String>) -> anyhow::Result<()> {
+        for batch in handles.chunks(BATCH as usize) {
+            let entries = batch.iter().enumerate().map(|(index, handle)| {
+                let entry = ChangeMessageVisibilityBatchRequestEntry::builder();
+                let entry = entry.id(index.to_string()).receipt_handle(handle).visibility_timeout(0);
+                entry.build().expect("an id and a handle are given")
+            });
+            let request = self.queue.change_message_visibility_batch().queue_url(&self.dead_letters_url);
+            let answer = request.set_entries(Some(entries.collect())).send().await;
+            answer.map_err(|error| anyhow!("cannot show the dead letters again: {}", one_line(&error)))?;
+        }
+        Ok(())
+    }
+}
