@@ -69,7 +69,7 @@ pub struct Service {
     edge: Arc<Edge>,
     relay: Relay,
     updates: Updates,
-    shutdown: CancellationToken,
+    drain_delay: Duration,
 }
 
 impl Service {
@@ -81,7 +81,7 @@ impl Service {
         authenticator: Authenticator,
         settings: EdgeSettings,
         exploring: Exploring,
-        shutdown: CancellationToken,
+        stopping: CancellationToken,
     ) -> anyhow::Result<Service> {
         let EdgeSettings { http, documents, limits } = settings;
         ensure!(
@@ -90,6 +90,7 @@ impl Service {
             app.read_wait,
             limits.operation_timeout
         );
+        let drain_delay = http.drain_delay;
         let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
         let (live, updates) = live(app.read_model.clone());
         let schema = schema(Some((app.clone(), live)));
@@ -106,9 +107,10 @@ impl Service {
             connections: Shares::new(limits.max_live_connections_per_caller),
             limits,
             sockets: TaskTracker::new(),
-            shutdown: shutdown.clone(),
+            stopping,
+            shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, relay, updates, shutdown })
+        Ok(Service { edge, relay, updates, drain_delay })
     }
 
     /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -116,8 +118,9 @@ impl Service {
         http::router(self.edge.clone())
     }
 
-    /// Serves until the shutdown: then takes no more connections, finishes the requests it has, closes streams, and
-    /// publishes what is left in the outbox.
+    /// Serves until it is stopping: then says that it is not ready, and goes on for the drain delay, so that a load balancer
+    /// looks elsewhere; takes no more connections, finishes the requests it has, closes streams, and publishes what is
+    /// left in the outbox.
     ///
     /// # Errors
     /// When a part of it stops although nobody asked for that.
@@ -130,7 +133,12 @@ impl Service {
         *server.http_builder() = http;
         let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
 
-        let Service { edge, relay, updates, shutdown } = self;
+        let Service { edge, relay, updates, drain_delay } = self;
+        let stopped = async {
+            edge.stopping.cancelled().await;
+            tokio::time::sleep(drain_delay).await;
+        };
+        tokio::pin!(stopped);
         let drained = CancellationToken::new();
         let mut server = tokio::spawn(server.serve(router));
         let mut relay = tokio::spawn(relay.run(drained.clone()));
@@ -138,13 +146,14 @@ impl Service {
         let mut forget = interval(FORGET);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = &mut stopped => break,
                 _ = forget.tick() => edge.executor.forget_idle_callers(),
                 ended = &mut server => bail!("the HTTP server stopped: {ended:?}"),
                 ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
                 ended = &mut updates => bail!("following changes stopped: {ended:?}"),
             }
         }
+        edge.shutdown.cancel();
         handle.graceful_shutdown(Some(GRACE));
         let (served, _) = tokio::join!(server, timeout(GRACE, edge.drained()));
         served?.context("the HTTP server failed")?;

@@ -17,8 +17,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Each says what to do.
 pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
     let db = database::connect(url, connections, Some(STATEMENT_TIMEOUT)).await?;
-    check_schema(&db).await.map_err(|error| {
-        anyhow!("the database lacks what this release needs: run `migration up` ({})", one_line(&error))
+    check_schema(&db).await.map_err(|error| match is_outage(&error) {
+        true => anyhow!("cannot reach the database of DATABASE_URL: {}", one_line(&error)),
+        false => anyhow!("the database lacks what this release needs: run `migration up` ({})", one_line(&error)),
     })?;
     Ok(db)
 }

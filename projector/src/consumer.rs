@@ -22,6 +22,8 @@ use read_model::{Error, ReadModel};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::health::Activity;
+
 /// What one call returns at most, and how long it waits for the first message: the most that SQS allows.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 const RECEIVE: i32 = 10;
@@ -58,6 +60,8 @@ pub struct Consumer {
     holding: Arc<AtomicUsize>,
     /// Whether nobody has said yet that no messages are received.
     receiving: Arc<AtomicBool>,
+    /// What the pollers have done lately.
+    pub activity: Arc<Activity>,
 }
 
 /// What became of the messages of one call.
@@ -70,7 +74,15 @@ pub struct Batch {
 
 impl Consumer {
     pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn ReadModel>, currency: Currency) -> Consumer {
-        Consumer { queue, queue_url, read_model, currency, holding: Arc::default(), receiving: Arc::new(true.into()) }
+        Consumer {
+            queue,
+            queue_url,
+            read_model,
+            currency,
+            holding: Arc::default(),
+            receiving: Arc::new(true.into()),
+            activity: Arc::default(),
+        }
     }
 
     /// Runs so many pollers until `shutdown`, and lets each finish what it holds.
@@ -110,6 +122,7 @@ impl Consumer {
         // It may be another process that holds what would be delivered here next.
         self.read_model.ping().await.map_err(|error| error.to_string())?;
         let messages = self.receive(LONG_POLL).await?;
+        self.activity.received(messages.is_empty());
         if !self.receiving.swap(true, Ordering::SeqCst) {
             info!("receiving messages again");
         }
@@ -180,6 +193,7 @@ impl Consumer {
             }
         };
         drop(held);
+        self.activity.applied(events.iter().map(|event| event.time).min());
 
         let mut done = Vec::new();
         for (message, result) in of_events.into_iter().zip(results) {

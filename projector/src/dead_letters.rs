@@ -90,6 +90,8 @@ pub struct DeadLetters {
     pub dead_letters_url: String,
     pub read_model: Redis,
     pub currency: Currency,
+    /// Letters that were received and are hidden since, by their ids: their receipt handles.
+    hidden: HashMap<String, String>,
 }
 
 impl DeadLetters {
@@ -107,34 +109,32 @@ impl DeadLetters {
         let request = queue.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
         let answer = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
         let dead_letters_url = answer.queue_url.with_context(|| format!("{arn} has no URL"))?;
-        Ok(DeadLetters { queue, queue_url, dead_letters_url, read_model, currency })
+        Ok(DeadLetters { queue, queue_url, dead_letters_url, read_model, currency, hidden: HashMap::new() })
     }
 
-    /// Looks at every dead letter, and shows them to others again. `each` is called for one after another.
-    pub async fn list(&self, mut each: impl FnMut(&DeadLetter)) -> anyhow::Result<()> {
-        let mut seen = HashMap::new();
-        while let Some(letters) = self.receive(&mut seen).await? {
+    /// Looks at every dead letter. `each` is called for one after another.
+    pub async fn list(&mut self, mut each: impl FnMut(&DeadLetter)) -> anyhow::Result<()> {
+        while let Some(letters) = self.receive().await? {
             letters.iter().for_each(&mut each);
         }
-        self.show_again(seen.into_values().collect()).await
+        Ok(())
     }
 
     /// Redrives or discards those with these ids, or all if there are none given; of all, a letter that is needed is not
-    /// discarded, and one that is foreign not redriven. Calls `each` for those that are done, and returns the ids that
-    /// were not found.
+    /// discarded, and one that is foreign not redriven. Calls `each` for every letter of these, and says whether it was
+    /// done; returns the ids that were not found.
     ///
     /// # Errors
     /// When the queue fails; what was done until then is done. Repeating it is safe: an event that is sent twice is
     /// applied once.
     pub async fn act(
-        &self,
+        &mut self,
         action: Action,
         mut ids: Vec<String>,
         mut each: impl FnMut(&DeadLetter, bool),
     ) -> anyhow::Result<Vec<String>> {
         let all = ids.is_empty();
-        let mut seen = HashMap::new();
-        while let Some(letters) = self.receive(&mut seen).await? {
+        while let Some(letters) = self.receive().await? {
             let (chosen, kept): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| match (all, action) {
                 (false, _) => ids.contains(&letter.id),
                 (true, Action::Redrive) => letter.verdict != Verdict::Foreign,
@@ -145,7 +145,7 @@ impl DeadLetters {
             }
             self.delete(&chosen).await?;
             for letter in &chosen {
-                seen.remove(&letter.id);
+                self.hidden.remove(&letter.id);
                 ids.retain(|id| *id != letter.id);
                 each(letter, true);
             }
@@ -155,12 +155,30 @@ impl DeadLetters {
                 break;
             }
         }
-        self.show_again(seen.into_values().collect()).await?;
         Ok(ids)
     }
 
-    /// The next letters that were not seen yet; `None` when there are no more.
-    async fn receive(&self, seen: &mut HashMap<String, String>) -> anyhow::Result<Option<Vec<DeadLetter>>> {
+    /// Shows those that were looked at, and not acted upon, to others again; returns how many are still hidden from
+    /// whoever looks: somebody else may be looking at them.
+    pub async fn close(&mut self) -> anyhow::Result<u32> {
+        let handles: Vec<String> = std::mem::take(&mut self.hidden).into_values().collect();
+        for batch in handles.chunks(BATCH as usize) {
+            let entries = batch.iter().enumerate().map(|(index, handle)| {
+                let entry = ChangeMessageVisibilityBatchRequestEntry::builder();
+                let entry = entry.id(index.to_string()).receipt_handle(handle).visibility_timeout(0);
+                entry.build().expect("an id and a handle are given")
+            });
+            let request = self.queue.change_message_visibility_batch().queue_url(&self.dead_letters_url);
+            let answer = request.set_entries(Some(entries.collect())).send().await;
+            answer.map_err(|error| anyhow!("cannot show the dead letters again: {}", one_line(&error)))?;
+        }
+        let attributes = process::queue::attributes(&self.queue, &self.dead_letters_url).await?;
+        let hidden = attributes.get(&QueueAttributeName::ApproximateNumberOfMessagesNotVisible);
+        Ok(hidden.and_then(|hidden| hidden.parse().ok()).unwrap_or(0))
+    }
+
+    /// The next letters, those that were seen before left out; `None` when there are no more.
+    async fn receive(&mut self) -> anyhow::Result<Option<Vec<DeadLetter>>> {
         let request = self
             .queue
             .receive_message()
@@ -172,14 +190,17 @@ impl DeadLetters {
         let answer =
             request.send().await.map_err(|error| anyhow!("cannot read the dead-letter queue: {}", one_line(&error)))?;
         let messages = answer.messages.unwrap_or_default();
+        if messages.is_empty() {
+            return Ok(None);
+        }
         let mut letters = Vec::new();
         for message in &messages {
             let letter = self.judge(message).await?;
-            if seen.insert(letter.id.clone(), letter.handle.clone()).is_none() {
+            if self.hidden.insert(letter.id.clone(), letter.handle.clone()).is_none() {
                 letters.push(letter);
             }
         }
-        Ok(Some(letters).filter(|letters| !letters.is_empty()))
+        Ok(Some(letters))
     }
 
     async fn judge(&self, message: &Message) -> anyhow::Result<DeadLetter> {
@@ -246,20 +267,6 @@ impl DeadLetters {
         let answer =
             answer.map_err(|error| anyhow!("cannot delete from the dead-letter queue: {}", one_line(&error)))?;
         ensure!(answer.failed().is_empty(), "a dead letter could not be deleted: {:?}", answer.failed()[0].message());
-        Ok(())
-    }
-
-    async fn show_again(&self, handles: Vec<String>) -> anyhow::Result<()> {
-        for batch in handles.chunks(BATCH as usize) {
-            let entries = batch.iter().enumerate().map(|(index, handle)| {
-                let entry = ChangeMessageVisibilityBatchRequestEntry::builder();
-                let entry = entry.id(index.to_string()).receipt_handle(handle).visibility_timeout(0);
-                entry.build().expect("an id and a handle are given")
-            });
-            let request = self.queue.change_message_visibility_batch().queue_url(&self.dead_letters_url);
-            let answer = request.set_entries(Some(entries.collect())).send().await;
-            answer.map_err(|error| anyhow!("cannot show the dead letters again: {}", one_line(&error)))?;
-        }
         Ok(())
     }
 }

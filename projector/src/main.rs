@@ -7,21 +7,26 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
+use iso_currency::Currency;
 use process::logging::{self, LogSettings};
-use process::{database, queue::aws_settings};
+use process::{database, one_line, queue::aws_settings};
 use projector::consumer::{self, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters};
+use projector::health::Activity;
 use projector::progress::Progress;
 use projector::replay::Selection;
 use projector::sweep::Sweep;
-use projector::verify::{CONCURRENT, Finding, Verifier};
+use projector::verify::{CONCURRENT, Finding, Repair, Verifier};
 use projector::{health, queues, replay};
+use read_model::Redis;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tracing::info;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 #[global_allocator]
@@ -54,7 +59,7 @@ struct Settings {
     #[arg(long, env, hide_env_values = true)]
     database_url: Option<String>,
     /// How often clients are compared with the command database, those that changed lately first
-    #[arg(long, env, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "10s", value_parser = parse_interval)]
     sweep_interval: Duration,
     /// How long after its publication an event counts as on its way to the read model
     #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
@@ -100,6 +105,9 @@ enum Command {
         /// Makes each client that differs what the event log says
         #[arg(long)]
         repair: bool,
+        /// With --repair: also takes back what the database does not have, as after it was set back to an older copy
+        #[arg(long, requires = "repair")]
+        take_back: bool,
         /// Only clients that follow this one, to go on where it was interrupted
         #[arg(long, value_name = "CLIENT", default_value_t = 0)]
         after: i64,
@@ -119,6 +127,14 @@ struct OfStores {
     json: bool,
     #[command(flatten)]
     read_model: read_model::RedisSettings,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
+        Ok(_) => Err("must be 100ms at least".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
@@ -147,16 +163,26 @@ enum DeadLettersCommand {
         /// The message's id, as `list` has it
         id: String,
     },
-    /// Sends them to the queue again; all but foreign ones if no id is given
+    /// Sends them to the queue again
     Redrive {
-        /// The messages' ids, as `list` has them
-        ids: Vec<String>,
+        #[command(flatten)]
+        chosen: Chosen,
     },
-    /// Deletes them; all but needed ones if no id is given
+    /// Deletes them
     Discard {
-        /// The messages' ids, as `list` has them
-        ids: Vec<String>,
+        #[command(flatten)]
+        chosen: Chosen,
     },
+}
+
+#[derive(clap::Args)]
+struct Chosen {
+    /// The messages' ids, as `list` has them
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// All of them: but foreign ones are not redriven then, and needed ones not discarded
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Subcommand)]
@@ -169,8 +195,7 @@ enum Queues {
     },
 }
 
-/// Of the sweep, to the database.
-const SWEEP_CONNECTIONS: u32 = 4;
+/// How long a statement of the sweep may take.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Of a command that was interrupted, and of `verify` when it found differences.
@@ -195,7 +220,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Replay { of, client, since, after }) => {
             return replay_log(of, Selection { client, since, after }).await;
         }
-        Some(Command::Verify { of, repair, after, in_flight }) => return verify(of, repair, after, in_flight).await,
+        Some(Command::Verify { of, repair, take_back, after, in_flight }) => {
+            let repair = match (repair, take_back) {
+                (false, _) => Repair::Nothing,
+                (true, false) => Repair::FromLog,
+                (true, true) => Repair::AndTakeBack,
+            };
+            return verify(of, repair, after, in_flight).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -205,12 +237,16 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let shutdown = process::shutdown_signal()?;
     let (mut progress, mut last) = (Progress::new("events", None), None);
-    let events = replay::replay(&db, &read_model, currency, &selection, |events, id| {
+    let replayed = replay::replay(&db, &read_model, currency, &selection, |events, id| {
         progress.set(events);
         last = Some(id);
         if shutdown.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
-    .await?;
+    .await;
+    let events = match last {
+        Some(last) => replayed.with_context(|| format!("--after {last} goes on"))?,
+        None => replayed?,
+    };
     let seconds = progress.finish().as_secs_f64();
     let interrupted = shutdown.is_cancelled();
     if of.json {
@@ -227,10 +263,11 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
     }
 }
 
-async fn verify(of: OfStores, repair: bool, mut after: i64, in_flight: Duration) -> anyhow::Result<ExitCode> {
+async fn verify(of: OfStores, repair: Repair, mut after: i64, in_flight: Duration) -> anyhow::Result<ExitCode> {
     let db = database::connect(&of.database_url, CONCURRENT as u32, None).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let verifier = Verifier { db, read_model, currency, in_flight, repair };
+    verifier.check_database().await?;
     let shutdown = process::shutdown_signal()?;
     let mut progress = Progress::new("clients", Some(verifier.clients_after(after).await?));
     let (mut clients, mut differences, mut remaining) = (0, 0, 0);
@@ -244,16 +281,17 @@ async fn verify(of: OfStores, repair: bool, mut after: i64, in_flight: Duration)
             });
         }
     };
+    let goes_on = |after: i64| format!("--after {after} goes on");
     while !shutdown.is_cancelled()
-        && let Some(page) = verifier.page(after).await?
+        && let Some(page) = verifier.page(after).await.with_context(|| goes_on(after))?
     {
         (clients, after) = (clients + page.clients, page.last);
         progress.set(clients as u64);
-        tell(&progress, page.findings);
+        tell(&progress, page.compared.findings);
     }
     let mut cursor = 0;
     while !shutdown.is_cancelled() {
-        let (next, findings) = verifier.strangers(cursor).await?;
+        let (next, findings) = verifier.strangers(cursor).await.with_context(|| goes_on(after))?;
         tell(&progress, findings);
         cursor = next;
         if cursor == 0 {
@@ -272,7 +310,7 @@ async fn verify(of: OfStores, repair: bool, mut after: i64, in_flight: Duration)
         println!("{clients} clients compared in {seconds:.1} s: {differences} differences, {repaired} repaired");
     }
     if interrupted {
-        eprintln!("interrupted; --after {after} goes on");
+        eprintln!("interrupted; {}", goes_on(after));
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(if remaining > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
@@ -282,58 +320,73 @@ async fn dead_letters(command: DeadLettersCommand, of: OfDeadLetters) -> anyhow:
     let queue_url = of.queue_url.context("QUEUE_URL is not set: the SQS queue whose dead letters they are")?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let queue = consumer::client(&aws_settings().await?);
-    let letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
-    let print = |letter: &DeadLetter| match of.json {
+    let mut letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
+    let shutdown = process::shutdown_signal()?;
+    let done = tokio::select! {
+        done = use_dead_letters(&mut letters, command, of.json) => done,
+        () = shutdown.cancelled() => Err(anyhow!("interrupted")),
+    };
+    // Also after a failure: or nobody could see them for some minutes.
+    let hidden = letters.close().await;
+    done?;
+    if let Ok(hidden @ 1..) = hidden {
+        eprintln!("{hidden} more are hidden for some minutes: somebody else looks at them");
+    }
+    Ok(())
+}
+
+async fn use_dead_letters(letters: &mut DeadLetters, command: DeadLettersCommand, json: bool) -> anyhow::Result<()> {
+    let print = |letter: &DeadLetter| match json {
         true => println!("{}", serde_json::to_string(letter).unwrap_or_default()),
         false => println!("{letter}"),
     };
-    let (action, ids) = match command {
+    let (action, Chosen { ids, .. }) = match command {
         DeadLettersCommand::List => {
             let mut count = 0;
-            letters
-                .list(|letter| {
-                    count += 1;
-                    print(letter);
-                })
-                .await?;
+            let count_and_print = |letter: &DeadLetter| {
+                count += 1;
+                print(letter);
+            };
+            letters.list(count_and_print).await?;
             eprintln!("{count} dead letters");
             return Ok(());
         }
         DeadLettersCommand::Show { id } => {
             let mut found = false;
-            letters
-                .list(|letter| {
-                    if letter.id == id {
-                        found = true;
-                        print(letter);
-                        if !of.json {
-                            println!("{}", letter.body);
-                        }
+            let show = |letter: &DeadLetter| {
+                if letter.id == id {
+                    found = true;
+                    print(letter);
+                    if !json {
+                        println!("{}", letter.body);
                     }
-                })
-                .await?;
+                }
+            };
+            letters.list(show).await?;
             ensure!(found, "there is no dead letter {id}");
             return Ok(());
         }
-        DeadLettersCommand::Redrive { ids } => (Action::Redrive, ids),
-        DeadLettersCommand::Discard { ids } => (Action::Discard, ids),
+        DeadLettersCommand::Redrive { chosen } => (Action::Redrive, chosen),
+        DeadLettersCommand::Discard { chosen } => (Action::Discard, chosen),
     };
     let (mut done, mut kept) = (0, 0);
-    let missing = letters
-        .act(action, ids, |letter, is_done| {
-            if is_done {
-                done += 1;
-                print(letter);
-            } else {
-                kept += 1;
-            }
-        })
-        .await?;
+    let count_and_print = |letter: &DeadLetter, is_done: bool| {
+        if is_done {
+            done += 1;
+            print(letter);
+        } else {
+            kept += 1;
+        }
+    };
+    let missing = letters.act(action, ids, count_and_print).await?;
     let (word, reason) = match action {
         Action::Redrive => ("redriven", "not events of this service"),
         Action::Discard => ("discarded", "needed by the read model"),
     };
-    eprintln!("{done} {word}, {kept} kept because they are {reason}");
+    eprintln!("{done} {word}");
+    if kept > 0 {
+        eprintln!("{kept} kept: they are {reason}");
+    }
     ensure!(missing.is_empty(), "there are no dead letters {}", missing.join(", "));
     Ok(())
 }
@@ -344,39 +397,60 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     let queue = consumer::client(&aws_settings().await?);
     queues::check(&queue, &queue_url).await?;
     let currency = settings.read_model.currency;
-    let sweep = match &settings.database_url {
-        Some(url) => {
-            let db = database::connect(url, SWEEP_CONNECTIONS, Some(SWEEP_TIMEOUT)).await?;
-            let read_model = settings.read_model.connect().await?;
-            let verifier = Verifier { db, read_model, currency, in_flight: settings.in_flight, repair: true };
-            Some(Sweep::new(verifier, settings.sweep_interval))
-        }
-        None => None,
-    };
-
     let consumer = Consumer::new(queue, queue_url, read_model, currency);
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
     let shutdown = process::shutdown_signal()?;
-    info!(health = %listener.local_addr()?, pollers = settings.pollers, sweep = sweep.is_some(), "ready");
-    let sweeping = shutdown.clone();
+    info!(health = %listener.local_addr()?, pollers = settings.pollers, sweep = settings.database_url.is_some(), "ready");
+    let activity = consumer.activity.clone();
     let swept = async {
-        let ended = match sweep {
-            Some(sweep) => tokio::spawn(sweep.run(sweeping.clone())).await,
-            None => Ok(()),
-        };
-        // That it ends with the shutdown, or never began, must not cut off the others.
-        if ended.is_ok() {
-            std::future::pending::<()>().await;
+        if let Some(url) = settings.database_url {
+            let read_model = settings.read_model.connect().await?;
+            let (in_flight, interval) = (settings.in_flight, settings.sweep_interval);
+            let sweeping = sweep(url, read_model, currency, in_flight, interval, activity, shutdown.clone());
+            tokio::spawn(sweeping).await??;
         }
-        ended
+        // That it ends with the shutdown, or never began, must not cut off the others.
+        std::future::pending::<anyhow::Result<()>>().await
     };
     tokio::select! {
         stopped = consumer.clone().run(settings.pollers.into(), shutdown.clone()) => stopped?,
         stopped = axum::serve(listener, health::router(consumer)).into_future() => bail!("health stopped: {stopped:?}"),
-        ended = swept => bail!("the sweep stopped: {ended:?}"),
+        ended = swept => ended.context("the sweep failed")?,
     }
     info!("stopped");
+    Ok(())
+}
+
+/// Sweeps as soon as the database can be reached: the projector does not need it for anything else.
+async fn sweep(
+    url: String,
+    read_model: Redis,
+    currency: Currency,
+    in_flight: Duration,
+    interval: Duration,
+    activity: Arc<Activity>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut waiting = false;
+    let db = loop {
+        match database::connect(&url, CONCURRENT as u32, Some(SWEEP_TIMEOUT)).await {
+            Ok(db) => break db,
+            Err(error) if !std::mem::replace(&mut waiting, true) => warn!("no sweep for now: {error}"),
+            Err(_) => {}
+        }
+        if timeout(interval, shutdown.cancelled()).await.is_ok() {
+            return Ok(());
+        }
+    };
+    let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::FromLog };
+    while let Err(error) = verifier.check_database().await {
+        warn!("no sweep for now: {}", one_line(error.as_ref()));
+        if timeout(SWEEP_TIMEOUT, shutdown.cancelled()).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Sweep::new(verifier, interval, activity).run(shutdown).await;
     Ok(())
 }

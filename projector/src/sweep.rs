@@ -1,7 +1,8 @@
 //! Heals the read model without being asked: compares clients with the command database all the time, those that changed
-//! lately first, and repairs what differs.
+//! lately first, and repairs what differs. It never takes anything back: that is for an operator to decide.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -10,24 +11,34 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::verify::{Finding, Verifier};
+use crate::health::Activity;
+use crate::verify::{Compared, Finding, Verifier};
 
 /// How far back the first look at what changed lately goes, beyond what may still be on its way.
 const LOOK_BACK: Duration = Duration::from_secs(300);
+/// Findings of one pass that are logged one by one.
+const TOLD: usize = 10;
 
 pub struct Sweep {
     verifier: Verifier,
     interval: Duration,
+    /// Of the projector that it belongs to: while that has much to do, what lacks is in the queue.
+    activity: Arc<Activity>,
     /// Clients with events up to this one in the log have been looked at.
     looked_at: Uuid,
+    /// Those of them that lacked something which was on its way.
+    incomplete: BTreeSet<i64>,
     /// All clients up to this id have been compared in this round.
     compared: i64,
+    /// Whether something was found in this round: where one is, there may be more.
+    in_a_hurry: bool,
 }
 
 impl Sweep {
-    pub fn new(verifier: Verifier, interval: Duration) -> Sweep {
+    pub fn new(verifier: Verifier, interval: Duration, activity: Arc<Activity>) -> Sweep {
         let looked_at = id_at(verifier.in_flight + LOOK_BACK);
-        Sweep { verifier, interval, looked_at, compared: 0 }
+        let (incomplete, compared, in_a_hurry) = (BTreeSet::new(), 0, false);
+        Sweep { verifier, interval, activity, looked_at, incomplete, compared, in_a_hurry }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -39,13 +50,10 @@ impl Sweep {
                     if !std::mem::replace(&mut healthy, true) {
                         info!("comparing the read model with the database again");
                     }
-                    // Where one is, there may be more.
-                    if !findings.is_empty() {
+                    if self.in_a_hurry {
                         pause = Duration::ZERO;
                     }
-                    for Finding { client, difference, repaired } in findings {
-                        warn!(client, repaired, "the read model was not right: {difference}");
-                    }
+                    tell(&findings);
                 }
                 Err(error) => {
                     if std::mem::replace(&mut healthy, false) {
@@ -61,17 +69,36 @@ impl Sweep {
 
     /// Looks at the clients that changed since it was called last, and at some of all; returns what it found.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
+        if self.activity.is_lagging() {
+            self.in_a_hurry = false;
+            return Ok(Vec::new());
+        }
         let until = id_at(self.verifier.in_flight);
-        let changed = self.verifier.changed_between(self.looked_at, until).await?;
-        let mut findings = self.verifier.compare(&changed).await?;
-        self.looked_at = self.looked_at.max(until);
+        let mut ids = self.incomplete.clone();
+        ids.extend(self.verifier.changed_between(self.looked_at, until).await?);
+        let ids: Vec<i64> = ids.into_iter().collect();
+        let Compared { mut findings, incomplete } = self.verifier.clients(&ids).await?;
+        (self.looked_at, self.incomplete) = (self.looked_at.max(until), incomplete.into_iter().collect());
 
-        let page = self.verifier.page(self.compared).await?;
-        self.compared = page.as_ref().map_or(0, |page| page.last);
-        let known: HashSet<i64> = findings.iter().map(|finding| finding.client).collect();
-        let others = page.into_iter().flat_map(|page| page.findings);
-        findings.extend(others.filter(|finding| !known.contains(&finding.client)));
+        match self.verifier.page(self.compared).await? {
+            Some(page) => {
+                self.compared = page.last;
+                findings.extend(page.compared.findings);
+                self.in_a_hurry |= findings.iter().any(|finding| finding.repaired);
+            }
+            None => (self.compared, self.in_a_hurry) = (0, findings.iter().any(|finding| finding.repaired)),
+        }
         Ok(findings)
+    }
+}
+
+fn tell(findings: &[Finding]) {
+    for Finding { client, difference, repaired } in findings.iter().take(TOLD) {
+        warn!(client, repaired, "the read model was not right: {difference}");
+    }
+    if findings.len() > TOLD {
+        let repaired = findings.iter().filter(|finding| finding.repaired).count();
+        warn!(clients = findings.len(), repaired, "the read model was not right, and so on");
     }
 }
 

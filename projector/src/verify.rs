@@ -3,13 +3,13 @@
 //!
 //! A client is right when the orders that its projection says it includes add up to its total, and what it lacks is on its
 //! way. That can be told exactly at any time: the projection is read first, so all that it includes is in the database by
-//! the time that is read.
+//! the time that is read. (Of a replica of the database that is not so.)
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, ensure};
 use chrono::Utc;
 use entity::order_event::{self, Column};
 use entity::{Event, client, order};
@@ -20,16 +20,17 @@ use process::{crash_point, one_line};
 use read_model::{Client, Error, Projected, ReadModel, Redis};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, Statement,
 };
 use serde::Serialize;
+use tracing::warn;
 use uuid::Uuid;
 
 /// Clients compared in one round trip to each store.
 const PAGE: u64 = 2_000;
-/// Clients examined at once.
-pub const CONCURRENT: usize = 16;
+/// Clients examined at once; each needs a connection to the database.
+pub const CONCURRENT: usize = 8;
 /// Events applied in one round trip.
 const EVENTS: u64 = 1_000;
 /// How often a repair is tried anew because the client went on meanwhile.
@@ -37,12 +38,12 @@ const ATTEMPTS: u32 = 5;
 
 /// What is wrong with a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "difference", rename_all = "kebab-case")]
+#[serde(tag = "difference", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Difference {
     /// The read model does not have it.
-    Missing { events: usize },
+    Missing { events: u64 },
     /// It lacks events that are not on their way any more.
-    Behind { events: usize, version: i32 },
+    Behind { events: u64, version: i32 },
     /// What it includes does not add up.
     Differs { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
     /// It includes events that the database does not have, or is not in the database at all.
@@ -83,13 +84,28 @@ impl fmt::Display for Finding {
     }
 }
 
+/// A store failed; nothing is known of any client.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct StoreFailed(String);
+
+/// What to do about what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repair {
+    Nothing,
+    /// Make each client that the database has what the log says, unless it includes what the database does not have.
+    FromLog,
+    /// That, too: takes back what the database does not have, as after it was set back to an older copy.
+    AndTakeBack,
+}
+
 pub struct Verifier {
     pub db: DatabaseConnection,
     pub read_model: Redis,
     pub currency: Currency,
     /// How long after its publication an event may be on its way. One that is not published yet is so for ever.
     pub in_flight: Duration,
-    pub repair: bool,
+    pub repair: Repair,
 }
 
 /// Some clients that were compared.
@@ -97,60 +113,80 @@ pub struct Page {
     pub clients: usize,
     /// The last of them: the next page begins after it.
     pub last: i64,
+    pub compared: Compared,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Compared {
     pub findings: Vec<Finding>,
+    /// Clients that are right so far, but lack events that are on their way.
+    pub incomplete: Vec<i64>,
+}
+
+enum State {
+    Right,
+    Incomplete,
+    Wrong(Difference),
 }
 
 impl Verifier {
+    /// # Errors
+    /// When the database is a replica: it may not have yet what has been applied.
+    pub async fn check_database(&self) -> anyhow::Result<()> {
+        if self.db.get_database_backend() == DbBackend::Postgres {
+            let query = Statement::from_string(DbBackend::Postgres, "SELECT pg_is_in_recovery() AS replica");
+            let row = self.db.query_one_raw(query).await.map_err(database)?;
+            let replica = row.is_some_and(|row| row.try_get("", "replica").unwrap_or(false));
+            ensure!(!replica, "DATABASE_URL is a replica, which lags behind: give the writer's endpoint");
+        }
+        Ok(())
+    }
+
+    /// How many clients there are after this id.
+    pub async fn clients_after(&self, after: i64) -> anyhow::Result<u64> {
+        Ok(client::Entity::find().filter(client::Column::Id.gt(after)).count(&self.db).await.map_err(database)?)
+    }
+
     /// Compares the next clients after this id; `None` when there are no more.
     pub async fn page(&self, after: i64) -> anyhow::Result<Option<Page>> {
         let clients = client::Entity::find().select_only().columns([client::Column::Id, client::Column::Version]);
         let clients = clients.filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id).limit(PAGE);
         let clients: Vec<(i64, i32)> = clients.into_tuple().all(&self.db).await.map_err(database)?;
         let Some(&(last, _)) = clients.last() else { return Ok(None) };
-        Ok(Some(Page { clients: clients.len(), last, findings: self.compare(&clients).await? }))
+        Ok(Some(Page { clients: clients.len(), last, compared: self.compare(&clients).await? }))
     }
 
-    /// How many clients there are after this id.
-    pub async fn clients_after(&self, after: i64) -> anyhow::Result<u64> {
-        client::Entity::find().filter(client::Column::Id.gt(after)).count(&self.db).await.map_err(database)
+    /// The ids of clients that have events after the one id in the log, up to the other.
+    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<i64>> {
+        let changed = order_event::Entity::find().select_only().column(Column::ClientId).distinct();
+        let changed = changed.filter(Column::Id.gt(after)).filter(Column::Id.lte(until));
+        Ok(changed.into_tuple().all(&self.db).await.map_err(database)?)
     }
 
-    /// The clients, each with its version, that have events after the one id in the log, up to the other.
-    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<(i64, i32)>> {
-        let changed = order_event::Entity::find()
-            .select_only()
-            .column(Column::ClientId)
-            .filter(Column::Id.gt(after))
-            .filter(Column::Id.lte(until))
-            .into_query();
-        let clients = client::Entity::find().select_only().columns([client::Column::Id, client::Column::Version]);
-        let clients = clients.filter(client::Column::Id.in_subquery(changed)).order_by_asc(client::Column::Id);
-        clients.into_tuple().all(&self.db).await.map_err(database)
-    }
-
-    /// Compares clients, each with its version in the database; returns those that are not right.
-    pub async fn compare(&self, clients: &[(i64, i32)]) -> anyhow::Result<Vec<Finding>> {
-        let mut findings = Vec::new();
-        for clients in clients.chunks(PAGE as usize) {
-            findings.extend(self.compare_at_once(clients).await?);
+    /// Compares the clients of these ids.
+    pub async fn clients(&self, ids: &[i64]) -> anyhow::Result<Compared> {
+        let mut compared = Compared::default();
+        for ids in ids.chunks(PAGE as usize) {
+            let clients = client::Entity::find().select_only().columns([client::Column::Id, client::Column::Version]);
+            let clients = clients.filter(client::Column::Id.is_in(ids.iter().copied())).into_tuple();
+            let clients: Vec<(i64, i32)> = clients.all(&self.db).await.map_err(database)?;
+            let Compared { findings, incomplete } = self.compare(&clients).await?;
+            compared.findings.extend(findings);
+            compared.incomplete.extend(incomplete);
         }
-        Ok(findings)
+        Ok(compared)
     }
 
-    async fn compare_at_once(&self, clients: &[(i64, i32)]) -> anyhow::Result<Vec<Finding>> {
+    /// Compares clients, each with its version in the database.
+    async fn compare(&self, clients: &[(i64, i32)]) -> anyhow::Result<Compared> {
         let ids: Vec<i64> = clients.iter().map(|(id, _)| *id).collect();
-        let sums = order::Entity::find()
-            .select_only()
-            .column(order::Column::ClientId)
-            .column_as(order::Column::Id.count(), "orders")
-            .column_as(Expr::col(order::Column::Total).sum().cast_as("bigint"), "total")
-            .filter(order::Column::ClientId.is_in(ids.iter().copied()))
-            .group_by(order::Column::ClientId)
-            .into_tuple::<(i64, i64, i64)>();
+        let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
+        let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
-        let (sums, projected) = try_join(sums, async { Ok(self.read_model.projected(&ids).await?) }).await?;
+        let projected = async { self.read_model.projected(&ids).await.map_err(read_model) };
+        let (sums, projected) = try_join(sums, projected).await?;
         let sums: HashMap<i64, (i64, i64)> =
-            sums.into_iter().map(|(id, orders, total)| (id, (orders, total))).collect();
+            sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
         // Most are as they should be. Whatever is not may also have changed just now.
         let looks_right = |id: &i64, version: i32, projected: &Result<Option<Projected>, Error>| match projected {
@@ -167,13 +203,18 @@ impl Verifier {
                 examined.push(self.client(*id));
             }
         }
-        let findings: Vec<Option<Finding>> = stream::iter(examined).buffered(CONCURRENT).try_collect().await?;
-        Ok(findings.into_iter().flatten().collect())
+        let examined: Vec<Compared> = stream::iter(examined).buffered(CONCURRENT).try_collect().await?;
+        let mut compared = Compared::default();
+        for Compared { findings, incomplete } in examined {
+            compared.findings.extend(findings);
+            compared.incomplete.extend(incomplete);
+        }
+        Ok(compared)
     }
 
     /// Looks for clients that the database does not have; begins with 0, and returns where to go on, or 0.
     pub async fn strangers(&self, cursor: u64) -> anyhow::Result<(u64, Vec<Finding>)> {
-        let (cursor, ids) = self.read_model.scan(cursor).await?;
+        let (cursor, ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if ids.is_empty() {
             return Ok((cursor, Vec::new()));
         }
@@ -182,90 +223,100 @@ impl Verifier {
         let known: Vec<i64> = known.all(&self.db).await.map_err(database)?;
         let mut findings = Vec::new();
         for id in ids.into_iter().filter(|id| !known.contains(id)) {
-            findings.extend(self.client(id).await?);
+            findings.extend(self.client(id).await?.findings);
         }
         Ok((cursor, findings))
     }
 
     /// Compares one client exactly, and repairs it where that is asked for.
-    pub async fn client(&self, id: i64) -> anyhow::Result<Option<Finding>> {
-        let Some(difference) = self.examine(id).await? else { return Ok(None) };
-        let repaired = self.repair && self.mend(id, &difference).await?;
-        Ok(Some(Finding { client: id, difference, repaired }))
+    async fn client(&self, id: i64) -> anyhow::Result<Compared> {
+        let difference = match self.examine(id).await? {
+            State::Right => return Ok(Compared::default()),
+            State::Incomplete => return Ok(Compared { findings: Vec::new(), incomplete: vec![id] }),
+            State::Wrong(difference) => difference,
+        };
+        let needed = match difference {
+            Difference::Unknown { .. } => Repair::AndTakeBack,
+            _ => Repair::FromLog,
+        };
+        let repaired = self.repair >= needed
+            && match self.mend(id, &difference).await {
+                Ok(repaired) => repaired,
+                Err(error) if error.is::<StoreFailed>() => return Err(error),
+                // It must not keep the others from being repaired.
+                Err(error) => {
+                    warn!(client = id, "cannot be repaired: {}", one_line(error.as_ref()));
+                    false
+                }
+            };
+        Ok(Compared { findings: vec![Finding { client: id, difference, repaired }], incomplete: Vec::new() })
     }
 
-    async fn examine(&self, id: i64) -> anyhow::Result<Option<Difference>> {
-        let projected = match self.read_model.projected(&[id]).await?.pop().unwrap_or(Ok(None)) {
+    async fn examine(&self, id: i64) -> anyhow::Result<State> {
+        let projected = self.read_model.projected(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
+        let projected = match projected {
             Ok(projected) => projected.unwrap_or_else(|| Projected::new(id)),
-            Err(Error::Damaged(why)) => return Ok(Some(Difference::Damaged { why })),
-            Err(error) => return Err(error.into()),
+            Err(Error::Damaged(why)) => return Ok(State::Wrong(Difference::Damaged { why })),
+            Err(error) => return Err(read_model(error).into()),
         };
-        let orders = order::Entity::find().select_only().columns([order::Column::Version, order::Column::Total]);
-        let orders = orders.filter(order::Column::ClientId.eq(id)).into_tuple::<(i32, i64)>();
-        let orders: Vec<(i32, i64)> = orders.all(&self.db).await.map_err(database)?;
-
         let Projected { client: Client { version, order_count, total, .. }, ahead, .. } = &projected;
-        let (included, lacking): (Vec<_>, Vec<_>) = orders.iter().partition(|(version, _)| projected.has(*version));
-        let counted = *version as usize + ahead.len();
-        if included.len() < counted {
-            return Ok(Some(Difference::Unknown { version: ahead.last().copied().unwrap_or(*version) }));
+        // As numbers in the text: there may be more than a statement has parameters.
+        let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
+
+        let included = Condition::any().add(order::Column::Version.lte(*version)).add_option(is_ahead.clone());
+        let sums = sums_of_orders().filter(order::Column::ClientId.eq(id)).filter(included);
+        let sums = sums.into_tuple::<(i64, Option<i64>)>().one(&self.db).await.map_err(database)?;
+        let (orders_expected, total_expected) = sums.map_or((0, 0), |(orders, total)| (orders, total.unwrap_or(0)));
+        let counted = i64::from(*version) + ahead.len() as i64;
+        if orders_expected < counted {
+            return Ok(State::Wrong(Difference::Unknown { version: ahead.last().copied().unwrap_or(*version) }));
         }
-        let (orders_expected, total_expected) = (included.len() as i64, included.iter().map(|(_, total)| total).sum());
         if (*order_count, *total) != (orders_expected, total_expected) {
             let (orders, total) = (*order_count, *total);
-            return Ok(Some(Difference::Differs { orders, orders_expected, total, total_expected }));
+            return Ok(State::Wrong(Difference::Differs { orders, orders_expected, total, total_expected }));
         }
-        let events = self.overdue(id, lacking.iter().map(|(version, _)| *version).collect()).await?;
-        Ok(match (events, counted) {
-            (0, _) => None,
-            (events, 0) => Some(Difference::Missing { events }),
-            (events, _) => Some(Difference::Behind { events, version: *version }),
-        })
-    }
 
-    /// How many of these events should have arrived by now.
-    async fn overdue(&self, id: i64, versions: Vec<i32>) -> anyhow::Result<usize> {
-        if versions.is_empty() {
-            return Ok(0);
-        }
-        let bound = Utc::now() - self.in_flight;
-        let events = order_event::Entity::find().select_only().column(Column::Version);
-        let events = events.filter(Column::ClientId.eq(id)).filter(Column::PublishedAt.lt(bound)).into_tuple::<i32>();
-        let events: Vec<i32> = events.all(&self.db).await.map_err(database)?;
-        Ok(versions.iter().filter(|version| events.contains(version)).count())
+        let lacking = order_event::Entity::find().filter(Column::ClientId.eq(id)).filter(Column::Version.gt(*version));
+        let lacking = lacking.filter(Condition::all().add_option(is_ahead.map(Expr::not)));
+        let overdue = lacking.clone().filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
+        let overdue = overdue.count(&self.db).await.map_err(database)?;
+        Ok(match (overdue, counted) {
+            (0, _) if lacking.count(&self.db).await.map_err(database)? == 0 => State::Right,
+            (0, _) => State::Incomplete,
+            (events, 0) => State::Wrong(Difference::Missing { events }),
+            (events, _) => State::Wrong(Difference::Behind { events, version: *version }),
+        })
     }
 
     /// Makes a client what the event log says; returns whether it is that now.
     async fn mend(&self, id: i64, difference: &Difference) -> anyhow::Result<bool> {
-        // What is only missing is applied once more.
-        if matches!(difference, Difference::Missing { .. } | Difference::Behind { .. }) {
-            let mut after = 0;
+        // What only lacks events gets them.
+        if let Difference::Missing { .. } | Difference::Behind { .. } = difference {
+            let mut after = if let Difference::Behind { version, .. } = difference { *version } else { 0 };
             while let Some(events) = self.log(id, after).await? {
                 after = events.last().map_or(after, |event| event.version);
                 crash_point("repair-mid-log");
-                self.read_model.apply(&events).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+                for result in self.read_model.apply(&events).await {
+                    result.map_err(read_model)?;
+                }
             }
-            if self.examine(id).await?.is_none() {
+            if !matches!(self.examine(id).await?, State::Wrong(_)) {
                 return Ok(true);
             }
         }
         for _ in 0..ATTEMPTS {
+            // Before the log is read: what is applied later is newer, or in the log.
+            let newest = self.read_model.newest(id).await.map_err(read_model)?;
             let mut projected = Projected::new(id);
             while let Some(events) = self.log(id, projected.newest).await? {
                 for event in &events {
                     projected.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
                 }
             }
-            if projected.newest == 0 {
-                self.read_model.remove(id).await?;
-                return Ok(true);
-            }
-            // An event that the log does not have would count as newer than all it has.
-            if matches!(difference, Difference::Unknown { .. }) {
-                self.read_model.remove(id).await?;
-            }
             crash_point("repair-before-replace");
-            if self.read_model.replace(&projected).await? && self.examine(id).await?.is_none() {
+            let replaced = self.read_model.replace(&projected, &newest).await.map_err(read_model)?;
+            if replaced && !matches!(self.examine(id).await?, State::Wrong(_)) {
                 return Ok(true);
             }
         }
@@ -286,6 +337,18 @@ impl Verifier {
     }
 }
 
-fn database(error: DbErr) -> anyhow::Error {
-    anyhow!("cannot read the command database (a new one needs `migration up`): {}", one_line(&error))
+/// How many orders there are, and what they add up to.
+fn sums_of_orders() -> sea_orm::Select<order::Entity> {
+    order::Entity::find()
+        .select_only()
+        .column_as(order::Column::Id.count(), "orders")
+        .column_as(Expr::col(order::Column::Total).sum().cast_as("bigint"), "total")
+}
+
+fn database(error: DbErr) -> StoreFailed {
+    StoreFailed(format!("cannot read the command database (a new one needs `migration up`): {}", one_line(&error)))
+}
+
+fn read_model(error: Error) -> StoreFailed {
+    StoreFailed(one_line(&error))
 }

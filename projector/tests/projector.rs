@@ -16,9 +16,9 @@ use projector::consumer::{Batch, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
 use projector::replay::Selection;
 use projector::sweep::Sweep;
-use projector::verify::{Difference, Verifier};
+use projector::verify::{Difference, Finding, Repair, Verifier};
 use projector::{health, queues, replay};
-use read_model::{Memory, ReadModel, Redis};
+use read_model::{Memory, Projected, ReadModel, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
@@ -305,7 +305,7 @@ fn events(rows: &[order_event::Model]) -> Vec<Event> {
 
 const LONG_AGO: Option<DateTime<Utc>> = Some(DateTime::UNIX_EPOCH);
 
-async fn verifier(repair: bool) -> (RedisServer, String, Verifier) {
+async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
     let (server, read_model, url) = redis().await;
     let in_flight = Duration::from_secs(60);
     (server, url, Verifier { db: database().await, read_model, currency: Currency::USD, in_flight, repair })
@@ -316,7 +316,7 @@ async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
     let (mut findings, mut after, mut cursor) = (Vec::new(), 0, 0);
     while let Some(page) = verifier.page(after).await.unwrap() {
         after = page.last;
-        findings.extend(page.findings);
+        findings.extend(page.compared.findings);
     }
     loop {
         let (next, more) = verifier.strangers(cursor).await.unwrap();
@@ -326,13 +326,17 @@ async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
             break;
         }
     }
-    assert!(findings.iter().all(|finding| finding.repaired == verifier.repair), "{findings:?}");
+    for Finding { difference, repaired, .. } in &findings {
+        let is_unknown = matches!(difference, Difference::Unknown { .. });
+        let expected = verifier.repair >= if is_unknown { Repair::AndTakeBack } else { Repair::FromLog };
+        assert_eq!(*repaired, expected, "{difference}");
+    }
     findings.into_iter().map(|finding| (finding.client, finding.difference)).collect()
 }
 
 #[tokio::test]
 async fn verify_names_every_difference_and_repairs_it() {
-    let (_server, url, mut verifier) = verifier(false).await;
+    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, LONG_AGO).await;
     let missing = |client| (client, Difference::Missing { events: 4 });
@@ -363,8 +367,11 @@ async fn verify_names_every_difference_and_repairs_it() {
     assert!(matches!(&found[2], (3, Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
     assert_eq!(found[3..], [(99, Difference::Unknown { version: 1 })]);
 
-    verifier.repair = true;
+    verifier.repair = Repair::FromLog;
     assert_eq!(differences(&verifier).await, found);
+    assert_eq!(differences(&verifier).await, found[3..], "nothing is taken back without being asked");
+    verifier.repair = Repair::AndTakeBack;
+    assert_eq!(differences(&verifier).await, found[3..]);
     assert_eq!(differences(&verifier).await, []);
     let clients = verifier.read_model.clients(&[1, 2, 3, 99]).await.unwrap();
     let told: Vec<_> =
@@ -376,29 +383,42 @@ async fn verify_names_every_difference_and_repairs_it() {
     verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
     assert_eq!(differences(&verifier).await, [(3, Difference::Unknown { version: 7 })]);
     assert_eq!(differences(&verifier).await, []);
+
+    // What is damaged beyond reading, and what the log itself cannot mend, keeps no other from being repaired.
+    command(&url, &["HSET", &key(1), "newest", "999999999999"]).await;
+    command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
+    command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
+    verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
+    let page = verifier.page(0).await.unwrap().unwrap();
+    let repaired: Vec<_> = page.compared.findings.iter().map(|finding| (finding.client, finding.repaired)).collect();
+    assert_eq!(repaired, [(1, true), (2, false), (3, true)]);
 }
 
 #[tokio::test]
 async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
-    let (_server, _, verifier) = verifier(true).await;
+    let (_server, _, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
     verifier.read_model.apply(&events(&rows)).await;
-    let before = verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    let projected = async || verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    let (newest, log) = (verifier.read_model.newest(1).await.unwrap(), projected().await);
     verifier.read_model.apply(&events(&[row(1, 3)])).await;
-    assert!(!verifier.read_model.replace(&before).await.unwrap());
-    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, 3);
-    let now = verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
-    assert!(verifier.read_model.replace(&now).await.unwrap());
-    assert_eq!(verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap(), now);
+    assert!(!verifier.read_model.replace(&log, &newest).await.unwrap(), "version 3 is not in that log");
+    assert!(!verifier.read_model.replace(&Projected::new(1), &newest).await.unwrap());
+    assert_eq!(projected().await.client.version, 3);
+    let (newest, log) = (verifier.read_model.newest(1).await.unwrap(), projected().await);
+    assert!(verifier.read_model.replace(&log, &newest).await.unwrap());
+    assert_eq!(projected().await, log);
+    assert!(verifier.read_model.replace(&Projected::new(1), &newest).await.unwrap());
+    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap(), [None]);
 }
 
 #[tokio::test]
 async fn the_sweep_heals_what_was_lost_without_being_asked() {
-    let (_server, url, verifier) = verifier(true).await;
+    let (_server, url, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, LONG_AGO).await;
     verifier.read_model.apply(&events(&rows)).await;
-    let mut sweep = Sweep::new(verifier, Duration::from_millis(1));
+    let mut sweep = Sweep::new(verifier, Duration::from_millis(1), Arc::default());
     assert_eq!(sweep.run_once().await.unwrap(), []);
 
     command(&url, &["FLUSHALL"]).await;
@@ -412,6 +432,28 @@ async fn the_sweep_heals_what_was_lost_without_being_asked() {
     .await;
     shutdown.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_that_changed_lately_come_first_and_stay_until_they_are_complete() {
+    let (_server, _, mut verifier) = verifier(Repair::Nothing).await;
+    let id = |seconds_ago: i64| {
+        Uuid::from_u128(
+            ((Utc::now().timestamp_millis() - seconds_ago * 1_000) as u128) << 80 | u128::from(rand::random::<u64>()),
+        )
+    };
+    let old = order_event::Model { id: id(3_600), ..row(1, 1) };
+    let lately = order_event::Model { id: id(100), ..row(2, 1) };
+    let delayed = order_event::Model { id: id(100), ..row(3, 1) };
+    place(&verifier.db, &[old, lately], LONG_AGO).await;
+    place(&verifier.db, &[delayed], None).await;
+    assert_eq!(verifier.changed_between(id(200), id(60)).await.unwrap(), [2, 3]);
+    let compared = verifier.clients(&[2, 3]).await.unwrap();
+    assert_eq!((compared.findings.len(), &*compared.incomplete), (1, &[3][..]));
+    // Published long after it happened, and lost then.
+    verifier.db.execute_unprepared("UPDATE order_events SET published_at = '2000-01-01 00:00:00+00:00'").await.unwrap();
+    verifier.repair = Repair::FromLog;
+    assert_eq!(verifier.clients(&[3]).await.unwrap().findings.len(), 1);
 }
 
 #[tokio::test]
@@ -432,14 +474,14 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
     let many: Vec<String> = futures::future::join_all((10..40).map(async |n| bury(&row(n, 1).message()).await)).await;
 
     let of = (consumer.queue.clone(), consumer.queue_url.clone());
-    let letters = DeadLetters::of(of.0, of.1, read_model, Currency::USD).await.unwrap();
+    let mut letters = DeadLetters::of(of.0, of.1, read_model, Currency::USD).await.unwrap();
     for _ in 0..2 {
         // Twice: what was looked at is there again.
         let mut verdicts = std::collections::HashMap::new();
-        letters
-            .list(|letter| drop(verdicts.insert(letter.id.clone(), (letter.verdict, letter.why.clone()))))
-            .await
-            .unwrap();
+        let judge =
+            |letter: &DeadLetter| drop(verdicts.insert(letter.id.clone(), (letter.verdict, letter.why.clone())));
+        letters.list(judge).await.unwrap();
+        assert_eq!(letters.close().await.unwrap(), 0);
         assert_eq!(verdicts.len(), 34);
         assert_eq!(verdicts[&superseded].0, Verdict::Superseded);
         assert_eq!(verdicts[&needed].0, Verdict::Needed);
@@ -447,12 +489,13 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
         assert!(verdicts[&foreign].0 == Verdict::Foreign && verdicts[&foreign].1.contains("not a CloudEvent"));
     }
 
-    let act = async |action, ids: &[&String]| {
+    let mut act = async |action, ids: &[&String]| {
         let (mut done, mut kept) = (Vec::new(), Vec::new());
         let ids = ids.iter().map(|id| id.to_string()).collect();
         let each =
             |letter: &DeadLetter, is_done: bool| if is_done { &mut done } else { &mut kept }.push(letter.id.clone());
         let missing = letters.act(action, ids, each).await.unwrap();
+        letters.close().await.unwrap();
         done.sort();
         kept.sort();
         (done, kept, missing)

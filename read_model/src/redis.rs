@@ -12,7 +12,6 @@
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -132,40 +131,45 @@ impl Redis {
         for id in ids {
             pipeline.hgetall(self.client_key(*id));
         }
-        let rows: Vec<RedisResult<HashMap<String, String>>> =
+        // As bytes: what is not text is damaged, and harms no other client.
+        let rows: Vec<RedisResult<HashMap<Vec<u8>, Vec<u8>>>> =
             pipeline.ignore_errors().query_async(&mut self.connection()).await?;
         Ok(ids.iter().zip(rows).map(|(id, row)| read_projected(*id, row?)).collect())
     }
 
-    /// Puts a client in the place of what is stored of it, in one atomic step, unless something newer than that has been
-    /// applied; returns whether it did.
-    pub async fn replace(&self, projected: &Projected) -> Result<bool, Error> {
-        let Projected { client, newest, ahead } = projected;
-        let mut script = self.replace.key(self.client_key(client.id));
-        script.arg(*newest).arg(client.id).arg(CHANGED);
-        for (field, value) in [
-            ("name", client.name.clone()),
-            ("email", client.email.clone()),
-            ("total", client.total.to_string()),
-            ("orders", client.order_count.to_string()),
-            ("newest", newest.to_string()),
-            ("version", client.version.to_string()),
-        ] {
-            script.arg(field).arg(value);
+    /// The field of a client that tells what has been applied last, as it is stored: see [`Redis::replace`].
+    pub async fn newest(&self, id: i64) -> Result<Vec<u8>, Error> {
+        let newest: RedisResult<Option<Vec<u8>>> = self.connection().hget(self.client_key(id), "newest").await;
+        match newest.map_err(Error::from) {
+            Ok(newest) => Ok(newest.unwrap_or_default()),
+            Err(Error::Damaged(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
         }
-        if let Some(time) = client.last_purchase {
-            script.arg("last_purchase").arg(time.timestamp_millis());
-        }
-        for version in ahead {
-            script.arg(format!("ahead:{version}")).arg("");
-        }
-        Ok(script.invoke_async(&mut self.connection()).await?)
     }
 
-    /// Removes a client.
-    pub async fn remove(&self, id: i64) -> Result<(), Error> {
-        let () = self.connection().del(self.client_key(id)).await?;
-        Ok(())
+    /// Puts a client, as the whole log makes it, in the place of what is stored of it, in one atomic step; one without
+    /// events is removed. Not when something has been applied that the log did not have: `newest` is what
+    /// [`Redis::newest`] told before the log was read. Returns whether it did.
+    pub async fn replace(&self, projected: &Projected, newest: &[u8]) -> Result<bool, Error> {
+        let client = &projected.client;
+        let mut script = self.replace.key(self.client_key(client.id));
+        script.arg(newest).arg(projected.newest).arg(client.id).arg(CHANGED);
+        if projected.newest > 0 {
+            for (field, value) in [
+                ("name", client.name.clone()),
+                ("email", client.email.clone()),
+                ("total", client.total.to_string()),
+                ("orders", client.order_count.to_string()),
+                ("newest", projected.newest.to_string()),
+                ("version", client.version.to_string()),
+            ] {
+                script.arg(field).arg(value);
+            }
+            if let Some(time) = client.last_purchase {
+                script.arg("last_purchase").arg(time.timestamp_millis());
+            }
+        }
+        Ok(script.invoke_async(&mut self.connection()).await?)
     }
 
     /// The ids of some of the clients that are stored, and where to go on; begins with 0 and ends with 0. Each is
@@ -282,30 +286,36 @@ fn read_client(id: i64, row: Row) -> Result<Option<Client>, Error> {
     }
 }
 
-fn read_projected(id: i64, row: HashMap<String, String>) -> Result<Option<Projected>, Error> {
-    fn number<T: FromStr>(id: i64, field: &str, value: &str) -> Result<T, Error> {
-        value.parse().map_err(|_| Error::Damaged(format!("the field {field} of client {id} is {value:?}")))
-    }
+fn read_projected(id: i64, row: HashMap<Vec<u8>, Vec<u8>>) -> Result<Option<Projected>, Error> {
     if row.is_empty() {
         return Ok(None);
     }
+    let damaged = |field: &str| Error::Damaged(format!("the field {field} of client {id}"));
     let mut projected = Projected::new(id);
     let client = &mut projected.client;
+    let (mut name, mut email) = (None, None);
     for (field, value) in &row {
-        match field.as_str() {
-            "name" => client.name.clone_from(value),
-            "email" => client.email.clone_from(value),
-            "total" => client.total = number(id, field, value)?,
-            "orders" => client.order_count = number(id, field, value)?,
-            "version" => client.version = number(id, field, value)?,
-            "newest" => projected.newest = number(id, field, value)?,
-            "last_purchase" => client.last_purchase = DateTime::from_timestamp_millis(number(id, field, value)?),
-            _ => match field.strip_prefix("ahead:") {
-                Some(version) => drop(projected.ahead.insert(number(id, field, version)?)),
-                None => return Err(Error::Damaged(format!("client {id} has a field {field}"))),
-            },
+        let field = str::from_utf8(field).map_err(|_| damaged("with a name that is no text"))?;
+        let value = str::from_utf8(value).map_err(|_| damaged(field))?;
+        let count = || value.parse::<i32>().map_err(|_| damaged(field));
+        match field {
+            "name" => name = Some(value.to_owned()),
+            "email" => email = Some(value.to_owned()),
+            "total" => client.total = value.parse().map_err(|_| damaged(field))?,
+            "orders" => client.order_count = value.parse().map_err(|_| damaged(field))?,
+            "version" => client.version = count()?,
+            "newest" => projected.newest = count()?,
+            "last_purchase" => {
+                let time = value.parse().ok().and_then(DateTime::from_timestamp_millis);
+                client.last_purchase = Some(time.ok_or_else(|| damaged(field))?);
+            }
+            _ => {
+                let version = field.strip_prefix("ahead:").and_then(|version| version.parse().ok());
+                projected.ahead.insert(version.ok_or_else(|| damaged(field))?);
+            }
         }
     }
+    (client.name, client.email) = name.zip(email).ok_or_else(|| damaged("name or email"))?;
     Ok(Some(projected))
 }
 

@@ -1,6 +1,6 @@
 //! The read model in Redis against the one in memory, which is the specification, on a real `redis-server`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -8,7 +8,10 @@ use entity::event::{self, Event, Line, OrderPlaced};
 use iso_currency::Currency;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use read_model::{Applied, Awaited, ConnectError, Error, Memory, ReadModel, Redis, client_at};
+use rand::prelude::{IndexedRandom, SliceRandom};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng};
+use read_model::{Applied, Awaited, ConnectError, Error, Memory, Projected, ReadModel, Redis, client_at};
 use redis_test::server::RedisServer;
 use uuid::Uuid;
 
@@ -89,7 +92,7 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                 }
                 // What the rules promise, said without them: each delivered version counts once, and the watermark is
                 // the end of the unbroken run from 1.
-                let mut delivered: HashMap<i64, std::collections::BTreeSet<i32>> = HashMap::new();
+                let mut delivered: HashMap<i64, BTreeSet<i32>> = HashMap::new();
                 for event in &history {
                     delivered.entry(event.order.client_id).or_default().insert(event.version);
                 }
@@ -109,6 +112,51 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
             })
         })
         .unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_histories_end_as_sets_would() {
+    let seed: u64 = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let events: Vec<Event> = (1..=12).map(|version| event(1, version, version.into())).collect();
+    for history in 0..100_000 {
+        let (mut projected, mut delivered) = (Projected::new(1), BTreeSet::new());
+        for _ in 0..random.random_range(1..24) {
+            let event = events.choose(&mut random).unwrap();
+            let expected = if delivered.insert(event.version) { Applied::Now } else { Applied::Before };
+            assert_eq!(projected.apply(event).unwrap(), expected, "history {history} of seed {seed}");
+        }
+        let watermark = (1..).take_while(|version| delivered.contains(version)).count() as i32;
+        let total: i64 = delivered.iter().map(|version| i64::from(*version) * 2).sum();
+        let client = &projected.client;
+        assert_eq!(
+            (client.order_count, client.total, client.version, projected.newest),
+            (delivered.len() as i64, total, watermark, *delivered.last().unwrap()),
+            "history {history} of seed {seed}"
+        );
+        assert!(projected.ahead.iter().eq(delivered.range(watermark + 1..)), "history {history} of seed {seed}");
+    }
+}
+
+/// A message that was a dead letter for a month, and the log replayed in any order.
+#[tokio::test]
+async fn what_comes_again_ten_thousand_events_later_changes_nothing() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let mut log: Vec<Event> = (1..=10_000).map(|version| event(1, version, 5)).collect();
+    for events in log.chunks(1_000) {
+        assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    let before = redis.projected(&[1]).await.unwrap();
+    assert_eq!(redis.apply(&log[..1]).await, [Ok(Applied::Before)]);
+    let mut random = StdRng::from_os_rng();
+    for _ in 0..3 {
+        log.shuffle(&mut random);
+        for events in log.chunks(1_000) {
+            assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Before)));
+        }
+    }
+    assert_eq!(redis.projected(&[1]).await.unwrap(), before);
 }
 
 #[tokio::test]

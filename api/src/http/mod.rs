@@ -72,6 +72,9 @@ pub struct HttpSettings {
     /// How long a connection may be idle, or take for a request's headers; longer than a load balancer keeps it
     #[arg(long, env, default_value = "75s", value_parser = parse_timeout)]
     pub idle_timeout: Duration,
+    /// How long to go on after SIGTERM while /health/ready says 503; longer than a load balancer takes to notice
+    #[arg(long, env, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
 }
 
 /// An origin as browsers send it (RFC 6454, section 6.2).
@@ -129,6 +132,9 @@ pub struct Edge {
     pub(crate) connections: Arc<Shares>,
     /// WebSockets that are open.
     pub(crate) sockets: TaskTracker,
+    /// The process is to end: it is not ready any more.
+    pub(crate) stopping: CancellationToken,
+    /// Nothing new begins, and what goes on for ever ends.
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -382,8 +388,13 @@ async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let queue = Box::pin(async { edge.queue.check().await.is_ok() });
     let (database, read_model, queue) = future::join3(within(database), within(read_model), within(queue)).await;
 
-    let status = if database && read_model { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let stopping = edge.stopping.is_cancelled();
+    let good = database && read_model && !stopping;
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = |reachable| if reachable { "reachable" } else { "unreachable" };
-    let body = json!({ "database": word(database), "readModel": word(read_model), "queue": word(queue) });
+    let mut body = json!({ "database": word(database), "readModel": word(read_model), "queue": word(queue) });
+    if stopping {
+        body["stopping"] = json!(true);
+    }
     (status, Json(body)).into_response()
 }

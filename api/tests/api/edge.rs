@@ -344,6 +344,22 @@ async fn every_answer_has_an_id_and_harmless_headers() {
 }
 
 #[tokio::test]
+async fn a_service_that_stops_says_so_before_it_does() {
+    let api = Api::start_with(&sqlite().await, &["--drain-delay", "1s"]).await;
+    let ready = async || api.get("/health/ready").send().await.map(|answer| answer.status().as_u16()).ok();
+    assert_eq!(ready().await, Some(200));
+    api.stop();
+    let mut answers = 0;
+    while let Some(status) = ready().await {
+        assert_eq!(status, 503, "a load balancer looks elsewhere");
+        let request = api.request().json(&json!({ "query": "{ __typename }" })).send().await;
+        answers += u32::from(request.is_ok_and(|answer| answer.status() == 200));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answers > 5, "what still comes is answered: {answers}");
+}
+
+#[tokio::test]
 async fn large_answers_are_compressed_for_those_who_can_read_that() {
     let api = Api::start(&sqlite().await).await;
     let ask = async |query: &str, accept: &str| {

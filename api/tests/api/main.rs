@@ -5,6 +5,7 @@ mod edge;
 mod live;
 mod orders;
 mod relay;
+mod sample;
 mod support;
 mod tokens;
 mod websocket;

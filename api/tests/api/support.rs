@@ -149,6 +149,11 @@ impl Api {
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }
 
+    /// What SIGTERM does.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+    }
+
     pub fn token(&self, scope: &str, client: Option<&str>) -> String {
         self.tokens.mint("tester", scope, client, Duration::from_secs(60)).unwrap()
     }

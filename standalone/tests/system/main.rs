@@ -1,5 +1,6 @@
 //! The whole system as its users run it: processes, configured by environment variables, on real stores.
 
+mod chaos;
 mod figures;
 mod process;
 mod readme;

@@ -106,6 +106,11 @@ impl Process {
         self.child.id()
     }
 
+    /// How it has ended, if it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// SIGTERM, and how it ended.
     pub fn terminate(self) -> ExitStatus {
         let kill = format!("kill {}", self.child.id());
