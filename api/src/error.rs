@@ -153,3 +153,20 @@ impl From<DbErr> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_code_of_ours_is_hidden_behind_an_id() {
+        let told = refused("FORBIDDEN", "This is told.", None);
+        let masked = mask(Response::from_errors(vec![ServerError::new("SELECT secret", None), told.clone()]));
+        let [error, other] = &masked.errors[..] else { panic!("both are there") };
+        let extensions = error.extensions.as_ref().unwrap();
+        assert_eq!(extensions.get("code"), Some(&"INTERNAL_SERVER_ERROR".into()));
+        let Some(async_graphql::Value::String(id)) = extensions.get("id") else { panic!("it has an id") };
+        assert!(error.message.contains(id) && !error.message.contains("secret"), "{}", error.message);
+        assert_eq!(other, &told);
+    }
+}
