@@ -100,6 +100,12 @@ pub struct Identity {
     pub expires: SystemTime,
 }
 
+impl Identity {
+    pub fn may(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|allowed| allowed == scope)
+    }
+}
+
 /// The token proves nothing. Why is logged, and not told to whoever sent it.
 #[derive(Debug)]
 pub struct InvalidToken;

@@ -27,7 +27,7 @@ use crate::limits::{self, LimitSettings};
 pub const NEW_COST: usize = 10;
 
 /// An operation as it is asked for, by <https://graphql.github.io/graphql-over-http/draft/#sec-Request-Parameters>.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parameters {
     pub query: Option<String>,
     pub operation_name: Option<String>,
@@ -80,8 +80,8 @@ impl Executor {
     /// Finds out whether an operation may be executed, and charges it.
     pub fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<Prepared, Refused> {
         let Parameters { query, operation_name, variables, document_id } = parameters;
-        let (identity, key) = (caller.identity.as_ref(), caller.key());
-        let may_explore = identity.is_some_and(|identity| identity.scopes.iter().any(|scope| scope == EXPLORE));
+        let key = caller.key();
+        let may_explore = caller.identity.as_ref().is_some_and(|identity| identity.may(EXPLORE));
         let named = Named { text: query.as_deref(), id: document_id.as_deref() };
         // What is new is parsed and validated. That is paid for first: whoever has nothing left costs nothing.
         let mut paid = false;

@@ -69,7 +69,6 @@ pub struct Service {
     edge: Arc<Edge>,
     relay: Relay,
     updates: Updates,
-    drain_delay: Duration,
 }
 
 impl Service {
@@ -90,7 +89,6 @@ impl Service {
             app.read_wait,
             limits.operation_timeout
         );
-        let drain_delay = http.drain_delay;
         let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
         let (live, updates) = live(app.read_model.clone());
         let schema = schema(Some((app.clone(), live)));
@@ -110,7 +108,7 @@ impl Service {
             stopping,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, relay, updates, drain_delay })
+        Ok(Service { edge, relay, updates })
     }
 
     /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -133,10 +131,10 @@ impl Service {
         *server.http_builder() = http;
         let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
 
-        let Service { edge, relay, updates, drain_delay } = self;
+        let Service { edge, relay, updates } = self;
         let stopped = async {
             edge.stopping.cancelled().await;
-            tokio::time::sleep(drain_delay).await;
+            tokio::time::sleep(edge.settings.drain_delay).await;
         };
         tokio::pin!(stopped);
         let drained = CancellationToken::new();

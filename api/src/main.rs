@@ -12,8 +12,8 @@ use api::http::explorer::{self, Exploring};
 use api::relay::Queue;
 use api::{Service, store};
 use clap::{Parser, Subcommand};
-use process::logging;
 use process::queue::aws_settings;
+use process::{duration_from, logging};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -51,7 +51,7 @@ enum Command {
         #[arg(long, value_name = "ID")]
         client: Option<String>,
         /// How long it is valid, such as 15m or 8h
-        #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+        #[arg(long, default_value = "1h", value_parser = duration_from(Duration::from_secs(1)))]
         ttl: Duration,
         /// Whom it is for
         #[arg(long, default_value = "developer")]
@@ -105,7 +105,7 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
         read_wait: settings.read_wait,
     };
     let shutdown = process::shutdown_signal()?;
-    let is_cdn_needed = matches!(exploring, Exploring::Graphiql { .. }) && !explorer::is_built_in();
+    let is_cdn_needed = exploring.has_page() && !explorer::is_built_in();
     let service = Service::new(app, queue, authenticator, settings.edge, exploring, shutdown)?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await
@@ -117,12 +117,4 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
     service.serve(listener).await?;
     info!("stopped");
     Ok(())
-}
-
-fn parse_ttl(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(ttl) if ttl.as_secs() > 0 => Ok(ttl),
-        Ok(_) => Err("a token must be valid for a second at least".into()),
-        Err(error) => Err(error.to_string()),
-    }
 }

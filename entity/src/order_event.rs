@@ -25,3 +25,8 @@ pub struct Model {
 }
 
 impl ActiveModelBehavior for ActiveModel {}
+
+/// The least id that an event of this time can have: ids begin with the milliseconds since 1970 (RFC 9562, version 7).
+pub fn least_id_at(time: DateTimeUtc) -> Uuid {
+    Uuid::from_u128((time.timestamp_millis().max(0) as u128) << 80)
+}

@@ -6,6 +6,7 @@ pub mod queue;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,15 @@ pub fn crash_point(_name: &str) {
         eprintln!("crashed at {_name}");
         std::process::abort()
     });
+}
+
+/// Reads a setting such as `90s` or `8h` that must be `least` or longer.
+pub fn duration_from(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| match humantime::parse_duration(text) {
+        Ok(duration) if duration >= least => Ok(duration),
+        Ok(_) => Err(format!("must be {} at least", humantime::format_duration(least))),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Cancelled at the first SIGTERM or SIGINT. The second ends the process.

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 use iso_currency::Currency;
 use process::logging::{self, LogSettings};
-use process::{database, one_line, queue::aws_settings};
+use process::{database, duration_from, one_line, queue::aws_settings};
 use projector::consumer::{self, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters};
 use projector::health::Activity;
@@ -59,7 +59,7 @@ struct Settings {
     #[arg(long, env, hide_env_values = true)]
     database_url: Option<String>,
     /// How often clients are compared with the command database, those that changed lately first
-    #[arg(long, env, default_value = "10s", value_parser = parse_interval)]
+    #[arg(long, env, default_value = "10s", value_parser = duration_from(Duration::from_millis(100)))]
     sweep_interval: Duration,
     /// How long after its publication an event counts as on its way to the read model
     #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
@@ -127,14 +127,6 @@ struct OfStores {
     json: bool,
     #[command(flatten)]
     read_model: read_model::RedisSettings,
-}
-
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
-        Ok(_) => Err("must be 100ms at least".into()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {

@@ -28,11 +28,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The id after which the first event can be: ids begin with the time at which they were made (RFC 9562, version 7).
+    /// The id after which the first event can be.
     fn start(&self) -> Uuid {
         // Clocks of api processes may differ a little.
-        let since = self.since.map_or(0, |since| (since - Duration::minutes(1)).timestamp_millis().max(0));
-        let since = Uuid::from_u128((since as u128) << 80);
+        let since = self.since.map_or(Uuid::nil(), |since| order_event::least_id_at(since - Duration::minutes(1)));
         self.after.map_or(since, |after| after.max(since))
     }
 }

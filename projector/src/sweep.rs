@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use entity::order_event::least_id_at;
 use process::one_line;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -36,7 +37,7 @@ pub struct Sweep {
 
 impl Sweep {
     pub fn new(verifier: Verifier, interval: Duration, activity: Arc<Activity>) -> Sweep {
-        let looked_at = id_at(verifier.in_flight + LOOK_BACK);
+        let looked_at = least_id_at(Utc::now() - verifier.in_flight - LOOK_BACK);
         let (incomplete, compared, in_a_hurry) = (BTreeSet::new(), 0, false);
         Sweep { verifier, interval, activity, looked_at, incomplete, compared, in_a_hurry }
     }
@@ -73,7 +74,7 @@ impl Sweep {
             self.in_a_hurry = false;
             return Ok(Vec::new());
         }
-        let until = id_at(self.verifier.in_flight);
+        let until = least_id_at(Utc::now() - self.verifier.in_flight);
         let mut ids = self.incomplete.clone();
         ids.extend(self.verifier.changed_between(self.looked_at, until).await?);
         let ids: Vec<i64> = ids.into_iter().collect();
@@ -100,10 +101,4 @@ fn tell(findings: &[Finding]) {
         let repaired = findings.iter().filter(|finding| finding.repaired).count();
         warn!(clients = findings.len(), repaired, "the read model was not right, and so on");
     }
-}
-
-/// The least id that an event can have that was made so long ago (RFC 9562, version 7).
-fn id_at(ago: Duration) -> Uuid {
-    let milliseconds = (Utc::now() - ago).timestamp_millis().max(0);
-    Uuid::from_u128((milliseconds as u128) << 80)
 }

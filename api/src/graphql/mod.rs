@@ -58,7 +58,7 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
 /// The identity behind the request, if its token has the scope.
 fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
     let identity = ctx.data_opt::<Identity>().ok_or(Error::Unauthenticated)?;
-    if identity.scopes.iter().any(|allowed| allowed == scope) { Ok(identity) } else { Err(Error::Forbidden) }
+    if identity.may(scope) { Ok(identity) } else { Err(Error::Forbidden) }
 }
 
 /// The same, if the token may also act for all of these clients.

@@ -74,9 +74,30 @@ fn milliseconds(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// An operation that goes on; logged when it is dropped.
+pub struct Underway {
+    pub operation: Operation,
+    id: RequestId,
+    transport: &'static str,
+    began: Instant,
+}
+
+impl Underway {
+    /// `id` of the request that brought it.
+    pub fn new(operation: Operation, id: RequestId, transport: &'static str) -> Underway {
+        Underway { operation, id, transport, began: Instant::now() }
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.operation.log(&self.id, self.transport, None, self.began);
+    }
+}
+
 impl Operation {
     /// Never its variables, nor the token.
-    pub fn log(&self, id: &RequestId, transport: &str, status: Option<u16>, began: Instant) {
+    fn log(&self, id: &RequestId, transport: &str, status: Option<u16>, began: Instant) {
         let name = self.name.as_deref().unwrap_or("-");
         let name = name.get(..MAX_NAME).unwrap_or(name); // names are ASCII
         let kind = match self.kind {

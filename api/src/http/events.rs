@@ -2,7 +2,7 @@
 //! distinct connections mode.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::HeaderName;
 use axum::http::header::VARY;
@@ -12,12 +12,12 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::access::RequestId;
+use super::Edge;
+use super::access::{RequestId, Underway};
 use super::response::{self, MediaType};
-use super::{Edge, LiveConnection};
 use crate::callers::Caller;
 use crate::error::Refused;
-use crate::executor::{Operation, Prepared, expiry};
+use crate::executor::{Prepared, expiry};
 
 /// How often a comment keeps an idle stream open in proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
@@ -29,14 +29,16 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: Prepared) -
         Ok(connection) => connection,
         Err(refused) => return response::not_executed(MediaType::EventStream, refused),
     };
-    let open = Open { operation: prepared.operation.clone(), id, began: Instant::now(), _connection: connection };
+    let open = (Underway::new(prepared.operation.clone(), id, "sse"), connection);
     let goes_on = prepared.operation.is_subscription();
     let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
     let end = async move {
+        if !goes_on {
+            std::future::pending::<()>().await;
+        }
         tokio::select! {
-            () = expiry(expires), if goes_on => {}
-            () = shutdown.cancelled(), if goes_on => {}
-            else => std::future::pending().await,
+            () = expiry(expires) => {}
+            () = shutdown.cancelled() => {}
         }
     };
     let answers = edge.executor.stream(prepared).take_until(Box::pin(end));
@@ -45,23 +47,9 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: Prepared) -
         stream::iter([Some(next(&answer)), is_last.then(complete)].into_iter().flatten())
     });
     send(events.map(move |event| {
-        let _ = &open;
+        let _ = &open; // until the stream ends
         event
     }))
-}
-
-/// A stream that is open; logged when it ends.
-struct Open {
-    operation: Operation,
-    id: RequestId,
-    began: Instant,
-    _connection: LiveConnection,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.operation.log(&self.id, "sse", None, self.began);
-    }
 }
 
 /// What is wrong with a request, for those who only look into the stream.

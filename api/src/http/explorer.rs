@@ -25,6 +25,10 @@ pub enum Exploring {
 }
 
 impl Exploring {
+    pub fn has_page(&self) -> bool {
+        matches!(self, Exploring::Graphiql { .. })
+    }
+
     pub fn allows_introspection(&self) -> bool {
         !matches!(self, Exploring::Off)
     }

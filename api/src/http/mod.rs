@@ -26,6 +26,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Json, Router, middleware, routing};
 use futures::future;
+use process::duration_from;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -70,7 +71,7 @@ pub struct HttpSettings {
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
     /// How long a connection may be idle, or take for a request's headers; longer than a load balancer keeps it
-    #[arg(long, env, default_value = "75s", value_parser = parse_timeout)]
+    #[arg(long, env, default_value = "75s", value_parser = duration_from(Duration::from_secs(1)))]
     pub idle_timeout: Duration,
     /// How long to go on after SIGTERM while /health/ready says 503; longer than a load balancer takes to notice
     #[arg(long, env, default_value = "0s", value_parser = humantime::parse_duration)]
@@ -87,14 +88,6 @@ fn parse_origin(text: &str) -> Result<HeaderValue, String> {
         return Err("not an origin such as https://shop.example.com, nor *".into());
     }
     origin.parse().map_err(|_| "has a character that no origin has".into())
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(timeout) if timeout >= Duration::from_secs(1) => Ok(timeout),
-        Ok(_) => Err("must be a second at least".into()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 impl HttpSettings {
@@ -201,9 +194,9 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 
 pub fn router(edge: Arc<Edge>) -> Router {
     let worth_it = DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE));
-    let root = match edge.exploring {
-        Exploring::Graphiql { .. } => routing::get(async || Redirect::temporary("/graphiql/")),
-        _ => routing::get(not_found),
+    let root = match edge.exploring.has_page() {
+        true => routing::get(async || Redirect::temporary("/graphiql/")),
+        false => routing::get(not_found),
     };
     Router::new()
         .route("/graphql", routing::get(get).post(post))
@@ -279,7 +272,7 @@ async fn get(
     }
     let wants_html = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|a| a.contains("text/html"));
     let asks_nothing = parameters.as_ref().is_ok_and(|Query(parameters)| parameters.are_absent());
-    if wants_html && asks_nothing && matches!(edge.exploring, Exploring::Graphiql { .. }) {
+    if wants_html && asks_nothing && edge.exploring.has_page() {
         return Redirect::temporary("/graphiql/").into_response();
     }
     let Some(accepted) = Accepted::by(&headers) else { return nothing_acceptable() };

@@ -19,12 +19,12 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::info;
 
-use super::access::RequestId;
+use super::access::{RequestId, Underway};
 use super::response::{self, MediaType, Outcome};
 use super::{Edge, LiveConnection, bearer, parameters};
 use crate::callers::{Caller, Key};
 use crate::error::refused;
-use crate::executor::{NEW_COST, Operation, expiry};
+use crate::executor::{NEW_COST, expiry};
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -153,17 +153,14 @@ struct Connection {
 }
 
 struct Running {
-    operation: Operation,
-    began: Instant,
+    underway: Underway,
     abort: AbortHandle,
 }
 
 impl Connection {
     async fn serve(mut self) {
         let closing = self.talk().await;
-        for running in std::mem::take(&mut self.running).into_values() {
-            running.operation.log(&self.id, "websocket", None, running.began);
-        }
+        self.running.clear();
         let _ = timeout(CLOSE_TIMEOUT, async {
             // Whoever hung up or fell silent need not be told why.
             if let Err(Some(Closing(code, reason))) = closing {
@@ -187,7 +184,7 @@ impl Connection {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
         loop {
-            let is_idle = self.running.values().all(|running| running.operation.is_subscription());
+            let is_idle = self.running.values().all(|running| running.underway.operation.is_subscription());
             tokio::select! {
                 message = self.socket.recv() => match message {
                     Some(Ok(message)) => {
@@ -232,7 +229,6 @@ impl Connection {
             FromClient::Complete { id } => {
                 if let Some(running) = self.running.remove(&id) {
                     running.abort.abort();
-                    running.operation.log(&self.id, "websocket", None, running.began);
                 }
                 Ok(())
             }
@@ -291,12 +287,12 @@ impl Connection {
                 return Ok(Err(errors));
             }
         };
-        let operation = prepared.operation.clone();
+        let underway = Underway::new(prepared.operation.clone(), self.id.clone(), "websocket");
         let (abort, registration) = AbortHandle::new_pair();
         let of = id.to_owned();
         let answers = self.edge.executor.stream(prepared).map(Some).chain(stream::iter([None]));
         self.answers.push(Abortable::new(answers.map(move |answer| (of.clone(), answer)), registration).boxed());
-        self.running.insert(id.to_owned(), Running { operation, began: Instant::now(), abort });
+        self.running.insert(id.to_owned(), Running { underway, abort });
         Ok(Ok(()))
     }
 
@@ -304,9 +300,7 @@ impl Connection {
         match answer {
             Some(answer) => self.say(FromServer::Next { id: &id, payload: &answer }).await,
             None => {
-                if let Some(running) = self.running.remove(&id) {
-                    running.operation.log(&self.id, "websocket", None, running.began);
-                }
+                self.running.remove(&id);
                 self.say(FromServer::Complete { id: &id }).await
             }
         }

@@ -1,18 +1,13 @@
 //! The GraphQL contract over HTTP.
 
-use std::sync::Arc;
-
 use entity::Event;
 use entity::order_event;
-use iso_currency::Currency;
-use read_model::Redis;
-use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
 use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, Db, code, queue, sqlite};
+use crate::support::{ALL, Api, Db, code, queue, redis, sqlite};
 
 const PLACE: &str = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) {
     order { id clientId placedAt total { amount currencyCode } items { productId name unitPrice { amount } quantity lineTotal { amount } } }
@@ -287,15 +282,7 @@ async fn deep_and_huge_documents_are_refused() {
 #[tokio::test]
 async fn outages_have_codes_and_health_tells_them() {
     let db = sqlite().await;
-    let mut server = RedisServer::new();
-    let (host, port) = server.host_and_port().unwrap();
-    let url = format!("redis://{host}:{port}");
-    let redis = loop {
-        match Redis::connect(&url, 16, Currency::USD).await {
-            Ok(redis) => break Arc::new(redis),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
-        }
-    };
+    let (mut server, redis) = redis().await;
     let api = Api::start_on(&db, redis, queue(SqsService::new()).await, &[]).await;
     let token = api.token(ALL, None);
     let ready = async || {

@@ -6,15 +6,14 @@ use std::time::Duration;
 use chrono::Utc;
 use entity::{Event, Line, OrderPlaced};
 use futures::future::join_all;
-use iso_currency::Currency;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use read_model::{Memory, ReadModel, Redis};
+use read_model::{Memory, ReadModel};
 use redis_test::server::RedisServer;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, SECRET, Socket, queue, sqlite, until};
+use crate::support::{ALL, Api, SECRET, Socket, queue, redis, sqlite, until};
 
 const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
 
@@ -64,18 +63,6 @@ impl Stream {
         let (name, answer) = self.next().await.expect("it has ended");
         assert_eq!(name, "next", "{answer}");
         answer["data"]["clientChanged"].clone()
-    }
-}
-
-async fn redis() -> (RedisServer, Arc<Redis>) {
-    let server = RedisServer::new();
-    let (host, port) = server.host_and_port().unwrap();
-    let url = format!("redis://{host}:{port}");
-    loop {
-        match Redis::connect(&url, 16, Currency::USD).await {
-            Ok(redis) => return (server, Arc::new(redis)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
     }
 }
 
@@ -194,12 +181,8 @@ async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage()
         })
         .await;
     }
-    let _restarted = std::process::Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", &host, "--save", "", "--daemonize", "no"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .map(Killed)
-        .unwrap();
+    let address = ::redis::ConnectionAddr::Tcp(host, port);
+    let _restarted = RedisServer::new_with_addr_and_modules(address, &[], false);
     until("it is there again", async || redis.ping().await.is_ok()).await;
     redis.apply(&[event(7, 1), event(7, 2), event(7, 3)]).await;
     for stream in &mut streams {
@@ -227,13 +210,4 @@ async fn an_event_stream_ends_with_its_token_and_with_the_service_without_a_word
     assert_eq!(lasting.client().await, seen(2));
     drop(api);
     assert_eq!(lasting.next().await, None);
-}
-
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -15,7 +15,8 @@ use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use process::database;
-use read_model::{Memory, ReadModel};
+use read_model::{Memory, ReadModel, Redis};
+use redis_test::server::RedisServer;
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -65,6 +66,19 @@ async fn migrated(url: &str, server: Option<PgTempDB>) -> Db {
 pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
     let items = items.iter().map(|&(product_id, quantity)| Item { product_id, quantity }).collect();
     PlaceOrder { client_id, items, idempotency_key: key.map(Into::into), traceparent: None }
+}
+
+/// A Redis server of its own, stopped when it is dropped.
+pub async fn redis() -> (RedisServer, Arc<Redis>) {
+    let server = RedisServer::new();
+    let (host, port) = server.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    loop {
+        match Redis::connect(&url, 16, Currency::USD).await {
+            Ok(redis) => return (server, Arc::new(redis)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 pub async fn sqs(service: impl MockService) -> SdkConfig {
