@@ -79,7 +79,9 @@ impl Relay {
         let mut backoff = Backoff::default();
         let mut healthy = true;
         while !shutdown.is_cancelled() {
-            let (published, problem) = match timeout(PASS, self.run_once()).await {
+            // While the queue is away one call is enough to see whether it is back.
+            let claim = if healthy { CLAIM } else { BATCH_ENTRIES as u64 };
+            let (published, problem) = match timeout(PASS, self.publish_some(claim)).await {
                 Ok(Ok(pass)) => (pass.published, pass.problem),
                 Ok(Err(error)) => (0, Some(one_line(&error))),
                 Err(_) => (0, Some(format!("no answer within {PASS:?}"))),
@@ -109,21 +111,25 @@ impl Relay {
 
     /// Claims, sends and marks at most [`CLAIM`] events, oldest first.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
+        self.publish_some(CLAIM).await
+    }
+
+    async fn publish_some(&self, claim: u64) -> Result<Pass, DbErr> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
             // One process owns the file; there is nothing to claim, and no lock to hold while the queue answers.
-            return self.publish(&self.db).await;
+            return self.publish(&self.db, claim).await;
         }
         let transaction = self.db.begin().await?;
-        let pass = self.publish(&transaction).await?;
+        let pass = self.publish(&transaction, claim).await?;
         transaction.commit().await?;
         Ok(pass)
     }
 
-    async fn publish(&self, db: &impl ConnectionTrait) -> Result<Pass, DbErr> {
+    async fn publish(&self, db: &impl ConnectionTrait, claim: u64) -> Result<Pass, DbErr> {
         let claimed = order_event::Entity::find()
             .filter(Column::PublishedAt.is_null())
             .order_by_asc(Column::Id)
-            .limit(CLAIM)
+            .limit(claim)
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .all(db)
             .await?;

@@ -3,6 +3,7 @@
 //! - [`consumer`]: receive, apply, delete
 //! - [`replay`]: the event log of the command database, applied once more
 //! - [`verify`]: the read model, compared with the command database and repaired; [`sweep`]: the same without being asked
+//! - [`rebuild`]: another read model, made beside the live one and put in its place
 //! - [`dead_letters`]: what was not applied
 //! - [`queues`]: creating the queue and its dead-letter queue
 //! - [`progress`]: how far a long command has got
@@ -13,6 +14,7 @@ pub mod dead_letters;
 pub mod health;
 pub mod progress;
 pub mod queues;
+pub mod rebuild;
 pub mod replay;
 pub mod sweep;
 pub mod verify;

@@ -44,7 +44,12 @@ impl Progress {
 
     /// Ends it; returns how long it took.
     pub fn finish(self) -> Duration {
-        self.bar.finish_and_clear();
         self.began.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }

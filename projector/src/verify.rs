@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
 use entity::{Event, client, order};
 use futures::future::try_join;
@@ -99,6 +100,7 @@ pub enum Repair {
     AndTakeBack,
 }
 
+#[derive(Clone)]
 pub struct Verifier {
     pub db: DatabaseConnection,
     pub read_model: Redis,
@@ -106,6 +108,15 @@ pub struct Verifier {
     /// How long after its publication an event may be on its way. One that is not published yet is so for ever.
     pub in_flight: Duration,
     pub repair: Repair,
+}
+
+/// A step of [`Verifier::all`].
+pub struct Step {
+    /// Clients compared so far, and the last of them.
+    pub clients: u64,
+    pub last: i64,
+    /// What this step found.
+    pub findings: Vec<Finding>,
 }
 
 /// Some clients that were compared.
@@ -140,6 +151,35 @@ impl Verifier {
             ensure!(!replica, "DATABASE_URL is a replica, which lags behind: give the writer's endpoint");
         }
         Ok(())
+    }
+
+    /// Compares all clients after this id, then looks for clients that the database does not have. Calls `each` after every
+    /// step.
+    pub async fn all(&self, after: i64, mut each: impl FnMut(Step) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let (mut clients, mut last) = (0, after);
+        while let Some(page) = self.page(last).await? {
+            (clients, last) = (clients + page.clients as u64, page.last);
+            if each(Step { clients, last, findings: page.compared.findings }).is_break() {
+                return Ok(());
+            }
+        }
+        let mut cursor = 0;
+        loop {
+            let findings;
+            (cursor, findings) = self.strangers(cursor).await?;
+            if each(Step { clients, last, findings }).is_break() || cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How many events wait in the outbox, and since when.
+    pub async fn unpublished(&self) -> anyhow::Result<(u64, Option<DateTime<Utc>>)> {
+        let waiting = order_event::Entity::find().filter(Column::PublishedAt.is_null()).select_only();
+        let waiting = waiting.column_as(Column::Id.count(), "events").column_as(Column::OccurredAt.min(), "since");
+        let waiting = waiting.into_tuple::<(i64, Option<DateTime<Utc>>)>().one(&self.db).await.map_err(database)?;
+        let (events, since) = waiting.unwrap_or_default();
+        Ok((u64::try_from(events).unwrap_or(0), since))
     }
 
     /// How many clients there are after this id.
@@ -213,7 +253,7 @@ impl Verifier {
     }
 
     /// Looks for clients that the database does not have; begins with 0, and returns where to go on, or 0.
-    pub async fn strangers(&self, cursor: u64) -> anyhow::Result<(u64, Vec<Finding>)> {
+    async fn strangers(&self, cursor: u64) -> anyhow::Result<(u64, Vec<Finding>)> {
         let (cursor, ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if ids.is_empty() {
             return Ok((cursor, Vec::new()));

@@ -4,21 +4,24 @@ use std::future::{Future, IntoFuture};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
 use chrono::{DateTime, Utc};
 use entity::{Event, Line, OrderPlaced, event, order, order_event};
+use futures::stream::BoxStream;
 use iso_currency::Currency;
 use projector::consumer::{Batch, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
+use projector::rebuild::{self, Progress, Rebuild};
 use projector::replay::Selection;
 use projector::sweep::Sweep;
-use projector::verify::{Difference, Finding, Repair, Verifier};
+use projector::verify::{Difference, Finding, Repair, Step, Verifier};
 use projector::{health, queues, replay};
-use read_model::{Memory, Projected, ReadModel, Redis};
+use read_model::generations::NotPossible;
+use read_model::{Applied, Client as ReadClient, Error, Generations, Memory, Projected, ReadModel, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
@@ -226,6 +229,94 @@ async fn while_redis_is_down_messages_are_held_and_none_are_received() {
     drop(server);
 }
 
+/// A read model that is there or not.
+struct Switched(Memory, AtomicBool);
+
+impl Switched {
+    fn check(&self) -> Result<(), Error> {
+        if self.1.load(Ordering::SeqCst) { Err(Error::Unavailable("it is down".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait::async_trait]
+impl ReadModel for Switched {
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        match self.check() {
+            Ok(()) => self.0.apply(events).await,
+            Err(error) => vec![Err(error); events.len()],
+        }
+    }
+
+    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<ReadClient>>, Error> {
+        self.0.clients(ids).await
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        self.0.changes().await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.check()
+    }
+}
+
+/// An SQS that counts how often messages are asked for.
+struct Counted(SqsService, Arc<AtomicUsize>);
+
+impl MockService for Counted {
+    fn service_name(&self) -> &str {
+        self.0.service_name()
+    }
+
+    fn url_patterns(&self) -> Vec<&str> {
+        self.0.url_patterns()
+    }
+
+    fn handle(&self, request: MockRequest) -> Pin<Box<dyn Future<Output = MockResponse> + Send + '_>> {
+        if request.headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.ReceiveMessage") {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+        self.0.handle(request)
+    }
+}
+
+/// By a clock that runs as fast as there is nothing to do.
+#[tokio::test(start_paused = true)]
+async fn ten_minutes_without_a_read_model_cost_no_delivery() {
+    let read_model = Arc::new(Switched(Memory::default(), false.into()));
+    let received = Arc::<AtomicUsize>::default();
+    let counted = Counted(SqsService::new(), received.clone());
+    let queue = Client::new(&MockAws::builder().with_service(counted).build().sdk_config("us-east-1").await);
+    let [orders, dead_letters] = queues::create(&queue, "orders").await.unwrap();
+    let consumer = Consumer::new(queue, orders.url, read_model.clone(), Currency::USD);
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer.clone().run(4, shutdown.clone()));
+    send(&consumer, &row(1, 1).message()).await;
+    until(async || total(&read_model.0, 1).await == 150_000).await;
+
+    read_model.1.store(true, Ordering::SeqCst);
+    for version in 2..=100 {
+        send(&consumer, &row(1, version).message()).await;
+    }
+    // Those who were asking already are answered.
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    let before = received.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(received.load(Ordering::SeqCst), before, "messages are received that nobody can apply");
+    assert_eq!(total(&read_model.0, 1).await, 150_000);
+    let (visible, held) = waiting(&consumer.queue, &consumer.queue_url).await;
+    assert!(visible + held == 99 && held <= 4 * 10, "{visible} wait, {held} are held");
+
+    read_model.1.store(false, Ordering::SeqCst);
+    let back = tokio::time::Instant::now();
+    until(async || total(&read_model.0, 1).await == 100 * 150_000).await;
+    assert!(back.elapsed() < Duration::from_secs(2), "all is applied {:?} after it is back", back.elapsed());
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
+    assert_eq!(waiting(&consumer.queue, &dead_letters.url).await, (0, 0));
+}
+
 #[tokio::test]
 async fn queues_are_created_once_with_the_settings_that_matter() {
     let queue = sqs().await;
@@ -313,19 +404,12 @@ async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
 
 /// All that differs, clients that the database does not have among it.
 async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
-    let (mut findings, mut after, mut cursor) = (Vec::new(), 0, 0);
-    while let Some(page) = verifier.page(after).await.unwrap() {
-        after = page.last;
-        findings.extend(page.compared.findings);
-    }
-    loop {
-        let (next, more) = verifier.strangers(cursor).await.unwrap();
-        findings.extend(more);
-        cursor = next;
-        if cursor == 0 {
-            break;
-        }
-    }
+    let mut findings = Vec::new();
+    let each = |step: Step| {
+        findings.extend(step.findings);
+        ControlFlow::Continue(())
+    };
+    verifier.all(0, each).await.unwrap();
     for Finding { difference, repaired, .. } in &findings {
         let is_unknown = matches!(difference, Difference::Unknown { .. });
         let expected = verifier.repair >= if is_unknown { Repair::AndTakeBack } else { Repair::FromLog };
@@ -344,7 +428,9 @@ async fn verify_names_every_difference_and_repairs_it() {
 
     // What is not published yet, or was just now, is on its way.
     let young = [row(1, 5), row(2, 5)];
+    assert_eq!(verifier.unpublished().await.unwrap(), (0, None));
     place(&verifier.db, &young[..1], None).await;
+    assert_eq!(verifier.unpublished().await.unwrap(), (1, Some(young[0].occurred_at)));
     place(&verifier.db, &young[1..], Some(Utc::now())).await;
     verifier.read_model.apply(&events(&rows)).await;
     assert_eq!(differences(&verifier).await, []);
@@ -410,6 +496,55 @@ async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
     assert_eq!(projected().await, log);
     assert!(verifier.read_model.replace(&Projected::new(1), &newest).await.unwrap());
     assert_eq!(verifier.read_model.clients(&[1]).await.unwrap(), [None]);
+}
+
+#[tokio::test]
+async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
+    let (_server, url, verifier) = verifier(Repair::AndTakeBack).await;
+    let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
+    place(&verifier.db, &rows, LONG_AGO).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    verifier.read_model.apply(&events(&[row(99, 1)])).await;
+    command(&url, &["HINCRBY", "orders:{p2}:g1:client:2", "total", "7"]).await;
+    let redis = verifier.read_model.clone();
+    let totals = async |redis: &Redis| {
+        let clients = redis.clients(&[1, 2, 3, 99]).await.unwrap();
+        clients.into_iter().map(|client| client.map_or(0, |client| client.total)).collect::<Vec<_>>()
+    };
+    let right = [600_000, 600_000, 600_000, 0];
+    let wrong = [600_000, 600_007, 600_000, 150_000];
+    let rebuild = Rebuild { verifier, keep: Duration::from_secs(60) };
+
+    let interrupted = rebuild.run(|_| ControlFlow::Break(())).await.unwrap_err();
+    assert!(interrupted.is::<rebuild::Interrupted>(), "{interrupted}");
+    let building = redis.generations().await.unwrap().building().unwrap();
+    assert_eq!((totals(&redis).await, redis.only(building).noted().await.unwrap().is_some()), (wrong.to_vec(), true));
+    let mut progress = Vec::new();
+    let generation = rebuild.run(|step| {
+        progress.push(step);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(generation.await.unwrap(), building);
+    assert_eq!(progress, [Progress::Compared(3), Progress::Compared(3)], "the log had been replayed");
+    assert_eq!((totals(&redis).await, totals(&redis.only(1)).await), (right.to_vec(), wrong.to_vec()));
+
+    // What was live gets what happens meanwhile, and is made right before it is read again.
+    let more = [row(1, 5)];
+    place(&rebuild.verifier.db, &more, LONG_AGO).await;
+    redis.apply(&events(&more)).await;
+    assert_eq!(rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap(), 1);
+    assert_eq!(redis.generations().await.unwrap().live(), 1);
+    assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
+
+    // What cannot be made right is not made live.
+    rebuild.verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
+    let error = rebuild.run(|_| ControlFlow::Continue(())).await.unwrap_err();
+    assert!(error.to_string().contains("is not understood"), "{error}");
+    assert_eq!(redis.generations().await.unwrap().live(), 1);
+    redis.change(Generations::abort).await.unwrap().unwrap();
+    assert_eq!(redis.change(Generations::abort).await.unwrap(), Err(NotPossible::NotBuilding));
+    let error = rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap_err();
+    assert_eq!(error.to_string(), "no generation is kept from before");
 }
 
 #[tokio::test]

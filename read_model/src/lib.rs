@@ -3,6 +3,7 @@
 //! The rules of projecting an event are in [`memory`], which is the specification, and once more in `apply.lua`, which
 //! Redis runs as one atomic step. The test in `tests/` feeds both the same histories and compares.
 
+pub mod generations;
 pub mod memory;
 pub mod redis;
 mod settings;
@@ -14,6 +15,7 @@ use entity::Event;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 
+pub use generations::Generations;
 pub use memory::{Memory, Projected};
 pub use redis::{ConnectError, Redis};
 pub use settings::RedisSettings;

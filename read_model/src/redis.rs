@@ -1,18 +1,22 @@
 //! The read model in Redis ≥ 6.2 or Valkey.
 //!
-//! | key                         | type | holds                                                                     |
-//! |-----------------------------|------|---------------------------------------------------------------------------|
-//! | `orders:meta`               | hash | `partitions`, `currency`, `generation`: what all processes must agree on   |
-//! | `orders:{pN}:gG:client:ID`  | hash | a client; N = ID modulo partitions, G = generation                        |
+//! | key                      | type   | holds                                                                        |
+//! |--------------------------|--------|------------------------------------------------------------------------------|
+//! | `orders:meta`            | hash   | `partitions`, `currency`: what all processes must agree on; `generations`: which there are, as JSON; `gG:replayed`: how far a rebuild has got |
+//! | `orders:{pN}:epoch`      | string | which epoch's generations events of this partition are applied to              |
+//! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //!
 //! Each change publishes the client's id on the channel `orders:changed`.
 //!
 //! A client's hash: `name`, `email`, `total` (minor units), `orders`, `last_purchase` (ms since 1970), `version` (the
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
+//!
+//! Readers look which generation is live once a second. Whoever writes says which epoch it knows, and the partition refuses
+//! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -24,29 +28,53 @@ use ::redis::{
 use chrono::DateTime;
 use entity::Event;
 use futures::StreamExt;
+use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use iso_currency::Currency;
 use socket2::TcpKeepalive;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::generations::{FORMAT, Generations};
 use crate::{Applied, Client, Error, Projected, ReadModel};
 
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
-const GENERATION: u32 = 1;
 /// Keys that the server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it is believed which generation is live.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// How long after a generation was given up its keys stay, for those who still read it. Much longer than [`KNOWN_FOR`].
+const REMOVED_AFTER: Duration = Duration::from_secs(30);
+/// How often something is tried anew because others changed the generations meanwhile.
+const ATTEMPTS: u32 = 10;
 
+/// The read model in one Redis. Clones share their connection.
+#[derive(Clone)]
 pub struct Redis {
+    shared: Arc<Shared>,
+    /// The one generation that is read and written; or else the live one is read, and to all that live is written.
+    only: Option<u64>,
+}
+
+struct Shared {
     client: RedisClient,
     connection: RwLock<ConnectionManager>,
     partitions: u16,
+    currency: Currency,
+    known: RwLock<Known>,
     apply: Script,
     replace: Script,
+    settle: Script,
+    raise: Script,
+}
+
+struct Known {
+    generations: Generations,
+    at: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +83,13 @@ pub enum ConnectError {
     NotSet,
     #[error("cannot reach the Redis of REDIS_URL")]
     Unreachable(#[from] RedisError),
-    #[error("this Redis holds generation {0} of the read model, which this release does not read; use another Redis")]
-    OtherGeneration(u32),
     #[error(
         "this Redis was filled with {name}={stored}, but this process is set to {name}={configured}; \
          set {name}={stored}, or use another Redis"
     )]
     Differs { name: &'static str, stored: String, configured: String },
+    #[error(transparent)]
+    ReadModel(#[from] Error),
 }
 
 impl Redis {
@@ -75,48 +103,176 @@ impl Redis {
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(SILENCE);
         let client = RedisClient::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
-        let mut connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
+        let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
+        let redis = Redis {
+            shared: Arc::new(Shared {
+                client,
+                connection: RwLock::new(connection),
+                partitions,
+                currency,
+                known: RwLock::new(Known { generations: Generations::first(), at: Instant::now() }),
+                apply: Script::new(include_str!("apply.lua")),
+                replace: Script::new(include_str!("replace.lua")),
+                settle: Script::new(include_str!("settle.lua")),
+                raise: Script::new(include_str!("raise.lua")),
+            }),
+            only: None,
+        };
+        redis.agree().await?;
+        redis.settle().await?;
+        Ok(redis)
+    }
 
+    /// The same, but one generation alone is read and written, whether it is live or not.
+    pub fn only(&self, generation: u64) -> Redis {
+        Redis { shared: self.shared.clone(), only: Some(generation) }
+    }
+
+    /// Settles what must be the same for all processes, or checks it.
+    async fn agree(&self) -> Result<(), ConnectError> {
+        let Shared { partitions, currency, .. } = &*self.shared;
         let agreed =
             [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
         for (name, field, configured) in agreed {
             let (_, stored): (bool, String) =
-                pipe().hset_nx(META, field, &configured).hget(META, field).query_async(&mut connection).await?;
+                pipe().hset_nx(META, field, &configured).hget(META, field).query_async(&mut self.connection()).await?;
             if stored != configured {
                 return Err(ConnectError::Differs { name, stored, configured });
             }
         }
-        let (_, stored): (bool, u32) = pipe()
-            .hset_nx(META, "generation", GENERATION)
-            .hget(META, "generation")
-            .query_async(&mut connection)
-            .await?;
-        if stored != GENERATION {
-            return Err(ConnectError::OtherGeneration(stored));
+        Ok(())
+    }
+
+    /// Changes which generations there are: `change` gets them and the time (ms since 1970), maybe more than once. When this
+    /// returns, no process applies anything without knowing of it.
+    pub async fn change<R>(&self, change: impl Fn(&mut Generations, i64) -> R) -> Result<R, Error> {
+        let (mut done, mut above) = (None, 0);
+        for _ in 0..ATTEMPTS {
+            let (stored, now) = self.stored().await?;
+            let before = stored.as_deref().map(read_generations).transpose()?;
+            let mut generations = before.clone().unwrap_or_else(Generations::first);
+            let mut result = None;
+            if done.is_none() {
+                generations.epoch += 1;
+                result = Some(change(&mut generations, now));
+                if before.as_ref().is_none_or(|before| before.generations == generations.generations) {
+                    generations.epoch -= 1;
+                }
+            }
+            if generations.epoch <= above {
+                generations.epoch = above + 1;
+            }
+            if before.as_ref() != Some(&generations) {
+                let mut settle = self.shared.settle.key(META);
+                let text = serde_json::to_string(&generations).unwrap_or_default();
+                settle.arg(stored.unwrap_or_default()).arg(text);
+                if !settle.invoke_async(&mut self.connection()).await? {
+                    continue; // somebody else was faster
+                }
+            }
+            done = done.or(result);
+            let raise = (0..self.shared.partitions).map(async |partition| {
+                let mut raise = self.shared.raise.key(epoch_key(partition.into()));
+                raise.arg(generations.epoch).invoke_async::<u64>(&mut self.connection()).await
+            });
+            above = try_join_all(raise).await?.into_iter().max().unwrap_or(0);
+            // Otherwise a partition knows of a change that the others have lost.
+            if above == generations.epoch
+                && let Some(done) = done.take()
+            {
+                self.learn(generations);
+                return Ok(done);
+            }
         }
-        Ok(Redis {
-            client,
-            connection: RwLock::new(connection),
-            partitions,
-            apply: Script::new(include_str!("apply.lua")),
-            replace: Script::new(include_str!("replace.lua")),
-        })
+        Err(Error::Unavailable("its generations change all the time".into()))
+    }
+
+    /// Learns which generations there are, and lets every partition know. An empty store gets its first.
+    async fn settle(&self) -> Result<(), Error> {
+        self.agree().await.map_err(|error| match error {
+            ConnectError::ReadModel(error) => error,
+            ConnectError::Unreachable(error) => error.into(),
+            error => Error::Unavailable(error.to_string()),
+        })?;
+        self.change(|_, _| ()).await
+    }
+
+    /// Which generations there are, as it is stored, and the server's time (ms since 1970).
+    async fn stored(&self) -> Result<(Option<String>, i64), Error> {
+        let mut pipeline = pipe();
+        pipeline.hget(META, "generations").cmd("TIME");
+        let (stored, (seconds, micros)): (_, (i64, i64)) = pipeline.query_async(&mut self.connection()).await?;
+        Ok((stored, seconds * 1_000 + micros / 1_000))
+    }
+
+    /// Which generations there are, as of now.
+    pub async fn generations(&self) -> Result<Generations, Error> {
+        match self.stored().await? {
+            (Some(stored), _) => self.learn(read_generations(&stored)?),
+            // It has lost everything.
+            (None, _) => self.settle().await?,
+        }
+        Ok(self.known(|known| known.generations.clone()))
+    }
+
+    fn known<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
+        read(&self.shared.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn learn(&self, generations: Generations) {
+        *self.shared.known.write().unwrap_or_else(PoisonError::into_inner) = Known { generations, at: Instant::now() };
+    }
+
+    /// The generation to read.
+    async fn read_from(&self) -> Result<u64, Error> {
+        if let Some(only) = self.only {
+            return Ok(only);
+        }
+        match self.known(|known| (known.at.elapsed() < KNOWN_FOR).then(|| known.generations.live())) {
+            Some(live) => Ok(live),
+            None => Ok(self.generations().await?.live()),
+        }
+    }
+
+    /// The generations to write to, and the epoch that they are of.
+    fn write_to(&self) -> Result<(u64, Vec<u64>), Error> {
+        let (epoch, format, mut applied) = self.known(|Known { generations, .. }| {
+            (generations.epoch, generations.format(), generations.applied().collect::<Vec<_>>())
+        });
+        if format > FORMAT {
+            return Err(Error::Unavailable(format!("a newer release fills it, in format {format}")));
+        }
+        if let Some(only) = self.only {
+            applied.retain(|generation| *generation == only);
+        }
+        match applied.is_empty() {
+            true => Err(Error::Unavailable("this generation was given up".into())),
+            false => Ok((epoch, applied)),
+        }
+    }
+
+    /// Where changes are told. Nobody watches a generation that is being built.
+    fn channel(&self) -> &'static str {
+        if self.only.is_some() { "" } else { CHANGED }
     }
 
     fn connection(&self) -> ConnectionManager {
-        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Connects anew, to whatever server the URL names by now: a primary that was demoted keeps its connections open.
     fn leave_this_server(&self) {
-        if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.client.clone(), config()) {
-            *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+        if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.shared.client.clone(), config()) {
+            *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
         }
     }
 
-    fn client_key(&self, id: i64) -> String {
-        let partition = id.rem_euclid(self.partitions.into());
-        format!("orders:{{p{partition}}}:g{GENERATION}:client:{id}")
+    fn partition(&self, id: i64) -> i64 {
+        id.rem_euclid(self.shared.partitions.into())
+    }
+
+    fn client_key(&self, generation: u64, id: i64) -> String {
+        format!("orders:{{p{}}}:g{generation}:client:{id}", self.partition(id))
     }
 
     /// Clients with all that is stored of them, in the order of the ids. One round trip.
@@ -127,9 +283,9 @@ impl Redis {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipeline = pipe();
+        let (generation, mut pipeline) = (self.read_from().await?, pipe());
         for id in ids {
-            pipeline.hgetall(self.client_key(*id));
+            pipeline.hgetall(self.client_key(generation, *id));
         }
         // As bytes: what is not text is damaged, and harms no other client.
         let rows: Vec<RedisResult<HashMap<Vec<u8>, Vec<u8>>>> =
@@ -139,7 +295,8 @@ impl Redis {
 
     /// The field of a client that tells what has been applied last, as it is stored: see [`Redis::replace`].
     pub async fn newest(&self, id: i64) -> Result<Vec<u8>, Error> {
-        let newest: RedisResult<Option<Vec<u8>>> = self.connection().hget(self.client_key(id), "newest").await;
+        let key = self.client_key(self.read_from().await?, id);
+        let newest: RedisResult<Option<Vec<u8>>> = self.connection().hget(key, "newest").await;
         match newest.map_err(Error::from) {
             Ok(newest) => Ok(newest.unwrap_or_default()),
             Err(Error::Damaged(_)) => Ok(Vec::new()),
@@ -151,9 +308,11 @@ impl Redis {
     /// events is removed. Not when something has been applied that the log did not have: `newest` is what
     /// [`Redis::newest`] told before the log was read. Returns whether it did.
     pub async fn replace(&self, projected: &Projected, newest: &[u8]) -> Result<bool, Error> {
+        let (epoch, generations) = self.write_to()?;
         let client = &projected.client;
-        let mut script = self.replace.key(self.client_key(client.id));
-        script.arg(newest).arg(projected.newest).arg(client.id).arg(CHANGED);
+        let mut script = self.shared.replace.key(epoch_key(self.partition(client.id)));
+        script.key(self.client_key(generations[0], client.id));
+        script.arg(epoch).arg(newest).arg(projected.newest).arg(client.id).arg(self.channel());
         if projected.newest > 0 {
             for (field, value) in [
                 ("name", client.name.clone()),
@@ -169,35 +328,122 @@ impl Redis {
                 script.arg("last_purchase").arg(time.timestamp_millis());
             }
         }
-        Ok(script.invoke_async(&mut self.connection()).await?)
+        match script.invoke_async(&mut self.connection()).await {
+            // What was read before may have been of another generation.
+            Err(error) if is_stale(&error) => self.settle().await.map(|()| false),
+            replaced => Ok(replaced?),
+        }
     }
 
     /// The ids of some of the clients that are stored, and where to go on; begins with 0 and ends with 0. Each is
     /// returned that is there the whole time, some maybe twice.
     pub async fn scan(&self, cursor: u64) -> Result<(u64, Vec<i64>), Error> {
-        let mut command = ::redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("orders:{{p*}}:g{GENERATION}:client:*")).arg("COUNT").arg(SCAN);
-        let (cursor, keys): (u64, Vec<String>) = command.query_async(&mut self.connection()).await?;
+        let (cursor, keys) = self.scan_keys(self.read_from().await?, "client:", cursor).await?;
         let id = |key: &String| key.rsplit(':').next().and_then(|id| id.parse().ok());
         Ok((cursor, keys.iter().filter_map(id).collect()))
     }
 
-    async fn run_apply(&self, events: &[Event]) -> RedisResult<Vec<RedisResult<i32>>> {
+    async fn scan_keys(&self, generation: u64, which: &str, cursor: u64) -> Result<(u64, Vec<String>), Error> {
+        let mut command = ::redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(format!("orders:{{p*}}:g{generation}:{which}*")).arg("COUNT").arg(SCAN);
+        Ok(command.query_async(&mut self.connection()).await?)
+    }
+
+    /// Notes how far the rebuild of the only generation has got, for whoever goes on with it.
+    pub async fn note(&self, position: &str) -> Result<(), Error> {
+        let field = format!("g{}:replayed", self.read_from().await?);
+        let _: i64 = self.connection().hset(META, field, position).await?;
+        Ok(())
+    }
+
+    /// What [`Redis::note`] noted.
+    pub async fn noted(&self) -> Result<Option<String>, Error> {
+        let field = format!("g{}:replayed", self.read_from().await?);
+        Ok(self.connection().hget(META, field).await?)
+    }
+
+    /// Gives up what has been kept for long enough, and removes the keys of what was given up some time ago. Returns the
+    /// numbers of the generations that are gone now. May run in several processes, and be interrupted.
+    pub async fn tidy(&self) -> Result<Vec<u64>, Error> {
+        let after = REMOVED_AFTER.as_millis() as i64;
+        if self.generations().await?.generations.len() == 1 {
+            return Ok(Vec::new());
+        }
+        let due = |generations: &mut Generations, now| {
+            generations.expire(now);
+            generations.to_remove(now, after).collect::<Vec<u64>>()
+        };
+        let due = self.change(due).await?;
+        for generation in &due {
+            let mut cursor = 0;
+            loop {
+                let keys;
+                (cursor, keys) = self.scan_keys(*generation, "", cursor).await?;
+                let mut pipeline = pipe();
+                for key in keys {
+                    pipeline.unlink(key).ignore();
+                }
+                let () = pipeline.query_async(&mut self.connection()).await?;
+                if cursor == 0 {
+                    break;
+                }
+            }
+            let _: i64 = self.connection().hdel(META, format!("g{generation}:replayed")).await?;
+            self.change(|generations, _| generations.forget(*generation)).await?;
+        }
+        Ok(due)
+    }
+
+    async fn run_apply(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+        let (epoch, generations) = self.write_to()?;
         let mut pipeline = pipe();
         pipeline.ignore_errors();
         for event in events {
             let order = &event.order;
-            (pipeline.cmd("EVALSHA").arg(self.apply.get_hash()).arg(1).arg(self.client_key(order.client_id)))
-                .arg(event.version)
-                .arg(order.total)
-                .arg(event.time.timestamp_millis())
+            let script = pipeline.cmd("EVALSHA").arg(self.shared.apply.get_hash()).arg(1 + generations.len());
+            script.arg(epoch_key(self.partition(order.client_id)));
+            for generation in &generations {
+                script.arg(self.client_key(*generation, order.client_id));
+            }
+            (script.arg(epoch).arg(event.version).arg(order.total).arg(event.time.timestamp_millis()))
                 .arg(&order.client_name)
                 .arg(&order.client_email)
                 .arg(order.client_id)
-                .arg(CHANGED);
+                .arg(self.channel());
         }
-        pipeline.query_async(&mut self.connection()).await
+        Ok(pipeline.query_async(&mut self.connection()).await?)
     }
+
+    /// What failed for a reason that passes at once is tried again: what was applied all the same is only reported as
+    /// applied before.
+    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+        for _ in 0..ATTEMPTS {
+            let results = self.run_apply(events).await?;
+            let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+            if errors.clone().any(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+                // A new or restarted server.
+                self.shared.apply.load_async(&mut self.connection()).await?;
+            } else if errors.any(is_stale) {
+                self.settle().await?;
+            } else {
+                return Ok(results);
+            }
+        }
+        Err(Error::Unavailable("its generations change all the time".into()))
+    }
+}
+
+fn epoch_key(partition: i64) -> String {
+    format!("orders:{{p{partition}}}:epoch")
+}
+
+/// Whether a script was given other generations than there are by now.
+fn is_stale(error: &RedisError) -> bool {
+    error.code() == Some("STALE")
+}
+
+fn read_generations(stored: &str) -> Result<Generations, Error> {
+    serde_json::from_str(stored).map_err(|error| Error::Damaged(format!("`generations` in {META}: {error}")))
 }
 
 /// No retries: whoever waits for an answer is told at once, and the next request connects anew.
@@ -214,15 +460,7 @@ impl ReadModel for Redis {
         if events.is_empty() {
             return Vec::new();
         }
-        let mut results = self.run_apply(events).await;
-        let no_script = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
-        if results.iter().flatten().any(|result| result.as_ref().is_err_and(no_script)) {
-            // A new or restarted server. What was applied all the same is only reported as applied before.
-            results = match self.apply.load_async(&mut self.connection()).await {
-                Ok(_) => self.run_apply(events).await,
-                Err(error) => Err(error),
-            };
-        }
+        let results = self.apply_all(events).await;
         let demoted = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
         if results.iter().flatten().any(|result| result.as_ref().is_err_and(demoted)) {
             self.leave_this_server();
@@ -236,8 +474,8 @@ impl ReadModel for Redis {
                     Err(error) => Err(error.into()),
                 })
                 .collect(),
-            // No answer, or none of Redis: nothing is known of any event.
-            Err(error) => vec![Err(Error::Unavailable(error.to_string())); events.len()],
+            // Nothing is known of any event, and nothing is wrong with it.
+            Err(Error::Unavailable(why) | Error::Damaged(why)) => vec![Err(Error::Unavailable(why)); events.len()],
         }
     }
 
@@ -245,9 +483,12 @@ impl ReadModel for Redis {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipeline = pipe();
+        let (generation, mut pipeline) = (self.read_from().await?, pipe());
         for id in ids {
-            pipeline.hmget(self.client_key(*id), &["name", "email", "total", "orders", "last_purchase", "version"]);
+            pipeline.hmget(
+                self.client_key(generation, *id),
+                &["name", "email", "total", "orders", "last_purchase", "version"],
+            );
         }
         let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
         ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
@@ -255,7 +496,7 @@ impl ReadModel for Redis {
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         let subscribe = async {
-            let mut listener = self.client.get_async_pubsub().await?;
+            let mut listener = self.shared.client.get_async_pubsub().await?;
             listener.subscribe(CHANGED).await?;
             RedisResult::Ok(listener.into_on_message())
         };

@@ -11,7 +11,8 @@ use proptest::test_runner::{Config, TestRunner};
 use rand::prelude::{IndexedRandom, SliceRandom};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
-use read_model::{Applied, Awaited, ConnectError, Error, Memory, Projected, ReadModel, Redis, client_at};
+use read_model::generations::{FORMAT, Generation, NotPossible, State};
+use read_model::{Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, ReadModel, Redis, client_at};
 use redis_test::server::RedisServer;
 use uuid::Uuid;
 
@@ -261,10 +262,94 @@ async fn processes_that_disagree_refuse_to_start() {
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
     let Err(error) = Redis::connect("rediss://127.0.0.1:1", 16, Currency::USD).await else { panic!("port 1 answers") };
     assert!(matches!(error, ConnectError::Unreachable(_)), "TLS: {error}");
-    command(&server, &["HSET", "orders:meta", "generation", "2"]).await;
-    let Err(ConnectError::OtherGeneration(2)) = Redis::connect(&server.url, 16, Currency::USD).await else {
-        panic!("another generation is accepted")
+    command(&server, &["HSET", "orders:meta", "generations", "{}"]).await;
+    let Err(error) = Redis::connect(&server.url, 16, Currency::USD).await else { panic!("no generation is accepted") };
+    assert!(error.to_string().contains("`generations` in orders:meta"), "{error}");
+}
+
+async fn stored(redis: &Redis, generation: u64, id: i64) -> Option<i32> {
+    redis.only(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
+}
+
+/// Whoever else is connected, and knows nothing of it yet, applies to the new generation from the moment it has begun.
+#[tokio::test]
+async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 1, 5), event(2, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
+
+    let second = redis.change(Generations::begin).await.unwrap();
+    assert_eq!(redis.change(Generations::begin).await.unwrap(), second, "somebody began it");
+    let log = [event(1, 2, 5), event(1, 1, 5), event(2, 1, 5)];
+    assert_eq!(other.apply(&log[..1]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(2), Some(0)));
+    let building = other.only(second);
+    let mut told = other.changes().await.unwrap();
+    assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
+    assert_eq!(stored(&redis, second, 1).await, Some(2));
+    assert_eq!(building.scan(0).await.unwrap().1.len(), 2);
+
+    // Live: read by whoever does not know it yet either, within the second. What was live goes on, and can be put back.
+    let before = redis.change(|generations, now| generations.switch(second, now + 60_000)).await.unwrap();
+    assert_eq!((before, other.generations().await.unwrap().live()), (Ok(()), second));
+    assert_eq!(other.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(3), Some(3)));
+    redis.change(|generations, now| generations.roll_back(1, now + 60_000)).await.unwrap().unwrap();
+    assert_eq!(redis.generations().await.unwrap().kept(), Some(second));
+    assert_eq!(futures::StreamExt::next(&mut told).await, Some(1), "nobody was told of what was filled");
+    assert!(futures::FutureExt::now_or_never(futures::StreamExt::next(&mut told)).is_none());
+
+    // Given up: nothing is applied to it any more, and its keys go when all have had time to know.
+    redis.change(|generations, now| generations.expire(now + 60_001)).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(4), Some(3)));
+    assert!(matches!(building.apply(&log).await[..], [Err(Error::Unavailable(_)), ..]));
+    assert!(redis.tidy().await.unwrap().is_empty(), "it is still read");
+    let long_ago = Generation { state: State::Removed { since: 0 }, format: FORMAT };
+    redis.change(|generations, _| generations.generations.insert(second, long_ago)).await.unwrap();
+    assert_eq!(redis.tidy().await.unwrap(), [second]);
+    assert_eq!(redis.generations().await.unwrap().generations.len(), 1);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(4), None));
+    let third = redis.change(Generations::begin).await.unwrap();
+    assert!(third > second, "no number is used twice");
+    assert_eq!(redis.change(Generations::abort).await.unwrap(), Ok(third));
+    assert_eq!(
+        redis.change(|generations, _| generations.switch(third, 0)).await.unwrap(),
+        Err(NotPossible::Gone(third))
+    );
+}
+
+/// A lost Redis, one of whose parts lost only some, and one that a newer release has taken over.
+#[tokio::test]
+async fn generations_are_settled_again_when_redis_loses_them() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let second = redis.change(Generations::begin).await.unwrap();
+    redis.change(|generations, now| generations.switch(second, now)).await.unwrap().unwrap();
+    command(&server, &["FLUSHALL"]).await;
+    assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!(redis.generations().await.unwrap(), Generations::first());
+    assert_eq!(stored(&redis, 1, 1).await, Some(1));
+    let Err(ConnectError::Differs { .. }) = Redis::connect(&server.url, 8, Currency::USD).await else {
+        panic!("what must be agreed on was not settled again")
     };
+
+    for epoch in ["7", "999999999999999999", "many"] {
+        command(&server, &["SET", "orders:{p1}:epoch", epoch]).await;
+        assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_ok(), "{epoch}");
+    }
+    command(&server, &["DEL", "orders:{p1}:epoch"]).await;
+    command(&server, &["LPUSH", "orders:{p1}:epoch", "1"]).await;
+    assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
+    assert!(redis.generations().await.unwrap().epoch > 7, "a partition knew of epoch 7");
+
+    let newer = Generation { state: State::Building, format: FORMAT + 1 };
+    let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    other.change(|generations, _| generations.generations.insert(9, newer)).await.unwrap();
+    let refused = redis.apply(&[event(1, 4, 5)]).await;
+    assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
+    assert_eq!(stored(&redis, 1, 1).await, Some(3), "it is read all the same");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use api::orders::place;
@@ -18,6 +18,7 @@ use sea_orm::{
     TransactionTrait,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use winterbaume_core::{MockRequest, MockResponse, MockService};
 use winterbaume_sqs::SqsService;
 
@@ -148,6 +149,58 @@ async fn rows_that_another_relay_has_claimed_are_passed_over() {
     assert_eq!(pass.expect("it waits for the other").unwrap(), Pass { published: 3, problem: None });
     other.rollback().await.unwrap();
     assert_eq!(relay(&db, &queue).run_once().await.unwrap().published, 2, "what the other gave up is not lost");
+}
+
+/// An SQS that is down at first, and counts the calls that send.
+struct Down(SqsService, Arc<AtomicBool>, Arc<AtomicUsize>);
+
+impl MockService for Down {
+    fn service_name(&self) -> &str {
+        self.0.service_name()
+    }
+
+    fn url_patterns(&self) -> Vec<&str> {
+        self.0.url_patterns()
+    }
+
+    fn handle(&self, request: MockRequest) -> Pin<Box<dyn Future<Output = MockResponse> + Send + '_>> {
+        if request.headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch") {
+            self.2.fetch_add(1, Ordering::SeqCst);
+            if self.1.load(Ordering::SeqCst) {
+                return Box::pin(async { MockResponse::json(400, r#"{"__type":"OverLimit","message":"down"}"#) });
+            }
+        }
+        self.0.handle(request)
+    }
+}
+
+/// Neither while it is down nor when it is back.
+#[tokio::test]
+async fn an_outage_of_the_queue_ends_without_a_stampede() {
+    let (is_down, calls) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
+    let db = postgres().await;
+    let queue = queue(Down(SqsService::new(), is_down.clone(), calls.clone())).await;
+    place_orders(&db.connection, 1_000).await;
+    let shutdown = CancellationToken::new();
+    let relays: Vec<_> = (0..4).map(|_| tokio::spawn(relay(&db, &queue).run(shutdown.clone()))).collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Each relay's first pass makes 20 calls, the next one each, with pauses that double: ten of them at most in this time.
+    let during = calls.load(Ordering::SeqCst);
+    assert!((4..=4 * (20 + 10)).contains(&during), "{during} calls while it was down");
+
+    is_down.store(false, Ordering::SeqCst);
+    while unpublished(&db.connection).await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let after = calls.load(Ordering::SeqCst) - during;
+    assert!(after <= 100 + 4 * 20, "{after} calls for a hundred batches");
+    shutdown.cancel();
+    for relay in relays {
+        relay.await.unwrap();
+    }
+    let arrived = arrived(&queue).await;
+    assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()));
+    assert!(arrived.values().all(|times| *times == 1), "what was refused was sent twice");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use axum::routing::post;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use redis::aio::MultiplexedConnection;
 use redis_test::server::RedisServer;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement, TransactionTrait};
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ const OF_API: [&str; 4] = ["order-before-commit", "order-after-commit", "relay-m
 const OF_PROJECTOR: [&str; 2] = ["projector-before-apply", "projector-before-delete"];
 const OF_REPLAY: [&str; 1] = ["replay-mid-log"];
 const OF_REPAIR: [&str; 2] = ["repair-mid-log", "repair-before-replace"];
+const OF_REBUILD: [&str; 2] = ["rebuild-before-replay", "rebuild-before-switch"];
 /// What was received by a projector that was killed comes again after 30 seconds.
 const SETTLED: Duration = Duration::from_secs(120);
 /// After so many rounds each point must have been met.
@@ -49,8 +51,10 @@ const ENOUGH: u64 = 200;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
     Works,
-    /// No call is answered.
+    /// Each call fails.
     IsDown,
+    /// No call is answered for as long as anybody waits.
+    Hangs,
     /// What was sent has arrived, but that is not told.
     AcceptsAndFails,
     /// Some of what was sent has arrived; the rest is reported as failed.
@@ -103,6 +107,10 @@ impl Proxy {
         let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
         match mode {
             Queue::Works => proxy.forward(&headers, body).await,
+            Queue::Hangs => {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                StatusCode::SERVICE_UNAVAILABLE.into_response()
+            }
             Queue::IsDown => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             Queue::AcceptsAndFails => {
                 proxy.forward(&headers, body).await;
@@ -245,6 +253,7 @@ enum Fault {
     ArmProjector,
     KillReplay,
     KillRepair,
+    KillRebuild,
     LoseRedis,
     CrashPostgres,
     FreezePostgres,
@@ -252,19 +261,18 @@ enum Fault {
     DisturbQueue,
 }
 
-/// Those that take nothing from Redis, and the others.
-const HARMLESS: [Fault; 9] = [
+/// Those that neither take anything from Redis nor put back what it lacks, and the others.
+const HARMLESS: [Fault; 8] = [
     Fault::KillApi,
     Fault::KillProjector,
     Fault::ArmApi,
     Fault::ArmProjector,
-    Fault::KillReplay,
     Fault::CrashPostgres,
     Fault::FreezePostgres,
     Fault::LockClients,
     Fault::DisturbQueue,
 ];
-const HARMFUL: [Fault; 2] = [Fault::KillRepair, Fault::LoseRedis];
+const HARMFUL: [Fault; 4] = [Fault::KillReplay, Fault::KillRepair, Fault::KillRebuild, Fault::LoseRedis];
 
 struct Chaos {
     random: StdRng,
@@ -296,17 +304,29 @@ impl Chaos {
             Fault::KillRepair => {
                 let point = self.next_point(&OF_REPAIR);
                 // Something to repair: a client that is gone, or one whose total is wrong.
-                let redis = self.stores.redis_client();
-                if let Ok(mut redis) = redis.get_multiplexed_async_connection().await {
+                if let Some((mut redis, live)) = self.live_generation().await {
                     let client = self.random.random_range(1..=CLIENTS);
-                    let key = format!("orders:{{p{}}}:g1:client:{client}", client % 16);
+                    let key = key(&live, client);
                     let damage = match point {
-                        "repair-mid-log" => ::redis::cmd("DEL").arg(key).to_owned(),
-                        _ => ::redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
+                        "repair-mid-log" => redis::cmd("DEL").arg(key).to_owned(),
+                        _ => redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
                     };
                     let _: Result<i64, _> = damage.query_async(&mut redis).await;
                 }
                 self.run_armed(&["verify", "--repair", "--in-flight", "0s"], &format!("{point}=return"));
+            }
+            Fault::KillRebuild => {
+                // It dies on the way; another goes on, or gives up what it left.
+                let point = self.next_point(&OF_REBUILD);
+                self.run_armed(&["rebuild", "--in-flight", "1h"], &format!("{point}=return"));
+                match self.random.random_range(0..3) {
+                    0 => self.run_armed(&["rebuild", "--abort"], ""),
+                    1 => self.run_armed(&["rebuild", "--in-flight", "1h", "--keep", "0s"], ""),
+                    _ => {
+                        self.run_armed(&["rebuild", "--in-flight", "1h"], "");
+                        self.run_armed(&["rebuild", "--in-flight", "1h", "--rollback"], "");
+                    }
+                }
             }
             Fault::LoseRedis => {
                 let (host, port) =
@@ -314,7 +334,7 @@ impl Chaos {
                 self.stores.redis.stop();
                 tokio::time::sleep(Duration::from_millis(self.random.random_range(100..1_500))).await;
                 // Empty: as after a failover to a replica that had nothing yet.
-                let address = ::redis::ConnectionAddr::Tcp(host, port);
+                let address = redis::ConnectionAddr::Tcp(host, port);
                 self.stores.redis = RedisServer::new_with_addr_and_modules(address, &[], false);
             }
             Fault::CrashPostgres => {
@@ -340,19 +360,24 @@ impl Chaos {
                 }
             }
             Fault::DisturbQueue => {
-                let modes = [
-                    Queue::IsDown,
-                    Queue::AcceptsAndFails,
-                    Queue::TakesHalf,
-                    Queue::TakesAllAndSaysHalf,
-                    Queue::DeliversTwice,
-                    Queue::DeliversLate,
-                ];
-                self.proxy.set(*modes.choose(&mut self.random).unwrap());
+                self.disturb_queue();
                 tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_000))).await;
                 self.proxy.set(Queue::Works);
             }
         }
+    }
+
+    fn disturb_queue(&mut self) {
+        let modes = [
+            Queue::IsDown,
+            Queue::Hangs,
+            Queue::AcceptsAndFails,
+            Queue::TakesHalf,
+            Queue::TakesAllAndSaysHalf,
+            Queue::DeliversTwice,
+            Queue::DeliversLate,
+        ];
+        self.proxy.set(*modes.choose(&mut self.random).unwrap());
     }
 
     /// Each in turn.
@@ -389,6 +414,10 @@ impl Chaos {
             }
         }
     }
+}
+
+fn key(generation: &str, client: i64) -> String {
+    format!("orders:{{p{}}}:g{generation}:client:{client}", client % 16)
 }
 
 fn sql(text: String) -> Statement {
@@ -467,7 +496,7 @@ async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     }
 
     println!("chaos: {} orders in {rounds} rounds, none lost, none doubled", acknowledged.lock().unwrap().len());
-    for point in OF_API.iter().chain(&OF_PROJECTOR).chain(&OF_REPLAY).chain(&OF_REPAIR) {
+    for point in OF_API.iter().chain(&OF_PROJECTOR).chain(&OF_REPLAY).chain(&OF_REPAIR).chain(&OF_REBUILD) {
         let crashes = chaos.crashes.get(*point).copied().unwrap_or(0);
         println!("chaos: {crashes:>4} crashes at {point}");
         assert!(crashes > 0 || rounds < ENOUGH, "SEED={seed}: {point} was never met");
@@ -500,6 +529,12 @@ impl Chaos {
             }
             let fault = faults.swap_remove(self.random.random_range(0..faults.len()));
             let before = acknowledged.lock().unwrap().len();
+            // Now and then the queue is disturbed besides, until another round ends that.
+            match self.random.random_range(0..6) {
+                0 => self.disturb_queue(),
+                1..=2 => self.proxy.set(Queue::Works),
+                _ => {}
+            }
             self.inflict(fault).await;
             let began = Instant::now();
             while began.elapsed() < ROUND && acknowledged.lock().unwrap().len() < before + PER_ROUND {
@@ -509,6 +544,7 @@ impl Chaos {
             let placed = acknowledged.lock().unwrap().len();
             println!("chaos: round {round:>3}  {:<14} {placed:>6} orders", format!("{fault:?}"));
         }
+        self.proxy.set(Queue::Works);
         stop.store(true, Ordering::Relaxed);
         until("every writer has its answer", async || {
             self.revive_all();
@@ -577,17 +613,24 @@ impl Chaos {
         self.revive_all();
     }
 
+    /// The generation that queries read; nothing when it cannot be told.
+    async fn live_generation(&self) -> Option<(MultiplexedConnection, String)> {
+        let mut redis = self.stores.redis_client().get_multiplexed_async_connection().await.ok()?;
+        let stored = redis::cmd("HGET").arg("orders:meta").arg("generations").query_async::<String>(&mut redis).await;
+        let stored: Value = serde_json::from_str(&stored.ok()?).ok()?;
+        let (live, _) = stored["generations"].as_object()?.iter().find(|(_, one)| one["state"] == "live")?;
+        Some((redis, live.clone()))
+    }
+
     /// Each client's version, orders and total in Redis; nothing when it cannot be read.
     async fn projected(&self) -> BTreeMap<i64, [i64; 3]> {
         let mut projected = BTreeMap::new();
-        let Ok(mut redis) = self.stores.redis_client().get_multiplexed_async_connection().await else {
-            return projected;
-        };
+        let Some((mut redis, live)) = self.live_generation().await else { return projected };
         for client in 1..=CLIENTS {
-            let key = format!("orders:{{p{}}}:g1:client:{client}", client % 16);
+            let key = key(&live, client);
             let fields = ["version", "orders", "total"];
             let row: Result<[Option<i64>; 3], _> =
-                ::redis::cmd("HMGET").arg(key).arg(&fields).query_async(&mut redis).await;
+                redis::cmd("HMGET").arg(key).arg(&fields).query_async(&mut redis).await;
             if let Ok(row) = row {
                 projected.insert(client, row.map(|field| field.unwrap_or(0)));
             }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod figures;
+mod outages;
 mod process;
 mod readme;
 mod services;

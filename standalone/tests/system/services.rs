@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use redis_test::server::RedisServer;
@@ -73,6 +73,13 @@ impl Stores {
         output(&mut command(name, arguments, &self.variables()))
     }
 
+    /// With what the processes need.
+    pub fn prepared() -> Stores {
+        let mut stores = Stores::start();
+        stores.prepare();
+        stores
+    }
+
     /// Creates what the processes need, and tells them of the queue.
     pub fn prepare(&mut self) {
         assert!(self.run("migration", &["up"]).contains("up to date"));
@@ -90,8 +97,10 @@ fn output(command: &mut Command) -> String {
 
 impl Services {
     pub fn start(each: usize) -> Services {
-        let mut stores = Stores::start();
-        stores.prepare();
+        Services::on(Stores::prepared(), each)
+    }
+
+    pub fn on(stores: Stores, each: usize) -> Services {
         let start = |name: &str| Process::start(name, &[], &stores.variables());
         let mut apis: Vec<Process> = (0..each).map(|_| start("api")).collect();
         let mut projectors: Vec<Process> = (0..each).map(|_| start("projector")).collect();
@@ -177,23 +186,73 @@ async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
     assert!(matches!(&told[..], [line] if line.contains("WARN") && line.contains("not a CloudEvent")), "{told:?}");
 }
 
-#[tokio::test]
-async fn a_lost_redis_is_refilled_by_replay() {
-    let services = Services::start(1);
-    let user = &services.users[0];
-    for _ in 0..5 {
-        user.place("1", &EXAMPLE, None).await;
+/// While orders are placed and read: no client is ever missing, or older than it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_is_never_noticed() {
+    let services = Services::start(2);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    for n in 0..4 {
+        let (user, stop) = (services.users[n % 2].clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                user.place(&(n % 3 + 1).to_string(), &EXAMPLE, None).await;
+            }
+        }));
     }
-    user.client_at("1", 5).await;
-    let client = redis::Client::open(services.stores.redis.connection_info()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
-    assert_eq!(user.graphql("{ client(id: \"1\") { id } }").await["data"]["client"], Value::Null);
-    for _ in 0..2 {
-        assert!(services.stores.run("projector", &["replay"]).starts_with("5 events replayed in "));
-        let bob = user.client_at("1", 5).await;
-        assert_is_bob(&bob, "15000.00", 5, &bob["lastPurchase"]);
+    for user in &services.users {
+        for id in 1..=3 {
+            user.client_at(&id.to_string(), 1).await;
+        }
+        let (user, stop) = (user.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut before = vec![1; 3];
+            while !stop.load(Ordering::Relaxed) {
+                let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version orderCount } }").await;
+                let versions = answer["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{answer}"));
+                let versions: Vec<i64> =
+                    versions.iter().map(|client| client["version"].as_i64().unwrap_or(0)).collect();
+                assert!(
+                    before.iter().zip(&versions).all(|(before, now)| before <= now),
+                    "{before:?}, then {versions:?}"
+                );
+                before = versions;
+            }
+        }));
     }
+
+    let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
+    let mut live = async || -> u64 {
+        let stored: String =
+            redis::cmd("HGET").arg("orders:meta").arg("generations").query_async(&mut redis).await.unwrap();
+        let stored: Value = serde_json::from_str(&stored).unwrap();
+        let generations = stored["generations"].as_object().unwrap();
+        generations.iter().find(|(_, one)| one["state"] == "live").unwrap().0.parse().unwrap()
+    };
+    for point in ["rebuild-before-replay", "rebuild-before-switch"] {
+        let armed = format!("{point}=return");
+        let variables = [&services.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
+        assert!(!Process::start("projector", &["rebuild"], &variables).end().success());
+        assert_eq!(live().await, 1);
+    }
+    let rebuild = |arguments: &[&str]| {
+        let told = services.stores.run("projector", &[&["rebuild", "--json"], arguments].concat());
+        serde_json::from_str::<Value>(&told).unwrap()["generation"].as_u64().unwrap()
+    };
+    let second = tokio::task::block_in_place(|| rebuild(&[]));
+    assert!(second > 1 && live().await == second);
+    assert_eq!(tokio::task::block_in_place(|| rebuild(&["--rollback"])), 1);
+    assert_eq!((tokio::task::block_in_place(|| rebuild(&["--rollback"])), live().await), (second, second));
+    let third = tokio::task::block_in_place(|| rebuild(&["--keep", "0s"]));
+    assert!(third > second && live().await == third);
+
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    services.stores.run("projector", &["verify"]);
+    let lines: Vec<String> = services.projectors.iter().flat_map(Process::lines).collect();
+    assert!(!lines.iter().any(|line| line.contains("was not right")), "{lines:#?}");
 }
 
 #[tokio::test]

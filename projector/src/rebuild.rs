@@ -1,0 +1,139 @@
+//! Makes the read model anew beside the live one, which goes on, and puts it in its place when it is complete. What was
+//! live is kept for a while, as up to date as before, and can be put back.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use process::{crash_point, one_line};
+use read_model::generations::NotPossible;
+use read_model::{Generations, Redis};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::replay::{self, Selection};
+use crate::verify::{Step, Verifier};
+
+/// Pages of the log after which it is noted how far it was replayed.
+const NOTED: u32 = 50;
+/// How often all clients are compared before it is given up to find none that differs.
+const PASSES: u32 = 5;
+/// How often projectors look for what can be removed.
+const TIDIED: Duration = Duration::from_secs(10);
+
+pub struct Rebuild {
+    /// Compares, and repairs whatever differs.
+    pub verifier: Verifier,
+    /// How long the generation that was live is kept.
+    pub keep: Duration,
+}
+
+/// How far it has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Replayed(u64),
+    Compared(u64),
+}
+
+/// It was interrupted: what was done so far is gone on with by the next one.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+impl Rebuild {
+    /// Fills a new generation, or goes on with one that somebody began, and makes it live once nothing in it differs from
+    /// the database; returns its number.
+    ///
+    /// # Errors
+    /// When a store fails, or something differs all the time. The live generation is as it was then.
+    pub async fn run(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
+        let generation = self.verifier.read_model.change(Generations::begin).await?;
+        crash_point("rebuild-before-replay");
+        // From here on each event is applied to both. What came before is in the log by now.
+        self.replay(&self.verifier.read_model.only(generation), &mut each).await?;
+        self.compare(generation, &mut each).await?;
+        crash_point("rebuild-before-switch");
+        self.change(|generations, until| generations.switch(generation, until)).await?;
+        Ok(generation)
+    }
+
+    /// Makes live again what was live before, once nothing in it differs from the database; returns its number.
+    ///
+    /// # Errors
+    /// When there is none, or as [`Rebuild::run`].
+    pub async fn roll_back(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
+        let kept = self.verifier.read_model.generations().await?.kept().ok_or(NotPossible::NotKept)?;
+        self.compare(kept, &mut each).await?;
+        self.change(|generations, until| generations.roll_back(kept, until)).await?;
+        Ok(kept)
+    }
+
+    async fn replay(&self, building: &Redis, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let noted = building.noted().await?;
+        let mut after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
+        let mut before = 0;
+        loop {
+            let (mut pages, mut last, mut interrupted) = (0, after, false);
+            let chunk = |events, id: Uuid| {
+                (pages, last) = (pages + 1, Some(id));
+                interrupted = each(Progress::Replayed(before + events)).is_break();
+                if interrupted || pages == NOTED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let selection = Selection { after, ..Selection::default() };
+            before += replay::replay(&self.verifier.db, building, self.verifier.currency, &selection, chunk).await?;
+            if let Some(last) = last {
+                building.note(&last.to_string()).await?;
+            }
+            ensure!(!interrupted, Interrupted);
+            if pages < NOTED {
+                return Ok(());
+            }
+            after = last;
+        }
+    }
+
+    /// Compares, and repairs, until nothing differs.
+    async fn compare(&self, generation: u64, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let verifier = Verifier { read_model: self.verifier.read_model.only(generation), ..self.verifier.clone() };
+        let (mut found, mut interrupted) = (None, false);
+        for _ in 0..PASSES {
+            found = None;
+            let step = |Step { clients, findings, .. }: Step| {
+                found = found.take().or(findings.into_iter().next());
+                interrupted = each(Progress::Compared(clients)).is_break();
+                if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            verifier.all(0, step).await?;
+            ensure!(!interrupted, Interrupted);
+            if found.is_none() {
+                return Ok(());
+            }
+        }
+        let example = found.map(|finding| finding.to_string()).unwrap_or_default();
+        bail!("generation {generation} differs from the database again and again: {example}")
+    }
+
+    async fn change(&self, change: impl Fn(&mut Generations, i64) -> Result<(), NotPossible>) -> anyhow::Result<()> {
+        let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
+        Ok(self.verifier.read_model.change(|generations, now| change(generations, now.saturating_add(keep))).await??)
+    }
+}
+
+/// Removes what rebuilds have left, whenever it can go, until `shutdown`.
+pub async fn tidy(read_model: Redis, shutdown: CancellationToken) {
+    let mut told = false;
+    while timeout(TIDIED, shutdown.cancelled()).await.is_err() {
+        match read_model.tidy().await {
+            Ok(removed) => {
+                told = false;
+                removed.iter().for_each(|generation| info!(generation, "an old generation of the read model is gone"));
+            }
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                warn!("old generations of the read model stay for now: {}", one_line(&error));
+            }
+            Err(_) => {}
+        }
+    }
+}
