@@ -69,23 +69,37 @@ pub struct Relay {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     pub published: usize,
+    /// What the queue was asked for and refused.
+    pub refused: usize,
     /// Why some of what was claimed was not published: it stays in the outbox.
     pub problem: Option<String>,
+}
+
+/// What became of one call.
+#[derive(Default)]
+struct Sent {
+    accepted: Vec<Uuid>,
+    refused: usize,
+    /// What the queue said of one that it refused, or of the whole call.
+    problem: Option<String>,
 }
 
 impl Relay {
     /// Publishes until `shutdown`, then what is left.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = Backoff::default();
-        let mut healthy = true;
+        let (mut healthy, mut is_there) = (true, true);
         while !shutdown.is_cancelled() {
             // While the queue is away one call is enough to see whether it is back.
-            let claim = if healthy { CLAIM } else { BATCH_ENTRIES as u64 };
-            let (published, problem) = match timeout(PASS, self.publish_some(claim)).await {
-                Ok(Ok(pass)) => (pass.published, pass.problem),
-                Ok(Err(error)) => (0, Some(one_line(&error))),
-                Err(_) => (0, Some(format!("no answer within {PASS:?}"))),
+            let claim = if is_there { CLAIM } else { BATCH_ENTRIES as u64 };
+            let failed = |problem| Pass { problem: Some(problem), ..Pass::default() };
+            let pass = match timeout(PASS, self.publish_some(claim)).await {
+                Ok(Ok(pass)) => pass,
+                Ok(Err(error)) => failed(one_line(&error)),
+                Err(_) => failed(format!("no answer within {PASS:?}")),
             };
+            let Pass { published, refused, problem } = pass;
+            is_there = problem.is_none() || published + refused > 0;
             // Where some were accepted the queue is there, and the others have their turn with the next pass.
             if let (0, Some(problem)) = (published, problem) {
                 let pause = backoff.next();
@@ -135,11 +149,12 @@ impl Relay {
             .await?;
         let messages = claimed.iter().map(|event| (event.id, event.message()));
         let sends = batches(messages).into_iter().map(|batch| self.send(batch));
-        let (published, problems): (Vec<_>, Vec<_>) =
-            stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).unzip().await;
+        let sent: Vec<Sent> = stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).collect().await;
         crash_point("relay-before-marking");
-        let published = published.concat();
-        let pass = Pass { published: published.len(), problem: problems.into_iter().flatten().next() };
+        let published: Vec<Uuid> = sent.iter().flat_map(|sent| sent.accepted.iter().copied()).collect();
+        let refused = sent.iter().map(|sent| sent.refused).sum();
+        let problem = sent.into_iter().find_map(|sent| sent.problem);
+        let pass = Pass { published: published.len(), refused, problem };
         if !published.is_empty() {
             order_event::Entity::update_many()
                 .col_expr(Column::PublishedAt, Expr::val(Utc::now()))
@@ -150,8 +165,7 @@ impl Relay {
         Ok(pass)
     }
 
-    /// Returns the ids that the queue accepted, and what it said of another or of the whole call.
-    async fn send(&self, batch: Vec<(Uuid, String)>) -> (Vec<Uuid>, Option<String>) {
+    async fn send(&self, batch: Vec<(Uuid, String)>) -> Sent {
         let entries = batch.into_iter().map(|(id, message)| {
             let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
             entry.build().expect("an id and a body are given")
@@ -168,9 +182,10 @@ impl Relay {
                         entry.message().unwrap_or("")
                     )
                 });
-                (answer.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect(), problem)
+                let accepted = answer.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect();
+                Sent { accepted, refused: answer.failed().len(), problem }
             }
-            Err(error) => (Vec::new(), Some(one_line(&error))),
+            Err(error) => Sent { problem: Some(one_line(&error)), ..Sent::default() },
         }
     }
 }

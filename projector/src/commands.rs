@@ -17,8 +17,12 @@ use projector::replay::Selection;
 use projector::verify::{CONCURRENT, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::Generations;
+use read_model::generations::{NotPossible, State};
 use serde_json::json;
 use uuid::Uuid;
+
+/// How long a statement may take: far longer than any does.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Exit status of a command that was interrupted, and of `verify` when it found differences.
 const INTERRUPTED: u8 = 130;
@@ -76,12 +80,8 @@ pub enum Command {
     Rebuild {
         #[command(flatten)]
         of: OfStores,
-        /// Gives up the one that is being built
-        #[arg(long, conflicts_with = "rollback")]
-        abort: bool,
-        /// Puts back what was live before, once nothing in it differs
-        #[arg(long)]
-        rollback: bool,
+        #[command(flatten)]
+        instead: Instead,
         /// How long what was live is kept
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
         keep: Duration,
@@ -89,6 +89,24 @@ pub enum Command {
         #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
         in_flight: Duration,
     },
+}
+
+/// What to do instead of rebuilding.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+pub struct Instead {
+    /// Tells which generations there are
+    #[arg(long)]
+    status: bool,
+    /// Gives up the one that is being built
+    #[arg(long)]
+    abort: bool,
+    /// Puts back what was live before, once nothing in it differs
+    #[arg(long)]
+    rollback: bool,
+    /// Gives up what was live before
+    #[arg(long)]
+    discard: bool,
 }
 
 #[derive(clap::Args)]
@@ -186,8 +204,16 @@ impl Command {
                 };
                 return verify(of, repair, after, in_flight).await;
             }
-            Command::Rebuild { of, abort: true, .. } => abort_rebuild(of).await?,
-            Command::Rebuild { of, rollback, keep, in_flight, .. } => {
+            Command::Rebuild { of, instead: Instead { status: true, .. }, .. } => {
+                print_generations(&of.read_model.connect().await?.generations().await?, of.json);
+            }
+            Command::Rebuild { of, instead: Instead { abort: true, .. }, .. } => {
+                give_up(of, Generations::abort).await?;
+            }
+            Command::Rebuild { of, instead: Instead { discard: true, .. }, .. } => {
+                give_up(of, Generations::discard).await?;
+            }
+            Command::Rebuild { of, instead: Instead { rollback, .. }, keep, in_flight } => {
                 return rebuild_read_model(of, rollback, keep, in_flight).await;
             }
         }
@@ -196,7 +222,7 @@ impl Command {
 }
 
 async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCode> {
-    let db = database::connect(&of.database_url, 2, None).await?;
+    let db = database::connect(&of.database_url, 2, Some(STATEMENT_TIMEOUT)).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let shutdown = process::shutdown_signal()?;
     let (mut progress, mut last) = (Progress::new("events", None), None);
@@ -227,7 +253,7 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
 }
 
 async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -> anyhow::Result<ExitCode> {
-    let db = database::connect(&of.database_url, CONCURRENT as u32, None).await?;
+    let db = database::connect(&of.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let verifier = Verifier { db, read_model, currency, in_flight, repair };
     verifier.check_database().await?;
@@ -277,7 +303,7 @@ async fn rebuild_read_model(
     keep: Duration,
     in_flight: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let db = database::connect(&of.database_url, CONCURRENT as u32, None).await?;
+    let db = database::connect(&of.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::AndTakeBack };
     verifier.check_database().await?;
@@ -303,33 +329,55 @@ async fn rebuild_read_model(
     };
     let done = if rollback { rebuild.roll_back(each).await } else { rebuild.run(each).await };
     drop((replaying, comparing));
-    let generation = match done {
-        Err(error) if error.is::<Interrupted>() => {
-            eprintln!("interrupted; the same again goes on, `projector rebuild --abort` gives it up");
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-        done => done?,
-    };
+    let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
     let seconds = began.elapsed().as_secs_f64();
     if of.json {
-        println!("{}", json!({ "generation": generation, "events": events, "clients": clients, "seconds": seconds }));
-    } else {
+        let generation = done.as_ref().ok();
         println!(
-            "generation {generation} is live: {events} events replayed, {clients} clients compared in {seconds:.1} s"
+            "{}",
+            json!({ "generation": generation, "events": events, "clients": clients, "seconds": seconds,
+                    "interrupted": interrupted })
         );
+    }
+    let goes_on = "the same again goes on, `projector rebuild --abort` gives up what was begun";
+    if interrupted {
+        eprintln!("interrupted; {goes_on}");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let generation = done.context(goes_on)?;
+    if !of.json {
+        let replayed = if rollback { String::new() } else { format!("{events} events replayed, ") };
+        println!("generation {generation} is live: {replayed}{clients} clients compared in {seconds:.1} s");
         println!("`projector rebuild --rollback` puts the one before back, for {}", humantime::format_duration(keep));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn abort_rebuild(of: OfStores) -> anyhow::Result<()> {
-    let generation = of.read_model.connect().await?.change(Generations::abort).await??;
-    if of.json {
-        println!("{}", json!({ "aborted": generation }));
-    } else {
-        println!("generation {generation} is given up; projectors remove its keys");
-    }
+/// Gives up a generation; projectors remove its keys.
+async fn give_up(of: OfStores, which: fn(&mut Generations, i64) -> Result<u64, NotPossible>) -> anyhow::Result<()> {
+    let read_model = of.read_model.connect().await?;
+    read_model.change(which).await??;
+    print_generations(&read_model.generations().await?, of.json);
     Ok(())
+}
+
+fn print_generations(generations: &Generations, json: bool) {
+    for (number, generation) in &generations.generations {
+        if json {
+            let mut line = json!(generation);
+            line["generation"] = json!(number);
+            println!("{line}");
+            continue;
+        }
+        let time = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%F %T UTC");
+        let state = match generation.state {
+            State::Live => "live".to_owned(),
+            State::Building => "being built".to_owned(),
+            State::Kept { until } => format!("kept until {}", time(until)),
+            State::Removed { since } => format!("given up at {}", time(since)),
+        };
+        println!("generation {number:<4} format {:<4} {state}", generation.format);
+    }
 }
 
 async fn dead_letters(command: DeadLettersCommand, of: OfDeadLetters) -> anyhow::Result<()> {

@@ -129,6 +129,11 @@ impl Consumer {
         Ok(messages)
     }
 
+    /// Whether it receives messages: not while a store is away.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::SeqCst)
+    }
+
     /// Says so once, whichever poller notices first.
     fn interrupted(&self, problem: &dyn std::fmt::Display) {
         if self.receiving.swap(false, Ordering::SeqCst) {

@@ -42,6 +42,8 @@ enum Progressing {
     Current,
     /// It works, but has much to do.
     Lagging,
+    /// It holds what it has until a store is there again.
+    Waiting,
     /// It does nothing although there is no reason.
     Frozen,
 }
@@ -88,7 +90,8 @@ async fn ready(State(consumer): State<Consumer>) -> Response {
         tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.ping()), timeout(CHECK_TIMEOUT, queue));
     let (read_model, queue) = (matches!(read_model, Ok(Ok(()))), matches!(queue, Ok(Ok(_))));
     let (state, lag) = consumer.activity.state();
-    let good = read_model && queue && state != Progressing::Frozen;
+    let state = if consumer.is_receiving() { state } else { Progressing::Waiting };
+    let good = read_model && queue && matches!(state, Progressing::Current | Progressing::Lagging);
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = |reachable| if reachable { "reachable" } else { "unreachable" };
     let told =

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::replay::{self, Selection};
-use crate::verify::{Step, Verifier};
+use crate::verify::{Difference, Finding, Step, Verifier};
 
 /// Pages of the log after which it is noted how far it was replayed.
 const NOTED: u32 = 50;
@@ -49,13 +49,13 @@ impl Rebuild {
     /// # Errors
     /// When a store fails, or something differs all the time. The live generation is as it was then.
     pub async fn run(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
-        let generation = self.verifier.read_model.change(Generations::begin).await?;
+        let generation = self.verifier.read_model.change(Generations::begin).await??;
         crash_point("rebuild-before-replay");
         // From here on each event is applied to both. What came before is in the log by now.
         self.replay(&self.verifier.read_model.only(generation), &mut each).await?;
         self.compare(generation, &mut each).await?;
         crash_point("rebuild-before-switch");
-        self.change(|generations, until| generations.switch(generation, until)).await?;
+        self.change(|generations, now, keep| generations.switch(generation, now, keep)).await?;
         Ok(generation)
     }
 
@@ -66,7 +66,7 @@ impl Rebuild {
     pub async fn roll_back(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
         let kept = self.verifier.read_model.generations().await?.kept().ok_or(NotPossible::NotKept)?;
         self.compare(kept, &mut each).await?;
-        self.change(|generations, until| generations.roll_back(kept, until)).await?;
+        self.change(|generations, now, keep| generations.roll_back(kept, now, keep)).await?;
         Ok(kept)
     }
 
@@ -94,14 +94,19 @@ impl Rebuild {
         }
     }
 
-    /// Compares, and repairs, until nothing differs.
+    /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,
+    /// there is always some of it, and the live generation lacks it as well.
     async fn compare(&self, generation: u64, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
         let verifier = Verifier { read_model: self.verifier.read_model.only(generation), ..self.verifier.clone() };
         let (mut found, mut interrupted) = (None, false);
         for _ in 0..PASSES {
             found = None;
             let step = |Step { clients, findings, .. }: Step| {
-                found = found.take().or(findings.into_iter().next());
+                let is_late = |finding: &Finding| {
+                    finding.repaired
+                        && matches!(finding.difference, Difference::Missing { .. } | Difference::Behind { .. })
+                };
+                found = found.take().or_else(|| findings.into_iter().find(|finding| !is_late(finding)));
                 interrupted = each(Progress::Compared(clients)).is_break();
                 if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
@@ -115,9 +120,12 @@ impl Rebuild {
         bail!("generation {generation} differs from the database again and again: {example}")
     }
 
-    async fn change(&self, change: impl Fn(&mut Generations, i64) -> Result<(), NotPossible>) -> anyhow::Result<()> {
+    async fn change(
+        &self,
+        change: impl Fn(&mut Generations, i64, i64) -> Result<(), NotPossible>,
+    ) -> anyhow::Result<()> {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
-        Ok(self.verifier.read_model.change(|generations, now| change(generations, now.saturating_add(keep))).await??)
+        Ok(self.verifier.read_model.change(|generations, now| change(generations, now, keep)).await??)
     }
 }
 

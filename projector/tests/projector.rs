@@ -543,6 +543,8 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     assert_eq!(redis.generations().await.unwrap().live(), 1);
     redis.change(Generations::abort).await.unwrap().unwrap();
     assert_eq!(redis.change(Generations::abort).await.unwrap(), Err(NotPossible::NotBuilding));
+    redis.change(Generations::discard).await.unwrap().unwrap();
+    redis.change(|generations, now| generations.expire(now + 10_000)).await.unwrap();
     let error = rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert_eq!(error.to_string(), "no generation is kept from before");
 }

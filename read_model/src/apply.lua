@@ -1,10 +1,11 @@
 -- Applies one event to one client, in one atomic step, in each generation. The rules are those of memory.rs.
--- KEYS[1] the partition's epoch, then the client's hash in each generation
+-- KEYS[1] the partition's epoch, then the client's hash in each generation, the one that matters first
 -- ARGV the epoch that these are of; version, order total, purchase time (ms), name, e-mail; the client's id and the
 -- channel that tells of changes, '' for none
 -- Returns how many were changed: 0 when it had been applied before. The error STALE says that there are other generations
--- by now; CORRUPT that the stored data do not allow it; any other is the server's own. With an error the hash that it is
--- about has not changed: what can fail comes before the first write succeeds.
+-- by now; CORRUPT that the stored data of the first do not allow it (another is compared before it is read); any other is
+-- the server's own. With an error the hash that it is about has not changed: what can fail comes before the first write
+-- succeeds.
 local version = tonumber(ARGV[2])
 
 local function corrupt(key, why)
@@ -56,8 +57,11 @@ if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE t
 local applied = 0
 for i = 2, #KEYS do
   local result = apply(KEYS[i])
-  if type(result) == 'table' then return result end
-  applied = applied + result
+  if type(result) == 'number' then
+    applied = applied + result
+  elseif i == 2 or not result.err:find('^CORRUPT') then
+    return result
+  end
 end
 -- Telling may be forbidden (ACL) without harm to what was counted.
 if applied > 0 and ARGV[8] ~= '' then redis.pcall('PUBLISH', ARGV[8], ARGV[7]) end

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 
 /// What a generation's keys hold. Raise it when a projection is added or its meaning changes: the read model must then be
 /// made anew with `projector rebuild`, and releases that know only less do not touch what it makes.
+///
+/// Events are applied to all generations by the newest rules that a release knows, also to those of a lesser format: it may
+/// only add to what there was.
 pub const FORMAT: u32 = 1;
+/// How long one that was live is kept at least (ms): some readers do not know yet that it is not.
+const STILL_READ: i64 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -30,11 +35,13 @@ pub struct Generation {
     pub format: u32,
 }
 
-/// All generations by their numbers. One is live; one may be building or kept besides, and any number removed.
+/// All generations by their numbers. One is live; others may be building, kept and removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
-    /// Rises with each change. A generation's number is the epoch that it began in, so none is used twice.
+    /// Rises with each change, and is never used twice, also not by a store that has lost it: ms since 1970, or more.
     pub epoch: u64,
+    /// The largest number that was ever given.
+    last: u64,
     pub generations: BTreeMap<u64, Generation>,
 }
 
@@ -47,12 +54,15 @@ pub enum NotPossible {
     NotKept,
     #[error("generation {0} was given up meanwhile, or Redis lost it")]
     Gone(u64),
+    #[error("what is live was made by a newer release, in format {0}")]
+    Newer(u32),
 }
 
 impl Generations {
     /// Those of an empty store.
-    pub fn first() -> Generations {
-        Generations { epoch: 1, generations: BTreeMap::from([(1, Generation { state: State::Live, format: FORMAT })]) }
+    pub fn first(now: i64) -> Generations {
+        let first = Generation { state: State::Live, format: FORMAT };
+        Generations { epoch: u64::try_from(now).unwrap_or(0), last: 1, generations: BTreeMap::from([(1, first)]) }
     }
 
     /// The one that queries read.
@@ -79,41 +89,53 @@ impl Generations {
         self.find(|state| *state == State::Building)
     }
 
+    /// The one that is kept for longest: it was live last.
     pub fn kept(&self) -> Option<u64> {
-        self.find(|state| matches!(state, State::Kept { .. }))
+        let until = |generation: &Generation| match generation.state {
+            State::Kept { until } => Some(until),
+            _ => None,
+        };
+        let kept = self.generations.iter().filter_map(|(number, generation)| Some((until(generation)?, *number)));
+        kept.max().map(|(_, number)| number)
     }
 
-    /// Begins one in this new epoch, unless one is being built already, and gives up the one that is kept; returns its
-    /// number.
-    pub fn begin(&mut self, now: i64) -> u64 {
+    /// Begins one, unless one of this format is being built already; returns its number.
+    pub fn begin(&mut self, now: i64) -> Result<u64, NotPossible> {
+        let format = |number: &u64| self.generations.get(number).map_or(FORMAT, |generation| generation.format);
+        let live = format(&self.live());
+        if live > FORMAT {
+            return Err(NotPossible::Newer(live));
+        }
         if let Some(building) = self.building() {
-            return building;
+            if format(&building) == FORMAT {
+                return Ok(building);
+            }
+            self.set(building, State::Removed { since: now });
         }
-        if let Some(kept) = self.kept() {
-            self.set(kept, State::Removed { since: now });
-        }
-        self.generations.insert(self.epoch, Generation { state: State::Building, format: FORMAT });
-        self.epoch
+        self.last += 1;
+        self.generations.insert(self.last, Generation { state: State::Building, format: FORMAT });
+        Ok(self.last)
     }
 
-    /// Makes live what was built, and keeps what was live.
-    pub fn switch(&mut self, building: u64, until: i64) -> Result<(), NotPossible> {
+    /// Makes live what was built, and keeps what was live so long (ms). What was kept before is to go.
+    pub fn switch(&mut self, building: u64, now: i64, keep: i64) -> Result<(), NotPossible> {
         if self.live() == building {
             return Ok(()); // somebody else has done it
         }
         if self.building() != Some(building) {
             return Err(NotPossible::Gone(building));
         }
-        self.exchange(building, until);
+        let _ = self.discard(now);
+        self.exchange(building, now, keep);
         Ok(())
     }
 
     /// Makes this one live again, and keeps what was live.
-    pub fn roll_back(&mut self, kept: u64, until: i64) -> Result<(), NotPossible> {
+    pub fn roll_back(&mut self, kept: u64, now: i64, keep: i64) -> Result<(), NotPossible> {
         if self.kept() != Some(kept) {
             return Err(NotPossible::Gone(kept));
         }
-        self.exchange(kept, until);
+        self.exchange(kept, now, keep);
         Ok(())
     }
 
@@ -124,28 +146,43 @@ impl Generations {
         Ok(building)
     }
 
+    /// Keeps what is kept no longer than readers may need it; returns its number.
+    pub fn discard(&mut self, now: i64) -> Result<u64, NotPossible> {
+        let kept = self.kept().ok_or(NotPossible::NotKept)?;
+        for generation in self.generations.values_mut() {
+            if let State::Kept { until } = &mut generation.state {
+                *until = now.saturating_add(STILL_READ).min(*until);
+            }
+        }
+        Ok(kept)
+    }
+
     /// Gives up what has been kept for long enough.
     pub fn expire(&mut self, now: i64) {
-        if let Some(kept) = self.find(|state| matches!(state, State::Kept { until } if *until <= now)) {
+        while let Some(kept) = self.find(|state| matches!(state, State::Kept { until } if *until <= now)) {
             self.set(kept, State::Removed { since: now });
         }
     }
 
     /// Forgets one whose keys are gone.
     pub fn forget(&mut self, removed: u64) {
-        if self.generations.get(&removed).is_some_and(|one| matches!(one.state, State::Removed { .. })) {
+        if self.is_removed(removed) {
             self.generations.remove(&removed);
         }
     }
 
-    /// Those whose keys can go, because everybody has known for `after` milliseconds that they are given up.
-    pub fn to_remove(&self, now: i64, after: i64) -> impl Iterator<Item = u64> {
-        let is_due = move |state: &State| matches!(state, State::Removed { since } if since + after <= now);
-        self.generations.iter().filter(move |(_, one)| is_due(&one.state)).map(|(number, _)| *number)
+    pub fn is_removed(&self, number: u64) -> bool {
+        self.generations.get(&number).is_some_and(|one| matches!(one.state, State::Removed { .. }))
     }
 
-    fn exchange(&mut self, next: u64, until: i64) {
-        self.set(self.live(), State::Kept { until });
+    /// Those that were given up so long ago (ms) that nobody is about to write to them any more.
+    pub fn to_remove(&self, now: i64, after: i64) -> Vec<u64> {
+        let is_due = |state: &State| matches!(state, State::Removed { since } if since + after <= now);
+        self.generations.iter().filter(|(_, one)| is_due(&one.state)).map(|(number, _)| *number).collect()
+    }
+
+    fn exchange(&mut self, next: u64, now: i64, keep: i64) {
+        self.set(self.live(), State::Kept { until: now.saturating_add(keep.max(STILL_READ)) });
         self.set(next, State::Live);
     }
 

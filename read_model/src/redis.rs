@@ -32,6 +32,7 @@ use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use iso_currency::Currency;
 use socket2::TcpKeepalive;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::generations::{FORMAT, Generations};
@@ -45,10 +46,10 @@ const SCAN: u32 = 1_000;
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it is believed which generation is live.
+/// How long it is believed which generation is live. What was live is applied to for longer than that.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// How long after a generation was given up its keys stay, for those who still read it. Much longer than [`KNOWN_FOR`].
-const REMOVED_AFTER: Duration = Duration::from_secs(30);
+/// How long after a generation was given up its keys stay: nothing that was sent before is under way by then.
+const REMOVED_AFTER: Duration = Duration::from_secs(5);
 /// How often something is tried anew because others changed the generations meanwhile.
 const ATTEMPTS: u32 = 10;
 
@@ -66,6 +67,8 @@ struct Shared {
     partitions: u16,
     currency: Currency,
     known: RwLock<Known>,
+    /// Held while the generations are settled, once for all who need that.
+    settling: Mutex<()>,
     apply: Script,
     replace: Script,
     settle: Script,
@@ -110,7 +113,8 @@ impl Redis {
                 connection: RwLock::new(connection),
                 partitions,
                 currency,
-                known: RwLock::new(Known { generations: Generations::first(), at: Instant::now() }),
+                known: RwLock::new(Known { generations: Generations::first(0), at: Instant::now() }),
+                settling: Mutex::default(),
                 apply: Script::new(include_str!("apply.lua")),
                 replace: Script::new(include_str!("replace.lua")),
                 settle: Script::new(include_str!("settle.lua")),
@@ -146,71 +150,79 @@ impl Redis {
     /// Changes which generations there are: `change` gets them and the time (ms since 1970), maybe more than once. When this
     /// returns, no process applies anything without knowing of it.
     pub async fn change<R>(&self, change: impl Fn(&mut Generations, i64) -> R) -> Result<R, Error> {
-        let (mut done, mut above) = (None, 0);
         for _ in 0..ATTEMPTS {
-            let (stored, now) = self.stored().await?;
-            let before = stored.as_deref().map(read_generations).transpose()?;
-            let mut generations = before.clone().unwrap_or_else(Generations::first);
-            let mut result = None;
-            if done.is_none() {
-                generations.epoch += 1;
-                result = Some(change(&mut generations, now));
-                if before.as_ref().is_none_or(|before| before.generations == generations.generations) {
-                    generations.epoch -= 1;
-                }
-            }
-            if generations.epoch <= above {
-                generations.epoch = above + 1;
-            }
-            if before.as_ref() != Some(&generations) {
-                let mut settle = self.shared.settle.key(META);
-                let text = serde_json::to_string(&generations).unwrap_or_default();
-                settle.arg(stored.unwrap_or_default()).arg(text);
-                if !settle.invoke_async(&mut self.connection()).await? {
-                    continue; // somebody else was faster
-                }
-            }
-            done = done.or(result);
-            let raise = (0..self.shared.partitions).map(async |partition| {
-                let mut raise = self.shared.raise.key(epoch_key(partition.into()));
-                raise.arg(generations.epoch).invoke_async::<u64>(&mut self.connection()).await
-            });
-            above = try_join_all(raise).await?.into_iter().max().unwrap_or(0);
-            // Otherwise a partition knows of a change that the others have lost.
-            if above == generations.epoch
-                && let Some(done) = done.take()
-            {
-                self.learn(generations);
-                return Ok(done);
+            let stored = self.stored().await?;
+            let mut generations = stored.generations()?;
+            let result = change(&mut generations, stored.now);
+            if stored.generations()? == generations || self.store(&stored, generations, 0).await? {
+                self.settle().await?;
+                return Ok(result);
             }
         }
-        Err(Error::Unavailable("its generations change all the time".into()))
+        Err(changing())
     }
 
     /// Learns which generations there are, and lets every partition know. An empty store gets its first.
     async fn settle(&self) -> Result<(), Error> {
+        let asked = Instant::now();
+        let _settling = self.shared.settling.lock().await;
+        if self.known(|known| known.at > asked) {
+            return Ok(()); // while this waited
+        }
         self.agree().await.map_err(|error| match error {
             ConnectError::ReadModel(error) => error,
-            ConnectError::Unreachable(error) => error.into(),
+            ConnectError::Unreachable(error) => self.failed(error),
             error => Error::Unavailable(error.to_string()),
         })?;
-        self.change(|_, _| ()).await
+        // Whoever knows of a later epoch has seen what the store has lost: nothing may be applied as if it were there.
+        let mut above = self.known(|known| known.generations.epoch);
+        for _ in 0..ATTEMPTS {
+            let stored = self.stored().await?;
+            let generations = stored.generations()?;
+            if stored.text.is_none() || generations.epoch < above {
+                self.store(&stored, generations, above).await?;
+                continue;
+            }
+            let raise = (0..self.shared.partitions).map(async |partition| {
+                let mut raise = self.shared.raise.key(epoch_key(partition.into()));
+                raise.arg(generations.epoch).invoke_async::<u64>(&mut self.connection()).await
+            });
+            let known = try_join_all(raise).await.map_err(|error| self.failed(error))?;
+            above = known.into_iter().max().unwrap_or(0);
+            if above <= generations.epoch {
+                self.learn(generations);
+                return Ok(());
+            }
+        }
+        Err(changing())
     }
 
-    /// Which generations there are, as it is stored, and the server's time (ms since 1970).
-    async fn stored(&self) -> Result<(Option<String>, i64), Error> {
+    /// Says which generations there are from now on, in an epoch later than before and than `above`; returns whether it did,
+    /// or somebody else was faster.
+    async fn store(&self, before: &Stored, mut generations: Generations, above: u64) -> Result<bool, Error> {
+        let now = u64::try_from(before.now).unwrap_or(0);
+        generations.epoch = now.max(generations.epoch + 1).max(above + 1);
+        let text = serde_json::to_string(&generations).map_err(|error| Error::Damaged(error.to_string()))?;
+        let mut settle = self.shared.settle.key(META);
+        settle.arg(before.text.as_deref().unwrap_or_default()).arg(text);
+        settle.invoke_async(&mut self.connection()).await.map_err(|error| self.failed(error))
+    }
+
+    async fn stored(&self) -> Result<Stored, Error> {
         let mut pipeline = pipe();
         pipeline.hget(META, "generations").cmd("TIME");
-        let (stored, (seconds, micros)): (_, (i64, i64)) = pipeline.query_async(&mut self.connection()).await?;
-        Ok((stored, seconds * 1_000 + micros / 1_000))
+        let (text, (seconds, micros)): (_, (i64, i64)) = pipeline.query_async(&mut self.connection()).await?;
+        Ok(Stored { text, now: seconds * 1_000 + micros / 1_000 })
     }
 
     /// Which generations there are, as of now.
     pub async fn generations(&self) -> Result<Generations, Error> {
-        match self.stored().await? {
-            (Some(stored), _) => self.learn(read_generations(&stored)?),
-            // It has lost everything.
-            (None, _) => self.settle().await?,
+        let stored = self.stored().await?;
+        let generations = stored.generations()?;
+        // Or else the store has lost them, or a later epoch.
+        match stored.text.is_some() && generations.epoch >= self.known(|known| known.generations.epoch) {
+            true => self.learn(generations),
+            false => self.settle().await?,
         }
         Ok(self.known(|known| known.generations.clone()))
     }
@@ -220,7 +232,18 @@ impl Redis {
     }
 
     fn learn(&self, generations: Generations) {
-        *self.shared.known.write().unwrap_or_else(PoisonError::into_inner) = Known { generations, at: Instant::now() };
+        let mut known = self.shared.known.write().unwrap_or_else(PoisonError::into_inner);
+        if generations.epoch >= known.generations.epoch {
+            *known = Known { generations, at: Instant::now() };
+        }
+    }
+
+    /// An error of a write, noticing a server that takes none any more.
+    fn failed(&self, error: RedisError) -> Error {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+            self.leave_this_server();
+        }
+        error.into()
     }
 
     /// The generation to read.
@@ -331,7 +354,7 @@ impl Redis {
         match script.invoke_async(&mut self.connection()).await {
             // What was read before may have been of another generation.
             Err(error) if is_stale(&error) => self.settle().await.map(|()| false),
-            replaced => Ok(replaced?),
+            replaced => replaced.map_err(|error| self.failed(error)),
         }
     }
 
@@ -371,7 +394,7 @@ impl Redis {
         }
         let due = |generations: &mut Generations, now| {
             generations.expire(now);
-            generations.to_remove(now, after).collect::<Vec<u64>>()
+            generations.to_remove(now, after)
         };
         let due = self.change(due).await?;
         for generation in &due {
@@ -379,6 +402,9 @@ impl Redis {
             loop {
                 let keys;
                 (cursor, keys) = self.scan_keys(*generation, "", cursor).await?;
+                if !self.generations().await?.is_removed(*generation) {
+                    break; // it was given out anew, by a store that had lost it
+                }
                 let mut pipeline = pipe();
                 for key in keys {
                     pipeline.unlink(key).ignore();
@@ -429,8 +455,25 @@ impl Redis {
                 return Ok(results);
             }
         }
-        Err(Error::Unavailable("its generations change all the time".into()))
+        Err(changing())
     }
+}
+
+/// Which generations there are, as it is stored, and the server's time (ms since 1970).
+struct Stored {
+    text: Option<String>,
+    now: i64,
+}
+
+impl Stored {
+    fn generations(&self) -> Result<Generations, Error> {
+        let Some(text) = &self.text else { return Ok(Generations::first(self.now)) };
+        serde_json::from_str(text).map_err(|error| Error::Damaged(format!("`generations` in {META}: {error}")))
+    }
+}
+
+fn changing() -> Error {
+    Error::Unavailable("its generations change all the time".into())
 }
 
 fn epoch_key(partition: i64) -> String {
@@ -440,10 +483,6 @@ fn epoch_key(partition: i64) -> String {
 /// Whether a script was given other generations than there are by now.
 fn is_stale(error: &RedisError) -> bool {
     error.code() == Some("STALE")
-}
-
-fn read_generations(stored: &str) -> Result<Generations, Error> {
-    serde_json::from_str(stored).map_err(|error| Error::Damaged(format!("`generations` in {META}: {error}")))
 }
 
 /// No retries: whoever waits for an answer is told at once, and the next request connects anew.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use entity::event::{self, Event, Line, OrderPlaced};
+use futures::{FutureExt, StreamExt};
 use iso_currency::Currency;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -239,6 +240,25 @@ async fn a_full_or_demoted_server_is_unavailable_and_changes_nothing() {
     }
     assert_eq!(redis.clients(&[1]).await, before);
     assert_eq!(redis.apply(&[event(1, 2, 5), event(1, 3, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
+
+    // A replica that knows other generations than this process: it leaves that server as well, for what the URL names then.
+    let connected = async || match command(&server, &["INFO", "stats"]).await {
+        ::redis::Value::VerbatimString { text, .. } => text,
+        ::redis::Value::BulkString(text) => String::from_utf8(text).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    command(&server, &["SET", "orders:{p1}:epoch", "1"]).await;
+    command(&server, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let received = |stats: &str| {
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    assert!(matches!(redis.apply(&[event(1, 4, 5)]).await[..], [Err(Error::Unavailable(_))]));
+    let before = received(&connected().await);
+    command(&server, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(redis.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
+    // One for each command of this test, and one more.
+    assert_eq!(received(&connected().await), before + 3);
 }
 
 #[tokio::test]
@@ -279,8 +299,8 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
     let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     assert_eq!(other.apply(&[event(1, 1, 5), event(2, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 
-    let second = redis.change(Generations::begin).await.unwrap();
-    assert_eq!(redis.change(Generations::begin).await.unwrap(), second, "somebody began it");
+    let second = redis.change(Generations::begin).await.unwrap().unwrap();
+    assert_eq!(redis.change(Generations::begin).await.unwrap(), Ok(second), "somebody began it");
     let log = [event(1, 2, 5), event(1, 1, 5), event(2, 1, 5)];
     assert_eq!(other.apply(&log[..1]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(2), Some(0)));
@@ -289,35 +309,48 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
     assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(2));
     assert_eq!(building.scan(0).await.unwrap().1.len(), 2);
+    // What is wrong with it harms no event.
+    command(&server, &["SET", &format!("orders:{{p3}}:g{second}:client:3"), "damaged"]).await;
+    assert_eq!(other.apply(&[event(3, 1, 5)]).await, [Ok(Applied::Now)]);
+    assert!(matches!(building.apply(&[event(3, 1, 5)]).await[..], [Err(Error::Damaged(_))]));
 
     // Live: read by whoever does not know it yet either, within the second. What was live goes on, and can be put back.
-    let before = redis.change(|generations, now| generations.switch(second, now + 60_000)).await.unwrap();
-    assert_eq!((before, other.generations().await.unwrap().live()), (Ok(()), second));
+    redis.change(|generations, now| generations.switch(second, now, 60_000)).await.unwrap().unwrap();
+    assert_eq!(other.generations().await.unwrap().live(), second);
     assert_eq!(other.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(3), Some(3)));
-    redis.change(|generations, now| generations.roll_back(1, now + 60_000)).await.unwrap().unwrap();
+    redis.change(|generations, now| generations.roll_back(1, now, 0)).await.unwrap().unwrap();
     assert_eq!(redis.generations().await.unwrap().kept(), Some(second));
-    assert_eq!(futures::StreamExt::next(&mut told).await, Some(1), "nobody was told of what was filled");
-    assert!(futures::FutureExt::now_or_never(futures::StreamExt::next(&mut told)).is_none());
-
-    // Given up: nothing is applied to it any more, and its keys go when all have had time to know.
-    redis.change(|generations, now| generations.expire(now + 60_001)).await.unwrap();
+    let mut ids = Vec::new();
+    while let Some(Some(id)) = told.next().now_or_never() {
+        ids.push(id);
+    }
+    assert_eq!(ids, [3, 1], "nobody was told of what was filled");
+    // Somebody may not know for some seconds that it is not live any more.
+    redis.change(|generations, now| generations.expire(now + 5_000)).await.unwrap();
     assert_eq!(other.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
-    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(4), Some(3)));
+    assert_eq!(stored(&redis, second, 1).await, Some(4));
+
+    // Given up: nothing is applied to it any more, and its keys go when nobody reads them.
+    redis.change(|generations, now| generations.expire(now + 10_000)).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 5, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), Some(4)));
     assert!(matches!(building.apply(&log).await[..], [Err(Error::Unavailable(_)), ..]));
-    assert!(redis.tidy().await.unwrap().is_empty(), "it is still read");
+    assert!(redis.tidy().await.unwrap().is_empty());
     let long_ago = Generation { state: State::Removed { since: 0 }, format: FORMAT };
     redis.change(|generations, _| generations.generations.insert(second, long_ago)).await.unwrap();
     assert_eq!(redis.tidy().await.unwrap(), [second]);
     assert_eq!(redis.generations().await.unwrap().generations.len(), 1);
-    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(4), None));
-    let third = redis.change(Generations::begin).await.unwrap();
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), None));
+    let third = redis.change(Generations::begin).await.unwrap().unwrap();
     assert!(third > second, "no number is used twice");
-    assert_eq!(redis.change(Generations::abort).await.unwrap(), Ok(third));
-    assert_eq!(
-        redis.change(|generations, _| generations.switch(third, 0)).await.unwrap(),
-        Err(NotPossible::Gone(third))
-    );
+    let of_another_format = Generation { state: State::Building, format: 0 };
+    redis.change(|generations, _| generations.generations.insert(third, of_another_format)).await.unwrap();
+    let fourth = redis.change(Generations::begin).await.unwrap().unwrap();
+    assert!(fourth > third, "one of another format cannot be gone on with");
+    assert_eq!(redis.change(Generations::abort).await.unwrap(), Ok(fourth));
+    let switched = redis.change(|generations, now| generations.switch(fourth, now, 0)).await.unwrap();
+    assert_eq!(switched, Err(NotPossible::Gone(fourth)));
 }
 
 /// A lost Redis, one of whose parts lost only some, and one that a newer release has taken over.
@@ -325,24 +358,33 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
 async fn generations_are_settled_again_when_redis_loses_them() {
     let server = server().await;
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
-    let second = redis.change(Generations::begin).await.unwrap();
-    redis.change(|generations, now| generations.switch(second, now)).await.unwrap().unwrap();
+    let second = redis.change(Generations::begin).await.unwrap().unwrap();
+    redis.change(|generations, now| generations.switch(second, now, 0)).await.unwrap().unwrap();
+    let before = redis.generations().await.unwrap();
     command(&server, &["FLUSHALL"]).await;
     assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
-    assert_eq!(redis.generations().await.unwrap(), Generations::first());
+    let after = redis.generations().await.unwrap();
+    assert!(after.epoch > before.epoch && after.generations == Generations::first(0).generations, "{after:?}");
     assert_eq!(stored(&redis, 1, 1).await, Some(1));
     let Err(ConnectError::Differs { .. }) = Redis::connect(&server.url, 8, Currency::USD).await else {
         panic!("what must be agreed on was not settled again")
     };
 
-    for epoch in ["7", "999999999999999999", "many"] {
+    let later = (after.epoch + 1_000_000).to_string();
+    for epoch in [&*later, "999999999999999999", "many", "7"] {
         command(&server, &["SET", "orders:{p1}:epoch", epoch]).await;
         assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_ok(), "{epoch}");
     }
     command(&server, &["DEL", "orders:{p1}:epoch"]).await;
     command(&server, &["LPUSH", "orders:{p1}:epoch", "1"]).await;
     assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
-    assert!(redis.generations().await.unwrap().epoch > 7, "a partition knew of epoch 7");
+    assert!(redis.generations().await.unwrap().epoch > later.parse().unwrap(), "a partition knew of a later epoch");
+    // Set back to what it was before: whoever knows more lets nobody go on as if it had not been.
+    let old = serde_json::to_string(&after).unwrap();
+    command(&server, &["HSET", "orders:meta", "generations", &old]).await;
+    command(&server, &["SET", "orders:{p1}:epoch", &after.epoch.to_string()]).await;
+    assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Before)]);
+    assert!(redis.generations().await.unwrap().epoch > later.parse().unwrap());
 
     let newer = Generation { state: State::Building, format: FORMAT + 1 };
     let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();

@@ -20,7 +20,7 @@ use process::queue::aws_settings;
 use process::{database, logging, one_line};
 use projector::consumer::{self, Consumer};
 use projector::replay::Selection;
-use projector::{queues, replay};
+use projector::{queues, rebuild, replay};
 use read_model::{Memory, ReadModel};
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
@@ -81,8 +81,12 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
 
     let db = open_database(&settings).await?;
     let currency = settings.read_model.currency;
-    let read_model: Arc<dyn ReadModel> = match &settings.read_model.redis_url {
-        Some(_) => Arc::new(settings.read_model.connect().await?),
+    let redis = match &settings.read_model.redis_url {
+        Some(_) => Some(settings.read_model.connect().await?),
+        None => None,
+    };
+    let read_model: Arc<dyn ReadModel> = match &redis {
+        Some(redis) => Arc::new(redis.clone()),
         None => Arc::new(Memory::default()),
     };
     if settings.read_model.redis_url.is_none() || settings.queue_url.is_none() {
@@ -116,7 +120,13 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
-    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown))?;
+    let tidying = async {
+        if let Some(redis) = redis {
+            rebuild::tidy(redis, shutdown.clone()).await;
+        }
+        Ok(())
+    };
+    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), tidying)?;
     Ok(())
 }
 

@@ -259,10 +259,15 @@ enum Fault {
     FreezePostgres,
     LockClients,
     DisturbQueue,
+    /// It stops for a while.
+    FreezeRedis,
+    /// Its connections are gone, in the middle of whatever was sent.
+    CutRedis,
 }
 
-/// Those that neither take anything from Redis nor put back what it lacks, and the others.
-const HARMLESS: [Fault; 8] = [
+/// Those that neither take anything from what is live in Redis nor put back what it lacks, and the others. (A rebuild puts
+/// another in its place: what is applied from then on to both must be right.)
+const HARMLESS: [Fault; 11] = [
     Fault::KillApi,
     Fault::KillProjector,
     Fault::ArmApi,
@@ -271,8 +276,11 @@ const HARMLESS: [Fault; 8] = [
     Fault::FreezePostgres,
     Fault::LockClients,
     Fault::DisturbQueue,
+    Fault::FreezeRedis,
+    Fault::CutRedis,
+    Fault::KillRebuild,
 ];
-const HARMFUL: [Fault; 4] = [Fault::KillReplay, Fault::KillRepair, Fault::KillRebuild, Fault::LoseRedis];
+const HARMFUL: [Fault; 3] = [Fault::KillReplay, Fault::KillRepair, Fault::LoseRedis];
 
 struct Chaos {
     random: StdRng,
@@ -318,14 +326,15 @@ impl Chaos {
             Fault::KillRebuild => {
                 // It dies on the way; another goes on, or gives up what it left.
                 let point = self.next_point(&OF_REBUILD);
-                self.run_armed(&["rebuild", "--in-flight", "1h"], &format!("{point}=return"));
-                match self.random.random_range(0..3) {
-                    0 => self.run_armed(&["rebuild", "--abort"], ""),
-                    1 => self.run_armed(&["rebuild", "--in-flight", "1h", "--keep", "0s"], ""),
-                    _ => {
-                        self.run_armed(&["rebuild", "--in-flight", "1h"], "");
-                        self.run_armed(&["rebuild", "--in-flight", "1h", "--rollback"], "");
-                    }
+                self.run_armed(&["rebuild"], &format!("{point}=return"));
+                let then: &[&[&str]] = match self.random.random_range(0..3) {
+                    0 => &[&["rebuild", "--abort"]],
+                    1 => &[&["rebuild", "--keep", "0s"]],
+                    _ => &[&["rebuild"], &["rebuild", "--rollback"]],
+                };
+                // The stores are there, and nobody takes anything from them now.
+                for arguments in then {
+                    self.stores.run("projector", arguments);
                 }
             }
             Fault::LoseRedis => {
@@ -357,6 +366,23 @@ impl Chaos {
                     let _ = transaction.execute_unprepared("LOCK TABLE clients IN EXCLUSIVE MODE").await;
                     tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_000))).await;
                     let _ = transaction.rollback().await;
+                }
+            }
+            Fault::FreezeRedis => {
+                let pid = self
+                    .redis_command(&["INFO", "server"])
+                    .await
+                    .and_then(|told| told.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok());
+                if let Some(pid) = pid {
+                    signal(pid, "STOP");
+                    tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_500))).await;
+                    signal(pid, "CONT");
+                }
+            }
+            Fault::CutRedis => {
+                for _ in 0..5 {
+                    self.redis_command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                    tokio::time::sleep(Duration::from_millis(self.random.random_range(10..100))).await;
                 }
             }
             Fault::DisturbQueue => {
@@ -420,7 +446,7 @@ fn key(generation: &str, client: i64) -> String {
     format!("orders:{{p{}}}:g{generation}:client:{client}", client % 16)
 }
 
-fn sql(text: String) -> Statement {
+pub fn sql(text: String) -> Statement {
     Statement::from_string(DbBackend::Postgres, text)
 }
 
@@ -611,6 +637,11 @@ impl Chaos {
         self.stores.run("projector", &["replay"]);
         assert_eq!(self.projected().await, expected, "SEED={seed}: a replay changed something");
         self.revive_all();
+    }
+
+    async fn redis_command(&self, command: &[&str]) -> Option<String> {
+        let mut redis = self.stores.redis_client().get_multiplexed_async_connection().await.ok()?;
+        redis::cmd(command[0]).arg(&command[1..]).query_async(&mut redis).await.ok()
     }
 
     /// The generation that queries read; nothing when it cannot be told.

@@ -53,6 +53,11 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// A file of the repository.
+pub fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
 /// A command with nothing but these variables in its environment.
 pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary(name));
@@ -66,12 +71,12 @@ pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Co
 
 impl Process {
     pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
-        let mut child = command(name, arguments, variables)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Process::spawn(name, command(name, arguments, variables))
+    }
+
+    pub fn spawn(name: &str, mut command: Command) -> Process {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let output = Arc::new(Output::default());
         collect(child.stdout.take().unwrap(), output.clone());
         collect(child.stderr.take().unwrap(), output.clone());

@@ -1,6 +1,7 @@
 //! Two apis and two projectors as processes of their own, on one PostgreSQL, one Redis and one SQS endpoint.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -30,13 +31,20 @@ pub struct Services {
 
 impl Stores {
     pub fn start() -> Stores {
-        let programs = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        Stores::start_with(&[])
+    }
+
+    /// With these settings of PostgreSQL.
+    fn start_with(settings: &[(&str, &str)]) -> Stores {
         // Nobody reads what it would say on standard error, and it would wait for that.
         let mut postgres = PgTempDBBuilder::new().with_config_param("logging_collector", "on");
         // What a test writes by itself is there after a crash, as on any server that is not only for tests.
         postgres = postgres.with_config_param("synchronous_commit", "on");
-        if let Some(newest) = programs.map(|version| version.path()).max() {
-            postgres = postgres.with_bin_path(newest.join("bin")); // where Debian keeps them
+        for (name, value) in settings {
+            postgres = postgres.with_config_param(name, value);
+        }
+        if let Some(programs) = postgres_programs() {
+            postgres = postgres.with_bin_path(programs);
         }
         let (postgres, redis) = (postgres.start(), RedisServer::new());
         let mut queue = Process::start("standalone", &["queue"], &[("QUEUE_LISTEN_ADDR", "127.0.0.1:0")]);
@@ -75,7 +83,11 @@ impl Stores {
 
     /// With what the processes need.
     pub fn prepared() -> Stores {
-        let mut stores = Stores::start();
+        Stores::prepared_with(&[])
+    }
+
+    pub fn prepared_with(settings: &[(&str, &str)]) -> Stores {
+        let mut stores = Stores::start_with(settings);
         stores.prepare();
         stores
     }
@@ -87,6 +99,16 @@ impl Stores {
         let url = created.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
         self.set("QUEUE_URL", &url);
     }
+}
+
+/// Where Debian keeps the programs of PostgreSQL.
+fn postgres_programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("bin")).max()
+}
+
+pub fn postgres_program(name: &str) -> PathBuf {
+    postgres_programs().map_or_else(|| name.into(), |programs| programs.join(name))
 }
 
 fn output(command: &mut Command) -> String {
@@ -186,10 +208,16 @@ async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
     assert!(matches!(&told[..], [line] if line.contains("WARN") && line.contains("not a CloudEvent")), "{told:?}");
 }
 
-/// While orders are placed and read: no client is ever missing, or older than it was.
+/// While orders are placed and read: no client is ever missing, or older than it was, whichever api is asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_is_never_noticed() {
-    let services = Services::start(2);
+    let services = tokio::task::spawn_blocking(|| {
+        let mut stores = Stores::prepared();
+        stores.set("SWEEP_INTERVAL", "1h"); // nobody heals
+        Services::on(stores, 2)
+    })
+    .await
+    .unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     for n in 0..4 {
@@ -200,59 +228,64 @@ async fn a_rebuild_is_never_noticed() {
             }
         }));
     }
-    for user in &services.users {
-        for id in 1..=3 {
-            user.client_at(&id.to_string(), 1).await;
-        }
-        let (user, stop) = (user.clone(), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            let mut before = vec![1; 3];
-            while !stop.load(Ordering::Relaxed) {
-                let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version orderCount } }").await;
-                let versions = answer["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{answer}"));
-                let versions: Vec<i64> =
-                    versions.iter().map(|client| client["version"].as_i64().unwrap_or(0)).collect();
-                assert!(
-                    before.iter().zip(&versions).all(|(before, now)| before <= now),
-                    "{before:?}, then {versions:?}"
-                );
-                before = versions;
-            }
-        }));
+    for id in 1..=3 {
+        services.users[0].client_at(&id.to_string(), 1).await;
     }
+    let (users, reading) = (services.users.clone(), stop.clone());
+    tasks.push(tokio::spawn(async move {
+        let mut before = vec![1; 3];
+        for user in users.iter().cycle().take_while(|_| !reading.load(Ordering::Relaxed)) {
+            let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version } }").await;
+            let versions = answer["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            let versions: Vec<i64> = versions.iter().map(|client| client["version"].as_i64().unwrap_or(0)).collect();
+            assert!(before.iter().zip(&versions).all(|(before, now)| before <= now), "{before:?}, then {versions:?}");
+            before = versions;
+        }
+    }));
 
-    let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
-    let mut live = async || -> u64 {
-        let stored: String =
-            redis::cmd("HGET").arg("orders:meta").arg("generations").query_async(&mut redis).await.unwrap();
-        let stored: Value = serde_json::from_str(&stored).unwrap();
-        let generations = stored["generations"].as_object().unwrap();
-        generations.iter().find(|(_, one)| one["state"] == "live").unwrap().0.parse().unwrap()
+    let run = |arguments: &[&str]| tokio::task::block_in_place(|| services.stores.run("projector", arguments));
+    let live = || {
+        let told = run(&["rebuild", "--status"]);
+        let live = told.lines().find(|line| line.ends_with(" live")).unwrap();
+        live.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
     for point in ["rebuild-before-replay", "rebuild-before-switch"] {
         let armed = format!("{point}=return");
         let variables = [&services.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
         assert!(!Process::start("projector", &["rebuild"], &variables).end().success());
-        assert_eq!(live().await, 1);
+        assert_eq!(live(), 1);
     }
     let rebuild = |arguments: &[&str]| {
-        let told = services.stores.run("projector", &[&["rebuild", "--json"], arguments].concat());
+        let told = run(&[&["rebuild", "--json"], arguments].concat());
         serde_json::from_str::<Value>(&told).unwrap()["generation"].as_u64().unwrap()
     };
-    let second = tokio::task::block_in_place(|| rebuild(&[]));
-    assert!(second > 1 && live().await == second);
-    assert_eq!(tokio::task::block_in_place(|| rebuild(&["--rollback"])), 1);
-    assert_eq!((tokio::task::block_in_place(|| rebuild(&["--rollback"])), live().await), (second, second));
-    let third = tokio::task::block_in_place(|| rebuild(&["--keep", "0s"]));
-    assert!(third > second && live().await == third);
+    assert_eq!((rebuild(&[]), live()), (2, 2), "what was begun is gone on with");
+    assert_eq!(rebuild(&["--rollback"]), 1);
+    assert_eq!((rebuild(&["--rollback"]), live()), (2, 2));
+    assert_eq!((rebuild(&["--keep", "0s"]), live()), (3, 3));
+    // Two at once.
+    let (one, other) = std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| services.stores.run("projector", &["rebuild", "--keep", "0s"])));
+        both.map(|one| one.join().unwrap()).into()
+    });
+    assert!(one.starts_with("generation 4 is live") && other.starts_with("generation 4 is live"), "{one}{other}");
 
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();
     }
-    services.stores.run("projector", &["verify"]);
-    let lines: Vec<String> = services.projectors.iter().flat_map(Process::lines).collect();
-    assert!(!lines.iter().any(|line| line.contains("was not right")), "{lines:#?}");
+    until("nothing differs", async || {
+        let variables = services.stores.variables();
+        let verify = Process::start("projector", &["verify", "--in-flight", "0s"], &variables);
+        tokio::task::block_in_place(|| verify.end()).success()
+    })
+    .await;
+    // What was given up goes by itself.
+    assert!(run(&["rebuild", "--status"]).lines().count() > 1);
+    until("the projectors have removed it", async || run(&["rebuild", "--status"]).lines().count() == 1).await;
+    let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("orders:*client*").query_async(&mut redis).await.unwrap();
+    assert!(keys.len() == 3 && keys.iter().all(|key| key.contains(":g4:")), "{keys:?}");
 }
 
 #[tokio::test]
