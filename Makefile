@@ -1,5 +1,5 @@
 # Each of these installs what it misses (on Debian, as root) or says what to install.
-.PHONY: run test check fuzz chaos figures
+.PHONY: run test check fuzz chaos bench
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
@@ -25,6 +25,5 @@ fuzz: # sends the edge what libFuzzer makes up; SECONDS=60
 chaos: # kills and disturbs everything while orders are placed: ROUNDS=200; SEED=… repeats a schedule
 	@SEED=$(SEED) ROUNDS=$(or $(ROUNDS),200) scripts/test --test system chaos -- --nocapture
 
-figures: # measures start, latency, memory and subscribers of a release build
-	@scripts/install-test-servers
-	@scripts/figures
+bench: # measures a release build beside its peers, for ten minutes; ONLY=reads, say, measures a part
+	@scripts/bench

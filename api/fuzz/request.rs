@@ -24,6 +24,7 @@ use libfuzzer_sys::fuzz_target;
 use process::database;
 use read_model::Memory;
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
@@ -52,13 +53,8 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let settings = Cli::parse_from(flags).settings;
         let db = database::connect("sqlite::memory:", 1, None).await.unwrap();
         migration::up(&db).await.unwrap();
-        let app = App {
-            db,
-            read_model: Arc::new(Memory::default()),
-            relay: Arc::default(),
-            currency: Currency::USD,
-            read_wait: settings.read_wait,
-        };
+        let app =
+            App { db, read_model: Arc::new(Memory::default()), currency: Currency::USD, read_wait: settings.read_wait };
         // Nobody publishes here.
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(&aws, "http://127.0.0.1:1/orders".into());
@@ -67,8 +63,12 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let token = settings.tokens.mint("fuzzer", &scope, None, Duration::from_secs(86_400)).unwrap();
         let exploring = Exploring::Introspection;
         let service = Service::new(app, queue, authenticator, settings.edge, exploring, Default::default()).unwrap();
+        let router = service.router();
+        // Orders are placed by a task of its own.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        tokio::spawn(service.serve(listener));
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        (service.router().layer(MockConnectInfo(peer)), token)
+        (router.layer(MockConnectInfo(peer)), token)
     })
 });
 

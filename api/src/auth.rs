@@ -9,7 +9,9 @@ use clap::builder::NonEmptyStringValueParser;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use process::one_line;
+use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -30,6 +32,9 @@ const FOREVER: Duration = Duration::from_secs(10_000_000_000);
 const MIN_SECRET_BYTES: usize = 32;
 /// Known keys are fetched anew after this time, so that a withdrawn key stops working.
 const KEYS_LIFETIME: Duration = Duration::from_secs(600);
+/// Tokens remembered at most, some hundred bytes each, and for how long: a key that is withdrawn must stop working.
+const VERIFIED: usize = 10_000;
+const VERIFIED_FOR: Duration = Duration::from_secs(60);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, clap::Args)]
@@ -92,7 +97,7 @@ impl TokenSettings {
 /// Who sent a request, and what its token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    pub subject: String,
+    pub subject: Arc<str>,
     pub scopes: Vec<String>,
     /// The only client the token may act for; `None` for any.
     pub client: Option<String>,
@@ -115,6 +120,8 @@ pub struct Authenticator {
     validation: Validation,
     scope_prefix: String,
     client_claim: String,
+    /// By the SHA-256 of a token: whom it is for, and when that was found out.
+    verified: Cache<[u8; 32], (Arc<Identity>, Instant)>,
 }
 
 enum Keys {
@@ -150,10 +157,24 @@ impl Authenticator {
             validation.required_spec_claims.insert("aud".into());
         }
         let (scope_prefix, client_claim) = (settings.jwt_scope_prefix.clone(), settings.jwt_client_claim.clone());
-        Ok(Authenticator { keys, validation, scope_prefix, client_claim })
+        Ok(Authenticator { keys, validation, scope_prefix, client_claim, verified: Cache::new(VERIFIED) })
     }
 
-    pub async fn authenticate(&self, token: &str) -> Result<Identity, InvalidToken> {
+    /// Who a token is for. One that was verified a moment ago is not verified again.
+    pub async fn authenticate(&self, token: &str) -> Result<Arc<Identity>, InvalidToken> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        if let Some((identity, at)) = self.verified.get(&hash)
+            && at.elapsed() < VERIFIED_FOR
+            && SystemTime::now() < identity.expires
+        {
+            return Ok(identity);
+        }
+        let identity = Arc::new(self.verify(token).await?);
+        self.verified.insert(hash, (identity.clone(), Instant::now()));
+        Ok(identity)
+    }
+
+    async fn verify(&self, token: &str) -> Result<Identity, InvalidToken> {
         let refuse = |why: &dyn std::fmt::Display| {
             debug!("token refused: {why}");
             InvalidToken
@@ -174,7 +195,7 @@ impl Authenticator {
     fn identity(&self, claims: &Map<String, Value>) -> Option<Identity> {
         // A claim of another type than expected must not widen what the token allows: it refuses the token.
         let text = |claim: &str| claims.get(claim).map_or(Some(None), |value| value.as_str().map(Some));
-        let subject = text("sub")?.filter(|subject| !subject.is_empty())?.to_owned();
+        let subject = text("sub")?.filter(|subject| !subject.is_empty())?.into();
         let scopes = text("scope")?.unwrap_or("").split_whitespace();
         let scopes = scopes.filter_map(|scope| scope.strip_prefix(&self.scope_prefix)).map(Into::into).collect();
         let client = text(&self.client_claim)?.map(Into::into);

@@ -15,7 +15,7 @@ use crate::auth::Identity;
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub identity: Option<Identity>,
+    pub identity: Option<Arc<Identity>>,
     pub address: IpAddr,
     pub traceparent: Option<String>,
 }
@@ -23,7 +23,7 @@ pub struct Caller {
 /// Whose share is used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    Subject(String),
+    Subject(Arc<str>),
     Address(IpAddr),
 }
 

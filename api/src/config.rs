@@ -18,8 +18,8 @@ pub struct Settings {
     /// Command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Database connections, at most; the outbox relay needs one of them
-    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    /// Database connections, at most; placing orders needs two of them, the outbox relay one
+    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_connections: u32,
     /// URL of the SQS queue; region, credentials and endpoint are the AWS SDK's own AWS_* variables
     #[arg(long, env)]

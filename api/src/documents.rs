@@ -80,7 +80,7 @@ pub struct Documents {
     limits: LimitSettings,
     introspection: bool,
     persisted_queries: bool,
-    cache: Cache<String, Arc<Document>, Weight>,
+    cache: Cache<Hash, Arc<Document>, Weight>,
     /// By the ids of the manifest, and by the hashes of their texts.
     trusted: Option<HashMap<String, Arc<Document>>>,
 }
@@ -88,8 +88,8 @@ pub struct Documents {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<String, Arc<Document>> for Weight {
-    fn weight(&self, _hash: &String, document: &Arc<Document>) -> u64 {
+impl Weighter<Hash, Arc<Document>> for Weight {
+    fn weight(&self, _hash: &Hash, document: &Arc<Document>) -> u64 {
         document.bytes as u64
     }
 }
@@ -144,7 +144,7 @@ impl Documents {
         let of_text = named.text.map(hash);
         let id = named.id.map(without_prefix);
         if let Some(trusted) = &self.trusted {
-            let by_text = of_text.as_deref().map(|hash| trusted.get(hash));
+            let by_text = of_text.as_ref().map(|hash| trusted.get(&hexadecimal(hash)));
             let by_id = id.map(|id| trusted.get(id));
             match (by_text, by_id) {
                 (Some(Some(document)), None) | (None, Some(Some(document))) => return Ok(document.clone()),
@@ -160,7 +160,7 @@ impl Documents {
             return Err(refused("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported", None).into());
         }
         match (named.text, of_text, id) {
-            (Some(_), Some(of_text), Some(id)) if of_text != id => {
+            (Some(_), Some(of_text), Some(id)) if hexadecimal(&of_text) != id => {
                 let message = "The SHA-256 of the query is not the one that was sent with it.";
                 Err(refused("BAD_REQUEST", message, None).into())
             }
@@ -175,7 +175,7 @@ impl Documents {
             },
             // What clients expect to read then: they send the text as well.
             _ => id
-                .and_then(|id| self.cache.get(id))
+                .and_then(|id| self.cache.get(&from_hexadecimal(id)?))
                 .ok_or_else(|| Refused::from(refused("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None))),
         }
     }
@@ -231,7 +231,7 @@ impl Documents {
                 anyhow!("the document {id} may not run: {}", errors.join("; "))
             })?;
             let document = Arc::new(document);
-            trusted.insert(hash(&text), document.clone());
+            trusted.insert(hexadecimal(&hash(&text)), document.clone());
             trusted.insert(without_prefix(&id).to_owned(), document);
         }
         Ok(trusted)
@@ -245,8 +245,23 @@ fn without_prefix(id: &str) -> &str {
     id.strip_prefix("sha256:").unwrap_or(id)
 }
 
-fn hash(text: &str) -> String {
-    format!("{:x}", Sha256::digest(text))
+type Hash = [u8; 32];
+
+fn hash(text: &str) -> Hash {
+    Sha256::digest(text).into()
+}
+
+fn hexadecimal(hash: &Hash) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Only as it is written above, in lower case.
+fn from_hexadecimal(text: &str) -> Option<Hash> {
+    let mut hash = Hash::default();
+    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    (hexadecimal(&hash) == text).then_some(hash)
 }
 
 /// The first errors of a document, and how many more there are.
@@ -325,7 +340,7 @@ mod tests {
     #[test]
     fn a_document_is_prepared_once_and_found_by_its_hash_from_then_on() {
         let documents = documents(&[], true).unwrap();
-        let of_query = hash(QUERY);
+        let of_query = hexadecimal(&hash(QUERY));
         assert_eq!(of_query.len(), 64);
         assert_eq!(refused(documents.find_free(id(&of_query), false)), "PERSISTED_QUERY_NOT_FOUND");
         let first = documents.find_free(text(QUERY), false).unwrap();
@@ -337,7 +352,7 @@ mod tests {
         // What may not run is not kept.
         let wrong = "{ nothing }";
         assert_eq!(refused(documents.find_free(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED");
-        assert_eq!(refused(documents.find_free(id(&hash(wrong)), false)), "PERSISTED_QUERY_NOT_FOUND");
+        assert_eq!(refused(documents.find_free(id(&hexadecimal(&hash(wrong))), false)), "PERSISTED_QUERY_NOT_FOUND");
 
         let without = super::tests::documents(&["--persisted-queries", "false"], true).unwrap();
         without.find_free(text(QUERY), false).unwrap();
@@ -427,7 +442,9 @@ mod tests {
         for path in [manifest("apollo", apollo(QUERY)), manifest("codegen", serde_json::json!({ "sha256:one": QUERY }))]
         {
             let documents = documents(&["--trusted-documents", &path], true).unwrap();
-            for named in [id("one"), text(QUERY), id(&hash(QUERY)), Named { text: Some(QUERY), id: Some("one") }] {
+            for named in
+                [id("one"), text(QUERY), id(&hexadecimal(&hash(QUERY))), Named { text: Some(QUERY), id: Some("one") }]
+            {
                 documents.find_free(named, false).unwrap();
             }
             let other = "{ products { nodes { id } } }";
@@ -439,7 +456,7 @@ mod tests {
             assert_eq!(refused(documents.find_free(two, false)), "QUERY_NOT_IN_SAFELIST", "two documents are none");
             documents.find_free(text(other), true).unwrap();
             assert_eq!(
-                refused(documents.find_free(id(&hash(other)), false)),
+                refused(documents.find_free(id(&hexadecimal(&hash(other))), false)),
                 "QUERY_NOT_IN_SAFELIST",
                 "it is not cached for all"
             );

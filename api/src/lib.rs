@@ -6,7 +6,7 @@
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
 //! - [`auth`]: who is asking; [`callers`]: what each may ask for
 //! - [`live`]: clients as they change
-//! - [`orders`]: placing orders, into the [`store`]
+//! - [`orders`]: placing orders, into the [`store`]; [`placing`]: those that come at the same time together
 //! - [`relay`]: the outbox, from the store to the queue
 //! - [`config`]: the settings
 //!
@@ -23,6 +23,7 @@ pub mod http;
 pub mod limits;
 pub mod live;
 pub mod orders;
+pub mod placing;
 pub mod relay;
 pub mod store;
 
@@ -52,9 +53,10 @@ use crate::graphql::{App, schema};
 use crate::http::Edge;
 use crate::http::explorer::Exploring;
 use crate::live::{Updates, live};
+use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
 
-/// How long requests, and then the relay, may take to finish once `shutdown` was asked for.
+/// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a new connection may take for its first request's headers.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -67,6 +69,7 @@ const FORGET: Duration = Duration::from_secs(60);
 /// An api that is ready to serve.
 pub struct Service {
     edge: Arc<Edge>,
+    placing: Placing,
     relay: Relay,
     updates: Updates,
 }
@@ -89,9 +92,10 @@ impl Service {
             app.read_wait,
             limits.operation_timeout
         );
-        let relay = Relay { db: app.db.clone(), queue: queue.clone(), wake: app.relay.clone() };
+        let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
+        let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
-        let schema = schema(Some((app.clone(), live)));
+        let schema = schema(Some((app.clone(), orders, live)));
         let documents = Documents::new(&schema.sdl(), limits.clone(), &documents, exploring.allows_introspection())?;
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
         let edge = Arc::new(Edge {
@@ -108,7 +112,7 @@ impl Service {
             stopping,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, relay, updates })
+        Ok(Service { edge, placing, relay, updates })
     }
 
     /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -117,8 +121,8 @@ impl Service {
     }
 
     /// Serves until it is stopping: then says that it is not ready, and goes on for the drain delay, so that a load balancer
-    /// looks elsewhere; takes no more connections, finishes the requests it has, closes streams, and publishes what is
-    /// left in the outbox.
+    /// looks elsewhere; takes no more connections, finishes the requests it has, closes streams, places the orders that
+    /// wait, and publishes what is left in the outbox.
     ///
     /// # Errors
     /// When a part of it stops although nobody asked for that.
@@ -131,14 +135,15 @@ impl Service {
         *server.http_builder() = http;
         let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
 
-        let Service { edge, relay, updates } = self;
+        let Service { edge, placing, relay, updates } = self;
         let stopped = async {
             edge.stopping.cancelled().await;
             tokio::time::sleep(edge.settings.drain_delay).await;
         };
         tokio::pin!(stopped);
-        let drained = CancellationToken::new();
+        let (served_all, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut server = tokio::spawn(server.serve(router));
+        let mut placing = tokio::spawn(placing.run(served_all.clone()));
         let mut relay = tokio::spawn(relay.run(drained.clone()));
         let mut updates = tokio::spawn(updates.run(drained.clone()));
         let mut forget = interval(FORGET);
@@ -147,6 +152,7 @@ impl Service {
                 () = &mut stopped => break,
                 _ = forget.tick() => edge.executor.forget_idle_callers(),
                 ended = &mut server => bail!("the HTTP server stopped: {ended:?}"),
+                ended = &mut placing => bail!("placing orders stopped: {ended:?}"),
                 ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
                 ended = &mut updates => bail!("following changes stopped: {ended:?}"),
             }
@@ -155,6 +161,10 @@ impl Service {
         handle.graceful_shutdown(Some(GRACE));
         let (served, _) = tokio::join!(server, timeout(GRACE, edge.drained()));
         served?.context("the HTTP server failed")?;
+        served_all.cancel();
+        if timeout(GRACE, placing).await.is_err() {
+            warn!("some orders were not placed: the database did not answer");
+        }
         drained.cancel();
         if timeout(GRACE, relay).await.is_err() {
             warn!("some events are not published yet; they wait in the outbox");

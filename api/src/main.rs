@@ -100,7 +100,6 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
     let app = App {
         db,
         read_model: Arc::new(read_model),
-        relay: Arc::default(),
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
     };

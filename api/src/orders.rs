@@ -7,12 +7,16 @@ use entity::event::{self, MAX_LINES, MAX_QUANTITY};
 use entity::{Event, InvalidEvent, Line, OrderPlaced, client, order, order_event, order_item, product};
 use iso_currency::Currency;
 use process::crash_point;
-use sea_orm::sea_query::{CaseStatement, Expr};
+use sea_orm::sea_query::postgres_array::NotU8;
+use sea_orm::sea_query::{Expr, ValueType};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, IntoActiveModel,
-    QueryFilter, QueryOrder, QuerySelect, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait, Value,
 };
 use uuid::Uuid;
+
+use crate::relay::Outgoing;
+use crate::store::{is_one_of, is_one_pair_of};
 
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
@@ -54,16 +58,47 @@ pub enum Rejection {
     IdempotencyKeyReused,
 }
 
+/// Why nothing is known of some orders.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPlaced {
+    /// None of them was placed.
+    #[error(transparent)]
+    Surely(DbErr),
+    /// The commit was not answered.
+    #[error(transparent)]
+    Maybe(DbErr),
+}
+
+/// What became of some orders.
+#[derive(Debug)]
+pub struct Batch {
+    /// One for each, in their order.
+    pub results: Results,
+    /// The events that were written.
+    pub outgoing: Vec<Outgoing>,
+}
+
 /// Places orders in one transaction and returns one result for each. Concurrent calls for the same client wait for each
 /// other, so that its versions follow the order of commits without gaps, and a repeated idempotency key is always seen.
 ///
 /// # Errors
-/// When the database fails. Then none of the orders was placed, unless it failed to answer the commit.
-pub async fn place(
+/// When the database fails: [`NotPlaced`] tells whether an order may be placed all the same.
+pub async fn place(db: &DatabaseConnection, currency: Currency, commands: &[PlaceOrder]) -> Result<Batch, NotPlaced> {
+    let (transaction, results, outgoing) = prepare(db, currency, commands).await.map_err(NotPlaced::Surely)?;
+    crash_point("order-before-commit");
+    transaction.commit().await.map_err(NotPlaced::Maybe)?;
+    crash_point("order-after-commit");
+    Ok(Batch { results, outgoing })
+}
+
+type Results = Vec<Result<Placed, Vec<Rejection>>>;
+
+/// All but the commit.
+async fn prepare(
     db: &DatabaseConnection,
     currency: Currency,
     commands: &[PlaceOrder],
-) -> Result<Vec<Result<Placed, Vec<Rejection>>>, DbErr> {
+) -> Result<(DatabaseTransaction, Results, Vec<Outgoing>), DbErr> {
     let transaction = db.begin().await?;
     let mut book = Book::open(&transaction, currency, commands).await?;
     let now = Utc::now().trunc_subsecs(3);
@@ -73,11 +108,8 @@ pub async fn place(
         Ok(Placed { event, replayed: false }) => Some((command, event)),
         _ => None,
     });
-    write(&transaction, new.collect()).await?;
-    crash_point("order-before-commit");
-    transaction.commit().await?;
-    crash_point("order-after-commit");
-    Ok(results)
+    let outgoing = write(&transaction, new.collect()).await?;
+    Ok((transaction, results, outgoing))
 }
 
 /// What is known of the clients, products and earlier orders that some commands name, while the clients are locked.
@@ -93,7 +125,7 @@ impl Book {
     async fn open(db: &impl ConnectionTrait, currency: Currency, commands: &[PlaceOrder]) -> Result<Book, DbErr> {
         // Locked in the order of ids, so that two transactions never wait for each other.
         let clients = client::Entity::find()
-            .filter(client::Column::Id.is_in(commands.iter().map(|command| command.client_id)))
+            .filter(is_one_of(db, client::Column::Id, commands.iter().map(|command| command.client_id)))
             .order_by_asc(client::Column::Id)
             .lock_exclusive()
             .all(db)
@@ -101,7 +133,7 @@ impl Book {
         let items =
             commands.iter().filter(|command| command.items.len() <= MAX_LINES).flat_map(|command| &command.items);
         let products = product::Entity::find()
-            .filter(product::Column::Id.is_in(items.map(|item| item.product_id)))
+            .filter(is_one_of(db, product::Column::Id, items.map(|item| item.product_id)))
             .all(db)
             .await?;
         Ok(Book {
@@ -203,24 +235,18 @@ async fn earlier_orders(
     commands: &[PlaceOrder],
 ) -> Result<HashMap<(i64, String), Event>, DbErr> {
     let keys = commands.iter().filter_map(|command| Some((command.client_id, command.idempotency_key.as_ref()?)));
-    let with_keys: Vec<Condition> = keys
-        .filter(|(_, key)| is_valid_key(key))
-        .map(|(client, key)| {
-            Condition::all().add(order::Column::ClientId.eq(client)).add(order::Column::IdempotencyKey.eq(key.as_str()))
-        })
-        .collect();
-    if with_keys.is_empty() {
+    let keys: Vec<_> = keys.filter(|(_, key)| is_valid_key(key)).map(|(client, key)| (client, key.clone())).collect();
+    if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let orders = order::Entity::find().filter(any(with_keys)).all(db).await?;
+    let of_keys = is_one_pair_of(db, [order::Column::ClientId, order::Column::IdempotencyKey], keys);
+    let orders = order::Entity::find().filter(of_keys).all(db).await?;
     if orders.is_empty() {
         return Ok(HashMap::new());
     }
-    let of_orders = orders.iter().map(|order| {
-        let client = order_event::Column::ClientId.eq(order.client_id);
-        Condition::all().add(client).add(order_event::Column::Version.eq(order.version))
-    });
-    let events = order_event::Entity::find().filter(any(of_orders)).all(db).await?;
+    let versions = orders.iter().map(|order| (order.client_id, order.version)).collect();
+    let of_orders = is_one_pair_of(db, [order_event::Column::ClientId, order_event::Column::Version], versions);
+    let events = order_event::Entity::find().filter(of_orders).all(db).await?;
     let mut events: BTreeMap<_, _> = events.into_iter().map(|row| ((row.client_id, row.version), row)).collect();
     orders
         .into_iter()
@@ -233,13 +259,9 @@ async fn earlier_orders(
         .collect()
 }
 
-fn any(conditions: impl IntoIterator<Item = Condition>) -> Condition {
-    conditions.into_iter().fold(Condition::any(), Condition::add)
-}
-
-async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Result<(), DbErr> {
+async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Result<Vec<Outgoing>, DbErr> {
     if new.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let orders = new.iter().map(|(command, event)| order::Model {
         id: event.order.order_id,
@@ -249,18 +271,15 @@ async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Re
         total: event.order.total,
         idempotency_key: command.idempotency_key.clone(),
     });
-    let mut items = Vec::new();
-    for (_, event) in &new {
-        for (line, item) in (0..).zip(&event.order.lines) {
-            items.push(order_item::Model {
-                order_id: event.order.order_id,
-                line,
-                product_id: item.product_id,
-                unit_price: item.unit_price,
-                quantity: item.quantity,
-            });
-        }
-    }
+    let items = new.iter().flat_map(|(_, event)| {
+        (0..).zip(&event.order.lines).map(|(line, item)| order_item::Model {
+            order_id: event.order.order_id,
+            line,
+            product_id: item.product_id,
+            unit_price: item.unit_price,
+            quantity: item.quantity,
+        })
+    });
     let events = new.iter().map(|(command, event)| order_event::Model {
         id: event.id,
         client_id: event.order.client_id,
@@ -271,20 +290,81 @@ async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Re
         published_at: None,
         traceparent: command.traceparent.clone(),
     });
-    order::Entity::insert_many(orders.map(as_new)).exec_without_returning(db).await?;
-    order_item::Entity::insert_many(items.into_iter().map(as_new)).exec_without_returning(db).await?;
-    order_event::Entity::insert_many(events.map(as_new)).exec_without_returning(db).await?;
+    let (orders, items, events): (Vec<_>, Vec<_>, Vec<_>) = (orders.collect(), items.collect(), events.collect());
+    let outgoing = events.iter().map(Outgoing::of).collect();
+    match db.get_database_backend() {
+        DbBackend::Postgres => write_at_once(db, orders, items, events).await?,
+        _ => write_rows(db, orders, items, events).await?,
+    }
+    Ok(outgoing)
+}
 
+async fn write_rows(
+    db: &impl ConnectionTrait,
+    orders: Vec<order::Model>,
+    items: Vec<order_item::Model>,
+    events: Vec<order_event::Model>,
+) -> Result<(), DbErr> {
     // A later event of a client overwrites an earlier one's version: they come in order.
-    let versions: BTreeMap<i64, i32> = new.iter().map(|(_, event)| (event.order.client_id, event.version)).collect();
-    let case = versions
-        .iter()
-        .fold(CaseStatement::new(), |case, (id, version)| case.case(client::Column::Id.eq(*id), Expr::val(*version)));
-    client::Entity::update_many()
-        .col_expr(client::Column::Version, case.into())
-        .filter(client::Column::Id.is_in(versions.into_keys()))
-        .exec(db)
-        .await?;
+    let versions: BTreeMap<i64, i32> = events.iter().map(|event| (event.client_id, event.version)).collect();
+    order::Entity::insert_many(orders.into_iter().map(as_new)).exec_without_returning(db).await?;
+    order_item::Entity::insert_many(items.into_iter().map(as_new)).exec_without_returning(db).await?;
+    order_event::Entity::insert_many(events.into_iter().map(as_new)).exec_without_returning(db).await?;
+    for (client, version) in versions {
+        let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
+        raise.filter(client::Column::Id.eq(client)).exec(db).await?;
+    }
+    Ok(())
+}
+
+/// One statement with the same text for any number of orders, which PostgreSQL parses and plans once: it doubles what a
+/// processor gets done. Columns are parameters; an empty text stands for none.
+const WRITE: &str = "
+WITH placed AS (
+    SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bigint[], $6::text[],
+                         $7::uuid[], $8::text[], $9::jsonb[], $10::text[])
+        AS placed (order_id, client_id, version, placed_at, total, key, event_id, type, payload, traceparent)
+), placed_orders AS (
+    INSERT INTO orders (id, client_id, version, placed_at, total, idempotency_key)
+    SELECT order_id, client_id, version, placed_at, total, NULLIF(key, '') FROM placed
+), placed_items AS (
+    INSERT INTO order_items (order_id, line, product_id, unit_price, quantity)
+    SELECT * FROM UNNEST($11::uuid[], $12::int[], $13::bigint[], $14::bigint[], $15::int[])
+), placed_events AS (
+    INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, traceparent)
+    SELECT event_id, client_id, version, type, payload, placed_at, NULLIF(traceparent, '') FROM placed
+)
+UPDATE clients SET version = newest.version
+    FROM (SELECT client_id, max(version) AS version FROM placed GROUP BY client_id) AS newest
+    WHERE id = newest.client_id";
+
+async fn write_at_once(
+    db: &impl ConnectionTrait,
+    orders: Vec<order::Model>,
+    items: Vec<order_item::Model>,
+    events: Vec<order_event::Model>,
+) -> Result<(), DbErr> {
+    fn column<M, T: Into<Value> + NotU8 + ValueType>(rows: &[M], value: impl Fn(&M) -> T) -> Value {
+        rows.iter().map(value).collect::<Vec<T>>().into()
+    }
+    let values = [
+        column(&orders, |order| order.id),
+        column(&orders, |order| order.client_id),
+        column(&orders, |order| order.version),
+        column(&orders, |order| order.placed_at),
+        column(&orders, |order| order.total),
+        column(&orders, |order| order.idempotency_key.clone().unwrap_or_default()),
+        column(&events, |event| event.id),
+        column(&events, |event| event.r#type.clone()),
+        column(&events, |event| event.payload.clone()),
+        column(&events, |event| event.traceparent.clone().unwrap_or_default()),
+        column(&items, |item| item.order_id),
+        column(&items, |item| item.line),
+        column(&items, |item| item.product_id),
+        column(&items, |item| item.unit_price),
+        column(&items, |item| item.quantity),
+    ];
+    db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, WRITE, values)).await?;
     Ok(())
 }
 

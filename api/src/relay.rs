@@ -1,8 +1,10 @@
 //! The outbox relay: publishes the rows of `order_events` that are not marked as published, at least once each.
 //!
+//! What this process has committed is handed over as it is, and need not be read again. All else is found by looking: what
+//! another process left behind, and what could not be sent at once.
+//!
 //! Any number of processes may run it: on PostgreSQL each claims rows that no other has (`FOR UPDATE SKIP LOCKED`).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -17,11 +19,13 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, TransactionTrait,
 };
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
+
+use crate::store::is_one_of;
 
 /// Rows claimed at once.
 const CLAIM: u64 = 200;
@@ -31,8 +35,13 @@ const CONCURRENT_SENDS: usize = 4;
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 const BATCH_ENTRIES: usize = 10;
 const BATCH_BYTES: usize = 256 * 1024;
-/// How often to look without being woken: for rows that another process left behind.
+/// How often to look into the outbox, and how old what is found there is at least: what is younger is being sent.
 const SWEEP: Duration = Duration::from_secs(1);
+const LEFT_BEHIND: Duration = Duration::from_secs(3);
+/// What was handed over and has waited longer is left for that: nothing is to be sent by both.
+const FRESH: Duration = Duration::from_secs(2);
+/// Events that were handed over and wait, at most, some kilobytes each. Others are found by looking.
+const HANDED_OVER: usize = 2_000;
 /// How long one attempt of a call to SQS may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a pass may take: its calls to SQS, four at a time, each tried three times.
@@ -58,11 +67,23 @@ impl Queue {
     }
 }
 
+/// An event as it is published.
+#[derive(Debug)]
+pub struct Outgoing {
+    id: Uuid,
+    message: String,
+}
+
+impl Outgoing {
+    pub fn of(event: &order_event::Model) -> Outgoing {
+        Outgoing { id: event.id, message: event.message() }
+    }
+}
+
 pub struct Relay {
-    pub db: DatabaseConnection,
-    pub queue: Queue,
-    /// Notified after each commit that may have written events.
-    pub wake: Arc<Notify>,
+    db: DatabaseConnection,
+    queue: Queue,
+    handed_over: mpsc::Receiver<Outgoing>,
 }
 
 /// What one pass did.
@@ -85,70 +106,100 @@ struct Sent {
 }
 
 impl Relay {
+    /// A relay, and where to hand over what was committed.
+    pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
+        let (sender, handed_over) = mpsc::channel(HANDED_OVER);
+        (Relay { db, queue, handed_over }, sender)
+    }
+
     /// Publishes until `shutdown`, then what is left.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::default();
         let (mut healthy, mut is_there) = (true, true);
+        let mut look = Instant::now();
         while !shutdown.is_cancelled() {
-            // While the queue is away one call is enough to see whether it is back.
-            let claim = if is_there { CLAIM } else { BATCH_ENTRIES as u64 };
+            let mut events = Vec::new();
+            if is_there && Instant::now() < look {
+                tokio::select! {
+                    received = self.handed_over.recv_many(&mut events, CLAIM as usize) => {
+                        drop_stale(&mut events);
+                        if received == 0 {
+                            sleep_until(look).await; // nobody can hand over any more
+                        }
+                        if events.is_empty() {
+                            continue;
+                        }
+                    }
+                    () = sleep_until(look) => {}
+                    () = shutdown.cancelled() => break,
+                }
+            }
+            let looks = events.is_empty();
             let failed = |problem| Pass { problem: Some(problem), ..Pass::default() };
-            let pass = match timeout(PASS, self.publish_some(claim)).await {
+            let published = async {
+                if !events.is_empty() {
+                    return self.publish(&self.db, events).await;
+                }
+                // While the queue is away one call is enough to see whether it is back.
+                let claim = if is_there { CLAIM } else { BATCH_ENTRIES as u64 };
+                self.publish_claimed(claim, LEFT_BEHIND).await
+            };
+            let pass = match timeout(PASS, published).await {
                 Ok(Ok(pass)) => pass,
                 Ok(Err(error)) => failed(one_line(&error)),
                 Err(_) => failed(format!("no answer within {PASS:?}")),
             };
             let Pass { published, refused, problem } = pass;
             is_there = problem.is_none() || published + refused > 0;
+            if looks && published < CLAIM as usize {
+                look = Instant::now() + SWEEP;
+            }
             // Where some were accepted the queue is there, and the others have their turn with the next pass.
             if let (0, Some(problem)) = (published, problem) {
                 let pause = backoff.next();
                 warn!(retry_in_ms = pause.as_millis(), "cannot publish events, which wait in the outbox: {problem}");
                 healthy = false;
                 let _ = timeout(pause, shutdown.cancelled()).await;
+                // It is all in the outbox.
+                while !is_there && self.handed_over.try_recv().is_ok() {}
+                look = Instant::now();
                 continue;
             }
-            if !healthy {
+            if !healthy && published > 0 {
                 info!("publishing events again");
                 (healthy, backoff) = (true, Backoff::default());
             }
-            if published == 0 {
-                tokio::select! {
-                    () = self.wake.notified() => {}
-                    () = tokio::time::sleep(SWEEP) => {}
-                    () = shutdown.cancelled() => {}
-                }
-            }
         }
-        while self.run_once().await.is_ok_and(|pass| pass.published > 0) {}
+        let mut events = Vec::new();
+        while let Ok(event) = self.handed_over.try_recv() {
+            events.push(event);
+        }
+        drop_stale(&mut events);
+        let _ = self.publish(&self.db, events).await;
+        while self.publish_claimed(CLAIM, LEFT_BEHIND).await.is_ok_and(|pass| pass.published > 0) {}
     }
 
     /// Claims, sends and marks at most [`CLAIM`] events, oldest first.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
-        self.publish_some(CLAIM).await
+        self.publish_claimed(CLAIM, Duration::ZERO).await
     }
 
-    async fn publish_some(&self, claim: u64) -> Result<Pass, DbErr> {
+    /// Those that have this age at least.
+    async fn publish_claimed(&self, claim: u64, age: Duration) -> Result<Pass, DbErr> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
             // One process owns the file; there is nothing to claim, and no lock to hold while the queue answers.
-            return self.publish(&self.db, claim).await;
+            let claimed = claimed(&self.db, claim, age).await?;
+            return self.publish(&self.db, claimed).await;
         }
         let transaction = self.db.begin().await?;
-        let pass = self.publish(&transaction, claim).await?;
+        let claimed = claimed(&transaction, claim, age).await?;
+        let pass = self.publish(&transaction, claimed).await?;
         transaction.commit().await?;
         Ok(pass)
     }
 
-    async fn publish(&self, db: &impl ConnectionTrait, claim: u64) -> Result<Pass, DbErr> {
-        let claimed = order_event::Entity::find()
-            .filter(Column::PublishedAt.is_null())
-            .order_by_asc(Column::Id)
-            .limit(claim)
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-            .all(db)
-            .await?;
-        let messages = claimed.iter().map(|event| (event.id, event.message()));
-        let sends = batches(messages).into_iter().map(|batch| self.send(batch));
+    async fn publish(&self, db: &impl ConnectionTrait, events: Vec<Outgoing>) -> Result<Pass, DbErr> {
+        let sends = batches(events).into_iter().map(|batch| self.send(batch));
         let sent: Vec<Sent> = stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).collect().await;
         crash_point("relay-before-marking");
         let published: Vec<Uuid> = sent.iter().flat_map(|sent| sent.accepted.iter().copied()).collect();
@@ -158,15 +209,15 @@ impl Relay {
         if !published.is_empty() {
             order_event::Entity::update_many()
                 .col_expr(Column::PublishedAt, Expr::val(Utc::now()))
-                .filter(Column::Id.is_in(published))
+                .filter(is_one_of(db, Column::Id, published))
                 .exec(db)
                 .await?;
         }
         Ok(pass)
     }
 
-    async fn send(&self, batch: Vec<(Uuid, String)>) -> Sent {
-        let entries = batch.into_iter().map(|(id, message)| {
+    async fn send(&self, batch: Vec<Outgoing>) -> Sent {
+        let entries = batch.into_iter().map(|Outgoing { id, message }| {
             let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
             entry.build().expect("an id and a body are given")
         });
@@ -190,19 +241,35 @@ impl Relay {
     }
 }
 
+fn drop_stale(events: &mut Vec<Outgoing>) {
+    let fresh = order_event::least_id_at(Utc::now() - FRESH);
+    events.retain(|event| event.id >= fresh);
+}
+
+/// The oldest events of the outbox that nobody else has claimed.
+async fn claimed(db: &impl ConnectionTrait, claim: u64, age: Duration) -> Result<Vec<Outgoing>, DbErr> {
+    let mut unpublished = order_event::Entity::find().filter(Column::PublishedAt.is_null());
+    if !age.is_zero() {
+        unpublished = unpublished.filter(Column::Id.lt(order_event::least_id_at(Utc::now() - age)));
+    }
+    let unpublished = unpublished.order_by_asc(Column::Id).limit(claim);
+    let claimed = unpublished.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
+    Ok(claimed.iter().map(Outgoing::of).collect())
+}
+
 /// Packs messages, in order, into as few batches as SQS takes.
-fn batches(messages: impl IntoIterator<Item = (Uuid, String)>) -> Vec<Vec<(Uuid, String)>> {
-    let mut batches: Vec<Vec<(Uuid, String)>> = Vec::new();
+fn batches(events: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
+    let mut batches: Vec<Vec<Outgoing>> = Vec::new();
     let mut bytes = 0;
-    for (id, message) in messages {
+    for event in events {
         match batches.last_mut() {
-            Some(batch) if batch.len() < BATCH_ENTRIES && bytes + message.len() <= BATCH_BYTES => {
-                bytes += message.len();
-                batch.push((id, message));
+            Some(batch) if batch.len() < BATCH_ENTRIES && bytes + event.message.len() <= BATCH_BYTES => {
+                bytes += event.message.len();
+                batch.push(event);
             }
             _ => {
-                bytes = message.len();
-                batches.push(vec![(id, message)]);
+                bytes = event.message.len();
+                batches.push(vec![event]);
             }
         }
     }
@@ -229,8 +296,8 @@ mod tests {
     use super::*;
 
     fn sizes(messages: &[usize]) -> Vec<usize> {
-        let messages = messages.iter().map(|bytes| (Uuid::nil(), "x".repeat(*bytes)));
-        batches(messages).iter().map(Vec::len).collect()
+        let messages = messages.iter().map(|bytes| Outgoing { id: Uuid::nil(), message: "x".repeat(*bytes) });
+        batches(messages.collect()).iter().map(Vec::len).collect()
     }
 
     #[test]

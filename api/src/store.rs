@@ -5,8 +5,12 @@ use std::time::Duration;
 use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, product};
 use process::{database, one_line};
+use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
-use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QuerySelect, RuntimeErr};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QuerySelect,
+    RuntimeErr, Value,
+};
 
 /// How long a statement may take, waiting for another order of the same client included.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +36,43 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     order_item::Entity::find().limit(0).all(db).await?;
     order_event::Entity::find().limit(0).all(db).await?;
     Ok(())
+}
+
+/// Whether a column has one of some values. On PostgreSQL these are one parameter, so that the statement's text does not
+/// depend on how many there are: it is parsed and planned once.
+pub fn is_one_of<V: Into<Value> + NotU8>(
+    db: &impl ConnectionTrait,
+    column: impl ColumnTrait,
+    values: impl IntoIterator<Item = V>,
+) -> Expr {
+    match db.get_database_backend() {
+        DbBackend::Postgres => column.eq_any(values),
+        _ => column.is_in(values),
+    }
+}
+
+/// Whether two columns have one of some pairs of values; the same of the statement's text.
+pub fn is_one_pair_of<C: ColumnTrait, V: Into<Value> + NotU8 + ValueType>(
+    db: &impl ConnectionTrait,
+    [one, other]: [C; 2],
+    pairs: Vec<(i64, V)>,
+) -> Expr {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let (ones, others): (Vec<i64>, Vec<V>) = pairs.into_iter().unzip();
+        let columns = Expr::tuple([Expr::col(one), Expr::col(other)]);
+        let among = "$1 IN (SELECT * FROM UNNEST($2, $3))";
+        return Expr::cust_with_exprs(among, [columns, Expr::val(ones), Expr::val(others)]);
+    }
+    let pair = |(value, of_other): (i64, V)| Condition::all().add(one.eq(value)).add(other.eq(of_other));
+    pairs.into_iter().map(pair).fold(Condition::any(), Condition::add).into()
+}
+
+/// Whether somebody else had locked what a statement needs, for longer than it waits.
+pub fn is_lock(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return false;
+    };
+    matches!(&**error, SqlxError::Database(error) if matches!(error.code().as_deref(), Some("55P03" | "57014")))
 }
 
 /// Whether the database could not be reached or could not cope just now, so that the same request may succeed later.

@@ -9,6 +9,9 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 /// How long a request waits for a connection before the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a statement waits for what somebody else has locked. Our own transactions take milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Longer than a pass of the outbox relay, which waits for SQS inside its transaction.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(120);
 
@@ -18,7 +21,7 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(120);
 /// # Errors
 /// Each is one line, without the URL: it may hold a password.
 ///
-/// `statement_timeout` bounds each statement on PostgreSQL, and with it the wait for locks; without one a statement may
+/// `statement_timeout` bounds each statement on PostgreSQL; without one a statement may
 /// take as long as it needs, as in a migration.
 pub async fn connect(
     url: &str,
@@ -43,6 +46,7 @@ pub async fn connect(
                 // What was acknowledged must survive a crash, whatever the server's default is.
                 ("synchronous_commit", "on".to_owned()),
                 ("statement_timeout", format!("{}ms", limit.as_millis())),
+                ("lock_timeout", format!("{}ms", LOCK_TIMEOUT.min(limit).as_millis())),
                 ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_IN_TRANSACTION.as_millis())),
             ]),
             None => postgres,

@@ -5,6 +5,7 @@
 
 pub mod generations;
 pub mod memory;
+mod near;
 pub mod redis;
 mod settings;
 
@@ -61,6 +62,12 @@ pub trait ReadModel: Send + Sync {
     /// The clients of these ids, in their order, `None` where nothing was projected. One round trip.
     async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error>;
 
+    /// The same, as of a moment ago: what was read lately need not be read again. Where the store does not tell any more of
+    /// what changes, that is noticed within seconds.
+    async fn recent_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        self.clients(ids).await
+    }
+
     /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer
     /// tell of every change: what was read before must then be read anew.
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error>;
@@ -86,14 +93,20 @@ pub async fn client_at(
 ) -> Result<Awaited, Error> {
     let deadline = Instant::now() + wait;
     let mut pause = Duration::from_millis(2);
+    let version = |client: &Option<Client>| client.as_ref().map_or(0, |client| client.version);
+    // What was read lately may be older than what is there, but not newer.
+    let mut client = read_model.recent_clients(&[id]).await?.pop().flatten();
+    if version(&client) < min_version {
+        client = read_model.clients(&[id]).await?.pop().flatten();
+    }
     loop {
-        let client = read_model.clients(&[id]).await?.pop().flatten();
-        let reached = client.as_ref().map_or(0, |client| client.version);
+        let reached = version(&client);
         match client {
             Some(client) if reached >= min_version => return Ok(Awaited::Reached(client)),
             _ if Instant::now() >= deadline => return Ok(Awaited::Behind(reached)),
             _ => tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await,
         }
         pause = (pause * 2).min(Duration::from_millis(20));
+        client = read_model.clients(&[id]).await?.pop().flatten();
     }
 }

@@ -19,11 +19,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncCommands, Client as RedisClient, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script,
-    ServerErrorKind, pipe,
+    AsyncCommands, Client as RedisClient, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisError,
+    RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
 };
 use chrono::DateTime;
 use entity::Event;
@@ -36,6 +36,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::generations::{FORMAT, Generations};
+use crate::near::Near;
 use crate::{Applied, Client, Error, Projected, ReadModel};
 
 const META: &str = "orders:meta";
@@ -63,12 +64,17 @@ pub struct Redis {
 
 struct Shared {
     client: RedisClient,
+    /// The same server, by the protocol in which it tells of changes beside its answers.
+    told: RedisClient,
+    near: Arc<Near>,
     connection: RwLock<ConnectionManager>,
     partitions: u16,
     currency: Currency,
     known: RwLock<Known>,
     /// Held while the generations are settled, once for all who need that.
     settling: Mutex<()>,
+    /// Held by who asks which generation is live.
+    asking: Mutex<()>,
     apply: Script,
     replace: Script,
     settle: Script,
@@ -105,16 +111,23 @@ impl Redis {
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(SILENCE);
-        let client = RedisClient::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
-        let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
+        let server = url.into_connection_info()?.set_tcp_settings(tcp);
+        let client = RedisClient::open(server.clone())?;
+        let told = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let told = RedisClient::open(server.set_redis_settings(told))?;
+        let near = Arc::new(Near::new());
+        let connection = ConnectionManager::new_with_config(told.clone(), config(&near)).await?;
         let redis = Redis {
             shared: Arc::new(Shared {
                 client,
+                told,
+                near,
                 connection: RwLock::new(connection),
                 partitions,
                 currency,
                 known: RwLock::new(Known { generations: Generations::first(0), at: Instant::now() }),
                 settling: Mutex::default(),
+                asking: Mutex::default(),
                 apply: Script::new(include_str!("apply.lua")),
                 replace: Script::new(include_str!("replace.lua")),
                 settle: Script::new(include_str!("settle.lua")),
@@ -190,7 +203,7 @@ impl Redis {
             let known = try_join_all(raise).await.map_err(|error| self.failed(error))?;
             above = known.into_iter().max().unwrap_or(0);
             if above <= generations.epoch {
-                self.learn(generations);
+                self.learn(generations, stored.asked);
                 return Ok(());
             }
         }
@@ -209,10 +222,23 @@ impl Redis {
     }
 
     async fn stored(&self) -> Result<Stored, Error> {
-        let mut pipeline = pipe();
-        pipeline.hget(META, "generations").cmd("TIME");
-        let (text, (seconds, micros)): (_, (i64, i64)) = pipeline.query_async(&mut self.connection()).await?;
-        Ok(Stored { text, now: seconds * 1_000 + micros / 1_000 })
+        let (near, mut pipeline) = (&self.shared.near, pipe());
+        let connection = near.connection();
+        pipeline.ignore_errors().hget(META, "generations").cmd("TIME");
+        if near.is_wanted() {
+            // Again and again: it ends with the connection, and may be forbidden.
+            pipeline.cmd("CLIENT").arg("TRACKING").arg("ON");
+        }
+        let asked = Instant::now();
+        let answers: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.connection()).await?;
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+        let text = from_redis_value(next()?).map_err(RedisError::from)?;
+        let (seconds, micros): (i64, i64) = from_redis_value(next()?).map_err(RedisError::from)?;
+        if let Ok(Value::Okay) = next() {
+            near.track(connection);
+        }
+        Ok(Stored { text, asked, now: seconds * 1_000 + micros / 1_000 })
     }
 
     /// Which generations there are, as of now.
@@ -221,7 +247,7 @@ impl Redis {
         let generations = stored.generations()?;
         // Or else the store has lost them, or a later epoch.
         match stored.text.is_some() && generations.epoch >= self.known(|known| known.generations.epoch) {
-            true => self.learn(generations),
+            true => self.learn(generations, stored.asked),
             false => self.settle().await?,
         }
         Ok(self.known(|known| known.generations.clone()))
@@ -231,10 +257,11 @@ impl Redis {
         read(&self.shared.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn learn(&self, generations: Generations) {
+    /// They were so, or later ones, at that time.
+    fn learn(&self, generations: Generations, at: Instant) {
         let mut known = self.shared.known.write().unwrap_or_else(PoisonError::into_inner);
         if generations.epoch >= known.generations.epoch {
-            *known = Known { generations, at: Instant::now() };
+            *known = Known { generations, at };
         }
     }
 
@@ -251,9 +278,19 @@ impl Redis {
         if let Some(only) = self.only {
             return Ok(only);
         }
-        match self.known(|known| (known.at.elapsed() < KNOWN_FOR).then(|| known.generations.live())) {
-            Some(live) => Ok(live),
-            None => Ok(self.generations().await?.live()),
+        let known = |known: &Known| (known.at.elapsed(), known.generations.live());
+        let (age, live) = self.known(known);
+        if age < KNOWN_FOR / 2 {
+            return Ok(live);
+        }
+        // One asks for all, the others go on until it is too old.
+        if age < KNOWN_FOR && self.shared.asking.try_lock().is_err() {
+            return Ok(live);
+        }
+        let _asking = self.shared.asking.lock().await;
+        match self.known(known) {
+            (age, live) if age < KNOWN_FOR / 2 => Ok(live),
+            _ => Ok(self.generations().await?.live()),
         }
     }
 
@@ -285,8 +322,12 @@ impl Redis {
 
     /// Connects anew, to whatever server the URL names by now: a primary that was demoted keeps its connections open.
     fn leave_this_server(&self) {
-        if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.shared.client.clone(), config()) {
+        if let Ok(connection) =
+            ConnectionManager::new_lazy_with_config(self.shared.told.clone(), config(&self.shared.near))
+        {
             *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+            // The one that is dropped does not say so.
+            self.shared.near.lost();
         }
     }
 
@@ -420,6 +461,19 @@ impl Redis {
         Ok(due)
     }
 
+    async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = pipe();
+        for id in ids {
+            let key = self.client_key(generation, *id);
+            pipeline.hmget(key, &["name", "email", "total", "orders", "last_purchase", "version"]);
+        }
+        let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
+    }
+
     async fn run_apply(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
         let (epoch, generations) = self.write_to()?;
         let mut pipeline = pipe();
@@ -462,6 +516,7 @@ impl Redis {
 /// Which generations there are, as it is stored, and the server's time (ms since 1970).
 struct Stored {
     text: Option<String>,
+    asked: Instant,
     now: i64,
 }
 
@@ -486,8 +541,13 @@ fn is_stale(error: &RedisError) -> bool {
 }
 
 /// No retries: whoever waits for an answer is told at once, and the next request connects anew.
-fn config() -> ConnectionManagerConfig {
+fn config(near: &Arc<Near>) -> ConnectionManagerConfig {
+    let near = near.clone();
     ConnectionManagerConfig::new()
+        .set_push_sender(move |news: PushInfo| -> Result<(), SendError> {
+            near.told(&news);
+            Ok(())
+        })
         .set_number_of_retries(0)
         .set_connection_timeout(Some(TIMEOUT))
         .set_response_timeout(Some(TIMEOUT))
@@ -519,18 +579,24 @@ impl ReadModel for Redis {
     }
 
     async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
+        self.clients_of(self.read_from().await?, ids).await
+    }
+
+    async fn recent_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        let (generation, near) = (self.read_from().await?, &self.shared.near);
+        let mut clients: Vec<Option<Option<Client>>> = ids.iter().map(|id| near.get(generation, *id)).collect();
+        let missing: Vec<i64> =
+            ids.iter().zip(&clients).filter(|(_, client)| client.is_none()).map(|(id, _)| *id).collect();
+        if !missing.is_empty() {
+            let marks: Vec<_> = missing.iter().map(|id| near.mark(*id)).collect();
+            let read = self.clients_of(generation, &missing).await?;
+            let places = clients.iter_mut().filter(|client| client.is_none());
+            for (((id, mark), client), place) in missing.into_iter().zip(marks).zip(read).zip(places) {
+                near.keep(mark, generation, id, &client);
+                *place = Some(client);
+            }
         }
-        let (generation, mut pipeline) = (self.read_from().await?, pipe());
-        for id in ids {
-            pipeline.hmget(
-                self.client_key(generation, *id),
-                &["name", "email", "total", "orders", "last_purchase", "version"],
-            );
-        }
-        let rows: Vec<RedisResult<Row>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
+        Ok(clients.into_iter().map(Option::flatten).collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {

@@ -106,8 +106,7 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     };
     queues::check(&sqs, &queue_url).await?;
 
-    let app =
-        App { db, read_model: read_model.clone(), relay: Arc::default(), currency, read_wait: settings.read_wait };
+    let app = App { db, read_model: read_model.clone(), currency, read_wait: settings.read_wait };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;

@@ -12,11 +12,11 @@ use async_graphql::{Context, Schema, ValidationMode};
 use iso_currency::Currency;
 use read_model::ReadModel;
 use sea_orm::DatabaseConnection;
-use tokio::sync::Notify;
 
 use crate::auth::Identity;
 use crate::error::Error;
 use crate::live::Live;
+use crate::placing::Orders;
 
 pub use mutation::Mutation;
 pub use query::Query;
@@ -29,8 +29,6 @@ pub type OrderSchema = Schema<Query, Mutation, Subscription>;
 pub struct App {
     pub db: DatabaseConnection,
     pub read_model: Arc<dyn ReadModel>,
-    /// Wakes the outbox relay.
-    pub relay: Arc<Notify>,
     pub currency: Currency,
     /// How long `client(minVersion:)` waits.
     pub read_wait: Duration,
@@ -41,12 +39,12 @@ pub struct Traceparent(pub String);
 
 /// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
 /// there. Without an [`App`] it can be printed but not executed.
-pub fn schema(app: Option<(App, Arc<Live>)>) -> OrderSchema {
+pub fn schema(app: Option<(App, Orders, Arc<Live>)>) -> OrderSchema {
     let builder = Schema::build(Query, Mutation, Subscription);
     // What is left out: rules that hold already, and a bound of recursion below ours.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match app {
-        Some((app, live)) => builder.data(app).data(live).finish(),
+        Some((app, orders, live)) => builder.data(app).data(orders).data(live).finish(),
         None => builder.finish(),
     }
 }
@@ -57,7 +55,7 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
 
 /// The identity behind the request, if its token has the scope.
 fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
-    let identity = ctx.data_opt::<Identity>().ok_or(Error::Unauthenticated)?;
+    let identity = ctx.data_opt::<Arc<Identity>>().ok_or(Error::Unauthenticated)?;
     if identity.may(scope) { Ok(identity) } else { Err(Error::Forbidden) }
 }
 

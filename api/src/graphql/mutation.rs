@@ -1,18 +1,12 @@
-use std::time::Duration;
-
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::event::{MAX_LINES, MAX_QUANTITY};
-use tokio::time::timeout;
-use tracing::warn;
 
 use super::types::Order;
 use super::{Traceparent, app, authorize_for, parse_id};
 use crate::auth::PLACE_ORDERS;
 use crate::error::Error;
-use crate::orders::{self, Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
-
-/// How long placing may take before the database counts as unavailable. What was not committed by then is rolled back.
-const PLACING: Duration = Duration::from_secs(15);
+use crate::orders::{Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
+use crate::placing::Orders;
 
 pub struct Mutation;
 
@@ -26,25 +20,13 @@ impl Mutation {
         #[graphql(desc = "The order.")] input: PlaceOrderInput,
     ) -> Result<PlaceOrderPayload, Error> {
         authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
-        let app = app(ctx).clone();
         let traceparent = ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone());
         let order = PlaceOrder { traceparent, ..input.into() };
-        // A task of its own, so that a caller who hangs up does not stop an order half-way.
-        let placing = tokio::spawn(async move {
-            let placed = timeout(PLACING, orders::place(&app.db, app.currency, &[order])).await;
-            app.relay.notify_one();
-            placed
-        });
-        let Ok(placed) = placing.await.map_err(|error| Error::internal(&error))? else {
-            warn!("the command database did not answer within {PLACING:?}");
-            return Err(Error::CommandStoreUnavailable);
-        };
-        let mut results = placed?;
-        match results.pop().ok_or_else(|| Error::internal(&"placing an order had no result"))? {
+        match ctx.data_unchecked::<Orders>().place(order).await? {
             Ok(placed) => Ok(PlaceOrderPayload {
                 client_version: Some(placed.event.version),
                 replayed: placed.replayed,
-                order: Some(Order::new(placed.event, self::app(ctx).currency)),
+                order: Some(Order::new(placed.event, app(ctx).currency)),
                 user_errors: Vec::new(),
             }),
             Err(rejections) => Ok(PlaceOrderPayload {

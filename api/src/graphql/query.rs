@@ -45,7 +45,7 @@ impl Query {
         }
         let app = app(ctx);
         let ids: Vec<i64> = ids.iter().map(|id| parse_id(id)).collect();
-        let clients = app.read_model.clients(&ids).await?;
+        let clients = app.read_model.recent_clients(&ids).await?;
         Ok(clients.into_iter().map(|client| Some(Client::new(client?, app.currency))).collect())
     }
 
@@ -108,7 +108,7 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
             Awaited::Reached(client) => Some(client),
             Awaited::Behind(version) => return Err(Error::ReadModelBehind(version)),
         },
-        _ => app.read_model.clients(&[id]).await?.pop().flatten(),
+        _ => app.read_model.recent_clients(&[id]).await?.pop().flatten(),
     };
     Ok(client.map(|client| Client::new(client, app.currency)))
 }

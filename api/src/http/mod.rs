@@ -198,10 +198,11 @@ pub fn router(edge: Arc<Edge>) -> Router {
         true => routing::get(async || Redirect::temporary("/graphiql/")),
         false => routing::get(not_found),
     };
-    Router::new()
-        .route("/graphql", routing::get(get).post(post))
-        // Only these answers are for other origins.
-        .layer(edge.settings.cors())
+    let mut graphql = Router::new().route("/graphql", routing::get(get).post(post));
+    if !edge.settings.cors_origins.is_empty() {
+        graphql = graphql.layer(edge.settings.cors()); // only these answers are for other origins
+    }
+    graphql
         .route("/", root)
         .route("/graphiql/{*path}", routing::get(explorer::file))
         .route("/graphiql/", routing::get(explorer::page))

@@ -1,4 +1,4 @@
-//! `orders::place` on both databases.
+//! `orders::place` on both databases, and orders that are placed together.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,21 @@ use api::orders::{PlaceOrder, Placed, Rejection, place};
 use entity::{client, order, order_event, order_item, product};
 use futures::future::join_all;
 use iso_currency::Currency;
-use sea_orm::{ActiveValue, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{
+    ActiveValue, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect,
+    TransactionTrait,
+};
 
-use crate::support::{Db, command, postgres, sqlite};
+use serde_json::json;
+
+use crate::support::{ALL, Api, Db, code, command, postgres, sqlite};
 
 async fn both() -> [Db; 2] {
     [sqlite().await, postgres().await]
 }
 
 async fn place_one(db: &DatabaseConnection, command: PlaceOrder) -> Result<Placed, Vec<Rejection>> {
-    place(db, Currency::USD, &[command]).await.unwrap().remove(0)
+    place(db, Currency::USD, &[command]).await.unwrap().results.remove(0)
 }
 
 /// Orders, items, events, and the clients' versions.
@@ -55,10 +60,10 @@ async fn refused_orders_write_nothing_and_harm_no_neighbour() {
             command(2, &[(2, 2)], None),
             command(1, &[(3, 1)], None),
         ];
-        let results = place(db, Currency::USD, &commands).await.unwrap();
+        let results = place(db, Currency::USD, &commands).await.unwrap().results;
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true, true]);
         assert_eq!(counts(db).await, (3, 3, 3, vec![2, 1, 0]));
-        assert!(place(db, Currency::USD, &[]).await.unwrap().is_empty());
+        assert!(place(db, Currency::USD, &[]).await.unwrap().results.is_empty());
     }
 }
 
@@ -78,7 +83,7 @@ async fn a_repeated_key_answers_with_the_order_as_it_was_placed() {
 
         // Twice in one batch, too; and keys belong to a client.
         let twins = [command(2, &[(2, 1)], Some("k")), command(2, &[(2, 1)], Some("k"))];
-        let results = place(db, Currency::USD, &twins).await.unwrap();
+        let results = place(db, Currency::USD, &twins).await.unwrap().results;
         let replayed: Vec<bool> = results.into_iter().map(|result| result.unwrap().replayed).collect();
         assert_eq!(replayed, [false, true]);
     }
@@ -104,7 +109,7 @@ async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gap
             .map(|n| [1, 2, 3].map(|i| command((i + n) % 3 + 1, &[(1, 1)], None)).into_iter().rev().collect())
             .collect();
         let placing = batches.iter().map(|batch| place(db, Currency::USD, batch));
-        assert!(join_all(placing).await.into_iter().all(|results| results.unwrap().iter().all(Result::is_ok)));
+        assert!(join_all(placing).await.into_iter().all(|batch| batch.unwrap().results.iter().all(Result::is_ok)));
         assert_eq!(counts(db).await, (72, 72, 72, vec![24, 24, 24]));
         let mut versions: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
         for event in order_event::Entity::find().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
@@ -147,4 +152,56 @@ async fn the_largest_order_fits_a_message() {
         };
         assert!(product::Entity::insert(longer).exec(db).await.is_err(), "a longer name is refused");
     }
+}
+
+/// What the database refuses of one order harms none that was placed together with it.
+#[tokio::test]
+async fn orders_placed_together_do_not_harm_each_other() {
+    let db = postgres().await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN IF NEW.quantity = 666 THEN RAISE EXCEPTION ''no''; END IF; RETURN NEW; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON order_items FOR EACH ROW EXECUTE FUNCTION refuse()";
+    db.connection.execute_unprepared(refuse).await.unwrap();
+    let api = Api::start(&db).await;
+    let token = api.token(ALL, None);
+    let order =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { clientVersion userErrors { code } } }";
+    let placing = (0..100).map(|n| {
+        let (client, quantity) = (n % 3 + 1, if n == 50 { 666 } else { 1 });
+        let client = if n % 10 == 7 { 99 } else { client };
+        let items = json!([{ "productId": "1", "quantity": quantity }]);
+        api.graphql(&token, order, json!({ "input": { "clientId": client.to_string(), "items": items } }))
+    });
+    let answers = join_all(placing).await;
+    for (n, answer) in answers.iter().enumerate() {
+        let payload = &answer["data"]["placeOrder"];
+        match n {
+            50 => assert_eq!(code(answer), "INTERNAL_SERVER_ERROR"),
+            _ if n % 10 == 7 => assert_eq!(payload["userErrors"][0]["code"], "CLIENT_NOT_FOUND", "{answer}"),
+            _ => assert!(payload["clientVersion"].is_i64(), "{answer}"),
+        }
+    }
+    assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 89);
+}
+
+/// While somebody holds a client's row, only that client's orders wait, and not for long.
+#[tokio::test]
+async fn a_locked_client_stops_no_other() {
+    let db = postgres().await;
+    let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let token = api.token(ALL, None);
+    let other = db.connection.begin().await.unwrap();
+    client::Entity::find_by_id(2).lock_exclusive().one(&other).await.unwrap();
+    let order = "mutation ($id: ID!) {
+        placeOrder(input: { clientId: $id, items: [{ productId: \"1\", quantity: 1 }] }) { clientVersion } }";
+    let placing = (0..60).map(|n| api.graphql(&token, order, json!({ "id": (n % 3 + 1).to_string() })));
+    for (n, answer) in join_all(placing).await.iter().enumerate() {
+        match n % 3 + 1 {
+            2 => assert_eq!(code(answer), "COMMAND_STORE_UNAVAILABLE"),
+            _ => assert!(answer["data"]["placeOrder"]["clientVersion"].is_i64(), "{answer}"),
+        }
+    }
+    other.rollback().await.unwrap();
+    let answer = api.graphql(&token, order, json!({ "id": "2" })).await;
+    assert_eq!(answer["data"]["placeOrder"]["clientVersion"], 1, "none of those that were refused was placed");
 }

@@ -1,7 +1,6 @@
 //! The five faults of the sample that this service replaces: its algorithm, as its code has it, fails; ours holds.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use api::orders::place;
 use api::relay::{Pass, Relay};
@@ -43,7 +42,7 @@ impl Sample {
 
 async fn ordered(db: &Db, orders: usize) -> Vec<Event> {
     let commands: Vec<_> = (0..orders).map(|_| command(1, &[(1, 1)], None)).collect();
-    let placed = place(&db.connection, Currency::USD, &commands).await.unwrap();
+    let placed = place(&db.connection, Currency::USD, &commands).await.unwrap().results;
     placed.into_iter().map(|placed| placed.unwrap().event).collect()
 }
 
@@ -61,7 +60,7 @@ async fn an_order_that_is_rolled_back_leaves_no_event_and_one_that_is_committed_
     assert_eq!((sent.len(), rows.len()), (1, 0), "a ghost");
 
     let db = sqlite().await;
-    let relay = Relay { db: db.connection.clone(), queue: queue(SqsService::new()).await, wake: Arc::default() };
+    let (relay, _) = Relay::new(db.connection.clone(), queue(SqsService::new()).await);
     db.connection.execute_unprepared("ALTER TABLE order_items RENAME TO elsewhere").await.unwrap();
     place(&db.connection, Currency::USD, &[command(1, &[(1, 1)], None)]).await.unwrap_err();
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 0);

@@ -148,7 +148,6 @@ impl Api {
         let app = App {
             db: db.connection.clone(),
             read_model: read_model.clone(),
-            relay: Arc::default(),
             currency: Currency::USD,
             read_wait: settings.read_wait,
         };

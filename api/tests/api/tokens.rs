@@ -98,13 +98,16 @@ async fn claims_become_an_identity() {
     let identity = authenticator.authenticate(&hs256(SECRET.as_bytes(), &claims)).await.unwrap();
     let expires = identity.expires;
     let (subject, scopes, client) = ("s".into(), vec!["a".into(), "c".into()], Some("7".into()));
-    assert_eq!(identity, Identity { subject, scopes, client, expires }, "{identity:?}");
+    assert_eq!(*identity, Identity { subject, scopes, client, expires }, "{identity:?}");
     let left = expires.duration_since(SystemTime::now()).unwrap().as_secs();
     assert!((60..=70).contains(&left), "{left}: what the clocks may differ is added");
 
     let minted = settings.mint("s", "a c", Some("7"), Duration::from_secs(60)).unwrap();
     let minted = authenticator.authenticate(&minted).await.unwrap();
-    assert_eq!((minted.subject, minted.scopes, minted.client), (identity.subject, identity.scopes, identity.client));
+    assert_eq!(
+        (&minted.subject, &minted.scopes, &minted.client),
+        (&identity.subject, &identity.scopes, &identity.client)
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The whole system as its users run it: processes, configured by environment variables, on real stores.
 
+mod bench;
 mod chaos;
-mod figures;
 mod outages;
 mod process;
 mod readme;

@@ -1,0 +1,51 @@
+-- For wrk: asks for the client, the fifty clients, or places the order of one request after another.
+--   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS
+-- KIND is client, clients, order, busy (orders of one client), or plain (GET /ID, without GraphQL).
+local requests, next_request = {}, 0
+
+local queries = {
+  client = 'query Client($id: ID!) { client(id: $id) { id name email total { amount currencyCode } orderCount lastPurchase version } }',
+  clients = 'query Clients($ids: [ID!]!) { clientsByIds(ids: $ids) { id name total { amount } orderCount } }',
+  order = 'mutation Place($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id total { amount } } clientVersion replayed } }',
+}
+
+local function ids(clients, count)
+  local list = {}
+  for i = 1, count do list[i] = '"' .. math.random(clients) .. '"' end
+  return table.concat(list, ',')
+end
+
+local function variables(kind, clients)
+  if kind == 'client' then return '{"id":' .. ids(clients, 1) .. '}' end
+  if kind == 'clients' then return '{"ids":[' .. ids(clients, 50) .. ']}' end
+  local client = kind == 'busy' and '"1"' or ids(clients, 1)
+  local items = '{"productId":"1","quantity":' .. math.random(5) .. '},{"productId":"2","quantity":' .. math.random(5) .. '}'
+  return '{"input":{"clientId":' .. client .. ',"items":[' .. items .. ']}}'
+end
+
+function init(args)
+  local kind, token, clients = args[1], args[2], tonumber(args[3])
+  math.randomseed(os.time())
+  local headers = { ['content-type'] = 'application/json', authorization = 'Bearer ' .. token }
+  local query = queries[kind == 'busy' and 'order' or kind]
+  for i = 1, 50000 do
+    if kind == 'plain' then
+      requests[i] = wrk.format('GET', '/' .. math.random(clients))
+    else
+      local body = '{"query":"' .. query .. '","variables":' .. variables(kind, clients) .. '}'
+      requests[i] = wrk.format('POST', '/graphql', headers, body)
+    end
+  end
+end
+
+function request()
+  next_request = next_request % #requests + 1
+  return requests[next_request]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(string.format('{"requests":%d,"failed":%d,"seconds":%f,"p50":%d,"p99":%d,"p999":%d}\n',
+    summary.requests, failed, summary.duration / 1e6, latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end

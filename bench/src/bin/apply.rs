@@ -1,0 +1,43 @@
+//! How fast events are applied when they need not be read from anywhere: `apply NUMBER`, with `REDIS_URL`, one for each
+//! client, a thousand in a round trip; prints how many a second.
+
+use std::time::Instant;
+
+use entity::{Event, Line, OrderPlaced};
+use iso_currency::Currency;
+use read_model::{ReadModel, Redis};
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const TOGETHER: usize = 1_000;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let number: i64 = std::env::args().nth(1).unwrap_or_default().parse()?;
+    let redis = Redis::connect(&std::env::var("REDIS_URL")?, 16, Currency::USD).await?;
+    let events: Vec<Event> = (1..=number).map(event).collect();
+    let began = Instant::now();
+    for events in events.chunks(TOGETHER) {
+        for result in redis.apply(events).await {
+            result?;
+        }
+    }
+    println!("{:.0}", number as f64 / began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn event(client_id: i64) -> Event {
+    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 }];
+    let order = OrderPlaced {
+        client_id,
+        client_name: "Client".into(),
+        client_email: "client@example.com".into(),
+        order_id: Uuid::now_v7(),
+        currency: "USD".into(),
+        total: 150_000,
+        lines,
+    };
+    Event { id: Uuid::now_v7(), time: chrono::Utc::now(), version: 1, order }
+}
