@@ -554,6 +554,27 @@ async fn start() {
     }
 }
 
+/// Ten minutes of reads and orders, all of them projected: whether memory grows.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: `make bench ONLY=soak` runs it on a release build"]
+async fn soak() {
+    if std::env::var("ONLY").as_deref() != Ok("soak") {
+        return; // it takes too long to be one of several
+    }
+    let bench = Bench::start().await;
+    let projector = Process::start("projector", &[], &bench.stores.variables());
+    println!("\n### Ten minutes\n");
+    println!("| minute |   reads/s |  orders/s | api MiB | projector MiB |");
+    println!("|-------:|----------:|----------:|--------:|--------------:|");
+    for minute in 1..=10 {
+        let half = Duration::from_secs(30);
+        let reads = bench.own("this service", "client").turn(half);
+        let orders = bench.own("this service", "order").turn(half);
+        let (api, projector) = (memory(bench.api.id()), memory(projector.id()));
+        println!("| {minute:>6} | {:>9.0} | {:>9.0} | {api:>7.0} | {projector:>13.0} |", reads.rate, orders.rate);
+    }
+}
+
 /// What watching costs: the memory of the api for each of 2 000 idle sockets, and how long one change takes to reach all.
 #[tokio::test]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
