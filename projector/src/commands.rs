@@ -19,6 +19,7 @@ use projector::{queues, replay};
 use read_model::Generations;
 use read_model::generations::{NotPossible, State};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How long a statement may take: far longer than any does.
@@ -119,6 +120,21 @@ pub struct OfStores {
     json: bool,
     #[command(flatten)]
     read_model: read_model::RedisSettings,
+}
+
+impl OfStores {
+    async fn verifier(&self, in_flight: Duration, repair: Repair) -> anyhow::Result<Verifier> {
+        let db = database::connect(&self.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
+        let (read_model, currency) = (self.read_model.connect().await?, self.read_model.currency);
+        let verifier = Verifier { db, read_model, currency, in_flight, repair };
+        verifier.check_database().await?;
+        Ok(verifier)
+    }
+}
+
+/// Goes on, unless it is to stop.
+fn unless(stop: &CancellationToken) -> ControlFlow<()> {
+    if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
@@ -229,7 +245,7 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
     let replayed = replay::replay(&db, &read_model, currency, &selection, |events, id| {
         progress.set(events);
         last = Some(id);
-        if shutdown.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        unless(&shutdown)
     })
     .await;
     let events = match last {
@@ -253,10 +269,7 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
 }
 
 async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -> anyhow::Result<ExitCode> {
-    let db = database::connect(&of.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
-    let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
-    let verifier = Verifier { db, read_model, currency, in_flight, repair };
-    verifier.check_database().await?;
+    let verifier = of.verifier(in_flight, repair).await?;
     let shutdown = process::shutdown_signal()?;
     let mut progress = Progress::new("clients", Some(verifier.clients_after(after).await?));
     let (mut clients, mut last, mut differences, mut remaining) = (0, after, 0, 0);
@@ -271,7 +284,7 @@ async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -
                 false => finding.to_string(),
             });
         }
-        if shutdown.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        unless(&shutdown)
     };
     let compared = verifier.all(after, step).await;
     compared.with_context(|| format!("--after {last} goes on"))?;
@@ -303,10 +316,7 @@ async fn rebuild_read_model(
     keep: Duration,
     in_flight: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let db = database::connect(&of.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
-    let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
-    let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::AndTakeBack };
-    verifier.check_database().await?;
+    let verifier = of.verifier(in_flight, Repair::AndTakeBack).await?;
     let all = verifier.clients_after(0).await?;
     let rebuild = Rebuild { verifier, keep };
     let shutdown = process::shutdown_signal()?;
@@ -325,7 +335,7 @@ async fn rebuild_read_model(
                 comparing.get_or_insert_with(|| Progress::new("clients", Some(all))).set(count);
             }
         }
-        if shutdown.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        unless(&shutdown)
     };
     let done = if rollback { rebuild.roll_back(each).await } else { rebuild.run(each).await };
     drop((replaying, comparing));

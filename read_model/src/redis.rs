@@ -136,7 +136,7 @@ impl Redis {
             only: None,
         };
         redis.agree().await?;
-        redis.settle().await?;
+        redis.tell_partitions().await?;
         Ok(redis)
     }
 
@@ -165,9 +165,10 @@ impl Redis {
     pub async fn change<R>(&self, change: impl Fn(&mut Generations, i64) -> R) -> Result<R, Error> {
         for _ in 0..ATTEMPTS {
             let stored = self.stored().await?;
-            let mut generations = stored.generations()?;
+            let before = stored.generations()?;
+            let mut generations = before.clone();
             let result = change(&mut generations, stored.now);
-            if stored.generations()? == generations || self.store(&stored, generations, 0).await? {
+            if before == generations || self.store(&stored, generations, 0).await? {
                 self.settle().await?;
                 return Ok(result);
             }
@@ -175,7 +176,7 @@ impl Redis {
         Err(changing())
     }
 
-    /// Learns which generations there are, and lets every partition know. An empty store gets its first.
+    /// Settles anew what the store may have lost.
     async fn settle(&self) -> Result<(), Error> {
         let asked = Instant::now();
         let _settling = self.shared.settling.lock().await;
@@ -187,6 +188,11 @@ impl Redis {
             ConnectError::Unreachable(error) => self.failed(error),
             error => Error::Unavailable(error.to_string()),
         })?;
+        self.tell_partitions().await
+    }
+
+    /// Learns which generations there are, and lets every partition know. An empty store gets its first.
+    async fn tell_partitions(&self) -> Result<(), Error> {
         // Whoever knows of a later epoch has seen what the store has lost: nothing may be applied as if it were there.
         let mut above = self.known(|known| known.generations.epoch);
         for _ in 0..ATTEMPTS {

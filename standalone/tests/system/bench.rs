@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::process::{ALL, EXAMPLE, Process, User, binary, root, until};
+use crate::process::{ALL, EXAMPLE, Process, User, binary, free_address, mebibytes, root, sqs, until};
 use crate::services::{Services, Stores};
 
 const CLIENTS: usize = 10_000;
@@ -53,12 +53,6 @@ fn processor_time(process: u32) -> f64 {
     ticks / 100.0 // USER_HZ, which Linux shows everywhere
 }
 
-fn memory(process: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
 /// A server under load.
 struct Server<'a> {
     name: &'static str,
@@ -90,7 +84,7 @@ impl Server<'_> {
             p99: number("p99") / 1e3,
             p999: number("p999") / 1e3,
             per_cpu: number("requests") / spent,
-            memory: memory(self.process),
+            memory: mebibytes(self.process, "VmRSS"),
         }
     }
 }
@@ -154,13 +148,14 @@ fn print(title: &str, rows: &[(&'static str, Sample)]) {
 
 /// A server of `bench/peers`.
 fn peer(kind: &str, stores: &Stores) -> (Process, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = free_address();
+    let port = address.rsplit(':').next().unwrap();
     let mut command = Command::new(root("scripts/with-node"));
-    command.arg("node").arg(root("bench/peers/server.js")).args([kind, &port.to_string()]).envs(stores.variables());
+    command.arg("node").arg(root("bench/peers/server.js")).args([kind, port]).envs(stores.variables());
     command.env("NODE_ENV", "production");
     let mut process = Process::spawn(kind, command);
     process.line_with(" is ready");
-    (process, format!("127.0.0.1:{port}"))
+    (process, address)
 }
 
 /// As many orders as one transaction each can be placed, without any service.
@@ -300,21 +295,13 @@ async fn orders() {
     }
 }
 
-/// Calls SQS as it is, without the SDK.
-async fn sqs(http: &reqwest::Client, endpoint: &str, action: &str, body: Value) -> Value {
-    let request = http.post(endpoint).header("x-amz-target", format!("AmazonSQS.{action}")).body(body.to_string());
-    let answer = request.send().await.unwrap().text().await.unwrap();
-    serde_json::from_str(&answer).unwrap_or_default()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn projection() {
     const MESSAGES: i32 = 10_000;
     const LOG: u64 = 200_000;
     let bench = Bench::start().await;
-    let endpoint =
-        bench.stores.variables().into_iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").unwrap().1.to_owned();
+    let endpoint = bench.stores.get("AWS_ENDPOINT_URL").to_owned();
     let http = reqwest::Client::new();
     // One order for each of so many clients, and so on: made by SQL.
     let orders = format!(
@@ -445,8 +432,7 @@ async fn latency() {
     let mut projector = Process::start("projector", &[], &bench.stores.variables());
     projector.line_with("ready health=");
     let user = User::new(&bench.address, &bench.token);
-    let endpoint =
-        bench.stores.variables().into_iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").unwrap().1.to_owned();
+    let endpoint = bench.stores.get("AWS_ENDPOINT_URL").to_owned();
     println!("\n### Accepted until visible\n");
     println!("| {:<34} | {:>8} | {:>8} | {:>8} |", "", "offered", "p50 ms", "p99 ms");
     println!("|{:-<36}|{:->9}:|{:->9}:|{:->9}:|", "", "", "", "");
@@ -570,7 +556,7 @@ async fn soak() {
         let half = Duration::from_secs(30);
         let reads = bench.own("this service", "client").turn(half);
         let orders = bench.own("this service", "order").turn(half);
-        let (api, projector) = (memory(bench.api.id()), memory(projector.id()));
+        let (api, projector) = (mebibytes(bench.api.id(), "VmRSS"), mebibytes(projector.id(), "VmRSS"));
         println!("| {minute:>6} | {:>9.0} | {:>9.0} | {api:>7.0} | {projector:>13.0} |", reads.rate, orders.rate);
     }
 }
@@ -584,7 +570,7 @@ async fn subscribers() {
     let user = &services.users[0];
     let (_, version) = user.place("1", &EXAMPLE, None).await;
     user.client_at("1", version).await;
-    let before = memory(services.apis[0].id());
+    let before = mebibytes(services.apis[0].id(), "VmRSS");
     let mut sockets = Vec::new();
     for _ in 0..SUBSCRIBERS {
         let mut request = format!("ws://{}/graphql", user.address).into_client_request().unwrap();
@@ -602,7 +588,7 @@ async fn subscribers() {
         }
         sockets.push(socket);
     }
-    let each = (memory(services.apis[0].id()) - before) * 1024.0 / f64::from(SUBSCRIBERS);
+    let each = (mebibytes(services.apis[0].id(), "VmRSS") - before) * 1024.0 / f64::from(SUBSCRIBERS);
     println!("\n### 2 000 subscribers\n");
     println!("{:<42} {each:>8.1} KiB", "api: memory for each idle subscriber");
 

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::process::{ALL, Process, until};
+use crate::process::{ALL, Process, free_address, until};
 use crate::services::Stores;
 
 const WRITERS: usize = 8;
@@ -454,10 +454,6 @@ fn signal(pid: i32, name: &str) {
     let _ = std::process::Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
 }
 
-async fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     let number = |name: &str| {
@@ -469,7 +465,7 @@ async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     println!("chaos: SEED={seed} ROUNDS={rounds}");
 
     let mut stores = tokio::task::spawn_blocking(Stores::start).await.unwrap();
-    let endpoint = stores.variables().iter().find(|(name, _)| *name == "AWS_ENDPOINT_URL").unwrap().1.to_owned();
+    let endpoint = stores.get("AWS_ENDPOINT_URL").to_owned();
     let (proxy, address) = Proxy::start(endpoint, seed).await;
     stores.prepare();
     stores.set("AWS_ENDPOINT_URL", &address);
@@ -482,7 +478,7 @@ async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
 
     let (mut kept, mut apis) = (Vec::new(), Vec::new());
     for name in ["api", "api", "projector", "projector"] {
-        let listen = free_address().await;
+        let listen = free_address();
         stores.set("LISTEN_ADDR", &listen);
         let mut variables: Vec<_> = stores.variables().iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         // Few connections, so that there are too few at times.
@@ -510,7 +506,7 @@ async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     for (phase, faults) in [(0, HARMLESS.to_vec()), (1, [&HARMLESS[..], &HARMFUL].concat())] {
         if phase == 1 {
-            let url = chaos.stores.variables().iter().find(|(name, _)| *name == "DATABASE_URL").unwrap().1.to_owned();
+            let url = chaos.stores.get("DATABASE_URL").to_owned();
             for projector in &mut chaos.kept[2..] {
                 projector.variables.push(("DATABASE_URL".into(), url.clone()));
                 projector.restart(None);

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::chaos::sql;
-use crate::process::{ALL, EXAMPLE, Process, User, until};
+use crate::process::{ALL, EXAMPLE, Process, User, mebibytes, until};
 use crate::services::{Services, Stores};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +118,8 @@ struct Gated {
 impl Gated {
     async fn start() -> Gated {
         let mut stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
-        let variables: BTreeMap<&str, &str> = stores.variables().into_iter().collect();
-        let (redis_url, database_url) = (variables["REDIS_URL"].to_owned(), variables["DATABASE_URL"].to_owned());
-        let endpoint = variables["AWS_ENDPOINT_URL"].to_owned();
+        let [redis_url, database_url, endpoint] =
+            ["REDIS_URL", "DATABASE_URL", "AWS_ENDPOINT_URL"].map(|name| stores.get(name).to_owned());
         let redis = Gate::before(redis_url.trim_start_matches("redis://")).await;
         let queue = Gate::before(endpoint.trim_start_matches("http://")).await;
         let host = database_url.split('@').next_back().unwrap().split('/').next().unwrap().to_owned();
@@ -168,13 +167,6 @@ impl Gated {
 const QUERY: &str = "{ client(id: \"1\") { total { amount } } }";
 const ORDER: &str = "mutation { placeOrder(input: { clientId: \"1\", items: [{ productId: \"1\", quantity: 1 }] }) {
     order { id } userErrors { code } } }";
-
-/// A megabyte is 1024 × 1024 bytes.
-fn peak_memory_in_megabytes(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_that_are_down_or_silent_are_told_of_soon_and_nothing_is_lost() {
@@ -229,9 +221,9 @@ async fn stores_that_are_down_or_silent_are_told_of_soon_and_nothing_is_lost() {
     assert_eq!(services.stores.run("projector", &["dead-letters", "list", "--json"]), "");
     services.stores.run("projector", &["verify", "--in-flight", "0s"]);
     for process in [&services.api, &services.projector] {
-        let peak = peak_memory_in_megabytes(process);
-        println!("outages: {peak} MiB at most");
-        assert!(peak < 160, "{peak} MiB");
+        let peak = mebibytes(process.id(), "VmHWM");
+        println!("outages: {peak:.0} MiB at most");
+        assert!(peak < 160.0, "{peak} MiB");
     }
 }
 
@@ -407,12 +399,7 @@ async fn a_redis_that_lost_all_or_the_last_seconds_is_made_right_under_load() {
     load.more().await;
     run(&["replay"]);
     let placed = load.end().await;
-    let is_right = async || {
-        let variables = services.stores.variables();
-        let verify = Process::start("projector", &["verify", "--in-flight", "0s"], &variables);
-        tokio::task::block_in_place(|| verify.end()).success()
-    };
-    until("nothing differs", is_right).await;
+    services.stores.until_nothing_differs().await;
     println!("outages: {placed} orders while Redis was emptied and set back, none lost, none doubled");
 }
 

@@ -1,6 +1,7 @@
 //! Processes under test, and what is asked of them.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,6 +155,25 @@ fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
         }
         output.ended.fetch_add(1, Ordering::SeqCst);
     });
+}
+
+/// Calls SQS as it is, without the SDK.
+pub async fn sqs(http: &reqwest::Client, endpoint: &str, action: &str, body: Value) -> Value {
+    let request = http.post(endpoint).header("x-amz-target", format!("AmazonSQS.{action}")).body(body.to_string());
+    let answer = request.send().await.unwrap().text().await.unwrap();
+    serde_json::from_str(&answer).unwrap_or_default()
+}
+
+/// Where nobody listens yet.
+pub fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// What Linux tells of a process's memory, such as `VmRSS`, what it has now, and `VmHWM`, the most that it had.
+pub fn mebibytes(process: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
 /// Waits for a condition.

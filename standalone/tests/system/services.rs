@@ -1,6 +1,5 @@
 //! Two apis and two projectors as processes of their own, on one PostgreSQL, one Redis and one SQS endpoint.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use redis_test::server::RedisServer;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
-use crate::process::{ALL, EXAMPLE, Process, SECRET, User, assert_is_bob, command, status, until};
+use crate::process::{ALL, EXAMPLE, Process, SECRET, User, assert_is_bob, command, sqs, status, until};
 
 /// The stores, found by URL. Any others would do.
 pub struct Stores {
@@ -67,6 +66,11 @@ impl Stores {
         self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
     }
 
+    /// What a variable is set to.
+    pub fn get(&self, name: &str) -> &str {
+        &self.variables.iter().find(|(other, _)| *other == name).unwrap().1
+    }
+
     pub fn set(&mut self, name: &'static str, value: &str) {
         self.variables.retain(|(other, _)| *other != name);
         self.variables.push((name, value.to_owned()));
@@ -79,6 +83,15 @@ impl Stores {
     /// Runs a command to its end and returns what it printed.
     pub fn run(&self, name: &str, arguments: &[&str]) -> String {
         output(&mut command(name, arguments, &self.variables()))
+    }
+
+    /// Waits until the read model is what the database says, with nothing on its way.
+    pub async fn until_nothing_differs(&self) {
+        until("nothing differs", async || {
+            let verify = Process::start("projector", &["verify", "--in-flight", "0s"], &self.variables());
+            tokio::task::block_in_place(|| verify.end()).success()
+        })
+        .await;
     }
 
     /// With what the processes need.
@@ -181,14 +194,9 @@ async fn the_example_works_across_all_processes() {
 #[tokio::test]
 async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
     let services = Services::start(2);
-    let variables: BTreeMap<&str, &str> = services.stores.variables().into_iter().collect();
-    let endpoint = variables["AWS_ENDPOINT_URL"];
-    let (orders, dead_letters) = (variables["QUEUE_URL"], format!("{}-dead-letters", variables["QUEUE_URL"]));
-    let sqs = async |action: &str, body: Value| -> Value {
-        let request = services.users[0].http.post(endpoint).header("x-amz-target", format!("AmazonSQS.{action}"));
-        let answer = request.body(body.to_string()).send().await.unwrap().text().await.unwrap();
-        serde_json::from_str(&answer).unwrap_or_default()
-    };
+    let (endpoint, orders) = (services.stores.get("AWS_ENDPOINT_URL"), services.stores.get("QUEUE_URL"));
+    let dead_letters = format!("{orders}-dead-letters");
+    let sqs = async |action: &str, body: Value| sqs(&services.users[0].http, endpoint, action, body).await;
     // Delivered again at once, so that this need not take five times 30 seconds.
     sqs("SetQueueAttributes", json!({ "QueueUrl": orders, "Attributes": { "VisibilityTimeout": "0" } })).await;
     let sent = sqs("SendMessage", json!({ "QueueUrl": orders, "MessageBody": "not an event" })).await;
@@ -280,12 +288,7 @@ async fn a_rebuild_is_never_noticed() {
     for task in tasks {
         task.await.unwrap();
     }
-    until("nothing differs", async || {
-        let variables = services.stores.variables();
-        let verify = Process::start("projector", &["verify", "--in-flight", "0s"], &variables);
-        tokio::task::block_in_place(|| verify.end()).success()
-    })
-    .await;
+    services.stores.until_nothing_differs().await;
     // What was given up goes by itself.
     assert!(run(&["rebuild", "--status"]).lines().count() > 1);
     until("the projectors have removed it", async || run(&["rebuild", "--status"]).lines().count() == 1).await;
