@@ -113,7 +113,7 @@ async fn prepare(
 }
 
 /// What is known of the clients, products and earlier orders that some commands name, while the clients are locked.
-struct Book {
+pub struct Book {
     currency: Currency,
     clients: HashMap<i64, client::Model>,
     products: HashMap<i64, product::Model>,
@@ -136,16 +136,22 @@ impl Book {
             .filter(is_one_of(db, product::Column::Id, items.map(|item| item.product_id)))
             .all(db)
             .await?;
-        Ok(Book {
+        let earlier = earlier_orders(db, currency, commands).await?;
+        Ok(Book { earlier, ..Book::new(currency, clients, products) })
+    }
+
+    /// Without earlier orders.
+    pub fn new(currency: Currency, clients: Vec<client::Model>, products: Vec<product::Model>) -> Book {
+        Book {
             currency,
             clients: clients.into_iter().map(|client| (client.id, client)).collect(),
             products: products.into_iter().map(|product| (product.id, product)).collect(),
-            earlier: earlier_orders(db, currency, commands).await?,
-        })
+            earlier: HashMap::new(),
+        }
     }
 
     /// Accepts or refuses one order, and remembers it for those that follow.
-    fn decide(&mut self, command: &PlaceOrder, now: DateTime<Utc>) -> Result<Placed, Vec<Rejection>> {
+    pub fn decide(&mut self, command: &PlaceOrder, now: DateTime<Utc>) -> Result<Placed, Vec<Rejection>> {
         let key = command.idempotency_key.clone().map(|key| (command.client_id, key));
         if let Some(event) = key.as_ref().and_then(|key| self.earlier.get(key)) {
             return if asks_for(command, event) {

@@ -501,6 +501,21 @@ async fn what_was_read_lately_is_as_redis_has_it() {
     until("what changed is seen", async || version(1).await == 9).await;
 }
 
+/// Where Redis may not be asked to tell of changes, every client is read anew.
+#[tokio::test]
+async fn nothing_is_kept_where_changes_are_not_told() {
+    let server = server().await;
+    command(&server, &["ACL", "SETUSER", "default", "-client|tracking"]).await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    for version in 1..=200 {
+        writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
+        let recent = redis.recent_clients(&[1]).await.unwrap();
+        assert_eq!(recent[0].as_ref().unwrap().version, version);
+        redis.generations().await.unwrap(); // asks to be told, each time
+    }
+}
+
 /// Whoever reads while others write sees no client go back, and in the end sees the last of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_was_read_lately_is_never_older_than_what_was_seen_before() {

@@ -89,6 +89,22 @@ async fn a_token_is_refused_for_every_fault() {
     }
 }
 
+/// Also one that was verified a moment ago, and is remembered.
+#[tokio::test]
+async fn a_token_ends_with_its_time() {
+    let authenticator = with_secret().await;
+    let mut claims = claims();
+    claims["exp"] = json!(now() - 8); // clocks may differ by ten seconds
+    let token = hs256(SECRET.as_bytes(), &claims);
+    let identity = authenticator.authenticate(&token).await.unwrap();
+    let deadline = identity.expires + Duration::from_secs(1);
+    while authenticator.authenticate(&token).await.is_ok() {
+        assert!(SystemTime::now() < deadline, "it is still good");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(SystemTime::now() >= identity.expires, "it ended before its time");
+}
+
 #[tokio::test]
 async fn claims_become_an_identity() {
     let settings =

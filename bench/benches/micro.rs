@@ -1,0 +1,117 @@
+//! What happens for each request and each event, beside something that does not change: the same text read by serde_json,
+//! the same document checked anew. How long each takes differs between machines and days, by how much one is longer than
+//! the other does not. Fails when something takes more than its share.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use api::documents::{DocumentSettings, Documents, Named};
+use api::graphql::schema;
+use api::limits::LimitSettings;
+use api::orders::{Book, Item, PlaceOrder};
+use chrono::Utc;
+use clap::{Args, Command, FromArgMatches};
+use criterion::Criterion;
+use entity::event::ORDER_PLACED;
+use entity::{Event, client, order_event, product};
+use iso_currency::Currency;
+use serde_json::Value;
+
+const QUERY: &str =
+    "query Client($id: ID!) { client(id: $id) { id name email total { amount currencyCode } orderCount version } }";
+
+/// What is measured, beside what, and the most that it may take of that.
+const SHARES: [(&str, &str, f64); 4] = [
+    ("a known document is found", "it is parsed and validated", 0.05),
+    ("an order is decided", "its event is read by serde_json", 0.5),
+    ("an event is read", "its event is read by serde_json", 2.0),
+    ("an event is written", "its event is read by serde_json", 1.2),
+];
+
+fn main() -> Result<(), String> {
+    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("criterion");
+    let mut criterion = Criterion::default()
+        .output_directory(&results)
+        .without_plots()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    documents(&mut criterion);
+    events(&mut criterion);
+
+    let took = medians(&results);
+    println!("\n{:<28} {:>8}   {:<32} {:>8} {:>6} {:>6}", "", "µs", "", "µs", "share", "most");
+    let mut slow = Vec::new();
+    for (name, beside, most) in SHARES {
+        let (Some(this), Some(other)) = (took.get(name), took.get(beside)) else { continue }; // only some were run
+        let share = this / other;
+        println!("{name:<28} {:>8.3}   {beside:<32} {:>8.3} {share:>6.2} {most:>6.2}", this / 1e3, other / 1e3);
+        if share > most {
+            slow.push(name);
+        }
+    }
+    if slow.is_empty() { Ok(()) } else { Err(format!("slower than they may be: {}", slow.join(", "))) }
+}
+
+/// The settings as they are by default.
+fn settings<S: Args + FromArgMatches>(arguments: &[&str]) -> S {
+    let command = S::augment_args(Command::new("bench"));
+    S::from_arg_matches(&command.get_matches_from([&["bench"], arguments].concat())).unwrap()
+}
+
+fn documents(criterion: &mut Criterion) {
+    let sdl = schema(None).sdl();
+    let documents = |arguments| {
+        let (limits, settings): (LimitSettings, DocumentSettings) = (settings(&[]), settings(arguments));
+        Documents::new(&sdl, limits, &settings, true).unwrap()
+    };
+    let find = |documents: &Documents| {
+        documents.find(Named { text: Some(black_box(QUERY)), id: None }, false, || Ok(())).unwrap()
+    };
+    let (keeping, forgetting) = (documents(&[]), documents(&["--document-cache-bytes=0"]));
+    criterion.bench_function("a known document is found", |bencher| bencher.iter(|| find(&keeping)));
+    criterion.bench_function("it is parsed and validated", |bencher| bencher.iter(|| find(&forgetting)));
+}
+
+fn events(criterion: &mut Criterion) {
+    let client = client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0 };
+    let product = |id| product::Model { id, name: "Computer".into(), price: 150_000 };
+    let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);
+    let items = [1, 2].map(|product_id| Item { product_id, quantity: 3 });
+    let order = PlaceOrder { client_id: 1, items: items.into(), idempotency_key: None, traceparent: None };
+    let event = book.decide(&order, Utc::now()).unwrap().event;
+    let row = order_event::Model {
+        id: event.id,
+        client_id: 1,
+        version: event.version,
+        r#type: ORDER_PLACED.into(),
+        payload: serde_json::to_value(&event.order).unwrap(),
+        occurred_at: event.time,
+        published_at: None,
+        traceparent: None,
+    };
+    let message = row.message();
+    let now = Utc::now();
+    criterion.bench_function("its event is read by serde_json", |bencher| {
+        bencher.iter(|| serde_json::from_str::<Value>(black_box(&message)).unwrap());
+    });
+    criterion.bench_function("an order is decided", |bencher| bencher.iter(|| book.decide(black_box(&order), now)));
+    criterion.bench_function("an event is read", |bencher| {
+        bencher.iter(|| Event::parse(black_box(&message), "USD").unwrap());
+    });
+    criterion.bench_function("an event is written", |bencher| bencher.iter(|| black_box(&row).message()));
+}
+
+/// What Criterion has found, in nanoseconds.
+fn medians(results: &Path) -> BTreeMap<String, f64> {
+    let median = |directory: PathBuf| {
+        let name: Value = serde_json::from_slice(&fs::read(directory.join("new/benchmark.json")).ok()?).ok()?;
+        let found: Value = serde_json::from_slice(&fs::read(directory.join("new/estimates.json")).ok()?).ok()?;
+        Some((name["full_id"].as_str()?.to_owned(), found["median"]["point_estimate"].as_f64()?))
+    };
+    let directories = fs::read_dir(results).into_iter().flatten().flatten();
+    directories.filter_map(|entry| median(entry.path())).collect()
+}
