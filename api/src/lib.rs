@@ -5,7 +5,7 @@
 //!   ask for
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
 //! - [`auth`]: who is asking; [`callers`]: what each may ask for
-//! - [`live`]: clients as they change
+//! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold
 //! - [`orders`]: placing orders, into the [`store`]; [`placing`]: those that come at the same time together
 //! - [`relay`]: the outbox, from the store to the queue
 //! - [`config`]: the settings
@@ -25,6 +25,7 @@ pub mod live;
 pub mod orders;
 pub mod placing;
 pub mod relay;
+pub mod snapshots;
 pub mod store;
 
 use std::net::SocketAddr;
@@ -55,6 +56,7 @@ use crate::http::explorer::Exploring;
 use crate::live::{Updates, live};
 use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
+use crate::snapshots::Snapshots;
 
 /// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
 const GRACE: Duration = Duration::from_secs(10);
@@ -72,6 +74,7 @@ pub struct Service {
     placing: Placing,
     relay: Relay,
     updates: Updates,
+    snapshots: Arc<Snapshots>,
 }
 
 impl Service {
@@ -95,7 +98,8 @@ impl Service {
         let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
         let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
-        let schema = schema(Some((app.clone(), orders, live)));
+        let snapshots = Snapshots::new();
+        let schema = schema(Some((app.clone(), orders, live, snapshots.clone())));
         let documents = Documents::new(&schema.sdl(), limits.clone(), &documents, exploring.allows_introspection())?;
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
         let edge = Arc::new(Edge {
@@ -112,7 +116,7 @@ impl Service {
             stopping,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, placing, relay, updates })
+        Ok(Service { edge, placing, relay, updates, snapshots })
     }
 
     /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -135,7 +139,7 @@ impl Service {
         *server.http_builder() = http;
         let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
 
-        let Service { edge, placing, relay, updates } = self;
+        let Service { edge, placing, relay, updates, snapshots } = self;
         let stopped = async {
             edge.stopping.cancelled().await;
             tokio::time::sleep(edge.settings.drain_delay).await;
@@ -146,6 +150,8 @@ impl Service {
         let mut placing = tokio::spawn(placing.run(served_all.clone()));
         let mut relay = tokio::spawn(relay.run(drained.clone()));
         let mut updates = tokio::spawn(updates.run(drained.clone()));
+        let (read_model, until) = (edge.app.read_model.clone(), drained.clone());
+        let mut snapshots = tokio::spawn(async move { snapshots.run(read_model, until).await });
         let mut forget = interval(FORGET);
         loop {
             tokio::select! {
@@ -155,6 +161,7 @@ impl Service {
                 ended = &mut placing => bail!("placing orders stopped: {ended:?}"),
                 ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
                 ended = &mut updates => bail!("following changes stopped: {ended:?}"),
+                ended = &mut snapshots => bail!("telling what is sold stopped: {ended:?}"),
             }
         }
         edge.shutdown.cancel();

@@ -44,7 +44,8 @@ enum Command {
     Schema,
     /// Mints a token for development from JWT_SECRET
     Token {
-        /// What it allows, separated by spaces: orders:place, clients:read, products:read, graphql:explore
+        /// What it allows, separated by spaces: orders:place, clients:read, products:read, sales:read,
+        /// graphql:explore
         #[arg(long)]
         scope: String,
         /// The one client it may act for; any without it

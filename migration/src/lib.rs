@@ -3,6 +3,7 @@
 
 mod m20261123_000001_create_tables;
 mod m20261123_000002_seed;
+mod m20261124_000003_index_orders_by_time;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 pub use sea_orm_migration::MigratorTrait;
@@ -13,7 +14,11 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_create_tables::Migration), Box::new(m20261123_000002_seed::Migration)]
+        vec![
+            Box::new(m20261123_000001_create_tables::Migration),
+            Box::new(m20261123_000002_seed::Migration),
+            Box::new(m20261124_000003_index_orders_by_time::Migration),
+        ]
     }
 }
 

@@ -14,6 +14,7 @@ use projector::dead_letters::{Action, DeadLetter, DeadLetters};
 use projector::progress::Progress;
 use projector::rebuild::{self, Interrupted, Rebuild};
 use projector::replay::Selection;
+use projector::sums::WrongSum;
 use projector::verify::{CONCURRENT, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::Generations;
@@ -288,17 +289,35 @@ async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -
     };
     let compared = verifier.all(after, step).await;
     compared.with_context(|| format!("--after {last} goes on"))?;
+    let mut wrong_sums = 0;
+    if !shutdown.is_cancelled() {
+        let sums = |wrong: Vec<WrongSum>| {
+            wrong_sums += wrong.len();
+            for wrong in wrong {
+                progress.print(&match of.json {
+                    true => serde_json::to_string(&wrong).unwrap_or_default(),
+                    false => wrong.to_string(),
+                });
+            }
+            unless(&shutdown)
+        };
+        verifier.sums(sums).await?;
+    }
     let (seconds, interrupted) = (progress.finish().as_secs_f64(), shutdown.is_cancelled());
     let (unpublished, since) = verifier.unpublished().await?;
     if of.json {
         println!(
             "{}",
-            json!({ "clients": clients, "differences": differences, "remaining": remaining, "seconds": seconds,
+            json!({ "clients": clients, "differences": differences, "remaining": remaining, "wrongSums": wrong_sums, "seconds": seconds,
                     "unpublished": unpublished, "unpublishedSince": since, "last": last, "interrupted": interrupted })
         );
     } else {
         let repaired = differences - remaining;
         println!("{clients} clients compared in {seconds:.1} s: {differences} differences, {repaired} repaired");
+        match wrong_sums {
+            0 => println!("what was sold each hour, day and month is right"),
+            _ => println!("{wrong_sums} sums of what was sold are wrong: `projector rebuild` makes them anew"),
+        }
         if let Some(since) = since {
             println!("{unpublished} events wait to be published, since {}", since.format("%F %T UTC"));
         }
@@ -307,7 +326,7 @@ async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -
         eprintln!("interrupted; --after {last} goes on");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    Ok(if remaining > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
+    Ok(if remaining > 0 || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
 }
 
 async fn rebuild_read_model(

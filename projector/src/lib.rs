@@ -3,6 +3,7 @@
 //! - [`consumer`]: receive, apply, delete
 //! - [`replay`]: the event log of the command database, applied once more
 //! - [`verify`]: the read model, compared with the command database and repaired; [`sweep`]: the same without being asked
+//! - [`sums`]: what was sold in all, compared as well
 //! - [`rebuild`]: another read model, made beside the live one and put in its place
 //! - [`dead_letters`]: what was not applied
 //! - [`queues`]: creating the queue and its dead-letter queue
@@ -16,5 +17,6 @@ pub mod progress;
 pub mod queues;
 pub mod rebuild;
 pub mod replay;
+pub mod sums;
 pub mod sweep;
 pub mod verify;

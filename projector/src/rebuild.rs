@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::replay::{self, Selection};
+use crate::sums::WrongSum;
 use crate::verify::{Difference, Finding, Step, Verifier};
 
 /// Pages of the log after which it is noted how far it was replayed.
@@ -106,18 +107,24 @@ impl Rebuild {
                     finding.repaired
                         && matches!(finding.difference, Difference::Missing { .. } | Difference::Behind { .. })
                 };
-                found = found.take().or_else(|| findings.into_iter().find(|finding| !is_late(finding)));
+                let example = findings.iter().find(|finding| !is_late(finding)).map(ToString::to_string);
+                found = found.take().or(example);
                 interrupted = each(Progress::Compared(clients)).is_break();
                 if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             verifier.all(0, step).await?;
             ensure!(!interrupted, Interrupted);
+            let sums = |wrong: Vec<WrongSum>| {
+                let example = wrong.iter().find(|wrong| !wrong.is_late()).map(ToString::to_string);
+                found = found.take().or(example);
+                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            verifier.sums(sums).await?;
             if found.is_none() {
                 return Ok(());
             }
         }
-        let example = found.map(|finding| finding.to_string()).unwrap_or_default();
-        bail!("generation {generation} differs from the database again and again: {example}")
+        bail!("generation {generation} differs from the database again and again: {}", found.unwrap_or_default())
     }
 
     async fn change(

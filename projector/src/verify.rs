@@ -88,7 +88,7 @@ impl fmt::Display for Finding {
 /// A store failed; nothing is known of any client.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct StoreFailed(String);
+pub(crate) struct StoreFailed(String);
 
 /// What to do about what differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -280,7 +280,7 @@ impl Verifier {
             _ => Repair::FromLog,
         };
         let repaired = self.repair >= needed
-            && match self.mend(id, &difference).await {
+            && match self.mend(id).await {
                 Ok(repaired) => repaired,
                 Err(error) if error.is::<StoreFailed>() => return Err(error),
                 // It must not keep the others from being repaired.
@@ -330,21 +330,7 @@ impl Verifier {
     }
 
     /// Makes a client what the event log says; returns whether it is that now.
-    async fn mend(&self, id: i64, difference: &Difference) -> anyhow::Result<bool> {
-        // What only lacks events gets them.
-        if let Difference::Missing { .. } | Difference::Behind { .. } = difference {
-            let mut after = if let Difference::Behind { version, .. } = difference { *version } else { 0 };
-            while let Some(events) = self.log(id, after).await? {
-                after = events.last().map_or(after, |event| event.version);
-                crash_point("repair-mid-log");
-                for result in self.read_model.apply(&events).await {
-                    result.map_err(read_model)?;
-                }
-            }
-            if !matches!(self.examine(id).await?, State::Wrong(_)) {
-                return Ok(true);
-            }
-        }
+    async fn mend(&self, id: i64) -> anyhow::Result<bool> {
         for _ in 0..ATTEMPTS {
             // Before the log is read: what is applied later is newer, or in the log.
             let newest = self.read_model.newest(id).await.map_err(read_model)?;
@@ -353,6 +339,17 @@ impl Verifier {
                 for event in &events {
                     projected.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
                 }
+                // What lacks is applied as it would have been, so that it counts for more than its client.
+                for result in self.read_model.apply(&events).await {
+                    match result {
+                        Err(error @ Error::Unavailable(_)) => return Err(read_model(error).into()),
+                        Ok(_) | Err(Error::Damaged(_)) => {}
+                    }
+                }
+                crash_point("repair-mid-log");
+            }
+            if !matches!(self.examine(id).await?, State::Wrong(_)) {
+                return Ok(true);
             }
             crash_point("repair-before-replace");
             let replaced = self.read_model.replace(&projected, &newest).await.map_err(read_model)?;
@@ -385,10 +382,10 @@ fn sums_of_orders() -> sea_orm::Select<order::Entity> {
         .column_as(Expr::col(order::Column::Total).sum().cast_as("bigint"), "total")
 }
 
-fn database(error: DbErr) -> StoreFailed {
+pub(crate) fn database(error: DbErr) -> StoreFailed {
     StoreFailed(format!("cannot read the command database (a new one needs `migration up`): {}", one_line(&error)))
 }
 
-fn read_model(error: Error) -> StoreFailed {
+pub(crate) fn read_model(error: Error) -> StoreFailed {
     StoreFailed(one_line(&error))
 }

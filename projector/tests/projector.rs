@@ -1,5 +1,6 @@
 //! The projector on an SQS and a Redis.
 
+use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -9,19 +10,23 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
-use chrono::{DateTime, Utc};
-use entity::{Event, Line, OrderPlaced, event, order, order_event};
+use chrono::{DateTime, Datelike, Timelike, Utc};
+use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item};
 use futures::stream::BoxStream;
 use iso_currency::Currency;
 use projector::consumer::{Batch, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
 use projector::rebuild::{self, Progress, Rebuild};
 use projector::replay::Selection;
+use projector::sums::WrongSum;
 use projector::sweep::Sweep;
 use projector::verify::{Difference, Finding, Repair, Step, Verifier};
 use projector::{health, queues, replay};
 use read_model::generations::NotPossible;
-use read_model::{Applied, Client as ReadClient, Error, Generations, Memory, Projected, ReadModel, Redis};
+use read_model::sales::{KeptOrder, Purchase, Sold, Tally};
+use read_model::{
+    Applied, Client as ReadClient, Error, Generations, Memory, Place, Projected, Ranking, ReadModel, Redis,
+};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
@@ -251,6 +256,30 @@ impl ReadModel for Switched {
         self.0.clients(ids).await
     }
 
+    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
+        self.0.ranked(by, after, count).await
+    }
+
+    async fn recent_orders(&self, ids: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+        self.0.recent_orders(ids, count).await
+    }
+
+    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
+        self.0.latest_orders().await
+    }
+
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+        self.0.order(id, client).await
+    }
+
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+        self.0.tallies(pages).await
+    }
+
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error> {
+        self.0.sold(periods).await
+    }
+
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         self.0.changes().await
     }
@@ -354,16 +383,26 @@ async fn database() -> DatabaseConnection {
 /// What placing orders writes, published at that time.
 async fn place(db: &DatabaseConnection, events: &[order_event::Model], published_at: Option<DateTime<Utc>>) {
     for event in events {
-        let order: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
+        let placed: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
         let order = order::Model {
-            id: order.order_id,
+            id: placed.order_id,
             client_id: event.client_id,
             version: event.version,
             placed_at: event.occurred_at,
-            total: order.total,
+            total: placed.total,
             idempotency_key: None,
         };
+        let item = |(number, line): (i32, &Line)| order_item::Model {
+            order_id: order.id,
+            line: number,
+            product_id: line.product_id,
+            unit_price: line.unit_price,
+            quantity: line.quantity,
+        };
+        let items: Vec<_> = (0..).zip(&placed.lines).map(item).collect();
+        let items = items.into_iter().map(|item| item.into_active_model().reset_all());
         order::Entity::insert(order.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+        order_item::Entity::insert_many(items).exec_without_returning(db).await.unwrap();
         let event = order_event::Model { published_at, ..event.clone() };
         let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, event.client_id);
         db.execute_unprepared(&raise).await.unwrap();
@@ -480,6 +519,61 @@ async fn verify_names_every_difference_and_repairs_it() {
     assert_eq!(repaired, [(1, true), (2, false), (3, true)]);
 }
 
+/// All sums that are wrong, as they are told.
+async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
+    let mut all = Vec::new();
+    let each = |wrong: Vec<WrongSum>| {
+        all.extend(wrong.iter().map(ToString::to_string));
+        ControlFlow::Continue(())
+    };
+    verifier.sums(each).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn verify_names_every_wrong_sum() {
+    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
+    verifier.in_flight = Duration::ZERO;
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+    let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+    let now = Utc::now();
+    let times = [at("2024-02-29T23:59:59.999Z"), at("2024-03-01T00:00:00Z"), now, now, now - chrono::Days::new(40)];
+    let rows: Vec<_> =
+        (1..).zip(times).map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) }).collect();
+    place(&verifier.db, &rows, LONG_AGO).await;
+    let late = wrong_sums(&verifier).await;
+    assert!(
+        late.contains(&"2024-02-29          differs: 0 orders for 0 in all, where 1 for 150000 were sold".to_owned())
+    );
+    assert!(
+        late.contains(&"2024-02 product 1   differs: 0 pieces for 0 in all, where 1 for 150000 were sold".to_owned())
+    );
+
+    // What is on its way is waited for.
+    verifier.in_flight = Duration::from_secs(30);
+    let (read_model, events) = (verifier.read_model.clone(), events(&rows));
+    let (wrong, _) = tokio::join!(wrong_sums(&verifier), read_model.apply(&events));
+    assert_eq!(wrong, Vec::<String>::new());
+    // What is too much is told at once.
+    let (day, hour) = (now.format("%Y-%m-%d"), now.format("%Y-%m-%dT%H"));
+    let key = |name: String| format!("orders:{{p1}}:g1:{name}");
+    let cell = format!("#{}", 2 * now.ordinal0());
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    let expected = format!("{day}          differs: 2 orders for 300001 in all, where 2 for 300000 were sold");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
+    let cell = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    let expected = format!("{hour}       differs: 3 orders for 300000 in all, where 2 for 300000 were sold");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
+    command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
+    let expected = format!("{day} product 2 differs: 7 pieces for 0 in all, where 0 for 0 were sold");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["HDEL", &key(format!("products:{day}")), "2:units"]).await;
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
     let (_server, _, verifier) = verifier(Repair::FromLog).await;
@@ -504,7 +598,8 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, LONG_AGO).await;
     verifier.read_model.apply(&events(&rows)).await;
-    verifier.read_model.apply(&events(&[row(99, 1)])).await;
+    let fields = ["name", "x", "email", "x", "total", "150000", "orders", "1", "newest", "1", "version", "1"];
+    command(&url, &[&["HSET", "orders:{p3}:g1:client:99"], &fields[..]].concat()).await;
     command(&url, &["HINCRBY", "orders:{p2}:g1:client:2", "total", "7"]).await;
     let redis = verifier.read_model.clone();
     let totals = async |redis: &Redis| {

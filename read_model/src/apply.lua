@@ -1,12 +1,20 @@
--- Applies one event to one client, in one atomic step, in each generation. The rules are those of memory.rs.
--- KEYS[1] the partition's epoch, then the client's hash in each generation, the one that matters first
--- ARGV the epoch that these are of; version, order total, purchase time (ms), name, e-mail; the client's id and the
--- channel that tells of changes, '' for none
+-- Applies one event to one client, in one atomic step, in each generation. The rules are those of memory.rs and sales.rs.
+-- KEYS[1] the partition's epoch, then the client's hash in each generation, the one that matters first. The other keys of a
+-- generation are named as it is, up to `client:`; all are in the same slot.
+-- ARGV 1 the epoch that these are of
+--   2-6 version, order total, purchase time (ms), name, e-mail
+--   7-8 the client's id, and the channel that tells of changes, '' for none
+--   9-11 the order in the list of its client, in that of all, and how many each holds, as "50 10"
+--   12-14 the order's id, the order itself, and until when (ms) it is kept; '' where it is not
+--   15-16 two periods in which products are counted
+--   17 the number of pages that it counts in, then for each: name, cell, until when (ms) it is kept or ''
+--   and for each product that was sold: id, pieces, revenue
 -- Returns how many were changed: 0 when it had been applied before. The error STALE says that there are other generations
 -- by now; CORRUPT that the stored data of the first do not allow it (another is compared before it is read); any other is
--- the server's own. With an error the hash that it is about has not changed: what can fail comes before the first write
--- succeeds.
+-- the server's own. With an error nothing of that generation has changed: what was done is taken back.
 local version = tonumber(ARGV[2])
+local pages = tonumber(ARGV[17])
+local recent, latest = ARGV[11]:match('(%d+) (%d+)')
 
 local function corrupt(key, why)
   return redis.error_reply('CORRUPT ' .. key .. ': ' .. why)
@@ -14,7 +22,7 @@ end
 
 -- Only these name our data as the fault. Out of memory, a full disk, a demoted primary and the like may pass.
 local function failed(key, reply)
-  for _, fault in ipairs({'WRONGTYPE', 'not an integer', 'overflow'}) do
+  for _, fault in ipairs({'WRONGTYPE', 'not an integer', 'not a valid float', 'overflow'}) do
     if reply.err:find(fault, 1, true) then return corrupt(key, reply.err) end
   end
   return reply
@@ -26,18 +34,73 @@ local function count(stored)
   if #stored <= 15 and stored:find('^%d+$') then return tonumber(stored) end
 end
 
+local function minus(amount)
+  return amount == '0' and amount or '-' .. amount
+end
+
 -- Returns 1 or 0, or an error.
 local function apply(key)
-  local stored = redis.pcall('HMGET', key, 'version', 'newest', 'orders', 'ahead:' .. version)
+  local stored = redis.pcall('HMGET', key, 'version', 'newest', 'orders', 'ahead:' .. version, 'total')
   if stored.err then return failed(key, stored) end
   local watermark, newest, orders = count(stored[1]), count(stored[2]), count(stored[3])
   if not (watermark and newest and orders) then return corrupt(key, 'version, newest or orders is not a count') end
 
   if version <= watermark or stored[4] then return 0 end
 
-  -- HINCRBY counts in 64 bits, Lua's numbers only in 53.
-  local total = redis.pcall('HINCRBY', key, 'total', ARGV[3])
-  if type(total) == 'table' then return failed(key, total) end
+  local generation, id = key:match('^(.*:)client:(%d+)$')
+  local undo = {}
+  local function revert(error)
+    for step = #undo, 1, -1 do redis.call(unpack(undo[step])) end
+    return error
+  end
+
+  -- HINCRBY counts in 64 bits, Lua's numbers only in 53. Returns the sum, or nothing and an error.
+  local function add(hash, field, amount)
+    local sum = redis.pcall('HINCRBY', hash, field, amount)
+    if type(sum) == 'table' then return nil, revert(failed(hash, sum)) end
+    undo[#undo + 1] = {'HINCRBY', hash, field, minus(amount)}
+    return sum
+  end
+
+  local total, error = add(key, 'total', ARGV[3])
+  if error then return error end
+  if not stored[5] then undo = {{'HDEL', key, 'total'}} end
+  for argument = 18, 15 + 3 * pages, 3 do
+    local page, cell = generation .. ARGV[argument], 2 * ARGV[argument + 1]
+    local sums = redis.pcall('BITFIELD', page, 'OVERFLOW', 'FAIL',
+      'INCRBY', 'i64', '#' .. cell, ARGV[3], 'INCRBY', 'i64', '#' .. cell + 1, 1)
+    if sums.err then return revert(failed(page, sums)) end
+    if not (sums[1] and sums[2]) then return revert(corrupt(page, 'overflow')) end
+    undo[#undo + 1] =
+      {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell, minus(ARGV[3]), 'INCRBY', 'i64', '#' .. cell + 1, -1}
+    if sums[2] == 1 and ARGV[argument + 2] ~= '' then redis.call('PEXPIREAT', page, ARGV[argument + 2]) end
+  end
+  for argument = 18 + 3 * pages, #ARGV, 3 do
+    for period = 15, 16 do
+      for part, name in ipairs({':units', ':revenue'}) do
+        local _, error = add(generation .. ARGV[period], ARGV[argument] .. name, ARGV[argument + part])
+        if error then return error end
+      end
+    end
+  end
+
+  -- Puts a member into a sorted set where it had no score, or that one. Returns an error.
+  local function put(name, score, member, before)
+    local set = generation .. name
+    local added = redis.pcall('ZADD', set, score, member)
+    if type(added) == 'table' then return revert(failed(set, added)) end
+    undo[#undo + 1] = before and {'ZADD', set, before, member} or {'ZREM', set, member}
+  end
+  error = put('recent:' .. id, version, ARGV[9])
+    or put('latest', ARGV[4], ARGV[10])
+    or put('rank:total', total, id, stored[5])
+    or version > newest and put('rank:last', ARGV[4], id)
+  if error then return error end
+
+  -- From here on nothing fails.
+  redis.call('ZREMRANGEBYRANK', generation .. 'recent:' .. id, 0, -1 - recent)
+  redis.call('ZREMRANGEBYRANK', generation .. 'latest', 0, -1 - latest)
+  if ARGV[13] ~= '' then redis.call('SET', generation .. 'order:' .. ARGV[12], ARGV[13], 'PXAT', ARGV[14]) end
   redis.call('HSET', key, 'orders', orders + 1)
   if version > newest then
     redis.call('HSET', key, 'newest', version, 'last_purchase', ARGV[4], 'name', ARGV[5], 'email', ARGV[6])

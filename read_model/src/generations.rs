@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Events are applied to all generations by the newest rules that a release knows, also to those of a lesser format: it may
 /// only add to what there was.
-pub const FORMAT: u32 = 1;
+///
+/// 2 added all but the clients themselves: their lists, rankings, and sums over time and products.
+pub const FORMAT: u32 = 2;
 /// How long one that was live is kept at least (ms): some readers do not know yet that it is not.
 const STILL_READ: i64 = 10_000;
 

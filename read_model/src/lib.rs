@@ -1,20 +1,26 @@
 //! What queries read: [`ReadModel`], kept in Redis ([`Redis`]) or in memory ([`Memory`]).
 //!
 //! The rules of projecting an event are in [`memory`], which is the specification, and once more in `apply.lua`, which
-//! Redis runs as one atomic step. The test in `tests/` feeds both the same histories and compares.
+//! Redis runs as one atomic step; what an order counts for besides its client says [`sales`]. The test in `tests/` feeds
+//! both the same histories and compares.
 
 pub mod generations;
 pub mod memory;
 mod near;
 pub mod redis;
+pub mod sales;
 mod settings;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::Event;
 use futures::stream::BoxStream;
 use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::sales::{KeptOrder, Purchase, Sold, Tally};
 
 pub use generations::Generations;
 pub use memory::{Memory, Projected};
@@ -33,6 +39,29 @@ pub struct Client {
     pub last_purchase: Option<DateTime<Utc>>,
     /// The watermark: every event up to this version is included. Later ones may be, when they arrived out of order.
     pub version: i32,
+}
+
+/// In which order clients are ranked: from the largest to the smallest, and of equals from the largest id as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranking {
+    /// What all orders of a client add up to.
+    Total,
+    /// When it placed its newest order.
+    LastPurchase,
+}
+
+/// A client's place in a [`Ranking`], which another may have by now. Minor units or ms since 1970, exact to 53 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub rank: i64,
+    pub id: i64,
+}
+
+impl Place {
+    /// Those that come first are the largest.
+    fn order(&self) -> (i64, String) {
+        (self.rank, self.id.to_string())
+    }
 }
 
 /// What became of an event.
@@ -67,6 +96,24 @@ pub trait ReadModel: Send + Sync {
     async fn recent_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         self.clients(ids).await
     }
+
+    /// The clients that follow a place, or the first ones.
+    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error>;
+
+    /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT`] are kept of a client.
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error>;
+
+    /// The newest orders of all clients, newest first, at most [`sales::LATEST`].
+    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error>;
+
+    /// An order, while it is kept; quicker where it is known whose.
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error>;
+
+    /// The cells of some pages of a [`sales::Scale`], each as far as there is something.
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error>;
+
+    /// What was sold of each product in all of these days and months.
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error>;
 
     /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer
     /// tell of every change: what was read before must then be read anew.

@@ -1,26 +1,121 @@
 //! The read model in memory: what the standalone service uses, and the specification of what Redis must do.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use entity::Event;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
-use crate::{Applied, Client, Error, ReadModel};
+use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sold, Tally};
+use crate::{Applied, Client, Error, Place, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
 const BACKLOG: usize = 1024;
 
 pub struct Memory {
-    clients: Mutex<HashMap<i64, Projected>>,
+    stored: Mutex<Stored>,
+    keep_orders: Duration,
     changed: broadcast::Sender<i64>,
 }
 
+#[derive(Default)]
+struct Stored {
+    clients: HashMap<i64, Projected>,
+    /// The newest of each client, by version.
+    recent: HashMap<i64, BTreeMap<i32, Purchase>>,
+    /// The newest of all, by time and as text.
+    latest: BTreeMap<(i64, String), Purchase>,
+    orders: HashMap<Uuid, KeptOrder>,
+    /// The orders, by the time when they go.
+    leaving: BTreeSet<(DateTime<Utc>, Uuid)>,
+    pages: HashMap<String, Page>,
+    sold: HashMap<String, HashMap<i64, Sold>>,
+}
+
+#[derive(Default)]
+struct Page {
+    until: Option<DateTime<Utc>>,
+    cells: Vec<Tally>,
+}
+
+impl Memory {
+    /// `keep_orders` is for how long they are kept whole.
+    pub fn new(keep_orders: Duration) -> Memory {
+        Memory { stored: Mutex::default(), keep_orders, changed: broadcast::Sender::new(BACKLOG) }
+    }
+
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Default for Memory {
+    /// Orders are kept for ever.
     fn default() -> Memory {
-        Memory { clients: Mutex::default(), changed: broadcast::Sender::new(BACKLOG) }
+        Memory::new(Duration::MAX)
+    }
+}
+
+impl Stored {
+    fn apply(&mut self, event: &Event, keep_orders: Duration) -> Result<Applied, Error> {
+        let id = event.order.client_id;
+        let applied = self.clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event)?;
+        if applied == Applied::Now {
+            let now = Utc::now();
+            self.count(event, Effects::of(event, now, keep_orders));
+            self.forget(now);
+        }
+        Ok(applied)
+    }
+
+    fn count(&mut self, event: &Event, effects: Effects) {
+        for counted in effects.counted {
+            let page = self.pages.entry(counted.page).or_default();
+            page.until = counted.until;
+            if page.cells.len() <= counted.cell {
+                page.cells.resize(counted.cell + 1, Tally::default());
+            }
+            page.cells[counted.cell].add(Tally { revenue: event.order.total, orders: 1 });
+        }
+        for period in effects.sold_in {
+            let sold_then = self.sold.entry(period).or_default();
+            for (product, sold) in &effects.sold {
+                sold_then.entry(*product).or_default().add(*sold);
+            }
+        }
+        let purchase = effects.purchase;
+        let recent = self.recent.entry(purchase.client_id).or_default();
+        recent.insert(event.version, purchase.clone());
+        if recent.len() > RECENT {
+            recent.pop_first();
+        }
+        self.latest.insert((event.time.timestamp_millis(), purchase.to_text()), purchase);
+        if self.latest.len() > LATEST {
+            self.latest.pop_first();
+        }
+        if let Some(until) = effects.kept_until {
+            let kept = KeptOrder { time: event.time, order: event.order.clone() };
+            self.orders.insert(event.order.order_id, kept);
+            self.leaving.insert((until, event.order.order_id));
+        }
+    }
+
+    /// What was to be kept until now.
+    fn forget(&mut self, now: DateTime<Utc>) {
+        while let Some((until, id)) = self.leaving.pop_first() {
+            if until > now {
+                self.leaving.insert((until, id));
+                break;
+            }
+            self.orders.remove(&id);
+        }
+        self.pages.retain(|_, page| page.until.is_none_or(|until| until > now));
     }
 }
 
@@ -73,12 +168,11 @@ impl Projected {
 #[async_trait::async_trait]
 impl ReadModel for Memory {
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.stored();
         let apply = |event: &Event| {
-            let id = event.order.client_id;
-            let applied = clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event);
+            let applied = stored.apply(event, self.keep_orders);
             if let Ok(Applied::Now) = applied {
-                let _ = self.changed.send(id); // where nobody listens, nobody needs to know
+                let _ = self.changed.send(event.order.client_id); // where nobody listens, nobody needs to know
             }
             applied
         };
@@ -86,8 +180,56 @@ impl ReadModel for Memory {
     }
 
     async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(ids.iter().map(|id| clients.get(id).map(|projected| projected.client.clone())).collect())
+        let stored = self.stored();
+        Ok(ids.iter().map(|id| stored.clients.get(id).map(|projected| projected.client.clone())).collect())
+    }
+
+    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
+        let stored = self.stored();
+        let place = |client: &Client| {
+            let rank = match by {
+                Ranking::Total => client.total,
+                Ranking::LastPurchase => client.last_purchase?.timestamp_millis(),
+            };
+            Some(Place { rank, id: client.id })
+        };
+        let places = stored.clients.values().filter_map(|projected| place(&projected.client));
+        let mut places: Vec<Place> =
+            places.filter(|place| after.is_none_or(|after| place.order() < after.order())).collect();
+        places.sort_by_cached_key(|place| Reverse(place.order()));
+        places.truncate(count);
+        Ok(places)
+    }
+
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+        let stored = self.stored();
+        let recent = |id| stored.recent.get(id).into_iter().flat_map(BTreeMap::values).rev().take(count).cloned();
+        Ok(clients.iter().map(|id| recent(id).collect()).collect())
+    }
+
+    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
+        Ok(self.stored().latest.values().rev().cloned().collect())
+    }
+
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+        let mut stored = self.stored();
+        stored.forget(Utc::now());
+        let of_client = |kept: &&KeptOrder| client.is_none_or(|client| kept.order.client_id == client);
+        Ok(stored.orders.get(&id).filter(of_client).cloned())
+    }
+
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+        let mut stored = self.stored();
+        stored.forget(Utc::now());
+        Ok(pages.iter().map(|page| stored.pages.get(page).map(|page| page.cells.clone()).unwrap_or_default()).collect())
+    }
+
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error> {
+        let (stored, mut sum) = (self.stored(), HashMap::<i64, Sold>::new());
+        for (product, sold) in periods.iter().filter_map(|period| stored.sold.get(period)).flatten() {
+            sum.entry(*product).or_default().add(*sold);
+        }
+        Ok(sum)
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {

@@ -108,7 +108,7 @@ impl Near {
             (PushKind::Invalidate, Some(Value::Array(keys))) => {
                 for key in keys {
                     let key: Result<String, _> = from_redis_value(key.clone());
-                    if let Some(id) = key.ok().and_then(|key| key.rsplit(':').next()?.parse().ok()) {
+                    if let Some(id) = key.ok().and_then(|key| key.rsplit_once(":client:")?.1.parse().ok()) {
                         self.changed(id);
                     }
                 }

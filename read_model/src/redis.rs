@@ -5,6 +5,12 @@
 //! | `orders:meta`            | hash   | `partitions`, `currency`: what all processes must agree on; `generations`: which there are, as JSON; `gG:replayed`: how far a rebuild has got |
 //! | `orders:{pN}:epoch`      | string | which epoch's generations events of this partition are applied to              |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
+//! | `…:recent:ID`            | sorted | its newest orders, by version                                                 |
+//! | `…:order:UUID`           | string | an order of one of its clients, as JSON, for a while                          |
+//! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms)              |
+//! | `…:latest`               | sorted | the partition's newest orders, by time (ms)                                   |
+//! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | revenue and number of orders for each day, hour, ten seconds: each 64 bits |
+//! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold that day, that month |
 //!
 //! Each change publishes the client's id on the channel `orders:changed`.
 //!
@@ -15,6 +21,7 @@
 //! Readers look which generation is live once a second. Whoever writes says which epoch it knows, and the partition refuses
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,10 +29,10 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncCommands, Client as RedisClient, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisError,
-    RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
+    AsyncCommands, Client as RedisClient, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
 };
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use entity::Event;
 use futures::StreamExt;
 use futures::future::try_join_all;
@@ -34,11 +41,15 @@ use iso_currency::Currency;
 use socket2::TcpKeepalive;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
-use crate::{Applied, Client, Error, Projected, ReadModel};
+use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sold, Tally};
+use crate::{Applied, Client, Error, Place, Projected, Ranking, ReadModel};
 
+/// For how long whole orders are kept, if not said otherwise.
+pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
 /// Keys that the server looks at in one step of a scan.
@@ -58,6 +69,8 @@ const ATTEMPTS: u32 = 10;
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
+    /// For how long whole orders are kept.
+    keep_orders: Duration,
     /// The one generation that is read and written; or else the live one is read, and to all that live is written.
     only: Option<u64>,
 }
@@ -76,6 +89,7 @@ struct Shared {
     /// Held by who asks which generation is live.
     asking: Mutex<()>,
     apply: Script,
+    rank: Script,
     replace: Script,
     settle: Script,
     raise: Script,
@@ -129,10 +143,12 @@ impl Redis {
                 settling: Mutex::default(),
                 asking: Mutex::default(),
                 apply: Script::new(include_str!("apply.lua")),
+                rank: Script::new(include_str!("rank.lua")),
                 replace: Script::new(include_str!("replace.lua")),
                 settle: Script::new(include_str!("settle.lua")),
                 raise: Script::new(include_str!("raise.lua")),
             }),
+            keep_orders: KEEP_ORDERS,
             only: None,
         };
         redis.agree().await?;
@@ -142,7 +158,12 @@ impl Redis {
 
     /// The same, but one generation alone is read and written, whether it is live or not.
     pub fn only(&self, generation: u64) -> Redis {
-        Redis { shared: self.shared.clone(), only: Some(generation) }
+        Redis { only: Some(generation), ..self.clone() }
+    }
+
+    /// The same, but whole orders are kept so long.
+    pub fn keeping_orders(self, keep_orders: Duration) -> Redis {
+        Redis { keep_orders, ..self }
     }
 
     /// Settles what must be the same for all processes, or checks it.
@@ -342,7 +363,7 @@ impl Redis {
     }
 
     fn client_key(&self, generation: u64, id: i64) -> String {
-        format!("orders:{{p{}}}:g{generation}:client:{id}", self.partition(id))
+        partition_key(self.partition(id), generation, &format!("client:{id}"))
     }
 
     /// Clients with all that is stored of them, in the order of the ids. One round trip.
@@ -467,6 +488,37 @@ impl Redis {
         Ok(due)
     }
 
+    /// The generation to read what not every format has.
+    async fn report_from(&self) -> Result<u64, Error> {
+        let generation = self.read_from().await?;
+        let format = self.known(|known| known.generations.generations.get(&generation).map(|one| one.format));
+        match format {
+            Some(format) if format < FORMAT => {
+                Err(Error::Unavailable("it was made by an older release; `projector rebuild` makes it anew".into()))
+            }
+            _ => Ok(generation),
+        }
+    }
+
+    /// Asks for some keys of each partition; for each name what the partitions have. One round trip.
+    async fn of_partitions<T: FromRedisValue>(
+        &self,
+        names: &[String],
+        ask: impl Fn(&mut Pipeline, String),
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let (generation, mut pipeline) = (self.report_from().await?, pipe());
+        for name in names {
+            for partition in 0..self.shared.partitions.into() {
+                ask(&mut pipeline, partition_key(partition, generation, name));
+            }
+        }
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut answers = pipeline.query_async::<Vec<T>>(&mut self.connection()).await?.into_iter();
+        Ok(names.iter().map(|_| answers.by_ref().take(self.shared.partitions.into()).collect()).collect())
+    }
+
     async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -482,10 +534,11 @@ impl Redis {
 
     async fn run_apply(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
         let (epoch, generations) = self.write_to()?;
-        let mut pipeline = pipe();
+        let (mut pipeline, now) = (pipe(), Utc::now());
         pipeline.ignore_errors();
+        let milliseconds = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_millis().to_string());
         for event in events {
-            let order = &event.order;
+            let (order, effects) = (&event.order, Effects::of(event, now, self.keep_orders));
             let script = pipeline.cmd("EVALSHA").arg(self.shared.apply.get_hash()).arg(1 + generations.len());
             script.arg(epoch_key(self.partition(order.client_id)));
             for generation in &generations {
@@ -496,6 +549,24 @@ impl Redis {
                 .arg(&order.client_email)
                 .arg(order.client_id)
                 .arg(self.channel());
+            let purchase = effects.purchase.to_text();
+            script.arg(&purchase).arg(&purchase).arg(format!("{RECENT} {LATEST}")).arg(order.order_id.to_string());
+            match milliseconds(effects.kept_until) {
+                Some(until) => {
+                    let kept = KeptOrder { time: event.time, order: order.clone() };
+                    script.arg(serde_json::to_string(&kept).expect("an order always serialises")).arg(until);
+                }
+                None => {
+                    script.arg("").arg("");
+                }
+            }
+            script.arg(&effects.sold_in).arg(effects.counted.len());
+            for counted in effects.counted {
+                script.arg(counted.page).arg(counted.cell).arg(milliseconds(counted.until).unwrap_or_default());
+            }
+            for (product, sold) in effects.sold {
+                script.arg(product).arg(sold.units).arg(sold.revenue);
+            }
         }
         Ok(pipeline.query_async(&mut self.connection()).await?)
     }
@@ -535,6 +606,20 @@ impl Stored {
 
 fn changing() -> Error {
     Error::Unavailable("its generations change all the time".into())
+}
+
+fn partition_key(partition: i64, generation: u64, name: &str) -> String {
+    format!("orders:{{p{partition}}}:g{generation}:{name}")
+}
+
+fn read_purchase(text: &str) -> Result<Purchase, Error> {
+    Purchase::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in a list of orders")))
+}
+
+/// A cell of a page: two numbers, or less at the end.
+fn read_tally(cell: &[u8]) -> Tally {
+    let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
+    Tally { revenue: number(cell.get(..8)), orders: number(cell.get(8..16)) }
 }
 
 fn epoch_key(partition: i64) -> String {
@@ -603,6 +688,119 @@ impl ReadModel for Redis {
             }
         }
         Ok(clients.into_iter().map(Option::flatten).collect())
+    }
+
+    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
+        let generation = self.report_from().await?;
+        let name = match by {
+            Ranking::Total => "rank:total",
+            Ranking::LastPurchase => "rank:last",
+        };
+        let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
+        let ask = async || {
+            let mut pipeline = pipe();
+            for partition in 0..self.shared.partitions.into() {
+                let script = pipeline.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
+                script.arg(partition_key(partition, generation, name)).arg(count).arg(&rank).arg(&id);
+            }
+            pipeline.query_async::<Vec<Vec<(i64, f64)>>>(&mut self.connection()).await
+        };
+        let ranked = match ask().await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.shared.rank.load_async(&mut self.connection()).await?;
+                ask().await
+            }
+            ranked => ranked,
+        };
+        let places = ranked?.into_iter().flatten().map(|(id, rank)| Place { rank: rank as i64, id });
+        let mut places: Vec<Place> = places.collect();
+        places.sort_by_cached_key(|place| Reverse(place.order()));
+        places.truncate(count);
+        Ok(places)
+    }
+
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+        let (generation, Some(last)) = (self.report_from().await?, count.checked_sub(1)) else {
+            return Ok(vec![Vec::new(); clients.len()]);
+        };
+        let mut pipeline = pipe();
+        for id in clients {
+            let key = partition_key(self.partition(*id), generation, &format!("recent:{id}"));
+            pipeline.zrevrange(key, 0, last as isize);
+        }
+        if clients.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lists: Vec<Vec<String>> = pipeline.query_async(&mut self.connection()).await?;
+        lists.iter().map(|list| list.iter().map(|text| read_purchase(text)).collect()).collect()
+    }
+
+    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
+        let names = ["latest".to_owned()];
+        let lists: Vec<Vec<Vec<String>>> = self
+            .of_partitions(&names, |pipeline, key| {
+                pipeline.zrevrange(key, 0, LATEST as isize - 1);
+            })
+            .await?;
+        let texts = lists.iter().flatten().flatten();
+        let mut latest = texts.map(|text| read_purchase(text)).collect::<Result<Vec<_>, _>>()?;
+        latest.sort_by_cached_key(|purchase| Reverse((purchase.time, purchase.to_text())));
+        latest.truncate(LATEST);
+        Ok(latest)
+    }
+
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+        let (generation, mut pipeline) = (self.report_from().await?, pipe());
+        let partitions = match client {
+            Some(client) => self.partition(client)..self.partition(client) + 1,
+            None => 0..self.shared.partitions.into(),
+        };
+        for partition in partitions {
+            pipeline.get(partition_key(partition, generation, &format!("order:{id}")));
+        }
+        let orders: Vec<Option<String>> = pipeline.query_async(&mut self.connection()).await?;
+        let Some(text) = orders.into_iter().flatten().next() else { return Ok(None) };
+        let kept: KeptOrder =
+            serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
+        Ok(Some(kept).filter(|kept| client.is_none_or(|client| kept.order.client_id == client)))
+    }
+
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+        let stored: Vec<Vec<Option<Vec<u8>>>> = self
+            .of_partitions(pages, |pipeline, key| {
+                pipeline.get(key);
+            })
+            .await?;
+        let sum = |parts: Vec<Option<Vec<u8>>>| {
+            let mut sum: Vec<Tally> = Vec::new();
+            for cells in parts.iter().flatten() {
+                let tallies = cells.chunks(size_of::<[i64; 2]>()).map(read_tally);
+                sum.resize(sum.len().max(tallies.len()), Tally::default());
+                sum.iter_mut().zip(tallies).for_each(|(sum, tally)| sum.add(tally));
+            }
+            sum
+        };
+        Ok(stored.into_iter().map(sum).collect())
+    }
+
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error> {
+        let stored: Vec<Vec<Vec<(String, i64)>>> = self
+            .of_partitions(periods, |pipeline, key| {
+                pipeline.hgetall(key);
+            })
+            .await?;
+        let mut sum: HashMap<i64, Sold> = HashMap::new();
+        for (field, amount) in stored.into_iter().flatten().flatten() {
+            let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
+            let (product, part) = field.split_once(':').ok_or_else(damaged)?;
+            let sold = match part {
+                "units" => Sold { units: amount, revenue: 0 },
+                "revenue" => Sold { units: 0, revenue: amount },
+                _ => return Err(damaged()),
+            };
+            sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+        }
+        Ok(sum)
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {

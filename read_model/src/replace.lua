@@ -1,4 +1,4 @@
--- Puts a client in the place of what is stored of it, or removes it, in one atomic step.
+-- Puts a client in the place of what is stored of it, or removes it, in one atomic step, and ranks it. Its lists and sums stay.
 -- KEYS[1] the partition's epoch, the client's hash
 -- ARGV the epoch that it is of; what the hash's field `newest` was before the log was read, '' when there was none; the
 -- largest version that the log has; the client's id and the channel that tells of changes, '' for none; then fields and values, none to
@@ -10,7 +10,13 @@ if type(stored) ~= 'string' then stored = '' end -- nothing, or no hash at all
 local is_as_before = stored == ARGV[2]
 local is_in_the_log = (tonumber(stored) or 0) <= tonumber(ARGV[3])
 if not (is_as_before or is_in_the_log) then return 0 end
+local generation, id = KEYS[2]:match('^(.*:)client:(%d+)$')
 redis.call('DEL', KEYS[2])
 if #ARGV > 5 then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
+for name, field in pairs({total = 'total', last = 'last_purchase'}) do
+  local rank, ranking = redis.call('HGET', KEYS[2], field), generation .. 'rank:' .. name
+  if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
+  if rank then redis.call('ZADD', ranking, rank, id) else redis.call('ZREM', ranking, id) end
+end
 if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[4]) end
 return 1

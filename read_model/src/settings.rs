@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use iso_currency::Currency;
 
 use crate::{ConnectError, Redis};
@@ -14,12 +16,15 @@ pub struct RedisSettings {
     /// Partitions of the read model; fixed for as long as the data in Redis live
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: u16,
+    /// For how long orders can be read one by one, from when they were placed; processes that apply events keep them so long
+    #[arg(long, env, default_value = "30d", value_parser = humantime::parse_duration)]
+    pub keep_orders: Duration,
 }
 
 impl RedisSettings {
     pub async fn connect(&self) -> Result<Redis, ConnectError> {
         let url = self.redis_url.as_deref().ok_or(ConnectError::NotSet)?;
-        Redis::connect(url, self.partitions, self.currency).await
+        Ok(Redis::connect(url, self.partitions, self.currency).await?.keeping_orders(self.keep_orders))
     }
 }
 

@@ -1,10 +1,11 @@
 //! The read model in Redis against the one in memory, which is the specification, on a real `redis-server`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Days, SubsecRound, Utc};
 use entity::event::{self, Event, Line, OrderPlaced};
+use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use iso_currency::Currency;
 use proptest::prelude::*;
@@ -13,7 +14,10 @@ use rand::prelude::{IndexedRandom, SliceRandom};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use read_model::generations::{FORMAT, Generation, NotPossible, State};
-use read_model::{Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, ReadModel, Redis, client_at};
+use read_model::sales::{self, Granularity, Tally};
+use read_model::{
+    Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
+};
 use redis_test::server::RedisServer;
 use uuid::Uuid;
 
@@ -67,12 +71,66 @@ fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
     }
 }
 
+/// The event of a client's version, the same each time it is delivered: at some time from now to five years ago.
+fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
+    let mut event = event(client_id, version, version.into());
+    let number = client_id * 1_000 + i64::from(version);
+    let ago = [0, 1, 59, 3_600, 86_400, 20 * 86_400, 100 * 86_400, 1_800 * 86_400][(number * 7 % 8) as usize];
+    event.time = DateTime::from_timestamp_millis(now.timestamp_millis() - ago * 1_000 - number % 3).unwrap();
+    let line = |product_id| Line { product_id, ..event.order.lines[0].clone() };
+    event.order.lines = (0..=number % 3).map(|line_number| line(1 + (number + line_number) % 5)).collect();
+    event.order.total = event::total(&event.order.lines).unwrap();
+    event.order.order_id = Uuid::from_u128(number as u128);
+    event
+}
+
 /// Any order of deliveries, with repeats, of each client's events 1 to n, some of them never delivered at all.
-fn histories() -> impl Strategy<Value = Vec<Event>> {
-    let delivery = (1..=4i64, 1..=12i32);
-    prop::collection::vec(delivery, 1..80).prop_map(|deliveries| {
-        deliveries.into_iter().map(|(client, version)| event(client, version, version.into())).collect()
-    })
+fn histories() -> impl Strategy<Value = Vec<(i64, i32)>> {
+    prop::collection::vec((1..=4i64, 1..=12i32), 1..80)
+}
+
+/// All that can be read, of clients 1 to 5 and around their orders.
+async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + std::fmt::Debug + use<> {
+    let ids = [1, 2, 3, 4, 5];
+    let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
+    let mut ranked = Vec::new();
+    for by in [Ranking::Total, Ranking::LastPurchase] {
+        // A page at a time, as it is read.
+        let mut after = None;
+        loop {
+            let page = model.ranked(by, after, 2).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            ranked.extend(page);
+        }
+    }
+    let mut reports = Vec::new();
+    for (from, granularity) in [
+        (long_ago, Granularity::Day),
+        (long_ago, Granularity::Month),
+        (today - Days::new(3), Granularity::Hour),
+        (today - Days::new(101), Granularity::Hour),
+    ] {
+        reports.push(sales::report(model, from, today, granularity).await.unwrap());
+    }
+    let mut products = Vec::new();
+    for from in [long_ago, today - Days::new(40), today] {
+        let sold = sales::products(model, from, today).await.unwrap();
+        products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
+    }
+    let numbers = (1..=4i64).flat_map(|client| (1..=12).map(move |version| (client, version)));
+    let orders = join_all(numbers.map(async |(client, version)| {
+        let id = Uuid::from_u128((client * 1_000 + version) as u128);
+        let order = model.order(id, None).await.unwrap();
+        assert_eq!(model.order(id, Some(client)).await.unwrap(), order);
+        assert_eq!(model.order(id, Some(client + 1)).await.unwrap(), None, "another's");
+        order
+    }))
+    .await;
+    let recent = model.recent_orders(&ids, 5).await.unwrap();
+    let latest = model.latest_orders().await.unwrap();
+    let today = sales::today(model, now).await.unwrap();
+    (model.clients(&ids).await.unwrap(), ranked, reports, products, orders, recent, latest, today)
 }
 
 #[test]
@@ -81,17 +139,22 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
     let server = runtime.block_on(server());
     let redis = runtime.block_on(Redis::connect(&server.url, 3, Currency::USD)).unwrap();
     let ids = [1, 2, 3, 4, 5];
+    let keep = Duration::from_secs(30 * 86_400);
     let strategy = (histories(), 1usize..12);
-    let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&strategy, |(history, batch)| {
             runtime.block_on(async {
                 command(&server, &["FLUSHDB"]).await;
-                let memory = Memory::default();
+                let (memory, now) = (Memory::new(keep), Utc::now());
+                let history: Vec<Event> =
+                    history.into_iter().map(|(client, version)| dated(client, version, now)).collect();
                 for events in history.chunks(batch) {
                     prop_assert_eq!(redis.apply(events).await, memory.apply(events).await);
                     prop_assert_eq!(redis.clients(&ids).await, memory.clients(&ids).await);
                 }
+                let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
+                prop_assert!(stored == specified, "{stored:#?}\n{specified:#?}");
                 // What the rules promise, said without them: each delivered version counts once, and the watermark is
                 // the end of the unbroken run from 1.
                 let mut delivered: HashMap<i64, BTreeSet<i32>> = HashMap::new();
@@ -106,10 +169,19 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                     let client = client.unwrap();
                     let newest = *versions.last().unwrap();
                     prop_assert_eq!(client.order_count, versions.len() as i64);
-                    prop_assert_eq!(client.total, versions.iter().map(|v| i64::from(*v) * 2).sum::<i64>());
+                    let total = |version: &i32| dated(*id, *version, now).order.total;
+                    prop_assert_eq!(client.total, versions.iter().map(total).sum::<i64>());
                     prop_assert_eq!(client.email, format!("{id}.{newest}@example.com"));
                     prop_assert_eq!(client.version, (1..).take_while(|v| versions.contains(v)).count() as i32);
                 }
+                let counted = delivered.iter().flat_map(|(client, versions)| versions.iter().map(|v| (*client, *v)));
+                let counted: Vec<Event> = counted.map(|(client, version)| dated(client, version, now)).collect();
+                let revenue: i64 = counted.iter().map(|event| event.order.total).sum();
+                let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
+                let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
+                prop_assert_eq!(report.total, Tally { revenue, orders: counted.len() as i64 });
+                let sold = sales::products(&redis, long_ago, today).await.unwrap();
+                prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);
                 Ok(())
             })
         })
@@ -220,6 +292,47 @@ async fn damaged_keys_are_named_and_harm_no_other() {
         assert!(matches!(redis.clients(&[id]).await, Err(Error::Damaged(_))), "client {id}");
     }
     assert_eq!(redis.clients(&[3]).await.unwrap()[0].as_ref().unwrap().order_count, 1);
+}
+
+/// Whatever of it is damaged, and however late that is noticed.
+#[tokio::test]
+async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let (memory, now) = (Memory::default(), Utc::now().trunc_subsecs(3));
+    let first = Event { version: 1, time: now, ..dated(1, 7, now) };
+    let second = Event { version: 2, time: now, ..dated(1, 8, now) };
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert_eq!(model.apply(std::slice::from_ref(&first)).await, [Ok(Applied::Now)]);
+    }
+    let before = all_of(&memory, now).await;
+    assert!(all_of(&redis, now).await == before);
+    let day = now.format("%Y-%m-%d");
+    let (product, month) = (second.order.lines.last().unwrap().product_id, now.format("%Y-%m"));
+    let names = ["recent:1", "latest", "rank:total", "rank:last"].map(str::to_owned).into_iter();
+    let names = names.chain([now.format("days:%Y"), now.format("hours:%Y-%m")].map(|name| name.to_string()));
+    for name in names.chain([format!("products:{day}"), format!("products:{month}")]) {
+        let (key, aside) = (format!("orders:{{p1}}:g1:{name}"), "orders:{p1}:aside");
+        command(&server, &["RENAME", &key, aside]).await;
+        command(&server, &["LPUSH", &key, "damaged"]).await;
+        let result = redis.apply(std::slice::from_ref(&second)).await.remove(0);
+        assert!(matches!(&result, Err(Error::Damaged(why)) if why.contains(&name)), "{name}: {result:?}");
+        command(&server, &["DEL", &key]).await;
+        command(&server, &["RENAME", aside, &key]).await;
+        assert!(all_of(&redis, now).await == before, "{name}");
+    }
+    // Sums have 64 bits.
+    let (key, field) = (format!("orders:{{p1}}:g1:products:{month}"), format!("{product}:revenue"));
+    let sum = command(&server, &["HGET", &key, &field]).await;
+    command(&server, &["HSET", &key, &field, &i64::MAX.to_string()]).await;
+    assert!(matches!(redis.apply(std::slice::from_ref(&second)).await[..], [Err(Error::Damaged(_))]));
+    let sum = ::redis::from_redis_value::<Option<String>>(sum).unwrap().unwrap_or("0".into());
+    command(&server, &["HSET", &key, &field, &sum]).await;
+    assert!(all_of(&redis, now).await == before);
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert_eq!(model.apply(std::slice::from_ref(&second)).await, [Ok(Applied::Now)]);
+    }
+    assert!(all_of(&redis, now).await == all_of(&memory, now).await);
 }
 
 #[tokio::test]

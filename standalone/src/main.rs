@@ -87,7 +87,7 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     };
     let read_model: Arc<dyn ReadModel> = match &redis {
         Some(redis) => Arc::new(redis.clone()),
-        None => Arc::new(Memory::default()),
+        None => Arc::new(Memory::new(settings.read_model.keep_orders)),
     };
     if settings.read_model.redis_url.is_none() || settings.queue_url.is_none() {
         // What is embedded forgot everything with the process before.

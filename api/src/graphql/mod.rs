@@ -13,14 +13,19 @@ use iso_currency::Currency;
 use read_model::ReadModel;
 use sea_orm::DatabaseConnection;
 
-use crate::auth::Identity;
+use crate::auth::{Identity, READ_SALES};
 use crate::error::Error;
 use crate::live::Live;
 use crate::placing::Orders;
+use crate::snapshots::Snapshots;
+
+use self::types::Client;
 
 pub use mutation::Mutation;
 pub use query::Query;
 pub use subscription::Subscription;
+
+const MAX_PAGE: usize = 100;
 
 pub type OrderSchema = Schema<Query, Mutation, Subscription>;
 
@@ -39,18 +44,25 @@ pub struct Traceparent(pub String);
 
 /// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
 /// there. Without an [`App`] it can be printed but not executed.
-pub fn schema(app: Option<(App, Orders, Arc<Live>)>) -> OrderSchema {
+pub fn schema(app: Option<(App, Orders, Arc<Live>, Arc<Snapshots>)>) -> OrderSchema {
     let builder = Schema::build(Query, Mutation, Subscription);
     // What is left out: rules that hold already, and a bound of recursion below ours.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match app {
-        Some((app, orders, live)) => builder.data(app).data(orders).data(live).finish(),
+        Some((app, orders, live, snapshots)) => builder.data(app).data(orders).data(live).data(snapshots).finish(),
         None => builder.finish(),
     }
 }
 
 fn app<'a>(ctx: &Context<'a>) -> &'a App {
     ctx.data_unchecked::<App>()
+}
+
+/// Clients as of a moment ago, `None` where nothing was projected.
+async fn recent_clients(ctx: &Context<'_>, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+    let app = app(ctx);
+    let clients = app.read_model.recent_clients(ids).await?;
+    Ok(clients.into_iter().map(|client| Some(Client::new(client?, app.currency))).collect())
 }
 
 /// The identity behind the request, if its token has the scope.
@@ -65,6 +77,20 @@ fn authorize_for<'a>(ctx: &Context<'_>, scope: &str, clients: impl IntoIterator<
         Some(only) if clients.into_iter().any(|client| client != only) => Err(Error::Forbidden),
         _ => Ok(()),
     }
+}
+
+/// The identity behind the request, if its token may see what is sold to all.
+fn authorize_for_sales(ctx: &Context<'_>) -> Result<(), Error> {
+    match authorize(ctx, READ_SALES)?.client {
+        Some(_) => Err(Error::Forbidden),
+        None => Ok(()),
+    }
+}
+
+/// `first` of a list: from 1 to 100.
+fn page_size(first: i32) -> Result<usize, Error> {
+    let size = usize::try_from(first).ok().filter(|size| (1..=MAX_PAGE).contains(size));
+    size.ok_or_else(|| Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {MAX_PAGE}.")))
 }
 
 /// Ids are decimal numbers from 1, without sign or leading zeros. Anything else names nothing that exists: 0.

@@ -26,7 +26,7 @@ impl Mutation {
             Ok(placed) => Ok(PlaceOrderPayload {
                 client_version: Some(placed.event.version),
                 replayed: placed.replayed,
-                order: Some(Order::new(placed.event, app(ctx).currency)),
+                order: Some(Order::new(placed.event.order, placed.event.time, app(ctx).currency)),
                 user_errors: Vec::new(),
             }),
             Err(rejections) => Ok(PlaceOrderPayload {

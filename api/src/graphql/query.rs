@@ -1,16 +1,26 @@
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
 use async_graphql::connection::PageInfo;
 use async_graphql::{Context, ID, Object};
+use chrono::{Months, NaiveDate, Utc};
 use entity::product;
-use read_model::{Awaited, client_at};
+use read_model::sales::{self, HOURS_KEPT, Sold, points};
+use read_model::{Awaited, Place, Ranking, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use uuid::Uuid;
 
-use super::types::{Client, Product, ProductConnection, ProductEdge};
-use super::{app, authorize, authorize_for, parse_id};
-use crate::auth::{READ_CLIENTS, READ_PRODUCTS};
+use super::types::{
+    Client, ClientConnection, ClientEdge, ClientOrderBy, Date, Granularity, Money, Order, Product, ProductConnection,
+    ProductEdge, ProductRank, ProductSales, SalesReport, int,
+};
+use super::{app, authorize, authorize_for, authorize_for_sales, page_size, parse_id, recent_clients};
+use crate::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::error::Error;
 
 const MAX_IDS: usize = 100;
-const MAX_PAGE: i32 = 100;
+const MAX_POINTS: usize = 1_000;
+const MAX_MONTHS: Months = Months::new(120);
 
 pub struct Query;
 
@@ -43,10 +53,113 @@ impl Query {
         if ids.len() > MAX_IDS {
             return Err(Error::BadUserInput(format!("{} ids are too many: at most {MAX_IDS}.", ids.len())));
         }
-        let app = app(ctx);
         let ids: Vec<i64> = ids.iter().map(|id| parse_id(id)).collect();
-        let clients = app.read_model.recent_clients(&ids).await?;
-        Ok(clients.into_iter().map(|client| Some(Client::new(client?, app.currency))).collect())
+        recent_clients(ctx, &ids).await
+    }
+
+    /// All clients that have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
+    async fn clients(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the page before.")] after: Option<String>,
+        #[graphql(desc = "How they are ranked.", default_with = "ClientOrderBy::TotalDesc")] order_by: ClientOrderBy,
+    ) -> Result<ClientConnection, Error> {
+        authorize_for_sales(ctx)?;
+        let (first, by) = (page_size(first)?, order_by.into());
+        let after = after.map(|cursor| place(&cursor, by)).transpose()?;
+        // One more than asked for tells whether there is a next page.
+        let mut places = app(ctx).read_model.ranked(by, after, first + 1).await?;
+        let has_next_page = places.len() > first;
+        places.truncate(first);
+        let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
+        let clients = recent_clients(ctx, &ids).await?;
+        let edge =
+            |(place, client): (Place, Option<Client>)| Some(ClientEdge { node: client?, cursor: cursor(place, by) });
+        let edges: Vec<ClientEdge> = places.into_iter().zip(clients).filter_map(edge).collect();
+        let cursor = |edge: Option<&ClientEdge>| edge.map(|edge| edge.cursor.clone());
+        let page_info = PageInfo {
+            has_previous_page: after.is_some(),
+            has_next_page,
+            start_cursor: cursor(edges.first()),
+            end_cursor: cursor(edges.last()),
+        };
+        let nodes = edges.iter().map(|edge| edge.node.clone()).collect();
+        Ok(ClientConnection { edges, nodes, page_info })
+    }
+
+    /// What was sold from one day to another, both included. Needs the scope `sales:read`.
+    async fn sales(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The first day.")] from: Date,
+        #[graphql(desc = "The last day.")] to: Date,
+        #[graphql(desc = "How long each point is; at most 1000 points.", default_with = "Granularity::Day")]
+        granularity: Granularity,
+    ) -> Result<SalesReport, Error> {
+        authorize_for_sales(ctx)?;
+        let (Date(from), Date(to)) = (from, to);
+        check_range(from, to)?;
+        let granularity = granularity.into();
+        if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
+            return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
+        }
+        if granularity == sales::Granularity::Hour && Some(from) < Utc::now().date_naive().checked_sub_days(HOURS_KEPT)
+        {
+            return Err(Error::BadUserInput(
+                "`from` is too long ago: hours are kept for 90 days, days for ever.".into(),
+            ));
+        }
+        let app = app(ctx);
+        let report = sales::report(&*app.read_model, from, to, granularity).await?;
+        Ok(SalesReport::new(report, app.currency))
+    }
+
+    /// The products of which most was sold from one day to another, both included. Needs the scope `sales:read`.
+    async fn top_products(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The first day.")] from: Date,
+        #[graphql(desc = "The last day, at most ten years later.")] to: Date,
+        #[graphql(desc = "How many, from 1 to 100.", default = 10)] first: i32,
+        #[graphql(desc = "By what they are ranked.", default_with = "ProductRank::Revenue")] by: ProductRank,
+    ) -> Result<Vec<ProductSales>, Error> {
+        authorize_for_sales(ctx)?;
+        let (Date(from), Date(to), first) = (from, to, page_size(first)?);
+        check_range(from, to)?;
+        if from.checked_add_months(MAX_MONTHS).is_some_and(|last| to >= last) {
+            return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
+        }
+        let app = app(ctx);
+        let sold = sales::products(&*app.read_model, from, to).await?;
+        let mut sold: Vec<(i64, Sold)> = sold.into_iter().collect();
+        sold.sort_unstable_by_key(|(id, sold)| match by {
+            ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.units), *id),
+            ProductRank::Units => (Reverse(sold.units), Reverse(sold.revenue), *id),
+        });
+        sold.truncate(first);
+        let ids = sold.iter().map(|(id, _)| *id);
+        let products = product::Entity::find().filter(product::Column::Id.is_in(ids)).all(&app.db).await?;
+        let mut products: HashMap<i64, product::Model> =
+            products.into_iter().map(|product| (product.id, product)).collect();
+        let product = |(id, sold): (i64, Sold)| {
+            Some(ProductSales {
+                product: Product::new(products.remove(&id)?, app.currency),
+                units: int(sold.units),
+                revenue: Money::new(sold.revenue, app.currency),
+            })
+        };
+        Ok(sold.into_iter().filter_map(product).collect())
+    }
+
+    /// An order, for 30 days (if not configured otherwise) after it was placed; null later, or when there is none of that
+    /// id. A token for one client sees those of that client. Needs the scope `sales:read`.
+    async fn order(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The order's id.")] id: ID,
+    ) -> Option<Result<Order, Error>> {
+        order(ctx, &id).await.transpose()
     }
 
     /// A product; null when there is none of that id. Needs the scope `products:read`.
@@ -66,10 +179,7 @@ impl Query {
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the page before.")] after: Option<String>,
     ) -> Result<ProductConnection, Error> {
         authorize(ctx, READ_PRODUCTS)?;
-        let first = first.unwrap_or(50);
-        if !(1..=MAX_PAGE).contains(&first) {
-            return Err(Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {MAX_PAGE}.")));
-        }
+        let first = page_size(first.unwrap_or(50))?;
         let after = match after.as_deref().map(parse_id) {
             Some(0) => return Err(Error::BadUserInput("`after` is not a cursor of this list.".into())),
             after => after.unwrap_or(0),
@@ -79,10 +189,9 @@ impl Query {
         let mut products = product::Entity::find()
             .filter(product::Column::Id.gt(after))
             .order_by_asc(product::Column::Id)
-            .limit(u64::from(first.unsigned_abs()) + 1)
+            .limit(first as u64 + 1)
             .all(&app.db)
             .await?;
-        let first = first.unsigned_abs() as usize;
         let has_next_page = products.len() > first;
         products.truncate(first);
         let nodes: Vec<_> = products.into_iter().map(|product| Product::new(product, app.currency)).collect();
@@ -101,16 +210,47 @@ impl Query {
 
 async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<Option<Client>, Error> {
     authorize_for(ctx, READ_CLIENTS, [id.as_str()])?;
-    let app = app(ctx);
     let id = parse_id(id);
-    let client = match min_version {
-        Some(version) if version > 0 => match client_at(&*app.read_model, id, version, app.read_wait).await? {
-            Awaited::Reached(client) => Some(client),
-            Awaited::Behind(version) => return Err(Error::ReadModelBehind(version)),
-        },
-        _ => app.read_model.recent_clients(&[id]).await?.pop().flatten(),
+    let Some(version) = min_version.filter(|version| *version > 0) else {
+        return Ok(recent_clients(ctx, &[id]).await?.pop().flatten());
     };
-    Ok(client.map(|client| Client::new(client, app.currency)))
+    let app = app(ctx);
+    match client_at(&*app.read_model, id, version, app.read_wait).await? {
+        Awaited::Reached(client) => Ok(Some(Client::new(client, app.currency))),
+        Awaited::Behind(version) => Err(Error::ReadModelBehind(version)),
+    }
+}
+
+async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
+    let client = authorize(ctx, READ_SALES)?.client.as_deref().map(parse_id);
+    let (Ok(id), app) = (id.parse::<Uuid>(), app(ctx)) else { return Ok(None) };
+    let kept = app.read_model.order(id, client).await?;
+    Ok(kept.map(|kept| Order::new(kept.order, kept.time, app.currency)))
+}
+
+fn check_range(from: NaiveDate, to: NaiveDate) -> Result<(), Error> {
+    match from <= to {
+        true => Ok(()),
+        false => Err(Error::BadUserInput(format!("`from` ({from}) is after `to` ({to})."))),
+    }
+}
+
+/// `rank:id`, after a letter that tells the ranking.
+fn cursor(Place { rank, id }: Place, by: Ranking) -> String {
+    let letter = match by {
+        Ranking::Total => 't',
+        Ranking::LastPurchase => 'p',
+    };
+    format!("{letter}{rank}:{id}")
+}
+
+fn place(text: &str, by: Ranking) -> Result<Place, Error> {
+    let place = || {
+        let (rank, id) = text.get(1..)?.split_once(':')?;
+        let place = Place { rank: rank.parse().ok()?, id: parse_id(id) };
+        (cursor(place, by) == text).then_some(place)
+    };
+    place().ok_or_else(|| Error::BadUserInput("`after` is not a cursor of this list.".into()))
 }
 
 async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {

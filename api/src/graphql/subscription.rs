@@ -3,11 +3,12 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Subscription};
 use futures::{Stream, StreamExt};
 
-use super::types::Client;
-use super::{app, authorize_for, parse_id};
+use super::types::{Client, SalesSnapshot};
+use super::{app, authorize_for, authorize_for_sales, parse_id};
 use crate::auth::READ_CLIENTS;
 use crate::error::Error;
 use crate::live::Live;
+use crate::snapshots::Snapshots;
 
 pub struct Subscription;
 
@@ -25,5 +26,17 @@ impl Subscription {
         let currency = app(ctx).currency;
         let clients = ctx.data_unchecked::<Arc<Live>>().watch(parse_id(&id));
         Ok(clients.map(move |client| Ok(Client::new(client?, currency))))
+    }
+
+    /// What is sold, now and again after each change, at most four times a second. Whoever reads slowly gets the newest
+    /// state alone. Needs the scope `sales:read`.
+    async fn sales_changed(
+        &self,
+        ctx: &Context<'_>,
+    ) -> Result<impl Stream<Item = Result<SalesSnapshot, Error>> + use<>, Error> {
+        authorize_for_sales(ctx)?;
+        let currency = app(ctx).currency;
+        let snapshots = ctx.data_unchecked::<Arc<Snapshots>>().watch();
+        Ok(snapshots.map(move |snapshot| Ok(SalesSnapshot::new(snapshot?, currency))))
     }
 }

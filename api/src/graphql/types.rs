@@ -1,10 +1,19 @@
 //! The output types of the schema, made from events, rows and projected clients.
 
 use async_graphql::connection::PageInfo;
-use async_graphql::{ID, InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value};
-use chrono::{SecondsFormat, Utc};
-use entity::{Event, Line, product};
+use async_graphql::{
+    ComplexObject, Context, Enum, ID, InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value,
+};
+use chrono::{NaiveDate, SecondsFormat, Utc};
+use entity::{Line, OrderPlaced, product};
 use iso_currency::Currency;
+use read_model::Ranking;
+use read_model::sales::{self, Purchase, Tally};
+
+use super::{app, authorize_for, page_size, parse_id, recent_clients};
+use crate::auth::READ_SALES;
+use crate::error::Error;
+use crate::snapshots::Snapshot;
 
 #[derive(Clone)]
 pub struct Decimal(String);
@@ -21,6 +30,7 @@ impl ScalarType for Decimal {
     }
 }
 
+#[derive(Clone)]
 pub struct DateTime(chrono::DateTime<Utc>);
 
 /// A moment in UTC as RFC 3339 writes it, with milliseconds, such as "2026-01-31T23:59:59.123Z".
@@ -32,6 +42,26 @@ impl ScalarType for DateTime {
 
     fn to_value(&self) -> Value {
         Value::String(self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Date(pub NaiveDate);
+
+/// A day in UTC as RFC 3339 writes it, such as "2026-01-31".
+#[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
+impl ScalarType for Date {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        let day = match &value {
+            Value::String(text) if text.len() == 10 => NaiveDate::parse_from_str(text, "%Y-%m-%d").ok(),
+            _ => None,
+        };
+        let wrong = || InputValueError::custom(format!("{value} is not a day such as \"2026-01-31\"."));
+        day.map(Date).ok_or_else(|| wrong().with_extension("code", "BAD_USER_INPUT"))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_string())
     }
 }
 
@@ -61,7 +91,8 @@ fn decimal(minor: i64, digits: u16) -> String {
 }
 
 /// A client and what its orders add up to, as projected from the events so far.
-#[derive(SimpleObject)]
+#[derive(Clone, SimpleObject)]
+#[graphql(complex)]
 pub struct Client {
     /// The client's id.
     id: ID,
@@ -86,11 +117,202 @@ impl Client {
             name: client.name,
             email: client.email,
             total: Money::new(client.total, currency),
-            order_count: i32::try_from(client.order_count).unwrap_or(i32::MAX),
+            order_count: int(client.order_count),
             last_purchase: client.last_purchase.map(DateTime),
             version: client.version,
         }
     }
+}
+
+#[ComplexObject]
+impl Client {
+    /// The client's newest orders, newest first: the last 50 are kept. Needs the scope `sales:read`.
+    async fn recent_orders(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many, from 1 to 100.", default = 10)] first: i32,
+    ) -> Result<Vec<ClientOrder>, Error> {
+        authorize_for(ctx, READ_SALES, [self.id.as_str()])?;
+        let app = app(ctx);
+        let recent = app.read_model.recent_orders(&[parse_id(&self.id)], page_size(first)?).await?;
+        Ok(recent.into_iter().flatten().map(|purchase| ClientOrder::new(purchase, app.currency)).collect())
+    }
+}
+
+/// A page of clients.
+#[derive(SimpleObject)]
+pub struct ClientConnection {
+    /// The clients of this page, each with its cursor.
+    pub edges: Vec<ClientEdge>,
+    /// The same clients without cursors.
+    pub nodes: Vec<Client>,
+    /// Whether there is more, and where it continues.
+    pub page_info: PageInfo,
+}
+
+/// A client and where it stands in the list.
+#[derive(SimpleObject)]
+pub struct ClientEdge {
+    /// The client.
+    pub node: Client,
+    /// Continue after this place with `clients(after:)`. It stays where it is when clients move.
+    pub cursor: String,
+}
+
+/// The order of a list of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+pub enum ClientOrderBy {
+    /// By what their orders add up to, the most first.
+    TotalDesc,
+    /// By when they placed their newest order, the last first.
+    LastPurchaseDesc,
+}
+
+impl From<ClientOrderBy> for Ranking {
+    fn from(by: ClientOrderBy) -> Ranking {
+        match by {
+            ClientOrderBy::TotalDesc => Ranking::Total,
+            ClientOrderBy::LastPurchaseDesc => Ranking::LastPurchase,
+        }
+    }
+}
+
+/// An order as lists show it.
+#[derive(SimpleObject)]
+#[graphql(complex)]
+pub struct ClientOrder {
+    /// The order's id, a UUID.
+    id: ID,
+    /// The client who placed it.
+    client_id: ID,
+    /// When it was placed.
+    placed_at: DateTime,
+    /// What its items add up to.
+    total: Money,
+    /// How many lines it has.
+    item_count: i32,
+}
+
+impl ClientOrder {
+    pub fn new(purchase: Purchase, currency: Currency) -> ClientOrder {
+        ClientOrder {
+            id: purchase.order_id.to_string().into(),
+            client_id: purchase.client_id.into(),
+            placed_at: DateTime(purchase.time),
+            total: Money::new(purchase.total, currency),
+            item_count: int(purchase.lines.into()),
+        }
+    }
+}
+
+#[ComplexObject]
+impl ClientOrder {
+    /// The client who placed it, as it is now.
+    async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
+        recent_clients(ctx, &[parse_id(&self.client_id)]).await.map(|mut clients| clients.pop().flatten()).transpose()
+    }
+}
+
+/// How long each point of a report is.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "sales::Granularity")]
+pub enum Granularity {
+    /// An hour. Kept for 90 days.
+    Hour,
+    /// A day, from midnight on.
+    Day,
+    /// A calendar month, cut where the report begins and ends.
+    Month,
+}
+
+/// What was sold in some time, in UTC.
+#[derive(SimpleObject)]
+pub struct SalesReport {
+    /// What all orders of that time add up to.
+    total: Money,
+    /// How many orders were placed; 2147483647 stands for more.
+    order_count: i32,
+    /// Each hour, day or month of that time, also where nothing was sold.
+    points: Vec<SalesPoint>,
+}
+
+/// What was sold in an hour, a day or a month.
+#[derive(SimpleObject)]
+pub struct SalesPoint {
+    /// Where it begins.
+    start: DateTime,
+    /// What the orders add up to.
+    revenue: Money,
+    /// How many orders were placed.
+    order_count: i32,
+}
+
+impl SalesReport {
+    pub fn new(report: sales::Report, currency: Currency) -> SalesReport {
+        let point = |(start, tally): (_, Tally)| SalesPoint {
+            start: DateTime(start),
+            revenue: Money::new(tally.revenue, currency),
+            order_count: int(tally.orders),
+        };
+        SalesReport {
+            total: Money::new(report.total.revenue, currency),
+            order_count: int(report.total.orders),
+            points: report.points.into_iter().map(point).collect(),
+        }
+    }
+}
+
+/// By what products are ranked.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+pub enum ProductRank {
+    /// By what they brought in.
+    Revenue,
+    /// By how many pieces were sold.
+    Units,
+}
+
+/// What was sold of a product.
+#[derive(SimpleObject)]
+pub struct ProductSales {
+    /// The product.
+    pub product: Product,
+    /// How many pieces were sold; 2147483647 stands for more.
+    pub units: i32,
+    /// What they brought in, each at the price it was ordered at.
+    pub revenue: Money,
+}
+
+/// What is sold, at a moment.
+#[derive(SimpleObject)]
+pub struct SalesSnapshot {
+    /// The moment.
+    time: DateTime,
+    /// What the orders since midnight, in UTC, add up to.
+    revenue_today: Money,
+    /// How many orders were placed since midnight, in UTC.
+    orders_today: i32,
+    /// How many orders were placed in the last minute, to ten seconds.
+    orders_per_minute: i32,
+    /// The last ten orders of all clients, newest first.
+    latest_orders: Vec<ClientOrder>,
+}
+
+impl SalesSnapshot {
+    pub fn new(snapshot: Snapshot, currency: Currency) -> SalesSnapshot {
+        let latest = snapshot.latest.into_iter().map(|purchase| ClientOrder::new(purchase, currency));
+        SalesSnapshot {
+            time: DateTime(snapshot.time),
+            revenue_today: Money::new(snapshot.today.revenue, currency),
+            orders_today: int(snapshot.today.orders),
+            orders_per_minute: int(snapshot.rate),
+            latest_orders: latest.collect(),
+        }
+    }
+}
+
+/// GraphQL's integers have 32 bits.
+pub fn int(number: i64) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// Something that can be ordered.
@@ -146,12 +368,11 @@ pub struct Order {
 }
 
 impl Order {
-    pub fn new(event: Event, currency: Currency) -> Order {
-        let order = event.order;
+    pub fn new(order: OrderPlaced, time: chrono::DateTime<Utc>, currency: Currency) -> Order {
         Order {
             id: order.order_id.to_string().into(),
             client_id: order.client_id.into(),
-            placed_at: DateTime(event.time),
+            placed_at: DateTime(time),
             total: Money::new(order.total, currency),
             items: order.lines.into_iter().map(|line| OrderItem::new(line, currency)).collect(),
         }

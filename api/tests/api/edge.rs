@@ -1,5 +1,6 @@
 //! What the edge refuses, bounds, hides and logs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use api::http::explorer::Exploring;
 use entity::{Event, order};
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
-use read_model::{Applied, Client, Error, Memory, ReadModel};
+use read_model::sales::{KeptOrder, Purchase, Sold, Tally};
+use read_model::{Applied, Client, Error, Memory, Place, Ranking, ReadModel};
 use reqwest::{Method, StatusCode};
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use uuid::Uuid;
 use winterbaume_sqs::SqsService;
 
 use crate::support::{ALL, Api, PROTOCOL, Socket, code, postgres, queue, sqlite, until};
@@ -27,6 +30,30 @@ impl ReadModel for Silent {
     }
 
     async fn clients(&self, _: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn ranked(&self, _: Ranking, _: Option<Place>, _: usize) -> Result<Vec<Place>, Error> {
+        std::future::pending().await
+    }
+
+    async fn recent_orders(&self, _: &[i64], _: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
+        std::future::pending().await
+    }
+
+    async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+        std::future::pending().await
+    }
+
+    async fn tallies(&self, _: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn sold(&self, _: &[String]) -> Result<HashMap<i64, Sold>, Error> {
         std::future::pending().await
     }
 

@@ -1,6 +1,7 @@
 //! The api on real stores: PostgreSQL and SQLite, an SQS over HTTP, HTTP requests over a socket.
 
 mod contract;
+mod dashboards;
 mod edge;
 mod live;
 mod orders;

@@ -311,15 +311,20 @@ impl Chaos {
             Fault::KillReplay => self.run_armed(&["replay"], &format!("{}=return", OF_REPLAY[0])),
             Fault::KillRepair => {
                 let point = self.next_point(&OF_REPAIR);
-                // Something to repair: a client that is gone, or one whose total is wrong.
+                // Something to repair: a partition that is gone, or a client whose total is wrong.
                 if let Some((mut redis, live)) = self.live_generation().await {
                     let client = self.random.random_range(1..=CLIENTS);
                     let key = key(&live, client);
                     let damage = match point {
-                        "repair-mid-log" => redis::cmd("DEL").arg(key).to_owned(),
+                        "repair-mid-log" => {
+                            let script =
+                                "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+                            let partition = key.replace(&format!("client:{client}"), "*");
+                            redis::cmd("EVAL").arg(script).arg(0).arg(partition).to_owned()
+                        }
                         _ => redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
                     };
-                    let _: Result<i64, _> = damage.query_async(&mut redis).await;
+                    let _: Result<Option<i64>, _> = damage.query_async(&mut redis).await;
                 }
                 self.run_armed(&["verify", "--repair", "--in-flight", "0s"], &format!("{point}=return"));
             }

@@ -388,8 +388,13 @@ async fn a_redis_that_lost_all_or_the_last_seconds_is_made_right_under_load() {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();
     let mut old = redis::pipe();
     old.atomic().cmd("FLUSHALL").ignore();
+    let mut dumps = redis::pipe();
+    dumps.atomic();
     for key in &keys {
-        let dump: Vec<u8> = redis::cmd("DUMP").arg(key).query_async(&mut redis).await.unwrap();
+        dumps.cmd("DUMP").arg(key);
+    }
+    let dumps: Vec<Vec<u8>> = dumps.query_async(&mut redis).await.unwrap();
+    for (key, dump) in keys.iter().zip(dumps) {
         old.cmd("RESTORE").arg(key).arg(0).arg(dump).ignore();
     }
     for _ in 0..5 {

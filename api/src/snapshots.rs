@@ -1,0 +1,139 @@
+//! What is sold, as it is sold: read for all who watch at once, and no more often than [`PAUSE`] says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt, stream};
+use process::one_line;
+use read_model::sales::{Purchase, Tally, today};
+use read_model::{Error, ReadModel};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Least time between two snapshots.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often one is made although nothing was told: the rate of the last minute falls by itself.
+const REFRESH: Duration = Duration::from_secs(5);
+/// Pause before a read model is asked again that is not there.
+const RETRY: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub time: DateTime<Utc>,
+    /// Since midnight, UTC.
+    pub today: Tally,
+    /// Orders in the last minute.
+    pub rate: i64,
+    /// The newest orders, newest first.
+    pub latest: Vec<Purchase>,
+}
+
+impl Snapshot {
+    fn is_like(&self, other: &Snapshot) -> bool {
+        (self.today, self.rate, &self.latest) == (other.today, other.rate, &other.latest)
+    }
+}
+
+/// The last snapshot; `None` while nobody watches.
+type Seen = Option<Result<Snapshot, Error>>;
+
+pub struct Snapshots {
+    seen: watch::Sender<Seen>,
+}
+
+impl Snapshots {
+    /// Nothing is seen until [`Snapshots::run`] runs.
+    pub fn new() -> Arc<Snapshots> {
+        Arc::new(Snapshots { seen: watch::Sender::new(None) })
+    }
+
+    /// A snapshot now and after each change; whoever reads slowly gets the newest alone. An error is the last item.
+    pub fn watch(&self) -> impl Stream<Item = Result<Snapshot, Error>> + Send + use<> {
+        let mut seen = self.seen.subscribe();
+        seen.mark_changed();
+        stream::unfold(Some(seen), async |seen| {
+            let mut seen = seen?;
+            loop {
+                seen.changed().await.ok()?;
+                let now = seen.borrow_and_update().clone();
+                match now {
+                    Some(Ok(snapshot)) => return Some((Ok(snapshot), Some(seen))),
+                    Some(Err(error)) => return Some((Err(error), None)),
+                    None => {}
+                }
+            }
+        })
+    }
+
+    pub async fn run(&self, read_model: Arc<dyn ReadModel>, shutdown: CancellationToken) {
+        let mut failing = false;
+        while !shutdown.is_cancelled() {
+            let watched = async {
+                while self.seen.receiver_count() == 0 {
+                    sleep(PAUSE).await;
+                }
+                self.follow(&*read_model, &mut failing).await
+            };
+            let problem = tokio::select! {
+                watched = watched => watched.err(),
+                () = shutdown.cancelled() => return,
+            };
+            // Whoever comes next is not to see what was, and whoever watches is told.
+            let pause = if problem.is_some() { RETRY } else { Duration::ZERO };
+            if let Some(problem) = problem {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!("what is sold cannot be told for now: {}", one_line(&problem));
+                }
+                self.seen.send_replace(Some(Err(problem)));
+            }
+            sleep(pause).await;
+            self.seen.send_if_modified(|seen| {
+                *seen = None;
+                false
+            });
+        }
+    }
+
+    /// Makes snapshots until nobody watches, or the read model can no longer tell of every change.
+    async fn follow(&self, read_model: &dyn ReadModel, failing: &mut bool) -> Result<(), Error> {
+        let mut changes = read_model.changes().await?;
+        while self.seen.receiver_count() > 0 {
+            let began = Instant::now();
+            let now = Utc::now();
+            let ((today, rate), latest) = futures::try_join!(today(read_model, now), read_model.latest_orders())?;
+            let snapshot = Snapshot { time: now, today, rate, latest };
+            if std::mem::take(failing) {
+                info!("what is sold is told again");
+            }
+            self.seen.send_if_modified(|seen| {
+                let is_new = !seen.as_ref().is_some_and(|seen| seen.as_ref().is_ok_and(|seen| seen.is_like(&snapshot)));
+                *seen = Some(Ok(snapshot));
+                is_new
+            });
+            if let Ok(None) = timeout(REFRESH, changes.next()).await {
+                return Ok(());
+            }
+            sleep_until(began + PAUSE).await;
+            // Of what has changed until now, one snapshot tells.
+            if has_ended(&mut changes) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes all changes that are there.
+fn has_ended(changes: &mut BoxStream<'static, i64>) -> bool {
+    loop {
+        match changes.next().now_or_never() {
+            Some(Some(_)) => {}
+            Some(None) => return true,
+            None => return false,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What an order counts for besides its client: the sums over time and products, and the lists it is in. This is the one
+//! place that says which; [`Memory`](crate::Memory) and `apply.lua` only do it.
+//!
+//! Sums are kept by pages: a page of a [`Scale`] has one cell for each step of time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
+use entity::{Event, OrderPlaced};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Error, ReadModel};
+
+/// How long sums by the hour are kept. Those by the day are for ever.
+pub const HOURS_KEPT: Days = Days::new(90);
+/// How long sums by ten seconds are kept: until the rate of the last minute does not need them.
+const MOMENTS_KEPT: TimeDelta = TimeDelta::hours(2);
+/// Nothing is kept for longer, if not for ever.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Orders in the list of each client, and in that of all.
+pub const RECENT: usize = 50;
+pub const LATEST: usize = 10;
+
+/// What some orders add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Minor units.
+    pub revenue: i64,
+    pub orders: i64,
+}
+
+/// What was sold of a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sold {
+    /// Minor units.
+    pub revenue: i64,
+    /// Pieces.
+    pub units: i64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.revenue = self.revenue.saturating_add(other.revenue);
+        self.orders = self.orders.saturating_add(other.orders);
+    }
+}
+
+impl Sold {
+    pub fn add(&mut self, other: Sold) {
+        self.revenue = self.revenue.saturating_add(other.revenue);
+        self.units = self.units.saturating_add(other.units);
+    }
+}
+
+/// By which steps of time something is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// A page has the days of a year.
+    Day,
+    /// A page has the hours of a month.
+    Hour,
+    /// A page has the tens of seconds of an hour.
+    Moment,
+}
+
+impl Scale {
+    const ALL: [Scale; 3] = [Scale::Day, Scale::Hour, Scale::Moment];
+
+    /// The page that has this time, and its cell.
+    pub fn at(self, time: DateTime<Utc>) -> (String, usize) {
+        let (name, cell) = match self {
+            Scale::Day => (time.format("days:%Y"), time.ordinal0()),
+            Scale::Hour => (time.format("hours:%Y-%m"), time.day0() * 24 + time.hour()),
+            Scale::Moment => (time.format("moments:%Y-%m-%dT%H"), time.minute() * 6 + time.second() / 10),
+        };
+        (name.to_string(), cell as usize)
+    }
+
+    /// Whether the page that has this time is kept.
+    pub fn is_kept(self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.kept(time).is_none_or(|until| until > now)
+    }
+
+    /// Until when the page that has this time is kept, if not for ever.
+    fn kept(self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self {
+            Scale::Day => None,
+            Scale::Hour => {
+                let month = time.date_naive().with_day(1)?.checked_add_months(Months::new(1))?;
+                Some(month.checked_add_days(HOURS_KEPT)?.and_time(NaiveTime::MIN).and_utc())
+            }
+            Scale::Moment => time.checked_add_signed(MOMENTS_KEPT),
+        }
+    }
+}
+
+/// Over which time products are counted.
+pub fn products_of_day(day: NaiveDate) -> String {
+    day.format("products:%Y-%m-%d").to_string()
+}
+
+pub fn products_of_month(day: NaiveDate) -> String {
+    day.format("products:%Y-%m").to_string()
+}
+
+/// An order in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purchase {
+    pub order_id: Uuid,
+    pub client_id: i64,
+    pub time: DateTime<Utc>,
+    /// Minor units.
+    pub total: i64,
+    /// How many lines it has.
+    pub lines: u32,
+}
+
+impl Purchase {
+    /// As it is stored in a list.
+    pub fn to_text(&self) -> String {
+        let Purchase { order_id, client_id, time, total, lines } = self;
+        format!("{} {client_id} {} {total} {lines}", order_id.simple(), time.timestamp_millis())
+    }
+
+    pub fn from_text(text: &str) -> Option<Purchase> {
+        let mut parts = text.split(' ');
+        let purchase = Purchase {
+            order_id: parts.next()?.parse().ok()?,
+            client_id: parts.next()?.parse().ok()?,
+            time: DateTime::from_timestamp_millis(parts.next()?.parse().ok()?)?,
+            total: parts.next()?.parse().ok()?,
+            lines: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(purchase)
+    }
+}
+
+/// An order, whole, as it is kept for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptOrder {
+    /// Ms since 1970.
+    #[serde(with = "chrono::serde::ts_milliseconds")]
+    pub time: DateTime<Utc>,
+    #[serde(flatten)]
+    pub order: OrderPlaced,
+}
+
+/// A page that an order counts in.
+pub struct Counted {
+    pub page: String,
+    pub cell: usize,
+    /// When the page goes.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// All that an order counts for.
+pub struct Effects {
+    /// Only what is kept at this time.
+    pub counted: Vec<Counted>,
+    /// What was sold of each product, counted in each of these.
+    pub sold: BTreeMap<i64, Sold>,
+    pub sold_in: [String; 2],
+    pub purchase: Purchase,
+    /// Until when the order is kept whole; not at all when that is over.
+    pub kept_until: Option<DateTime<Utc>>,
+}
+
+impl Effects {
+    pub fn of(event: &Event, now: DateTime<Utc>, keep_orders: Duration) -> Effects {
+        let (order, time) = (&event.order, event.time);
+        let counted = Scale::ALL.into_iter().filter_map(|scale| {
+            let (page, cell) = scale.at(time);
+            scale.is_kept(time, now).then(|| Counted { page, cell, until: scale.kept(time) })
+        });
+        let mut sold: BTreeMap<i64, Sold> = BTreeMap::new();
+        for line in &order.lines {
+            let revenue = line.total().unwrap_or(i64::MAX);
+            sold.entry(line.product_id).or_default().add(Sold { revenue, units: line.quantity.into() });
+        }
+        let day = time.date_naive();
+        let kept_until =
+            TimeDelta::from_std(keep_orders.min(FOREVER)).ok().and_then(|keep| time.checked_add_signed(keep));
+        Effects {
+            counted: counted.collect(),
+            sold,
+            sold_in: [products_of_day(day), products_of_month(day)],
+            purchase: Purchase {
+                order_id: order.order_id,
+                client_id: order.client_id,
+                time,
+                total: order.total,
+                lines: order.lines.len() as u32,
+            },
+            kept_until: kept_until.filter(|until| *until > now),
+        }
+    }
+}
+
+/// How the points of a report lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    Hour,
+    Day,
+    Month,
+}
+
+/// What was sold in some time, for each step of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Each from its time on, without gaps.
+    pub points: Vec<(DateTime<Utc>, Tally)>,
+    pub total: Tally,
+}
+
+/// The times from which on the points lie, from the first day to the last, both included. More than `most` are not needed.
+pub fn points(from: NaiveDate, to: NaiveDate, granularity: Granularity, most: usize) -> Vec<DateTime<Utc>> {
+    let start = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
+    let days = || from.iter_days().take_while(move |day| *day <= to);
+    match granularity {
+        Granularity::Day => days().map(start).take(most).collect(),
+        Granularity::Hour => {
+            let hours = |day| (0..24).map(move |hour| start(day) + TimeDelta::hours(hour));
+            days().flat_map(hours).take(most).collect()
+        }
+        Granularity::Month => {
+            let months = (0..).map_while(|month| from.with_day(1)?.checked_add_months(Months::new(month)));
+            months.take_while(|month| *month <= to).map(start).take(most).collect()
+        }
+    }
+}
+
+/// What was sold from the first day to the last, both included.
+pub async fn report(
+    read_model: &dyn ReadModel,
+    from: NaiveDate,
+    to: NaiveDate,
+    granularity: Granularity,
+) -> Result<Report, Error> {
+    let scale = if granularity == Granularity::Hour { Scale::Hour } else { Scale::Day };
+    let step = if granularity == Granularity::Hour { Granularity::Hour } else { Granularity::Day };
+    let steps = points(from, to, step, usize::MAX);
+    let mut pages: Vec<String> = steps.iter().map(|time| scale.at(*time).0).collect();
+    pages.dedup();
+    let cells: HashMap<String, Vec<Tally>> = pages.iter().cloned().zip(read_model.tallies(&pages).await?).collect();
+    let mut report = Report { points: Vec::new(), total: Tally::default() };
+    for time in steps {
+        let (page, cell) = scale.at(time);
+        let tally = cells.get(&page).and_then(|cells| cells.get(cell)).copied().unwrap_or_default();
+        report.total.add(tally);
+        match report.points.last_mut() {
+            Some((month, sum)) if granularity == Granularity::Month && is_same_month(*month, time) => sum.add(tally),
+            _ if granularity == Granularity::Month => report.points.push((first_of_month(time), tally)),
+            _ => report.points.push((time, tally)),
+        }
+    }
+    Ok(report)
+}
+
+fn is_same_month(one: DateTime<Utc>, other: DateTime<Utc>) -> bool {
+    (one.year(), one.month()) == (other.year(), other.month())
+}
+
+fn first_of_month(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.with_day(1).unwrap_or(time)
+}
+
+/// What was sold of each product from the first day to the last, both included.
+pub async fn products(read_model: &dyn ReadModel, from: NaiveDate, to: NaiveDate) -> Result<HashMap<i64, Sold>, Error> {
+    let (mut keys, mut day) = (Vec::new(), from);
+    while day <= to {
+        // Whole months as such.
+        let next_month = day.checked_add_months(Months::new(1)).filter(|_| day.day() == 1);
+        let next = match next_month.filter(|next| next.pred_opt().is_some_and(|last| last <= to)) {
+            Some(next) => {
+                keys.push(products_of_month(day));
+                Some(next)
+            }
+            None => {
+                keys.push(products_of_day(day));
+                day.succ_opt()
+            }
+        };
+        let Some(next) = next else { break };
+        day = next;
+    }
+    read_model.sold(&keys).await
+}
+
+/// What was sold today until now, and how many orders there were in the last minute, to ten seconds.
+pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Tally, i64), Error> {
+    let (day, cell) = Scale::Day.at(now);
+    // The six tens before the one that it is.
+    let moments: Vec<_> = (1..=6).map(|tens| Scale::Moment.at(now - TimeDelta::seconds(10 * tens))).collect();
+    let mut pages = vec![day];
+    pages.extend(moments.iter().map(|(page, _)| page.clone()));
+    pages.dedup();
+    let cells = read_model.tallies(&pages).await?;
+    let tally = |page: &String, cell: usize| {
+        let at = pages.iter().position(|other| other == page);
+        at.and_then(|at| cells[at].get(cell)).copied().unwrap_or_default()
+    };
+    let rate = moments.iter().map(|(page, cell)| tally(page, *cell).orders).sum();
+    Ok((tally(&pages[0], cell), rate))
+}
