@@ -21,11 +21,14 @@ const rules = {
   ],
   // The input type of a mutation bears its name.
   '@graphql-eslint/input-name': ['error', { checkInputType: true, caseSensitiveInputType: false }],
-  // An amount, a line, a page and an answer are what they consist of: nobody asks for them by an id.
+  // An amount, a line, a page, a report and an answer are what they consist of: nobody asks for them by an id.
   '@graphql-eslint/strict-id-in-types': [
     'error',
     {
-      exceptions: { types: ['Money', 'OrderItem', 'PageInfo'], suffixes: ['Connection', 'Edge', 'Error', 'Payload'] },
+      exceptions: {
+        types: ['Money', 'OrderItem', 'PageInfo'],
+        suffixes: ['Connection', 'Edge', 'Error', 'Payload', 'Point', 'Report', 'Sales', 'Snapshot'],
+      },
     },
   ],
   // Lists that fit into an answer are lists. No object is found by a global id, so there is no `Node`.

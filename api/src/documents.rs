@@ -3,7 +3,7 @@
 //! manifest of trusted documents, only those run.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
@@ -81,8 +81,10 @@ pub struct Documents {
     introspection: bool,
     persisted_queries: bool,
     cache: Cache<Hash, Arc<Document>, Weight>,
-    /// By the ids of the manifest, and by the hashes of their texts.
+    /// The only ones that run, if there is a manifest.
     trusted: Option<HashMap<String, Arc<Document>>>,
+    /// Those that run besides.
+    known: HashMap<String, Arc<Document>>,
 }
 
 #[derive(Clone)]
@@ -120,13 +122,22 @@ impl Documents {
             persisted_queries: settings.persisted_queries,
             cache: Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()),
             trusted: None,
+            known: HashMap::new(),
         };
         if let Some(path) = &settings.trusted_documents {
-            let trusted = documents.load(path);
-            let trusted = trusted.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))?;
-            documents.trusted = Some(trusted);
+            let trusted = std::fs::read(path).map_err(Into::into).and_then(|manifest| documents.load(&manifest));
+            documents.trusted = Some(trusted.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))?);
         }
         Ok(documents)
+    }
+
+    /// Lets the documents of this manifest run in any case, for those who name them by their ids.
+    ///
+    /// # Errors
+    /// When one of them may not run.
+    pub fn know(&mut self, manifest: &[u8]) -> anyhow::Result<()> {
+        self.known = self.load(manifest)?;
+        Ok(())
     }
 
     pub fn schema(&self) -> &Valid<Schema> {
@@ -143,6 +154,9 @@ impl Documents {
     ) -> Result<Arc<Document>, Refused> {
         let of_text = named.text.map(hash);
         let id = named.id.map(without_prefix);
+        if let (None, Some(document)) = (named.text, id.and_then(|id| self.known.get(id))) {
+            return Ok(document.clone());
+        }
         if let Some(trusted) = &self.trusted {
             let by_text = of_text.as_ref().map(|hash| trusted.get(&hexadecimal(hash)));
             let by_id = id.map(|id| trusted.get(id));
@@ -212,8 +226,9 @@ impl Documents {
         Ok(())
     }
 
-    fn load(&self, path: &Path) -> anyhow::Result<HashMap<String, Arc<Document>>> {
-        let manifest: Manifest = serde_json::from_slice(&std::fs::read(path)?)
+    /// The documents of a manifest, by their ids and by the hashes of their texts.
+    fn load(&self, manifest: &[u8]) -> anyhow::Result<HashMap<String, Arc<Document>>> {
+        let manifest: Manifest = serde_json::from_slice(manifest)
             .context("not a manifest of Apollo's or GraphQL Code Generator's: expected JSON of their form")?;
         let documents: Vec<(String, String)> = match manifest {
             Manifest::Apollo { format, version, operations } => {
@@ -224,17 +239,17 @@ impl Documents {
             }
             Manifest::Codegen(documents) => documents.into_iter().collect(),
         };
-        let mut trusted = HashMap::new();
+        let mut loaded = HashMap::new();
         for (id, text) in documents {
             let document = self.check(&text).map_err(|errors| {
                 let errors: Vec<_> = errors.into_iter().map(|error| error.message).collect();
                 anyhow!("the document {id} may not run: {}", errors.join("; "))
             })?;
             let document = Arc::new(document);
-            trusted.insert(hexadecimal(&hash(&text)), document.clone());
-            trusted.insert(without_prefix(&id).to_owned(), document);
+            loaded.insert(hexadecimal(&hash(&text)), document.clone());
+            loaded.insert(without_prefix(&id).to_owned(), document);
         }
-        Ok(trusted)
+        Ok(loaded)
     }
 }
 

@@ -53,6 +53,7 @@ use crate::executor::Executor;
 use crate::graphql::{App, schema};
 use crate::http::Edge;
 use crate::http::explorer::Exploring;
+use crate::http::pages;
 use crate::live::{Updates, live};
 use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
@@ -100,7 +101,11 @@ impl Service {
         let (live, updates) = live(app.read_model.clone());
         let snapshots = Snapshots::new();
         let schema = schema(Some((app.clone(), orders, live, snapshots.clone())));
-        let documents = Documents::new(&schema.sdl(), limits.clone(), &documents, exploring.allows_introspection())?;
+        let introspection = exploring.allows_introspection();
+        let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
+        if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
+            documents.know(&manifest).context("the documents of the dashboard")?;
+        }
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
         let edge = Arc::new(Edge {
             executor,

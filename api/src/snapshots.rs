@@ -26,7 +26,7 @@ pub struct Snapshot {
     pub time: DateTime<Utc>,
     /// Since midnight, UTC.
     pub today: Tally,
-    /// Orders in the last minute.
+    /// About how many orders there were in the last minute.
     pub rate: i64,
     /// The newest orders, newest first.
     pub latest: Vec<Purchase>,

@@ -288,11 +288,10 @@ pub async fn products(read_model: &dyn ReadModel, from: NaiveDate, to: NaiveDate
     read_model.sold(&keys).await
 }
 
-/// What was sold today until now, and how many orders there were in the last minute, to ten seconds.
+/// What was sold today until now, and about how many orders there were in the last minute.
 pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Tally, i64), Error> {
     let (day, cell) = Scale::Day.at(now);
-    // The six tens before the one that it is.
-    let moments: Vec<_> = (1..=6).map(|tens| Scale::Moment.at(now - TimeDelta::seconds(10 * tens))).collect();
+    let moments: Vec<_> = (0..=6).map(|tens| Scale::Moment.at(now - TimeDelta::seconds(10 * tens))).collect();
     let mut pages = vec![day];
     pages.extend(moments.iter().map(|(page, _)| page.clone()));
     pages.dedup();
@@ -301,6 +300,9 @@ pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Ta
         let at = pages.iter().position(|other| other == page);
         at.and_then(|at| cells[at].get(cell)).copied().unwrap_or_default()
     };
-    let rate = moments.iter().map(|(page, cell)| tally(page, *cell).orders).sum();
+    let counts: Vec<i64> = moments.iter().map(|(page, cell)| tally(page, *cell).orders).collect();
+    // As much of the seventh ten as the one that it is lacks.
+    let lacks = 10_000 - now.timestamp_millis().rem_euclid(10_000);
+    let rate = counts[..6].iter().sum::<i64>() + (counts[6] * lacks + 5_000) / 10_000;
     Ok((tally(&pages[0], cell), rate))
 }

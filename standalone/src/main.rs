@@ -14,6 +14,7 @@ use api::auth::{Authenticator, SCOPES};
 use api::config::Settings;
 use api::graphql::App;
 use api::http::explorer::{self, Exploring};
+use api::http::pages;
 use api::{Service, relay, store};
 use clap::{Parser, Subcommand};
 use process::queue::aws_settings;
@@ -115,7 +116,8 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let exploring = Exploring::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
     let queue = relay::Queue::new(&aws, queue_url);
     let shutdown = process::shutdown_signal()?;
-    let edge = settings.edge.clone();
+    let mut edge = settings.edge.clone();
+    edge.http.dashboard = true;
     let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
@@ -157,6 +159,10 @@ fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> Str
         true => "open it in a browser",
         false => "open it in a browser; built without npm, it comes from unpkg.com",
     };
+    let pages = match pages::are_built_in() {
+        true => format!("http://{address}/dashboard   and a shop at http://{address}/shop"),
+        false => "built without npm, it is not there".into(),
+    };
     let identity = match token {
         Some(token) => format!(
             r#"A token for development, valid for 12 hours, and an order of 1 computer and 3 phones for Bob:
@@ -172,6 +178,7 @@ curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorizat
         r"The order service is ready.
 
   GraphiQL    http://{address}/graphiql/   ({graphiql})
+  Dashboard   {pages}
   GraphQL     POST http://{address}/graphql
   Health      http://{address}/health/ready
 

@@ -1,33 +1,19 @@
 // The page for people, in a browser.
 import assert from 'node:assert/strict';
 import path from 'node:path';
-import { after, before } from 'node:test';
-import { chromium } from 'playwright-core';
-import { start, test, web } from './support.js';
+import { before } from 'node:test';
+import { browse, start, test, web } from './support.js';
 
 const MUTATION =
   'mutation Order { placeOrder(input: { clientId: "2", items: [{ productId: "2", quantity: 3 }] }) { clientVersion } }';
 const QUERY = 'query Alice { client(id: "2", minVersion: 1) { name total { amount } } }';
 
 let service;
-let browser;
+let newPage;
 before(async () => {
   service = await start();
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', // which root cannot have
-      '--disable-gpu',
-      '--disable-quic',
-      '--disable-sync',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--no-first-run',
-      '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
-    ],
-  });
+  newPage = await browse();
 });
-after(() => browser?.close());
 
 test('GraphiQL runs mutations, queries and subscriptions, and needs no other host', async (t) => {
   const { page, complaints, hosts } = await newPage(t);
@@ -85,26 +71,6 @@ test('the page says so when its settings cannot be read', async (t) => {
   await page.goto(service.url);
   assert.match(await page.getByRole('alert').textContent(), /config.json, cannot be read: 503/);
 });
-
-/** A page of its own, with what it complained of and the hosts that it asked. */
-async function newPage(t) {
-  const context = await browser.newContext({ viewport: { width: 1440, height: 810 } });
-  t.after(() => context.close());
-  const page = await context.newPage();
-  const complaints = [];
-  const hosts = new Set();
-  page.on('pageerror', (error) => complaints.push(error.message));
-  page.on('console', (message) => {
-    if (message.type() === 'error') complaints.push(message.text()); // what the security policy forbids is one
-  });
-  for (const event of ['request', 'websocket']) {
-    page.on(event, (of) => {
-      const { protocol, host } = new URL(of.url());
-      if (protocol !== 'data:') hosts.add(host);
-    });
-  }
-  return { page, complaints, hosts };
-}
 
 /** Opens GraphiQL; resolves when it can be used. */
 async function open(page) {

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, test as testOfNode } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
 
 const programs = process.env.PROGRAMS ?? fileURLToPath(new URL('../../target/debug', import.meta.url));
 
@@ -21,7 +22,9 @@ export const test = (name, body) => testOfNode(name, { timeout: 60_000 }, body);
 
 const services = new Set();
 const directories = [];
+const browsers = [];
 async function cleanUp() {
+  await Promise.all(browsers.map((browser) => browser.close()));
   await Promise.all([...services].map((service) => service.stop()));
   await Promise.all(directories.map((directory) => rm(directory, { recursive: true })));
 }
@@ -66,6 +69,42 @@ export async function start(variables = {}) {
     return service;
   }
   throw new Error('the service ended before it was ready');
+}
+
+/** A browser; resolves to what opens a page of its own, with what it complained of and the hosts that it asked. */
+export async function browse() {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [
+      '--no-sandbox', // which root cannot have
+      '--disable-gpu',
+      '--disable-quic',
+      '--disable-sync',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--no-first-run',
+      '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
+    ],
+  });
+  browsers.push(browser);
+  return async (t, options) => {
+    const context = await browser.newContext({ viewport: { width: 1440, height: 810 }, ...options });
+    t.after(() => context.close());
+    const page = await context.newPage();
+    const complaints = [];
+    const hosts = new Set();
+    page.on('pageerror', (error) => complaints.push(error.message));
+    page.on('console', (message) => {
+      if (message.type() === 'error') complaints.push(message.text()); // what the security policy forbids is one
+    });
+    for (const event of ['request', 'websocket']) {
+      page.on(event, (of) => {
+        const { protocol, host } = new URL(of.url());
+        if (protocol !== 'data:') hosts.add(host);
+      });
+    }
+    return { page, complaints, hosts };
+  };
 }
 
 /** The headers that carry this token. */

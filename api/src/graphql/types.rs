@@ -291,7 +291,7 @@ pub struct SalesSnapshot {
     revenue_today: Money,
     /// How many orders were placed since midnight, in UTC.
     orders_today: i32,
-    /// How many orders were placed in the last minute, to ten seconds.
+    /// About how many orders were placed in the last minute.
     orders_per_minute: i32,
     /// The last ten orders of all clients, newest first.
     latest_orders: Vec<ClientOrder>,

@@ -1,6 +1,7 @@
 //! GraphiQL, where it is switched on: the page that `web/` builds, which needs no other host. A build without it has a
 //! page whose scripts come from a CDN, in pinned versions whose hashes the browser checks.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -8,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, H
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Edge, not_found};
 
@@ -27,6 +28,14 @@ pub enum Exploring {
 impl Exploring {
     pub fn has_page(&self) -> bool {
         matches!(self, Exploring::Graphiql { .. })
+    }
+
+    /// What pages send, to begin with.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Exploring::Graphiql { token } => token.as_deref(),
+            _ => None,
+        }
     }
 
     pub fn allows_introspection(&self) -> bool {
@@ -63,15 +72,13 @@ pub async fn page(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
 
 /// A file of the page, or its configuration.
 pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
-    let Exploring::Graphiql { token } = &edge.exploring else { return not_found().await };
+    if !edge.exploring.has_page() {
+        return not_found().await;
+    }
     if path == "config.json" {
-        // A page of another host, whose name was made to lead here, is not to get the token.
-        let token = token.as_ref().filter(|_| is_for_this_machine(&headers));
-        let headers = token.map_or(json!({}), |token| json!({ "Authorization": format!("Bearer {token}") }));
+        let headers = to_send(edge.exploring.token(), &headers);
         return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": EXAMPLES })).into_response();
     }
-    // The names of the assets have hashes of their contents.
-    let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let (policy, media_type, content) = match (Built::get(&path), is_built_in(), path.as_str()) {
         (Some(file), ..) => (POLICY, file.metadata.mimetype().to_owned(), file.data),
         (None, false, "index.html") => {
@@ -80,8 +87,21 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
         (None, false, "cdn.js") => (POLICY, "text/javascript".into(), include_bytes!("graphiql/cdn.js").into()),
         _ => return (StatusCode::NOT_FOUND, "There is no such file.\n").into_response(),
     };
-    let headers = [(CONTENT_TYPE, media_type.as_str()), (CACHE_CONTROL, cache), (CONTENT_SECURITY_POLICY, policy)];
+    file_of_page(&path, &media_type, content, policy)
+}
+
+/// A file of a page. The names of the assets have hashes of their contents.
+pub fn file_of_page(path: &str, media_type: &str, content: Cow<'static, [u8]>, policy: &str) -> Response {
+    let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let headers = [(CONTENT_TYPE, media_type), (CACHE_CONTROL, cache), (CONTENT_SECURITY_POLICY, policy)];
     (headers, content.into_owned()).into_response()
+}
+
+/// The headers that a page sends to begin with. A page of another host, whose name was made to lead here, is not to get
+/// the token.
+pub fn to_send(token: Option<&str>, headers: &HeaderMap) -> Value {
+    let token = token.filter(|_| is_for_this_machine(headers));
+    token.map_or(json!({}), |token| json!({ "Authorization": format!("Bearer {token}") }))
 }
 
 fn is_for_this_machine(headers: &HeaderMap) -> bool {

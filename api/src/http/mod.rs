@@ -2,11 +2,12 @@
 //!
 //! - `parameters` and `response`: a request as HTTP has it, and what is sent back
 //! - `events` and `websocket`: answers that go on
-//! - [`explorer`]: GraphiQL; `access`: the log, and the headers of every answer
+//! - [`explorer`]: GraphiQL; [`pages`]: the dashboard and the shop; `access`: the log, and the headers of every answer
 
 mod access;
 mod events;
 pub mod explorer;
+pub mod pages;
 mod parameters;
 mod response;
 mod websocket;
@@ -70,6 +71,9 @@ pub struct HttpSettings {
     /// Proxies in front of this service that add to X-Forwarded-For: tells whose address a request without token counts for
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
+    /// Serve the pages at /dashboard and /shop
+    #[arg(long, env)]
+    pub dashboard: bool,
     /// How long a connection may be idle, or take for a request's headers; longer than a load balancer keeps it
     #[arg(long, env, default_value = "75s", value_parser = duration_from(Duration::from_secs(1)))]
     pub idle_timeout: Duration,
@@ -206,6 +210,9 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/", root)
         .route("/graphiql/{*path}", routing::get(explorer::file))
         .route("/graphiql/", routing::get(explorer::page))
+        .route("/dashboard", routing::get(pages::dashboard))
+        .route("/shop", routing::get(pages::shop))
+        .route("/pages/{*path}", routing::get(pages::file))
         .route("/health/live", routing::get(async || "ok\n"))
         .route("/health/ready", routing::get(ready))
         .fallback(not_found)

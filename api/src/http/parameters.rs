@@ -39,11 +39,13 @@ impl Sent {
                 _ => return Err("`extensions.persistedQuery` needs the `version` 1 and a `sha256Hash`.".into()),
             },
         };
-        if self.query.is_none() && document_id.is_none() {
+        // Beside an id an empty text is none: the protocol of graphql-ws does not let clients leave it out.
+        let query = self.query.filter(|text| !text.is_empty() || document_id.is_none());
+        if query.is_none() && document_id.is_none() {
             return Err("The parameter `query` is missing.".into());
         }
         Ok(Parameters {
-            query: self.query,
+            query,
             operation_name: self.operation_name,
             variables: self.variables.unwrap_or_default(),
             document_id,

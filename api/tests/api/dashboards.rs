@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use entity::{Event, Line, OrderPlaced};
 use read_model::sales::today;
 use read_model::{Memory, ReadModel};
@@ -287,17 +287,14 @@ async fn what_is_sold_is_told_four_times_a_second() {
 #[tokio::test]
 async fn the_last_minute_is_counted_in_tens_of_seconds() {
     let memory = Memory::default();
-    // Around a full hour, as the pages of moments are. What is long ago is not kept.
-    let now = Utc::now();
+    // The ten seconds that it is are 4 s old: of those of a minute ago, 6 s count.
+    let now = DateTime::from_timestamp_millis(Utc::now().timestamp_millis() / 10_000 * 10_000 + 4_000).unwrap();
     let ago = |seconds| now - chrono::TimeDelta::seconds(seconds);
-    let events: Vec<Event> = (1..)
-        .zip([0, 10, 25, 60, 75, 3_000])
-        .map(|(version, seconds)| event(1, version, ago(seconds), &[(1, 1)]))
-        .collect();
+    let seconds = [0, 3, 10, 25, 60, 61, 62, 63, 64, 75, 3_000];
+    let events: Vec<Event> =
+        (1..).zip(seconds).map(|(version, seconds)| event(1, version, ago(seconds), &[(1, 1)])).collect();
     memory.apply(&events).await;
-    let (_, rate) = today(&memory, now).await.unwrap();
-    assert_eq!(rate, 3, "10, 25 and 60 seconds ago: in the six tens before this one");
-    let tomorrow = NaiveDate::from_ymd_opt(now.year(), now.month(), now.day()).unwrap().succ_opt().unwrap();
-    let tomorrow = tomorrow.and_time(chrono::NaiveTime::MIN).and_utc();
-    assert_eq!(today(&memory, tomorrow + chrono::TimeDelta::hours(3)).await.unwrap().0.orders, 0);
+    assert_eq!(today(&memory, now).await.unwrap().1, 4 + 3, "of five a minute ago, three");
+    let tomorrow = now.date_naive().succ_opt().unwrap().and_time(chrono::NaiveTime::MIN).and_utc();
+    assert_eq!(today(&memory, tomorrow).await.unwrap().0.orders, 0);
 }

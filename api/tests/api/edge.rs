@@ -315,7 +315,7 @@ async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
     assert_eq!(closed.graphql("", "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
     let misspelt = closed.graphql("", "{ clyent(id: 1) { id } }", json!({})).await;
     assert!(!misspelt.to_string().contains("client"), "no suggestions: {misspelt}");
-    for path in ["/", "/graphiql/", "/graphiql/config.json"] {
+    for path in ["/", "/graphiql/", "/graphiql/config.json", "/dashboard", "/shop", "/pages/config.json"] {
         assert_eq!(closed.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }
     let readable = start(Exploring::Introspection).await;
@@ -338,6 +338,17 @@ async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
     }
     let rebound = open.get("/graphiql/config.json").header("host", "evil.example.com").send().await.unwrap();
     assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "a page of another name gets no token");
+
+    // Of the pages as well, which a browser opens in pages.test.js.
+    let page = Exploring::Graphiql { token: Some("of-the-page".into()) };
+    let (memory, queue) = (Arc::new(Memory::default()), queue(SqsService::new()).await);
+    let pages = Api::start_exploring(&db, memory, queue, &["--dashboard"], page).await;
+    let config = async |host: &str| {
+        let answer = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["headers"].clone()
+    };
+    assert_eq!(config("127.0.0.1").await, json!({ "Authorization": "Bearer of-the-page" }));
+    assert_eq!(config("evil.example.com").await, json!({}));
     for path in ["/graphiql/../Cargo.toml", "/graphiql/%2e%2e/Cargo.toml", "/graphiql/assets/none.js"] {
         assert_eq!(open.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }

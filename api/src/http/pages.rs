@@ -1,0 +1,57 @@
+//! The dashboard and the shop, where they are switched on: pages that `web/` builds, which need no other host. They send
+//! only the documents of their manifest.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rust_embed::RustEmbed;
+use serde_json::json;
+
+use super::explorer::{file_of_page, to_send};
+use super::{Edge, not_found};
+
+#[derive(RustEmbed)]
+#[folder = "../web/dist/pages"]
+#[allow_missing = true]
+struct Built;
+
+const POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Whether the pages were there when this was built.
+pub fn are_built_in() -> bool {
+    manifest().is_some()
+}
+
+/// The documents that the pages send, by their hashes.
+pub fn manifest() -> Option<Vec<u8>> {
+    Built::get("documents.json").map(|file| file.data.into_owned())
+}
+
+pub async fn dashboard(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
+    file(edge, headers, Path("dashboard.html".into())).await
+}
+
+pub async fn shop(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
+    file(edge, headers, Path("shop.html".into())).await
+}
+
+/// A file of the pages, or their configuration.
+pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
+    if !edge.settings.dashboard {
+        return not_found().await;
+    }
+    if path == "config.json" {
+        return axum::Json(json!({ "headers": to_send(edge.exploring.token(), &headers) })).into_response();
+    }
+    match Built::get(&path) {
+        Some(file) => {
+            let media_type = file.metadata.mimetype().to_owned();
+            file_of_page(&path, &media_type, file.data, POLICY)
+        }
+        None if are_built_in() => (StatusCode::NOT_FOUND, "There is no such file.\n").into_response(),
+        None => (StatusCode::NOT_FOUND, "This program was built without its pages: that needs npm.\n").into_response(),
+    }
+}

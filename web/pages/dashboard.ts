@@ -1,0 +1,177 @@
+// What is sold, as it is sold. Sums come with the subscription; charts and rankings are asked for when it says that they
+// have changed.
+import uPlot from 'uplot';
+import 'uplot/dist/uPlot.min.css';
+import { ask, element, follow, money, number, problem, rows, signIn } from './api';
+import { graphql } from './generated';
+import type { Granularity, SalesQuery } from './generated/graphql';
+
+const SALES = graphql(`
+  query Sales($from: Date!, $to: Date!, $granularity: Granularity!) {
+    sales(from: $from, to: $to, granularity: $granularity) {
+      total { amount currencyCode }
+      orderCount
+      points { start orderCount revenue { amount currencyCode } }
+    }
+  }
+`);
+const BEST = graphql(`
+  query Best($from: Date!, $to: Date!) {
+    clients(first: 10) { nodes { id name orderCount total { amount currencyCode } } }
+    topProducts(from: $from, to: $to, first: 10) { product { id name } units revenue { amount currencyCode } }
+  }
+`);
+const CHANGED = graphql(`
+  subscription SalesChanged {
+    salesChanged {
+      time
+      revenueToday { amount currencyCode }
+      ordersToday
+      ordersPerMinute
+      latestOrders { id placedAt itemCount client { name } total { amount currencyCode } }
+    }
+  }
+`);
+
+/** Least time between two questions, however often something is told. */
+const PAUSE = 2_000;
+const DAY = 86_400_000;
+
+type Format = Intl.DateTimeFormatOptions;
+/** How many days it is over, how its times are written in the table, and how below the chart. */
+type Range = { granularity: Granularity; days: number; title: Format; short: Format };
+const HOURS: Format = { hour: '2-digit', minute: '2-digit' };
+const DAYS: Format = { month: 'short', day: 'numeric' };
+const RANGES: Record<string, Range> = {
+  hours: { granularity: 'HOUR', days: 2, title: { ...DAYS, ...HOURS }, short: HOURS },
+  days: { granularity: 'DAY', days: 30, title: { year: 'numeric', ...DAYS }, short: DAYS },
+  months: { granularity: 'MONTH', days: 730, title: { year: 'numeric', month: 'long' }, short: { year: '2-digit', month: 'short' } },
+};
+const written = (format: Format) => {
+  const writes = new Intl.DateTimeFormat('en', { ...format, timeZone: 'UTC', hourCycle: 'h23' });
+  return (milliseconds: number) => writes.format(milliseconds);
+};
+
+const day = (ago: number) => new Date(Date.now() - ago * DAY).toISOString().slice(0, 10);
+
+function range(): Range {
+  const chosen = document.querySelector<HTMLInputElement>('#ranges input:checked');
+  return RANGES[chosen?.value ?? 'days']!;
+}
+
+let chart: uPlot | undefined;
+
+function draw({ sales }: SalesQuery, { title, short }: Range): void {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name: string) => style.getPropertyValue(name).trim();
+  const place = element('chart');
+  const data: uPlot.AlignedData = [
+    sales.points.map(({ start }) => Date.parse(start) / 1000),
+    sales.points.map(({ revenue }) => Number(revenue.amount)),
+  ];
+  const half = ((data[0][1] ?? 0) - (data[0][0] ?? 0)) / 2;
+  const currency = sales.total.currencyCode;
+  const compact = new Intl.NumberFormat('en', { style: 'currency', currency, notation: 'compact' });
+  const [long, brief] = [written(title), written(short)];
+  const axis = { stroke: colour('--quiet'), grid: { stroke: colour('--line'), width: 1 }, ticks: { show: false } };
+  const bars = uPlot.paths.bars?.({ size: [0.7, 60] });
+  chart?.destroy();
+  chart = new uPlot(
+    {
+      width: place.clientWidth,
+      height: place.clientHeight,
+      legend: { show: false },
+      cursor: { show: false },
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
+      // Room for half a bar beside the first and the last.
+      scales: { x: { range: (_, first, last) => [first - half, last + half] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+      axes: [
+        { ...axis, grid: { show: false }, space: 70, values: (_, times) => times.map((time) => brief(time * 1000)) },
+        { ...axis, size: 70, values: (_, values) => values.map((value) => compact.format(value)) },
+      ],
+      series: [{}, { width: 0, fill: colour('--accent'), ...(bars && { paths: bars }), points: { show: false } }],
+    },
+    data,
+    place,
+  );
+  rows('points', sales.points.toReversed().map(({ start, orderCount, revenue }) => ({
+    key: start,
+    cells: [long(Date.parse(start)), number(orderCount), money(revenue)],
+  })));
+  const total = `${money(sales.total)} in ${number(sales.orderCount)} orders`;
+  element('over-time-total').textContent = total;
+  place.setAttribute('aria-label', `Revenue over time: ${total}`);
+}
+
+let shown: [SalesQuery, Range] | undefined;
+
+/** Asks for what the subscription does not bring. */
+async function refresh(): Promise<void> {
+  const chosen = range();
+  try {
+    const [sales, best] = await Promise.all([
+      ask(SALES, { from: day(chosen.days - 1), to: day(0), granularity: chosen.granularity }),
+      ask(BEST, { from: day(29), to: day(0) }),
+    ]);
+    shown = [sales, chosen];
+    draw(...shown);
+    rows('clients', best.clients.nodes.map(({ id, name, orderCount, total }) => ({
+      key: id,
+      cells: [name, number(orderCount), money(total)],
+    })));
+    rows('products', best.topProducts.map(({ product, units, revenue }) => ({
+      key: product.id,
+      cells: [product.name, number(units), money(revenue)],
+    })));
+    problem();
+  } catch (error) {
+    problem((error as Error).message);
+  }
+}
+
+let due: ReturnType<typeof setTimeout> | undefined;
+let asked = 0;
+
+/** Refreshes soon, and not too often. */
+function changed(): void {
+  due ??= setTimeout(async () => {
+    asked = Date.now();
+    await refresh();
+    due = undefined;
+  }, Math.max(0, asked + PAUSE - Date.now()));
+}
+
+await signIn();
+let newest: string | undefined;
+follow(
+  CHANGED,
+  ({ salesChanged: { time, revenueToday, ordersToday, ordersPerMinute, latestOrders } }) => {
+    element('revenue').textContent = money(revenueToday);
+    element('orders').textContent = number(ordersToday);
+    element('rate').textContent = number(ordersPerMinute);
+    const [last] = latestOrders;
+    // How long the newest order took until it was seen here. What was there before the page says nothing of that.
+    if (last && newest !== undefined && newest !== last.id) {
+      const seconds = Math.max(0, Date.parse(time) - Date.parse(last.placedAt)) / 1000;
+      element('lag').textContent = `${seconds.toFixed(2)} s`;
+    }
+    newest = last?.id ?? '';
+    rows('latest', latestOrders.map(({ id, placedAt, client, itemCount, total }) => ({
+      key: id,
+      cells: [placedAt.slice(11, 19), client?.name ?? '', number(itemCount), money(total)],
+    })));
+    changed();
+  },
+  (state, refused) => {
+    const place = element('connection');
+    place.dataset['state'] = state;
+    place.textContent = { connecting: 'connecting …', connected: 'live', closed: 'not connected' }[state];
+    if (refused) problem(refused);
+    if (state === 'connected') changed();
+  },
+);
+element('ranges').addEventListener('change', refresh);
+// Drawn anew for another size, and for the other colours.
+const redraw = () => shown && draw(...shown);
+new ResizeObserver(() => chart && chart.width !== element('chart').clientWidth && redraw()).observe(element('chart'));
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
