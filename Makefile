@@ -1,10 +1,15 @@
 # Each of these installs what it misses (on Debian, as root) or says what to install.
-.PHONY: run test check fuzz chaos bench
+.PHONY: run demo test check fuzz chaos bench
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
 	@scripts/build-web
 	@cargo run --locked
+
+demo: # the same over a catalogue with a past, while orders come for an hour: RATE=1 a second
+	@scripts/install cc=build-essential node=nodejs npm=npm
+	@scripts/build-web
+	@RUST_LOG=$${RUST_LOG:-info,api::http::access=warn} cargo run --locked -- --demo $(or $(RATE),1)
 
 test: # runs every test
 	@scripts/test

@@ -11,7 +11,9 @@ use apollo_compiler::response::{JsonMap, JsonValue};
 use apollo_compiler::{Name, Node};
 use apollo_parser::{Lexer, TokenKind};
 use async_graphql::{Pos, ServerError};
+use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
+use read_model::sales::periods;
 
 use crate::error::refused;
 
@@ -24,6 +26,11 @@ const ASSUMED_LIST: usize = 10;
 /// The argument that lets a field wait, and look again and again meanwhile, and what that costs.
 const WAITS: &str = "minVersion";
 const WAIT_COST: usize = 10;
+/// Days of a report that cost 1: they are read by the year.
+const DAYS_OF_SALES: usize = 100;
+/// What each day and each whole month of a ranking of products costs: all that was sold then is read. And the longest.
+const PERIOD_COST: usize = 4;
+pub const MOST_DAYS: usize = 3_660;
 /// Arguments that say how many elements there will be.
 const LIST_SIZES: [&str; 2] = ["first", "ids"];
 
@@ -291,7 +298,26 @@ impl Cost<'_> {
         let is_page = told.is_some() && !field.ty().is_list();
         let inner = Cost { assumed_list, ..self }.of(&field.selection_set, is_page);
         let waits = field.specified_argument_by_name(WAITS).map_or(0, |_| WAIT_COST);
-        inner.saturating_mul(size).saturating_add(1 + waits)
+        inner.saturating_mul(size).saturating_add(1 + waits).saturating_add(self.span(field))
+    }
+
+    /// What a report costs besides, by the time that it is over.
+    fn span(self, field: &executable::Field) -> usize {
+        let day = |argument| {
+            let value = match &**field.specified_argument_by_name(argument)? {
+                Value::Variable(name) => self.variables.get(name.as_str())?.as_str()?,
+                value => value.as_str()?,
+            };
+            value.parse::<NaiveDate>().ok()
+        };
+        let Some((from, to)) = day("from").zip(day("to")) else { return 0 };
+        let days = usize::try_from((to - from).num_days()).unwrap_or(0);
+        match field.name.as_str() {
+            "sales" => days / DAYS_OF_SALES,
+            // What is longer is refused.
+            "topProducts" if days <= MOST_DAYS => periods(from, to).len() * PERIOD_COST,
+            _ => 0,
+        }
     }
 
     /// How many elements the argument of this name asks for; `None` when the field has no such argument.
@@ -396,7 +422,8 @@ mod tests {
     #[test]
     fn a_cost_counts_lists_by_their_arguments() {
         let schema = "type Query { page(first: Int = 50): Page! some(ids: [ID!]!): [Thing] things: [Thing] thing: Thing
-                      wait(minVersion: Int): Thing }
+                      wait(minVersion: Int): Thing sales(from: Day, to: Day): Thing topProducts(from: Day, to: Day): Thing }
+                      scalar Day
                       type Mutation { make: Thing } type Page { nodes: [Thing] edges: [Thing] }
                       type Thing { id: ID! parts: [Thing] }";
         let schema = Schema::parse_and_validate(schema, "schema").unwrap();
@@ -419,6 +446,20 @@ mod tests {
         assert_eq!(cost("{ some(ids: 4711) { id } }", "{}"), 1 + 1);
         assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": 4711}"#), 1 + 1);
         assert_eq!(cost("{ wait(minVersion: 1) { id } }", "{}"), 2 + WAIT_COST);
+        let over = |field: &str, from: &str, to: &str| {
+            let days = format!(r#"{{"from": "{from}", "to": "{to}"}}"#);
+            let document = format!("query ($from: Day, $to: Day) {{ {field}(from: $from, to: $to) {{ id }} }}");
+            let literal = format!(r#"{{ {field}(from: "{from}", to: "{to}") {{ id }} }}"#);
+            assert_eq!(cost(&document, &days), cost(&literal, "{}"));
+            cost(&literal, "{}") - 2
+        };
+        assert_eq!(over("sales", "2024-01-01", "2024-12-31"), 3);
+        assert_eq!(over("sales", "1940-01-01", "2023-04-30"), 304);
+        assert_eq!(over("topProducts", "2024-01-01", "2024-12-31"), 12 * PERIOD_COST);
+        assert_eq!(over("topProducts", "2024-01-31", "2024-03-02"), 4 * PERIOD_COST);
+        assert_eq!(over("topProducts", "0001-01-01", "9999-12-31"), 0, "it is refused");
+        assert_eq!(over("sales", "2024-12-31", "2024-01-01"), 0);
+        assert_eq!(over("sales", "any", "day"), 0);
         assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
         assert_eq!(cost("{ ...f } fragment f on Query { ... { thing { id } } }", "{}"), 2);
         assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 5);

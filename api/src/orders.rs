@@ -112,7 +112,8 @@ async fn prepare(
     Ok((transaction, results, outgoing))
 }
 
-/// What is known of the clients, products and earlier orders that some commands name, while the clients are locked.
+/// What is known of the clients, products and earlier orders that some commands name, while the clients are locked. Public
+/// for the benchmark of the rules.
 pub struct Book {
     currency: Currency,
     clients: HashMap<i64, client::Model>,

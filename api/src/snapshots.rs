@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use process::one_line;
-use read_model::sales::{Purchase, Tally, today};
-use read_model::{Error, ReadModel};
+use read_model::sales::{Purchase, Sum, today};
+use read_model::{Client, Error, ReadModel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,11 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Snapshot {
     pub time: DateTime<Utc>,
     /// Since midnight, UTC.
-    pub today: Tally,
+    pub today: Sum,
     /// About how many orders there were in the last minute.
     pub rate: i64,
-    /// The newest orders, newest first.
-    pub latest: Vec<Purchase>,
+    /// The newest orders, newest first, and who placed each.
+    pub latest: Vec<(Purchase, Option<Client>)>,
 }
 
 impl Snapshot {
@@ -105,6 +105,9 @@ impl Snapshots {
             let began = Instant::now();
             let now = Utc::now();
             let ((today, rate), latest) = futures::try_join!(today(read_model, now), read_model.latest_orders())?;
+            let ids: Vec<i64> = latest.iter().map(|purchase| purchase.client_id).collect();
+            let clients = read_model.recent_clients(&ids).await?;
+            let latest = latest.into_iter().zip(clients).collect();
             let snapshot = Snapshot { time: now, today, rate, latest };
             if std::mem::take(failing) {
                 info!("what is sold is told again");
@@ -114,12 +117,10 @@ impl Snapshots {
                 *seen = Some(Ok(snapshot));
                 is_new
             });
-            if let Ok(None) = timeout(REFRESH, changes.next()).await {
-                return Ok(());
-            }
+            let change = timeout(REFRESH, changes.next()).await;
             sleep_until(began + PAUSE).await;
             // Of what has changed until now, one snapshot tells.
-            if has_ended(&mut changes) {
+            if change == Ok(None) || has_ended(&mut changes) {
                 return Ok(());
             }
         }

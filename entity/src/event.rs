@@ -128,9 +128,12 @@ impl Event {
             return Err(InvalidEvent::UnknownType(r#type));
         }
         let order: OrderPlaced = serde_json::from_value(data)?;
-        let in_range = |line: &Line| line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
+        let in_range =
+            |line: &Line| line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
         if version < 1 {
             Err(InvalidEvent::Contradiction("sequence is below 1"))
+        } else if order.client_id < 1 {
+            Err(InvalidEvent::Contradiction("data.clientId is below 1"))
         } else if order.currency != currency {
             Err(InvalidEvent::Currency { event: order.currency, here: currency.to_owned() })
         } else if order.lines.is_empty() || order.lines.len() > MAX_LINES || !order.lines.iter().all(in_range) {
@@ -235,6 +238,9 @@ mod tests {
             ("/data/lines/0/unitPrice", json!(-1), "out of range"),
             ("/data/lines/0/unitPrice", json!(i64::MAX), "not the sum"),
             ("/data/lines/0/unitPrice", json!(0.5), "not a CloudEvent"),
+            ("/data/clientId", json!(0), "data.clientId"),
+            ("/data/clientId", json!(-5), "data.clientId"),
+            ("/data/lines/0/productId", json!(-1), "out of range"),
             ("/data/currency", json!("EUR"), "amounts are in EUR"),
             ("/data/total", json!(300_001), "not the sum"),
             ("/data/total", json!(null), "not a CloudEvent"),

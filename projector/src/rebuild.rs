@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use chrono::Utc;
 use process::{crash_point, one_line};
 use read_model::generations::NotPossible;
 use read_model::{Generations, Redis};
@@ -101,7 +102,10 @@ impl Rebuild {
         let verifier = Verifier { read_model: self.verifier.read_model.only(generation), ..self.verifier.clone() };
         let (mut found, mut interrupted) = (None, false);
         for _ in 0..PASSES {
+            let mut compared = 0;
             found = None;
+            // Whatever lacks by now of what came before that is applied while clients are compared.
+            let arrived = Utc::now() - verifier.in_flight;
             let step = |Step { clients, findings, .. }: Step| {
                 let is_late = |finding: &Finding| {
                     finding.repaired
@@ -109,17 +113,22 @@ impl Rebuild {
                 };
                 let example = findings.iter().find(|finding| !is_late(finding)).map(ToString::to_string);
                 found = found.take().or(example);
+                compared = clients;
                 interrupted = each(Progress::Compared(clients)).is_break();
                 if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             verifier.all(0, step).await?;
             ensure!(!interrupted, Interrupted);
-            let sums = |wrong: Vec<WrongSum>| {
-                let example = wrong.iter().find(|wrong| !wrong.is_late()).map(ToString::to_string);
-                found = found.take().or(example);
-                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            verifier.sums(sums).await?;
+            // What an older release made has no sums.
+            if verifier.read_model.has_reports().await? {
+                let sums = |wrong: Vec<WrongSum>| {
+                    found = found.take().or_else(|| wrong.first().map(ToString::to_string));
+                    interrupted = each(Progress::Compared(compared)).is_break();
+                    if interrupted || found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                verifier.sums(arrived, sums).await?;
+                ensure!(!interrupted, Interrupted);
+            }
             if found.is_none() {
                 return Ok(());
             }

@@ -47,6 +47,8 @@ pub enum Difference {
     Behind { events: u64, version: i32 },
     /// What it includes does not add up.
     Differs { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
+    /// It is in another place among all clients than its total and its last purchase say.
+    Misplaced,
     /// It includes events that the database does not have, or is not in the database at all.
     Unknown { version: i32 },
     /// What is stored cannot be read.
@@ -62,6 +64,7 @@ impl fmt::Display for Difference {
                 f,
                 "differs: {orders} orders of {total} in all, where {orders_expected} of {total_expected} were placed"
             ),
+            Difference::Misplaced => write!(f, "misplaced: it is ranked by other figures than its own"),
             Difference::Unknown { version } => write!(f, "unknown: version {version} is not in the database"),
             Difference::Damaged { why } => write!(f, "damaged: {why}"),
         }
@@ -224,7 +227,7 @@ impl Verifier {
         let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected(&ids).await.map_err(read_model) };
-        let (sums, projected) = try_join(sums, projected).await?;
+        let ((sums, projected), ranks) = try_join(try_join(sums, projected), self.ranks(&ids)).await?;
         let sums: HashMap<i64, (i64, i64)> =
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
@@ -238,8 +241,8 @@ impl Verifier {
             Err(_) => false,
         };
         let mut examined = Vec::new();
-        for ((id, version), projected) in clients.iter().zip(&projected) {
-            if !looks_right(id, *version, projected) {
+        for (((id, version), projected), ranks) in clients.iter().zip(&projected).zip(ranks) {
+            if !looks_right(id, *version, projected) || !are_its_own(ranks, projected) {
                 examined.push(self.client(*id));
             }
         }
@@ -250,6 +253,19 @@ impl Verifier {
             compared.incomplete.extend(incomplete);
         }
         Ok(compared)
+    }
+
+    /// By what clients are ranked; `None` where that cannot be told, by a generation of an older release.
+    async fn ranks(&self, ids: &[i64]) -> Result<Vec<Option<Ranks>>, StoreFailed> {
+        if !self.read_model.has_reports().await.map_err(read_model)? {
+            return Ok(vec![None; ids.len()]);
+        }
+        match self.read_model.ranks(ids).await {
+            Ok(ranks) => Ok(ranks.into_iter().map(Some).collect()),
+            // Nobody is where it should be.
+            Err(Error::Damaged(_)) => Ok(vec![Some([None; 2]); ids.len()]),
+            Err(error) => Err(read_model(error)),
+        }
     }
 
     /// Looks for clients that the database does not have; begins with 0, and returns where to go on, or 0.
@@ -317,6 +333,14 @@ impl Verifier {
             return Ok(State::Wrong(Difference::Differs { orders, orders_expected, total, total_expected }));
         }
 
+        // The client is read once more, after its ranks: what was applied meanwhile is not taken for a difference.
+        let ranks = self.ranks(&[id]).await?.pop().flatten();
+        let again = self.read_model.projected(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
+        let unchanged = matches!(&again, Ok(again) if again.as_ref().is_none_or(|again| *again == projected));
+        if unchanged && !are_its_own(ranks, &again) {
+            return Ok(State::Wrong(Difference::Misplaced));
+        }
+
         let lacking = order_event::Entity::find().filter(Column::ClientId.eq(id)).filter(Column::Version.gt(*version));
         let lacking = lacking.filter(Condition::all().add_option(is_ahead.map(Expr::not)));
         let overdue = lacking.clone().filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
@@ -371,6 +395,20 @@ impl Verifier {
         });
         let events = events.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(events).filter(|events| !events.is_empty()))
+    }
+}
+
+/// By what a client is ranked: by total, and by last purchase.
+type Ranks = [Option<i64>; 2];
+
+/// Whether a client is ranked by its own figures, as far as that can be told.
+fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<Projected>, Error>) -> bool {
+    match (ranks, projected) {
+        (Some(ranks), Ok(Some(Projected { client, .. }))) => {
+            ranks == [Some(client.total), client.last_purchase.map(|time| time.timestamp_millis())]
+        }
+        (Some(ranks), Ok(None)) => ranks == [None; 2],
+        (None, _) | (_, Err(_)) => true,
     }
 }
 

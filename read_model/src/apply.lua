@@ -47,7 +47,7 @@ local function apply(key)
 
   if version <= watermark or stored[4] then return 0 end
 
-  local generation, id = key:match('^(.*:)client:(%d+)$')
+  local generation, id = key:match('^(.*:)client:'), ARGV[7]
   local undo = {}
   local function revert(error)
     for step = #undo, 1, -1 do redis.call(unpack(undo[step])) end
@@ -58,7 +58,7 @@ local function apply(key)
   local function add(hash, field, amount)
     local sum = redis.pcall('HINCRBY', hash, field, amount)
     if type(sum) == 'table' then return nil, revert(failed(hash, sum)) end
-    undo[#undo + 1] = {'HINCRBY', hash, field, minus(amount)}
+    undo[#undo + 1] = tostring(sum) == amount and {'HDEL', hash, field} or {'HINCRBY', hash, field, minus(amount)}
     return sum
   end
 
@@ -70,10 +70,13 @@ local function apply(key)
     local sums = redis.pcall('BITFIELD', page, 'OVERFLOW', 'FAIL',
       'INCRBY', 'i64', '#' .. cell, ARGV[3], 'INCRBY', 'i64', '#' .. cell + 1, 1)
     if sums.err then return revert(failed(page, sums)) end
+    if sums[1] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell, minus(ARGV[3])} end
+    if sums[2] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell + 1, -1} end
     if not (sums[1] and sums[2]) then return revert(corrupt(page, 'overflow')) end
-    undo[#undo + 1] =
-      {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell, minus(ARGV[3]), 'INCRBY', 'i64', '#' .. cell + 1, -1}
-    if sums[2] == 1 and ARGV[argument + 2] ~= '' then redis.call('PEXPIREAT', page, ARGV[argument + 2]) end
+    if sums[2] == 1 and ARGV[argument + 2] ~= '' then
+      local expires = redis.pcall('PEXPIREAT', page, ARGV[argument + 2])
+      if type(expires) == 'table' then return revert(failed(page, expires)) end
+    end
   end
   for argument = 18 + 3 * pages, #ARGV, 3 do
     for period = 15, 16 do
@@ -97,10 +100,18 @@ local function apply(key)
     or version > newest and put('rank:last', ARGV[4], id)
   if error then return error end
 
+  if ARGV[13] ~= '' then
+    local order = generation .. 'order:' .. ARGV[12]
+    local kept = redis.pcall('SET', order, ARGV[13], 'PXAT', ARGV[14])
+    if kept.err then return revert(failed(order, kept)) end
+    undo[#undo + 1] = {'DEL', order}
+  end
+  for set, most in pairs({['recent:' .. id] = recent, latest = latest}) do
+    local cut = redis.pcall('ZREMRANGEBYRANK', generation .. set, 0, -1 - most)
+    if type(cut) == 'table' then return revert(failed(generation .. set, cut)) end
+  end
+
   -- From here on nothing fails.
-  redis.call('ZREMRANGEBYRANK', generation .. 'recent:' .. id, 0, -1 - recent)
-  redis.call('ZREMRANGEBYRANK', generation .. 'latest', 0, -1 - latest)
-  if ARGV[13] ~= '' then redis.call('SET', generation .. 'order:' .. ARGV[12], ARGV[13], 'PXAT', ARGV[14]) end
   redis.call('HSET', key, 'orders', orders + 1)
   if version > newest then
     redis.call('HSET', key, 'newest', version, 'last_purchase', ARGV[4], 'name', ARGV[5], 'email', ARGV[6])

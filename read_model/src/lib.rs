@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::sales::{KeptOrder, Purchase, Sold, Tally};
+use crate::sales::{KeptOrder, Purchase, Sum};
 
 pub use generations::Generations;
 pub use memory::{Memory, Projected};
@@ -110,10 +110,10 @@ pub trait ReadModel: Send + Sync {
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error>;
 
     /// The cells of some pages of a [`sales::Scale`], each as far as there is something.
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error>;
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
     /// What was sold of each product in all of these days and months.
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error>;
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 
     /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer
     /// tell of every change: what was read before must then be read anew.

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sold, Tally};
+use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
@@ -35,13 +35,13 @@ struct Stored {
     /// The orders, by the time when they go.
     leaving: BTreeSet<(DateTime<Utc>, Uuid)>,
     pages: HashMap<String, Page>,
-    sold: HashMap<String, HashMap<i64, Sold>>,
+    sold: HashMap<String, HashMap<i64, Sum>>,
 }
 
 #[derive(Default)]
 struct Page {
     until: Option<DateTime<Utc>>,
-    cells: Vec<Tally>,
+    cells: Vec<Sum>,
 }
 
 impl Memory {
@@ -79,9 +79,9 @@ impl Stored {
             let page = self.pages.entry(counted.page).or_default();
             page.until = counted.until;
             if page.cells.len() <= counted.cell {
-                page.cells.resize(counted.cell + 1, Tally::default());
+                page.cells.resize(counted.cell + 1, Sum::default());
             }
-            page.cells[counted.cell].add(Tally { revenue: event.order.total, orders: 1 });
+            page.cells[counted.cell].add(Sum { count: 1, revenue: event.order.total });
         }
         for period in effects.sold_in {
             let sold_then = self.sold.entry(period).or_default();
@@ -218,14 +218,14 @@ impl ReadModel for Memory {
         Ok(stored.orders.get(&id).filter(of_client).cloned())
     }
 
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         let mut stored = self.stored();
         stored.forget(Utc::now());
         Ok(pages.iter().map(|page| stored.pages.get(page).map(|page| page.cells.clone()).unwrap_or_default()).collect())
     }
 
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error> {
-        let (stored, mut sum) = (self.stored(), HashMap::<i64, Sold>::new());
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        let (stored, mut sum) = (self.stored(), HashMap::<i64, Sum>::new());
         for (product, sold) in periods.iter().filter_map(|period| stored.sold.get(period)).flatten() {
             sum.entry(*product).or_default().add(*sold);
         }

@@ -45,13 +45,17 @@ use uuid::Uuid;
 
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
-use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sold, Tally};
+use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Projected, Ranking, ReadModel};
 
 /// For how long whole orders are kept, if not said otherwise.
 pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Where the clients of a partition are ranked, by [`Ranking`].
+const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
+/// Days and months of which is read at once what was sold.
+const PERIODS: usize = 4;
 /// Keys that the server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
@@ -384,6 +388,35 @@ impl Redis {
         Ok(ids.iter().zip(rows).map(|(id, row)| read_projected(*id, row?)).collect())
     }
 
+    /// By what each of these clients is ranked, in either [`Ranking`], where it is. One round trip.
+    ///
+    /// # Errors
+    /// When the store fails, or a ranking is damaged.
+    pub async fn ranks(&self, ids: &[i64]) -> Result<Vec<[Option<i64>; 2]>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (generation, mut pipeline) = (self.report_from().await?, pipe());
+        for id in ids {
+            for ranking in RANKINGS {
+                pipeline.zscore(partition_key(self.partition(*id), generation, ranking), id);
+            }
+        }
+        let ranks: Vec<Option<f64>> = self.ask_all(&mut pipeline).await?;
+        let (of_clients, _) = ranks.as_chunks::<{ RANKINGS.len() }>();
+        Ok(of_clients.iter().map(|ranks| ranks.map(|rank| rank.map(|rank| rank as i64))).collect())
+    }
+
+    /// Whether the generation that is read has more than clients: those of older releases have not.
+    pub async fn has_reports(&self) -> Result<bool, Error> {
+        let generation = self.read_from().await?;
+        Ok(self.format_of(generation) >= FORMAT)
+    }
+
+    fn format_of(&self, generation: u64) -> u32 {
+        self.known(|known| known.generations.generations.get(&generation).map_or(FORMAT, |one| one.format))
+    }
+
     /// The field of a client that tells what has been applied last, as it is stored: see [`Redis::replace`].
     pub async fn newest(&self, id: i64) -> Result<Vec<u8>, Error> {
         let key = self.client_key(self.read_from().await?, id);
@@ -491,13 +524,21 @@ impl Redis {
     /// The generation to read what not every format has.
     async fn report_from(&self) -> Result<u64, Error> {
         let generation = self.read_from().await?;
-        let format = self.known(|known| known.generations.generations.get(&generation).map(|one| one.format));
-        match format {
-            Some(format) if format < FORMAT => {
+        match self.format_of(generation) >= FORMAT {
+            true => Ok(generation),
+            false => {
                 Err(Error::Unavailable("it was made by an older release; `projector rebuild` makes it anew".into()))
             }
-            _ => Ok(generation),
         }
+    }
+
+    /// The answers to all commands of a pipeline.
+    ///
+    /// # Errors
+    /// When the store fails, or one of the keys is damaged.
+    async fn ask_all<T: FromRedisValue>(&self, pipeline: &mut Pipeline) -> Result<Vec<T>, Error> {
+        let answers: Vec<RedisResult<T>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        answers.into_iter().map(|answer| Ok(answer?)).collect()
     }
 
     /// Asks for some keys of each partition; for each name what the partitions have. One round trip.
@@ -515,7 +556,7 @@ impl Redis {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let mut answers = pipeline.query_async::<Vec<T>>(&mut self.connection()).await?.into_iter();
+        let mut answers = self.ask_all::<T>(&mut pipeline).await?.into_iter();
         Ok(names.iter().map(|_| answers.by_ref().take(self.shared.partitions.into()).collect()).collect())
     }
 
@@ -565,7 +606,7 @@ impl Redis {
                 script.arg(counted.page).arg(counted.cell).arg(milliseconds(counted.until).unwrap_or_default());
             }
             for (product, sold) in effects.sold {
-                script.arg(product).arg(sold.units).arg(sold.revenue);
+                script.arg(product).arg(sold.count).arg(sold.revenue);
             }
         }
         Ok(pipeline.query_async(&mut self.connection()).await?)
@@ -577,8 +618,7 @@ impl Redis {
         for _ in 0..ATTEMPTS {
             let results = self.run_apply(events).await?;
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
-            if errors.clone().any(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
-                // A new or restarted server.
+            if errors.clone().any(is_unknown_script) {
                 self.shared.apply.load_async(&mut self.connection()).await?;
             } else if errors.any(is_stale) {
                 self.settle().await?;
@@ -617,13 +657,18 @@ fn read_purchase(text: &str) -> Result<Purchase, Error> {
 }
 
 /// A cell of a page: two numbers, or less at the end.
-fn read_tally(cell: &[u8]) -> Tally {
+fn read_tally(cell: &[u8]) -> Sum {
     let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
-    Tally { revenue: number(cell.get(..8)), orders: number(cell.get(8..16)) }
+    Sum { revenue: number(cell.get(..8)), count: number(cell.get(8..16)) }
 }
 
 fn epoch_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:epoch")
+}
+
+/// Whether a script is not known: to a new or restarted server.
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Whether a script was given other generations than there are by now.
@@ -692,10 +737,7 @@ impl ReadModel for Redis {
 
     async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
         let generation = self.report_from().await?;
-        let name = match by {
-            Ranking::Total => "rank:total",
-            Ranking::LastPurchase => "rank:last",
-        };
+        let name = RANKINGS[by as usize];
         let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
         let ask = async || {
             let mut pipeline = pipe();
@@ -703,17 +745,17 @@ impl ReadModel for Redis {
                 let script = pipeline.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
                 script.arg(partition_key(partition, generation, name)).arg(count).arg(&rank).arg(&id);
             }
-            pipeline.query_async::<Vec<Vec<(i64, f64)>>>(&mut self.connection()).await
+            pipeline.ignore_errors().query_async::<Vec<RedisResult<Vec<(i64, f64)>>>>(&mut self.connection()).await
         };
-        let ranked = match ask().await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.shared.rank.load_async(&mut self.connection()).await?;
-                ask().await
-            }
-            ranked => ranked,
-        };
-        let places = ranked?.into_iter().flatten().map(|(id, rank)| Place { rank: rank as i64, id });
-        let mut places: Vec<Place> = places.collect();
+        let mut ranked = ask().await?;
+        if ranked.iter().any(|ranked| ranked.as_ref().is_err_and(is_unknown_script)) {
+            self.shared.rank.load_async(&mut self.connection()).await?;
+            ranked = ask().await?;
+        }
+        let mut places = Vec::new();
+        for ranked in ranked {
+            places.extend(ranked?.into_iter().map(|(id, rank)| Place { rank: rank as i64, id }));
+        }
         places.sort_by_cached_key(|place| Reverse(place.order()));
         places.truncate(count);
         Ok(places)
@@ -731,7 +773,7 @@ impl ReadModel for Redis {
         if clients.is_empty() {
             return Ok(Vec::new());
         }
-        let lists: Vec<Vec<String>> = pipeline.query_async(&mut self.connection()).await?;
+        let lists: Vec<Vec<String>> = self.ask_all(&mut pipeline).await?;
         lists.iter().map(|list| list.iter().map(|text| read_purchase(text)).collect()).collect()
     }
 
@@ -758,24 +800,24 @@ impl ReadModel for Redis {
         for partition in partitions {
             pipeline.get(partition_key(partition, generation, &format!("order:{id}")));
         }
-        let orders: Vec<Option<String>> = pipeline.query_async(&mut self.connection()).await?;
+        let orders: Vec<Option<String>> = self.ask_all(&mut pipeline).await?;
         let Some(text) = orders.into_iter().flatten().next() else { return Ok(None) };
         let kept: KeptOrder =
             serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
         Ok(Some(kept).filter(|kept| client.is_none_or(|client| kept.order.client_id == client)))
     }
 
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         let stored: Vec<Vec<Option<Vec<u8>>>> = self
             .of_partitions(pages, |pipeline, key| {
                 pipeline.get(key);
             })
             .await?;
         let sum = |parts: Vec<Option<Vec<u8>>>| {
-            let mut sum: Vec<Tally> = Vec::new();
+            let mut sum: Vec<Sum> = Vec::new();
             for cells in parts.iter().flatten() {
                 let tallies = cells.chunks(size_of::<[i64; 2]>()).map(read_tally);
-                sum.resize(sum.len().max(tallies.len()), Tally::default());
+                sum.resize(sum.len().max(tallies.len()), Sum::default());
                 sum.iter_mut().zip(tallies).for_each(|(sum, tally)| sum.add(tally));
             }
             sum
@@ -783,22 +825,25 @@ impl ReadModel for Redis {
         Ok(stored.into_iter().map(sum).collect())
     }
 
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sold>, Error> {
-        let stored: Vec<Vec<Vec<(String, i64)>>> = self
-            .of_partitions(periods, |pipeline, key| {
-                pipeline.hgetall(key);
-            })
-            .await?;
-        let mut sum: HashMap<i64, Sold> = HashMap::new();
-        for (field, amount) in stored.into_iter().flatten().flatten() {
-            let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
-            let (product, part) = field.split_once(':').ok_or_else(damaged)?;
-            let sold = match part {
-                "units" => Sold { units: amount, revenue: 0 },
-                "revenue" => Sold { units: 0, revenue: amount },
-                _ => return Err(damaged()),
-            };
-            sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        let mut sum: HashMap<i64, Sum> = HashMap::new();
+        // A few at a time: what comes at once is bounded, however many are asked for.
+        for periods in periods.chunks(PERIODS) {
+            let stored: Vec<Vec<Vec<(String, i64)>>> = self
+                .of_partitions(periods, |pipeline, key| {
+                    pipeline.hgetall(key);
+                })
+                .await?;
+            for (field, amount) in stored.into_iter().flatten().flatten() {
+                let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
+                let (product, part) = field.split_once(':').ok_or_else(damaged)?;
+                let sold = match part {
+                    "units" => Sum { count: amount, revenue: 0 },
+                    "revenue" => Sum { count: 0, revenue: amount },
+                    _ => return Err(damaged()),
+                };
+                sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+            }
         }
         Ok(sum)
     }

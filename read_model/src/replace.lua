@@ -10,7 +10,7 @@ if type(stored) ~= 'string' then stored = '' end -- nothing, or no hash at all
 local is_as_before = stored == ARGV[2]
 local is_in_the_log = (tonumber(stored) or 0) <= tonumber(ARGV[3])
 if not (is_as_before or is_in_the_log) then return 0 end
-local generation, id = KEYS[2]:match('^(.*:)client:(%d+)$')
+local generation, id = KEYS[2]:match('^(.*:)client:'), ARGV[4]
 redis.call('DEL', KEYS[2])
 if #ARGV > 5 then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
 for name, field in pairs({total = 'total', last = 'last_purchase'}) do

@@ -23,34 +23,19 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 pub const RECENT: usize = 50;
 pub const LATEST: usize = 10;
 
-/// What some orders add up to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+/// What some orders, or some pieces of a product, add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sum {
+    /// Orders, or pieces.
+    pub count: i64,
     /// Minor units.
     pub revenue: i64,
-    pub orders: i64,
 }
 
-/// What was sold of a product.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sold {
-    /// Minor units.
-    pub revenue: i64,
-    /// Pieces.
-    pub units: i64,
-}
-
-impl Tally {
-    pub fn add(&mut self, other: Tally) {
+impl Sum {
+    pub fn add(&mut self, other: Sum) {
+        self.count = self.count.saturating_add(other.count);
         self.revenue = self.revenue.saturating_add(other.revenue);
-        self.orders = self.orders.saturating_add(other.orders);
-    }
-}
-
-impl Sold {
-    pub fn add(&mut self, other: Sold) {
-        self.revenue = self.revenue.saturating_add(other.revenue);
-        self.units = self.units.saturating_add(other.units);
     }
 }
 
@@ -160,7 +145,7 @@ pub struct Effects {
     /// Only what is kept at this time.
     pub counted: Vec<Counted>,
     /// What was sold of each product, counted in each of these.
-    pub sold: BTreeMap<i64, Sold>,
+    pub sold: BTreeMap<i64, Sum>,
     pub sold_in: [String; 2],
     pub purchase: Purchase,
     /// Until when the order is kept whole; not at all when that is over.
@@ -174,10 +159,10 @@ impl Effects {
             let (page, cell) = scale.at(time);
             scale.is_kept(time, now).then(|| Counted { page, cell, until: scale.kept(time) })
         });
-        let mut sold: BTreeMap<i64, Sold> = BTreeMap::new();
+        let mut sold: BTreeMap<i64, Sum> = BTreeMap::new();
         for line in &order.lines {
             let revenue = line.total().unwrap_or(i64::MAX);
-            sold.entry(line.product_id).or_default().add(Sold { revenue, units: line.quantity.into() });
+            sold.entry(line.product_id).or_default().add(Sum { count: line.quantity.into(), revenue });
         }
         let day = time.date_naive();
         let kept_until =
@@ -210,8 +195,8 @@ pub enum Granularity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Each from its time on, without gaps.
-    pub points: Vec<(DateTime<Utc>, Tally)>,
-    pub total: Tally,
+    pub points: Vec<(DateTime<Utc>, Sum)>,
+    pub total: Sum,
 }
 
 /// The times from which on the points lie, from the first day to the last, both included. More than `most` are not needed.
@@ -243,8 +228,8 @@ pub async fn report(
     let steps = points(from, to, step, usize::MAX);
     let mut pages: Vec<String> = steps.iter().map(|time| scale.at(*time).0).collect();
     pages.dedup();
-    let cells: HashMap<String, Vec<Tally>> = pages.iter().cloned().zip(read_model.tallies(&pages).await?).collect();
-    let mut report = Report { points: Vec::new(), total: Tally::default() };
+    let cells: HashMap<String, Vec<Sum>> = pages.iter().cloned().zip(read_model.tallies(&pages).await?).collect();
+    let mut report = Report { points: Vec::new(), total: Sum::default() };
     for time in steps {
         let (page, cell) = scale.at(time);
         let tally = cells.get(&page).and_then(|cells| cells.get(cell)).copied().unwrap_or_default();
@@ -267,29 +252,24 @@ fn first_of_month(time: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// What was sold of each product from the first day to the last, both included.
-pub async fn products(read_model: &dyn ReadModel, from: NaiveDate, to: NaiveDate) -> Result<HashMap<i64, Sold>, Error> {
-    let (mut keys, mut day) = (Vec::new(), from);
-    while day <= to {
-        // Whole months as such.
-        let next_month = day.checked_add_months(Months::new(1)).filter(|_| day.day() == 1);
-        let next = match next_month.filter(|next| next.pred_opt().is_some_and(|last| last <= to)) {
-            Some(next) => {
-                keys.push(products_of_month(day));
-                Some(next)
-            }
-            None => {
-                keys.push(products_of_day(day));
-                day.succ_opt()
-            }
-        };
-        let Some(next) = next else { break };
-        day = next;
+pub async fn products(read_model: &dyn ReadModel, from: NaiveDate, to: NaiveDate) -> Result<HashMap<i64, Sum>, Error> {
+    read_model.sold(&periods(from, to)).await
+}
+
+/// The days and whole months that products are counted in, from the first day to the last, both included.
+pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
+    let (mut periods, mut day) = (Vec::new(), Some(from));
+    while let Some(first) = day.filter(|day| *day <= to) {
+        let next_month = first.checked_add_months(Months::new(1)).filter(|_| first.day() == 1);
+        let whole = next_month.filter(|next| next.pred_opt().is_some_and(|last| last <= to));
+        periods.push(if whole.is_some() { products_of_month(first) } else { products_of_day(first) });
+        day = whole.or(first.succ_opt());
     }
-    read_model.sold(&keys).await
+    periods
 }
 
 /// What was sold today until now, and about how many orders there were in the last minute.
-pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Tally, i64), Error> {
+pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Sum, i64), Error> {
     let (day, cell) = Scale::Day.at(now);
     let moments: Vec<_> = (0..=6).map(|tens| Scale::Moment.at(now - TimeDelta::seconds(10 * tens))).collect();
     let mut pages = vec![day];
@@ -300,7 +280,7 @@ pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Ta
         let at = pages.iter().position(|other| other == page);
         at.and_then(|at| cells[at].get(cell)).copied().unwrap_or_default()
     };
-    let counts: Vec<i64> = moments.iter().map(|(page, cell)| tally(page, *cell).orders).collect();
+    let counts: Vec<i64> = moments.iter().map(|(page, cell)| tally(page, *cell).count).collect();
     // As much of the seventh ten as the one that it is lacks.
     let lacks = 10_000 - now.timestamp_millis().rem_euclid(10_000);
     let rate = counts[..6].iter().sum::<i64>() + (counts[6] * lacks + 5_000) / 10_000;

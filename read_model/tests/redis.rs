@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use chrono::{DateTime, Days, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, Days, SubsecRound, Utc};
 use entity::event::{self, Event, Line, OrderPlaced};
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
@@ -14,7 +14,7 @@ use rand::prelude::{IndexedRandom, SliceRandom};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use read_model::generations::{FORMAT, Generation, NotPossible, State};
-use read_model::sales::{self, Granularity, Tally};
+use read_model::sales::{self, Granularity, Sum};
 use read_model::{
     Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
 };
@@ -179,7 +179,7 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                 let revenue: i64 = counted.iter().map(|event| event.order.total).sum();
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
                 let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
-                prop_assert_eq!(report.total, Tally { revenue, orders: counted.len() as i64 });
+                prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
                 let sold = sales::products(&redis, long_ago, today).await.unwrap();
                 prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);
                 Ok(())
@@ -294,6 +294,28 @@ async fn damaged_keys_are_named_and_harm_no_other() {
     assert_eq!(redis.clients(&[3]).await.unwrap()[0].as_ref().unwrap().order_count, 1);
 }
 
+#[tokio::test]
+async fn what_is_kept_for_a_while_goes_by_itself() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap().keeping_orders(Duration::from_secs(600));
+    let now = Utc::now();
+    let event = Event { time: now, ..event(1, 1, 5) };
+    redis.apply(std::slice::from_ref(&event)).await[0].clone().unwrap();
+    let days_left = async |name: String| match command(&server, &["PTTL", &format!("orders:{{p1}}:g1:{name}")]).await {
+        ::redis::Value::Int(milliseconds) => milliseconds as f64 / 86_400_000.0,
+        other => panic!("{other:?}"),
+    };
+    let hours = days_left(now.format("hours:%Y-%m").to_string()).await;
+    assert!((90.0..122.0).contains(&hours), "{hours} days");
+    let moments = days_left(now.format("moments:%Y-%m-%dT%H").to_string()).await * 24.0;
+    assert!((1.9..=2.0).contains(&moments), "{moments} hours");
+    let order = days_left(format!("order:{}", event.order.order_id)).await * 86_400.0;
+    assert!((590.0..=600.0).contains(&order), "{order} seconds");
+    for forever in [now.format("days:%Y").to_string(), now.format("products:%Y-%m-%d").to_string()] {
+        assert!(days_left(forever.clone()).await < 0.0, "{forever}");
+    }
+}
+
 /// Whatever of it is damaged, and however late that is noticed.
 #[tokio::test]
 async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
@@ -322,6 +344,16 @@ async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
         assert!(all_of(&redis, now).await == before, "{name}");
     }
     // Sums have 64 bits.
+    let key = format!("orders:{{p1}}:g1:{}", now.format("days:%Y"));
+    for cell in [2 * now.ordinal0(), 2 * now.ordinal0() + 1] {
+        let cell = format!("#{cell}");
+        let sum = command(&server, &["BITFIELD", &key, "SET", "i64", &cell, &i64::MAX.to_string()]).await;
+        let result = redis.apply(std::slice::from_ref(&second)).await.remove(0);
+        assert!(matches!(&result, Err(Error::Damaged(why)) if why.contains("overflow")), "{result:?}");
+        let [sum] = ::redis::from_redis_value::<[i64; 1]>(sum).unwrap();
+        command(&server, &["BITFIELD", &key, "SET", "i64", &cell, &sum.to_string()]).await;
+        assert!(all_of(&redis, now).await == before);
+    }
     let (key, field) = (format!("orders:{{p1}}:g1:products:{month}"), format!("{product}:revenue"));
     let sum = command(&server, &["HGET", &key, &field]).await;
     command(&server, &["HSET", &key, &field, &i64::MAX.to_string()]).await;

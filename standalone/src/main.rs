@@ -1,6 +1,7 @@
 //! The whole order service in one process: api and projector on embedded stores, each of which can be replaced by a
 //! real one. What `cargo run` starts.
 
+mod demo;
 mod queue;
 
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ use tokio::net::TcpListener;
 use tracing::info;
 use uuid::Uuid;
 
+use crate::demo::DemoSettings;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -45,6 +48,8 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    demo: DemoSettings,
 }
 
 #[derive(Subcommand)]
@@ -61,12 +66,12 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     process::exit(match cli.command {
-        None => run(cli.settings).await,
+        None => run(cli.settings, cli.demo).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
     })
 }
 
-async fn run(mut settings: Settings) -> anyhow::Result<()> {
+async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     logging::init(settings.log)?;
     if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
@@ -78,10 +83,18 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
         !in_memory || !remembers,
         "QUEUE_URL and REDIS_URL need a DATABASE_URL that lasts: they would outlive, and contradict, a database in memory"
     );
+    ensure!(
+        in_memory || demo.demo.is_none(),
+        "DEMO fills the database with orders: only one in memory, so leave DATABASE_URL out"
+    );
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
     let db = open_database(&settings).await?;
     let currency = settings.read_model.currency;
+    let demo = match demo.demo {
+        Some(rate) => Some((rate, demo.demo_time, demo::seed(&db, currency).await?)),
+        None => None,
+    };
     let redis = match &settings.read_model.redis_url {
         Some(_) => Some(settings.read_model.connect().await?),
         None => None,
@@ -121,13 +134,28 @@ async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
+    if let Some((rate, time, _)) = &demo {
+        println!(
+            "The demo: about {rate} orders a second for {}. See the dashboard.\n",
+            humantime::format_duration(*time)
+        );
+    }
     let tidying = async {
         if let Some(redis) = redis {
             rebuild::tidy(redis, shutdown.clone()).await;
         }
         Ok(())
     };
-    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), tidying)?;
+    let demo = async {
+        match demo {
+            Some((rate, time, catalogue)) => {
+                let url = format!("http://{address}/graphql");
+                demo::traffic(url, token.clone(), rate, time, catalogue, shutdown.clone()).await
+            }
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), tidying, demo)?;
     Ok(())
 }
 

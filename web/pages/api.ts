@@ -7,20 +7,31 @@ export type Money = { amount: string; currencyCode: string };
 
 let headers: Record<string, string> = {};
 
-/** Resolves once there is a token: the one that the service gives to a page on its own machine, or one that is typed in. */
+/** Takes the token that the service gives to a page on its own machine, which is another after it was started anew. */
+async function askForToken(): Promise<void> {
+  const response = await fetch('/pages/config.json').catch(() => undefined);
+  const config = response?.ok ? ((await response.json()) as Config) : undefined;
+  if (config?.headers['Authorization']) ({ headers } = config);
+}
+
+/** Resolves once there is a token: that one, or one that is typed in. */
 export async function signIn(): Promise<void> {
-  const response = await fetch('/pages/config.json');
-  if (response.ok) ({ headers } = (await response.json()) as Config);
-  if (headers['Authorization']) return;
+  await askForToken();
+  if (!headers['Authorization']) await askForAnother();
+}
+
+/** Resolves once a token was typed in. */
+function askForAnother(): Promise<void> {
   const form = element<HTMLFormElement>('sign-in');
   form.hidden = false;
-  await new Promise<void>((resolve) => {
-    form.addEventListener('submit', (event) => {
+  return new Promise<void>((resolve) => {
+    form.onsubmit = (event) => {
       event.preventDefault();
       headers = { Authorization: `Bearer ${element<HTMLInputElement>('token').value.trim()}` };
       form.hidden = true;
+      problem();
       resolve();
-    });
+    };
   });
 }
 
@@ -60,40 +71,58 @@ export async function ask<Result, Variables>(
   return answer.data;
 }
 
-/** Follows a subscription for ever, however often the connection is lost; tells the state of the connection. */
-export function follow<Result>(
+type State = 'connecting' | 'connected' | 'closed';
+const isRefused = (reason: unknown) => reason instanceof CloseEvent && reason.code === 4403;
+
+/** Follows a subscription for ever, however often the connection is lost or the token ends; tells its state. */
+export async function follow<Result>(
   document: TypedDocumentString<Result, Record<string, never>>,
   next: (result: Result) => void,
-  state: (state: 'connecting' | 'connected' | 'closed', problem?: string) => void,
-): void {
+  state: (state: State) => void,
+): Promise<void> {
   const client: Client = createClient({
     url: new URL('/graphql', location.href.replace(/^http/, 'ws')).href,
     connectionParams: () => headers,
-    lazy: false,
     keepAlive: 10_000,
     retryAttempts: Infinity,
-    retryWait: (retries) => new Promise((resolve) => setTimeout(resolve, Math.min(2_000, 250 * 2 ** retries) * (0.5 + Math.random()))),
-    // A token that is refused stays refused.
-    shouldRetry: (reason) => !(reason instanceof CloseEvent) || reason.code !== 4403,
-    on: {
-      connecting: () => state('connecting'),
-      connected: () => state('connected'),
-      closed: (reason) => state('closed', reason instanceof CloseEvent && reason.code === 4403 ? 'The token is refused.' : undefined),
-    },
+    retryWait: (retries) => wait(Math.min(2_000, 250 * 2 ** retries) * (0.5 + Math.random())),
+    shouldRetry: (reason) => !isRefused(reason),
+    on: { connecting: () => state('connecting'), closed: () => state('closed') },
   });
-  const subscribe = () => {
-    const again = () => setTimeout(subscribe, 1_000);
-    client.subscribe<Result>({ query: '', ...named(document) }, {
-      next: ({ data, errors }) => {
-        if (data) next(data);
-        if (errors?.[0]) state('closed', errors[0].message);
-      },
-      error: again,
-      complete: again,
+  let refused = 0;
+  const once = () =>
+    new Promise<void>((resolve, reject) => {
+      client.subscribe<Result>({ query: '', ...named(document) }, {
+        next: ({ data, errors }) => {
+          if (errors?.[0]) return problem(errors[0].message);
+          state('connected');
+          refused = 0;
+          if (data) next(data);
+        },
+        error: reject,
+        complete: resolve,
+      });
     });
-  };
-  subscribe();
+  for (;;) {
+    try {
+      await once();
+      state('closed');
+    } catch (reason) {
+      state('closed');
+      if (isRefused(reason)) {
+        // It may be of a process that is gone; what this one gives is tried once.
+        if (refused++ === 0) await askForToken();
+        else {
+          problem('The token is refused.');
+          await askForAnother();
+        }
+      }
+    }
+    await wait(1_000);
+  }
 }
+
+const wait = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
 
 export function element<Kind extends HTMLElement>(id: string): Kind {
   const found = document.getElementById(id);

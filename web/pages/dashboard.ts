@@ -38,21 +38,30 @@ const PAUSE = 2_000;
 const DAY = 86_400_000;
 
 type Format = Intl.DateTimeFormatOptions;
-/** How many days it is over, how its times are written in the table, and how below the chart. */
-type Range = { granularity: Granularity; days: number; title: Format; short: Format };
+/** The day that it begins with, how its times are written in the table, and how below the chart. */
+type Range = { granularity: Granularity; from: () => string; title: Format; short: Format };
 const HOURS: Format = { hour: '2-digit', minute: '2-digit' };
 const DAYS: Format = { month: 'short', day: 'numeric' };
 const RANGES: Record<string, Range> = {
-  hours: { granularity: 'HOUR', days: 2, title: { ...DAYS, ...HOURS }, short: HOURS },
-  days: { granularity: 'DAY', days: 30, title: { year: 'numeric', ...DAYS }, short: DAYS },
-  months: { granularity: 'MONTH', days: 730, title: { year: 'numeric', month: 'long' }, short: { year: '2-digit', month: 'short' } },
+  hours: { granularity: 'HOUR', from: () => ago(1), title: { ...DAYS, ...HOURS }, short: HOURS },
+  days: { granularity: 'DAY', from: () => ago(29), title: { year: 'numeric', ...DAYS }, short: DAYS },
+  months: { granularity: 'MONTH', from: months, title: { year: 'numeric', month: 'long' }, short: { year: '2-digit', month: 'short' } },
 };
 const written = (format: Format) => {
   const writes = new Intl.DateTimeFormat('en', { ...format, timeZone: 'UTC', hourCycle: 'h23' });
   return (milliseconds: number) => writes.format(milliseconds);
 };
 
-const day = (ago: number) => new Date(Date.now() - ago * DAY).toISOString().slice(0, 10);
+/** The day so many days ago, in UTC. */
+function ago(days: number): string {
+  return new Date(Date.now() - days * DAY).toISOString().slice(0, 10);
+}
+
+/** The first day of the month 23 months ago. */
+function months(): string {
+  const now = new Date();
+  return new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() - 23)).toISOString().slice(0, 10);
+}
 
 function range(): Range {
   const chosen = document.querySelector<HTMLInputElement>('#ranges input:checked');
@@ -110,9 +119,10 @@ async function refresh(): Promise<void> {
   const chosen = range();
   try {
     const [sales, best] = await Promise.all([
-      ask(SALES, { from: day(chosen.days - 1), to: day(0), granularity: chosen.granularity }),
-      ask(BEST, { from: day(29), to: day(0) }),
+      ask(SALES, { from: chosen.from(), to: ago(0), granularity: chosen.granularity }),
+      ask(BEST, { from: ago(29), to: ago(0) }),
     ]);
+    if (chosen !== range()) return; // another was chosen meanwhile, and asks for itself
     shown = [sales, chosen];
     draw(...shown);
     rows('clients', best.clients.nodes.map(({ id, name, orderCount, total }) => ({
@@ -132,18 +142,18 @@ async function refresh(): Promise<void> {
 let due: ReturnType<typeof setTimeout> | undefined;
 let asked = 0;
 
-/** Refreshes soon, and not too often. */
+/** Refreshes soon, and not too often. What comes while an answer is under way makes another. */
 function changed(): void {
-  due ??= setTimeout(async () => {
-    asked = Date.now();
-    await refresh();
+  due ??= setTimeout(() => {
     due = undefined;
+    asked = Date.now();
+    void refresh();
   }, Math.max(0, asked + PAUSE - Date.now()));
 }
 
 await signIn();
 let newest: string | undefined;
-follow(
+void follow(
   CHANGED,
   ({ salesChanged: { time, revenueToday, ordersToday, ordersPerMinute, latestOrders } }) => {
     element('revenue').textContent = money(revenueToday);
@@ -162,12 +172,12 @@ follow(
     })));
     changed();
   },
-  (state, refused) => {
+  (state) => {
     const place = element('connection');
+    const text = { connecting: 'connecting …', connected: 'live', closed: 'not connected' }[state];
+    if (place.textContent === text) return; // nothing new for those who listen
     place.dataset['state'] = state;
-    place.textContent = { connecting: 'connecting …', connected: 'live', closed: 'not connected' }[state];
-    if (refused) problem(refused);
-    if (state === 'connected') changed();
+    place.textContent = text;
   },
 );
 element('ranges').addEventListener('change', refresh);

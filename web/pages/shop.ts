@@ -26,10 +26,11 @@ const PLACE = graphql(`
 const client = element<HTMLInputElement>('client');
 const products = element('products');
 const quantities = () => [...products.querySelectorAll('input')];
+/** What is ordered: whole pieces. */
 const chosen = () =>
   quantities()
-    .filter(({ value }) => value.trim() !== '' && value.trim() !== '0')
-    .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: Math.trunc(Number(input.value)) } }));
+    .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: Math.trunc(Number(input.value)) } }))
+    .filter(({ item }) => item.quantity !== 0);
 
 await signIn();
 try {
@@ -52,8 +53,7 @@ try {
 }
 
 function showTotal(): void {
-  const inputs = chosen().map(({ input }) => input);
-  const sum = inputs.reduce((sum, input) => sum + Number(input.dataset['price']) * Number(input.value), 0);
+  const sum = chosen().reduce((sum, { input, item }) => sum + Number(input.dataset['price']) * item.quantity, 0);
   const currencyCode = quantities()[0]?.dataset['currency'];
   element('total').textContent = currencyCode && sum > 0 ? money({ amount: sum.toFixed(2), currencyCode }) : '';
 }
@@ -62,12 +62,14 @@ products.addEventListener('input', showTotal);
 /** Who it is, as far as the read model knows. */
 async function showClient(): Promise<void> {
   const id = client.value.trim();
-  const answer = await ask(CLIENT, { id }).catch(() => undefined);
-  if (id !== client.value.trim()) return; // typed on meanwhile
-  const known = answer?.client;
-  element('client-known').textContent = known
-    ? `${known.name}, ${known.orderCount} orders, ${money(known.total)}`
-    : 'No orders yet.';
+  let known: string;
+  try {
+    const { client } = await ask(CLIENT, { id });
+    known = client ? `${client.name}, ${client.orderCount} orders, ${money(client.total)}` : 'No orders yet.';
+  } catch (error) {
+    known = (error as Error).message;
+  }
+  if (id === client.value.trim()) element('client-known').textContent = known; // or it was typed on meanwhile
 }
 client.addEventListener('input', showClient);
 void showClient();
@@ -88,33 +90,51 @@ function showFaults(faults: PlaceMutation['placeOrder']['userErrors'], inputs: H
   }
 }
 
-// The same until an order stands: sent again after a lost answer, it places no second one.
-let key = crypto.randomUUID();
+/** A name for an order. (`crypto.randomUUID` is there only on https and on this machine.) */
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+// The same until an order stands, or another is entered: sent again after a lost answer, it places no second one.
+let key = newKey();
 
-element<HTMLFormElement>('order').addEventListener('input', () => (key = crypto.randomUUID()));
-element<HTMLFormElement>('order').addEventListener('submit', async (event) => {
+/** Places what is entered; tells which of the client's versions that made, if it stands. */
+async function place(clientId: string): Promise<{ entry: HTMLElement; version: number | null | undefined } | undefined> {
+  const items = chosen();
+  const input = { clientId, items: items.map(({ item }) => item), idempotencyKey: key };
+  const { placeOrder: { order, clientVersion, userErrors } } = await ask(PLACE, { input });
+  problem();
+  showFaults(userErrors, items.map(({ input }) => input));
+  if (!order) return;
+  key = newKey();
+  for (const quantity of quantities()) quantity.value = '0';
+  showTotal();
+  const entry = document.createElement('li');
+  entry.textContent = `${money(order.total)}, order ${order.id}.`;
+  element('done').prepend(entry);
+  return { entry, version: clientVersion };
+}
+
+/** Waits until the dashboard has an order: it does as soon as this has. */
+async function arrive(clientId: string, entry: HTMLElement, version: number | null | undefined): Promise<void> {
+  const began = performance.now();
+  try {
+    const { client } = await ask(CLIENT, { id: clientId, minVersion: version });
+    const waited = Math.round(performance.now() - began);
+    if (client) entry.textContent += ` On the dashboard after ${waited} ms: ${client.name} now has ${client.orderCount} orders of ${money(client.total)}.`;
+  } catch (error) {
+    entry.textContent += ` It stands. Whether the dashboard has it is not known: ${(error as Error).message}`;
+  }
+  await showClient();
+}
+
+const form = element<HTMLFormElement>('order');
+form.addEventListener('input', () => (key = newKey()));
+form.addEventListener('submit', async (event) => {
   event.preventDefault();
   const button = element<HTMLButtonElement>('place');
   button.disabled = true;
+  const clientId = client.value.trim();
   try {
-    const [clientId, items] = [client.value.trim(), chosen()];
-    const input = { clientId, items: items.map(({ item }) => item), idempotencyKey: key };
-    const { placeOrder: { order, clientVersion, userErrors } } = await ask(PLACE, { input });
-    problem();
-    showFaults(userErrors, items.map(({ input }) => input));
-    if (!order) return;
-    key = crypto.randomUUID();
-    for (const quantity of quantities()) quantity.value = '0';
-    showTotal();
-    const entry = document.createElement('li');
-    entry.textContent = `${money(order.total)}, order ${order.id}`;
-    element('done').prepend(entry);
-    // The dashboard has it as soon as this has.
-    const began = performance.now();
-    const { client: now } = await ask(CLIENT, { id: clientId, minVersion: clientVersion });
-    const waited = Math.round(performance.now() - began);
-    if (now) entry.textContent += `. On the dashboard after ${waited} ms: ${now.name} now has ${now.orderCount} orders of ${money(now.total)}.`;
-    await showClient();
+    const placed = await place(clientId);
+    if (placed) await arrive(clientId, placed.entry, placed.version);
   } catch (error) {
     problem(`${(error as Error).message} Nothing is lost: place it again, and it is placed once.`);
   } finally {

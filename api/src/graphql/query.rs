@@ -3,9 +3,9 @@ use std::collections::HashMap;
 
 use async_graphql::connection::PageInfo;
 use async_graphql::{Context, ID, Object};
-use chrono::{Months, NaiveDate, Utc};
+use chrono::{NaiveDate, Utc};
 use entity::product;
-use read_model::sales::{self, HOURS_KEPT, Sold, points};
+use read_model::sales::{self, HOURS_KEPT, Sum, points};
 use read_model::{Awaited, Place, Ranking, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -17,10 +17,10 @@ use super::types::{
 use super::{app, authorize, authorize_for, authorize_for_sales, page_size, parse_id, recent_clients};
 use crate::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::error::Error;
+use crate::limits::MOST_DAYS;
 
 const MAX_IDS: usize = 100;
 const MAX_POINTS: usize = 1_000;
-const MAX_MONTHS: Months = Months::new(120);
 
 pub struct Query;
 
@@ -127,25 +127,25 @@ impl Query {
         authorize_for_sales(ctx)?;
         let (Date(from), Date(to), first) = (from, to, page_size(first)?);
         check_range(from, to)?;
-        if from.checked_add_months(MAX_MONTHS).is_some_and(|last| to >= last) {
+        if (to - from).num_days() > MOST_DAYS as i64 {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
         let app = app(ctx);
         let sold = sales::products(&*app.read_model, from, to).await?;
-        let mut sold: Vec<(i64, Sold)> = sold.into_iter().collect();
+        let mut sold: Vec<(i64, Sum)> = sold.into_iter().collect();
         sold.sort_unstable_by_key(|(id, sold)| match by {
-            ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.units), *id),
-            ProductRank::Units => (Reverse(sold.units), Reverse(sold.revenue), *id),
+            ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
+            ProductRank::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
         });
         sold.truncate(first);
         let ids = sold.iter().map(|(id, _)| *id);
         let products = product::Entity::find().filter(product::Column::Id.is_in(ids)).all(&app.db).await?;
         let mut products: HashMap<i64, product::Model> =
             products.into_iter().map(|product| (product.id, product)).collect();
-        let product = |(id, sold): (i64, Sold)| {
+        let product = |(id, sold): (i64, Sum)| {
             Some(ProductSales {
                 product: Product::new(products.remove(&id)?, app.currency),
-                units: int(sold.units),
+                units: int(sold.count),
                 revenue: Money::new(sold.revenue, app.currency),
             })
         };

@@ -8,7 +8,7 @@ use chrono::{NaiveDate, SecondsFormat, Utc};
 use entity::{Line, OrderPlaced, product};
 use iso_currency::Currency;
 use read_model::Ranking;
-use read_model::sales::{self, Purchase, Tally};
+use read_model::sales::{self, Purchase, Sum};
 
 use super::{app, authorize_for, page_size, parse_id, recent_clients};
 use crate::auth::READ_SALES;
@@ -135,7 +135,11 @@ impl Client {
         authorize_for(ctx, READ_SALES, [self.id.as_str()])?;
         let app = app(ctx);
         let recent = app.read_model.recent_orders(&[parse_id(&self.id)], page_size(first)?).await?;
-        Ok(recent.into_iter().flatten().map(|purchase| ClientOrder::new(purchase, app.currency)).collect())
+        Ok(recent
+            .into_iter()
+            .flatten()
+            .map(|purchase| ClientOrder::new(purchase, Some(self.clone()), app.currency))
+            .collect())
     }
 }
 
@@ -191,11 +195,15 @@ pub struct ClientOrder {
     total: Money,
     /// How many lines it has.
     item_count: i32,
+    /// Who placed it, where that is known already.
+    #[graphql(skip)]
+    placed_by: Option<Client>,
 }
 
 impl ClientOrder {
-    pub fn new(purchase: Purchase, currency: Currency) -> ClientOrder {
+    pub fn new(purchase: Purchase, placed_by: Option<Client>, currency: Currency) -> ClientOrder {
         ClientOrder {
+            placed_by,
             id: purchase.order_id.to_string().into(),
             client_id: purchase.client_id.into(),
             placed_at: DateTime(purchase.time),
@@ -209,6 +217,9 @@ impl ClientOrder {
 impl ClientOrder {
     /// The client who placed it, as it is now.
     async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
+        if let Some(client) = &self.placed_by {
+            return Some(Ok(client.clone()));
+        }
         recent_clients(ctx, &[parse_id(&self.client_id)]).await.map(|mut clients| clients.pop().flatten()).transpose()
     }
 }
@@ -249,14 +260,14 @@ pub struct SalesPoint {
 
 impl SalesReport {
     pub fn new(report: sales::Report, currency: Currency) -> SalesReport {
-        let point = |(start, tally): (_, Tally)| SalesPoint {
+        let point = |(start, tally): (_, Sum)| SalesPoint {
             start: DateTime(start),
             revenue: Money::new(tally.revenue, currency),
-            order_count: int(tally.orders),
+            order_count: int(tally.count),
         };
         SalesReport {
             total: Money::new(report.total.revenue, currency),
-            order_count: int(report.total.orders),
+            order_count: int(report.total.count),
             points: report.points.into_iter().map(point).collect(),
         }
     }
@@ -299,11 +310,13 @@ pub struct SalesSnapshot {
 
 impl SalesSnapshot {
     pub fn new(snapshot: Snapshot, currency: Currency) -> SalesSnapshot {
-        let latest = snapshot.latest.into_iter().map(|purchase| ClientOrder::new(purchase, currency));
+        let latest = snapshot.latest.into_iter().map(|(purchase, client)| {
+            ClientOrder::new(purchase, client.map(|client| Client::new(client, currency)), currency)
+        });
         SalesSnapshot {
             time: DateTime(snapshot.time),
             revenue_today: Money::new(snapshot.today.revenue, currency),
-            orders_today: int(snapshot.today.orders),
+            orders_today: int(snapshot.today.count),
             orders_per_minute: int(snapshot.rate),
             latest_orders: latest.collect(),
         }

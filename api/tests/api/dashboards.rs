@@ -296,5 +296,5 @@ async fn the_last_minute_is_counted_in_tens_of_seconds() {
     memory.apply(&events).await;
     assert_eq!(today(&memory, now).await.unwrap().1, 4 + 3, "of five a minute ago, three");
     let tomorrow = now.date_naive().succ_opt().unwrap().and_time(chrono::NaiveTime::MIN).and_utc();
-    assert_eq!(today(&memory, tomorrow).await.unwrap().0.orders, 0);
+    assert_eq!(today(&memory, tomorrow).await.unwrap().0.count, 0);
 }

@@ -8,7 +8,7 @@ use api::http::explorer::Exploring;
 use entity::{Event, order};
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
-use read_model::sales::{KeptOrder, Purchase, Sold, Tally};
+use read_model::sales::{KeptOrder, Purchase, Sum};
 use read_model::{Applied, Client, Error, Memory, Place, Ranking, ReadModel};
 use reqwest::{Method, StatusCode};
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
@@ -49,11 +49,11 @@ impl ReadModel for Silent {
         std::future::pending().await
     }
 
-    async fn tallies(&self, _: &[String]) -> Result<Vec<Vec<Tally>>, Error> {
+    async fn tallies(&self, _: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         std::future::pending().await
     }
 
-    async fn sold(&self, _: &[String]) -> Result<HashMap<i64, Sold>, Error> {
+    async fn sold(&self, _: &[String]) -> Result<HashMap<i64, Sum>, Error> {
         std::future::pending().await
     }
 

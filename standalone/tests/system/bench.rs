@@ -6,8 +6,11 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use entity::{order, order_event};
+use chrono::{DateTime, Utc};
+use entity::{Event, Line, OrderPlaced, order, order_event};
 use futures::{SinkExt, StreamExt, stream};
+use read_model::redis::KEEP_ORDERS;
+use read_model::sales::{Effects, KeptOrder};
 use redis::aio::MultiplexedConnection;
 use sea_orm::{ColumnTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -212,6 +215,38 @@ impl Bench {
     }
 }
 
+/// What `apply.lua` is given for an order of one line, placed now by any client.
+fn apply_arguments(epoch: &str) -> Vec<String> {
+    const ANY: &str = "__rand_int__"; // redis-benchmark puts a number there, the same throughout
+    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 }];
+    let order = OrderPlaced {
+        client_id: 1,
+        client_name: "Client".into(),
+        client_email: "client@example.com".into(),
+        order_id: uuid::Uuid::now_v7(),
+        currency: "USD".into(),
+        total: 150_000,
+        lines,
+    };
+    let event = Event { id: order.order_id, time: Utc::now(), version: 1, order };
+    let effects = Effects::of(&event, event.time, KEEP_ORDERS);
+    let milliseconds =
+        |time: Option<DateTime<Utc>>| time.map_or(String::new(), |time| time.timestamp_millis().to_string());
+    let now = milliseconds(Some(event.time));
+    let purchase = format!("{} {ANY} {now} 150000 1", effects.purchase.order_id.simple());
+    let order = serde_json::to_string(&KeptOrder { time: event.time, order: event.order.clone() }).unwrap();
+    let mut arguments =
+        [epoch, "1", "150000", &now, "Client", "client@example.com", ANY, "orders:changed"].map(str::to_owned).to_vec();
+    arguments.extend([purchase.clone(), purchase, "50 10".into(), ANY.into(), order, milliseconds(effects.kept_until)]);
+    arguments.extend(effects.sold_in);
+    arguments.push(effects.counted.len().to_string());
+    for counted in effects.counted {
+        arguments.extend([counted.page, counted.cell.to_string(), milliseconds(counted.until)]);
+    }
+    arguments.extend(["1", "1", "150000"].map(str::to_owned));
+    arguments
+}
+
 /// Each has its turn several times, after it was warmed.
 fn race(title: &str, servers: &[Server]) {
     for server in servers {
@@ -396,7 +431,7 @@ async fn projection() {
         let output = Command::new("redis-benchmark")
             .args(["-h", host, "-p", &port.to_string(), "-c", "1", "-P", "1000", "-n", &LOG.to_string(), "-q", "--csv"])
             .args(["-r", "1000000000", "EVALSHA", &sha, "2", "orders:{p1}:epoch", "orders:{p1}:g1:client:__rand_int__"])
-            .args([&epoch, "1", "150000", "1700000000000", "Client", "client@example.com", "1", "orders:changed"])
+            .args(apply_arguments(&epoch))
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

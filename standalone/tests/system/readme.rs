@@ -14,6 +14,7 @@ fn every_setting_is_in_the_readme_and_only_those() {
         ("projector", vec!["verify", "--help"]),
         ("projector", vec!["dead-letters", "list", "--help"]),
         ("migration", vec!["--help"]),
+        ("standalone", vec!["--help"]),
         ("standalone", vec!["queue", "--help"]),
     ] {
         let help = command(name, &arguments, &[]).output().unwrap();

@@ -116,3 +116,36 @@ async fn an_idle_service_has_nothing_to_warn_of() {
     let warnings: Vec<_> = process.lines().into_iter().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings, [""; 0]);
 }
+
+#[tokio::test]
+async fn the_demo_has_a_past_and_goes_on_for_its_time() {
+    let (process, user) = start(&[("DEMO", "50"), ("DEMO_TIME", "2s"), ("RUST_LOG", "info,api::http::access=warn")]);
+    let days = |ago| (chrono::Utc::now() - chrono::Days::new(ago)).format("%Y-%m-%d").to_string();
+    let sales = async |from: u64, to: u64| {
+        let query = format!(
+            "{{ sales(from: \"{}\", to: \"{}\") {{ orderCount points {{ orderCount }} }} }}",
+            days(from),
+            days(to)
+        );
+        user.graphql(&query).await["data"]["sales"].clone()
+    };
+    let past = sales(28, 2).await;
+    assert!(past["points"].as_array().unwrap().iter().all(|day| day["orderCount"].as_u64().unwrap() > 0), "{past}");
+    let orders = async || sales(1, 0).await["orderCount"].as_u64().unwrap();
+    let before = orders().await;
+    until("orders come", async || orders().await > before + 10).await;
+    let output = process.output();
+    // Nothing has come for longer than it takes until something does.
+    let (mut last, mut since) = (0, std::time::Instant::now());
+    until("it is over", async || {
+        let now = orders().await;
+        if std::mem::replace(&mut last, now) != now {
+            since = std::time::Instant::now();
+        }
+        since.elapsed().as_secs() >= 2
+    })
+    .await;
+    assert_eq!(status(&user.address, "/health/ready").await, 200);
+    assert!(process.terminate().success());
+    assert!(output.all().iter().any(|line| line.contains("the demo is over")));
+}

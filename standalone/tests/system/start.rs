@@ -49,6 +49,9 @@ fn flags_and_values_that_are_not_understood_are_named() {
     }
     refuses("api", &[], &[("READ_WAIT", "soon")], &["'soon'", "--read-wait"]);
     refuses("api", &[], &[("MAX_NESTING", "65")], &["from 1 to 64", "--max-nesting"]);
+    refuses("standalone", &[], &[("DEMO", "0")], &["from 0.1 to 1000", "--demo"]);
+    let lasting = ("DATABASE_URL", "sqlite://orders.db");
+    refuses("standalone", &[], &[("DEMO", "1"), lasting], &["only one in memory"]);
     let quiet = ("RUST_LOG", "warn"); // what standalone tells before
     let wait = "READ_WAIT (70s) must be shorter than OPERATION_TIMEOUT (70s)";
     refuses("standalone", &[], &[("READ_WAIT", "70s"), quiet], &[wait]);
