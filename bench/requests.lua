@@ -1,6 +1,6 @@
 -- For wrk: asks for the client, the fifty clients, or places the order of one request after another.
---   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS
--- KIND is client, clients, order, busy (orders of one client), or plain (GET /ID, without GraphQL).
+--   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS [BODY]
+-- KIND is client, clients, order, busy (orders of one client), plain (GET /ID, without GraphQL), or body (BODY each time).
 local requests, next_request = {}, 0
 
 local queries = {
@@ -29,7 +29,10 @@ function init(args)
   local headers = { ['content-type'] = 'application/json', authorization = 'Bearer ' .. token }
   local query = queries[kind == 'busy' and 'order' or kind]
   for i = 1, 50000 do
-    if kind == 'plain' then
+    if kind == 'body' then
+      requests[1] = wrk.format('POST', '/graphql', headers, args[4])
+      break
+    elseif kind == 'plain' then
       requests[i] = wrk.format('GET', '/' .. math.random(clients))
     else
       local body = '{"query":"' .. query .. '","variables":' .. variables(kind, clients) .. '}'

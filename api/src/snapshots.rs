@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use process::one_line;
-use read_model::sales::{Purchase, Sum, today};
+use read_model::sales::{Purchase, Sum, latest, today};
 use read_model::{Client, Error, ReadModel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,6 +18,8 @@ use tracing::{info, warn};
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often one is made although nothing was told: the rate of the last minute falls by itself.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Orders in a snapshot.
+const LATEST: usize = 10;
 /// Pause before a read model is asked again that is not there.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -104,7 +106,7 @@ impl Snapshots {
         while self.seen.receiver_count() > 0 {
             let began = Instant::now();
             let now = Utc::now();
-            let ((today, rate), latest) = futures::try_join!(today(read_model, now), read_model.latest_orders())?;
+            let ((today, rate), latest) = futures::try_join!(today(read_model, now), latest(read_model, LATEST))?;
             let ids: Vec<i64> = latest.iter().map(|purchase| purchase.client_id).collect();
             let clients = read_model.recent_clients(&ids).await?;
             let latest = latest.into_iter().zip(clients).collect();

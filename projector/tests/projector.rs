@@ -23,7 +23,7 @@ use projector::sweep::Sweep;
 use projector::verify::{Difference, Finding, Repair, Step, Verifier};
 use projector::{health, queues, replay};
 use read_model::generations::{FORMAT, NotPossible};
-use read_model::sales::{KeptOrder, Purchase, Sum};
+use read_model::sales::{self, KeptOrder, Purchase, Sum};
 use read_model::{
     Applied, Client as ReadClient, Error, Generations, Memory, Place, Projected, Ranking, ReadModel, Redis,
 };
@@ -262,10 +262,6 @@ impl ReadModel for Switched {
 
     async fn recent_orders(&self, ids: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
         self.0.recent_orders(ids, count).await
-    }
-
-    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
-        self.0.latest_orders().await
     }
 
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
@@ -651,7 +647,7 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     assert_eq!(redis.generations().await.unwrap().live(), 1);
     assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
     assert!(!redis.has_reports().await.unwrap());
-    let refused = redis.latest_orders().await.unwrap_err();
+    let refused = sales::latest(&redis, 10).await.unwrap_err();
     assert!(refused.to_string().contains("`projector rebuild` makes it anew"), "{refused}");
 
     // What lacks in its sums alone is found as well, and not made live.

@@ -4,17 +4,16 @@
 -- ARGV 1 the epoch that these are of
 --   2-6 version, order total, purchase time (ms), name, e-mail
 --   7-8 the client's id, and the channel that tells of changes, '' for none
---   9-11 the order in the list of its client, in that of all, and how many each holds, as "50 10"
---   12-14 the order's id, the order itself, and until when (ms) it is kept; '' where it is not
---   15-16 two periods in which products are counted
---   17 the number of pages that it counts in, then for each: name, cell, until when (ms) it is kept or ''
+--   9-10 the order in the list of its client, and how many that holds
+--   11-13 the order's id, the order itself, and until when (ms) it is kept; '' where it is not
+--   14-15 two periods in which products are counted
+--   16 the number of pages that it counts in, then for each: name, cell, until when (ms) it is kept or ''
 --   and for each product that was sold: id, pieces, revenue
 -- Returns how many were changed: 0 when it had been applied before. The error STALE says that there are other generations
 -- by now; CORRUPT that the stored data of the first do not allow it (another is compared before it is read); any other is
 -- the server's own. With an error nothing of that generation has changed: what was done is taken back.
 local version = tonumber(ARGV[2])
-local pages = tonumber(ARGV[17])
-local recent, latest = ARGV[11]:match('(%d+) (%d+)')
+local pages = tonumber(ARGV[16])
 
 local function corrupt(key, why)
   return redis.error_reply('CORRUPT ' .. key .. ': ' .. why)
@@ -62,10 +61,16 @@ local function apply(key)
     return sum
   end
 
-  local total, error = add(key, 'total', ARGV[3])
-  if error then return error end
-  if not stored[5] then undo = {{'HDEL', key, 'total'}} end
-  for argument = 18, 15 + 3 * pages, 3 do
+  -- Small sums are added here, and stored with the rest.
+  local before, total, error = count(stored[5])
+  local is_small = before and #ARGV[3] <= 15
+  if is_small then
+    total = string.format('%.0f', before + ARGV[3])
+  else
+    total, error = add(key, 'total', ARGV[3])
+    if error then return error end
+  end
+  for argument = 17, 14 + 3 * pages, 3 do
     local page, cell = generation .. ARGV[argument], 2 * ARGV[argument + 1]
     local sums = redis.pcall('BITFIELD', page, 'OVERFLOW', 'FAIL',
       'INCRBY', 'i64', '#' .. cell, ARGV[3], 'INCRBY', 'i64', '#' .. cell + 1, 1)
@@ -78,8 +83,8 @@ local function apply(key)
       if type(expires) == 'table' then return revert(failed(page, expires)) end
     end
   end
-  for argument = 18 + 3 * pages, #ARGV, 3 do
-    for period = 15, 16 do
+  for argument = 17 + 3 * pages, #ARGV, 3 do
+    for period = 14, 15 do
       for part, name in ipairs({':units', ':revenue'}) do
         local _, error = add(generation .. ARGV[period], ARGV[argument] .. name, ARGV[argument + part])
         if error then return error end
@@ -95,34 +100,39 @@ local function apply(key)
     undo[#undo + 1] = before and {'ZADD', set, before, member} or {'ZREM', set, member}
   end
   error = put('recent:' .. id, version, ARGV[9])
-    or put('latest', ARGV[4], ARGV[10])
     or put('rank:total', total, id, stored[5])
     or version > newest and put('rank:last', ARGV[4], id)
   if error then return error end
 
-  if ARGV[13] ~= '' then
-    local order = generation .. 'order:' .. ARGV[12]
-    local kept = redis.pcall('SET', order, ARGV[13], 'PXAT', ARGV[14])
+  if ARGV[12] ~= '' then
+    local order = generation .. 'order:' .. ARGV[11]
+    local kept = redis.pcall('SET', order, ARGV[12], 'PXAT', ARGV[13])
     if kept.err then return revert(failed(order, kept)) end
     undo[#undo + 1] = {'DEL', order}
   end
-  for set, most in pairs({['recent:' .. id] = recent, latest = latest}) do
-    local cut = redis.pcall('ZREMRANGEBYRANK', generation .. set, 0, -1 - most)
-    if type(cut) == 'table' then return revert(failed(generation .. set, cut)) end
+  -- Now and then: what is too much is not read.
+  if version % 16 == 0 then
+    local recent = generation .. 'recent:' .. id
+    local cut = redis.pcall('ZREMRANGEBYRANK', recent, 0, -1 - ARGV[10])
+    if type(cut) == 'table' then return revert(failed(recent, cut)) end
   end
 
   -- From here on nothing fails.
-  redis.call('HSET', key, 'orders', orders + 1)
-  if version > newest then
-    redis.call('HSET', key, 'newest', version, 'last_purchase', ARGV[4], 'name', ARGV[5], 'email', ARGV[6])
+  local fields = {'orders', orders + 1}
+  local function set(...)
+    for _, part in ipairs({...}) do fields[#fields + 1] = part end
   end
+  if is_small then set('total', total) end
+  if version > newest then set('newest', version, 'last_purchase', ARGV[4], 'name', ARGV[5], 'email', ARGV[6]) end
   if version == watermark + 1 then
     local reached = version
-    while redis.call('HDEL', key, 'ahead:' .. (reached + 1)) == 1 do reached = reached + 1 end
-    redis.call('HSET', key, 'version', reached)
+    -- Only where something came ahead is there a gap that may close.
+    while newest > reached and redis.call('HDEL', key, 'ahead:' .. (reached + 1)) == 1 do reached = reached + 1 end
+    set('version', reached)
   else
-    redis.call('HSET', key, 'ahead:' .. version, '')
+    set('ahead:' .. version, '')
   end
+  redis.call('HSET', key, unpack(fields))
   return 1
 end
 

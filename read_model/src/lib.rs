@@ -103,9 +103,6 @@ pub trait ReadModel: Send + Sync {
     /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT`] are kept of a client.
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error>;
 
-    /// The newest orders of all clients, newest first, at most [`sales::LATEST`].
-    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error>;
-
     /// An order, while it is kept; quicker where it is known whose.
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error>;
 

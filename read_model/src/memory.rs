@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sum};
+use crate::sales::{Effects, KeptOrder, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
@@ -29,8 +29,6 @@ struct Stored {
     clients: HashMap<i64, Projected>,
     /// The newest of each client, by version.
     recent: HashMap<i64, BTreeMap<i32, Purchase>>,
-    /// The newest of all, by time and as text.
-    latest: BTreeMap<(i64, String), Purchase>,
     orders: HashMap<Uuid, KeptOrder>,
     /// The orders, by the time when they go.
     leaving: BTreeSet<(DateTime<Utc>, Uuid)>,
@@ -91,13 +89,9 @@ impl Stored {
         }
         let purchase = effects.purchase;
         let recent = self.recent.entry(purchase.client_id).or_default();
-        recent.insert(event.version, purchase.clone());
+        recent.insert(event.version, purchase);
         if recent.len() > RECENT {
             recent.pop_first();
-        }
-        self.latest.insert((event.time.timestamp_millis(), purchase.to_text()), purchase);
-        if self.latest.len() > LATEST {
-            self.latest.pop_first();
         }
         if let Some(until) = effects.kept_until {
             let kept = KeptOrder { time: event.time, order: event.order.clone() };
@@ -205,10 +199,6 @@ impl ReadModel for Memory {
         let stored = self.stored();
         let recent = |id| stored.recent.get(id).into_iter().flat_map(BTreeMap::values).rev().take(count).cloned();
         Ok(clients.iter().map(|id| recent(id).collect()).collect())
-    }
-
-    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
-        Ok(self.stored().latest.values().rev().cloned().collect())
     }
 
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {

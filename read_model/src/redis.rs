@@ -8,7 +8,6 @@
 //! | `…:recent:ID`            | sorted | its newest orders, by version                                                 |
 //! | `…:order:UUID`           | string | an order of one of its clients, as JSON, for a while                          |
 //! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms)              |
-//! | `…:latest`               | sorted | the partition's newest orders, by time (ms)                                   |
 //! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | revenue and number of orders for each day, hour, ten seconds: each 64 bits |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold that day, that month |
 //!
@@ -45,7 +44,7 @@ use uuid::Uuid;
 
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
-use crate::sales::{Effects, KeptOrder, LATEST, Purchase, RECENT, Sum};
+use crate::sales::{Effects, KeptOrder, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Projected, Ranking, ReadModel};
 
 /// For how long whole orders are kept, if not said otherwise.
@@ -591,7 +590,7 @@ impl Redis {
                 .arg(order.client_id)
                 .arg(self.channel());
             let purchase = effects.purchase.to_text();
-            script.arg(&purchase).arg(&purchase).arg(format!("{RECENT} {LATEST}")).arg(order.order_id.to_string());
+            script.arg(purchase).arg(RECENT).arg(order.order_id.to_string());
             match milliseconds(effects.kept_until) {
                 Some(until) => {
                     let kept = KeptOrder { time: event.time, order: order.clone() };
@@ -762,7 +761,7 @@ impl ReadModel for Redis {
     }
 
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
-        let (generation, Some(last)) = (self.report_from().await?, count.checked_sub(1)) else {
+        let (generation, Some(last)) = (self.report_from().await?, count.min(RECENT).checked_sub(1)) else {
             return Ok(vec![Vec::new(); clients.len()]);
         };
         let mut pipeline = pipe();
@@ -775,20 +774,6 @@ impl ReadModel for Redis {
         }
         let lists: Vec<Vec<String>> = self.ask_all(&mut pipeline).await?;
         lists.iter().map(|list| list.iter().map(|text| read_purchase(text)).collect()).collect()
-    }
-
-    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
-        let names = ["latest".to_owned()];
-        let lists: Vec<Vec<Vec<String>>> = self
-            .of_partitions(&names, |pipeline, key| {
-                pipeline.zrevrange(key, 0, LATEST as isize - 1);
-            })
-            .await?;
-        let texts = lists.iter().flatten().flatten();
-        let mut latest = texts.map(|text| read_purchase(text)).collect::<Result<Vec<_>, _>>()?;
-        latest.sort_by_cached_key(|purchase| Reverse((purchase.time, purchase.to_text())));
-        latest.truncate(LATEST);
-        Ok(latest)
     }
 
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {

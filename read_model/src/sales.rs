@@ -3,6 +3,7 @@
 //!
 //! Sums are kept by pages: a page of a [`Scale`] has one cell for each step of time.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use entity::{Event, OrderPlaced};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Error, ReadModel};
+use crate::{Error, Ranking, ReadModel};
 
 /// How long sums by the hour are kept. Those by the day are for ever.
 pub const HOURS_KEPT: Days = Days::new(90);
@@ -19,9 +20,8 @@ pub const HOURS_KEPT: Days = Days::new(90);
 const MOMENTS_KEPT: TimeDelta = TimeDelta::hours(2);
 /// Nothing is kept for longer, if not for ever.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// Orders in the list of each client, and in that of all.
+/// Orders in the list of each client.
 pub const RECENT: usize = 50;
-pub const LATEST: usize = 10;
 
 /// What some orders, or some pieces of a product, add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -266,6 +266,17 @@ pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
         day = whole.or(first.succ_opt());
     }
     periods
+}
+
+/// The newest orders of all clients, newest first; `count` is at most [`RECENT`]. They are among the newest of the clients that
+/// bought last: each of these has one that is as new.
+pub async fn latest(read_model: &dyn ReadModel, count: usize) -> Result<Vec<Purchase>, Error> {
+    let buyers = read_model.ranked(Ranking::LastPurchase, None, count).await?;
+    let buyers: Vec<i64> = buyers.iter().map(|place| place.id).collect();
+    let mut latest = read_model.recent_orders(&buyers, count).await?.concat();
+    latest.sort_by_cached_key(|purchase| Reverse((purchase.time, purchase.order_id)));
+    latest.truncate(count);
+    Ok(latest)
 }
 
 /// What was sold today until now, and about how many orders there were in the last minute.

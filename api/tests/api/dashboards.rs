@@ -144,6 +144,8 @@ async fn sales_have_a_point_for_each_step() {
         assert_eq!(sales("from: \"1940-01-01\", to: \"2023-04-30\", granularity: MONTH").await["orderCount"], 0);
 
         let token = api.token(ALL, None);
+        let ever = "{ sales(from: \"0001-01-01\", to: \"9999-12-31\", granularity: MONTH) { orderCount } }";
+        assert_eq!(refused(api, &token, ever).await, "MAX_COMPLEXITY_LIMIT");
         for wrong in [
             "from: \"2024-03-02\", to: \"2024-03-01\"",
             "from: \"2024-02-30\", to: \"2024-03-01\"",
@@ -151,7 +153,6 @@ async fn sales_have_a_point_for_each_step() {
             "from: 7, to: \"2024-03-01\"",
             "from: \"2020-01-01\", to: \"2022-09-27\"",
             "from: \"1940-01-01\", to: \"2023-05-01\", granularity: MONTH",
-            "from: \"0001-01-01\", to: \"9999-12-31\", granularity: HOUR",
             "from: \"2024-02-28\", to: \"2024-02-29\", granularity: HOUR",
         ] {
             let query = format!("{{ sales({wrong}) {{ orderCount }} }}");
@@ -189,7 +190,7 @@ async fn products_are_ranked_over_any_days() {
         assert_eq!(top("from: \"2024-02-02\", to: \"2024-03-01\"").await, sold(&[("3", 3)]));
         assert_eq!(top("from: \"2024-01-01\", to: \"2024-12-31\", first: 1, by: UNITS").await, sold(&[("1", 6)]));
         let token = api.token(ALL, None);
-        for wrong in ["from: \"2024-01-01\", to: \"2034-01-01\"", "from: \"2024-01-01\", to: \"2024-01-01\", first: 0"]
+        for wrong in ["from: \"2024-01-01\", to: \"2034-02-01\"", "from: \"2024-01-01\", to: \"2024-01-01\", first: 0"]
         {
             let query = format!("{{ topProducts({wrong}) {{ units }} }}");
             assert_eq!(refused(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");

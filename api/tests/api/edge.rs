@@ -41,10 +41,6 @@ impl ReadModel for Silent {
         std::future::pending().await
     }
 
-    async fn latest_orders(&self) -> Result<Vec<Purchase>, Error> {
-        std::future::pending().await
-    }
-
     async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<KeptOrder>, Error> {
         std::future::pending().await
     }

@@ -1,16 +1,16 @@
 //! What `make bench` prints; docs/performance.md has the latest. The service and its peers, one after another and several
 //! times over, on the same stores and the same machine. It measures and judges nothing: machines differ.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
 use entity::{Event, Line, OrderPlaced, order, order_event};
 use futures::{SinkExt, StreamExt, stream};
 use read_model::redis::KEEP_ORDERS;
-use read_model::sales::{Effects, KeptOrder};
+use read_model::sales::{Effects, KeptOrder, Scale, products_of_day, products_of_month};
 use redis::aio::MultiplexedConnection;
 use sea_orm::{ColumnTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -68,11 +68,22 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn turn(&self, length: Duration) -> Sample {
+        self.load(length, CONNECTIONS, &[self.kind, self.token, &self.clients.to_string()])
+    }
+
+    /// The same request again and again.
+    fn repeat(&self, length: Duration, connections: usize, query: &str) -> Sample {
+        let body = json!({ "query": query }).to_string();
+        self.load(length, connections, &["body", self.token, "0", &body])
+    }
+
+    fn load(&self, length: Duration, connections: usize, arguments: &[&str]) -> Sample {
         let before = processor_time(self.process);
         let output = Command::new("wrk")
-            .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", length.as_secs())])
+            .args(["-t1", &format!("-c{connections}"), &format!("-d{}s", length.as_secs())])
             .args(["-s", root("bench/requests.lua").to_str().unwrap(), &format!("http://{}", self.address)])
-            .args(["--", self.kind, self.token, &self.clients.to_string()])
+            .arg("--")
+            .args(arguments)
             .output()
             .unwrap();
         let spent = processor_time(self.process) - before;
@@ -206,6 +217,10 @@ impl Bench {
         Server { name, process: process.id(), address: address.into(), kind, clients: CLIENTS, token: &self.token }
     }
 
+    fn user(&self) -> User {
+        User::new(&self.address, &self.token)
+    }
+
     fn own<'a>(&'a self, name: &'static str, kind: &'static str) -> Server<'a> {
         self.server(name, &self.api, &self.address, kind)
     }
@@ -237,7 +252,7 @@ fn apply_arguments(epoch: &str) -> Vec<String> {
     let order = serde_json::to_string(&KeptOrder { time: event.time, order: event.order.clone() }).unwrap();
     let mut arguments =
         [epoch, "1", "150000", &now, "Client", "client@example.com", ANY, "orders:changed"].map(str::to_owned).to_vec();
-    arguments.extend([purchase.clone(), purchase, "50 10".into(), ANY.into(), order, milliseconds(effects.kept_until)]);
+    arguments.extend([purchase, "50".into(), ANY.into(), order, milliseconds(effects.kept_until)]);
     arguments.extend(effects.sold_in);
     arguments.push(effects.counted.len().to_string());
     for counted in effects.counted {
@@ -303,6 +318,123 @@ async fn reads() {
     );
 }
 
+/// A million clients, three years of days, ten thousand products: what dashboards ask, of 16 connections.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: `make bench` runs it on a release build"]
+async fn reports() {
+    const CLIENTS: i64 = 1_000_000;
+    const DAYS: u64 = 3 * 365;
+    const PRODUCTS: i64 = 10_000;
+    /// Products sold in a partition on a day, one in so many.
+    const SOLD: i64 = 100;
+    let bench = Bench::start().await;
+    let mut redis = bench.redis().await;
+    let now = Utc::now();
+    let memory = async |redis: &mut MultiplexedConnection| {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(redis).await.unwrap();
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+        used.trim().parse::<f64>().unwrap()
+    };
+    let empty = memory(&mut redis).await;
+    for ids in (1..=CLIENTS).collect::<Vec<_>>().chunks(10_000) {
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            let (name, email, partition) =
+                (format!("Client {id}"), format!("{id}@example.com"), format!("orders:{{p{}}}:g1", id % 16));
+            let (total, time) =
+                ((id * 7_919 % 1_000_003 * 100).to_string(), (now.timestamp_millis() - id * 1_000).to_string());
+            pipeline.cmd("HSET").arg(format!("{partition}:client:{id}"));
+            pipeline.arg(&["name", &name, "email", &email, "total", &total, "orders", "3"]);
+            pipeline.arg(&["last_purchase", &time, "version", "3", "newest", "3"]).ignore();
+            pipeline.zadd(format!("{partition}:rank:total"), id, total).ignore();
+            pipeline.zadd(format!("{partition}:rank:last"), id, time).ignore();
+        }
+        let () = pipeline.query_async(&mut redis).await.unwrap();
+    }
+    let clients = memory(&mut redis).await;
+    let days: Vec<NaiveDate> = (0..DAYS).map(|ago| now.date_naive() - Days::new(ago)).collect();
+    for partition in 0..16 {
+        let key = |name: &str| format!("orders:{{p{partition}}}:g1:{name}");
+        let mut months = BTreeMap::new();
+        for day in &days {
+            let mut pipeline = redis::pipe();
+            let time = day.and_time(Default::default()).and_utc();
+            for (scale, hours) in [(Scale::Day, 1), (Scale::Hour, 24)] {
+                for hour in 0..hours {
+                    let (page, cell) = scale.at(time + chrono::TimeDelta::hours(hour));
+                    pipeline
+                        .cmd("BITFIELD")
+                        .arg(key(&page))
+                        .arg("SET")
+                        .arg("i64")
+                        .arg(format!("#{}", 2 * cell))
+                        .arg(12_345);
+                    pipeline.arg("SET").arg("i64").arg(format!("#{}", 2 * cell + 1)).arg(12).ignore();
+                }
+            }
+            let first = i64::from(day.num_days_from_ce()) * 31 + partition;
+            for product in (0..PRODUCTS / SOLD).map(|nth| (first + nth * SOLD) % PRODUCTS + 1) {
+                let fields = [(format!("{product}:units"), 3), (format!("{product}:revenue"), 4_500)];
+                pipeline.hset_multiple(key(&products_of_day(*day)), &fields).ignore();
+                months.entry(products_of_month(*day)).or_insert_with(BTreeSet::new).insert(product);
+            }
+            let () = pipeline.query_async(&mut redis).await.unwrap();
+        }
+        for (month, products) in months {
+            let mut pipeline = redis::pipe();
+            for product in products {
+                let fields = [(format!("{product}:units"), 3), (format!("{product}:revenue"), 4_500)];
+                pipeline.hset_multiple(key(&month), &fields).ignore();
+            }
+            let () = pipeline.query_async(&mut redis).await.unwrap();
+        }
+    }
+    let products = format!(
+        "INSERT INTO products (name, price) SELECT 'Product ' || n, 1500 FROM generate_series(4, {PRODUCTS}) n"
+    );
+    bench.db.execute_unprepared(&products).await.unwrap();
+    let sums = memory(&mut redis).await;
+    println!("\n### A million clients, three years, ten thousand products\n");
+    println!("{:<42} {:>8.0} bytes", "Redis: a client and its ranks", (clients - empty) / CLIENTS as f64);
+    println!("{:<42} {:>8.0} MiB", "Redis: all sums of three years", (sums - clients) / 1024.0 / 1024.0);
+    println!("\n| {:<44} | {:>7} | {:>8} | {:>8} |", "", "1/s", "p50 ms", "p99 ms");
+    println!("|{:-<46}|{:->8}:|{:->9}:|{:->9}:|", "", "", "", "");
+    let server = bench.own("this service", "client");
+    let from = |ago: usize| days[ago].to_string();
+    let page = bench.user().graphql("{ clients(first: 100) { pageInfo { endCursor } } }").await;
+    let cursor = &page["data"]["clients"]["pageInfo"]["endCursor"];
+    let points = "{ total { amount } points { start orderCount revenue { amount } } }";
+    let sold = "{ units revenue { amount } product { name } }";
+    for (name, query) in [
+        ("clients(first: 20)", "{ clients { nodes { id name total { amount } } } }".to_owned()),
+        (
+            "clients(first: 100, after:)",
+            format!("{{ clients(first: 100, after: {cursor}) {{ nodes {{ id name total {{ amount }} }} }} }}"),
+        ),
+        ("sales, 30 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(29), from(0))),
+        ("sales, 1 000 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(999), from(0))),
+        (
+            "sales, 36 months",
+            format!("{{ sales(from: \"{}\", to: \"{}\", granularity: MONTH) {points} }}", from(1_094), from(0)),
+        ),
+        (
+            "sales, 40 days by the hour",
+            format!("{{ sales(from: \"{}\", to: \"{}\", granularity: HOUR) {points} }}", from(39), from(0)),
+        ),
+        ("topProducts, today", format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(0), from(0))),
+        ("topProducts, 30 days", format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(29), from(0))),
+        (
+            "topProducts, three years",
+            format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(1_094), from(0)),
+        ),
+    ] {
+        let answer = bench.user().graphql(&query).await;
+        assert_eq!(answer["errors"], Value::Null, "{name}");
+        let sample = server.repeat(TURN, 16, &query);
+        println!("| {name:<44} | {:>7.0} | {:>8.2} | {:>8.2} |", sample.rate, sample.p50, sample.p99);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn orders() {
@@ -345,6 +477,9 @@ async fn projection() {
          ), orders AS (
              INSERT INTO orders (id, client_id, version, placed_at, total)
              SELECT order_id, client_id, version, now(), 150000 FROM placed
+         ), items AS (
+             INSERT INTO order_items (order_id, line, product_id, unit_price, quantity)
+             SELECT order_id, 0, 1, 150000, 1 FROM placed
          ), raised AS (
              UPDATE clients SET version = {}
          )
@@ -436,7 +571,7 @@ async fn projection() {
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = said.lines().last().unwrap_or_default();
-        let rate = line.split(',').nth(1).and_then(|rate| rate.trim_matches('"').parse().ok());
+        let rate = line.rsplit(',').nth(6).and_then(|rate| rate.trim_matches('"').parse().ok());
         let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
         assert!(keys > LOG * 9 / 10, "{keys} keys: {output:?}");
         benchmarked.push(Sample { rate: rate.unwrap_or_else(|| panic!("{output:?}")), ..Sample::default() });
