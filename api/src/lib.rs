@@ -5,7 +5,7 @@
 //!   ask for
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
 //! - [`auth`]: who is asking; [`callers`]: what each may ask for
-//! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold
+//! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold; [`reports`]: what was sold, for all who ask
 //! - [`orders`]: placing orders, into the [`store`]; [`placing`]: those that come at the same time together
 //! - [`relay`]: the outbox, from the store to the queue
 //! - [`config`]: the settings
@@ -25,6 +25,7 @@ pub mod live;
 pub mod orders;
 pub mod placing;
 pub mod relay;
+pub mod reports;
 pub mod snapshots;
 pub mod store;
 
@@ -50,13 +51,14 @@ use crate::callers::Shares;
 use crate::config::EdgeSettings;
 use crate::documents::Documents;
 use crate::executor::Executor;
-use crate::graphql::{App, schema};
+use crate::graphql::{App, Shared, schema};
 use crate::http::Edge;
 use crate::http::explorer::Exploring;
 use crate::http::pages;
 use crate::live::{Updates, live};
 use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
+use crate::reports::Reports;
 use crate::snapshots::Snapshots;
 
 /// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
@@ -99,8 +101,8 @@ impl Service {
         let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
         let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
-        let snapshots = Snapshots::new();
-        let schema = schema(Some((app.clone(), orders, live, snapshots.clone())));
+        let (snapshots, reports) = (Snapshots::new(), Reports::new(app.read_model.clone()));
+        let schema = schema(Some(Shared { app: app.clone(), orders, live, snapshots: snapshots.clone(), reports }));
         let introspection = exploring.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {

@@ -184,7 +184,7 @@ impl Effects {
 }
 
 /// How the points of a report lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Granularity {
     Hour,
     Day,

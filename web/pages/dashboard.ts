@@ -35,6 +35,8 @@ const CHANGED = graphql(`
 
 /** Least time between two questions, however often something is told. */
 const PAUSE = 2_000;
+/** How old an answer may be: what is asked after that has the change. */
+const FRESH = 1_100;
 const DAY = 86_400_000;
 
 type Format = Intl.DateTimeFormatOptions;
@@ -148,7 +150,7 @@ function changed(): void {
     due = undefined;
     asked = Date.now();
     void refresh();
-  }, Math.max(0, asked + PAUSE - Date.now()));
+  }, Math.max(FRESH, asked + PAUSE - Date.now()));
 }
 
 await signIn();
@@ -180,6 +182,7 @@ void follow(
     place.textContent = text;
   },
 );
+void refresh();
 element('ranges').addEventListener('change', refresh);
 // Drawn anew for another size, and for the other colours.
 const redraw = () => shown && draw(...shown);

@@ -17,6 +17,7 @@ use crate::auth::{Identity, READ_SALES};
 use crate::error::Error;
 use crate::live::Live;
 use crate::placing::Orders;
+use crate::reports::Reports;
 use crate::snapshots::Snapshots;
 
 use self::types::Client;
@@ -42,14 +43,25 @@ pub struct App {
 /// The request's [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub struct Traceparent(pub String);
 
+/// What the resolvers of a service share.
+pub struct Shared {
+    pub app: App,
+    pub orders: Orders,
+    pub live: Arc<Live>,
+    pub snapshots: Arc<Snapshots>,
+    pub reports: Arc<Reports>,
+}
+
 /// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
-/// there. Without an [`App`] it can be printed but not executed.
-pub fn schema(app: Option<(App, Orders, Arc<Live>, Arc<Snapshots>)>) -> OrderSchema {
+/// there. Without what they share it can be printed but not executed.
+pub fn schema(shared: Option<Shared>) -> OrderSchema {
     let builder = Schema::build(Query, Mutation, Subscription);
     // What is left out: rules that hold already, and a bound of recursion below ours.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
-    match app {
-        Some((app, orders, live, snapshots)) => builder.data(app).data(orders).data(live).data(snapshots).finish(),
+    match shared {
+        Some(Shared { app, orders, live, snapshots, reports }) => {
+            builder.data(app).data(orders).data(live).data(snapshots).data(reports).finish()
+        }
         None => builder.finish(),
     }
 }

@@ -1,5 +1,6 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_graphql::connection::PageInfo;
 use async_graphql::{Context, ID, Object};
@@ -18,6 +19,7 @@ use super::{app, authorize, authorize_for, authorize_for_sales, page_size, parse
 use crate::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::error::Error;
 use crate::limits::MOST_DAYS;
+use crate::reports::Reports;
 
 const MAX_IDS: usize = 100;
 const MAX_POINTS: usize = 1_000;
@@ -88,7 +90,7 @@ impl Query {
         Ok(ClientConnection { edges, nodes, page_info })
     }
 
-    /// What was sold from one day to another, both included. Needs the scope `sales:read`.
+    /// What was sold from one day to another, both included; a second old at most. Needs the scope `sales:read`.
     async fn sales(
         &self,
         ctx: &Context<'_>,
@@ -110,12 +112,12 @@ impl Query {
                 "`from` is too long ago: hours are kept for 90 days, days for ever.".into(),
             ));
         }
-        let app = app(ctx);
-        let report = sales::report(&*app.read_model, from, to, granularity).await?;
-        Ok(SalesReport::new(report, app.currency))
+        let report = ctx.data_unchecked::<Arc<Reports>>().sales(from, to, granularity).await?;
+        Ok(SalesReport::new(&report, app(ctx).currency))
     }
 
-    /// The products of which most was sold from one day to another, both included. Needs the scope `sales:read`.
+    /// The products of which most was sold from one day to another, both included; a second old at most, and a minute where
+    /// it is over since the day before yesterday. Needs the scope `sales:read`.
     async fn top_products(
         &self,
         ctx: &Context<'_>,
@@ -131,13 +133,17 @@ impl Query {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
         let app = app(ctx);
-        let sold = sales::products(&*app.read_model, from, to).await?;
-        let mut sold: Vec<(i64, Sum)> = sold.into_iter().collect();
-        sold.sort_unstable_by_key(|(id, sold)| match by {
+        let sold = ctx.data_unchecked::<Arc<Reports>>().products(from, to).await?;
+        let mut sold: Vec<(i64, Sum)> = sold.iter().map(|(id, sum)| (*id, *sum)).collect();
+        let rank = |(id, sold): &(i64, Sum)| match by {
             ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
             ProductRank::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
-        });
-        sold.truncate(first);
+        };
+        if sold.len() > first {
+            sold.select_nth_unstable_by_key(first, rank);
+            sold.truncate(first);
+        }
+        sold.sort_unstable_by_key(rank);
         let ids = sold.iter().map(|(id, _)| *id);
         let products = product::Entity::find().filter(product::Column::Id.is_in(ids)).all(&app.db).await?;
         let mut products: HashMap<i64, product::Model> =

@@ -259,8 +259,8 @@ pub struct SalesPoint {
 }
 
 impl SalesReport {
-    pub fn new(report: sales::Report, currency: Currency) -> SalesReport {
-        let point = |(start, tally): (_, Sum)| SalesPoint {
+    pub fn new(report: &sales::Report, currency: Currency) -> SalesReport {
+        let point = |&(start, tally): &(_, Sum)| SalesPoint {
             start: DateTime(start),
             revenue: Money::new(tally.revenue, currency),
             order_count: int(tally.count),
@@ -268,7 +268,7 @@ impl SalesReport {
         SalesReport {
             total: Money::new(report.total.revenue, currency),
             order_count: int(report.total.count),
-            points: report.points.into_iter().map(point).collect(),
+            points: report.points.iter().map(point).collect(),
         }
     }
 }

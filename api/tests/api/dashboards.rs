@@ -131,6 +131,13 @@ async fn sales_have_a_point_for_each_step() {
             point("2024-03-01T00", 1, "3.00"),
         ];
         assert_eq!(days["points"], json!(expected));
+        // An answer is given again for a second, and no longer.
+        api.read_model.apply(&[event(2, 1, at("2024-02-27T00:00:00Z"), &[(1, 1)])]).await;
+        let applied = Instant::now();
+        while sales("from: \"2024-02-27\", to: \"2024-03-01\"").await["orderCount"] != 4 {
+            assert!(applied.elapsed() < Duration::from_secs(3), "it is not told");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         // A month is cut where the report begins.
         let months = sales("from: \"2024-02-29\", to: \"2024-04-30\", granularity: MONTH").await;
         let expected =

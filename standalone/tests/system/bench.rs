@@ -500,7 +500,7 @@ async fn projection() {
         turn += 1;
         let created = sqs(&http, &endpoint, "CreateQueue", json!({ "QueueName": format!("full-{turn}") })).await;
         let url = created["QueueUrl"].as_str().unwrap().to_owned();
-        let () = redis::cmd("FLUSHALL").query_async(&mut bench.redis().await).await.unwrap();
+        let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut bench.redis().await).await.unwrap();
         for batch in messages.chunks(10) {
             let entries: Vec<Value> = (0..)
                 .zip(batch)
@@ -538,7 +538,7 @@ async fn projection() {
     // The script that applies an event, by what can send it fastest.
     let apply = |_| async {
         let mut redis = bench.redis().await;
-        let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+        let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
         let told = bench.stores.run("projector", &["replay", "--json"]);
         let told: Value = serde_json::from_str(&told).unwrap();
         Sample { rate: told["events"].as_f64().unwrap() / told["seconds"].as_f64().unwrap(), ..Sample::default() }
@@ -547,7 +547,7 @@ async fn projection() {
     let mut redis = bench.redis().await;
     let mut applied = Vec::new();
     for _ in 0..ROUNDS {
-        let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+        let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
         let mut command = Command::new(binary("apply"));
         let output = command.arg(LOG.to_string()).envs(bench.stores.variables()).output().unwrap();
         let rate = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|_| panic!("{output:?}"));
@@ -560,7 +560,7 @@ async fn projection() {
     let mut benchmarked = Vec::new();
     for _ in 0..ROUNDS {
         let mut empty = redis::pipe();
-        empty.cmd("FLUSHALL").ignore().cmd("SET").arg("orders:{p1}:epoch").arg(&epoch).ignore();
+        empty.cmd("FLUSHALL").arg("ASYNC").ignore().cmd("SET").arg("orders:{p1}:epoch").arg(&epoch).ignore();
         empty.cmd("SCRIPT").arg("LOAD").arg(&script).ignore();
         let () = empty.query_async(&mut redis).await.unwrap();
         let output = Command::new("redis-benchmark")
@@ -584,7 +584,7 @@ async fn projection() {
             ("projector replay, from PostgreSQL", median(&replayed)),
         ],
     );
-    let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
     bench.stores.run("projector", &["replay"]);
     let told: Value = serde_json::from_str(&bench.stores.run("projector", &["verify", "--json"])).unwrap();
     println!(
