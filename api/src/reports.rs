@@ -1,11 +1,14 @@
-//! What was sold over some time, for all who ask the same: it is read once a second at most, and months that are over once a
-//! minute. (An order that comes late counts there after that.)
+//! What was sold over some time, for all who ask the same: it is read once a second at most, and days and months that are over
+//! once a minute. (An order that comes late counts there after that.)
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use read_model::sales::{self, Granularity, Report, Sum, periods};
 use read_model::{Error, ReadModel};
@@ -14,17 +17,34 @@ use read_model::{Error, ReadModel};
 const FRESH: Duration = Duration::from_secs(1);
 /// How long what was sold on a day, or in a month, that is over is not read again.
 const OVER: Duration = Duration::from_secs(60);
-/// Answers, and days and months, that are kept at most: of ten thousand products each of these takes 500 KiB.
+/// Answers that are kept at most.
 const ANSWERS: usize = 64;
-const PERIODS: usize = 128;
+/// Products of days and months that are kept at most, of 50 bytes each or so; and of how many days and months.
+const PRODUCTS: u64 = 2_000_000;
+const PERIODS: usize = 1_000;
+/// Days and months that are read at once.
+const AT_ONCE: usize = 4;
 
 type Sold = Arc<HashMap<i64, Sum>>;
+/// Which days, from the first to the last, and when that was asked for.
+type Asked = (NaiveDate, NaiveDate, Slot);
+/// Failures as well: whoever asked meanwhile need not wait for another.
+type Answer<T> = Result<Arc<T>, Error>;
+
+#[derive(Clone)]
+struct Products;
+
+impl Weighter<(String, Slot), Sold> for Products {
+    fn weight(&self, _period: &(String, Slot), sold: &Sold) -> u64 {
+        sold.len() as u64 + 1
+    }
+}
 
 pub struct Reports {
     read_model: Arc<dyn ReadModel>,
-    sales: Cache<(NaiveDate, NaiveDate, Granularity, Slot), Arc<Report>>,
-    products: Cache<(NaiveDate, NaiveDate, Slot), Sold>,
-    periods: Cache<(String, Slot), Sold>,
+    sales: Cache<(Asked, Granularity), Answer<Report>>,
+    products: Cache<Asked, Answer<HashMap<i64, Sum>>>,
+    periods: Cache<(String, Slot), Sold, Products>,
 }
 
 /// A time, as long as something is not read again: what was kept in another is not found any more.
@@ -39,30 +59,31 @@ impl Slot {
 
 impl Reports {
     pub fn new(read_model: Arc<dyn ReadModel>) -> Arc<Reports> {
-        let (sales, products, periods) = (Cache::new(ANSWERS), Cache::new(ANSWERS), Cache::new(PERIODS));
-        Arc::new(Reports { read_model, sales, products, periods })
+        let periods = Cache::with_weighter(PERIODS, PRODUCTS, Products);
+        Arc::new(Reports { read_model, sales: Cache::new(ANSWERS), products: Cache::new(ANSWERS), periods })
     }
 
     /// As [`sales::report`].
-    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Result<Arc<Report>, Error> {
-        let key = (from, to, granularity, Slot::of(Utc::now(), FRESH));
-        let read = async { sales::report(&*self.read_model, from, to, granularity).await.map(Arc::new) };
-        self.sales.get_or_insert_async(&key, read).await
+    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Answer<Report> {
+        let key = ((from, to, Slot::of(Utc::now(), FRESH)), granularity);
+        let read = async { Ok(sales::report(&*self.read_model, from, to, granularity).await.map(Arc::new)) };
+        self.sales.get_or_insert_async::<_, Infallible>(&key, read).await.unwrap_or_else(|never| match never {})
     }
 
     /// What was sold of each product from the first day to the last, both included.
     pub async fn products(&self, from: NaiveDate, to: NaiveDate) -> Result<Sold, Error> {
         let key = (from, to, Slot::of(Utc::now(), FRESH));
         let add_up = async {
+            let periods = periods(from, to).into_iter().map(|period| self.period(period));
+            let mut sold = stream::iter(periods.collect::<Vec<_>>()).buffered(AT_ONCE);
             let mut all: HashMap<i64, Sum> = HashMap::new();
-            for period in periods(from, to) {
-                for (product, sum) in &*self.period(period).await? {
-                    all.entry(*product).or_default().add(*sum);
-                }
+            while let Some(then) = sold.try_next().await? {
+                then.iter().for_each(|(product, sum)| all.entry(*product).or_default().add(*sum));
             }
             Ok(Arc::new(all))
         };
-        self.products.get_or_insert_async(&key, add_up).await
+        let answer = self.products.get_or_insert_async::<_, Infallible>(&key, async { Ok(add_up.await) }).await;
+        answer.unwrap_or_else(|never| match never {})
     }
 
     async fn period(&self, period: String) -> Result<Sold, Error> {

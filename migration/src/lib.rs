@@ -5,9 +5,14 @@ mod m20261123_000001_create_tables;
 mod m20261123_000002_seed;
 mod m20261124_000003_index_orders_by_time;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
+
+/// Pause before a run looks again whether another has ended.
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Migrator;
 
@@ -28,7 +33,12 @@ pub async fn up(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     const LOCK: &str = "hashtext('order service migrations')";
     let postgres = db.get_database_backend() == DbBackend::Postgres;
     if postgres {
-        db.execute_unprepared(&format!("SELECT pg_advisory_lock({LOCK})")).await?;
+        // Asked for again and again: whoever waits within a statement would be waited for by what builds an index.
+        let lock =
+            Statement::from_string(DbBackend::Postgres, format!("SELECT pg_try_advisory_lock({LOCK}) AS locked"));
+        while !db.query_one_raw(lock.clone()).await?.is_some_and(|row| row.try_get("", "locked").unwrap_or(false)) {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     let pending = Migrator::get_pending_migrations(db).await?;
     Migrator::up(db, None).await?;

@@ -307,10 +307,11 @@ async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -
     }
     let (seconds, interrupted) = (progress.finish().as_secs_f64(), shutdown.is_cancelled());
     let (unpublished, since) = verifier.unpublished().await?;
+    let compared_sums = has_sums && !interrupted;
     if of.json {
         println!(
             "{}",
-            json!({ "clients": clients, "differences": differences, "remaining": remaining, "wrongSums": has_sums.then_some(wrong_sums), "seconds": seconds,
+            json!({ "clients": clients, "differences": differences, "remaining": remaining, "wrongSums": compared_sums.then_some(wrong_sums), "seconds": seconds,
                     "unpublished": unpublished, "unpublishedSince": since, "last": last, "interrupted": interrupted })
         );
     } else {
@@ -320,6 +321,7 @@ async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -
             _ if !has_sums => {
                 println!("what was sold is not there yet: an older release filled it; `projector rebuild` adds it")
             }
+            0 if !compared_sums => {}
             0 => println!("what was sold each hour, day and month is right"),
             _ => println!("{wrong_sums} sums of what was sold are wrong: `projector rebuild` makes them anew"),
         }

@@ -405,7 +405,8 @@ type Ranks = [Option<i64>; 2];
 fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<Projected>, Error>) -> bool {
     match (ranks, projected) {
         (Some(ranks), Ok(Some(Projected { client, .. }))) => {
-            ranks == [Some(client.total), client.last_purchase.map(|time| time.timestamp_millis())]
+            // Ranks are exact to 53 bits.
+            ranks == [Some(client.total as f64 as i64), client.last_purchase.map(|time| time.timestamp_millis())]
         }
         (Some(ranks), Ok(None)) => ranks == [None; 2],
         (None, _) | (_, Err(_)) => true,

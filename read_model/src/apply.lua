@@ -4,7 +4,7 @@
 -- ARGV 1 the epoch that these are of
 --   2-6 version, order total, purchase time (ms), name, e-mail
 --   7-8 the client's id, and the channel that tells of changes, '' for none
---   9-10 the order in the list of its client, and how many that holds
+--   9-10 the order in the list of its client, and how many of that are told
 --   11-13 the order's id, the order itself, and until when (ms) it is kept; '' where it is not
 --   14-15 two periods in which products are counted
 --   16 the number of pages that it counts in, then for each: name, cell, until when (ms) it is kept or ''
@@ -99,11 +99,8 @@ local function apply(key)
     if type(added) == 'table' then return revert(failed(set, added)) end
     undo[#undo + 1] = before and {'ZADD', set, before, member} or {'ZREM', set, member}
   end
-  error = put('recent:' .. id, version, ARGV[9])
-    or put('rank:total', total, id, stored[5])
-    or version > newest and put('rank:last', ARGV[4], id)
+  error = put('recent:' .. id, version, ARGV[9]) or put('rank:total', total, id, stored[5])
   if error then return error end
-
   if ARGV[12] ~= '' then
     local order = generation .. 'order:' .. ARGV[11]
     local kept = redis.pcall('SET', order, ARGV[12], 'PXAT', ARGV[13])
@@ -116,6 +113,9 @@ local function apply(key)
     local cut = redis.pcall('ZREMRANGEBYRANK', recent, 0, -1 - ARGV[10])
     if type(cut) == 'table' then return revert(failed(recent, cut)) end
   end
+  -- The last that may fail: so its own score before need not be known.
+  error = version > newest and put('rank:last', ARGV[4], id)
+  if error then return error end
 
   -- From here on nothing fails.
   local fields = {'orders', orders + 1}

@@ -100,7 +100,7 @@ pub trait ReadModel: Send + Sync {
     /// The clients that follow a place, or the first ones.
     async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error>;
 
-    /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT`] are kept of a client.
+    /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT`] are told.
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error>;
 
     /// An order, while it is kept; quicker where it is known whose.
@@ -109,7 +109,7 @@ pub trait ReadModel: Send + Sync {
     /// The cells of some pages of a [`sales::Scale`], each as far as there is something.
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
-    /// What was sold of each product in all of these days and months.
+    /// What was sold of each product in all of these days and months, all read at once.
     async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 
     /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer

@@ -53,8 +53,6 @@ pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
-/// Days and months of which is read at once what was sold.
-const PERIODS: usize = 4;
 /// Keys that the server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
@@ -812,23 +810,20 @@ impl ReadModel for Redis {
 
     async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
         let mut sum: HashMap<i64, Sum> = HashMap::new();
-        // A few at a time: what comes at once is bounded, however many are asked for.
-        for periods in periods.chunks(PERIODS) {
-            let stored: Vec<Vec<Vec<(String, i64)>>> = self
-                .of_partitions(periods, |pipeline, key| {
-                    pipeline.hgetall(key);
-                })
-                .await?;
-            for (field, amount) in stored.into_iter().flatten().flatten() {
-                let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
-                let (product, part) = field.split_once(':').ok_or_else(damaged)?;
-                let sold = match part {
-                    "units" => Sum { count: amount, revenue: 0 },
-                    "revenue" => Sum { count: 0, revenue: amount },
-                    _ => return Err(damaged()),
-                };
-                sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
-            }
+        let stored: Vec<Vec<Vec<(String, i64)>>> = self
+            .of_partitions(periods, |pipeline, key| {
+                pipeline.hgetall(key);
+            })
+            .await?;
+        for (field, amount) in stored.into_iter().flatten().flatten() {
+            let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
+            let (product, part) = field.split_once(':').ok_or_else(damaged)?;
+            let sold = match part {
+                "units" => Sum { count: amount, revenue: 0 },
+                "revenue" => Sum { count: 0, revenue: amount },
+                _ => return Err(damaged()),
+            };
+            sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
         }
         Ok(sum)
     }

@@ -131,6 +131,9 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     let shutdown = process::shutdown_signal()?;
     let mut edge = settings.edge.clone();
     edge.http.dashboard = true;
+    if demo.is_some() {
+        edge.limits.rate_limit = 0; // all of it is of one subject
+    }
     let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));

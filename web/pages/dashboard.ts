@@ -115,16 +115,17 @@ function draw({ sales }: SalesQuery, { title, short }: Range): void {
 }
 
 let shown: [SalesQuery, Range] | undefined;
+let refreshes = 0;
 
 /** Asks for what the subscription does not bring. */
 async function refresh(): Promise<void> {
-  const chosen = range();
+  const [mine, chosen] = [++refreshes, range()];
   try {
     const [sales, best] = await Promise.all([
       ask(SALES, { from: chosen.from(), to: ago(0), granularity: chosen.granularity }),
       ask(BEST, { from: ago(29), to: ago(0) }),
     ]);
-    if (chosen !== range()) return; // another was chosen meanwhile, and asks for itself
+    if (mine !== refreshes) return; // another has begun since, and has newer answers
     shown = [sales, chosen];
     draw(...shown);
     rows('clients', best.clients.nodes.map(({ id, name, orderCount, total }) => ({
@@ -137,7 +138,7 @@ async function refresh(): Promise<void> {
     })));
     problem();
   } catch (error) {
-    problem((error as Error).message);
+    if (mine === refreshes) problem((error as Error).message);
   }
 }
 

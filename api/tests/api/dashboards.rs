@@ -131,7 +131,7 @@ async fn sales_have_a_point_for_each_step() {
             point("2024-03-01T00", 1, "3.00"),
         ];
         assert_eq!(days["points"], json!(expected));
-        // An answer is given again for a second, and no longer.
+        // An answer is not given again for long.
         api.read_model.apply(&[event(2, 1, at("2024-02-27T00:00:00Z"), &[(1, 1)])]).await;
         let applied = Instant::now();
         while sales("from: \"2024-02-27\", to: \"2024-03-01\"").await["orderCount"] != 4 {

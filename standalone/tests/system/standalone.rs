@@ -119,19 +119,17 @@ async fn an_idle_service_has_nothing_to_warn_of() {
 
 #[tokio::test]
 async fn the_demo_has_a_past_and_goes_on_for_its_time() {
-    let (process, user) = start(&[("DEMO", "50"), ("DEMO_TIME", "2s"), ("RUST_LOG", "info,api::http::access=warn")]);
-    let days = |ago| (chrono::Utc::now() - chrono::Days::new(ago)).format("%Y-%m-%d").to_string();
-    let sales = async |from: u64, to: u64| {
-        let query = format!(
-            "{{ sales(from: \"{}\", to: \"{}\") {{ orderCount points {{ orderCount }} }} }}",
-            days(from),
-            days(to)
-        );
+    let (process, user) = start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::http::access=warn")]);
+    let today = chrono::Utc::now().date_naive();
+    let sales = async |from: i64, to: i64| {
+        let day = |ago| today - chrono::TimeDelta::days(ago);
+        let (from, to) = (day(from), day(to));
+        let query = format!("{{ sales(from: \"{from}\", to: \"{to}\") {{ orderCount points {{ orderCount }} }} }}");
         user.graphql(&query).await["data"]["sales"].clone()
     };
     let past = sales(28, 2).await;
     assert!(past["points"].as_array().unwrap().iter().all(|day| day["orderCount"].as_u64().unwrap() > 0), "{past}");
-    let orders = async || sales(1, 0).await["orderCount"].as_u64().unwrap();
+    let orders = async || sales(1, -1).await["orderCount"].as_u64().unwrap();
     let before = orders().await;
     until("orders come", async || orders().await > before + 10).await;
     let output = process.output();
