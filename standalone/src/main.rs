@@ -138,10 +138,8 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     info!(%address, "ready");
     println!("{}", welcome(&settings, address, token.as_deref()));
     if let Some((rate, time, _)) = &demo {
-        println!(
-            "The demo: about {rate} orders a second for {}. See the dashboard.\n",
-            humantime::format_duration(*time)
-        );
+        let time = humantime::format_duration(*time);
+        println!("The demo: orders come for {time}, about {rate} a second. Open the dashboard.\n");
     }
     let tidying = async {
         if let Some(redis) = redis {
