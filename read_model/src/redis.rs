@@ -53,6 +53,8 @@ pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
+/// Events applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
+const TOGETHER: usize = 250;
 /// Keys that the server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
@@ -609,9 +611,17 @@ impl Redis {
         Ok(pipeline.query_async(&mut self.connection()).await?)
     }
 
+    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+        let mut results = Vec::with_capacity(events.len());
+        for events in events.chunks(TOGETHER) {
+            results.extend(self.apply_together(events).await?);
+        }
+        Ok(results)
+    }
+
     /// What failed for a reason that passes at once is tried again: what was applied all the same is only reported as
     /// applied before.
-    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+    async fn apply_together(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
         for _ in 0..ATTEMPTS {
             let results = self.run_apply(events).await?;
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
