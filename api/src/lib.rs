@@ -101,7 +101,7 @@ impl Service {
         let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
         let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
-        let (snapshots, reports) = (Snapshots::new(), Reports::new(app.read_model.clone()));
+        let (snapshots, reports) = (Snapshots::new(app.read_model.clone()), Reports::new(app.read_model.clone()));
         let schema = schema(Some(Shared { app: app.clone(), orders, live, snapshots: snapshots.clone(), reports }));
         let introspection = exploring.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
@@ -157,8 +157,7 @@ impl Service {
         let mut placing = tokio::spawn(placing.run(served_all.clone()));
         let mut relay = tokio::spawn(relay.run(drained.clone()));
         let mut updates = tokio::spawn(updates.run(drained.clone()));
-        let (read_model, until) = (edge.app.read_model.clone(), drained.clone());
-        let mut snapshots = tokio::spawn(async move { snapshots.run(read_model, until).await });
+        let mut snapshots = tokio::spawn(snapshots.run(drained.clone()));
         let mut forget = interval(FORGET);
         loop {
             tokio::select! {

@@ -64,13 +64,10 @@ impl Live {
         Either::Right(stream::unfold(Some(watching), async |watching| {
             let mut watching = watching?;
             loop {
-                let seen = watching.seen.as_mut()?;
-                seen.changed().await.ok()?;
-                let seen = seen.borrow_and_update().clone();
-                match seen {
-                    Some(Ok(Some(client))) => return Some((Ok(client), Some(watching))),
-                    Some(Err(error)) => return Some((Err(error), None)),
-                    Some(Ok(None)) | None => {}
+                match next(watching.seen.as_mut()?).await? {
+                    Ok(Some(client)) => return Some((Ok(client), Some(watching))),
+                    Err(error) => return Some((Err(error), None)),
+                    Ok(None) => {}
                 }
             }
         }))
@@ -82,6 +79,17 @@ impl Live {
 
     fn watched(&self) -> MutexGuard<'_, HashMap<i64, watch::Sender<Seen>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next state that is known; `None` when there will be none.
+pub async fn next<T: Clone>(seen: &mut watch::Receiver<Option<Result<T, Error>>>) -> Option<Result<T, Error>> {
+    loop {
+        seen.changed().await.ok()?;
+        let known = seen.borrow_and_update().clone();
+        if known.is_some() {
+            return known;
+        }
     }
 }
 

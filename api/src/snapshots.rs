@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::live::next;
+
 /// Least time between two snapshots.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often one is made although nothing was told: the rate of the last minute falls by itself.
@@ -44,13 +46,14 @@ impl Snapshot {
 type Seen = Option<Result<Snapshot, Error>>;
 
 pub struct Snapshots {
+    read_model: Arc<dyn ReadModel>,
     seen: watch::Sender<Seen>,
 }
 
 impl Snapshots {
     /// Nothing is seen until [`Snapshots::run`] runs.
-    pub fn new() -> Arc<Snapshots> {
-        Arc::new(Snapshots { seen: watch::Sender::new(None) })
+    pub fn new(read_model: Arc<dyn ReadModel>) -> Arc<Snapshots> {
+        Arc::new(Snapshots { read_model, seen: watch::Sender::new(None) })
     }
 
     /// A snapshot now and after each change; whoever reads slowly gets the newest alone. An error is the last item.
@@ -59,26 +62,21 @@ impl Snapshots {
         seen.mark_changed();
         stream::unfold(Some(seen), async |seen| {
             let mut seen = seen?;
-            loop {
-                seen.changed().await.ok()?;
-                let now = seen.borrow_and_update().clone();
-                match now {
-                    Some(Ok(snapshot)) => return Some((Ok(snapshot), Some(seen))),
-                    Some(Err(error)) => return Some((Err(error), None)),
-                    None => {}
-                }
+            match next(&mut seen).await? {
+                Ok(snapshot) => Some((Ok(snapshot), Some(seen))),
+                Err(error) => Some((Err(error), None)),
             }
         })
     }
 
-    pub async fn run(&self, read_model: Arc<dyn ReadModel>, shutdown: CancellationToken) {
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut failing = false;
         while !shutdown.is_cancelled() {
             let watched = async {
                 while self.seen.receiver_count() == 0 {
                     sleep(PAUSE).await;
                 }
-                self.follow(&*read_model, &mut failing).await
+                self.follow(&mut failing).await
             };
             let problem = tokio::select! {
                 watched = watched => watched.err(),
@@ -101,7 +99,8 @@ impl Snapshots {
     }
 
     /// Makes snapshots until nobody watches, or the read model can no longer tell of every change.
-    async fn follow(&self, read_model: &dyn ReadModel, failing: &mut bool) -> Result<(), Error> {
+    async fn follow(&self, failing: &mut bool) -> Result<(), Error> {
+        let read_model = &*self.read_model;
         let mut changes = read_model.changes().await?;
         while self.seen.receiver_count() > 0 {
             let began = Instant::now();

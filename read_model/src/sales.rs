@@ -234,26 +234,17 @@ pub async fn report(
         let (page, cell) = scale.at(time);
         let tally = cells.get(&page).and_then(|cells| cells.get(cell)).copied().unwrap_or_default();
         report.total.add(tally);
+        let start = if granularity == Granularity::Month { first_of_month(time) } else { time };
         match report.points.last_mut() {
-            Some((month, sum)) if granularity == Granularity::Month && is_same_month(*month, time) => sum.add(tally),
-            _ if granularity == Granularity::Month => report.points.push((first_of_month(time), tally)),
-            _ => report.points.push((time, tally)),
+            Some((last, sum)) if *last == start => sum.add(tally),
+            _ => report.points.push((start, tally)),
         }
     }
     Ok(report)
 }
 
-fn is_same_month(one: DateTime<Utc>, other: DateTime<Utc>) -> bool {
-    (one.year(), one.month()) == (other.year(), other.month())
-}
-
 fn first_of_month(time: DateTime<Utc>) -> DateTime<Utc> {
     time.with_day(1).unwrap_or(time)
-}
-
-/// What was sold of each product from the first day to the last, both included.
-pub async fn products(read_model: &dyn ReadModel, from: NaiveDate, to: NaiveDate) -> Result<HashMap<i64, Sum>, Error> {
-    read_model.sold(&periods(from, to)).await
 }
 
 /// The days and whole months that products are counted in, from the first day to the last, both included.

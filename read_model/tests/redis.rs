@@ -115,7 +115,7 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
     }
     let mut products = Vec::new();
     for from in [long_ago, today - Days::new(40), today] {
-        let sold = sales::products(model, from, today).await.unwrap();
+        let sold = model.sold(&sales::periods(from, today)).await.unwrap();
         products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
     }
     let numbers = (1..=4i64).flat_map(|client| (1..=12).map(move |version| (client, version)));
@@ -180,7 +180,7 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
                 let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
                 prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
-                let sold = sales::products(&redis, long_ago, today).await.unwrap();
+                let sold = redis.sold(&sales::periods(long_ago, today)).await.unwrap();
                 prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);
                 Ok(())
             })

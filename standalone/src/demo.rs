@@ -12,7 +12,7 @@ use iso_currency::Currency;
 use process::one_line;
 use rand::Rng;
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
+use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 /// Who buys how much of what: some buy, and some is bought, far more often than the rest.
-fn order(clients: usize, products: usize) -> PlaceOrder {
+fn any_order(clients: usize, products: usize) -> PlaceOrder {
     let mut random = rand::rng();
     let mut one_of = |all: usize| (all as f64 * random.random::<f64>().powi(3)) as i64 + 1;
     let (client_id, first) = (one_of(clients), one_of(products));
@@ -115,8 +115,8 @@ pub async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
     });
     product::Entity::insert_many(products).exec_without_returning(db).await?;
     let all = Catalogue {
-        clients: client::Entity::find().all(db).await?.len(),
-        products: product::Entity::find().all(db).await?.len(),
+        clients: client::Entity::find().count(db).await? as usize,
+        products: product::Entity::find().count(db).await? as usize,
     };
     let now = Utc::now();
     for hour in (1..HOURS).rev() {
@@ -124,7 +124,7 @@ pub async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
         // Few at night, and a little more from day to day.
         let day = 0.5 - 0.5 * (TAU * (f64::from(time.hour()) - 2.0) / 24.0).cos();
         let orders = (BUSIEST * day * (1.0 - 0.3 * hour as f64 / HOURS as f64) * rand::rng().random::<f64>()).round();
-        let orders: Vec<PlaceOrder> = (0..orders as usize).map(|_| order(all.clients, all.products)).collect();
+        let orders: Vec<PlaceOrder> = (0..orders as usize).map(|_| any_order(all.clients, all.products)).collect();
         if !orders.is_empty() {
             place(db, currency, &orders).await?;
             set_back(db, now, time).await?;
@@ -167,7 +167,7 @@ pub async fn traffic(
             () = sleep_until(due) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        let PlaceOrder { client_id, items, .. } = order(catalogue.clients, catalogue.products);
+        let PlaceOrder { client_id, items, .. } = any_order(catalogue.clients, catalogue.products);
         let item = |item: Item| json!({ "productId": item.product_id.to_string(), "quantity": item.quantity });
         let items: Vec<Value> = items.into_iter().map(item).collect();
         let input = json!({ "clientId": client_id.to_string(), "items": items });

@@ -91,7 +91,7 @@ fn authorize_for<'a>(ctx: &Context<'_>, scope: &str, clients: impl IntoIterator<
     }
 }
 
-/// The identity behind the request, if its token may see what is sold to all.
+/// Whether the token behind the request may see what is sold to all.
 fn authorize_for_sales(ctx: &Context<'_>) -> Result<(), Error> {
     match authorize(ctx, READ_SALES)?.client {
         Some(_) => Err(Error::Forbidden),

@@ -79,13 +79,7 @@ impl Query {
         let edge =
             |(place, client): (Place, Option<Client>)| Some(ClientEdge { node: client?, cursor: cursor(place, by) });
         let edges: Vec<ClientEdge> = places.into_iter().zip(clients).filter_map(edge).collect();
-        let cursor = |edge: Option<&ClientEdge>| edge.map(|edge| edge.cursor.clone());
-        let page_info = PageInfo {
-            has_previous_page: after.is_some(),
-            has_next_page,
-            start_cursor: cursor(edges.first()),
-            end_cursor: cursor(edges.last()),
-        };
+        let page_info = page_info(edges.iter().map(|edge| &edge.cursor), after.is_some(), has_next_page);
         let nodes = edges.iter().map(|edge| edge.node.clone()).collect();
         Ok(ClientConnection { edges, nodes, page_info })
     }
@@ -203,13 +197,7 @@ impl Query {
         let nodes: Vec<_> = products.into_iter().map(|product| Product::new(product, app.currency)).collect();
         let edges: Vec<_> =
             nodes.iter().map(|node| ProductEdge { cursor: node.id.to_string(), node: node.clone() }).collect();
-        let cursor = |edge: Option<&ProductEdge>| edge.map(|edge| edge.cursor.clone());
-        let page_info = PageInfo {
-            has_previous_page: after > 0,
-            has_next_page,
-            start_cursor: cursor(edges.first()),
-            end_cursor: cursor(edges.last()),
-        };
+        let page_info = page_info(edges.iter().map(|edge| &edge.cursor), after > 0, has_next_page);
         Ok(ProductConnection { edges, nodes, page_info })
     }
 }
@@ -232,6 +220,16 @@ async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
     let (Ok(id), app) = (id.parse::<Uuid>(), app(ctx)) else { return Ok(None) };
     let kept = app.read_model.order(id, client).await?;
     Ok(kept.map(|kept| Order::new(kept.order, kept.time, app.currency)))
+}
+
+/// Of a page that has these cursors.
+fn page_info<'a>(
+    mut cursors: impl DoubleEndedIterator<Item = &'a String> + Clone,
+    has_previous_page: bool,
+    has_next_page: bool,
+) -> PageInfo {
+    let start_cursor = cursors.clone().next().cloned();
+    PageInfo { has_previous_page, has_next_page, start_cursor, end_cursor: cursors.next_back().cloned() }
 }
 
 fn check_range(from: NaiveDate, to: NaiveDate) -> Result<(), Error> {
