@@ -1,19 +1,20 @@
--- Applies one event to one client, in one atomic step, in each generation. The rules are those of memory.rs and sales.rs.
--- KEYS[1] the partition's epoch, then the client's hash in each generation, the one that matters first. The other keys of a
--- generation are named as it is, up to `client:`; all are in the same slot.
--- ARGV 1 the epoch that these are of
---   2-6 version, order total, purchase time (ms), name, e-mail
---   7-8 the client's id, and the channel that tells of changes, '' for none
---   9-10 the order in the list of its client, and how many of that are told
---   11-13 the order's id, the order itself, and until when (ms) it is kept; '' where it is not
---   14-15 two periods in which products are counted
---   16 the number of pages that it counts in, then for each: name, cell, until when (ms) it is kept or ''
---   and for each product that was sold: id, pieces, revenue
--- Returns how many were changed: 0 when it had been applied before. The error STALE says that there are other generations
--- by now; CORRUPT that the stored data of the first do not allow it (another is compared before it is read); any other is
--- the server's own. With an error nothing of that generation has changed: what was done is taken back.
-local version = tonumber(ARGV[2])
-local pages = tonumber(ARGV[16])
+-- Applies some events of clients of one partition, all or none of them, in one atomic step in each generation. The rules are
+-- those of memory.rs and sales.rs.
+-- KEYS[1] the partition's epoch. The other keys are named as it is, up to `epoch`; all are in the same slot.
+-- ARGV 1 the epoch that the generations are of
+--   2 the generations, the one that matters first
+--   3 the channel that tells of changes, '' for none
+--   4 how many orders of a client are told
+--   and four lists, each with its length before it:
+--   clients: id, newest name, newest e-mail, last purchase (ms) or 0, number of orders, their total, number of events, and for
+--     each event, by version: its version, and its order in the list of its client or ''
+--   sums of a page: page, cell, until when (ms) the page is kept or '', revenue, number of orders
+--   sums of a product: period, product, pieces, revenue
+--   orders: id, the order itself, until when (ms) it is kept
+-- Returns in how many generations they were applied: 0 when they had been before. The error STALE says that there are other
+-- generations by now; MIXED that only some had been applied before; CORRUPT that the stored data do not allow it (of one event
+-- alone, only those of the first generation: another is compared before it is read); any other is the server's own. Where
+-- there is an error nothing of that generation has changed: what was done is taken back.
 
 local function corrupt(key, why)
   return redis.error_reply('CORRUPT ' .. key .. ': ' .. why)
@@ -38,17 +39,39 @@ local function minus(amount)
 end
 
 -- Returns 1 or 0, or an error.
-local function apply(key)
-  local stored = redis.pcall('HMGET', key, 'version', 'newest', 'orders', 'ahead:' .. version, 'total')
-  if stored.err then return failed(key, stored) end
-  local watermark, newest, orders = count(stored[1]), count(stored[2]), count(stored[3])
-  if not (watermark and newest and orders) then return corrupt(key, 'version, newest or orders is not a count') end
+local function apply(generation)
+  local clients, known, at = {}, nil, 6
+  for i = 1, ARGV[5] do
+    local key, events = generation .. 'client:' .. ARGV[at], tonumber(ARGV[at + 6])
+    local fields = {'version', 'newest', 'orders', 'total', 'last_purchase'}
+    for event = 1, events do fields[5 + event] = 'ahead:' .. ARGV[at + 5 + 2 * event] end
+    local stored = redis.pcall('HMGET', key, unpack(fields))
+    if stored.err then return failed(key, stored) end
+    local version, newest, orders = count(stored[1]), count(stored[2]), count(stored[3])
+    if not (version and newest and orders) then return corrupt(key, 'version, newest or orders is not a count') end
+    for event = 1, events do
+      local is_known = tonumber(ARGV[at + 5 + 2 * event]) <= version or stored[5 + event] ~= false
+      if known == not is_known then return redis.error_reply('MIXED some had been applied before') end
+      known = is_known
+    end
+    clients[i] = {
+      key = key, at = at, events = events, version = version, newest = newest, orders = orders,
+      stored_total = stored[4], stored_last = stored[5],
+    }
+    at = at + 7 + 2 * events
+  end
+  if known then return 0 end
 
-  if version <= watermark or stored[4] then return 0 end
-
-  local generation, id = key:match('^(.*:)client:'), ARGV[7]
-  local undo = {}
+  -- What was done: commands that take it back, and how far it got with orders and with the lists of clients.
+  local undo, first_order, orders_done, lists_done = {}, nil, 0, 0
   local function revert(error)
+    for i = 1, lists_done do
+      local at = clients[i].at
+      for argument = at + 8, at + 6 + 2 * clients[i].events, 2 do
+        if ARGV[argument] ~= '' then redis.call('ZREM', generation .. 'recent:' .. ARGV[at], ARGV[argument]) end
+      end
+    end
+    for order = 0, orders_done - 1 do redis.call('DEL', generation .. 'order:' .. ARGV[first_order + 3 * order]) end
     for step = #undo, 1, -1 do redis.call(unpack(undo[step])) end
     return error
   end
@@ -61,92 +84,144 @@ local function apply(key)
     return sum
   end
 
-  -- Small sums are added here, and stored with the rest.
-  local before, total, error = count(stored[5])
-  local is_small = before and #ARGV[3] <= 15
-  if is_small then
-    total = string.format('%.0f', before + ARGV[3])
-  else
-    total, error = add(key, 'total', ARGV[3])
-    if error then return error end
-  end
-  for argument = 17, 14 + 3 * pages, 3 do
-    local page, cell = generation .. ARGV[argument], 2 * ARGV[argument + 1]
+  for _ = 1, ARGV[at] do
+    local page, cell, revenue, orders = generation .. ARGV[at + 1], 2 * ARGV[at + 2], ARGV[at + 4], ARGV[at + 5]
     local sums = redis.pcall('BITFIELD', page, 'OVERFLOW', 'FAIL',
-      'INCRBY', 'i64', '#' .. cell, ARGV[3], 'INCRBY', 'i64', '#' .. cell + 1, 1)
+      'INCRBY', 'i64', '#' .. cell, revenue, 'INCRBY', 'i64', '#' .. cell + 1, orders)
     if sums.err then return revert(failed(page, sums)) end
-    if sums[1] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell, minus(ARGV[3])} end
-    if sums[2] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell + 1, -1} end
+    if sums[1] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell, minus(revenue)} end
+    if sums[2] then undo[#undo + 1] = {'BITFIELD', page, 'INCRBY', 'i64', '#' .. cell + 1, minus(orders)} end
     if not (sums[1] and sums[2]) then return revert(corrupt(page, 'overflow')) end
-    if sums[2] == 1 and ARGV[argument + 2] ~= '' then
-      local expires = redis.pcall('PEXPIREAT', page, ARGV[argument + 2])
+    if tostring(sums[2]) == orders and ARGV[at + 3] ~= '' then
+      local expires = redis.pcall('PEXPIREAT', page, ARGV[at + 3])
       if type(expires) == 'table' then return revert(failed(page, expires)) end
     end
+    at = at + 5
   end
-  for argument = 17 + 3 * pages, #ARGV, 3 do
-    for period = 14, 15 do
-      for part, name in ipairs({':units', ':revenue'}) do
-        local _, error = add(generation .. ARGV[period], ARGV[argument] .. name, ARGV[argument + part])
-        if error then return error end
+  at = at + 1
+  for _ = 1, ARGV[at] do
+    local hash, product = generation .. ARGV[at + 1], ARGV[at + 2]
+    local _, error = add(hash, product .. ':units', ARGV[at + 3])
+    if not error then _, error = add(hash, product .. ':revenue', ARGV[at + 4]) end
+    if error then return error end
+    at = at + 4
+  end
+  at = at + 1
+  first_order = at + 1
+  for order = 1, ARGV[at] do
+    local key = generation .. 'order:' .. ARGV[at + 1]
+    local kept = redis.pcall('SET', key, ARGV[at + 2], 'PXAT', ARGV[at + 3])
+    if kept.err then return revert(failed(key, kept)) end
+    orders_done, at = order, at + 3
+  end
+
+  -- The rankings, and the lists of clients.
+  local by_total, by_last, gone, back = {}, {}, {}, {}
+  for i, client in ipairs(clients) do
+    local at, id = client.at, ARGV[client.at]
+    -- Small sums are added here, and stored with the rest.
+    local before, total, error = count(client.stored_total)
+    if before and #ARGV[at + 5] <= 15 then
+      client.total = string.format('%.0f', before + ARGV[at + 5])
+      total = client.total
+    else
+      total, error = add(client.key, 'total', ARGV[at + 5])
+      if error then return error end
+    end
+    by_total[#by_total + 1] = total
+    by_total[#by_total + 1] = id
+    if client.stored_total then
+      back[#back + 1] = client.stored_total
+      back[#back + 1] = id
+    else
+      gone[#gone + 1] = id
+    end
+    local last = tonumber(ARGV[at + 3])
+    local stored_last = count(client.stored_last)
+    if not stored_last then return revert(corrupt(client.key, 'last_purchase is not a time')) end
+    if last > stored_last then client.last = ARGV[at + 3] end
+    if client.last or not client.stored_last then
+      by_last[#by_last + 1] = ARGV[at + 3]
+      by_last[#by_last + 1] = id
+    end
+    local set = generation .. 'recent:' .. id
+    for argument = at + 7, at + 5 + 2 * client.events, 2 do
+      if ARGV[argument + 1] ~= '' then
+        local added = redis.pcall('ZADD', set, ARGV[argument], ARGV[argument + 1])
+        if type(added) == 'table' then return revert(failed(set, added)) end
+        lists_done = i
+        -- Now and then: what is too much is not read.
+        if ARGV[argument] % 16 == 0 then
+          local cut = redis.pcall('ZREMRANGEBYRANK', set, 0, -1 - ARGV[4])
+          if type(cut) == 'table' then return revert(failed(set, cut)) end
+        end
       end
     end
   end
-
-  -- Puts a member into a sorted set where it had no score, or that one. Returns an error.
-  local function put(name, score, member, before)
-    local set = generation .. name
-    local added = redis.pcall('ZADD', set, score, member)
-    if type(added) == 'table' then return revert(failed(set, added)) end
-    undo[#undo + 1] = before and {'ZADD', set, before, member} or {'ZREM', set, member}
+  local set = generation .. 'rank:total'
+  local ranked = redis.pcall('ZADD', set, unpack(by_total))
+  if type(ranked) == 'table' then return revert(failed(set, ranked)) end
+  if #gone > 0 then undo[#undo + 1] = {'ZREM', set, unpack(gone)} end
+  if #back > 0 then undo[#undo + 1] = {'ZADD', set, unpack(back)} end
+  -- The last that may fail: so its own scores before need not be known.
+  if #by_last > 0 then
+    set = generation .. 'rank:last'
+    ranked = redis.pcall('ZADD', set, unpack(by_last))
+    if type(ranked) == 'table' then return revert(failed(set, ranked)) end
   end
-  error = put('recent:' .. id, version, ARGV[9]) or put('rank:total', total, id, stored[5])
-  if error then return error end
-  if ARGV[12] ~= '' then
-    local order = generation .. 'order:' .. ARGV[11]
-    local kept = redis.pcall('SET', order, ARGV[12], 'PXAT', ARGV[13])
-    if kept.err then return revert(failed(order, kept)) end
-    undo[#undo + 1] = {'DEL', order}
-  end
-  -- Now and then: what is too much is not read.
-  if version % 16 == 0 then
-    local recent = generation .. 'recent:' .. id
-    local cut = redis.pcall('ZREMRANGEBYRANK', recent, 0, -1 - ARGV[10])
-    if type(cut) == 'table' then return revert(failed(recent, cut)) end
-  end
-  -- The last that may fail: so its own score before need not be known.
-  error = version > newest and put('rank:last', ARGV[4], id)
-  if error then return error end
 
   -- From here on nothing fails.
-  local fields = {'orders', orders + 1}
-  local function set(...)
-    for _, part in ipairs({...}) do fields[#fields + 1] = part end
+  for _, client in ipairs(clients) do
+    local at, reached, event = client.at, client.version, 1
+    repeat
+      local before = reached
+      if event <= client.events and tonumber(ARGV[at + 5 + 2 * event]) == reached + 1 then
+        reached, event = reached + 1, event + 1
+      -- Only where something came ahead is there a gap that may close.
+      elseif client.newest > reached and redis.call('HDEL', client.key, 'ahead:' .. (reached + 1)) == 1 then
+        reached = reached + 1
+      end
+    until reached == before
+    local fields = {'orders', client.orders + ARGV[at + 4], 'version', reached}
+    local function put(field, value)
+      fields[#fields + 1] = field
+      fields[#fields + 1] = value
+    end
+    if client.total then put('total', client.total) end
+    if client.last then put('last_purchase', client.last) end
+    local newest = ARGV[at + 5 + 2 * client.events]
+    if tonumber(newest) > client.newest then
+      put('newest', newest)
+      put('name', ARGV[at + 1])
+      put('email', ARGV[at + 2])
+    end
+    for ahead = event, client.events do put('ahead:' .. ARGV[at + 5 + 2 * ahead], '') end
+    redis.call('HSET', client.key, unpack(fields))
   end
-  if is_small then set('total', total) end
-  if version > newest then set('newest', version, 'last_purchase', ARGV[4], 'name', ARGV[5], 'email', ARGV[6]) end
-  if version == watermark + 1 then
-    local reached = version
-    -- Only where something came ahead is there a gap that may close.
-    while newest > reached and redis.call('HDEL', key, 'ahead:' .. (reached + 1)) == 1 do reached = reached + 1 end
-    set('version', reached)
-  else
-    set('ahead:' .. version, '')
-  end
-  redis.call('HSET', key, unpack(fields))
   return 1
 end
 
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 
-local applied = 0
-for i = 2, #KEYS do
-  local result = apply(KEYS[i])
+local applied, error, is_first = 0, nil, true
+local is_alone = ARGV[5] == '1' and ARGV[12] == '1'
+local partition = KEYS[1]:match('^(.*:)epoch$')
+for number in ARGV[2]:gmatch('%d+') do
+  local result = apply(partition .. 'g' .. number .. ':')
   if type(result) == 'number' then
     applied = applied + result
-  elseif i == 2 or not result.err:find('^CORRUPT') then
-    return result
+  elseif is_first or not is_alone or not result.err:find('^CORRUPT') then
+    error = result
+    break
   end
+  is_first = false
 end
--- Telling may be forbidden (ACL) without harm to what was counted.
-if applied > 0 and ARGV[8] ~= '' then redis.pcall('PUBLISH', ARGV[8], ARGV[7]) end
-return applied
+if applied > 0 and ARGV[3] ~= '' then
+  local ids, at = {}, 6
+  for i = 1, ARGV[5] do
+    ids[i], at = ARGV[at], at + 7 + 2 * ARGV[at + 6]
+  end
+  -- Telling may be forbidden (ACL) without harm to what was counted.
+  redis.pcall('PUBLISH', ARGV[3], table.concat(ids, ' '))
+end
+return error or applied

@@ -4,6 +4,7 @@
 //! Redis runs as one atomic step; what an order counts for besides its client says [`sales`]. The test in `tests/` feeds
 //! both the same histories and compares.
 
+pub mod batch;
 pub mod generations;
 pub mod memory;
 mod near;

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::sales::{Effects, KeptOrder, Purchase, RECENT, Sum};
+use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
@@ -66,34 +66,33 @@ impl Stored {
         let applied = self.clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event)?;
         if applied == Applied::Now {
             let now = Utc::now();
-            self.count(event, Effects::of(event, now, keep_orders));
+            self.count(event, now, keep_orders);
             self.forget(now);
         }
         Ok(applied)
     }
 
-    fn count(&mut self, event: &Event, effects: Effects) {
-        for counted in effects.counted {
-            let page = self.pages.entry(counted.page).or_default();
+    fn count(&mut self, event: &Event, now: DateTime<Utc>, keep_orders: Duration) {
+        let mut effects = Effects::default();
+        effects.add(event, now);
+        for ((page, cell), counted) in effects.counted {
+            let page = self.pages.entry(page).or_default();
             page.until = counted.until;
-            if page.cells.len() <= counted.cell {
-                page.cells.resize(counted.cell + 1, Sum::default());
+            if page.cells.len() <= cell {
+                page.cells.resize(cell + 1, Sum::default());
             }
-            page.cells[counted.cell].add(Sum { count: 1, revenue: event.order.total });
+            page.cells[cell].add(counted.sum);
         }
-        for period in effects.sold_in {
-            let sold_then = self.sold.entry(period).or_default();
-            for (product, sold) in &effects.sold {
-                sold_then.entry(*product).or_default().add(*sold);
-            }
+        for ((period, product), sold) in effects.sold {
+            self.sold.entry(period).or_default().entry(product).or_default().add(sold);
         }
-        let purchase = effects.purchase;
+        let purchase = Purchase::of(event);
         let recent = self.recent.entry(purchase.client_id).or_default();
         recent.insert(event.version, purchase);
         if recent.len() > RECENT {
             recent.pop_first();
         }
-        if let Some(until) = effects.kept_until {
+        if let Some(until) = sales::kept_until(event, now, keep_orders) {
             let kept = KeptOrder { time: event.time, order: event.order.clone() };
             self.orders.insert(event.order.order_id, kept);
             self.leaving.insert((until, event.order.order_id));
@@ -117,7 +116,7 @@ impl Stored {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Projected {
     pub client: Client,
-    /// The largest version applied: name, e-mail and last purchase are from it.
+    /// The largest version applied: name and e-mail are from it.
     pub newest: i32,
     /// Versions applied above the watermark, where there is a gap. Empty as soon as the gap closes.
     pub ahead: BTreeSet<i32>,
@@ -149,8 +148,8 @@ impl Projected {
             self.newest = event.version;
             client.name.clone_from(&event.order.client_name);
             client.email.clone_from(&event.order.client_email);
-            client.last_purchase = Some(event.time);
         }
+        client.last_purchase = client.last_purchase.max(Some(event.time));
         self.ahead.insert(event.version);
         while self.ahead.remove(&(client.version + 1)) {
             client.version += 1;

@@ -11,7 +11,7 @@
 //! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | revenue and number of orders for each day, hour, ten seconds: each 64 bits |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold that day, that month |
 //!
-//! Each change publishes the client's id on the channel `orders:changed`.
+//! Each change publishes the ids of the clients that it changed on the channel `orders:changed`, with spaces between them.
 //!
 //! A client's hash: `name`, `email`, `total` (minor units), `orders`, `last_purchase` (ms since 1970), `version` (the
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
@@ -21,7 +21,7 @@
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,16 +35,17 @@ use chrono::{DateTime, Utc};
 use entity::Event;
 use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use iso_currency::Currency;
 use socket2::TcpKeepalive;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use crate::batch::Batch;
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
-use crate::sales::{Effects, KeptOrder, Purchase, RECENT, Sum};
+use crate::sales::{KeptOrder, Purchase, RECENT, Sum};
 use crate::{Applied, Client, Error, Place, Projected, Ranking, ReadModel};
 
 /// For how long whole orders are kept, if not said otherwise.
@@ -54,7 +55,7 @@ const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
 /// Events applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
-const TOGETHER: usize = 250;
+const TOGETHER: usize = 500;
 /// Keys that the server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
@@ -572,58 +573,29 @@ impl Redis {
         ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
     }
 
-    async fn run_apply(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+    /// Applies each batch in one atomic step, all in one round trip.
+    async fn run_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
         let (epoch, generations) = self.write_to()?;
+        let generations = generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
         let (mut pipeline, now) = (pipe(), Utc::now());
-        pipeline.ignore_errors();
-        let milliseconds = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_millis().to_string());
-        for event in events {
-            let (order, effects) = (&event.order, Effects::of(event, now, self.keep_orders));
-            let script = pipeline.cmd("EVALSHA").arg(self.shared.apply.get_hash()).arg(1 + generations.len());
-            script.arg(epoch_key(self.partition(order.client_id)));
-            for generation in &generations {
-                script.arg(self.client_key(*generation, order.client_id));
-            }
-            (script.arg(epoch).arg(event.version).arg(order.total).arg(event.time.timestamp_millis()))
-                .arg(&order.client_name)
-                .arg(&order.client_email)
-                .arg(order.client_id)
-                .arg(self.channel());
-            let purchase = effects.purchase.to_text();
-            script.arg(purchase).arg(RECENT).arg(order.order_id.to_string());
-            match milliseconds(effects.kept_until) {
-                Some(until) => {
-                    let kept = KeptOrder { time: event.time, order: order.clone() };
-                    script.arg(serde_json::to_string(&kept).expect("an order always serialises")).arg(until);
-                }
-                None => {
-                    script.arg("").arg("");
-                }
-            }
-            script.arg(&effects.sold_in).arg(effects.counted.len());
-            for counted in effects.counted {
-                script.arg(counted.page).arg(counted.cell).arg(milliseconds(counted.until).unwrap_or_default());
-            }
-            for (product, sold) in effects.sold {
-                script.arg(product).arg(sold.count).arg(sold.revenue);
-            }
+        for batch in batches {
+            let mut script = ::redis::cmd("EVALSHA");
+            script.arg(self.shared.apply.get_hash()).arg(1).arg(epoch_key(self.partition(batch.client())));
+            script.arg(epoch).arg(&generations).arg(self.channel());
+            batch.write(&mut script, now, self.keep_orders);
+            pipeline.add_command(script);
         }
-        Ok(pipeline.query_async(&mut self.connection()).await?)
-    }
-
-    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
-        let mut results = Vec::with_capacity(events.len());
-        for events in events.chunks(TOGETHER) {
-            results.extend(self.apply_together(events).await?);
-        }
-        Ok(results)
+        Ok(pipeline.ignore_errors().query_async(&mut self.connection()).await?)
     }
 
     /// What failed for a reason that passes at once is tried again: what was applied all the same is only reported as
     /// applied before.
-    async fn apply_together(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+    async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
         for _ in 0..ATTEMPTS {
-            let results = self.run_apply(events).await?;
+            let results = self.run_batches(batches).await?;
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
             if errors.clone().any(is_unknown_script) {
                 self.shared.apply.load_async(&mut self.connection()).await?;
@@ -634,6 +606,40 @@ impl Redis {
             }
         }
         Err(changing())
+    }
+
+    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+        let mut results = Vec::with_capacity(events.len());
+        for events in events.chunks(TOGETHER) {
+            results.extend(self.apply_together(events).await?);
+        }
+        Ok(results)
+    }
+
+    /// Applies the events of each partition in one step, or one by one where that cannot be.
+    async fn apply_together(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
+        // A repeated one has been applied before, by the first.
+        let mut results = vec![Ok(0); events.len()];
+        let mut of_partitions: BTreeMap<i64, Batch> = BTreeMap::new();
+        for (index, event) in events.iter().enumerate() {
+            of_partitions.entry(self.partition(event.order.client_id)).or_default().add(index, event);
+        }
+        let (batches, too_large): (Vec<Batch>, Vec<Batch>) = of_partitions.into_values().partition(Batch::fits);
+        let mut alone: Vec<usize> = too_large.iter().flat_map(Batch::indices).collect();
+        for (batch, result) in batches.iter().zip(self.apply_batches(&batches).await?) {
+            let is_of_one = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT"));
+            if result.as_ref().is_err_and(is_of_one) && batch.len() > 1 {
+                alone.extend(batch.indices());
+            } else {
+                batch.indices().for_each(|index| results[index] = result.clone());
+            }
+        }
+        alone.sort_unstable();
+        let batches: Vec<Batch> = alone.iter().map(|index| Batch::of(*index, &events[*index])).collect();
+        for (index, result) in alone.into_iter().zip(self.apply_batches(&batches).await?) {
+            results[index] = result;
+        }
+        Ok(results)
     }
 }
 
@@ -846,7 +852,8 @@ impl ReadModel for Redis {
         };
         let messages =
             timeout(TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not answer".into()))??;
-        Ok(messages.filter_map(async |message| message.get_payload().ok()).boxed())
+        let ids = |text: String| text.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<i64>>();
+        Ok(messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default())).boxed())
     }
 
     async fn ping(&self) -> Result<(), Error> {

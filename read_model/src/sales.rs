@@ -1,5 +1,5 @@
 //! What an order counts for besides its client: the sums over time and products, and the lists it is in. This is the one
-//! place that says which; [`Memory`](crate::Memory) and `apply.lua` only do it.
+//! place that says which; [`Memory`](crate::Memory) and `apply.lua` only add it up.
 //!
 //! Sums are kept by pages: a page of a [`Scale`] has one cell for each step of time.
 
@@ -132,53 +132,50 @@ pub struct KeptOrder {
     pub order: OrderPlaced,
 }
 
-/// A page that an order counts in.
+impl Purchase {
+    pub fn of(event: &Event) -> Purchase {
+        let OrderPlaced { order_id, client_id, total, ref lines, .. } = event.order;
+        Purchase { order_id, client_id, time: event.time, total, lines: lines.len() as u32 }
+    }
+}
+
+/// Until when an order is kept whole; not at all when that is over.
+pub fn kept_until(event: &Event, now: DateTime<Utc>, keep_orders: Duration) -> Option<DateTime<Utc>> {
+    let keep = TimeDelta::from_std(keep_orders.min(FOREVER)).ok()?;
+    event.time.checked_add_signed(keep).filter(|until| *until > now)
+}
+
+/// What some orders count for in sums.
+#[derive(Default)]
+pub struct Effects {
+    /// By page and cell. Only what is kept now.
+    pub counted: BTreeMap<(String, usize), Counted>,
+    /// By period and product.
+    pub sold: BTreeMap<(String, i64), Sum>,
+}
+
+/// What is added to a cell.
+#[derive(Default)]
 pub struct Counted {
-    pub page: String,
-    pub cell: usize,
-    /// When the page goes.
+    pub sum: Sum,
+    /// When its page goes.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// All that an order counts for.
-pub struct Effects {
-    /// Only what is kept at this time.
-    pub counted: Vec<Counted>,
-    /// What was sold of each product, counted in each of these.
-    pub sold: BTreeMap<i64, Sum>,
-    pub sold_in: [String; 2],
-    pub purchase: Purchase,
-    /// Until when the order is kept whole; not at all when that is over.
-    pub kept_until: Option<DateTime<Utc>>,
-}
-
 impl Effects {
-    pub fn of(event: &Event, now: DateTime<Utc>, keep_orders: Duration) -> Effects {
+    pub fn add(&mut self, event: &Event, now: DateTime<Utc>) {
         let (order, time) = (&event.order, event.time);
-        let counted = Scale::ALL.into_iter().filter_map(|scale| {
-            let (page, cell) = scale.at(time);
-            scale.is_kept(time, now).then(|| Counted { page, cell, until: scale.kept(time) })
-        });
-        let mut sold: BTreeMap<i64, Sum> = BTreeMap::new();
-        for line in &order.lines {
-            let revenue = line.total().unwrap_or(i64::MAX);
-            sold.entry(line.product_id).or_default().add(Sum { count: line.quantity.into(), revenue });
+        for scale in Scale::ALL.into_iter().filter(|scale| scale.is_kept(time, now)) {
+            let counted = self.counted.entry(scale.at(time)).or_default();
+            counted.sum.add(Sum { count: 1, revenue: order.total });
+            counted.until = scale.kept(time);
         }
         let day = time.date_naive();
-        let kept_until =
-            TimeDelta::from_std(keep_orders.min(FOREVER)).ok().and_then(|keep| time.checked_add_signed(keep));
-        Effects {
-            counted: counted.collect(),
-            sold,
-            sold_in: [products_of_day(day), products_of_month(day)],
-            purchase: Purchase {
-                order_id: order.order_id,
-                client_id: order.client_id,
-                time,
-                total: order.total,
-                lines: order.lines.len() as u32,
-            },
-            kept_until: kept_until.filter(|until| *until > now),
+        for line in &order.lines {
+            let sold = Sum { count: line.quantity.into(), revenue: line.total().unwrap_or(i64::MAX) };
+            for period in [products_of_day(day), products_of_month(day)] {
+                self.sold.entry((period, line.product_id)).or_default().add(sold);
+            }
         }
     }
 }

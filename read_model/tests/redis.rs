@@ -14,6 +14,7 @@ use rand::prelude::{IndexedRandom, SliceRandom};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use read_model::generations::{FORMAT, Generation, NotPossible, State};
+use read_model::redis::KEEP_ORDERS;
 use read_model::sales::{self, Granularity, Sum};
 use read_model::{
     Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
@@ -322,7 +323,7 @@ async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
     let server = server().await;
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     let (memory, now) = (Memory::default(), Utc::now().trunc_subsecs(3));
-    let first = Event { version: 1, time: now, ..dated(1, 7, now) };
+    let first = Event { version: 1, time: now - Duration::from_millis(1), ..dated(1, 7, now) };
     let second = Event { version: 2, time: now, ..dated(1, 8, now) };
     for model in [&redis as &dyn ReadModel, &memory] {
         assert_eq!(model.apply(std::slice::from_ref(&first)).await, [Ok(Applied::Now)]);
@@ -365,6 +366,37 @@ async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
         assert_eq!(model.apply(std::slice::from_ref(&second)).await, [Ok(Applied::Now)]);
     }
     assert!(all_of(&redis, now).await == all_of(&memory, now).await);
+}
+
+/// Events of a partition are applied in one step where that can be.
+#[tokio::test]
+async fn together_each_event_fares_as_it_would_alone() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 1, Currency::USD).await.unwrap();
+    let (memory, now) = (Memory::new(KEEP_ORDERS), Utc::now());
+    let before = dated(1, 1, now);
+    let events: Vec<Event> =
+        (1..=5).flat_map(|client| (1..=3).map(move |version| dated(client, version, now))).collect();
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert_eq!(model.apply(std::slice::from_ref(&before)).await, [Ok(Applied::Now)]);
+    }
+    // Noticed late, when all sums have been changed.
+    command(&server, &["SET", "orders:{p0}:g1:recent:3", "damaged"]).await;
+    let results = redis.apply(&[&events[..], &events[3..5]].concat()).await;
+    for (event, result) in events.iter().zip(&results) {
+        let (client, version) = (event.order.client_id, event.version);
+        match (client, version) {
+            (3, _) => assert!(matches!(result, Err(Error::Damaged(why)) if why.contains("recent:3")), "{result:?}"),
+            (1, 1) => assert_eq!(*result, Ok(Applied::Before)),
+            _ => assert_eq!(*result, Ok(Applied::Now), "version {version} of client {client}"),
+        }
+    }
+    assert_eq!(results[15..], [Ok(Applied::Before), Ok(Applied::Before)], "they came twice");
+    command(&server, &["DEL", "orders:{p0}:g1:recent:3"]).await;
+    let of_others: Vec<Event> = events.iter().filter(|event| event.order.client_id != 3).cloned().collect();
+    memory.apply(&of_others).await;
+    let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
+    assert!(stored == specified, "{stored:#?}\n{specified:#?}");
 }
 
 #[tokio::test]
