@@ -19,11 +19,14 @@ use tracing::{debug, warn};
 /// What a token may allow. Others are ignored.
 pub const PLACE_ORDERS: &str = "orders:place";
 pub const READ_CLIENTS: &str = "clients:read";
+pub const WRITE_CLIENTS: &str = "clients:write";
 pub const READ_PRODUCTS: &str = "products:read";
+pub const WRITE_PRODUCTS: &str = "products:write";
 pub const READ_SALES: &str = "sales:read";
 /// Where only trusted documents run: others as well.
 pub const EXPLORE: &str = "graphql:explore";
-pub const SCOPES: [&str; 5] = [PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS, READ_SALES, EXPLORE];
+pub const SCOPES: [&str; 7] =
+    [PLACE_ORDERS, READ_CLIENTS, WRITE_CLIENTS, READ_PRODUCTS, WRITE_PRODUCTS, READ_SALES, EXPLORE];
 
 /// How far clocks may differ when `exp` and `nbf` are checked.
 const LEEWAY: Duration = Duration::from_secs(10);

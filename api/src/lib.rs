@@ -7,6 +7,7 @@
 //! - [`auth`]: who is asking; [`callers`]: what each may ask for
 //! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold; [`reports`]: what was sold, for all who ask
 //! - [`orders`]: placing orders, into the [`store`]; [`placing`]: those that come at the same time together
+//! - [`master_data`]: registering and changing clients and products
 //! - [`relay`]: the outbox, from the store to the queue
 //! - [`config`]: the settings
 //!
@@ -22,6 +23,7 @@ pub mod graphql;
 pub mod http;
 pub mod limits;
 pub mod live;
+pub mod master_data;
 pub mod orders;
 pub mod placing;
 pub mod relay;
@@ -56,6 +58,7 @@ use crate::http::Edge;
 use crate::http::explorer::Exploring;
 use crate::http::pages;
 use crate::live::{Updates, live};
+use crate::master_data::MasterData;
 use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
 use crate::reports::Reports;
@@ -99,10 +102,12 @@ impl Service {
             limits.operation_timeout
         );
         let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
+        let master_data = MasterData::new(app.db.clone(), app.currency, outgoing.clone());
         let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
         let (snapshots, reports) = (Snapshots::new(app.read_model.clone()), Reports::new(app.read_model.clone()));
-        let schema = schema(Some(Shared { app: app.clone(), orders, live, snapshots: snapshots.clone(), reports }));
+        let shared = Shared { app: app.clone(), orders, master_data, live, snapshots: snapshots.clone(), reports };
+        let schema = schema(Some(shared));
         let introspection = exploring.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {

@@ -1,10 +1,11 @@
 //! Placing orders: the rules ([`Book::decide`], no I/O) and the transaction around them ([`place`]).
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::{self, MAX_LINES, MAX_QUANTITY};
-use entity::{Event, InvalidEvent, Line, OrderPlaced, client, order, order_event, order_item, product};
+use entity::{Change, Event, Line, OrderPlaced, client, order, order_event, order_item, product};
 use iso_currency::Currency;
 use process::crash_point;
 use sea_orm::sea_query::postgres_array::NotU8;
@@ -40,7 +41,7 @@ pub struct Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// The order as it was placed, with the client's version it made.
-    pub event: Event,
+    pub event: Event<OrderPlaced>,
     /// Whether it had been placed before, by a request with the same idempotency key.
     pub replayed: bool,
 }
@@ -119,7 +120,7 @@ pub struct Book {
     clients: HashMap<i64, client::Model>,
     products: HashMap<i64, product::Model>,
     /// By client and idempotency key.
-    earlier: HashMap<(i64, String), Event>,
+    earlier: HashMap<(i64, String), Event<OrderPlaced>>,
 }
 
 impl Book {
@@ -185,7 +186,7 @@ impl Book {
             id: Uuid::now_v7(),
             time: now,
             version: client.version,
-            order: OrderPlaced {
+            data: OrderPlaced {
                 client_id: client.id,
                 client_name: client.name.clone(),
                 client_email: client.email.clone(),
@@ -230,9 +231,9 @@ fn is_valid_key(key: &str) -> bool {
 }
 
 /// Whether the command asks for what was ordered then.
-fn asks_for(command: &PlaceOrder, event: &Event) -> bool {
+fn asks_for(command: &PlaceOrder, event: &Event<OrderPlaced>) -> bool {
     let asked = command.items.iter().map(|item| (item.product_id, item.quantity));
-    asked.eq(event.order.lines.iter().map(|line| (line.product_id, line.quantity)))
+    asked.eq(event.data.lines.iter().map(|line| (line.product_id, line.quantity)))
 }
 
 /// The orders that were placed with the commands' idempotency keys, as their events tell.
@@ -240,7 +241,7 @@ async fn earlier_orders(
     db: &impl ConnectionTrait,
     currency: Currency,
     commands: &[PlaceOrder],
-) -> Result<HashMap<(i64, String), Event>, DbErr> {
+) -> Result<HashMap<(i64, String), Event<OrderPlaced>>, DbErr> {
     let keys = commands.iter().filter_map(|command| Some((command.client_id, command.idempotency_key.as_ref()?)));
     let keys: Vec<_> = keys.filter(|(_, key)| is_valid_key(key)).map(|(client, key)| (client, key.clone())).collect();
     if keys.is_empty() {
@@ -258,29 +259,38 @@ async fn earlier_orders(
     orders
         .into_iter()
         .filter_map(|order| {
-            let row = events.remove(&(order.client_id, order.version))?;
-            let event = Event::from_row(row, currency.code())
-                .map_err(|e: InvalidEvent| DbErr::Custom(format!("order {}: {e}", order.id)));
+            let row = events.remove(&(Some(order.client_id), order.version))?;
+            let damaged = |why: &dyn Display| DbErr::Custom(format!("order {}: {why}", order.id));
+            let event = match Event::from_row(row, currency.code()) {
+                Ok(Event { id, time, version, data: Change::OrderPlaced(data) }) => {
+                    Ok(Event { id, time, version, data })
+                }
+                Ok(_) => Err(damaged(&"its event is of something else")),
+                Err(error) => Err(damaged(&error)),
+            };
             Some(event.map(|event| ((order.client_id, order.idempotency_key.unwrap_or_default()), event)))
         })
         .collect()
 }
 
-async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Result<Vec<Outgoing>, DbErr> {
+async fn write(
+    db: &impl ConnectionTrait,
+    new: Vec<(&PlaceOrder, &Event<OrderPlaced>)>,
+) -> Result<Vec<Outgoing>, DbErr> {
     if new.is_empty() {
         return Ok(Vec::new());
     }
     let orders = new.iter().map(|(command, event)| order::Model {
-        id: event.order.order_id,
-        client_id: event.order.client_id,
+        id: event.data.order_id,
+        client_id: event.data.client_id,
         version: event.version,
         placed_at: event.time,
-        total: event.order.total,
+        total: event.data.total,
         idempotency_key: command.idempotency_key.clone(),
     });
     let items = new.iter().flat_map(|(_, event)| {
-        (0..).zip(&event.order.lines).map(|(line, item)| order_item::Model {
-            order_id: event.order.order_id,
+        (0..).zip(&event.data.lines).map(|(line, item)| order_item::Model {
+            order_id: event.data.order_id,
             line,
             product_id: item.product_id,
             unit_price: item.unit_price,
@@ -289,10 +299,11 @@ async fn write(db: &impl ConnectionTrait, new: Vec<(&PlaceOrder, &Event)>) -> Re
     });
     let events = new.iter().map(|(command, event)| order_event::Model {
         id: event.id,
-        client_id: event.order.client_id,
+        client_id: Some(event.data.client_id),
+        product_id: None,
         version: event.version,
         r#type: event::ORDER_PLACED.to_owned(),
-        payload: serde_json::to_value(&event.order).expect("an order always serialises"),
+        payload: serde_json::to_value(&event.data).expect("an order always serialises"),
         occurred_at: event.time,
         published_at: None,
         traceparent: command.traceparent.clone(),
@@ -312,8 +323,8 @@ async fn write_rows(
     items: Vec<order_item::Model>,
     events: Vec<order_event::Model>,
 ) -> Result<(), DbErr> {
-    // A later event of a client overwrites an earlier one's version: they come in order.
-    let versions: BTreeMap<i64, i32> = events.iter().map(|event| (event.client_id, event.version)).collect();
+    // A later order of a client overwrites an earlier one's version: they come in order.
+    let versions: BTreeMap<i64, i32> = orders.iter().map(|order| (order.client_id, order.version)).collect();
     order::Entity::insert_many(orders.into_iter().map(as_new)).exec_without_returning(db).await?;
     order_item::Entity::insert_many(items.into_iter().map(as_new)).exec_without_returning(db).await?;
     order_event::Entity::insert_many(events.into_iter().map(as_new)).exec_without_returning(db).await?;
@@ -376,7 +387,7 @@ async fn write_at_once(
 }
 
 /// A row with every column set: what is inserted is the whole model, keys included.
-fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
+pub(crate) fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
     model.into_active_model().reset_all()
 }
 
@@ -391,7 +402,7 @@ mod tests {
             email: format!("{id}@example.com"),
             version,
         };
-        let product = |id: i64, price| product::Model { id, name: format!("Product {id}"), price };
+        let product = |id: i64, price| product::Model { id, name: format!("Product {id}"), price, version: 0 };
         Book {
             currency: Currency::USD,
             clients: [client(1, 0), client(2, 41)].map(|client| (client.id, client)).into(),
@@ -413,8 +424,8 @@ mod tests {
     fn versions_count_up_and_prices_are_those_of_the_moment() {
         let mut book = book();
         let placed = decide(&mut book, command(1, &[(1, 1), (2, 3)], None)).unwrap();
-        assert_eq!((placed.event.version, placed.event.order.total), (1, 300_000));
-        assert_eq!(placed.event.order.lines[1].unit_price, 50_000);
+        assert_eq!((placed.event.version, placed.event.data.total), (1, 300_000));
+        assert_eq!(placed.event.data.lines[1].unit_price, 50_000);
         assert_eq!(decide(&mut book, command(1, &[(2, 1)], None)).unwrap().event.version, 2);
         assert_eq!(decide(&mut book, command(2, &[(2, 1)], None)).unwrap().event.version, 42);
     }
@@ -453,7 +464,7 @@ mod tests {
         let mut book = book();
         let key = "\u{1f511}".repeat(255);
         let placed = decide(&mut book, command(1, &[(2, 10_000); 100], Some(&key))).unwrap();
-        assert_eq!(placed.event.order.total, 50_000 * 10_000 * 100);
+        assert_eq!(placed.event.data.total, 50_000 * 10_000 * 100);
     }
 
     #[test]

@@ -78,17 +78,18 @@ fn documents(criterion: &mut Criterion) {
 
 fn events(criterion: &mut Criterion) {
     let client = client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0 };
-    let product = |id| product::Model { id, name: "Computer".into(), price: 150_000 };
+    let product = |id| product::Model { id, name: "Computer".into(), price: 150_000, version: 0 };
     let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);
     let items = [1, 2].map(|product_id| Item { product_id, quantity: 3 });
     let order = PlaceOrder { client_id: 1, items: items.into(), idempotency_key: None, traceparent: None };
     let event = book.decide(&order, Utc::now()).unwrap().event;
     let row = order_event::Model {
         id: event.id,
-        client_id: 1,
+        client_id: Some(1),
+        product_id: None,
         version: event.version,
         r#type: ORDER_PLACED.into(),
-        payload: serde_json::to_value(&event.order).unwrap(),
+        payload: serde_json::to_value(&event.data).unwrap(),
         occurred_at: event.time,
         published_at: None,
         traceparent: None,

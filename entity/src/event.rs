@@ -1,6 +1,8 @@
 //! The message on the queue: a [CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)
 //! event in its JSON format. Readers ignore attributes and fields they do not know; a changed meaning is a new `type`.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use sea_orm::prelude::Json;
 use serde::{Deserialize, Serialize};
@@ -8,23 +10,78 @@ use uuid::Uuid;
 
 use crate::order_event;
 
-/// `type` of the one event there is so far.
+/// `type` of each event there is.
 pub const ORDER_PLACED: &str = "orders.OrderPlaced.v1";
+pub const CLIENT_REGISTERED: &str = "clients.ClientRegistered.v1";
+pub const CLIENT_UPDATED: &str = "clients.ClientUpdated.v1";
+pub const PRODUCT_CREATED: &str = "products.ProductCreated.v1";
+pub const PRICE_CHANGED: &str = "products.PriceChanged.v1";
 
 /// What an order may be. The rules of placing hold new orders to these, reading holds foreign messages to them.
 pub const MAX_LINES: usize = 100;
 pub const MAX_QUANTITY: i32 = 10_000;
 /// Minor units. A client's sums in 64 bits overflow only after nine million orders of this size.
 pub const MAX_TOTAL: i64 = 1_000_000_000_000;
+/// Characters of a name or an e-mail address.
+pub const MAX_NAME: usize = 200;
 
 /// An event that was read and understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct Event<Data = Change> {
     pub id: Uuid,
     pub time: DateTime<Utc>,
-    /// The client's version that this event makes, from 1.
+    /// The version of its [`Subject`] that this event makes, from 1.
     pub version: i32,
-    pub order: OrderPlaced,
+    pub data: Data,
+}
+
+/// What an event tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    OrderPlaced(OrderPlaced),
+    /// [`CLIENT_REGISTERED`] or [`CLIENT_UPDATED`].
+    Client(ClientChanged),
+    /// [`PRODUCT_CREATED`] or [`PRICE_CHANGED`].
+    Product(ProductChanged),
+}
+
+/// Whose versions number an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Subject {
+    Client(i64),
+    Product(i64),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Subject::Client(id) => write!(f, "client {id}"),
+            Subject::Product(id) => write!(f, "product {id}"),
+        }
+    }
+}
+
+/// `data` of [`CLIENT_REGISTERED`] and [`CLIENT_UPDATED`]: what the client is from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientChanged {
+    pub client_id: i64,
+    pub client_name: String,
+    pub client_email: String,
+}
+
+/// `data` of [`PRODUCT_CREATED`] and [`PRICE_CHANGED`]: what the product is from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProductChanged {
+    pub product_id: i64,
+    pub name: String,
+    /// Minor units.
+    pub price: i64,
+    /// ISO 4217. Not known of products that are older than their events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// `data` of [`ORDER_PLACED`]: all that a projection needs, so that none has to ask the database.
@@ -104,44 +161,104 @@ impl Event {
         }
         let version =
             (event.sequence.parse()).map_err(|_| InvalidEvent::Contradiction("sequence is not a 32-bit number"))?;
-        let parsed = Event::from_parts(event.id, event.time, version, event.r#type, event.data, currency)?;
-        if event.subject != parsed.order.client_id.to_string() {
-            return Err(InvalidEvent::Contradiction("subject is not data.clientId"));
+        let parsed = Event::from_parts(event.id, event.time, version, &event.r#type, event.data, currency)?;
+        let (Subject::Client(id) | Subject::Product(id)) = parsed.subject();
+        if event.subject != id.to_string() {
+            return Err(InvalidEvent::Contradiction("subject is not the id in data"));
         }
         Ok(parsed)
     }
 
     /// Reads a row of the event log, as [`Event::parse`] reads the message made of it.
     pub fn from_row(row: order_event::Model, currency: &str) -> Result<Event, InvalidEvent> {
-        Event::from_parts(row.id, row.occurred_at, row.version, row.r#type, row.payload, currency)
+        Event::from_parts(row.id, row.occurred_at, row.version, &row.r#type, row.payload, currency)
     }
 
     fn from_parts(
         id: Uuid,
         time: DateTime<Utc>,
         version: i32,
-        r#type: String,
+        r#type: &str,
         data: Json,
         currency: &str,
     ) -> Result<Event, InvalidEvent> {
-        if r#type != ORDER_PLACED {
-            return Err(InvalidEvent::UnknownType(r#type));
-        }
-        let order: OrderPlaced = serde_json::from_value(data)?;
-        let in_range =
-            |line: &Line| line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
+        let data = match r#type {
+            ORDER_PLACED => Change::OrderPlaced(serde_json::from_value(data)?),
+            CLIENT_REGISTERED | CLIENT_UPDATED => Change::Client(serde_json::from_value(data)?),
+            PRODUCT_CREATED | PRICE_CHANGED => Change::Product(serde_json::from_value(data)?),
+            _ => return Err(InvalidEvent::UnknownType(r#type.to_owned())),
+        };
         if version < 1 {
-            Err(InvalidEvent::Contradiction("sequence is below 1"))
-        } else if order.client_id < 1 {
-            Err(InvalidEvent::Contradiction("data.clientId is below 1"))
-        } else if order.currency != currency {
-            Err(InvalidEvent::Currency { event: order.currency, here: currency.to_owned() })
-        } else if order.lines.is_empty() || order.lines.len() > MAX_LINES || !order.lines.iter().all(in_range) {
-            Err(InvalidEvent::Contradiction("data.lines are out of range"))
-        } else if total(&order.lines) != Some(order.total) {
-            Err(InvalidEvent::Contradiction("data.total is not the sum of data.lines"))
-        } else {
-            Ok(Event { id, time, version, order })
+            return Err(InvalidEvent::Contradiction("sequence is below 1"));
+        }
+        data.check(currency)?;
+        Ok(Event { id, time, version, data })
+    }
+
+    pub fn subject(&self) -> Subject {
+        match &self.data {
+            Change::OrderPlaced(order) => Subject::Client(order.client_id),
+            Change::Client(client) => Subject::Client(client.client_id),
+            Change::Product(product) => Subject::Product(product.product_id),
+        }
+    }
+
+    /// The order that it tells of, if any.
+    pub fn order(&self) -> Option<&OrderPlaced> {
+        match &self.data {
+            Change::OrderPlaced(order) => Some(order),
+            _ => None,
+        }
+    }
+
+    /// What its client is from then on, if it is about one.
+    pub fn client(&self) -> Option<ClientDetails<'_>> {
+        let (id, name, email) = match &self.data {
+            Change::OrderPlaced(order) => (order.client_id, &order.client_name, &order.client_email),
+            Change::Client(client) => (client.client_id, &client.client_name, &client.client_email),
+            Change::Product(_) => return None,
+        };
+        Some(ClientDetails { id, name, email })
+    }
+}
+
+/// What each event of a client tells of it.
+pub struct ClientDetails<'a> {
+    pub id: i64,
+    pub name: &'a str,
+    pub email: &'a str,
+}
+
+impl From<Event<OrderPlaced>> for Event {
+    fn from(Event { id, time, version, data }: Event<OrderPlaced>) -> Event {
+        Event { id, time, version, data: Change::OrderPlaced(data) }
+    }
+}
+
+impl Change {
+    fn check(&self, here: &str) -> Result<(), InvalidEvent> {
+        let require = |holds, fault| if holds { Ok(()) } else { Err(InvalidEvent::Contradiction(fault)) };
+        let is_of_here = |currency: &String| match currency == here {
+            true => Ok(()),
+            false => Err(InvalidEvent::Currency { event: currency.clone(), here: here.to_owned() }),
+        };
+        match self {
+            Change::OrderPlaced(OrderPlaced { client_id, currency, lines, total: stated, .. }) => {
+                let in_range = |line: &Line| {
+                    line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity)
+                };
+                require(*client_id > 0, "data.clientId is below 1")?;
+                is_of_here(currency)?;
+                require((1..=MAX_LINES).contains(&lines.len()), "data.lines are out of range")?;
+                require(lines.iter().all(in_range), "data.lines are out of range")?;
+                require(total(lines) == Some(*stated), "data.total is not the sum of data.lines")
+            }
+            Change::Client(client) => require(client.client_id > 0, "data.clientId is below 1"),
+            Change::Product(ProductChanged { product_id, price, currency, .. }) => {
+                require(*product_id > 0, "data.productId is below 1")?;
+                currency.as_ref().map_or(Ok(()), is_of_here)?;
+                require((0..=MAX_TOTAL).contains(price), "data.price is out of range")
+            }
         }
     }
 }
@@ -154,7 +271,7 @@ impl order_event::Model {
             id: self.id,
             source: "/orders",
             r#type: &self.r#type,
-            subject: &self.client_id.to_string(),
+            subject: &self.client_id.or(self.product_id).unwrap_or_default().to_string(),
             time: self.occurred_at,
             datacontenttype: Some("application/json"),
             sequence: &format!("{:010}", self.version),
@@ -187,7 +304,8 @@ mod tests {
         };
         order_event::Model {
             id: Uuid::now_v7(),
-            client_id: 1,
+            client_id: Some(1),
+            product_id: None,
             version: 7,
             r#type: ORDER_PLACED.into(),
             payload: serde_json::to_value(order).unwrap(),
@@ -203,7 +321,7 @@ mod tests {
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
         assert!(!message.contains('\u{ffff}'), "SQS would refuse it");
         let parsed = Event::parse(&message, "USD").unwrap();
-        let (id, order_id) = (parsed.id, parsed.order.order_id);
+        let (id, order_id) = (parsed.id, parsed.order().unwrap().order_id);
         let mut stored = row();
         (stored.id, stored.payload["orderId"]) = (id, json!(order_id));
         assert_eq!(Event::from_row(stored, "USD").unwrap(), parsed);
@@ -225,6 +343,7 @@ mod tests {
         let changes: &[(&str, Json, &str)] = &[
             ("/specversion", json!("0.3"), "specversion"),
             ("/type", json!("orders.OrderPlaced.v2"), "not known"),
+            ("/type", json!(PRICE_CHANGED), "not a CloudEvent"),
             ("/subject", json!("2"), "subject"),
             ("/subject", json!("01"), "subject"),
             ("/sequence", json!("0"), "below 1"),
@@ -250,6 +369,21 @@ mod tests {
             *message.pointer_mut(path).unwrap() = value.clone();
             let error = Event::parse(&message.to_string(), "USD").unwrap_err().to_string();
             assert!(error.contains(reason), "{path} = {value}: {error}");
+        }
+        let changed = |r#type: &str, data: Json| {
+            let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+            (message["type"], message["data"]) = (json!(r#type), data);
+            Event::parse(&message.to_string(), "USD").map(|event| event.data)
+        };
+        let bob = json!({ "clientId": 1, "clientName": "Bob", "clientEmail": "bob@anemailprovider.com" });
+        assert!(matches!(changed(CLIENT_REGISTERED, bob.clone()), Ok(Change::Client(_))));
+        assert!(changed(CLIENT_UPDATED, json!({ "clientId": 1, "clientName": "Bob" })).is_err());
+        assert!(changed(PRODUCT_CREATED, bob).is_err());
+        let product = |price, currency| json!({ "productId": 1, "name": "TV", "price": price, "currency": currency });
+        assert!(matches!(changed(PRICE_CHANGED, product(5, Some("USD"))), Ok(Change::Product(_))));
+        assert!(matches!(changed(PRODUCT_CREATED, product(MAX_TOTAL, None)), Ok(Change::Product(_))));
+        for (price, currency) in [(-1, "USD"), (MAX_TOTAL + 1, "USD"), (5, "EUR")] {
+            assert!(changed(PRICE_CHANGED, product(price, Some(currency))).is_err(), "{price} {currency}");
         }
         for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
             assert!(matches!(Event::parse(text, "USD"), Err(InvalidEvent::Syntax(_))), "{text}");

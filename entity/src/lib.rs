@@ -11,4 +11,4 @@ pub mod order_event;
 pub mod order_item;
 pub mod product;
 
-pub use event::{Event, InvalidEvent, Line, OrderPlaced};
+pub use event::{Change, ClientChanged, Event, InvalidEvent, Line, OrderPlaced, ProductChanged, Subject};

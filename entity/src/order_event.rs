@@ -1,4 +1,4 @@
-//! The transactional outbox and the event log in one table: a row is written in the transaction of the order it
+//! The transactional outbox and the event log in one table: a row is written in the transaction of the change it
 //! tells of, marked when it has been published, and never deleted.
 
 use sea_orm::entity::prelude::*;
@@ -10,8 +10,11 @@ pub struct Model {
     /// UUID v7: sorts by the time of writing.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
-    pub client_id: i64,
-    /// 1 for a client's first event, then one more each time, without gaps.
+    /// Whose event it is: a client's…
+    pub client_id: Option<i64>,
+    /// …or a product's.
+    pub product_id: Option<i64>,
+    /// 1 for its first event, then one more each time, without gaps.
     pub version: i32,
     /// CloudEvents `type`, such as [`ORDER_PLACED`](crate::event::ORDER_PLACED).
     pub r#type: String,

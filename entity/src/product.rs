@@ -9,6 +9,8 @@ pub struct Model {
     pub name: String,
     /// Minor units, 0 or more.
     pub price: i64,
+    /// How many events this product has: the version of the newest one, 0 when there is none.
+    pub version: i32,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

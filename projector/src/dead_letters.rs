@@ -11,10 +11,10 @@ use aws_sdk_sqs::types::{
     QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use chrono::{DateTime, SecondsFormat, Utc};
-use entity::Event;
+use entity::{Event, Subject};
 use iso_currency::Currency;
 use process::one_line;
-use read_model::{Error, Redis};
+use read_model::{Error, ReadModel, Redis};
 use serde::Serialize;
 
 /// What one call takes at most.
@@ -36,7 +36,8 @@ pub struct DeadLetter {
     pub verdict: Verdict,
     /// Why it was not applied, as far as that can be told now.
     pub why: String,
-    pub client: Option<i64>,
+    #[serde(flatten)]
+    pub subject: Option<Subject>,
     pub version: Option<i32>,
     pub body: String,
     #[serde(skip)]
@@ -45,8 +46,8 @@ pub struct DeadLetter {
 
 impl fmt::Display for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let event = match (self.client, self.version) {
-            (Some(client), Some(version)) => format!("client {client} version {version}: "),
+        let event = match (self.subject, self.version) {
+            (Some(subject), Some(version)) => format!("{subject} version {version}: "),
             _ => String::new(),
         };
         let (sent_at, why) = (self.sent_at.as_deref().unwrap_or("-"), &self.why);
@@ -212,12 +213,9 @@ impl DeadLetters {
         let (verdict, why, event) = match Event::parse(&body, self.currency.code()) {
             Err(error) => (Verdict::Foreign, error.to_string(), None),
             Ok(event) => {
-                let client = self.read_model.projected(&[event.order.client_id]).await?.pop().unwrap_or(Ok(None));
-                let (verdict, why) = match client {
-                    Ok(Some(client)) if client.has(event.version) => {
-                        (Verdict::Superseded, "it has been applied since".into())
-                    }
-                    Ok(_) => (Verdict::Needed, "it could not be applied then; nothing hinders it now".into()),
+                let (verdict, why) = match self.has_applied(&event).await {
+                    Ok(true) => (Verdict::Superseded, "it has been applied since".into()),
+                    Ok(false) => (Verdict::Needed, "it could not be applied then; nothing hinders it now".into()),
                     Err(error @ Error::Damaged(_)) => (Verdict::Needed, error.to_string()),
                     Err(error @ Error::Unavailable(_)) => return Err(error.into()),
                 };
@@ -230,11 +228,24 @@ impl DeadLetters {
             receives: receives.and_then(|count| count.try_into().ok()).unwrap_or(0),
             verdict,
             why,
-            client: event.as_ref().map(|event| event.order.client_id),
+            subject: event.as_ref().map(Event::subject),
             version: event.as_ref().map(|event| event.version),
             body,
             handle: message.receipt_handle().unwrap_or_default().to_owned(),
         })
+    }
+
+    async fn has_applied(&self, event: &Event) -> Result<bool, Error> {
+        match event.subject() {
+            Subject::Client(id) => {
+                let client = self.read_model.projected(&[id]).await?.pop().unwrap_or(Ok(None))?;
+                Ok(client.is_some_and(|client| client.has(event.version)))
+            }
+            Subject::Product(id) => {
+                let product = self.read_model.products(&[id]).await?.pop().flatten();
+                Ok(product.is_some_and(|product| product.version >= event.version))
+            }
+        }
     }
 
     async fn send(&self, letters: &[DeadLetter]) -> anyhow::Result<()> {

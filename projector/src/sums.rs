@@ -108,9 +108,9 @@ impl Verifier {
         // A day at a time: there may be many products.
         for day in days {
             let tomorrow = day.checked_add_days(Days::new(1)).context("the end of time")?;
-            found.extend(self.products(products_of_day(day), times(day, tomorrow), arrived).await?);
+            found.extend(self.sold(products_of_day(day), times(day, tomorrow), arrived).await?);
         }
-        found.extend(self.products(products_of_month(month), times(month, next), arrived).await?);
+        found.extend(self.sold(products_of_month(month), times(month, next), arrived).await?);
         Ok(found)
     }
 
@@ -157,7 +157,7 @@ impl Verifier {
         Ok((found, month.iter_days().take_while(|day| *day < next).filter(had_any).collect()))
     }
 
-    async fn products(&self, name: String, times: Times, arrived: DateTime<Utc>) -> anyhow::Result<Vec<WrongSum>> {
+    async fn sold(&self, name: String, times: Times, arrived: DateTime<Utc>) -> anyhow::Result<Vec<WrongSum>> {
         let sums = ("i.product_id", "CAST(SUM(i.quantity) AS bigint)", "i.unit_price * i.quantity");
         let least = self.placed::<i64>(sums, times, Some(arrived)).await?;
         let stored: HashMap<i64, Sum> = self.read_model.sold(std::slice::from_ref(&name)).await.map_err(failed)?;

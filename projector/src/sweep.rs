@@ -1,5 +1,5 @@
 //! Heals the read model without being asked: compares clients with the command database all the time, those that changed
-//! lately first, and repairs what differs. It never takes anything back: that is for an operator to decide.
+//! lately first, and after each round the products, and repairs what differs. It never takes anything back: that is for an operator to decide.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -87,18 +87,21 @@ impl Sweep {
                 findings.extend(page.compared.findings);
                 self.in_a_hurry |= findings.iter().any(|finding| finding.repaired);
             }
-            None => (self.compared, self.in_a_hurry) = (0, findings.iter().any(|finding| finding.repaired)),
+            None => {
+                findings.extend(self.verifier.products().await?);
+                (self.compared, self.in_a_hurry) = (0, findings.iter().any(|finding| finding.repaired));
+            }
         }
         Ok(findings)
     }
 }
 
 fn tell(findings: &[Finding]) {
-    for Finding { client, difference, repaired } in findings.iter().take(TOLD) {
-        warn!(client, repaired, "the read model was not right: {difference}");
+    for Finding { subject, difference, repaired } in findings.iter().take(TOLD) {
+        warn!(%subject, repaired, "the read model was not right: {difference}");
     }
     if findings.len() > TOLD {
         let repaired = findings.iter().filter(|finding| finding.repaired).count();
-        warn!(clients = findings.len(), repaired, "the read model was not right, and so on");
+        warn!(findings = findings.len(), repaired, "the read model was not right, and so on");
     }
 }

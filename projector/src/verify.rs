@@ -1,11 +1,12 @@
-//! Compares the read model with the command database, client by client, while both are in use. The database is right:
-//! what differs can be repaired from the event log.
+//! Compares the read model with the command database, client by client and product by product, while both are in use. The
+//! database is right: what differs can be repaired from the event log.
 //!
-//! A client is right when the orders that its projection says it includes add up to its total, and what it lacks is on its
-//! way. That can be told exactly at any time: the projection is read first, so all that it includes is in the database by
-//! the time that is read. (Of a replica of the database that is not so.)
+//! A client is right when the orders that its projection says it includes add up to its total, its name and address are
+//! those of the newest event included, and what it lacks is on its way. That can be told exactly at any time: the projection
+//! is read first, so all that it includes is in the database by the time that is read. (Of a replica of the database that is
+//! not so.)
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
-use entity::{Event, client, order};
+use entity::{Change, Event, Subject, client, order, product};
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
 use process::{crash_point, one_line};
-use read_model::{Client, Error, Projected, ReadModel, Redis};
+use read_model::{Client, Error, Product, Projected, ReadModel, Redis};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, PaginatorTrait,
@@ -37,7 +38,7 @@ const EVENTS: u64 = 1_000;
 /// How often a repair is tried anew because the client went on meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// What is wrong with a client.
+/// What is wrong with a client or a product.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "difference", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Difference {
@@ -49,6 +50,8 @@ pub enum Difference {
     Differs { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
     /// It is in another place among all clients than its total and its last purchase say.
     Misplaced,
+    /// It is not called, does not get mail, or does not cost, what the newest event that it includes says.
+    Misdescribed,
     /// It includes events that the database does not have, or is not in the database at all.
     Unknown { version: i32 },
     /// What is stored cannot be read.
@@ -65,16 +68,18 @@ impl fmt::Display for Difference {
                 "differs: {orders} orders of {total} in all, where {orders_expected} of {total_expected} were placed"
             ),
             Difference::Misplaced => write!(f, "misplaced: it is ranked by other figures than its own"),
+            Difference::Misdescribed => write!(f, "misdescribed: its newest event says something else"),
             Difference::Unknown { version } => write!(f, "unknown: version {version} is not in the database"),
             Difference::Damaged { why } => write!(f, "damaged: {why}"),
         }
     }
 }
 
-/// A client that is not right.
+/// A client or a product that is not right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    pub client: i64,
+    #[serde(flatten)]
+    pub subject: Subject,
     #[serde(flatten)]
     pub difference: Difference,
     /// Whether it is right now.
@@ -84,7 +89,7 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let repaired = if self.repaired { "  (repaired)" } else { "" };
-        write!(f, "client {:<12} {}{repaired}", self.client, self.difference)
+        write!(f, "{:<20} {}{repaired}", self.subject.to_string(), self.difference)
     }
 }
 
@@ -156,8 +161,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// Compares all clients after this id, then looks for clients that the database does not have. Calls `each` after every
-    /// step.
+    /// Compares all clients after this id, then looks for clients that the database does not have, and compares all products.
+    /// Calls `each` after every step.
     pub async fn all(&self, after: i64, mut each: impl FnMut(Step) -> ControlFlow<()>) -> anyhow::Result<()> {
         let (mut clients, mut last) = (0, after);
         while let Some(page) = self.page(last).await? {
@@ -170,10 +175,15 @@ impl Verifier {
         loop {
             let findings;
             (cursor, findings) = self.strangers(cursor).await?;
-            if each(Step { clients, last, findings }).is_break() || cursor == 0 {
+            if each(Step { clients, last, findings }).is_break() {
                 return Ok(());
             }
+            if cursor == 0 {
+                break;
+            }
         }
+        let _the_last = each(Step { clients, last, findings: self.products().await? });
+        Ok(())
     }
 
     /// How many events wait in the outbox, and since when.
@@ -192,10 +202,9 @@ impl Verifier {
 
     /// Compares the next clients after this id; `None` when there are no more.
     pub async fn page(&self, after: i64) -> anyhow::Result<Option<Page>> {
-        let clients = client::Entity::find().select_only().columns([client::Column::Id, client::Column::Version]);
-        let clients = clients.filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id).limit(PAGE);
-        let clients: Vec<(i64, i32)> = clients.into_tuple().all(&self.db).await.map_err(database)?;
-        let Some(&(last, _)) = clients.last() else { return Ok(None) };
+        let clients = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
+        let clients = clients.limit(PAGE).all(&self.db).await.map_err(database)?;
+        let Some(last) = clients.last().map(|client| client.id) else { return Ok(None) };
         Ok(Some(Page { clients: clients.len(), last, compared: self.compare(&clients).await? }))
     }
 
@@ -203,6 +212,7 @@ impl Verifier {
     pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<i64>> {
         let changed = order_event::Entity::find().select_only().column(Column::ClientId).distinct();
         let changed = changed.filter(Column::Id.gt(after)).filter(Column::Id.lte(until));
+        let changed = changed.filter(Column::ClientId.is_not_null());
         Ok(changed.into_tuple().all(&self.db).await.map_err(database)?)
     }
 
@@ -210,9 +220,8 @@ impl Verifier {
     pub async fn clients(&self, ids: &[i64]) -> anyhow::Result<Compared> {
         let mut compared = Compared::default();
         for ids in ids.chunks(PAGE as usize) {
-            let clients = client::Entity::find().select_only().columns([client::Column::Id, client::Column::Version]);
-            let clients = clients.filter(client::Column::Id.is_in(ids.iter().copied())).into_tuple();
-            let clients: Vec<(i64, i32)> = clients.all(&self.db).await.map_err(database)?;
+            let clients = client::Entity::find().filter(client::Column::Id.is_in(ids.iter().copied()));
+            let clients = clients.all(&self.db).await.map_err(database)?;
             let Compared { findings, incomplete } = self.compare(&clients).await?;
             compared.findings.extend(findings);
             compared.incomplete.extend(incomplete);
@@ -220,9 +229,9 @@ impl Verifier {
         Ok(compared)
     }
 
-    /// Compares clients, each with its version in the database.
-    async fn compare(&self, clients: &[(i64, i32)]) -> anyhow::Result<Compared> {
-        let ids: Vec<i64> = clients.iter().map(|(id, _)| *id).collect();
+    /// Compares clients, as the database has them.
+    async fn compare(&self, clients: &[client::Model]) -> anyhow::Result<Compared> {
+        let ids: Vec<i64> = clients.iter().map(|client| client.id).collect();
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
         let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
@@ -232,18 +241,20 @@ impl Verifier {
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
         // Most are as they should be. Whatever is not may also have changed just now.
-        let looks_right = |id: &i64, version: i32, projected: &Result<Option<Projected>, Error>| match projected {
+        let looks_right = |row: &client::Model, projected: &Result<Option<Projected>, Error>| match projected {
             Ok(Some(Projected { client, ahead, .. })) => {
-                let (orders, total) = sums.get(id).copied().unwrap_or_default();
-                ahead.is_empty() && (client.version, client.order_count, client.total) == (version, orders, total)
+                let (orders, total) = sums.get(&row.id).copied().unwrap_or_default();
+                ahead.is_empty()
+                    && (client.version, client.order_count, client.total) == (row.version, orders, total)
+                    && (&client.name, &client.email) == (&row.name, &row.email)
             }
-            Ok(None) => version == 0,
+            Ok(None) => row.version == 0,
             Err(_) => false,
         };
         let mut examined = Vec::new();
-        for (((id, version), projected), ranks) in clients.iter().zip(&projected).zip(ranks) {
-            if !looks_right(id, *version, projected) || !are_its_own(ranks, projected) {
-                examined.push(self.client(*id));
+        for ((row, projected), ranks) in clients.iter().zip(&projected).zip(ranks) {
+            if !looks_right(row, projected) || !are_its_own(ranks, projected) {
+                examined.push(self.client(row.id));
             }
         }
         let examined: Vec<Compared> = stream::iter(examined).buffered(CONCURRENT).try_collect().await?;
@@ -305,7 +316,8 @@ impl Verifier {
                     false
                 }
             };
-        Ok(Compared { findings: vec![Finding { client: id, difference, repaired }], incomplete: Vec::new() })
+        let finding = Finding { subject: Subject::Client(id), difference, repaired };
+        Ok(Compared { findings: vec![finding], incomplete: Vec::new() })
     }
 
     async fn examine(&self, id: i64) -> anyhow::Result<State> {
@@ -315,22 +327,35 @@ impl Verifier {
             Err(Error::Damaged(why)) => return Ok(State::Wrong(Difference::Damaged { why })),
             Err(error) => return Err(read_model(error).into()),
         };
-        let Projected { client: Client { version, order_count, total, .. }, ahead, .. } = &projected;
+        let Projected { client: Client { version, order_count, total, .. }, ahead, newest } = &projected;
         // As numbers in the text: there may be more than a statement has parameters.
         let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
 
-        let included = Condition::any().add(order::Column::Version.lte(*version)).add_option(is_ahead.clone());
-        let sums = sums_of_orders().filter(order::Column::ClientId.eq(id)).filter(included);
-        let sums = sums.into_tuple::<(i64, Option<i64>)>().one(&self.db).await.map_err(database)?;
-        let (orders_expected, total_expected) = sums.map_or((0, 0), |(orders, total)| (orders, total.unwrap_or(0)));
-        let counted = i64::from(*version) + ahead.len() as i64;
-        if orders_expected < counted {
+        let included = |below: Expr| Condition::any().add(below).add_option(is_ahead.clone());
+        let of_client = order_event::Entity::find().filter(Column::ClientId.eq(id));
+        let known = of_client.clone().filter(included(Column::Version.lte(*version)));
+        let counted = u64::try_from(*version).unwrap_or(0) + ahead.len() as u64;
+        if known.count(&self.db).await.map_err(database)? < counted {
             return Ok(State::Wrong(Difference::Unknown { version: ahead.last().copied().unwrap_or(*version) }));
         }
+        let sums = sums_of_orders().filter(order::Column::ClientId.eq(id));
+        let sums = sums.filter(included(order::Column::Version.lte(*version)));
+        let sums = sums.into_tuple::<(i64, Option<i64>)>().one(&self.db).await.map_err(database)?;
+        let (orders_expected, total_expected) = sums.map_or((0, 0), |(orders, total)| (orders, total.unwrap_or(0)));
         if (*order_count, *total) != (orders_expected, total_expected) {
             let (orders, total) = (*order_count, *total);
             return Ok(State::Wrong(Difference::Differs { orders, orders_expected, total, total_expected }));
+        }
+
+        if counted > 0 {
+            let event = of_client.clone().filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
+            // Where the log itself is not understood it tells nothing.
+            let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
+            let of_event = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
+            if of_event.is_some_and(|told| told != (&projected.client.name, &projected.client.email)) {
+                return Ok(State::Wrong(Difference::Misdescribed));
+            }
         }
 
         // The client is read once more, after its ranks: what was applied meanwhile is not taken for a difference.
@@ -341,7 +366,7 @@ impl Verifier {
             return Ok(State::Wrong(Difference::Misplaced));
         }
 
-        let lacking = order_event::Entity::find().filter(Column::ClientId.eq(id)).filter(Column::Version.gt(*version));
+        let lacking = of_client.filter(Column::Version.gt(*version));
         let lacking = lacking.filter(Condition::all().add_option(is_ahead.map(Expr::not)));
         let overdue = lacking.clone().filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
         let overdue = overdue.count(&self.db).await.map_err(database)?;
@@ -351,6 +376,95 @@ impl Verifier {
             (events, 0) => State::Wrong(Difference::Missing { events }),
             (events, _) => State::Wrong(Difference::Behind { events, version: *version }),
         })
+    }
+
+    /// Compares all products, and repairs them where that is asked for.
+    pub async fn products(&self) -> anyhow::Result<Vec<Finding>> {
+        let stored = self.read_model.product_ids().await.map_err(read_model)?;
+        let known = product::Entity::find().select_only().column(product::Column::Id).into_tuple::<i64>();
+        let known = known.all(&self.db).await.map_err(database)?;
+        let all: Vec<i64> = stored.into_iter().chain(known).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut findings = Vec::new();
+        for ids in all.chunks(PAGE as usize) {
+            for (id, difference) in self.wrong_products(ids).await? {
+                let needed = match difference {
+                    Difference::Unknown { .. } => Repair::AndTakeBack,
+                    _ => Repair::FromLog,
+                };
+                let repaired = self.repair >= needed && self.mend_product(id).await?;
+                findings.push(Finding { subject: Subject::Product(id), difference, repaired });
+            }
+        }
+        Ok(findings)
+    }
+
+    async fn wrong_products(&self, ids: &[i64]) -> anyhow::Result<Vec<(i64, Difference)>> {
+        // First, as with clients.
+        let projected = self.read_model.each_product(ids).await.map_err(read_model)?;
+        let rows = product::Entity::find().filter(product::Column::Id.is_in(ids.iter().copied()));
+        let rows = rows.all(&self.db).await.map_err(database)?;
+        let rows: HashMap<i64, product::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
+        let mut wrong = Vec::new();
+        for (id, projected) in ids.iter().zip(projected) {
+            let as_stored = |product: &Product| (product.version, product.name.clone(), product.price);
+            let known = rows.get(id).map(|row| (row.version, row.name.clone(), row.price));
+            let is_right = match &projected {
+                Ok(Some(product)) => Some(as_stored(product)) == known,
+                Ok(None) => known.is_none_or(|(version, ..)| version == 0),
+                Err(_) => false,
+            };
+            if !is_right && let Some(difference) = self.difference_of_product(*id, projected).await? {
+                wrong.push((*id, difference));
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// By the log alone: what somebody did to the database by hand has no event.
+    async fn difference_of_product(
+        &self,
+        id: i64,
+        projected: Result<Option<Product>, Error>,
+    ) -> anyhow::Result<Option<Difference>> {
+        let projected = match projected {
+            Ok(projected) => projected,
+            Err(Error::Damaged(why)) => return Ok(Some(Difference::Damaged { why })),
+            Err(error) => return Err(read_model(error).into()),
+        };
+        let version = projected.as_ref().map_or(0, |product| product.version);
+        let of_product = order_event::Entity::find().filter(Column::ProductId.eq(id));
+        if let Some(product) = &projected {
+            let event = of_product.clone().filter(Column::Version.eq(version)).one(&self.db).await.map_err(database)?;
+            let Some(event) = event else { return Ok(Some(Difference::Unknown { version })) };
+            // Where the log itself is not understood it tells nothing.
+            if let Ok(Event { data: Change::Product(told), .. }) = Event::from_row(event, self.currency.code())
+                && (&told.name, told.price) != (&product.name, product.price)
+            {
+                return Ok(Some(Difference::Misdescribed));
+            }
+        }
+        let overdue = of_product.filter(Column::Version.gt(version));
+        let overdue = overdue.filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
+        Ok(match overdue.count(&self.db).await.map_err(database)? {
+            0 => None,
+            events if version == 0 => Some(Difference::Missing { events }),
+            events => Some(Difference::Behind { events, version }),
+        })
+    }
+
+    /// Makes a product what its newest event says; returns whether it is that now.
+    async fn mend_product(&self, id: i64) -> anyhow::Result<bool> {
+        // Before the log is read: what is applied later is newer, or in the log.
+        self.read_model.forget_product(id).await.map_err(read_model)?;
+        crash_point("repair-of-product");
+        let newest = order_event::Entity::find().filter(Column::ProductId.eq(id)).order_by_desc(Column::Version);
+        if let Some(newest) = newest.one(&self.db).await.map_err(database)? {
+            let event = Event::from_row(newest, self.currency.code())?;
+            for result in self.read_model.apply(std::slice::from_ref(&event)).await {
+                result.map_err(read_model)?;
+            }
+        }
+        Ok(self.wrong_products(&[id]).await?.is_empty())
     }
 
     /// Makes a client what the event log says; returns whether it is that now.
@@ -406,7 +520,8 @@ fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<Projected>, Error
     match (ranks, projected) {
         (Some(ranks), Ok(Some(Projected { client, .. }))) => {
             // Ranks are exact to 53 bits.
-            ranks == [Some(client.total as f64 as i64), client.last_purchase.map(|time| time.timestamp_millis())]
+            let last = client.last_purchase.map_or(0, |time| time.timestamp_millis());
+            ranks == [Some(client.total as f64 as i64), Some(last)]
         }
         (Some(ranks), Ok(None)) => ranks == [None; 2],
         (None, _) | (_, Err(_)) => true,

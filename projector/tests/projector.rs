@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aws_sdk_sqs::Client;
+use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
 use chrono::{DateTime, Datelike, Timelike, Utc};
+use entity::Subject::{self, Client, Product};
 use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item};
 use futures::stream::BoxStream;
 use iso_currency::Currency;
@@ -25,11 +26,13 @@ use projector::{health, queues, replay};
 use read_model::generations::{FORMAT, NotPossible};
 use read_model::sales::{self, KeptOrder, Purchase, Sum};
 use read_model::{
-    Applied, Client as ReadClient, Error, Generations, Memory, Place, Projected, Ranking, ReadModel, Redis,
+    Applied, Client as ReadClient, Error, Generations, Memory, Place, Product as ReadProduct, Projected, Ranking,
+    ReadModel, Redis,
 };
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -49,7 +52,8 @@ fn row(client_id: i64, version: i32) -> order_event::Model {
     };
     order_event::Model {
         id: Uuid::now_v7(),
-        client_id,
+        client_id: Some(client_id),
+        product_id: None,
         version,
         r#type: event::ORDER_PLACED.into(),
         payload: serde_json::to_value(order).unwrap(),
@@ -59,8 +63,8 @@ fn row(client_id: i64, version: i32) -> order_event::Model {
     }
 }
 
-async fn sqs() -> Client {
-    Client::new(&MockAws::builder().with_service(SqsService::new()).build().sdk_config("us-east-1").await)
+async fn sqs() -> Sqs {
+    Sqs::new(&MockAws::builder().with_service(SqsService::new()).build().sdk_config("us-east-1").await)
 }
 
 async fn consumer(read_model: Arc<dyn ReadModel>) -> (Consumer, String) {
@@ -75,7 +79,7 @@ async fn send(consumer: &Consumer, message: &str) {
 }
 
 /// Messages there are, and of those the ones that have been received and not deleted.
-async fn waiting(queue: &Client, url: &str) -> (u32, u32) {
+async fn waiting(queue: &Sqs, url: &str) -> (u32, u32) {
     use QueueAttributeName::{ApproximateNumberOfMessages as Visible, ApproximateNumberOfMessagesNotVisible as Held};
     let answer = queue.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send();
     let attributes = answer.await.unwrap().attributes.unwrap();
@@ -150,7 +154,7 @@ impl MockService for KeepsOnce {
 async fn a_message_that_could_not_be_deleted_comes_again_and_changes_nothing() {
     let memory = Arc::new(Memory::default());
     let keeps = KeepsOnce { sqs: SqsService::new(), kept: AtomicBool::new(false) };
-    let queue = Client::new(&MockAws::builder().with_service(keeps).build().sdk_config("us-east-1").await);
+    let queue = Sqs::new(&MockAws::builder().with_service(keeps).build().sdk_config("us-east-1").await);
     let [orders, _] = queues::create(&queue, "orders").await.unwrap();
     let consumer = Consumer::new(queue, orders.url, memory.clone(), Currency::USD);
     let at_once = consumer.queue.set_queue_attributes().queue_url(&consumer.queue_url);
@@ -268,6 +272,10 @@ impl ReadModel for Switched {
         self.0.order(id, client).await
     }
 
+    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<ReadProduct>>, Error> {
+        self.0.products(ids).await
+    }
+
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         self.0.tallies(pages).await
     }
@@ -311,7 +319,7 @@ async fn ten_minutes_without_a_read_model_cost_no_delivery() {
     let read_model = Arc::new(Switched(Memory::default(), false.into()));
     let received = Arc::<AtomicUsize>::default();
     let counted = Counted(SqsService::new(), received.clone());
-    let queue = Client::new(&MockAws::builder().with_service(counted).build().sdk_config("us-east-1").await);
+    let queue = Sqs::new(&MockAws::builder().with_service(counted).build().sdk_config("us-east-1").await);
     let [orders, dead_letters] = queues::create(&queue, "orders").await.unwrap();
     let consumer = Consumer::new(queue, orders.url, read_model.clone(), Currency::USD);
     let shutdown = CancellationToken::new();
@@ -382,7 +390,7 @@ async fn place(db: &DatabaseConnection, events: &[order_event::Model], published
         let placed: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
         let order = order::Model {
             id: placed.order_id,
-            client_id: event.client_id,
+            client_id: placed.client_id,
             version: event.version,
             placed_at: event.occurred_at,
             total: placed.total,
@@ -400,7 +408,7 @@ async fn place(db: &DatabaseConnection, events: &[order_event::Model], published
         order::Entity::insert(order.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
         order_item::Entity::insert_many(items).exec_without_returning(db).await.unwrap();
         let event = order_event::Model { published_at, ..event.clone() };
-        let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, event.client_id);
+        let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, placed.client_id);
         db.execute_unprepared(&raise).await.unwrap();
         order_event::Entity::insert(event.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
     }
@@ -438,7 +446,7 @@ async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
 }
 
 /// All that differs, clients that the database does not have among it.
-async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
+async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
     let mut findings = Vec::new();
     let each = |step: Step| {
         findings.extend(step.findings);
@@ -450,7 +458,7 @@ async fn differences(verifier: &Verifier) -> Vec<(i64, Difference)> {
         let expected = verifier.repair >= if is_unknown { Repair::AndTakeBack } else { Repair::FromLog };
         assert_eq!(*repaired, expected, "{difference}");
     }
-    findings.into_iter().map(|finding| (finding.client, finding.difference)).collect()
+    findings.into_iter().map(|finding| (finding.subject, finding.difference)).collect()
 }
 
 #[tokio::test]
@@ -458,7 +466,7 @@ async fn verify_names_every_difference_and_repairs_it() {
     let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, LONG_AGO).await;
-    let missing = |client| (client, Difference::Missing { events: 4 });
+    let missing = |client| (Client(client), Difference::Missing { events: 4 });
     assert_eq!(differences(&verifier).await, [missing(1), missing(2), missing(3)]);
 
     // What is not published yet, or was just now, is on its way.
@@ -481,12 +489,12 @@ async fn verify_names_every_difference_and_repairs_it() {
     verifier.read_model.apply(&events(&[row(99, 1)])).await;
     let total = 5 * 150_000;
     let found = differences(&verifier).await;
-    assert_eq!(found[0], (1, Difference::Behind { events: 2, version: 1 }));
+    assert_eq!(found[0], (Client(1), Difference::Behind { events: 2, version: 1 }));
     let (orders, orders_expected) = (5, 5);
     let differs = Difference::Differs { orders, orders_expected, total: total + 1, total_expected: total };
-    assert_eq!(found[1], (2, differs));
-    assert!(matches!(&found[2], (3, Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
-    assert_eq!(found[3..], [(99, Difference::Unknown { version: 1 })]);
+    assert_eq!(found[1], (Client(2), differs));
+    assert!(matches!(&found[2], (Client(3), Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
+    assert_eq!(found[3..], [(Client(99), Difference::Unknown { version: 1 })]);
 
     verifier.repair = Repair::FromLog;
     assert_eq!(differences(&verifier).await, found);
@@ -502,7 +510,7 @@ async fn verify_names_every_difference_and_repairs_it() {
 
     // The database was restored from an old copy: what it does not have any more is taken back.
     verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
-    assert_eq!(differences(&verifier).await, [(3, Difference::Unknown { version: 7 })]);
+    assert_eq!(differences(&verifier).await, [(Client(3), Difference::Unknown { version: 7 })]);
     assert_eq!(differences(&verifier).await, []);
 
     // Clients of a partition whose rankings are lost are ranked anew, also where something else is in their place.
@@ -512,7 +520,7 @@ async fn verify_names_every_difference_and_repairs_it() {
         if damage == "SET" {
             command(&url, &["SET", &rankings[0], "damaged"]).await;
         }
-        assert_eq!(differences(&verifier).await, [(id, Difference::Misplaced)]);
+        assert_eq!(differences(&verifier).await, [(Client(id), Difference::Misplaced)]);
         assert_eq!(differences(&verifier).await, []);
     }
 
@@ -522,8 +530,81 @@ async fn verify_names_every_difference_and_repairs_it() {
     command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
     verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
     let page = verifier.page(0).await.unwrap().unwrap();
-    let repaired: Vec<_> = page.compared.findings.iter().map(|finding| (finding.client, finding.repaired)).collect();
-    assert_eq!(repaired, [(1, true), (2, false), (3, true)]);
+    let repaired: Vec<_> = page.compared.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
+    assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
+}
+
+/// An event of the same of a client or a product.
+fn told(subject: Subject, version: i32, name: &str) -> order_event::Model {
+    let (r#type, client_id, product_id, payload) = match subject {
+        Client(id) => {
+            let data = json!({ "clientId": id, "clientName": name, "clientEmail": "bob@anemailprovider.com" });
+            (event::CLIENT_UPDATED, Some(id), None, data)
+        }
+        Product(id) => {
+            let data = json!({ "productId": id, "name": name, "price": 5 * version, "currency": "USD" });
+            (event::PRICE_CHANGED, None, Some(id), data)
+        }
+    };
+    order_event::Model { r#type: r#type.into(), client_id, product_id, payload, ..row(1, version) }
+}
+
+#[tokio::test]
+async fn verify_compares_what_clients_and_products_are_called_and_cost() {
+    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
+    let rows = [
+        told(Client(1), 1, "Robert"),
+        told(Client(1), 2, "Bob"),
+        told(Product(1), 1, "Computer"),
+        told(Product(2), 1, "Phone"),
+        told(Product(3), 1, "TV"),
+        told(Product(3), 2, "TV"),
+    ];
+    let published = |row: &order_event::Model| order_event::Model { published_at: LONG_AGO, ..row.clone() };
+    for row in rows.iter().map(published) {
+        order_event::Entity::insert(row.into_active_model().reset_all())
+            .exec_without_returning(&verifier.db)
+            .await
+            .unwrap();
+    }
+    for raise in [
+        "clients SET version = 2 WHERE id = 1",
+        "products SET version = 1, price = 5",
+        "products SET version = 2 WHERE id = 3",
+    ] {
+        verifier.db.execute_unprepared(&format!("UPDATE {raise}")).await.unwrap();
+    }
+    let missing = |subject, events| (subject, Difference::Missing { events });
+    let all = [missing(Client(1), 2), missing(Product(1), 1), missing(Product(2), 1), missing(Product(3), 2)];
+    assert_eq!(differences(&verifier).await, all);
+    // A client without orders is right when it has what its events say; so is one whose row somebody changed by hand.
+    verifier.read_model.apply(&events(&rows[..5])).await;
+    verifier.db.execute_unprepared("UPDATE clients SET name = 'By hand' WHERE id = 1").await.unwrap();
+    assert_eq!(differences(&verifier).await, [(Product(3), Difference::Behind { events: 1, version: 1 })]);
+
+    command(&url, &["HSET", "orders:{p1}:g1:client:1", "name", "Eve"]).await;
+    command(&url, &["HSET", "orders:{p1}:g1:catalogue", "1", "1 4 Computer"]).await;
+    command(&url, &["HSET", "orders:{p2}:g1:catalogue", "2", "many"]).await;
+    verifier.read_model.apply(&events(&[told(Product(9), 1, "Nobody's")])).await;
+    let found = differences(&verifier).await;
+    assert_eq!(found[..2], [(Client(1), Difference::Misdescribed), (Product(1), Difference::Misdescribed)]);
+    assert!(matches!(&found[2], (Product(2), Difference::Damaged { .. })), "{found:?}");
+    let unknown = (Product(9), Difference::Unknown { version: 1 });
+    assert_eq!(found[3..], [(Product(3), Difference::Behind { events: 1, version: 1 }), unknown.clone()]);
+
+    verifier.repair = Repair::FromLog;
+    assert_eq!(differences(&verifier).await, found);
+    assert_eq!(differences(&verifier).await, [unknown.clone()], "nothing is taken back without being asked");
+    verifier.repair = Repair::AndTakeBack;
+    assert_eq!(differences(&verifier).await, [unknown]);
+    command(&url, &["DEL", "orders:{p3}:g1:catalogue"]).await;
+    command(&url, &["SET", "orders:{p3}:g1:catalogue", "damaged"]).await;
+    assert!(matches!(&differences(&verifier).await[..], [(Product(3), Difference::Damaged { .. })]));
+    assert_eq!(differences(&verifier).await, []);
+    let products = verifier.read_model.products(&[1, 2, 3, 9]).await.unwrap();
+    let prices: Vec<_> = products.iter().map(|product| product.as_ref().map(|product| product.price)).collect();
+    assert_eq!(prices, [Some(5), Some(5), Some(10), None]);
+    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap()[0].as_ref().unwrap().name, "Bob");
 }
 
 /// All sums that are wrong, as they are told.

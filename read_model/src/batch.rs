@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use entity::Event;
+use entity::{Event, Subject};
 use redis::{Cmd, ToRedisArgs};
 
 use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT};
@@ -23,9 +23,11 @@ impl<'a> Batch<'a> {
         batch
     }
 
-    /// Not if it is in it already.
+    /// Not if it is in it already, or of no client.
     pub fn add(&mut self, index: usize, event: &'a Event) {
-        self.events.entry((event.order.client_id, event.version)).or_insert((index, event));
+        if let Subject::Client(client) = event.subject() {
+            self.events.entry((client, event.version)).or_insert((index, event));
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -43,28 +45,32 @@ impl<'a> Batch<'a> {
 
     /// Whether what it adds to a sum can be said.
     pub fn fits(&self) -> bool {
-        self.events.values().try_fold(0i64, |sum, (_, event)| sum.checked_add(event.order.total)).is_some()
+        let orders = self.events.values().filter_map(|(_, event)| event.order());
+        orders.map(|order| order.total).try_fold(0i64, i64::checked_add).is_some()
     }
 
     /// Adds the arguments of the script that follow the channel.
     pub fn write(&self, script: &mut Cmd, now: DateTime<Utc>, keep_orders: Duration) {
-        let events: Vec<&Event> = self.events.values().map(|(_, event)| *event).collect();
-        let clients: Vec<&[&Event]> =
-            events.chunk_by(|one, other| one.order.client_id == other.order.client_id).collect();
+        let events: Vec<_> = self.events.iter().map(|((client, _), (_, event))| (*client, *event)).collect();
+        let clients: Vec<_> = events.chunk_by(|(one, _), (other, _)| one == other).collect();
         script.arg(RECENT).arg(clients.len());
         for events in clients {
-            let newest = &events[events.len() - 1].order;
-            let last_purchase = events.iter().map(|event| event.time).max();
-            let total: i64 = events.iter().map(|event| event.order.total).sum();
-            script.arg(newest.client_id).arg(&newest.client_name).arg(&newest.client_email);
-            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(events.len()).arg(total).arg(events.len());
-            for event in events {
-                script.arg(event.version).arg(Purchase::of(event).to_text());
+            let (id, newest) = events[events.len() - 1];
+            let (name, email) = newest.client().map_or(("", ""), |client| (client.name, client.email));
+            script.arg(id).arg(name).arg(email);
+            let orders = events.iter().filter_map(|(_, event)| Some((event.time, event.order()?.total)));
+            let last_purchase = orders.clone().map(|(time, _)| time).max();
+            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(orders.clone().count());
+            script.arg(orders.map(|(_, total)| total).sum::<i64>()).arg(events.len());
+            for (_, event) in events {
+                let listed = event.order().map(|order| Purchase::of(order, event.time).to_text());
+                script.arg(event.version).arg(listed.unwrap_or_default());
             }
         }
 
+        let orders = events.iter().filter_map(|(_, event)| Some((event.order()?, event.time)));
         let mut effects = Effects::default();
-        events.iter().for_each(|event| effects.add(event, now));
+        orders.clone().for_each(|(order, time)| effects.add(order, time, now));
         script.arg(effects.counted.len());
         for ((page, cell), counted) in effects.counted {
             script.arg(page).arg(cell).arg(or_none(milliseconds(counted.until)));
@@ -75,13 +81,13 @@ impl<'a> Batch<'a> {
             script.arg(period).arg(product).arg(sold.count).arg(sold.revenue);
         }
 
-        let kept = events.iter().filter_map(|event| Some((event, sales::kept_until(event, now, keep_orders)?)));
+        let kept = orders.filter_map(|(order, time)| Some((order, time, sales::kept_until(time, now, keep_orders)?)));
         let kept: Vec<_> = kept.collect();
         script.arg(kept.len());
-        for (event, until) in kept {
-            let order = KeptOrder { time: event.time, order: event.order.clone() };
-            let text = serde_json::to_string(&order).expect("an order always serialises");
-            script.arg(order.order.order_id.to_string()).arg(text).arg(until.timestamp_millis());
+        for (order, time, until) in kept {
+            let text = serde_json::to_string(&KeptOrder { time, order: order.clone() });
+            let text = text.expect("an order always serialises");
+            script.arg(order.order_id.to_string()).arg(text).arg(until.timestamp_millis());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What queries read: [`ReadModel`], kept in Redis ([`Redis`]) or in memory ([`Memory`]).
 //!
 //! The rules of projecting an event are in [`memory`], which is the specification, and once more in `apply.lua`, which
-//! Redis runs as one atomic step; what an order counts for besides its client says [`sales`]. The test in `tests/` feeds
-//! both the same histories and compares.
+//! Redis runs as one atomic step; what an order counts for besides its client says [`sales`]. A product is what its newest
+//! event says. The test in `tests/` feeds both the same histories and compares.
 
 pub mod batch;
 pub mod generations;
@@ -42,12 +42,22 @@ pub struct Client {
     pub version: i32,
 }
 
+/// A product as its newest event made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    pub id: i64,
+    pub name: String,
+    /// Minor units.
+    pub price: i64,
+    pub version: i32,
+}
+
 /// In which order clients are ranked: from the largest to the smallest, and of equals from the largest id as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ranking {
     /// What all orders of a client add up to.
     Total,
-    /// When it placed its newest order.
+    /// When it placed its newest order; 0 where there is none.
     LastPurchase,
 }
 
@@ -106,6 +116,9 @@ pub trait ReadModel: Send + Sync {
 
     /// An order, while it is kept; quicker where it is known whose.
     async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error>;
+
+    /// The products of these ids, in their order, `None` where nothing was projected. One round trip.
+    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error>;
 
     /// The cells of some pages of a [`sales::Scale`], each as far as there is something.
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;

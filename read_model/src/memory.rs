@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use entity::Event;
+use entity::{Change, Event, OrderPlaced, ProductChanged, Subject};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT, Sum};
-use crate::{Applied, Client, Error, Place, Ranking, ReadModel};
+use crate::{Applied, Client, Error, Place, Product, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
 const BACKLOG: usize = 1024;
@@ -34,6 +34,7 @@ struct Stored {
     leaving: BTreeSet<(DateTime<Utc>, Uuid)>,
     pages: HashMap<String, Page>,
     sold: HashMap<String, HashMap<i64, Sum>>,
+    products: HashMap<i64, Product>,
 }
 
 #[derive(Default)]
@@ -62,19 +63,32 @@ impl Default for Memory {
 
 impl Stored {
     fn apply(&mut self, event: &Event, keep_orders: Duration) -> Result<Applied, Error> {
-        let id = event.order.client_id;
-        let applied = self.clients.entry(id).or_insert_with(|| Projected::new(id)).apply(event)?;
-        if applied == Applied::Now {
+        let client = match &event.data {
+            Change::Product(product) => return Ok(self.put(product, event.version)),
+            Change::Client(client) => client.client_id,
+            Change::OrderPlaced(order) => order.client_id,
+        };
+        let applied = self.clients.entry(client).or_insert_with(|| Projected::new(client)).apply(event)?;
+        if let (Applied::Now, Some(order)) = (applied, event.order()) {
             let now = Utc::now();
-            self.count(event, now, keep_orders);
+            self.count(order, event, now, keep_orders);
             self.forget(now);
         }
         Ok(applied)
     }
 
-    fn count(&mut self, event: &Event, now: DateTime<Utc>, keep_orders: Duration) {
+    fn put(&mut self, product: &ProductChanged, version: i32) -> Applied {
+        let ProductChanged { product_id: id, ref name, price, .. } = *product;
+        if self.products.get(&id).is_some_and(|stored| stored.version >= version) {
+            return Applied::Before;
+        }
+        self.products.insert(id, Product { id, name: name.clone(), price, version });
+        Applied::Now
+    }
+
+    fn count(&mut self, order: &OrderPlaced, event: &Event, now: DateTime<Utc>, keep_orders: Duration) {
         let mut effects = Effects::default();
-        effects.add(event, now);
+        effects.add(order, event.time, now);
         for ((page, cell), counted) in effects.counted {
             let page = self.pages.entry(page).or_default();
             page.until = counted.until;
@@ -86,16 +100,14 @@ impl Stored {
         for ((period, product), sold) in effects.sold {
             self.sold.entry(period).or_default().entry(product).or_default().add(sold);
         }
-        let purchase = Purchase::of(event);
-        let recent = self.recent.entry(purchase.client_id).or_default();
-        recent.insert(event.version, purchase);
+        let recent = self.recent.entry(order.client_id).or_default();
+        recent.insert(event.version, Purchase::of(order, event.time));
         if recent.len() > RECENT {
             recent.pop_first();
         }
-        if let Some(until) = sales::kept_until(event, now, keep_orders) {
-            let kept = KeptOrder { time: event.time, order: event.order.clone() };
-            self.orders.insert(event.order.order_id, kept);
-            self.leaving.insert((until, event.order.order_id));
+        if let Some(until) = sales::kept_until(event.time, now, keep_orders) {
+            self.orders.insert(order.order_id, KeptOrder { time: event.time, order: order.clone() });
+            self.leaving.insert((until, order.order_id));
         }
     }
 
@@ -135,21 +147,23 @@ impl Projected {
         version <= self.client.version || self.ahead.contains(&version)
     }
 
-    /// The rules. `apply.lua` says the same.
+    /// The rules, for an event of this client. `apply.lua` says the same.
     pub fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
         if self.has(event.version) {
             return Ok(Applied::Before);
         }
         let client = &mut self.client;
-        client.total = (client.total.checked_add(event.order.total))
-            .ok_or_else(|| Error::Damaged(format!("the total of client {} overflows", client.id)))?;
-        client.order_count += 1;
-        if event.version > self.newest {
-            self.newest = event.version;
-            client.name.clone_from(&event.order.client_name);
-            client.email.clone_from(&event.order.client_email);
+        if let Some(order) = event.order() {
+            client.total = (client.total.checked_add(order.total))
+                .ok_or_else(|| Error::Damaged(format!("the total of client {} overflows", client.id)))?;
+            client.order_count += 1;
+            client.last_purchase = client.last_purchase.max(Some(event.time));
         }
-        client.last_purchase = client.last_purchase.max(Some(event.time));
+        if let Some(details) = event.client().filter(|_| event.version > self.newest) {
+            self.newest = event.version;
+            details.name.clone_into(&mut client.name);
+            details.email.clone_into(&mut client.email);
+        }
         self.ahead.insert(event.version);
         while self.ahead.remove(&(client.version + 1)) {
             client.version += 1;
@@ -164,8 +178,8 @@ impl ReadModel for Memory {
         let mut stored = self.stored();
         let apply = |event: &Event| {
             let applied = stored.apply(event, self.keep_orders);
-            if let Ok(Applied::Now) = applied {
-                let _ = self.changed.send(event.order.client_id); // where nobody listens, nobody needs to know
+            if let (Ok(Applied::Now), Subject::Client(id)) = (&applied, event.subject()) {
+                let _ = self.changed.send(id); // where nobody listens, nobody needs to know
             }
             applied
         };
@@ -182,11 +196,11 @@ impl ReadModel for Memory {
         let place = |client: &Client| {
             let rank = match by {
                 Ranking::Total => client.total,
-                Ranking::LastPurchase => client.last_purchase?.timestamp_millis(),
+                Ranking::LastPurchase => client.last_purchase.map_or(0, |time| time.timestamp_millis()),
             };
-            Some(Place { rank, id: client.id })
+            Place { rank, id: client.id }
         };
-        let places = stored.clients.values().filter_map(|projected| place(&projected.client));
+        let places = stored.clients.values().map(|projected| place(&projected.client));
         let mut places: Vec<Place> =
             places.filter(|place| after.is_none_or(|after| place.order() < after.order())).collect();
         places.sort_by_cached_key(|place| Reverse(place.order()));
@@ -205,6 +219,11 @@ impl ReadModel for Memory {
         stored.forget(Utc::now());
         let of_client = |kept: &&KeptOrder| client.is_none_or(|client| kept.order.client_id == client);
         Ok(stored.orders.get(&id).filter(of_client).cloned())
+    }
+
+    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
+        let stored = self.stored();
+        Ok(ids.iter().map(|id| stored.products.get(id).cloned()).collect())
     }
 
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {

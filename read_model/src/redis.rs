@@ -7,9 +7,10 @@
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted | its newest orders, by version                                                 |
 //! | `…:order:UUID`           | string | an order of one of its clients, as JSON, for a while                          |
-//! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms)              |
+//! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms) or 0         |
 //! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | revenue and number of orders for each day, hour, ten seconds: each 64 bits |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold that day, that month |
+//! | `…:catalogue`            | hash   | for each product, in the partition N = ID modulo partitions: its version, price (minor units) and name |
 //!
 //! Each change publishes the ids of the clients that it changed on the channel `orders:changed`, with spaces between them.
 //!
@@ -28,11 +29,11 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncCommands, Client as RedisClient, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
+    AsyncCommands, Client as RedisClient, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
 };
 use chrono::{DateTime, Utc};
-use entity::Event;
+use entity::{Change, Event, ProductChanged, Subject};
 use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
@@ -46,12 +47,14 @@ use crate::batch::Batch;
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
 use crate::sales::{KeptOrder, Purchase, RECENT, Sum};
-use crate::{Applied, Client, Error, Place, Projected, Ranking, ReadModel};
+use crate::{Applied, Client, Error, Place, Product, Projected, Ranking, ReadModel};
 
 /// For how long whole orders are kept, if not said otherwise.
 pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Where the clients of a partition are ranked, by [`Ranking`].
 const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
+/// What products there are in a partition.
+const CATALOGUE: &str = "catalogue";
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
 /// Events applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
@@ -93,6 +96,7 @@ struct Shared {
     /// Held by who asks which generation is live.
     asking: Mutex<()>,
     apply: Script,
+    product: Script,
     rank: Script,
     replace: Script,
     settle: Script,
@@ -147,6 +151,7 @@ impl Redis {
                 settling: Mutex::default(),
                 asking: Mutex::default(),
                 apply: Script::new(include_str!("apply.lua")),
+                product: Script::new(include_str!("product.lua")),
                 rank: Script::new(include_str!("rank.lua")),
                 replace: Script::new(include_str!("replace.lua")),
                 settle: Script::new(include_str!("settle.lua")),
@@ -407,6 +412,51 @@ impl Redis {
         Ok(of_clients.iter().map(|ranks| ranks.map(|rank| rank.map(|rank| rank as i64))).collect())
     }
 
+    /// The products of these ids, in their order; what is damaged is the error of its product alone. One round trip.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn each_product(&self, ids: &[i64]) -> Result<Vec<Result<Option<Product>, Error>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (generation, mut pipeline) = (self.read_from().await?, pipe());
+        for id in ids {
+            pipeline.hget(partition_key(self.partition(*id), generation, CATALOGUE), id);
+        }
+        let stored: Vec<RedisResult<Option<String>>> =
+            pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let product =
+            |(id, text): (&i64, RedisResult<Option<String>>)| text?.map(|text| read_product(*id, &text)).transpose();
+        Ok(ids.iter().zip(stored).map(product).collect())
+    }
+
+    /// The ids of all products that are stored.
+    pub async fn product_ids(&self) -> Result<Vec<i64>, Error> {
+        let (generation, mut pipeline) = (self.read_from().await?, pipe());
+        for partition in 0..self.shared.partitions.into() {
+            pipeline.hkeys(partition_key(partition, generation, CATALOGUE));
+        }
+        let stored: Vec<RedisResult<Vec<String>>> =
+            pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        // What is damaged is found where a product is looked for in it.
+        Ok(stored.into_iter().flatten().flatten().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Removes a product, for its newest event to be applied anew; all of its partition where what is stored is no catalogue.
+    pub async fn forget_product(&self, id: i64) -> Result<(), Error> {
+        let (_, generations) = self.write_to()?;
+        let key = partition_key(self.partition(id), generations[0], CATALOGUE);
+        let removed: RedisResult<i64> = self.connection().hdel(&key, id).await;
+        match removed.map_err(|error| self.failed(error)) {
+            Err(Error::Damaged(_)) => {
+                let _: i64 = self.connection().del(&key).await.map_err(|error| self.failed(error))?;
+                Ok(())
+            }
+            removed => removed.map(drop),
+        }
+    }
+
     /// Whether the generation that is read has more than clients: those of older releases have not.
     pub async fn has_reports(&self) -> Result<bool, Error> {
         let generation = self.read_from().await?;
@@ -573,32 +623,31 @@ impl Redis {
         ids.iter().zip(rows).map(|(id, row)| read_client(*id, row?)).collect()
     }
 
-    /// Applies each batch in one atomic step, all in one round trip.
-    async fn run_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
-        let (epoch, generations) = self.write_to()?;
-        let generations = generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
-        let (mut pipeline, now) = (pipe(), Utc::now());
-        for batch in batches {
-            let mut script = ::redis::cmd("EVALSHA");
-            script.arg(self.shared.apply.get_hash()).arg(1).arg(epoch_key(self.partition(batch.client())));
-            script.arg(epoch).arg(&generations).arg(self.channel());
-            batch.write(&mut script, now, self.keep_orders);
-            pipeline.add_command(script);
-        }
-        Ok(pipeline.ignore_errors().query_async(&mut self.connection()).await?)
+    /// A call of a script that writes to a partition, without the rest of its arguments.
+    fn write(&self, script: &Script, partition: i64, (epoch, generations): &(u64, String)) -> Cmd {
+        let mut call = ::redis::cmd("EVALSHA");
+        call.arg(script.get_hash()).arg(1).arg(epoch_key(partition)).arg(epoch).arg(generations);
+        call
     }
 
-    /// What failed for a reason that passes at once is tried again: what was applied all the same is only reported as
-    /// applied before.
-    async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
-        if batches.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Makes calls of scripts in one round trip; `calls` is told which generations to write to. What failed for a reason that
+    /// passes at once is tried again: what was applied all the same is only reported as applied before.
+    async fn call(&self, calls: impl Fn(&(u64, String)) -> Vec<Cmd>) -> Result<Vec<RedisResult<u32>>, Error> {
         for _ in 0..ATTEMPTS {
-            let results = self.run_batches(batches).await?;
+            let (epoch, generations) = self.write_to()?;
+            let mut pipeline = pipe();
+            for call in calls(&(epoch, generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))) {
+                pipeline.add_command(call);
+            }
+            if pipeline.is_empty() {
+                return Ok(Vec::new());
+            }
+            let results: Vec<RedisResult<u32>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
             if errors.clone().any(is_unknown_script) {
-                self.shared.apply.load_async(&mut self.connection()).await?;
+                for script in [&self.shared.apply, &self.shared.product] {
+                    script.load_async(&mut self.connection()).await?;
+                }
             } else if errors.any(is_stale) {
                 self.settle().await?;
             } else {
@@ -606,6 +655,26 @@ impl Redis {
             }
         }
         Err(changing())
+    }
+
+    /// Applies each batch in one atomic step.
+    async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
+        let now = Utc::now();
+        let call = |batch: &Batch, generations: &_| {
+            let mut call = self.write(&self.shared.apply, self.partition(batch.client()), generations);
+            batch.write(call.arg(self.channel()), now, self.keep_orders);
+            call
+        };
+        self.call(|generations| batches.iter().map(|batch| call(batch, generations)).collect()).await
+    }
+
+    async fn put_products(&self, products: &[(&ProductChanged, i32)]) -> Result<Vec<RedisResult<u32>>, Error> {
+        let call = |(product, version): &(&ProductChanged, i32), generations: &_| {
+            let mut call = self.write(&self.shared.product, self.partition(product.product_id), generations);
+            call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
+            call
+        };
+        self.call(|generations| products.iter().map(|product| call(product, generations)).collect()).await
     }
 
     async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
@@ -621,8 +690,19 @@ impl Redis {
         // A repeated one has been applied before, by the first.
         let mut results = vec![Ok(0); events.len()];
         let mut of_partitions: BTreeMap<i64, Batch> = BTreeMap::new();
+        let (mut products, mut of_products) = (Vec::new(), Vec::new());
         for (index, event) in events.iter().enumerate() {
-            of_partitions.entry(self.partition(event.order.client_id)).or_default().add(index, event);
+            match (event.subject(), &event.data) {
+                (Subject::Client(id), _) => of_partitions.entry(self.partition(id)).or_default().add(index, event),
+                (_, Change::Product(product)) => {
+                    products.push((product, event.version));
+                    of_products.push(index);
+                }
+                _ => {}
+            }
+        }
+        for (index, result) in of_products.into_iter().zip(self.put_products(&products).await?) {
+            results[index] = result;
         }
         let (batches, too_large): (Vec<Batch>, Vec<Batch>) = of_partitions.into_values().partition(Batch::fits);
         let mut alone: Vec<usize> = too_large.iter().flat_map(Batch::indices).collect();
@@ -673,6 +753,15 @@ fn read_purchase(text: &str) -> Result<Purchase, Error> {
 fn read_tally(cell: &[u8]) -> Sum {
     let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
     Sum { revenue: number(cell.get(..8)), count: number(cell.get(8..16)) }
+}
+
+fn read_product(id: i64, text: &str) -> Result<Product, Error> {
+    let product = || {
+        let (version, rest) = text.split_once(' ')?;
+        let (price, name) = rest.split_once(' ')?;
+        Some(Product { id, name: name.to_owned(), price: price.parse().ok()?, version: version.parse().ok()? })
+    };
+    product().ok_or_else(|| Error::Damaged(format!("the product {id} of the catalogue: {text:?}")))
 }
 
 fn epoch_key(partition: i64) -> String {
@@ -804,6 +893,10 @@ impl ReadModel for Redis {
         let kept: KeptOrder =
             serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
         Ok(Some(kept).filter(|kept| client.is_none_or(|client| kept.order.client_id == client)))
+    }
+
+    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
+        self.each_product(ids).await?.into_iter().collect()
     }
 
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {

@@ -11,12 +11,18 @@ local is_as_before = stored == ARGV[2]
 local is_in_the_log = (tonumber(stored) or 0) <= tonumber(ARGV[3])
 if not (is_as_before or is_in_the_log) then return 0 end
 local generation, id = KEYS[2]:match('^(.*:)client:'), ARGV[4]
+local rankings = {total = generation .. 'rank:total', last_purchase = generation .. 'rank:last'}
+for _, ranking in pairs(rankings) do
+  if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
+end
 redis.call('DEL', KEYS[2])
 if #ARGV > 5 then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
-for name, field in pairs({total = 'total', last = 'last_purchase'}) do
-  local rank, ranking = redis.call('HGET', KEYS[2], field), generation .. 'rank:' .. name
-  if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
-  if rank then redis.call('ZADD', ranking, rank, id) else redis.call('ZREM', ranking, id) end
+for field, ranking in pairs(rankings) do
+  if #ARGV > 5 then
+    redis.call('ZADD', ranking, redis.call('HGET', KEYS[2], field) or 0, id)
+  else
+    redis.call('ZREM', ranking, id)
+  end
 end
 if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[4]) end
 return 1

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
-use entity::{Event, OrderPlaced};
+use entity::OrderPlaced;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -133,16 +133,16 @@ pub struct KeptOrder {
 }
 
 impl Purchase {
-    pub fn of(event: &Event) -> Purchase {
-        let OrderPlaced { order_id, client_id, total, ref lines, .. } = event.order;
-        Purchase { order_id, client_id, time: event.time, total, lines: lines.len() as u32 }
+    pub fn of(order: &OrderPlaced, time: DateTime<Utc>) -> Purchase {
+        let OrderPlaced { order_id, client_id, total, ref lines, .. } = *order;
+        Purchase { order_id, client_id, time, total, lines: lines.len() as u32 }
     }
 }
 
-/// Until when an order is kept whole; not at all when that is over.
-pub fn kept_until(event: &Event, now: DateTime<Utc>, keep_orders: Duration) -> Option<DateTime<Utc>> {
+/// Until when an order of that time is kept whole; not at all when that is over.
+pub fn kept_until(time: DateTime<Utc>, now: DateTime<Utc>, keep_orders: Duration) -> Option<DateTime<Utc>> {
     let keep = TimeDelta::from_std(keep_orders.min(FOREVER)).ok()?;
-    event.time.checked_add_signed(keep).filter(|until| *until > now)
+    time.checked_add_signed(keep).filter(|until| *until > now)
 }
 
 /// What some orders count for in sums.
@@ -163,8 +163,7 @@ pub struct Counted {
 }
 
 impl Effects {
-    pub fn add(&mut self, event: &Event, now: DateTime<Utc>) {
-        let (order, time) = (&event.order, event.time);
+    pub fn add(&mut self, order: &OrderPlaced, time: DateTime<Utc>, now: DateTime<Utc>) {
         for scale in Scale::ALL.into_iter().filter(|scale| scale.is_kept(time, now)) {
             let counted = self.counted.entry(scale.at(time)).or_default();
             counted.sum.add(Sum { count: 1, revenue: order.total });

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, SubsecRound, Utc};
-use entity::event::{self, Event, Line, OrderPlaced};
+use entity::event::{self, Line};
+use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged, Subject};
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use iso_currency::Currency;
@@ -60,7 +61,7 @@ fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
         id: Uuid::now_v7(),
         time: DateTime::from_timestamp_millis(1_700_000_000_000 + i64::from(version)).unwrap(),
         version,
-        order: OrderPlaced {
+        data: Change::OrderPlaced(OrderPlaced {
             client_id,
             client_name: format!("Client {client_id}, as of {version} \u{0} \u{1f600}"),
             client_email: format!("{client_id}.{version}@example.com"),
@@ -68,8 +69,17 @@ fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
             currency: "USD".into(),
             total: event::total(&lines).unwrap(),
             lines,
-        },
+        }),
     }
+}
+
+fn order_of(event: &mut Event) -> &mut OrderPlaced {
+    let Change::OrderPlaced(order) = &mut event.data else { panic!("no order") };
+    order
+}
+
+fn client_of(event: &Event) -> i64 {
+    event.client().unwrap().id
 }
 
 /// The event of a client's version, the same each time it is delivered: at some time from now to five years ago.
@@ -78,16 +88,28 @@ fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
     let number = client_id * 1_000 + i64::from(version);
     let ago = [0, 1, 59, 3_600, 86_400, 20 * 86_400, 100 * 86_400, 1_800 * 86_400][(number * 7 % 8) as usize];
     event.time = DateTime::from_timestamp_millis(now.timestamp_millis() - ago * 1_000 - number % 3).unwrap();
-    let line = |product_id| Line { product_id, ..event.order.lines[0].clone() };
-    event.order.lines = (0..=number % 3).map(|line_number| line(1 + (number + line_number) % 5)).collect();
-    event.order.total = event::total(&event.order.lines).unwrap();
-    event.order.order_id = Uuid::from_u128(number as u128);
+    let order = order_of(&mut event);
+    let line = |product_id| Line { product_id, ..order.lines[0].clone() };
+    order.lines = (0..=number % 3).map(|line_number| line(1 + (number + line_number) % 5)).collect();
+    order.total = event::total(&order.lines).unwrap();
+    order.order_id = Uuid::from_u128(number as u128);
+    if number % 4 == 0 {
+        let OrderPlaced { client_id, client_name, client_email, .. } = order.clone();
+        event.data = Change::Client(ClientChanged { client_id, client_name, client_email });
+    }
     event
 }
 
-/// Any order of deliveries, with repeats, of each client's events 1 to n, some of them never delivered at all.
-fn histories() -> impl Strategy<Value = Vec<(i64, i32)>> {
-    prop::collection::vec((1..=4i64, 1..=12i32), 1..80)
+/// Any order of deliveries, with repeats, of each client's events 1 to n, some of them never delivered at all. One of four is
+/// of a product.
+fn histories() -> impl Strategy<Value = Vec<(bool, i64, i32)>> {
+    prop::collection::vec((prop::bool::weighted(0.25), 1..=4i64, 1..=12i32), 1..80)
+}
+
+fn priced(product_id: i64, version: i32) -> Event {
+    let (name, currency) = (format!("Product {product_id} as of {version}"), Some("USD".to_owned()));
+    let data = Change::Product(ProductChanged { product_id, name, price: version.into(), currency });
+    Event { id: Uuid::now_v7(), time: Utc::now(), version, data }
 }
 
 /// All that can be read, of clients 1 to 5 and around their orders.
@@ -131,7 +153,8 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
     let recent = model.recent_orders(&ids, 5).await.unwrap();
     let latest = sales::latest(model, 10).await.unwrap();
     let today = sales::today(model, now).await.unwrap();
-    (model.clients(&ids).await.unwrap(), ranked, reports, products, orders, recent, latest, today)
+    let clients = (model.clients(&ids).await.unwrap(), model.products(&ids).await.unwrap());
+    (clients, ranked, reports, products, orders, recent, latest, today)
 }
 
 #[test]
@@ -148,8 +171,11 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
             runtime.block_on(async {
                 command(&server, &["FLUSHDB"]).await;
                 let (memory, now) = (Memory::new(keep), Utc::now());
-                let history: Vec<Event> =
-                    history.into_iter().map(|(client, version)| dated(client, version, now)).collect();
+                let of_history = |(is_product, id, version)| match is_product {
+                    true => priced(id, version),
+                    false => dated(id, version, now),
+                };
+                let history: Vec<Event> = history.into_iter().map(of_history).collect();
                 for events in history.chunks(batch) {
                     prop_assert_eq!(redis.apply(events).await, memory.apply(events).await);
                     prop_assert_eq!(redis.clients(&ids).await, memory.clients(&ids).await);
@@ -160,7 +186,9 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                 // the end of the unbroken run from 1.
                 let mut delivered: HashMap<i64, BTreeSet<i32>> = HashMap::new();
                 for event in &history {
-                    delivered.entry(event.order.client_id).or_default().insert(event.version);
+                    if let Subject::Client(client) = event.subject() {
+                        delivered.entry(client).or_default().insert(event.version);
+                    }
                 }
                 for (id, client) in ids.iter().zip(memory.clients(&ids).await.unwrap()) {
                     let Some(versions) = delivered.get(id) else {
@@ -169,15 +197,17 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
                     };
                     let client = client.unwrap();
                     let newest = *versions.last().unwrap();
-                    prop_assert_eq!(client.order_count, versions.len() as i64);
-                    let total = |version: &i32| dated(*id, *version, now).order.total;
-                    prop_assert_eq!(client.total, versions.iter().map(total).sum::<i64>());
+                    let events: Vec<Event> = versions.iter().map(|version| dated(*id, *version, now)).collect();
+                    let totals = events.iter().filter_map(|event| Some(event.order()?.total));
+                    prop_assert_eq!(client.order_count, totals.clone().count() as i64);
+                    prop_assert_eq!(client.total, totals.sum::<i64>());
                     prop_assert_eq!(client.email, format!("{id}.{newest}@example.com"));
                     prop_assert_eq!(client.version, (1..).take_while(|v| versions.contains(v)).count() as i32);
                 }
                 let counted = delivered.iter().flat_map(|(client, versions)| versions.iter().map(|v| (*client, *v)));
                 let counted: Vec<Event> = counted.map(|(client, version)| dated(client, version, now)).collect();
-                let revenue: i64 = counted.iter().map(|event| event.order.total).sum();
+                let counted: Vec<&OrderPlaced> = counted.iter().filter_map(Event::order).collect();
+                let revenue: i64 = counted.iter().map(|order| order.total).sum();
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
                 let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
                 prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
@@ -257,7 +287,7 @@ async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
     for model in models {
         let huge = |version| {
             let mut event = event(1, version, 0);
-            event.order.total = i64::MAX / 2; // larger than any order may be, to get there in a few steps
+            order_of(&mut event).total = i64::MAX / 2; // larger than any order may be, to get there in a few steps
             event
         };
         let applied = model.apply(&[huge(1), huge(2), huge(3)]).await;
@@ -310,7 +340,7 @@ async fn what_is_kept_for_a_while_goes_by_itself() {
     assert!((89.9..122.0).contains(&hours), "{hours} days");
     let moments = days_left(now.format("moments:%Y-%m-%dT%H").to_string()).await * 24.0;
     assert!((1.9..=2.0).contains(&moments), "{moments} hours");
-    let order = days_left(format!("order:{}", event.order.order_id)).await * 86_400.0;
+    let order = days_left(format!("order:{}", event.order().unwrap().order_id)).await * 86_400.0;
     assert!((590.0..=600.0).contains(&order), "{order} seconds");
     for forever in [now.format("days:%Y").to_string(), now.format("products:%Y-%m-%d").to_string()] {
         assert!(days_left(forever.clone()).await < 0.0, "{forever}");
@@ -324,14 +354,14 @@ async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     let (memory, now) = (Memory::default(), Utc::now().trunc_subsecs(3));
     let first = Event { version: 1, time: now - Duration::from_millis(1), ..dated(1, 7, now) };
-    let second = Event { version: 2, time: now, ..dated(1, 8, now) };
+    let second = Event { version: 2, time: now, ..dated(1, 9, now) };
     for model in [&redis as &dyn ReadModel, &memory] {
         assert_eq!(model.apply(std::slice::from_ref(&first)).await, [Ok(Applied::Now)]);
     }
     let before = all_of(&memory, now).await;
     assert!(all_of(&redis, now).await == before);
     let day = now.format("%Y-%m-%d");
-    let (product, month) = (second.order.lines.last().unwrap().product_id, now.format("%Y-%m"));
+    let (product, month) = (second.order().unwrap().lines.last().unwrap().product_id, now.format("%Y-%m"));
     let names = ["recent:1", "rank:total", "rank:last"].map(str::to_owned).into_iter();
     let names = names.chain([now.format("days:%Y"), now.format("hours:%Y-%m")].map(|name| name.to_string()));
     for name in names.chain([format!("products:{day}"), format!("products:{month}")]) {
@@ -384,7 +414,7 @@ async fn together_each_event_fares_as_it_would_alone() {
     command(&server, &["SET", "orders:{p0}:g1:recent:3", "damaged"]).await;
     let results = redis.apply(&[&events[..], &events[3..5]].concat()).await;
     for (event, result) in events.iter().zip(&results) {
-        let (client, version) = (event.order.client_id, event.version);
+        let (client, version) = (client_of(event), event.version);
         match (client, version) {
             (3, _) => assert!(matches!(result, Err(Error::Damaged(why)) if why.contains("recent:3")), "{result:?}"),
             (1, 1) => assert_eq!(*result, Ok(Applied::Before)),
@@ -393,7 +423,7 @@ async fn together_each_event_fares_as_it_would_alone() {
     }
     assert_eq!(results[15..], [Ok(Applied::Before), Ok(Applied::Before)], "they came twice");
     command(&server, &["DEL", "orders:{p0}:g1:recent:3"]).await;
-    let of_others: Vec<Event> = events.iter().filter(|event| event.order.client_id != 3).cloned().collect();
+    let of_others: Vec<Event> = events.iter().filter(|event| client_of(event) != 3).cloned().collect();
     memory.apply(&of_others).await;
     let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
     assert!(stored == specified, "{stored:#?}\n{specified:#?}");

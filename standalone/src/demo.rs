@@ -4,7 +4,8 @@
 use std::f64::consts::TAU;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use api::master_data::MasterData;
 use api::orders::{Item, PlaceOrder, place};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, order, order_event, product};
@@ -12,8 +13,9 @@ use iso_currency::Currency;
 use process::one_line;
 use rand::Rng;
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -102,18 +104,18 @@ pub struct Catalogue {
 /// Adds clients and products, and a month of orders.
 pub async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<Catalogue> {
     let shops = PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}")));
-    let shops = shops.map(|name| {
+    // Their events are found in the outbox.
+    let master_data = MasterData::new(db.clone(), currency, mpsc::channel(1).0);
+    for name in shops {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
-        client::ActiveModel { name: Set(name), email: Set(email), ..Default::default() }
-    });
-    client::Entity::insert_many(shops).exec_without_returning(db).await?;
+        let registered = master_data.register_client(&name, &email, None).await;
+        ensure!(matches!(registered, Ok(Ok(_))), "cannot register {name}: {registered:?}");
+    }
     let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
-    let products = PRODUCTS.map(|(name, price)| product::ActiveModel {
-        name: Set(name.into()),
-        price: Set(price * unit),
-        ..Default::default()
-    });
-    product::Entity::insert_many(products).exec_without_returning(db).await?;
+    for (name, price) in PRODUCTS {
+        let created = master_data.create_product(name, Some(price * unit), None).await;
+        ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
+    }
     let all = Catalogue {
         clients: client::Entity::find().count(db).await? as usize,
         products: product::Entity::find().count(db).await? as usize,

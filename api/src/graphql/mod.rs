@@ -13,9 +13,10 @@ use iso_currency::Currency;
 use read_model::ReadModel;
 use sea_orm::DatabaseConnection;
 
-use crate::auth::{Identity, READ_SALES};
+use crate::auth::Identity;
 use crate::error::Error;
 use crate::live::Live;
+use crate::master_data::MasterData;
 use crate::placing::Orders;
 use crate::reports::Reports;
 use crate::snapshots::Snapshots;
@@ -43,10 +44,15 @@ pub struct App {
 /// The request's [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub struct Traceparent(pub String);
 
+fn traceparent(ctx: &Context<'_>) -> Option<String> {
+    ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone())
+}
+
 /// What the resolvers of a service share.
 pub struct Shared {
     pub app: App,
     pub orders: Orders,
+    pub master_data: MasterData,
     pub live: Arc<Live>,
     pub snapshots: Arc<Snapshots>,
     pub reports: Arc<Reports>,
@@ -59,8 +65,8 @@ pub fn schema(shared: Option<Shared>) -> OrderSchema {
     // What is left out: rules that hold already, and a bound of recursion below ours.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match shared {
-        Some(Shared { app, orders, live, snapshots, reports }) => {
-            builder.data(app).data(orders).data(live).data(snapshots).data(reports).finish()
+        Some(Shared { app, orders, master_data, live, snapshots, reports }) => {
+            builder.data(app).data(orders).data(master_data).data(live).data(snapshots).data(reports).finish()
         }
         None => builder.finish(),
     }
@@ -91,9 +97,9 @@ fn authorize_for<'a>(ctx: &Context<'_>, scope: &str, clients: impl IntoIterator<
     }
 }
 
-/// Whether the token behind the request may see what is sold to all.
-fn authorize_for_sales(ctx: &Context<'_>) -> Result<(), Error> {
-    match authorize(ctx, READ_SALES)?.client {
+/// The same, if the token is not for one client alone.
+fn authorize_for_all(ctx: &Context<'_>, scope: &str) -> Result<(), Error> {
+    match authorize(ctx, scope)?.client {
         Some(_) => Err(Error::Forbidden),
         None => Ok(()),
     }

@@ -1,10 +1,13 @@
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::event::{MAX_LINES, MAX_QUANTITY};
+use entity::{client, product};
+use iso_currency::Currency;
 
-use super::types::Order;
-use super::{Traceparent, app, authorize_for, parse_id};
-use crate::auth::PLACE_ORDERS;
+use super::types::{Decimal, Order, Product};
+use super::{app, authorize_for, authorize_for_all, parse_id, traceparent};
+use crate::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 use crate::error::Error;
+use crate::master_data::{Fault, MasterData};
 use crate::orders::{Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
 use crate::placing::Orders;
 
@@ -20,13 +23,12 @@ impl Mutation {
         #[graphql(desc = "The order.")] input: PlaceOrderInput,
     ) -> Result<PlaceOrderPayload, Error> {
         authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
-        let traceparent = ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone());
-        let order = PlaceOrder { traceparent, ..input.into() };
+        let order = PlaceOrder { traceparent: traceparent(ctx), ..input.into() };
         match ctx.data_unchecked::<Orders>().place(order).await? {
             Ok(placed) => Ok(PlaceOrderPayload {
                 client_version: Some(placed.event.version),
                 replayed: placed.replayed,
-                order: Some(Order::new(placed.event.order, placed.event.time, app(ctx).currency)),
+                order: Some(Order::new(placed.event.data, placed.event.time, app(ctx).currency)),
                 user_errors: Vec::new(),
             }),
             Err(rejections) => Ok(PlaceOrderPayload {
@@ -37,6 +39,182 @@ impl Mutation {
             }),
         }
     }
+
+    /// Registers a client, which is there with a total of zero then. Needs the scope `clients:write`.
+    async fn register_client(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The client.")] input: RegisterClientInput,
+    ) -> Result<ClientPayload, Error> {
+        authorize_for_all(ctx, WRITE_CLIENTS)?;
+        let RegisterClientInput { name, email } = input;
+        Ok(master_data(ctx).register_client(&name, &email, traceparent(ctx)).await?.into())
+    }
+
+    /// Changes what a client is called and where it gets mail. Needs the scope `clients:write`; a token for one client
+    /// changes that client.
+    async fn update_client(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "What changes.")] input: UpdateClientInput,
+    ) -> Result<ClientPayload, Error> {
+        authorize_for(ctx, WRITE_CLIENTS, [input.id.as_str()])?;
+        let UpdateClientInput { id, name, email } = input;
+        let updated =
+            master_data(ctx).update_client(parse_id(&id), name.as_deref(), email.as_deref(), traceparent(ctx));
+        Ok(updated.await?.into())
+    }
+
+    /// Creates a product, which can be ordered at once. Needs the scope `products:write`.
+    async fn create_product(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The product.")] input: CreateProductInput,
+    ) -> Result<ProductPayload, Error> {
+        authorize_for_all(ctx, WRITE_PRODUCTS)?;
+        let CreateProductInput { name, price } = input;
+        let currency = app(ctx).currency;
+        let created = master_data(ctx).create_product(&name, price.minor(currency), traceparent(ctx)).await?;
+        Ok(ProductPayload::new(created, currency))
+    }
+
+    /// Changes what a product costs from now on: orders keep the price that they were placed at. Needs the scope
+    /// `products:write`.
+    async fn change_price(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "What changes.")] input: ChangePriceInput,
+    ) -> Result<ProductPayload, Error> {
+        authorize_for_all(ctx, WRITE_PRODUCTS)?;
+        let ChangePriceInput { product_id, price } = input;
+        let currency = app(ctx).currency;
+        let changed = master_data(ctx).change_price(parse_id(&product_id), price.minor(currency), traceparent(ctx));
+        Ok(ProductPayload::new(changed.await?, currency))
+    }
+}
+
+fn master_data<'a>(ctx: &Context<'a>) -> &'a MasterData {
+    ctx.data_unchecked::<MasterData>()
+}
+
+/// A client to register.
+#[derive(InputObject)]
+struct RegisterClientInput {
+    /// What it is called: from 1 to 200 characters.
+    name: String,
+    /// Its e-mail address, at most 200 characters, which no other client has. Kept in small letters.
+    email: String,
+}
+
+/// What changes of a client. What is left out stays.
+#[derive(InputObject)]
+struct UpdateClientInput {
+    /// The client.
+    id: ID,
+    /// What it is called: from 1 to 200 characters.
+    name: Option<String>,
+    /// Its e-mail address, at most 200 characters, which no other client has. Kept in small letters.
+    email: Option<String>,
+}
+
+/// What became of a client that was to be registered or changed: either `client` is there, or `userErrors` says why not.
+#[derive(SimpleObject)]
+struct ClientPayload {
+    /// The client from now on.
+    client: Option<ClientDetails>,
+    /// The client's version that this made. `client(id:, minVersion:)` with it waits until the read model has it.
+    client_version: Option<i32>,
+    /// Everything that is wrong; empty when it was done.
+    user_errors: Vec<UserError>,
+}
+
+/// What a client is, without what its orders add up to.
+#[derive(SimpleObject)]
+struct ClientDetails {
+    /// The client's id.
+    id: ID,
+    /// The client's name.
+    name: String,
+    /// The client's e-mail address.
+    email: String,
+}
+
+impl From<Result<client::Model, Vec<Fault>>> for ClientPayload {
+    fn from(changed: Result<client::Model, Vec<Fault>>) -> ClientPayload {
+        match changed {
+            Ok(client::Model { id, name, email, version }) => ClientPayload {
+                client: Some(ClientDetails { id: id.into(), name, email }),
+                client_version: Some(version),
+                user_errors: Vec::new(),
+            },
+            Err(faults) => {
+                let not_found = (UserErrorCode::ClientNotFound, "There is no such client.", "id");
+                let user_errors = faults.into_iter().map(|fault| fault_of(fault, not_found)).collect();
+                ClientPayload { client: None, client_version: None, user_errors }
+            }
+        }
+    }
+}
+
+/// A product to create.
+#[derive(InputObject)]
+struct CreateProductInput {
+    /// What it is called: from 1 to 200 characters.
+    name: String,
+    /// The price of one piece, in whole currency units: "1500.00" is fifteen hundred dollars where the currency is USD.
+    price: Decimal,
+}
+
+/// What a product costs from now on.
+#[derive(InputObject)]
+struct ChangePriceInput {
+    /// The product.
+    product_id: ID,
+    /// The price of one piece, in whole currency units.
+    price: Decimal,
+}
+
+/// What became of a product that was to be created or changed: either `product` is there, or `userErrors` says why not.
+#[derive(SimpleObject)]
+struct ProductPayload {
+    /// The product from now on.
+    product: Option<Product>,
+    /// Everything that is wrong; empty when it was done.
+    user_errors: Vec<UserError>,
+}
+
+impl ProductPayload {
+    fn new(changed: Result<product::Model, Vec<Fault>>, currency: Currency) -> ProductPayload {
+        match changed {
+            Ok(product::Model { id, name, price, .. }) => {
+                ProductPayload { product: Some(Product::new(id, name, price, currency)), user_errors: Vec::new() }
+            }
+            Err(faults) => {
+                let not_found = (UserErrorCode::ProductNotFound, "There is no such product.", "productId");
+                let user_errors = faults.into_iter().map(|fault| fault_of(fault, not_found)).collect();
+                ProductPayload { product: None, user_errors }
+            }
+        }
+    }
+}
+
+fn fault_of(fault: Fault, not_found: (UserErrorCode, &'static str, &'static str)) -> UserError {
+    let (code, message, field) = match fault {
+        Fault::NotFound => not_found,
+        Fault::InvalidName => (
+            UserErrorCode::InvalidName,
+            "The name must have from 1 to 200 characters, and no control characters.",
+            "name",
+        ),
+        Fault::InvalidEmail => (UserErrorCode::InvalidEmail, "This is not an e-mail address.", "email"),
+        Fault::EmailTaken => (UserErrorCode::EmailTaken, "Another client has this e-mail address.", "email"),
+        Fault::PriceOutOfRange => (
+            UserErrorCode::PriceOutOfRange,
+            "The price is too large, or has more digits after the point than the currency.",
+            "price",
+        ),
+    };
+    UserError { code, message: message.into(), field: Some(vec!["input".into(), field.into()]) }
 }
 
 /// An order to place.
@@ -116,6 +294,14 @@ enum UserErrorCode {
     IdempotencyKeyReused,
     /// The idempotency key is empty, longer than 255 characters, or has control characters.
     InvalidIdempotencyKey,
+    /// The name is empty, longer than 200 characters, or has control characters.
+    InvalidName,
+    /// What is to be an e-mail address is none.
+    InvalidEmail,
+    /// Another client has this e-mail address.
+    EmailTaken,
+    /// The price is too large, or has more digits after the point than the currency.
+    PriceOutOfRange,
 }
 
 impl From<Rejection> for UserError {

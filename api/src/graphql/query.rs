@@ -15,7 +15,7 @@ use super::types::{
     Client, ClientConnection, ClientEdge, ClientOrderBy, Date, Granularity, Money, Order, Product, ProductConnection,
     ProductEdge, ProductRank, ProductSales, SalesReport, int,
 };
-use super::{app, authorize, authorize_for, authorize_for_sales, page_size, parse_id, recent_clients};
+use super::{App, app, authorize, authorize_for, authorize_for_all, page_size, parse_id, recent_clients};
 use crate::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::error::Error;
 use crate::limits::MOST_DAYS;
@@ -31,13 +31,13 @@ pub struct Query;
 // Nullable fields return `Option<Result<_>>`: a failure then nulls the field alone, not the field around it.
 #[Object]
 impl Query {
-    /// A client and its total; null when it has no orders yet. Needs the scope `clients:read`.
+    /// A client and its total; null where it was never registered and has no orders. Needs the scope `clients:read`.
     async fn client(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The client's id.")] id: ID,
         #[graphql(
-            desc = "Wait until the answer includes every event up to this version, such as `clientVersion` of `placeOrder`. \
+            desc = "Wait until the answer includes every event up to this version, such as `clientVersion` of a mutation. \
                     After a while (2 seconds, if not configured otherwise) the field fails with READ_MODEL_BEHIND."
         )]
         min_version: Option<i32>,
@@ -59,7 +59,7 @@ impl Query {
         recent_clients(ctx, &ids).await
     }
 
-    /// All clients that have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
+    /// All clients that were registered or have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
     async fn clients(
         &self,
         ctx: &Context<'_>,
@@ -67,7 +67,7 @@ impl Query {
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the page before.")] after: Option<String>,
         #[graphql(desc = "How they are ranked.", default_with = "ClientOrderBy::TotalDesc")] order_by: ClientOrderBy,
     ) -> Result<ClientConnection, Error> {
-        authorize_for_sales(ctx)?;
+        authorize_for_all(ctx, READ_SALES)?;
         let (first, by) = (page_size(first)?, order_by.into());
         let after = after.map(|cursor| place(&cursor, by)).transpose()?;
         // One more than asked for tells whether there is a next page.
@@ -93,7 +93,7 @@ impl Query {
         #[graphql(desc = "How long each point is; at most 1000 points.", default_with = "Granularity::Day")]
         granularity: Granularity,
     ) -> Result<SalesReport, Error> {
-        authorize_for_sales(ctx)?;
+        authorize_for_all(ctx, READ_SALES)?;
         let (Date(from), Date(to)) = (from, to);
         check_range(from, to)?;
         let granularity = granularity.into();
@@ -120,7 +120,7 @@ impl Query {
         #[graphql(desc = "How many, from 1 to 100.", default = 10)] first: i32,
         #[graphql(desc = "By what they are ranked.", default_with = "ProductRank::Revenue")] by: ProductRank,
     ) -> Result<Vec<ProductSales>, Error> {
-        authorize_for_sales(ctx)?;
+        authorize_for_all(ctx, READ_SALES)?;
         let (Date(from), Date(to), first) = (from, to, page_size(first)?);
         check_range(from, to)?;
         if (to - from).num_days() > MOST_DAYS as i64 {
@@ -138,13 +138,11 @@ impl Query {
             sold.truncate(first);
         }
         sold.sort_unstable_by_key(rank);
-        let ids = sold.iter().map(|(id, _)| *id);
-        let products = product::Entity::find().filter(product::Column::Id.is_in(ids)).all(&app.db).await?;
-        let mut products: HashMap<i64, product::Model> =
-            products.into_iter().map(|product| (product.id, product)).collect();
+        let ids: Vec<i64> = sold.iter().map(|(id, _)| *id).collect();
+        let mut products = projected_products(app, &ids).await?;
         let product = |(id, sold): (i64, Sum)| {
             Some(ProductSales {
-                product: Product::new(products.remove(&id)?, app.currency),
+                product: products.remove(&id)?,
                 units: int(sold.count),
                 revenue: Money::new(sold.revenue, app.currency),
             })
@@ -194,7 +192,8 @@ impl Query {
             .await?;
         let has_next_page = products.len() > first;
         products.truncate(first);
-        let nodes: Vec<_> = products.into_iter().map(|product| Product::new(product, app.currency)).collect();
+        let nodes: Vec<_> =
+            products.into_iter().map(|row| Product::new(row.id, row.name, row.price, app.currency)).collect();
         let edges: Vec<_> =
             nodes.iter().map(|node| ProductEdge { cursor: node.id.to_string(), node: node.clone() }).collect();
         let page_info = page_info(edges.iter().map(|edge| &edge.cursor), after > 0, has_next_page);
@@ -261,5 +260,21 @@ async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {
     authorize(ctx, READ_PRODUCTS)?;
     let app = app(ctx);
     let product = product::Entity::find_by_id(parse_id(id)).one(&app.db).await?;
-    Ok(product.map(|product| Product::new(product, app.currency)))
+    Ok(product.map(|product| Product::new(product.id, product.name, product.price, app.currency)))
+}
+
+/// Products by their ids, as the read model has them. Those that have no event, because they are older than that or were put
+/// into the database by hand, are read from there.
+async fn projected_products(app: &App, ids: &[i64]) -> Result<HashMap<i64, Product>, Error> {
+    let projected = app.read_model.products(ids).await?.into_iter().flatten();
+    let mut products: HashMap<i64, Product> = projected
+        .map(|product| (product.id, Product::new(product.id, product.name, product.price, app.currency)))
+        .collect();
+    let unknown: Vec<i64> = ids.iter().copied().filter(|id| !products.contains_key(id)).collect();
+    if !unknown.is_empty() {
+        let rows = product::Entity::find().filter(product::Column::Id.is_in(unknown)).all(&app.db).await?;
+        let product = |row: product::Model| Product::new(row.id, row.name, row.price, app.currency);
+        products.extend(rows.into_iter().map(|row| (row.id, product(row))));
+    }
+    Ok(products)
 }

@@ -4,8 +4,8 @@ use async_graphql::{Context, ID, Subscription};
 use futures::{Stream, StreamExt};
 
 use super::types::{Client, SalesSnapshot};
-use super::{app, authorize_for, authorize_for_sales, parse_id};
-use crate::auth::READ_CLIENTS;
+use super::{app, authorize_for, authorize_for_all, parse_id};
+use crate::auth::{READ_CLIENTS, READ_SALES};
 use crate::error::Error;
 use crate::live::Live;
 use crate::snapshots::Snapshots;
@@ -34,7 +34,7 @@ impl Subscription {
         &self,
         ctx: &Context<'_>,
     ) -> Result<impl Stream<Item = Result<SalesSnapshot, Error>> + use<>, Error> {
-        authorize_for_sales(ctx)?;
+        authorize_for_all(ctx, READ_SALES)?;
         let currency = app(ctx).currency;
         let snapshots = ctx.data_unchecked::<Arc<Snapshots>>().watch();
         Ok(snapshots.map(move |snapshot| Ok(SalesSnapshot::new(snapshot?, currency))))

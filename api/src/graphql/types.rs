@@ -5,7 +5,7 @@ use async_graphql::{
     ComplexObject, Context, Enum, ID, InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value,
 };
 use chrono::{NaiveDate, SecondsFormat, Utc};
-use entity::{Line, OrderPlaced, product};
+use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
 use read_model::Ranking;
 use read_model::sales::{self, Purchase, Sum};
@@ -18,11 +18,24 @@ use crate::snapshots::Snapshot;
 #[derive(Clone)]
 pub struct Decimal(String);
 
-/// An exact decimal number as a string, with as many digits after the point as the currency has, such as "3000.00".
+/// An exact decimal number as a string, with as many digits after the point as the currency has, such as "3000.00". In an
+/// argument they may be fewer.
 #[Scalar]
 impl ScalarType for Decimal {
     fn parse(value: Value) -> InputValueResult<Self> {
-        Err(InputValueError::expected_type(value))
+        let is_decimal = |text: &str| {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+            [whole, fraction]
+                .iter()
+                .all(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        match value {
+            Value::String(text) if is_decimal(&text) => Ok(Decimal(text)),
+            value => {
+                let error = InputValueError::custom(format!("{value} is not a decimal number such as \"3000.00\"."));
+                Err(error.with_extension("code", "BAD_USER_INPUT"))
+            }
+        }
     }
 
     fn to_value(&self) -> Value {
@@ -81,6 +94,19 @@ impl Money {
     }
 }
 
+impl Decimal {
+    /// In the currency's smallest units; `None` where it has more digits than the currency, or does not fit.
+    pub fn minor(&self, currency: Currency) -> Option<i64> {
+        let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));
+        let digits = usize::from(currency.exponent().unwrap_or(0));
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.len() > digits {
+            return None;
+        }
+        format!("{whole}{fraction:0<digits$}").parse().ok()
+    }
+}
+
 fn decimal(minor: i64, digits: u16) -> String {
     let (sign, digits) = (if minor < 0 { "-" } else { "" }, usize::from(digits));
     let text = format!("{:0>width$}", minor.unsigned_abs(), width = digits + 1);
@@ -106,7 +132,7 @@ pub struct Client {
     order_count: i32,
     /// When the client placed its newest order.
     last_purchase: Option<DateTime>,
-    /// Every event of the client up to this version is included. Compare it with `clientVersion` of `placeOrder`.
+    /// Every event of the client up to this version is included. Compare it with `clientVersion` of a mutation.
     version: i32,
 }
 
@@ -340,8 +366,9 @@ pub struct Product {
 }
 
 impl Product {
-    pub fn new(product: product::Model, currency: Currency) -> Product {
-        Product { id: product.id.into(), name: product.name, price: Money::new(product.price, currency) }
+    /// `price` in minor units.
+    pub fn new(id: i64, name: String, price: i64, currency: Currency) -> Product {
+        Product { id: id.into(), name, price: Money::new(price, currency) }
     }
 }
 
@@ -433,6 +460,21 @@ mod tests {
         assert_eq!(decimal(1_234, 3), "1.234");
         assert_eq!(decimal(i64::MAX, 2), "92233720368547758.07");
         assert_eq!(decimal(i64::MIN, 2), "-92233720368547758.08");
+    }
+
+    #[test]
+    fn amounts_are_read_exactly() {
+        let minor = |text: &str, currency| Decimal::parse(Value::from(text)).ok().and_then(|it| it.minor(currency));
+        for (text, cents) in [("3000.00", 300_000), ("3000", 300_000), ("0.1", 10), ("007.050", 705), ("0", 0)] {
+            assert_eq!(minor(text, Currency::USD), Some(cents), "{text}");
+        }
+        assert_eq!(minor("92233720368547758.07", Currency::USD), Some(i64::MAX));
+        assert_eq!(minor("1234", Currency::JPY), Some(1_234));
+        assert_eq!(minor("1234.0", Currency::JPY), Some(1_234));
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", " 1", "1.005", "92233720368547758.08", "٣"] {
+            assert_eq!(minor(text, Currency::USD), None, "{text:?}");
+        }
+        assert!(Decimal::parse(Value::from(5)).is_err(), "a number in JSON may not be exact");
     }
 
     #[test]

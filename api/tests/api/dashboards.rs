@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use entity::{Event, Line, OrderPlaced};
+use entity::{Change, Event, Line, OrderPlaced};
 use read_model::sales::today;
 use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn event(client_id: i64, version: i32, time: DateTime<Utc>, pieces: &[(i64, i32)
         total: entity::event::total(&lines).unwrap(),
         lines,
     };
-    Event { id: Uuid::now_v7(), time, version, order }
+    Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
 }
 
 /// Both read models, each behind an api.

@@ -9,7 +9,7 @@ use entity::{Event, order};
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
 use read_model::sales::{KeptOrder, Purchase, Sum};
-use read_model::{Applied, Client, Error, Memory, Place, Ranking, ReadModel};
+use read_model::{Applied, Client, Error, Memory, Place, Product, Ranking, ReadModel};
 use reqwest::{Method, StatusCode};
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
@@ -42,6 +42,10 @@ impl ReadModel for Silent {
     }
 
     async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+        std::future::pending().await
+    }
+
+    async fn products(&self, _: &[i64]) -> Result<Vec<Option<Product>>, Error> {
         std::future::pending().await
     }
 

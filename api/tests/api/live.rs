@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use entity::{Event, Line, OrderPlaced};
+use entity::{Change, Event, Line, OrderPlaced};
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, ReadModel};
@@ -22,7 +22,7 @@ fn event(client_id: i64, version: i32) -> Event {
     let (client_name, client_email) = ("Seven".into(), "seven@example.com".into());
     let (order_id, currency) = (Uuid::now_v7(), "USD".into());
     let order = OrderPlaced { client_id, client_name, client_email, order_id, currency, total: 100, lines: vec![line] };
-    Event { id: Uuid::now_v7(), time: Utc::now(), version, order }
+    Event { id: Uuid::now_v7(), time: Utc::now(), version, data: Change::OrderPlaced(order) }
 }
 
 fn seen(version: i32) -> Value {

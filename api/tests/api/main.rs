@@ -4,6 +4,7 @@ mod contract;
 mod dashboards;
 mod edge;
 mod live;
+mod master_data;
 mod orders;
 mod relay;
 mod sample;

@@ -41,11 +41,11 @@ async fn an_order_its_items_and_its_event_are_written_together() {
         let placed = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
         assert_eq!(counts(db).await, (1, 2, 1, vec![1, 0, 0]));
         let order = order::Entity::find().one(db).await.unwrap().unwrap();
-        assert_eq!((order.id, order.placed_at), (placed.event.order.order_id, placed.event.time));
+        assert_eq!((order.id, order.placed_at), (placed.event.data.order_id, placed.event.time));
         assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 1, Some("k")));
         let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
         assert_eq!((row.published_at, row.id), (None, placed.event.id));
-        assert_eq!(entity::Event::from_row(row, "USD").unwrap(), placed.event);
+        assert_eq!(entity::Event::from_row(row, "USD").unwrap(), placed.event.into());
     }
 }
 
@@ -113,7 +113,7 @@ async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gap
         assert_eq!(counts(db).await, (72, 72, 72, vec![24, 24, 24]));
         let mut versions: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
         for event in order_event::Entity::find().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
-            versions.entry(event.client_id).or_default().push(event.version);
+            versions.entry(event.client_id.unwrap()).or_default().push(event.version);
         }
         assert!(versions.values().all(|versions| versions.iter().copied().eq(1..=24)), "{versions:?}");
     }

@@ -28,7 +28,7 @@ use winterbaume_core::{MockAws, MockService};
 use winterbaume_sqs::SqsService;
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
-pub const ALL: &str = "orders:place clients:read products:read sales:read";
+pub const ALL: &str = "orders:place clients:read clients:write products:read products:write sales:read";
 
 /// A migrated database; a PostgreSQL server of its own is stopped when it is dropped.
 pub struct Db {

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use entity::{Event, Line, OrderPlaced};
+use entity::{Change, Event, Line, OrderPlaced};
 use iso_currency::Currency;
 use read_model::{ReadModel, Redis};
 use uuid::Uuid;
@@ -39,5 +39,5 @@ fn event(client_id: i64) -> Event {
         total: 150_000,
         lines,
     };
-    Event { id: Uuid::now_v7(), time: chrono::Utc::now(), version: 1, order }
+    Event { id: Uuid::now_v7(), time: chrono::Utc::now(), version: 1, data: Change::OrderPlaced(order) }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{Datelike, Days, NaiveDate, Utc};
-use entity::{Event, Line, OrderPlaced, order, order_event};
+use entity::{Change, Event, Line, OrderPlaced, order, order_event};
 use futures::{SinkExt, StreamExt, stream};
 use read_model::batch::Batch;
 use read_model::redis::KEEP_ORDERS;
@@ -251,7 +251,8 @@ fn apply_arguments(epoch: &str) -> Vec<String> {
     let mut arguments: Vec<String> = arguments.collect();
     for argument in &mut arguments {
         for event in &events {
-            let (client, order) = (event.order.client_id.to_string(), event.order.order_id.to_string());
+            let Some(OrderPlaced { client_id, order_id, .. }) = event.order() else { continue };
+            let (client, order) = (client_id.to_string(), order_id.to_string());
             *argument = if *argument == order { ANY.to_owned() } else { argument.replace(&client, ANY) };
         }
     }
@@ -270,7 +271,7 @@ fn first_order(client_id: i64) -> Event {
         total: 150_000,
         lines,
     };
-    Event { id: order.order_id, time: Utc::now(), version: 1, order }
+    Event { id: order.order_id, time: Utc::now(), version: 1, data: Change::OrderPlaced(order) }
 }
 
 /// Each has its turn several times, after it was warmed.

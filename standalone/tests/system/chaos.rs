@@ -37,10 +37,11 @@ const PER_ROUND: usize = 25;
 const ROUND: Duration = Duration::from_secs(4);
 
 /// Where a process can be made to die: of api, of projector, of its commands.
-const OF_API: [&str; 4] = ["order-before-commit", "order-after-commit", "relay-mid-batches", "relay-before-marking"];
+const OF_API: [&str; 5] =
+    ["order-before-commit", "order-after-commit", "change-before-commit", "relay-mid-batches", "relay-before-marking"];
 const OF_PROJECTOR: [&str; 2] = ["projector-before-apply", "projector-before-delete"];
 const OF_REPLAY: [&str; 1] = ["replay-mid-log"];
-const OF_REPAIR: [&str; 2] = ["repair-mid-log", "repair-before-replace"];
+const OF_REPAIR: [&str; 3] = ["repair-mid-log", "repair-before-replace", "repair-of-product"];
 const OF_REBUILD: [&str; 2] = ["rebuild-before-replay", "rebuild-before-switch"];
 /// What was received by a projector that was killed comes again after 30 seconds.
 const SETTLED: Duration = Duration::from_secs(120);
@@ -208,7 +209,13 @@ struct Acknowledged {
     order: String,
 }
 
-/// Places orders until told to stop, each until it is acknowledged.
+/// What a writer asks for: each answers with what is there then.
+const PLACE: &str =
+    "mutation ($input: PlaceOrderInput!) { it: placeOrder(input: $input) { is: order { id } userErrors { code } } }";
+const UPDATE: &str = "mutation ($input: UpdateClientInput!) { it: updateClient(input: $input) { is: client { id } userErrors { code } } }";
+const CHANGE: &str = "mutation ($input: ChangePriceInput!) { it: changePrice(input: $input) { is: product { id } userErrors { code } } }";
+
+/// Places orders until told to stop, and changes clients and prices now and then, each until it is acknowledged.
 async fn write(
     apis: Vec<String>,
     token: String,
@@ -218,12 +225,17 @@ async fn write(
 ) {
     let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
-    let query =
-        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } userErrors { code } } }";
     while !stop.load(Ordering::Relaxed) {
         let (client, key) = (random.random_range(1..=CLIENTS), format!("{:032x}", random.random::<u128>()));
-        let items = json!([{ "productId": random.random_range(1..=3), "quantity": random.random_range(1..=5) }]);
-        let input = json!({ "clientId": client, "items": items, "idempotencyKey": key });
+        let (product, number) = (random.random_range(1..=3), random.random_range(1..=5));
+        let (query, input) = match random.random_range(0..12) {
+            0 => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
+            1 => (CHANGE, json!({ "productId": product, "price": format!("{number}.50") })),
+            _ => {
+                let items = json!([{ "productId": product, "quantity": number }]);
+                (PLACE, json!({ "clientId": client, "items": items, "idempotencyKey": key }))
+            }
+        };
         let body = json!({ "query": query, "variables": { "input": input } });
         loop {
             let api = apis.choose(&mut random).unwrap();
@@ -232,14 +244,15 @@ async fn write(
                 Ok(answer) => answer.json().await.ok(),
                 Err(_) => None,
             };
-            if let Some(order) = answer.as_ref().and_then(|answer| answer["data"]["placeOrder"]["order"]["id"].as_str())
-            {
-                acknowledged.lock().unwrap().push(Acknowledged { client, key, order: order.into() });
+            if let Some(id) = answer.as_ref().and_then(|answer| answer["data"]["it"]["is"]["id"].as_str()) {
+                if query == PLACE {
+                    acknowledged.lock().unwrap().push(Acknowledged { client, key, order: id.into() });
+                }
                 break;
             }
             // Not acknowledged is one thing, refused another: nothing is wrong with it.
-            let refused = answer.map_or(Value::Null, |answer| answer["data"]["placeOrder"]["userErrors"].clone());
-            assert!(refused.is_null(), "an order of client {client} was refused: {refused}");
+            let refused = answer.map_or(Value::Null, |answer| answer["data"]["it"]["userErrors"].clone());
+            assert!(refused.is_null(), "{input} was refused: {refused}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -321,6 +334,10 @@ impl Chaos {
                                 "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
                             let partition = key.replace(&format!("client:{client}"), "*");
                             redis::cmd("EVAL").arg(script).arg(0).arg(partition).to_owned()
+                        }
+                        "repair-of-product" => {
+                            let product = self.random.random_range(1..=3);
+                            redis::cmd("HDEL").arg(catalogue(&live, product)).arg(product).to_owned()
                         }
                         _ => redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
                     };
@@ -449,6 +466,10 @@ impl Chaos {
 
 fn key(generation: &str, client: i64) -> String {
     format!("orders:{{p{}}}:g{generation}:client:{client}", client % 16)
+}
+
+fn catalogue(generation: &str, product: i64) -> String {
+    format!("orders:{{p{}}}:g{generation}:catalogue", product % 16)
 }
 
 pub fn sql(text: String) -> Statement {
@@ -604,29 +625,30 @@ impl Chaos {
         }
         assert_eq!(orders.len(), acknowledged.len(), "SEED={seed}: there are orders that nobody was told of");
 
+        let gaps = "SELECT count(*) FROM (SELECT client_id, product_id, count(*) AS events, max(version) AS newest
+                    FROM order_events GROUP BY client_id, product_id) AS of_one WHERE events <> newest";
+        let gaps: i64 = self.db.query_one_raw(sql(gaps.into())).await.unwrap().unwrap().try_get("", "count").unwrap();
+        assert_eq!(gaps, 0, "SEED={seed}: gaps in versions");
+
         // In Redis once: read and compared here, not by what is under test.
-        let rows = "SELECT c.id, c.version, count(o.id) AS orders, coalesce(sum(o.total), 0)::bigint AS total
-                    FROM clients c LEFT JOIN orders o ON o.client_id = c.id GROUP BY c.id, c.version";
-        let expected: BTreeMap<i64, [i64; 3]> = self
+        let rows = "SELECT 'client ' || c.id AS key, concat_ws(' ', c.version, count(o.id), coalesce(sum(o.total), 0), c.name, c.email) AS is
+                    FROM clients c LEFT JOIN orders o ON o.client_id = c.id WHERE c.version > 0 GROUP BY c.id
+                    UNION ALL SELECT 'product ' || id, concat_ws(' ', version, price, name) FROM products WHERE version > 0";
+        let expected: BTreeMap<String, String> = self
             .db
             .query_all_raw(sql(rows.into()))
             .await
             .unwrap()
             .iter()
-            .map(|row| {
-                let (version, orders): (i32, i64) =
-                    (row.try_get("", "version").unwrap(), row.try_get("", "orders").unwrap());
-                (row.try_get("", "id").unwrap(), [version.into(), orders, row.try_get("", "total").unwrap()])
-            })
+            .map(|row| (row.try_get("", "key").unwrap(), row.try_get("", "is").unwrap()))
             .collect();
-        assert!(expected.values().all(|[version, orders, _]| version == orders), "SEED={seed}: gaps in {expected:?}");
         let deadline = Instant::now() + SETTLED;
         loop {
             let projected = self.projected().await;
             if projected == expected {
                 break;
             }
-            let wrong: Vec<_> = expected.iter().filter(|(id, client)| projected.get(id) != Some(client)).collect();
+            let wrong: Vec<_> = expected.iter().filter(|(key, is)| projected.get(*key) != Some(is)).collect();
             assert!(Instant::now() < deadline, "SEED={seed}: {wrong:?} are {projected:?} in Redis");
             self.revive_all();
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -654,17 +676,22 @@ impl Chaos {
         Some((redis, live.clone()))
     }
 
-    /// Each client's version, orders and total in Redis; nothing when it cannot be read.
-    async fn projected(&self) -> BTreeMap<i64, [i64; 3]> {
+    /// What each client and product is in Redis; nothing when it cannot be read.
+    async fn projected(&self) -> BTreeMap<String, String> {
         let mut projected = BTreeMap::new();
         let Some((mut redis, live)) = self.live_generation().await else { return projected };
         for client in 1..=CLIENTS {
             let key = key(&live, client);
-            let fields = ["version", "orders", "total"];
-            let row: Result<[Option<i64>; 3], _> =
-                redis::cmd("HMGET").arg(key).arg(&fields).query_async(&mut redis).await;
-            if let Ok(row) = row {
-                projected.insert(client, row.map(|field| field.unwrap_or(0)));
+            let fields = ["version", "orders", "total", "name", "email"];
+            let row = redis::cmd("HMGET").arg(key).arg(&fields).query_async::<[Option<String>; 5]>(&mut redis).await;
+            if let Ok([Some(version), Some(orders), Some(total), Some(name), Some(email)]) = row {
+                projected.insert(format!("client {client}"), format!("{version} {orders} {total} {name} {email}"));
+            }
+        }
+        for product in 1..=3 {
+            let row = redis::cmd("HGET").arg(catalogue(&live, product)).arg(product).query_async(&mut redis).await;
+            if let Ok(Some(is)) = row {
+                projected.insert(format!("product {product}"), is);
             }
         }
         projected

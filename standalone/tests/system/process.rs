@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
-pub const ALL: &str = "orders:place clients:read products:read sales:read";
+pub const ALL: &str = "orders:place clients:read clients:write products:read products:write sales:read";
 
 /// A running process; killed when dropped.
 pub struct Process {

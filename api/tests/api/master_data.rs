@@ -1,0 +1,203 @@
+//! Registering and changing clients and products, on both databases.
+
+use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRICE_CHANGED, PRODUCT_CREATED};
+use entity::{Event, client, order_event, order_item, product};
+use futures::future::join_all;
+use sea_orm::{EntityTrait, QueryOrder};
+use serde_json::{Value, json};
+
+use crate::support::{ALL, Api, Db, code, postgres, sqlite};
+
+const REGISTER: &str = "mutation($input: RegisterClientInput!) { registerClient(input: $input) {
+    client { id name email } clientVersion userErrors { code field } } }";
+const UPDATE: &str = "mutation($input: UpdateClientInput!) { updateClient(input: $input) {
+    client { id name email } clientVersion userErrors { code field } } }";
+const CREATE: &str = "mutation($input: CreateProductInput!) { createProduct(input: $input) {
+    product { id name price { amount } } userErrors { code field } } }";
+const CHANGE: &str = "mutation($input: ChangePriceInput!) { changePrice(input: $input) {
+    product { id price { amount } } userErrors { code field } } }";
+const PLACE: &str = "mutation($input: PlaceOrderInput!) { placeOrder(input: $input) {
+    order { id total { amount } } clientVersion userErrors { code } } }";
+
+/// The one field of a mutation's answer.
+async fn change(api: &Api, mutation: &str, input: Value) -> Value {
+    let answer = api.graphql(&api.token(ALL, None), mutation, json!({ "input": input })).await;
+    assert_eq!(answer["errors"], Value::Null, "{input}");
+    answer["data"].as_object().unwrap().values().next().unwrap().clone()
+}
+
+async fn log(db: &Db) -> Vec<order_event::Model> {
+    order_event::Entity::find().order_by_asc(order_event::Column::Id).all(&db.connection).await.unwrap()
+}
+
+/// What a projector does.
+async fn project(api: &Api, db: &Db) {
+    let events: Vec<Event> = log(db).await.into_iter().map(|row| Event::from_row(row, "USD").unwrap()).collect();
+    assert!(api.read_model.apply(&events).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn clients_are_there_from_their_registration_on_and_change_by_themselves() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let registered = change(&api, REGISTER, json!({ "name": " Zoë ", "email": "Zoe@AnEmailProvider.com" })).await;
+        let zoe = json!({ "id": "4", "name": "Zoë", "email": "zoe@anemailprovider.com" });
+        assert_eq!(registered, json!({ "client": zoe, "clientVersion": 1, "userErrors": [] }));
+        project(&api, &db).await;
+        let all = "{ client(id: 4, minVersion: 1) { name total { amount } orderCount lastPurchase version }
+            clients { nodes { id email } } latest: clients(orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
+        let seen = api.graphql(&api.token(ALL, None), all, json!({})).await["data"].clone();
+        let expected = json!({
+            "name": "Zoë", "total": { "amount": "0.00" }, "orderCount": 0, "lastPurchase": null, "version": 1
+        });
+        assert_eq!(seen["client"], expected);
+        assert_eq!(seen["clients"]["nodes"], json!([{ "id": "4", "email": "zoe@anemailprovider.com" }]));
+        assert_eq!(seen["latest"]["nodes"], json!([{ "id": "4" }]));
+
+        let order = json!({ "clientId": "4", "items": [{ "productId": "1", "quantity": 2 }] });
+        assert_eq!(change(&api, PLACE, order).await["clientVersion"], 2);
+        let updated = change(&api, UPDATE, json!({ "id": "4", "name": "Zoë B." })).await;
+        assert_eq!((&updated["clientVersion"], &updated["client"]["email"]), (&json!(3), &zoe["email"]));
+        // What changes nothing is no event.
+        for same in [json!({ "id": "4" }), json!({ "id": "4", "name": "Zoë B.", "email": "ZOE@anemailprovider.com" })]
+        {
+            assert_eq!(change(&api, UPDATE, same).await["clientVersion"], 3);
+        }
+        let types: Vec<String> = log(&db).await.into_iter().map(|row| row.r#type).collect();
+        assert_eq!(types, [CLIENT_REGISTERED, ORDER_PLACED, CLIENT_UPDATED]);
+        project(&api, &db).await;
+        let seen = api.graphql(&api.token(ALL, None), all, json!({})).await["data"]["client"].clone();
+        assert_eq!((&seen["name"], &seen["version"], &seen["orderCount"]), (&json!("Zoë B."), &json!(3), &json!(1)));
+        assert_eq!(seen["total"]["amount"], "3000.00");
+    }
+}
+
+#[tokio::test]
+async fn an_order_keeps_the_price_that_it_was_placed_at() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let created = change(&api, CREATE, json!({ "name": "Lamp", "price": "19.9" })).await;
+        let lamp = json!({ "id": "4", "name": "Lamp", "price": { "amount": "19.90" } });
+        assert_eq!(created, json!({ "product": lamp, "userErrors": [] }));
+        let order = json!({ "clientId": "1", "items": [{ "productId": "4", "quantity": 2 }] });
+        assert_eq!(change(&api, PLACE, order.clone()).await["order"]["total"]["amount"], "39.80");
+        for (price, version) in [("25.00", 2), ("25", 2), ("5.00", 3)] {
+            change(&api, CHANGE, json!({ "productId": "4", "price": price })).await;
+            let row = product::Entity::find_by_id(4).one(&db.connection).await.unwrap().unwrap();
+            assert_eq!(row.version, version, "{price}");
+        }
+        assert_eq!(change(&api, PLACE, order).await["order"]["total"]["amount"], "10.00");
+        let items = order_item::Entity::find().order_by_asc(order_item::Column::OrderId).all(&db.connection).await;
+        assert_eq!(items.unwrap().iter().map(|item| item.unit_price).collect::<Vec<_>>(), [1_990, 500]);
+        let types: Vec<String> = log(&db).await.into_iter().map(|row| row.r#type).collect();
+        assert_eq!(types, [PRODUCT_CREATED, ORDER_PLACED, PRICE_CHANGED, PRICE_CHANGED, ORDER_PLACED]);
+
+        // A dashboard has names and prices from the events, also when the database does not answer for them.
+        project(&api, &db).await;
+        let renamed = product::ActiveModel {
+            id: sea_orm::ActiveValue::Set(4),
+            name: sea_orm::ActiveValue::Set("Renamed by hand".into()),
+            ..Default::default()
+        };
+        product::Entity::update(renamed).exec(&db.connection).await.unwrap();
+        let today = chrono::Utc::now().format("%Y-%m-%d");
+        let top = format!(
+            "{{ topProducts(from: \"2026-01-01\", to: \"{today}\") {{ units product {{ name price {{ amount }} }} }} }}"
+        );
+        let top = api.graphql(&api.token(ALL, None), &top, json!({})).await["data"]["topProducts"].clone();
+        let lamp = json!({ "name": "Lamp", "price": { "amount": "5.00" } });
+        assert_eq!(top, json!([{ "units": 4, "product": lamp }]));
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_is_told_and_changes_nothing() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let long = "x".repeat(201);
+        for (mutation, input, codes) in [
+            (REGISTER, json!({ "name": "", "email": "nobody" }), json!(["INVALID_NAME", "INVALID_EMAIL"])),
+            (REGISTER, json!({ "name": long, "email": "a@example.com" }), json!(["INVALID_NAME"])),
+            (REGISTER, json!({ "name": "B", "email": "BOB@anemailprovider.com" }), json!(["EMAIL_TAKEN"])),
+            (UPDATE, json!({ "id": "9", "name": "B" }), json!(["CLIENT_NOT_FOUND"])),
+            (UPDATE, json!({ "id": "x", "name": "B" }), json!(["CLIENT_NOT_FOUND"])),
+            (UPDATE, json!({ "id": "1", "name": "a\u{0}b" }), json!(["INVALID_NAME"])),
+            (UPDATE, json!({ "id": "1", "email": "alice@anemailprovider.com" }), json!(["EMAIL_TAKEN"])),
+            (UPDATE, json!({ "id": "1", "name": "", "email": "" }), json!(["INVALID_NAME", "INVALID_EMAIL"])),
+            (CREATE, json!({ "name": " ", "price": "10000000000.01" }), json!(["INVALID_NAME", "PRICE_OUT_OF_RANGE"])),
+            (CREATE, json!({ "name": "Lamp", "price": "0.001" }), json!(["PRICE_OUT_OF_RANGE"])),
+            (CHANGE, json!({ "productId": "9", "price": "0.001" }), json!(["PRODUCT_NOT_FOUND", "PRICE_OUT_OF_RANGE"])),
+        ] {
+            let answer = change(&api, mutation, input.clone()).await;
+            let errors = answer["userErrors"].as_array().unwrap();
+            assert_eq!(json!(errors.iter().map(|error| &error["code"]).collect::<Vec<_>>()), codes, "{input}");
+            assert!(errors.iter().all(|error| error["field"][0] == "input"), "{answer}");
+        }
+        for price in [json!(5), json!("five"), json!("-1"), json!("1e3"), json!("")] {
+            let input = json!({ "input": { "name": "Lamp", "price": price } });
+            let answer = api.graphql(&api.token(ALL, None), CREATE, input).await;
+            assert_eq!(code(&answer), "BAD_USER_INPUT", "{price}: {answer}");
+        }
+        assert!(log(&db).await.is_empty());
+        let clients = client::Entity::find().all(&db.connection).await.unwrap();
+        assert!(clients.iter().all(|client| client.version == 0) && clients.len() == 3);
+    }
+}
+
+#[tokio::test]
+async fn tokens_allow_it() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let register = json!({ "name": "Zoë", "email": "zoe@example.com" });
+    let (update, other) = (json!({ "id": "1", "name": "Robert" }), json!({ "id": "2", "name": "Alicia" }));
+    let create = json!({ "name": "Lamp", "price": "5.00" });
+    let price = json!({ "productId": "1", "price": "5.00" });
+    let read_only = "orders:place clients:read products:read sales:read";
+    for (scope, client, mutation, input, expected) in [
+        (read_only, None, REGISTER, &register, "FORBIDDEN"),
+        (read_only, None, UPDATE, &update, "FORBIDDEN"),
+        ("clients:write", None, CREATE, &create, "FORBIDDEN"),
+        ("clients:write", None, CHANGE, &price, "FORBIDDEN"),
+        ("products:write", None, UPDATE, &update, "FORBIDDEN"),
+        (ALL, Some("1"), REGISTER, &register, "FORBIDDEN"),
+        (ALL, Some("1"), UPDATE, &other, "FORBIDDEN"),
+        (ALL, Some("1"), CREATE, &create, "FORBIDDEN"),
+        (ALL, Some("1"), CHANGE, &price, "FORBIDDEN"),
+        ("clients:write", Some("1"), UPDATE, &update, "none"),
+        ("clients:write", None, REGISTER, &register, "none"),
+        ("products:write", None, CREATE, &create, "none"),
+        ("products:write", None, CHANGE, &price, "none"),
+    ] {
+        let answer = api.graphql(&api.token(scope, client), mutation, json!({ "input": input })).await;
+        assert_eq!(code(&answer), expected, "{scope} {client:?} {input}");
+    }
+    let answer = api.graphql("", REGISTER, json!({ "input": register })).await;
+    assert_eq!(code(&answer), "UNAUTHENTICATED");
+}
+
+/// Everything that a client does is in one sequence, whatever comes at the same time; and one address is one client's.
+#[tokio::test]
+async fn at_the_same_time_versions_have_no_gap_and_an_address_goes_to_one() {
+    let db = postgres().await;
+    let api = Api::start(&db).await;
+    let order = json!({ "clientId": "1", "items": [{ "productId": "1", "quantity": 1 }] });
+    let changes = join_all((0..60).map(async |n| match n % 3 {
+        0 => change(&api, PLACE, order.clone()).await,
+        1 => change(&api, UPDATE, json!({ "id": "1", "name": format!("Bob {n}") })).await,
+        _ => change(&api, CHANGE, json!({ "productId": "1", "price": format!("{n}.00") })).await,
+    }));
+    let registrations = join_all((0..10).map(async |n| {
+        change(&api, REGISTER, json!({ "name": format!("Zoë {n}"), "email": "zoe@example.com" })).await
+    }));
+    let (changes, registrations) = tokio::join!(changes, registrations);
+    assert!(changes.iter().all(|answer| answer["userErrors"] == json!([])), "{changes:?}");
+    assert_eq!(registrations.iter().filter(|answer| answer["client"] != Value::Null).count(), 1);
+    let log = log(&db).await;
+    let versions = |is_of: fn(&order_event::Model) -> bool| {
+        let mut versions: Vec<i32> = log.iter().filter(|row| is_of(row)).map(|row| row.version).collect();
+        versions.sort_unstable();
+        versions
+    };
+    assert_eq!(versions(|row| row.client_id == Some(1)), (1..=40).collect::<Vec<_>>());
+    assert_eq!(versions(|row| row.product_id == Some(1)), (1..=20).collect::<Vec<_>>());
+}

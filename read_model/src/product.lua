@@ -1,0 +1,23 @@
+-- Puts what a product is into the catalogue of its partition, in each generation, where it is not newer there.
+-- KEYS[1] the partition's epoch. The other keys are named as it is, up to `epoch`; all are in the same slot.
+-- ARGV the epoch and the generations, as in apply.lua; the product's id, version, price and name
+-- Returns in how many generations it was put there. The errors are those of apply.lua.
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
+
+local applied, is_first = 0, true
+local partition = KEYS[1]:match('^(.*:)epoch$')
+for number in ARGV[2]:gmatch('%d+') do
+  local key = partition .. 'g' .. number .. ':catalogue'
+  local stored = redis.pcall('HGET', key, ARGV[3])
+  local version = not stored and 0 or type(stored) == 'string' and tonumber(stored:match('^(%d+) '))
+  if not version then
+    if type(stored) == 'table' and not stored.err:find('WRONGTYPE', 1, true) then return stored end
+    if is_first then return redis.error_reply('CORRUPT ' .. key .. ': the product ' .. ARGV[3]) end
+  elseif version < tonumber(ARGV[4]) then
+    local put = redis.pcall('HSET', key, ARGV[3], ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
+    if type(put) == 'table' then return put end
+    applied = applied + 1
+  end
+  is_first = false
+end
+return applied
