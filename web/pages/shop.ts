@@ -13,6 +13,16 @@ const CLIENT = graphql(`
     client(id: $id, minVersion: $minVersion) { name orderCount total { amount currencyCode } }
   }
 `);
+const CLIENTS = graphql(`
+  query Clients {
+    clients(first: 100, orderBy: LAST_PURCHASE_DESC) { nodes { id name } }
+  }
+`);
+const REGISTER = graphql(`
+  mutation Register($input: RegisterClientInput!) {
+    registerClient(input: $input) { client { id } clientVersion userErrors { message field } }
+  }
+`);
 const PLACE = graphql(`
   mutation Place($input: PlaceOrderInput!) {
     placeOrder(input: $input) {
@@ -65,7 +75,7 @@ async function showClient(): Promise<void> {
   let known: string;
   try {
     const { client } = await ask(CLIENT, { id });
-    known = client ? `${client.name}, ${client.orderCount} orders, ${money(client.total)}` : 'No orders yet.';
+    known = client ? `${client.name}, ${client.orderCount} orders, ${money(client.total)}` : 'Not known yet.';
   } catch (error) {
     known = (error as Error).message;
   }
@@ -73,6 +83,35 @@ async function showClient(): Promise<void> {
 }
 client.addEventListener('input', showClient);
 void showClient();
+
+/** Offers those that ordered last, and those that never did, as far as the token allows to see them. */
+async function offerClients(): Promise<void> {
+  const { clients: { nodes } } = await ask(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
+  element('clients').replaceChildren(...nodes.map(({ id, name }) => new Option(name, id)));
+}
+void offerClients();
+
+element<HTMLFormElement>('register').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const [name, email] = (['name', 'email'] as const).map((id) => element<HTMLInputElement>(id)) as [HTMLInputElement, HTMLInputElement];
+  try {
+    const input = { name: name.value, email: email.value };
+    const { registerClient: { client: registered, clientVersion, userErrors } } = await ask(REGISTER, { input });
+    const wrong = element('register-error');
+    wrong.hidden = userErrors.length === 0;
+    wrong.textContent = userErrors.map(({ message }) => message).join(' ');
+    for (const entry of [name, email]) {
+      entry.setAttribute('aria-invalid', String(userErrors.some(({ field }) => field?.[1] === entry.id)));
+    }
+    if (!registered) return;
+    name.value = email.value = '';
+    client.value = registered.id;
+    await ask(CLIENT, { id: registered.id, minVersion: clientVersion });
+    await Promise.all([showClient(), offerClients()]);
+  } catch (error) {
+    problem((error as Error).message);
+  }
+});
 
 /** Shows each fault beside what it is about. */
 function showFaults(faults: PlaceMutation['placeOrder']['userErrors'], inputs: HTMLInputElement[]): void {

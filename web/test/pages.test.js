@@ -76,6 +76,30 @@ test('what is placed in the shop is on the dashboard within a second', async (t)
   }
 });
 
+test('who registers in the shop can order at once, and is on the dashboard', async (t) => {
+  const service = await start();
+  const dashboard = await newPage(t);
+  const { page, complaints } = await newPage(t);
+  await openDashboard(dashboard.page, service);
+  await openShop(page, service);
+  await page.getByText('New here?').click();
+  await page.getByLabel('Name').fill('Zoë');
+  await page.getByLabel('E-mail').fill('bob@anemailprovider.com');
+  await page.getByRole('button', { name: 'Register' }).click();
+  await page.locator('#register-error', { hasText: 'Another client has this e-mail address.' }).waitFor();
+  assert.equal(await page.getByLabel('E-mail').getAttribute('aria-invalid'), 'true');
+  await hasNoViolation(page, 'refused');
+  await page.getByLabel('E-mail').fill('zoe@anemailprovider.com');
+  await page.getByRole('button', { name: 'Register' }).click();
+  await page.locator('#client-known', { hasText: 'Zoë, 0 orders, $0.00' }).waitFor();
+  assert.equal(await page.locator('#clients option').textContent(), 'Zoë');
+  assert.ok(await page.locator('#register-error').isHidden());
+  await page.getByLabel('Phone').fill('1');
+  await page.getByRole('button', { name: 'Place the order' }).click();
+  await dashboard.page.locator('#clients tbody tr', { hasText: 'Zoë' }).filter({ hasText: '$500.00' }).waitFor();
+  assert.deepEqual(complaints, []);
+});
+
 test('what is refused is told beside what it is about, and nothing is placed', async (t) => {
   const service = await start();
   const { page } = await newPage(t);
