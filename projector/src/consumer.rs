@@ -22,6 +22,7 @@ use read_model::{Error, ReadModel};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::applying::Applying;
 use crate::health::Activity;
 
 /// What one call returns at most, and how long it waits for the first message: the most that SQS allows.
@@ -53,6 +54,7 @@ pub struct Consumer {
     pub queue: Client,
     pub queue_url: String,
     pub read_model: Arc<dyn ReadModel>,
+    applying: Arc<Applying>,
     /// The one that amounts are counted in.
     pub currency: Currency,
     /// How many pollers hold messages that the read model is not there for. Meanwhile no other receives any: each
@@ -77,6 +79,7 @@ impl Consumer {
         Consumer {
             queue,
             queue_url,
+            applying: Arc::new(Applying::new(read_model.clone())),
             read_model,
             currency,
             holding: Arc::default(),
@@ -183,7 +186,8 @@ impl Consumer {
 
         let mut held = None;
         let results = loop {
-            let results = self.read_model.apply(&events).await;
+            let Some((same, results)) = self.applying.apply(events).await else { return batch };
+            events = same;
             let Some(error) = results.iter().find_map(|result| match result {
                 Err(error @ Error::Unavailable(_)) => Some(error),
                 _ => None,

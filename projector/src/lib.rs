@@ -1,6 +1,6 @@
 //! From the queue into the read model.
 //!
-//! - [`consumer`]: receive, apply, delete
+//! - [`consumer`]: receive, apply, delete; [`applying`]: what comes at the same time together
 //! - [`replay`]: the event log of the command database, applied once more
 //! - [`verify`]: the read model, compared with the command database and repaired; [`sweep`]: the same without being asked
 //! - [`sums`]: what was sold in all, compared as well
@@ -10,6 +10,7 @@
 //! - [`progress`]: how far a long command has got
 //! - [`health`]: `/health/live` and `/health/ready`
 
+pub mod applying;
 pub mod consumer;
 pub mod dead_letters;
 pub mod health;
