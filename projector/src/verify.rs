@@ -19,7 +19,7 @@ use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
 use process::{crash_point, one_line};
-use read_model::{Client, Error, Product, Projected, ReadModel, Redis};
+use read_model::{Client, Cursor, Error, Product, Projected, ReadModel, Redis};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, PaginatorTrait,
@@ -171,15 +171,12 @@ impl Verifier {
                 return Ok(());
             }
         }
-        let mut cursor = 0;
-        loop {
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor {
             let findings;
-            (cursor, findings) = self.strangers(cursor).await?;
+            (cursor, findings) = self.strangers(at).await?;
             if each(Step { clients, last, findings }).is_break() {
                 return Ok(());
-            }
-            if cursor == 0 {
-                break;
             }
         }
         let _the_last = each(Step { clients, last, findings: self.products().await? });
@@ -279,8 +276,8 @@ impl Verifier {
         }
     }
 
-    /// Looks for clients that the database does not have; begins with 0, and returns where to go on, or 0.
-    async fn strangers(&self, cursor: u64) -> anyhow::Result<(u64, Vec<Finding>)> {
+    /// Looks for clients that the database does not have; returns where to go on, if that was not all.
+    async fn strangers(&self, cursor: Cursor) -> anyhow::Result<(Option<Cursor>, Vec<Finding>)> {
         let (cursor, ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if ids.is_empty() {
             return Ok((cursor, Vec::new()));

@@ -1,6 +1,7 @@
 -- Applies some events of clients of one partition, all or none of them, in one atomic step in each generation. The rules are
 -- those of memory.rs and sales.rs.
--- KEYS[1] the partition's epoch. The other keys are named as it is, up to `epoch`; all are in the same slot.
+-- KEYS[1] the partition's epoch, and a key that is not there: see redis.rs. The other keys are named as the epoch is, up to
+--   `epoch`; all are in the same slot.
 -- ARGV 1 the epoch that the generations are of
 --   2 the generations, the one that matters first
 --   3 the channel that tells of changes, '' for none

@@ -5,6 +5,7 @@
 //! event says. The test in `tests/` feeds both the same histories and compares.
 
 pub mod batch;
+mod connection;
 pub mod generations;
 pub mod memory;
 mod near;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use crate::sales::{KeptOrder, Purchase, Sum};
 
+pub use connection::Cursor;
 pub use generations::Generations;
 pub use memory::{Memory, Projected};
 pub use redis::{ConnectError, Redis};

@@ -1,5 +1,6 @@
 -- Puts what a product is into the catalogue of its partition, in each generation, where it is not newer there.
--- KEYS[1] the partition's epoch. The other keys are named as it is, up to `epoch`; all are in the same slot.
+-- KEYS[1] the partition's epoch, and a key that is not there: see redis.rs. The other keys are named as the epoch is, up to
+--   `epoch`; all are in the same slot.
 -- ARGV the epoch and the generations, as in apply.lua; the product's id, version, price and name
 -- Returns in how many generations it was put there. The errors are those of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end

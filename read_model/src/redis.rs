@@ -1,4 +1,4 @@
-//! The read model in Redis ≥ 6.2 or Valkey.
+//! The read model in Redis ≥ 6.2 or Valkey, on one server or a Cluster.
 //!
 //! | key                      | type   | holds                                                                        |
 //! |--------------------------|--------|------------------------------------------------------------------------------|
@@ -16,7 +16,8 @@
 //!
 //! A client's hash: `name`, `email`, `total` (minor units), `orders`, `last_purchase` (ms since 1970), `version` (the
 //! watermark), `newest` (the largest version applied) and, while there is a gap, an empty field `ahead:V` for each
-//! version V applied above the watermark. Braces make a Cluster keep a partition in one slot.
+//! version V applied above the watermark. Braces make a Cluster keep a partition in one slot; a node must have it whole
+//! when a script runs.
 //!
 //! Readers look which generation is live once a second. Whoever writes says which epoch it knows, and the partition refuses
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
@@ -26,11 +27,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
-use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncCommands, Client as RedisClient, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value, pipe,
+    AsyncCommands, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind, Value,
+    from_redis_value, pipe,
 };
 use chrono::{DateTime, Utc};
 use entity::{Change, Event, ProductChanged, Subject};
@@ -38,12 +37,12 @@ use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
 use iso_currency::Currency;
-use socket2::TcpKeepalive;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::connection::{Connection, Cursor, Servers, TIMEOUT};
 use crate::generations::{FORMAT, Generations};
 use crate::near::Near;
 use crate::sales::{KeptOrder, Purchase, RECENT, Sum};
@@ -59,12 +58,6 @@ const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
 /// Events applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
 const TOGETHER: usize = 500;
-/// Keys that the server looks at in one step of a scan.
-const SCAN: u32 = 1_000;
-/// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long a command, or connecting, may take before Redis counts as unavailable.
-const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it is believed which generation is live. What was live is applied to for longer than that.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long after a generation was given up its keys stay: nothing that was sent before is under way by then.
@@ -72,7 +65,7 @@ const REMOVED_AFTER: Duration = Duration::from_secs(5);
 /// How often something is tried anew because others changed the generations meanwhile.
 const ATTEMPTS: u32 = 10;
 
-/// The read model in one Redis. Clones share their connection.
+/// The read model in Redis. Clones share their connection.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
@@ -83,11 +76,9 @@ pub struct Redis {
 }
 
 struct Shared {
-    client: RedisClient,
-    /// The same server, by the protocol in which it tells of changes beside its answers.
-    told: RedisClient,
+    servers: Servers,
     near: Arc<Near>,
-    connection: RwLock<ConnectionManager>,
+    connection: RwLock<Connection>,
     partitions: u16,
     currency: Currency,
     known: RwLock<Known>,
@@ -128,23 +119,13 @@ impl Redis {
     pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
         // rustls is built with two providers of cryptography, by different libraries, and wants one to be chosen.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        // A connection that only listens notices in this way that the other side is gone.
-        let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(Duration::from_secs(1)).with_retries(3);
-        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(SILENCE);
-        let server = url.into_connection_info()?.set_tcp_settings(tcp);
-        let client = RedisClient::open(server.clone())?;
-        let told = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let told = RedisClient::open(server.set_redis_settings(told))?;
-        let near = Arc::new(Near::new());
-        let connection = ConnectionManager::new_with_config(told.clone(), config(&near)).await?;
+        let (servers, near) = (Servers::find(url).await?, Arc::new(Near::new()));
+        let connection = RwLock::new(servers.connect(&near).await?);
         let redis = Redis {
             shared: Arc::new(Shared {
-                client,
-                told,
+                servers,
                 near,
-                connection: RwLock::new(connection),
+                connection,
                 partitions,
                 currency,
                 known: RwLock::new(Known { generations: Generations::first(0), at: Instant::now() }),
@@ -260,17 +241,19 @@ impl Redis {
     async fn stored(&self) -> Result<Stored, Error> {
         let (near, mut pipeline) = (&self.shared.near, pipe());
         let connection = near.connection();
-        pipeline.ignore_errors().hget(META, "generations").cmd("TIME");
-        if near.is_wanted() {
+        // By one server's clock.
+        let stored = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
+        pipeline.ignore_errors().cmd("EVAL").arg(stored).arg(1).arg(META);
+        let mut server = self.connection();
+        if near.is_wanted() && server.can_tell() {
             // Again and again: it ends with the connection, and may be forbidden.
             pipeline.cmd("CLIENT").arg("TRACKING").arg("ON");
         }
         let asked = Instant::now();
-        let answers: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.connection()).await?;
+        let answers: Vec<RedisResult<Value>> = pipeline.query_async(&mut server).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
-        let text = from_redis_value(next()?).map_err(RedisError::from)?;
-        let (seconds, micros): (i64, i64) = from_redis_value(next()?).map_err(RedisError::from)?;
+        let (text, (seconds, micros)): (_, (i64, i64)) = from_redis_value(next()?).map_err(RedisError::from)?;
         if let Ok(Value::Okay) = next() {
             near.track(connection);
         }
@@ -352,15 +335,13 @@ impl Redis {
         if self.only.is_some() { "" } else { CHANGED }
     }
 
-    fn connection(&self) -> ConnectionManager {
+    fn connection(&self) -> Connection {
         self.shared.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Connects anew, to whatever server the URL names by now: a primary that was demoted keeps its connections open.
     fn leave_this_server(&self) {
-        if let Ok(connection) =
-            ConnectionManager::new_lazy_with_config(self.shared.told.clone(), config(&self.shared.near))
-        {
+        if let Some(connection) = self.shared.servers.connect_anew(&self.shared.near) {
             *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
             // The one that is dropped does not say so.
             self.shared.near.lost();
@@ -485,7 +466,7 @@ impl Redis {
         let (epoch, generations) = self.write_to()?;
         let client = &projected.client;
         let mut script = self.shared.replace.key(epoch_key(self.partition(client.id)));
-        script.key(self.client_key(generations[0], client.id));
+        script.key(nothing_key(self.partition(client.id))).key(self.client_key(generations[0], client.id));
         script.arg(epoch).arg(newest).arg(projected.newest).arg(client.id).arg(self.channel());
         if projected.newest > 0 {
             for (field, value) in [
@@ -509,18 +490,21 @@ impl Redis {
         }
     }
 
-    /// The ids of some of the clients that are stored, and where to go on; begins with 0 and ends with 0. Each is
-    /// returned that is there the whole time, some maybe twice.
-    pub async fn scan(&self, cursor: u64) -> Result<(u64, Vec<i64>), Error> {
+    /// The ids of some of the clients that are stored, and where to go on, if those were not all. Each is returned that is
+    /// there the whole time, some maybe twice.
+    pub async fn scan(&self, cursor: Cursor) -> Result<(Option<Cursor>, Vec<i64>), Error> {
         let (cursor, keys) = self.scan_keys(self.read_from().await?, "client:", cursor).await?;
         let id = |key: &String| key.rsplit(':').next().and_then(|id| id.parse().ok());
         Ok((cursor, keys.iter().filter_map(id).collect()))
     }
 
-    async fn scan_keys(&self, generation: u64, which: &str, cursor: u64) -> Result<(u64, Vec<String>), Error> {
-        let mut command = ::redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("orders:{{p*}}:g{generation}:{which}*")).arg("COUNT").arg(SCAN);
-        Ok(command.query_async(&mut self.connection()).await?)
+    async fn scan_keys(
+        &self,
+        generation: u64,
+        which: &str,
+        cursor: Cursor,
+    ) -> Result<(Option<Cursor>, Vec<String>), Error> {
+        Ok(self.connection().scan(cursor, &format!("orders:{{p*}}:g{generation}:{which}*")).await?)
     }
 
     /// Notes how far the rebuild of the only generation has got, for whoever goes on with it.
@@ -549,10 +533,10 @@ impl Redis {
         };
         let due = self.change(due).await?;
         for generation in &due {
-            let mut cursor = 0;
-            loop {
+            let mut cursor = Some(Cursor::default());
+            while let Some(at) = cursor {
                 let keys;
-                (cursor, keys) = self.scan_keys(*generation, "", cursor).await?;
+                (cursor, keys) = self.scan_keys(*generation, "", at).await?;
                 if !self.generations().await?.is_removed(*generation) {
                     break; // it was given out anew, by a store that had lost it
                 }
@@ -560,9 +544,8 @@ impl Redis {
                 for key in keys {
                     pipeline.unlink(key).ignore();
                 }
-                let () = pipeline.query_async(&mut self.connection()).await?;
-                if cursor == 0 {
-                    break;
+                if !pipeline.is_empty() {
+                    let () = pipeline.query_async(&mut self.connection()).await?;
                 }
             }
             let _: i64 = self.connection().hdel(META, format!("g{generation}:replayed")).await?;
@@ -626,7 +609,8 @@ impl Redis {
     /// A call of a script that writes to a partition, without the rest of its arguments.
     fn write(&self, script: &Script, partition: i64, (epoch, generations): &(u64, String)) -> Cmd {
         let mut call = ::redis::cmd("EVALSHA");
-        call.arg(script.get_hash()).arg(1).arg(epoch_key(partition)).arg(epoch).arg(generations);
+        call.arg(script.get_hash()).arg(2).arg(epoch_key(partition)).arg(nothing_key(partition));
+        call.arg(epoch).arg(generations);
         call
     }
 
@@ -768,6 +752,12 @@ fn epoch_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:epoch")
 }
 
+/// There is none. A script that has it among its keys is not run while a Cluster moves the partition to another node, and only
+/// some of the other keys are there: it answers TRYAGAIN to what names several keys, some of which are not there.
+fn nothing_key(partition: i64) -> String {
+    format!("orders:{{p{partition}}}:nothing")
+}
+
 /// Whether a script is not known: to a new or restarted server.
 fn is_unknown_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
@@ -776,19 +766,6 @@ fn is_unknown_script(error: &RedisError) -> bool {
 /// Whether a script was given other generations than there are by now.
 fn is_stale(error: &RedisError) -> bool {
     error.code() == Some("STALE")
-}
-
-/// No retries: whoever waits for an answer is told at once, and the next request connects anew.
-fn config(near: &Arc<Near>) -> ConnectionManagerConfig {
-    let near = near.clone();
-    ConnectionManagerConfig::new()
-        .set_push_sender(move |news: PushInfo| -> Result<(), SendError> {
-            near.told(&news);
-            Ok(())
-        })
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(TIMEOUT))
-        .set_response_timeout(Some(TIMEOUT))
 }
 
 #[async_trait::async_trait]
@@ -939,12 +916,12 @@ impl ReadModel for Redis {
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         let subscribe = async {
-            let mut listener = self.shared.client.get_async_pubsub().await?;
+            let mut listener = self.shared.servers.listen(&mut self.connection()).await?;
             listener.subscribe(CHANGED).await?;
             RedisResult::Ok(listener.into_on_message())
         };
         let messages =
-            timeout(TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not answer".into()))??;
+            timeout(3 * TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not answer".into()))??;
         let ids = |text: String| text.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<i64>>();
         Ok(messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default())).boxed())
     }

@@ -7,7 +7,7 @@ use crate::{ConnectError, Redis};
 /// Where the read model is, and what all processes on it must agree on.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RedisSettings {
-    /// Read model, such as redis://host:6379, or rediss:// with TLS
+    /// Read model, such as redis://host:6379, or rediss:// with TLS; of a Cluster any node, or several with commas between them
     #[arg(long, env, hide_env_values = true)]
     pub redis_url: Option<String>,
     /// Currency of all amounts (ISO 4217)

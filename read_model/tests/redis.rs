@@ -18,9 +18,13 @@ use read_model::generations::{FORMAT, Generation, NotPossible, State};
 use read_model::redis::KEEP_ORDERS;
 use read_model::sales::{self, Granularity, Sum};
 use read_model::{
-    Applied, Awaited, ConnectError, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
+    Applied, Awaited, ConnectError, Cursor, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
 };
+use redis::aio::ConnectionLike;
+use redis::cluster::ClusterClient;
+use redis_test::cluster::{RedisCluster, RedisClusterConfiguration};
 use redis_test::server::RedisServer;
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 struct Server {
@@ -34,6 +38,14 @@ async fn server() -> Server {
     let url = format!("redis://{host}:{port}");
     wait_until_up(&url).await;
     Server { process, url }
+}
+
+/// Three nodes that share the slots, and their URLs.
+fn cluster() -> (RedisCluster, String) {
+    let cluster = RedisCluster::new(RedisClusterConfiguration::default());
+    let url = |server: &RedisServer| server.host_and_port().map(|(host, port)| format!("redis://{host}:{port}"));
+    let urls: Vec<String> = cluster.iter_servers().filter_map(url).collect();
+    (cluster, urls.join(","))
 }
 
 async fn wait_until_up(url: &str) {
@@ -159,17 +171,31 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
 
 #[test]
 fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = Runtime::new().unwrap();
     let server = runtime.block_on(server());
-    let redis = runtime.block_on(Redis::connect(&server.url, 3, Currency::USD)).unwrap();
+    let connection = runtime.block_on(::redis::Client::open(&*server.url).unwrap().get_multiplexed_async_connection());
+    does_what_memory_does(&runtime, &server.url, connection.unwrap(), 400);
+}
+
+#[test]
+fn a_cluster_does_what_memory_does_in_any_order_with_any_repeats() {
+    let runtime = Runtime::new().unwrap();
+    let (cluster, url) = cluster();
+    let nodes: Vec<_> = cluster.iter_servers().map(RedisServer::connection_info).collect();
+    let connection = runtime.block_on(ClusterClient::new(nodes).unwrap().get_async_connection());
+    does_what_memory_does(&runtime, &url, connection.unwrap(), 60);
+}
+
+fn does_what_memory_does(runtime: &Runtime, url: &str, connection: impl ConnectionLike + Clone, cases: u32) {
+    let redis = runtime.block_on(Redis::connect(url, 3, Currency::USD)).unwrap();
     let ids = [1, 2, 3, 4, 5];
     let keep = Duration::from_secs(30 * 86_400);
     let strategy = (histories(), 1usize..12);
-    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&strategy, |(history, batch)| {
             runtime.block_on(async {
-                command(&server, &["FLUSHDB"]).await;
+                let () = ::redis::cmd("FLUSHDB").query_async(&mut connection.clone()).await.unwrap();
                 let (memory, now) = (Memory::new(keep), Utc::now());
                 let of_history = |(is_product, id, version)| match is_product {
                     true => priced(id, version),
@@ -217,6 +243,67 @@ fn redis_does_what_memory_does_in_any_order_with_any_repeats() {
             })
         })
         .unwrap();
+}
+
+/// A Cluster moves the keys of a slot one after the other, and whatever asks for one that is not there goes to the other node.
+#[tokio::test]
+async fn nothing_is_applied_where_only_some_keys_of_a_partition_are() {
+    let (cluster, url) = tokio::task::spawn_blocking(cluster).await.unwrap();
+    let redis = Redis::connect(&url, 1, Currency::USD).await.unwrap();
+    let (memory, now) = (Memory::new(KEEP_ORDERS), Utc::now());
+    let first: Vec<Event> = (1..=4).map(|client| dated(client, 1, now)).collect();
+    // Of a client that is there, and of one that is not yet.
+    let second: Vec<Event> = (1..=5).map(|client| dated(client, 2, now)).collect();
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert!(model.apply(&first).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    let before = all_of(&memory, now).await;
+
+    let mut nodes = Vec::new();
+    for server in cluster.iter_servers() {
+        let client = ::redis::Client::open(server.connection_info()).unwrap();
+        nodes.push((client.get_multiplexed_async_connection().await.unwrap(), server.host_and_port().unwrap().1));
+    }
+    let ask = async |node: usize, words: &[&str]| -> ::redis::Value {
+        ::redis::cmd(words[0]).arg(&words[1..]).query_async(&mut nodes[node].0.clone()).await.unwrap()
+    };
+    let text = |value| ::redis::from_redis_value::<String>(value).unwrap();
+    let slot = text(ask(0, &["CLUSTER", "KEYSLOT", "{p0}"]).await);
+    let mut keys: Vec<String> = Vec::new();
+    let mut source = 0;
+    for node in 0..3 {
+        let found = ask(node, &["CLUSTER", "GETKEYSINSLOT", &slot, "1000"]).await;
+        let found: Vec<String> = ::redis::from_redis_value(found).unwrap();
+        if !found.is_empty() {
+            (source, keys) = (node, found);
+        }
+    }
+    let (target, port) = ((source + 1) % 3, nodes[(source + 1) % 3].1.to_string());
+    let (source_id, target_id) =
+        (text(ask(source, &["CLUSTER", "MYID"]).await), text(ask(target, &["CLUSTER", "MYID"]).await));
+    ask(target, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]).await;
+    ask(source, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]).await;
+    // Clients first, then what decides whether a script is run at all, and the rest.
+    keys.sort_by_key(|key| (!key.contains("client:"), !key.contains("epoch"), key.clone()));
+    for moved in [2, 3, usize::MAX] {
+        let moved = moved.min(keys.len());
+        let some: Vec<&str> = keys.iter().take(moved).map(String::as_str).collect();
+        let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+        ask(source, &[&migrate[..], &some].concat()).await;
+        assert!(all_of(&redis, now).await == before, "what moves is read");
+        let results = redis.apply(&second).await;
+        let are_held = results.iter().all(|result| matches!(result, Err(Error::Unavailable(_))));
+        assert!(are_held, "{moved} of {} keys: {results:?}", keys.len());
+        assert!(all_of(&redis, now).await == before, "{moved} keys");
+        keys.drain(..moved);
+    }
+    for node in [target, source, (source + 2) % 3] {
+        ask(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]).await;
+    }
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert!(model.apply(&second).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    assert!(all_of(&redis, now).await == all_of(&memory, now).await);
 }
 
 #[test]
@@ -515,7 +602,7 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
     let mut told = other.changes().await.unwrap();
     assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(2));
-    assert_eq!(building.scan(0).await.unwrap().1.len(), 2);
+    assert_eq!(building.scan(Cursor::default()).await.unwrap().1.len(), 2);
     // What is wrong with it harms no event.
     command(&server, &["SET", &format!("orders:{{p3}}:g{second}:client:3"), "damaged"]).await;
     assert_eq!(other.apply(&[event(3, 1, 5)]).await, [Ok(Applied::Now)]);
