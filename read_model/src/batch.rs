@@ -30,8 +30,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.events.len()
+    pub fn has_several(&self) -> bool {
+        self.events.len() > 1
     }
 
     pub fn indices(&self) -> impl Iterator<Item = usize> {

@@ -607,20 +607,21 @@ impl Redis {
     }
 
     /// A call of a script that writes to a partition, without the rest of its arguments.
-    fn write(&self, script: &Script, partition: i64, (epoch, generations): &(u64, String)) -> Cmd {
+    fn write(&self, script: &Script, partition: i64, to: &Target) -> Cmd {
         let mut call = ::redis::cmd("EVALSHA");
         call.arg(script.get_hash()).arg(2).arg(epoch_key(partition)).arg(nothing_key(partition));
-        call.arg(epoch).arg(generations);
+        call.arg(to.epoch).arg(&to.generations);
         call
     }
 
     /// Makes calls of scripts in one round trip; `calls` is told which generations to write to. What failed for a reason that
     /// passes at once is tried again: what was applied all the same is only reported as applied before.
-    async fn call(&self, calls: impl Fn(&(u64, String)) -> Vec<Cmd>) -> Result<Vec<RedisResult<u32>>, Error> {
+    async fn call(&self, calls: impl Fn(&Target) -> Vec<Cmd>) -> Result<Vec<RedisResult<u32>>, Error> {
         for _ in 0..ATTEMPTS {
             let (epoch, generations) = self.write_to()?;
+            let generations = generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
             let mut pipeline = pipe();
-            for call in calls(&(epoch, generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))) {
+            for call in calls(&Target { epoch, generations }) {
                 pipeline.add_command(call);
             }
             if pipeline.is_empty() {
@@ -644,21 +645,21 @@ impl Redis {
     /// Applies each batch in one atomic step.
     async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<u32>>, Error> {
         let now = Utc::now();
-        let call = |batch: &Batch, generations: &_| {
-            let mut call = self.write(&self.shared.apply, self.partition(batch.client()), generations);
+        let call = |batch: &Batch, to: &Target| {
+            let mut call = self.write(&self.shared.apply, self.partition(batch.client()), to);
             batch.write(call.arg(self.channel()), now, self.keep_orders);
             call
         };
-        self.call(|generations| batches.iter().map(|batch| call(batch, generations)).collect()).await
+        self.call(|to| batches.iter().map(|batch| call(batch, to)).collect()).await
     }
 
     async fn put_products(&self, products: &[(&ProductChanged, i32)]) -> Result<Vec<RedisResult<u32>>, Error> {
-        let call = |(product, version): &(&ProductChanged, i32), generations: &_| {
-            let mut call = self.write(&self.shared.product, self.partition(product.product_id), generations);
+        let call = |(product, version): &(&ProductChanged, i32), to: &Target| {
+            let mut call = self.write(&self.shared.product, self.partition(product.product_id), to);
             call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
             call
         };
-        self.call(|generations| products.iter().map(|product| call(product, generations)).collect()).await
+        self.call(|to| products.iter().map(|product| call(product, to)).collect()).await
     }
 
     async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
@@ -692,7 +693,7 @@ impl Redis {
         let mut alone: Vec<usize> = too_large.iter().flat_map(Batch::indices).collect();
         for (batch, result) in batches.iter().zip(self.apply_batches(&batches).await?) {
             let is_of_one = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT"));
-            if result.as_ref().is_err_and(is_of_one) && batch.len() > 1 {
+            if result.as_ref().is_err_and(is_of_one) && batch.has_several() {
                 alone.extend(batch.indices());
             } else {
                 batch.indices().for_each(|index| results[index] = result.clone());
@@ -705,6 +706,14 @@ impl Redis {
         }
         Ok(results)
     }
+}
+
+/// What a script writes to.
+struct Target {
+    /// That the generations are of.
+    epoch: u64,
+    /// With spaces between them, the one that matters first.
+    generations: String,
 }
 
 /// Which generations there are, as it is stored, and the server's time (ms since 1970).

@@ -11,7 +11,7 @@ use projector::consumer;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const POLLERS: usize = 4;
+const POLLERS: usize = 32;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
