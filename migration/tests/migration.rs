@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use migration::{Migrator, MigratorTrait};
 use pgtemp::PgTempDBBuilder;
+use sea_orm::{ConnectionTrait, Database, Statement};
 
 fn migration(command: &str, database_url: &str) -> Command {
     let mut process = Command::new(env!("CARGO_BIN_EXE_migration"));
@@ -46,6 +48,48 @@ fn a_file_is_migrated_and_status_tells() {
     assert!(stdout(&migration("status", &url).output().unwrap()).lines().all(|line| line.starts_with("pending ")));
     assert!(stdout(&migration("up", &url).output().unwrap()).contains("applied  m20261123_000001_create_tables"));
     assert_eq!(stdout(&migration("up", &url).output().unwrap()), "The database is up to date.\n");
+}
+
+/// What was in the log before it got events of products.
+#[tokio::test]
+async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
+    let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
+    for url in [file, server.connection_uri()] {
+        let db = Database::connect(&url).await.unwrap();
+        let one = "'01932f3c-5d1e-7a6b-8c9d-0e1f2a3b4c5d'";
+        let insert = async |number: u8, client: &str, version: i32, more: &str| {
+            let id = one.replace("01932f3c", &format!("01932f{number:02x}"));
+            let (column, value) = more.split_once('=').unwrap_or(("traceparent", "NULL"));
+            db.execute_unprepared(&format!(
+                "INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, {column}) VALUES
+                 ({id}, {client}, {version}, 'orders.OrderPlaced.v1', '{{}}', '2026-01-31T12:00:00Z', {value})"
+            ))
+            .await
+        };
+        Migrator::up(&db, Some(3)).await.unwrap();
+        for version in 1..=3 {
+            insert(version as u8, "1", version, "").await.unwrap();
+        }
+        assert_eq!(migration::up(&db).await.unwrap(), ["m20261125_000004_events_of_clients_and_products"]);
+        let kept = "SELECT count(*) AS kept FROM order_events WHERE client_id = 1 AND product_id IS NULL";
+        let kept = db.query_one_raw(Statement::from_string(db.get_database_backend(), kept)).await.unwrap().unwrap();
+        assert_eq!(kept.try_get::<i64>("", "kept").unwrap(), 3);
+        insert(4, "1", 4, "").await.unwrap();
+        insert(5, "NULL", 1, "product_id=1").await.unwrap();
+        insert(6, "NULL", 2, "product_id=1").await.unwrap();
+        for (client, version, more) in [
+            ("1", 4, ""),
+            ("NULL", 2, "product_id=1"),
+            ("NULL", 5, ""),
+            ("1", 5, "product_id=1"),
+            ("NULL", 1, "product_id=99"),
+        ] {
+            assert!(insert(7, client, version, more).await.is_err(), "{url}: {client} {version} {more}");
+        }
+        assert_eq!(migration::up(&db).await.unwrap(), [""; 0]);
+    }
 }
 
 #[test]

@@ -594,7 +594,11 @@ async fn verify_compares_what_clients_and_products_are_called_and_cost() {
 
     verifier.repair = Repair::FromLog;
     assert_eq!(differences(&verifier).await, found);
-    assert_eq!(differences(&verifier).await, std::slice::from_ref(&unknown), "nothing is taken back without being asked");
+    assert_eq!(
+        differences(&verifier).await,
+        std::slice::from_ref(&unknown),
+        "nothing is taken back without being asked"
+    );
     verifier.repair = Repair::AndTakeBack;
     assert_eq!(differences(&verifier).await, [unknown]);
     command(&url, &["DEL", "orders:{p3}:g1:catalogue"]).await;
