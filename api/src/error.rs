@@ -57,7 +57,7 @@ impl Error {
                 format!("The client has only reached version {version} so far. Ask again in a moment.")
             }
             Error::ReadModelUnavailable => "Queries cannot be answered at the moment. Try again.".into(),
-            Error::CommandStoreUnavailable => "The command database cannot be reached at the moment. Try again; an order only with the same `idempotencyKey`, since it may have been placed.".into(),
+            Error::CommandStoreUnavailable => "The command database cannot be reached at the moment. Try again; an order only with the same `idempotencyKey`, since it may have been placed, and what creates something only after a look whether it is there.".into(),
             Error::Internal(id) => format!("Something went wrong here. It was logged as {id}."),
         }
     }

@@ -176,7 +176,7 @@ impl MasterData {
             product_id: product.id,
             name: product.name.clone(),
             price: product.price,
-            currency: Some(self.currency.code().to_owned()),
+            currency: self.currency.code().to_owned(),
         };
         event(r#type, Subject::Product(product.id), product.version, &data, traceparent)
     }
@@ -241,10 +241,10 @@ fn valid_price(price: Option<i64>) -> Result<i64, Fault> {
     price.filter(|price| (0..=MAX_TOTAL).contains(price)).ok_or(Fault::PriceOutOfRange)
 }
 
-/// What the one unique column of a client says.
+/// What the index of e-mail addresses says. Ids may be refused as well: where somebody has set the sequence back.
 fn is_taken<Row>(error: DbErr) -> Outcome<Row> {
     match error.sql_err() {
-        Some(SqlErr::UniqueConstraintViolation(_)) => Ok(Err(vec![Fault::EmailTaken])),
+        Some(SqlErr::UniqueConstraintViolation(what)) if what.contains("email") => Ok(Err(vec![Fault::EmailTaken])),
         _ => Err(error.into()),
     }
 }

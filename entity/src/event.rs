@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use sea_orm::prelude::Json;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -79,9 +79,8 @@ pub struct ProductChanged {
     pub name: String,
     /// Minor units.
     pub price: i64,
-    /// ISO 4217. Not known of products that are older than their events.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub currency: Option<String>,
+    /// ISO 4217.
+    pub currency: String,
 }
 
 /// `data` of [`ORDER_PLACED`]: all that a projection needs, so that none has to ask the database.
@@ -191,6 +190,9 @@ impl Event {
         if version < 1 {
             return Err(InvalidEvent::Contradiction("sequence is below 1"));
         }
+        if !(1970..10_000).contains(&time.year()) {
+            return Err(InvalidEvent::Contradiction("time is out of range"));
+        }
         data.check(currency)?;
         Ok(Event { id, time, version, data })
     }
@@ -238,6 +240,7 @@ impl From<Event<OrderPlaced>> for Event {
 impl Change {
     fn check(&self, here: &str) -> Result<(), InvalidEvent> {
         let require = |holds, fault| if holds { Ok(()) } else { Err(InvalidEvent::Contradiction(fault)) };
+        let is_short = |name: &String| name.chars().count() <= MAX_NAME;
         let is_of_here = |currency: &String| match currency == here {
             true => Ok(()),
             false => Err(InvalidEvent::Currency { event: currency.clone(), here: here.to_owned() }),
@@ -253,10 +256,17 @@ impl Change {
                 require(lines.iter().all(in_range), "data.lines are out of range")?;
                 require(total(lines) == Some(*stated), "data.total is not the sum of data.lines")
             }
-            Change::Client(client) => require(client.client_id > 0, "data.clientId is below 1"),
-            Change::Product(ProductChanged { product_id, price, currency, .. }) => {
+            Change::Client(ClientChanged { client_id, client_name, client_email }) => {
+                require(*client_id > 0, "data.clientId is below 1")?;
+                require(
+                    is_short(client_name) && is_short(client_email),
+                    "data.clientName or data.clientEmail is too long",
+                )
+            }
+            Change::Product(ProductChanged { product_id, name, price, currency }) => {
                 require(*product_id > 0, "data.productId is below 1")?;
-                currency.as_ref().map_or(Ok(()), is_of_here)?;
+                is_of_here(currency)?;
+                require(is_short(name), "data.name is too long")?;
                 require((0..=MAX_TOTAL).contains(price), "data.price is out of range")
             }
         }
@@ -351,6 +361,8 @@ mod tests {
             ("/sequence", json!(7), "not a CloudEvent"),
             ("/id", json!("7"), "not a CloudEvent"),
             ("/time", json!("yesterday"), "not a CloudEvent"),
+            ("/time", json!("1969-12-31T23:59:59Z"), "time"),
+            ("/time", json!("+40000-01-01T00:00:00Z"), "time"),
             ("/data/lines", json!([]), "out of range"),
             ("/data/lines/0/quantity", json!(0), "out of range"),
             ("/data/lines/0/quantity", json!(10_001), "out of range"),
@@ -379,11 +391,15 @@ mod tests {
         assert!(matches!(changed(CLIENT_REGISTERED, bob.clone()), Ok(Change::Client(_))));
         assert!(changed(CLIENT_UPDATED, json!({ "clientId": 1, "clientName": "Bob" })).is_err());
         assert!(changed(PRODUCT_CREATED, bob).is_err());
-        let product = |price, currency| json!({ "productId": 1, "name": "TV", "price": price, "currency": currency });
-        assert!(matches!(changed(PRICE_CHANGED, product(5, Some("USD"))), Ok(Change::Product(_))));
-        assert!(matches!(changed(PRODUCT_CREATED, product(MAX_TOTAL, None)), Ok(Change::Product(_))));
-        for (price, currency) in [(-1, "USD"), (MAX_TOTAL + 1, "USD"), (5, "EUR")] {
-            assert!(changed(PRICE_CHANGED, product(price, Some(currency))).is_err(), "{price} {currency}");
+        let long = "x".repeat(MAX_NAME + 1);
+        let product =
+            |price, currency, name| json!({ "productId": 1, "name": name, "price": price, "currency": currency });
+        assert!(matches!(changed(PRICE_CHANGED, product(5, "USD", "TV")), Ok(Change::Product(_))));
+        assert!(matches!(changed(PRODUCT_CREATED, product(MAX_TOTAL, "USD", &long[1..])), Ok(Change::Product(_))));
+        for (price, currency, name) in
+            [(-1, "USD", "TV"), (MAX_TOTAL + 1, "USD", "TV"), (5, "EUR", "TV"), (5, "USD", &long)]
+        {
+            assert!(changed(PRICE_CHANGED, product(price, currency, name)).is_err(), "{price} {currency} {name}");
         }
         for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
             assert!(matches!(Event::parse(text, "USD"), Err(InvalidEvent::Syntax(_))), "{text}");

@@ -1,5 +1,11 @@
+use std::time::Duration;
+
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
+
+/// How often a lock is waited for, and the pause between: five minutes in all.
+const ATTEMPTS: u32 = 250;
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -22,7 +28,6 @@ impl MigrationTrait for Migration {
 
 /// No statement reads a table while it locks it for others, and each can be done again.
 async fn on_postgres(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    let connection = manager.get_connection();
     for statement in [
         "ALTER TABLE products ADD COLUMN IF NOT EXISTS version integer NOT NULL DEFAULT 0",
         "ALTER TABLE order_events ADD COLUMN IF NOT EXISTS product_id bigint, ALTER COLUMN client_id DROP NOT NULL",
@@ -31,13 +36,31 @@ async fn on_postgres(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         "ALTER TABLE order_events
              ADD CONSTRAINT order_events_product_id_fkey FOREIGN KEY (product_id) REFERENCES products NOT VALID,
              ADD CONSTRAINT order_events_of_one CHECK ((client_id IS NULL) <> (product_id IS NULL)) NOT VALID",
+    ] {
+        alter(manager, statement).await?;
+    }
+    for statement in [
         "ALTER TABLE order_events VALIDATE CONSTRAINT order_events_product_id_fkey",
         "ALTER TABLE order_events VALIDATE CONSTRAINT order_events_of_one",
         "DROP INDEX CONCURRENTLY IF EXISTS order_events_product_id_version",
         "CREATE UNIQUE INDEX CONCURRENTLY order_events_product_id_version ON order_events (product_id, version)
              WHERE product_id IS NOT NULL",
     ] {
-        connection.execute_unprepared(statement).await?;
+        manager.get_connection().execute_unprepared(statement).await?;
+    }
+    Ok(())
+}
+
+/// Waits for its lock in short turns: all others wait behind whoever waits for it.
+async fn alter(manager: &SchemaManager<'_>, statement: &str) -> Result<(), DbErr> {
+    for attempt in 1.. {
+        let transaction = manager.begin().await?;
+        transaction.get_connection().execute_unprepared("SET LOCAL lock_timeout = '300ms'").await?;
+        match transaction.get_connection().execute_unprepared(statement).await {
+            Ok(_) => return transaction.commit().await,
+            Err(error) if attempt == ATTEMPTS || !error.to_string().contains("lock timeout") => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
     }
     Ok(())
 }

@@ -61,3 +61,46 @@ impl Applying {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use entity::{Change, ClientChanged};
+    use futures::future::join_all;
+    use read_model::Memory;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Of a client, from one version to another.
+    fn events(client_id: i64, versions: std::ops::RangeInclusive<i32>) -> Vec<Event> {
+        let event = |version| {
+            let (client_name, client_email) = ("Bob".into(), "bob@example.com".into());
+            let data = Change::Client(ClientChanged { client_id, client_name, client_email });
+            Event { id: Uuid::now_v7(), time: chrono::Utc::now(), version, data }
+        };
+        versions.map(event).collect()
+    }
+
+    #[tokio::test]
+    async fn each_gets_its_own_results_also_where_another_was_interrupted() {
+        let memory = Arc::new(Memory::default());
+        let applying = Applying::new(memory.clone());
+        let turn = applying.turn.lock().await;
+        // It waits for its turn, and is gone before that comes.
+        let waiting = applying.apply(events(99, 1..=2));
+        assert!(futures::poll!(std::pin::pin!(waiting)).is_pending());
+        let callers = (1..=50).map(async |client| {
+            let versions = client as i32 % 4;
+            let applied = applying.apply([events(client, 1..=versions), events(client, 1..=1)].concat()).await;
+            let (events, results) = applied.unwrap();
+            assert!(events.iter().all(|event| event.client().unwrap().id == client));
+            let mut expected = vec![Ok(Applied::Now); versions as usize];
+            expected.push(Ok(if versions == 0 { Applied::Now } else { Applied::Before }));
+            assert_eq!(results, expected);
+        });
+        let callers = join_all(callers);
+        drop(turn);
+        callers.await;
+        assert_eq!(memory.clients(&[99]).await.unwrap()[0].as_ref().unwrap().version, 2, "it was applied all the same");
+    }
+}

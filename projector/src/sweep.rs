@@ -1,5 +1,5 @@
-//! Heals the read model without being asked: compares clients with the command database all the time, those that changed
-//! lately first, and after each round the products, and repairs what differs. It never takes anything back: that is for an operator to decide.
+//! Heals the read model without being asked: compares clients and products with the command database all the time, those
+//! that changed lately first, and repairs what differs. It never takes anything back: that is for an operator to decide.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -76,9 +76,11 @@ impl Sweep {
         }
         let until = least_id_at(Utc::now() - self.verifier.in_flight);
         let mut ids = self.incomplete.clone();
-        ids.extend(self.verifier.changed_between(self.looked_at, until).await?);
+        let (clients, products) = self.verifier.changed_between(self.looked_at, until).await?;
+        ids.extend(clients);
         let ids: Vec<i64> = ids.into_iter().collect();
         let Compared { mut findings, incomplete } = self.verifier.clients(&ids).await?;
+        findings.extend(self.verifier.products(&products).await?);
         (self.looked_at, self.incomplete) = (self.looked_at.max(until), incomplete.into_iter().collect());
 
         match self.verifier.page(self.compared).await? {
@@ -88,8 +90,9 @@ impl Sweep {
                 self.in_a_hurry |= findings.iter().any(|finding| finding.repaired);
             }
             None => {
-                findings.extend(self.verifier.products().await?);
-                (self.compared, self.in_a_hurry) = (0, findings.iter().any(|finding| finding.repaired));
+                self.compared = 0;
+                findings.extend(self.verifier.all_products().await?);
+                self.in_a_hurry = findings.iter().any(|finding| finding.repaired);
             }
         }
         Ok(findings)

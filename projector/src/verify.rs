@@ -174,12 +174,12 @@ impl Verifier {
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
             let findings;
-            (cursor, findings) = self.strangers(at).await?;
+            (cursor, findings) = self.strangers(&at).await?;
             if each(Step { clients, last, findings }).is_break() {
                 return Ok(());
             }
         }
-        let _the_last = each(Step { clients, last, findings: self.products().await? });
+        let _the_last = each(Step { clients, last, findings: self.all_products().await? });
         Ok(())
     }
 
@@ -205,12 +205,14 @@ impl Verifier {
         Ok(Some(Page { clients: clients.len(), last, compared: self.compare(&clients).await? }))
     }
 
-    /// The ids of clients that have events after the one id in the log, up to the other.
-    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<i64>> {
-        let changed = order_event::Entity::find().select_only().column(Column::ClientId).distinct();
+    /// The ids of clients, and of products, that have events after the one id in the log, up to the other.
+    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<(Vec<i64>, Vec<i64>)> {
+        let changed =
+            order_event::Entity::find().select_only().columns([Column::ClientId, Column::ProductId]).distinct();
         let changed = changed.filter(Column::Id.gt(after)).filter(Column::Id.lte(until));
-        let changed = changed.filter(Column::ClientId.is_not_null());
-        Ok(changed.into_tuple().all(&self.db).await.map_err(database)?)
+        let changed: Vec<(Option<i64>, Option<i64>)> = changed.into_tuple().all(&self.db).await.map_err(database)?;
+        let (clients, products): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
+        Ok((clients.into_iter().flatten().collect(), products.into_iter().flatten().collect()))
     }
 
     /// Compares the clients of these ids.
@@ -277,7 +279,7 @@ impl Verifier {
     }
 
     /// Looks for clients that the database does not have; returns where to go on, if that was not all.
-    async fn strangers(&self, cursor: Cursor) -> anyhow::Result<(Option<Cursor>, Vec<Finding>)> {
+    async fn strangers(&self, cursor: &Cursor) -> anyhow::Result<(Option<Cursor>, Vec<Finding>)> {
         let (cursor, ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if ids.is_empty() {
             return Ok((cursor, Vec::new()));
@@ -303,16 +305,7 @@ impl Verifier {
             Difference::Unknown { .. } => Repair::AndTakeBack,
             _ => Repair::FromLog,
         };
-        let repaired = self.repair >= needed
-            && match self.mend(id).await {
-                Ok(repaired) => repaired,
-                Err(error) if error.is::<StoreFailed>() => return Err(error),
-                // It must not keep the others from being repaired.
-                Err(error) => {
-                    warn!(client = id, "cannot be repaired: {}", one_line(error.as_ref()));
-                    false
-                }
-            };
+        let repaired = self.repair >= needed && or_told(Subject::Client(id), self.mend(id).await)?;
         let finding = Finding { subject: Subject::Client(id), difference, repaired };
         Ok(Compared { findings: vec![finding], incomplete: Vec::new() })
     }
@@ -376,11 +369,16 @@ impl Verifier {
     }
 
     /// Compares all products, and repairs them where that is asked for.
-    pub async fn products(&self) -> anyhow::Result<Vec<Finding>> {
+    pub async fn all_products(&self) -> anyhow::Result<Vec<Finding>> {
         let stored = self.read_model.product_ids().await.map_err(read_model)?;
         let known = product::Entity::find().select_only().column(product::Column::Id).into_tuple::<i64>();
         let known = known.all(&self.db).await.map_err(database)?;
-        let all: Vec<i64> = stored.into_iter().chain(known).collect::<BTreeSet<_>>().into_iter().collect();
+        let all: BTreeSet<i64> = stored.into_iter().chain(known).collect();
+        self.products(&all.into_iter().collect::<Vec<_>>()).await
+    }
+
+    /// The same of the products of these ids.
+    pub async fn products(&self, all: &[i64]) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for ids in all.chunks(PAGE as usize) {
             for (id, difference) in self.wrong_products(ids).await? {
@@ -388,8 +386,9 @@ impl Verifier {
                     Difference::Unknown { .. } => Repair::AndTakeBack,
                     _ => Repair::FromLog,
                 };
-                let repaired = self.repair >= needed && self.mend_product(id).await?;
-                findings.push(Finding { subject: Subject::Product(id), difference, repaired });
+                let subject = Subject::Product(id);
+                let repaired = self.repair >= needed && or_told(subject, self.mend_product(id).await)?;
+                findings.push(Finding { subject, difference, repaired });
             }
         }
         Ok(findings)
@@ -451,12 +450,17 @@ impl Verifier {
 
     /// Makes a product what its newest event says; returns whether it is that now.
     async fn mend_product(&self, id: i64) -> anyhow::Result<bool> {
-        // Before the log is read: what is applied later is newer, or in the log.
+        let newest = async || {
+            let newest = order_event::Entity::find().filter(Column::ProductId.eq(id)).order_by_desc(Column::Version);
+            let newest = newest.one(&self.db).await.map_err(database)?;
+            let event = newest.map(|row| Event::from_row(row, self.currency.code())).transpose();
+            event.with_context(|| format!("the newest event of product {id} is not understood"))
+        };
+        newest().await?;
         self.read_model.forget_product(id).await.map_err(read_model)?;
         crash_point("repair-of-product");
-        let newest = order_event::Entity::find().filter(Column::ProductId.eq(id)).order_by_desc(Column::Version);
-        if let Some(newest) = newest.one(&self.db).await.map_err(database)? {
-            let event = Event::from_row(newest, self.currency.code())?;
+        // Read once more: what was applied before it was forgotten is in the log by now.
+        if let Some(event) = newest().await? {
             for result in self.read_model.apply(std::slice::from_ref(&event)).await {
                 result.map_err(read_model)?;
             }
@@ -506,6 +510,17 @@ impl Verifier {
         });
         let events = events.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(events).filter(|events| !events.is_empty()))
+    }
+}
+
+/// What cannot be repaired must not keep the others from that.
+fn or_told(subject: Subject, repaired: anyhow::Result<bool>) -> anyhow::Result<bool> {
+    match repaired {
+        Err(error) if !error.is::<StoreFailed>() => {
+            warn!(%subject, "cannot be repaired: {}", one_line(error.as_ref()));
+            Ok(false)
+        }
+        repaired => repaired,
     }
 }
 

@@ -151,11 +151,8 @@ local function apply(generation)
         local added = redis.pcall('ZADD', set, ARGV[argument], ARGV[argument + 1])
         if type(added) == 'table' then return revert(failed(set, added)) end
         lists_done = i
-        -- Now and then: what is too much is not read.
-        if ARGV[argument] % 16 == 0 then
-          local cut = redis.pcall('ZREMRANGEBYRANK', set, 0, -1 - ARGV[4])
-          if type(cut) == 'table' then return revert(failed(set, cut)) end
-        end
+        -- Now and then what is too much, and not read, is cut.
+        client.is_long = client.is_long or ARGV[argument] % 16 == 0
       end
     end
   end
@@ -198,6 +195,7 @@ local function apply(generation)
     end
     for ahead = event, client.events do put('ahead:' .. ARGV[at + 5 + 2 * ahead], '') end
     redis.call('HSET', client.key, unpack(fields))
+    if client.is_long then redis.call('ZREMRANGEBYRANK', generation .. 'recent:' .. ARGV[at], 0, -1 - ARGV[4]) end
   end
   return 1
 end

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use entity::{Event, Subject};
+use entity::Event;
 use redis::{Cmd, ToRedisArgs};
 
 use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT};
@@ -17,25 +17,22 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub fn of(index: usize, event: &'a Event) -> Batch<'a> {
-        let mut batch = Batch::default();
-        batch.add(index, event);
-        batch
+    pub fn of(index: usize, client: i64, event: &'a Event) -> Batch<'a> {
+        Batch { events: BTreeMap::from([((client, event.version), (index, event))]) }
     }
 
-    /// Not if it is in it already, or of no client.
-    pub fn add(&mut self, index: usize, event: &'a Event) {
-        if let Subject::Client(client) = event.subject() {
-            self.events.entry((client, event.version)).or_insert((index, event));
-        }
+    /// Returns the index under which it is in it: another one where it is repeated.
+    pub fn add(&mut self, index: usize, client: i64, event: &'a Event) -> usize {
+        self.events.entry((client, event.version)).or_insert((index, event)).0
     }
 
     pub fn has_several(&self) -> bool {
         self.events.len() > 1
     }
 
-    pub fn indices(&self) -> impl Iterator<Item = usize> {
-        self.events.values().map(|(index, _)| *index)
+    /// The index of each event, and its client.
+    pub fn indices(&self) -> impl Iterator<Item = (usize, i64)> {
+        self.events.iter().map(|((client, _), (index, _))| (*index, *client))
     }
 
     /// One of its clients.

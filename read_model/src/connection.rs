@@ -24,9 +24,9 @@ use crate::near::Near;
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and an idle one is asked.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often a command follows its slot to another node of a Cluster, or waits for one that is moved.
+/// How often a command follows its slot to another node of a Cluster, or is tried again.
 const REDIRECTS: u32 = 16;
-/// Pauses between those (ms), at least and at most.
+/// Pauses before it is tried again (ms), at least and at most.
 const PAUSES: [u64; 2] = [10, 100];
 /// Keys that a server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
@@ -137,11 +137,14 @@ fn config(near: &Arc<Near>) -> ConnectionManagerConfig {
 }
 
 /// How far a scan has got.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Cursor {
-    node: usize,
+    /// Of a Cluster, once it has begun.
+    node: Option<Address>,
     cursor: u64,
 }
+
+type Address = (String, u16);
 
 #[derive(Clone)]
 pub enum Connection {
@@ -156,7 +159,7 @@ pub struct Cluster {
     direct: ClusterConnection,
     /// Where a command follows its slot.
     following: ClusterConnection,
-    /// Held by the command that does: ASKING is for the next one alone, and others would come between.
+    /// Held by one of a pipeline that does: ASKING is for the next command alone, and the others would come between.
     turn: Arc<Mutex<()>>,
 }
 
@@ -168,36 +171,30 @@ impl Connection {
 
     /// Some keys that match a pattern, and where to go on, if that was not all. What is moved to another node of a Cluster
     /// meanwhile may be missed.
-    pub async fn scan(
-        &mut self,
-        Cursor { node, cursor }: Cursor,
-        pattern: &str,
-    ) -> RedisResult<(Option<Cursor>, Vec<String>)> {
+    pub async fn scan(&mut self, at: &Cursor, pattern: &str) -> RedisResult<(Option<Cursor>, Vec<String>)> {
         let mut scan = cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN);
-        let (cursor, keys, nodes): (u64, Vec<String>, usize) = match self {
-            Connection::Server(server) => {
-                let (cursor, keys) = scan.query_async(server).await?;
-                (cursor, keys, 1)
+        scan.arg(at.cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN);
+        let primaries = self.primaries().await?;
+        let node = at.node.clone().or_else(|| primaries.first().cloned());
+        let (cursor, keys): (u64, Vec<String>) = match (&mut *self, node.clone()) {
+            (Connection::Cluster(cluster), Some(node)) if primaries.contains(&node) => {
+                let to_it = SingleNodeRoutingInfo::ByAddress { host: node.0, port: node.1 };
+                from_redis_value(cluster.following.route_command(scan, RoutingInfo::SingleNode(to_it)).await?)?
             }
-            Connection::Cluster(_) => {
-                let primaries = self.primaries().await?;
-                let Some((host, port)) = primaries.get(node).cloned() else { return Ok((None, Vec::new())) };
-                let Connection::Cluster(cluster) = self else { return Ok((None, Vec::new())) };
-                let to_it = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
-                let (cursor, keys) = from_redis_value(cluster.following.route_command(scan, to_it).await?)?;
-                (cursor, keys, primaries.len())
+            (Connection::Cluster(_), _) => {
+                return Err(RedisError::from((ErrorKind::Io, "a node went away while the Cluster was scanned")));
             }
+            (server, _) => scan.query_async(server).await?,
         };
         let next = match cursor {
-            0 => Some(Cursor { node: node + 1, cursor: 0 }).filter(|next| next.node < nodes),
-            cursor => Some(Cursor { node, cursor }),
+            0 => primaries.into_iter().find(|other| Some(other) > node.as_ref()).map(|node| (Some(node), 0)),
+            cursor => Some((node, cursor)),
         };
-        Ok((next, keys))
+        Ok((next.map(|(node, cursor)| Cursor { node, cursor }), keys))
     }
 
     /// The addresses of a Cluster's primaries, in a fixed order.
-    async fn primaries(&mut self) -> RedisResult<Vec<(String, u16)>> {
+    async fn primaries(&mut self) -> RedisResult<Vec<Address>> {
         let Connection::Cluster(cluster) = self else { return Ok(Vec::new()) };
         // The first and the last slot of a range, and the nodes that have it, the primary first: its address and more.
         let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.following).await?;
@@ -258,9 +255,13 @@ impl Cluster {
                     together.add_command((*command).clone());
                 }
                 match direct.req_packed_commands(&together, 0, commands.len()).await {
-                    Ok(answers) => Ok((commands, Some(answers))),
-                    Err(error) if is_of_a_moving_slot(&error) => Ok((commands, None)),
-                    Err(error) => Err(error),
+                    Ok(answers) => RedisResult::Ok((commands, Some(answers))),
+                    Err(error) if is_elsewhere(&error) => Ok((commands, None)),
+                    // Other slots need not be so.
+                    Err(error) => {
+                        let answers = vec![Value::ServerError(ServerError::try_from(error)?); commands.len()];
+                        Ok((commands, Some(answers)))
+                    }
                 }
             }
         });
@@ -299,7 +300,6 @@ fn slot_of(command: &Cmd) -> &[u8] {
     key.split_inclusive(|byte| *byte == b'}').next().unwrap_or_default()
 }
 
-fn is_of_a_moving_slot(error: &RedisError) -> bool {
-    use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
-    matches!(error.kind(), ErrorKind::Server(Ask | ClusterDown | Moved | TryAgain))
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::Moved))
 }

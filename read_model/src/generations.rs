@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Events are applied to all generations by the newest rules that a release knows, also to those of a lesser format: it may
 /// only add to what there was.
 ///
-/// 2 added all but the clients themselves: their lists, rankings, and sums over time and products.
+/// 2 added all but the clients themselves: their lists, rankings, and sums over time and products. The catalogue came later,
+/// and needed no other: it fills with the events of products, which no release without it has.
 pub const FORMAT: u32 = 2;
 /// How long one that was live is kept at least (ms): some readers do not know yet that it is not.
 const STILL_READ: i64 = 10_000;

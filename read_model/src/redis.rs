@@ -4,6 +4,7 @@
 //! |--------------------------|--------|------------------------------------------------------------------------------|
 //! | `orders:meta`            | hash   | `partitions`, `currency`: what all processes must agree on; `generations`: which there are, as JSON; `gG:replayed`: how far a rebuild has got |
 //! | `orders:{pN}:epoch`      | string | which epoch's generations events of this partition are applied to              |
+//! | `orders:{pN}:generations` | string | these generations, for when `orders:meta` is lost alone                      |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted | its newest orders, by version                                                 |
 //! | `…:order:UUID`           | string | an order of one of its clients, as JSON, for a while                          |
@@ -56,8 +57,8 @@ const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
 const CATALOGUE: &str = "catalogue";
 const META: &str = "orders:meta";
 const CHANGED: &str = "orders:changed";
-/// Events applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
-const TOGETHER: usize = 500;
+/// Events and lines of orders applied in one round trip, at most: a busy server is to do it well within [`TIMEOUT`].
+const TOGETHER: usize = 1_000;
 /// How long it is believed which generation is live. What was live is applied to for longer than that.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long after a generation was given up its keys stay: nothing that was sent before is under way by then.
@@ -208,14 +209,20 @@ impl Redis {
         let mut above = self.known(|known| known.generations.epoch);
         for _ in 0..ATTEMPTS {
             let stored = self.stored().await?;
-            let generations = stored.generations()?;
+            let mut generations = stored.generations()?;
             if stored.text.is_none() || generations.epoch < above {
+                let kept = self.kept_by_partitions().await?;
+                let is_later = |kept: &Generations| stored.text.is_none() || kept.epoch > generations.epoch;
+                generations = kept.filter(is_later).unwrap_or(generations);
                 self.store(&stored, generations, above).await?;
                 continue;
             }
+            let text = serde_json::to_string(&generations).map_err(|error| Error::Damaged(error.to_string()))?;
             let raise = (0..self.shared.partitions).map(async |partition| {
-                let mut raise = self.shared.raise.key(epoch_key(partition.into()));
-                raise.arg(generations.epoch).invoke_async::<u64>(&mut self.connection()).await
+                let partition = partition.into();
+                let mut raise = self.shared.raise.key(epoch_key(partition));
+                raise.key(partition_generations_key(partition)).arg(generations.epoch).arg(&text);
+                raise.invoke_async::<u64>(&mut self.connection()).await
             });
             let known = try_join_all(raise).await.map_err(|error| self.failed(error))?;
             above = known.into_iter().max().unwrap_or(0);
@@ -225,6 +232,18 @@ impl Redis {
             }
         }
         Err(changing())
+    }
+
+    /// The latest generations that partitions were told of: of a Cluster, only the shard may be lost that has [`META`].
+    async fn kept_by_partitions(&self) -> Result<Option<Generations>, Error> {
+        let mut pipeline = pipe();
+        for partition in 0..self.shared.partitions.into() {
+            pipeline.get(partition_generations_key(partition));
+        }
+        let kept: Vec<RedisResult<Option<String>>> =
+            pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let kept = kept.into_iter().filter_map(|kept| serde_json::from_str::<Generations>(&kept.ok()??).ok());
+        Ok(kept.max_by_key(|generations| generations.epoch))
     }
 
     /// Says which generations there are from now on, in an epoch later than before and than `above`; returns whether it did,
@@ -491,8 +510,8 @@ impl Redis {
     }
 
     /// The ids of some of the clients that are stored, and where to go on, if those were not all. Each is returned that is
-    /// there the whole time, some maybe twice.
-    pub async fn scan(&self, cursor: Cursor) -> Result<(Option<Cursor>, Vec<i64>), Error> {
+    /// there the whole time, and is not moved to another node of a Cluster; some maybe twice.
+    pub async fn scan(&self, cursor: &Cursor) -> Result<(Option<Cursor>, Vec<i64>), Error> {
         let (cursor, keys) = self.scan_keys(self.read_from().await?, "client:", cursor).await?;
         let id = |key: &String| key.rsplit(':').next().and_then(|id| id.parse().ok());
         Ok((cursor, keys.iter().filter_map(id).collect()))
@@ -502,7 +521,7 @@ impl Redis {
         &self,
         generation: u64,
         which: &str,
-        cursor: Cursor,
+        cursor: &Cursor,
     ) -> Result<(Option<Cursor>, Vec<String>), Error> {
         Ok(self.connection().scan(cursor, &format!("orders:{{p*}}:g{generation}:{which}*")).await?)
     }
@@ -533,10 +552,10 @@ impl Redis {
         };
         let due = self.change(due).await?;
         for generation in &due {
-            let mut cursor = Some(Cursor::default());
+            let (mut cursor, mut found) = (Some(Cursor::default()), false);
             while let Some(at) = cursor {
                 let keys;
-                (cursor, keys) = self.scan_keys(*generation, "", at).await?;
+                (cursor, keys) = self.scan_keys(*generation, "", &at).await?;
                 if !self.generations().await?.is_removed(*generation) {
                     break; // it was given out anew, by a store that had lost it
                 }
@@ -546,7 +565,10 @@ impl Redis {
                 }
                 if !pipeline.is_empty() {
                     let () = pipeline.query_async(&mut self.connection()).await?;
+                    found = true;
                 }
+                // Once more, for what a Cluster moved meanwhile.
+                cursor = cursor.or_else(|| std::mem::take(&mut found).then(Cursor::default));
             }
             let _: i64 = self.connection().hdel(META, format!("g{generation}:replayed")).await?;
             self.change(|generations, _| generations.forget(*generation)).await?;
@@ -664,21 +686,30 @@ impl Redis {
 
     async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
         let mut results = Vec::with_capacity(events.len());
-        for events in events.chunks(TOGETHER) {
-            results.extend(self.apply_together(events).await?);
+        let (mut first, mut lines) = (0, 0);
+        for (index, event) in events.iter().enumerate() {
+            lines += 1 + event.order().map_or(0, |order| order.lines.len());
+            if lines >= TOGETHER || index + 1 == events.len() {
+                results.extend(self.apply_together(&events[first..=index]).await?);
+                (first, lines) = (index + 1, 0);
+            }
         }
         Ok(results)
     }
 
     /// Applies the events of each partition in one step, or one by one where that cannot be.
     async fn apply_together(&self, events: &[Event]) -> Result<Vec<RedisResult<u32>>, Error> {
-        // A repeated one has been applied before, by the first.
         let mut results = vec![Ok(0); events.len()];
         let mut of_partitions: BTreeMap<i64, Batch> = BTreeMap::new();
-        let (mut products, mut of_products) = (Vec::new(), Vec::new());
+        let (mut products, mut of_products, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
         for (index, event) in events.iter().enumerate() {
             match (event.subject(), &event.data) {
-                (Subject::Client(id), _) => of_partitions.entry(self.partition(id)).or_default().add(index, event),
+                (Subject::Client(id), _) => {
+                    let first = of_partitions.entry(self.partition(id)).or_default().add(index, id, event);
+                    if first != index {
+                        repeats.push((index, first));
+                    }
+                }
                 (_, Change::Product(product)) => {
                     products.push((product, event.version));
                     of_products.push(index);
@@ -690,19 +721,22 @@ impl Redis {
             results[index] = result;
         }
         let (batches, too_large): (Vec<Batch>, Vec<Batch>) = of_partitions.into_values().partition(Batch::fits);
-        let mut alone: Vec<usize> = too_large.iter().flat_map(Batch::indices).collect();
+        let mut alone: Vec<(usize, i64)> = too_large.iter().flat_map(Batch::indices).collect();
         for (batch, result) in batches.iter().zip(self.apply_batches(&batches).await?) {
             let is_of_one = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT"));
             if result.as_ref().is_err_and(is_of_one) && batch.has_several() {
                 alone.extend(batch.indices());
             } else {
-                batch.indices().for_each(|index| results[index] = result.clone());
+                batch.indices().for_each(|(index, _)| results[index] = result.clone());
             }
         }
         alone.sort_unstable();
-        let batches: Vec<Batch> = alone.iter().map(|index| Batch::of(*index, &events[*index])).collect();
-        for (index, result) in alone.into_iter().zip(self.apply_batches(&batches).await?) {
+        let batches: Vec<Batch> = alone.iter().map(|(index, id)| Batch::of(*index, *id, &events[*index])).collect();
+        for ((index, _), result) in alone.into_iter().zip(self.apply_batches(&batches).await?) {
             results[index] = result;
+        }
+        for (index, first) in repeats {
+            results[index] = results[first].clone().map(|_| 0); // applied before, by the first
         }
         Ok(results)
     }
@@ -759,6 +793,10 @@ fn read_product(id: i64, text: &str) -> Result<Product, Error> {
 
 fn epoch_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:epoch")
+}
+
+fn partition_generations_key(partition: i64) -> String {
+    format!("orders:{{p{partition}}}:generations")
 }
 
 /// There is none. A script that has it among its keys is not run while a Cluster moves the partition to another node, and only
@@ -936,7 +974,8 @@ impl ReadModel for Redis {
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        let () = self.connection().ping().await?;
+        // Of a Cluster the node that has it: others may be away.
+        let _: bool = self.connection().exists(META).await?;
         Ok(())
     }
 }

@@ -84,7 +84,7 @@ async function showClient(): Promise<void> {
 client.addEventListener('input', showClient);
 void showClient();
 
-/** Offers those that ordered last, and those that never did, as far as the token allows to see them. */
+/** Offers those that ordered last, as far as the token allows to see them. */
 async function offerClients(): Promise<void> {
   const { clients: { nodes } } = await ask(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
   element('clients').replaceChildren(...nodes.map(({ id, name }) => new Option(name, id)));
@@ -93,10 +93,13 @@ void offerClients();
 
 element<HTMLFormElement>('register').addEventListener('submit', async (event) => {
   event.preventDefault();
-  const [name, email] = (['name', 'email'] as const).map((id) => element<HTMLInputElement>(id)) as [HTMLInputElement, HTMLInputElement];
+  const [name, email] = [element<HTMLInputElement>('name'), element<HTMLInputElement>('email')];
+  const button = element<HTMLButtonElement>('register-button');
+  button.disabled = true;
   try {
     const input = { name: name.value, email: email.value };
     const { registerClient: { client: registered, clientVersion, userErrors } } = await ask(REGISTER, { input });
+    problem();
     const wrong = element('register-error');
     wrong.hidden = userErrors.length === 0;
     wrong.textContent = userErrors.map(({ message }) => message).join(' ');
@@ -104,12 +107,15 @@ element<HTMLFormElement>('register').addEventListener('submit', async (event) =>
       entry.setAttribute('aria-invalid', String(userErrors.some(({ field }) => field?.[1] === entry.id)));
     }
     if (!registered) return;
+    element('clients').prepend(new Option(input.name.trim(), registered.id));
     name.value = email.value = '';
     client.value = registered.id;
     await ask(CLIENT, { id: registered.id, minVersion: clientVersion });
-    await Promise.all([showClient(), offerClients()]);
   } catch (error) {
     problem((error as Error).message);
+  } finally {
+    button.disabled = false;
+    await showClient();
   }
 });
 

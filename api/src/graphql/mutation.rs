@@ -65,7 +65,8 @@ impl Mutation {
         Ok(updated.await?.into())
     }
 
-    /// Creates a product, which can be ordered at once. Needs the scope `products:write`.
+    /// Creates a product, which can be ordered at once. Sent again after a lost answer it creates another: look first. Needs
+    /// the scope `products:write`.
     async fn create_product(
         &self,
         ctx: &Context<'_>,

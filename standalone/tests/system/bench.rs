@@ -240,7 +240,9 @@ fn apply_arguments(epoch: &str) -> Vec<String> {
     const SOME: i64 = 1_000_000_000_000; // numbers from here on, in whose place redis-benchmark puts any
     let events: Vec<Event> = (SOME..SOME + IN_A_STEP).map(first_order).collect();
     let mut batch = Batch::default();
-    events.iter().enumerate().for_each(|(index, event)| batch.add(index, event));
+    for (index, event) in events.iter().enumerate() {
+        batch.add(index, SOME + index as i64, event);
+    }
     let mut script = redis::cmd(epoch);
     script.arg("1").arg("orders:changed");
     batch.write(&mut script, Utc::now(), KEEP_ORDERS);
