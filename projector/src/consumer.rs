@@ -19,6 +19,7 @@ use futures::future::try_join_all;
 use iso_currency::Currency;
 use process::{crash_point, one_line};
 use read_model::{Error, ReadModel};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,6 +32,8 @@ const RECEIVE: i32 = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// How long one attempt of a call may take, besides the waiting that it asks for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pollers that are there while there is little to do. Each call costs, also one that returns a message or two.
+const FEW: u32 = 4;
 /// How often servers look for a message during a long poll: the embedded one does every 100 ms.
 const SERVER_INTERVAL: Duration = Duration::from_millis(100);
 /// Pauses while the queue or the read model cannot be reached.
@@ -62,6 +65,8 @@ pub struct Consumer {
     holding: Arc<AtomicUsize>,
     /// Whether nobody has said yet that no messages are received.
     receiving: Arc<AtomicBool>,
+    /// Told when a call has returned all that one can: another poller will find some, too.
+    backlog: Arc<Notify>,
     /// What the pollers have done lately.
     pub activity: Arc<Activity>,
 }
@@ -84,28 +89,43 @@ impl Consumer {
             currency,
             holding: Arc::default(),
             receiving: Arc::new(true.into()),
+            backlog: Arc::default(),
             activity: Arc::default(),
         }
     }
 
-    /// Runs so many pollers until `shutdown`, and lets each finish what it holds.
+    /// Runs pollers until `shutdown`, few or so many as there are messages for, and lets each finish what it holds.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let few = pollers.min(FEW);
         let pollers = (0..pollers).map(|n| {
             // Spread over the interval in which a server looks for messages, so that they do not all ask in step.
-            let delay = SERVER_INTERVAL * n / pollers;
+            let delay = (n < few).then(|| SERVER_INTERVAL * n / few);
             tokio::spawn(self.clone().poll(delay, shutdown.clone()))
         });
         try_join_all(pollers).await.context("a poller failed")?;
         Ok(())
     }
 
-    async fn poll(self, delay: Duration, shutdown: CancellationToken) {
-        tokio::time::sleep(delay).await;
+    /// Polls after a delay; without one only while there is a backlog.
+    async fn poll(self, delay: Option<Duration>, shutdown: CancellationToken) {
+        tokio::time::sleep(delay.unwrap_or_default()).await;
+        let mut helps = delay.is_some();
         while !shutdown.is_cancelled() {
+            if !helps {
+                tokio::select! {
+                    () = self.backlog.notified() => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
             let received = tokio::select! {
                 received = self.receive_if_held_by_none() => received,
                 () = shutdown.cancelled() => return,
             };
+            let is_full = received.as_ref().is_ok_and(|messages| messages.len() == RECEIVE as usize);
+            if is_full {
+                self.backlog.notify_one();
+            }
+            helps = delay.is_some() || is_full;
             match received {
                 Ok(messages) => {
                     self.process(messages, &shutdown).await;

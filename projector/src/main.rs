@@ -48,7 +48,7 @@ struct Settings {
     /// URL of the SQS queue; region, credentials and endpoint are the AWS SDK's own AWS_* variables
     #[arg(long, env)]
     queue_url: Option<String>,
-    /// Receiving calls under way at once; what several have received is applied together
+    /// Receiving calls under way at once while there is a backlog, which is applied together; 4 when there is none
     #[arg(long, env, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pollers: u16,
     /// Command database; where it is given, what the read model lacks is noticed and healed

@@ -51,7 +51,7 @@ impl Servers {
             Servers { addresses: url.split(',').map(address).collect::<RedisResult<_>>()?, is_cluster: false };
         let mut connection =
             first(&servers.addresses, async |client| client.get_multiplexed_async_connection().await).await?;
-        // Who may not ask is on a server that somebody has set up for one.
+        // Where it must not be asked it is taken for one server.
         let told: RedisResult<String> = cmd("INFO").arg("cluster").query_async(&mut connection).await;
         servers.is_cluster = told.is_ok_and(|told| told.contains("cluster_enabled:1"));
         if servers.addresses.len() > 1 && !servers.is_cluster {

@@ -659,7 +659,7 @@ async fn latency() {
         let created = sqs(&user.http, &endpoint, "CreateQueue", json!({ "QueueName": format!("probe-{rate}") })).await;
         let url = created["QueueUrl"].as_str().unwrap().to_owned();
         let received = Arc::new(Mutex::new(HashMap::new()));
-        let pollers: Vec<_> = (0..32)
+        let pollers: Vec<_> = (0..4)
             .map(|_| {
                 let (http, endpoint, url, received) =
                     (user.http.clone(), endpoint.clone(), url.clone(), received.clone());
