@@ -301,12 +301,7 @@ impl Verifier {
             State::Incomplete => return Ok(Compared { findings: Vec::new(), incomplete: vec![id] }),
             State::Wrong(difference) => difference,
         };
-        let needed = match difference {
-            Difference::Unknown { .. } => Repair::AndTakeBack,
-            _ => Repair::FromLog,
-        };
-        let repaired = self.repair >= needed && or_told(Subject::Client(id), self.mend(id).await)?;
-        let finding = Finding { subject: Subject::Client(id), difference, repaired };
+        let finding = self.finding(Subject::Client(id), difference, self.mend(id)).await?;
         Ok(Compared { findings: vec![finding], incomplete: Vec::new() })
     }
 
@@ -368,6 +363,29 @@ impl Verifier {
         })
     }
 
+    /// What differs, after it was mended where that is asked for.
+    async fn finding(
+        &self,
+        subject: Subject,
+        difference: Difference,
+        mend: impl Future<Output = anyhow::Result<bool>>,
+    ) -> anyhow::Result<Finding> {
+        let needed = match difference {
+            Difference::Unknown { .. } => Repair::AndTakeBack,
+            _ => Repair::FromLog,
+        };
+        let repaired = self.repair >= needed
+            && match mend.await {
+                Err(error) if !error.is::<StoreFailed>() => {
+                    // It must not keep the others from being repaired.
+                    warn!(%subject, "cannot be repaired: {}", one_line(error.as_ref()));
+                    false
+                }
+                repaired => repaired?,
+            };
+        Ok(Finding { subject, difference, repaired })
+    }
+
     /// Compares all products, and repairs them where that is asked for.
     pub async fn all_products(&self) -> anyhow::Result<Vec<Finding>> {
         let stored = self.read_model.product_ids().await.map_err(read_model)?;
@@ -382,13 +400,7 @@ impl Verifier {
         let mut findings = Vec::new();
         for ids in all.chunks(PAGE as usize) {
             for (id, difference) in self.wrong_products(ids).await? {
-                let needed = match difference {
-                    Difference::Unknown { .. } => Repair::AndTakeBack,
-                    _ => Repair::FromLog,
-                };
-                let subject = Subject::Product(id);
-                let repaired = self.repair >= needed && or_told(subject, self.mend_product(id).await)?;
-                findings.push(Finding { subject, difference, repaired });
+                findings.push(self.finding(Subject::Product(id), difference, self.mend_product(id)).await?);
             }
         }
         Ok(findings)
@@ -510,17 +522,6 @@ impl Verifier {
         });
         let events = events.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(events).filter(|events| !events.is_empty()))
-    }
-}
-
-/// What cannot be repaired must not keep the others from that.
-fn or_told(subject: Subject, repaired: anyhow::Result<bool>) -> anyhow::Result<bool> {
-    match repaired {
-        Err(error) if !error.is::<StoreFailed>() => {
-            warn!(%subject, "cannot be repaired: {}", one_line(error.as_ref()));
-            Ok(false)
-        }
-        repaired => repaired,
     }
 }
 

@@ -33,7 +33,7 @@ use ::redis::{
     from_redis_value, pipe,
 };
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, ProductChanged, Subject};
+use entity::{Change, Event, ProductChanged};
 use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
@@ -703,18 +703,18 @@ impl Redis {
         let mut of_partitions: BTreeMap<i64, Batch> = BTreeMap::new();
         let (mut products, mut of_products, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
         for (index, event) in events.iter().enumerate() {
-            match (event.subject(), &event.data) {
-                (Subject::Client(id), _) => {
-                    let first = of_partitions.entry(self.partition(id)).or_default().add(index, id, event);
-                    if first != index {
-                        repeats.push((index, first));
-                    }
-                }
-                (_, Change::Product(product)) => {
+            let id = match &event.data {
+                Change::Product(product) => {
                     products.push((product, event.version));
                     of_products.push(index);
+                    continue;
                 }
-                _ => {}
+                Change::Client(client) => client.client_id,
+                Change::OrderPlaced(order) => order.client_id,
+            };
+            let first = of_partitions.entry(self.partition(id)).or_default().add(index, id, event);
+            if first != index {
+                repeats.push((index, first));
             }
         }
         for (index, result) in of_products.into_iter().zip(self.put_products(&products).await?) {
