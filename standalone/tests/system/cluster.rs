@@ -1,15 +1,15 @@
 //! The read model on a Redis Cluster of three shards, which are moved and restarted while orders flow.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::{JoinHandle, block_in_place};
+use tokio::task::block_in_place;
 
+use crate::outages::Load;
 use crate::process::{EXAMPLE, Process, User, free_address, until};
 use crate::services::{Services, Stores};
 
@@ -78,46 +78,6 @@ async fn until_ok(shards: &[Shard]) {
     until("the Cluster is whole", async || shards.iter().all(is_ok)).await;
 }
 
-/// Writers of orders: these are taken, whatever becomes of the read model.
-struct Load {
-    stop: Arc<AtomicBool>,
-    placed: Arc<AtomicUsize>,
-    writers: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(user: &User) -> Load {
-        let (stop, placed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let writer = |n: usize| {
-            let (user, stop, placed) = (user.clone(), stop.clone(), placed.clone());
-            tokio::spawn(async move {
-                let mut client = n;
-                while !stop.load(Ordering::Relaxed) {
-                    client = client % CLIENTS + 1;
-                    user.place(&client.to_string(), &EXAMPLE, None).await;
-                    placed.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-        };
-        let writers = (0..4).map(|n| writer(n * CLIENTS / 4)).collect();
-        Load { stop, placed, writers }
-    }
-
-    async fn more(&self) {
-        let before = self.placed.load(Ordering::Relaxed);
-        until("more orders are placed", async || self.placed.load(Ordering::Relaxed) > before + 100).await;
-    }
-
-    async fn end(self) -> usize {
-        self.stop.store(true, Ordering::Relaxed);
-        for writer in self.writers {
-            writer.await.unwrap();
-        }
-        self.placed.load(Ordering::Relaxed)
-    }
-}
-
 /// Places an order of each client and reads it.
 async fn all_is_read(user: &User) {
     for client in 1..=CLIENTS {
@@ -152,8 +112,13 @@ async fn shards_are_moved_and_restarted_while_orders_flow() {
     all_is_read(user).await;
     assert!(shards.iter().all(|shard| keys(shard) > 0), "each shard has some");
 
-    let load = Load::start(user);
-    load.more().await;
+    // These are taken, whatever becomes of the read model.
+    let load = Load::of(&services.users, 4, |user, writer, turn| async move {
+        let client = (writer * CLIENTS / 4 + turn) % CLIENTS + 1;
+        user.place(&client.to_string(), &EXAMPLE, None).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    });
+    load.more_than(100).await;
     let (from, to) = (shards[0].ask(&["cluster", "myid"]), shards[1].ask(&["cluster", "myid"]));
     let slot = |partition| shards[0].ask(&["cluster", "keyslot", &format!("{{p{partition}}}")]).parse::<u32>().unwrap();
     let mut slots: Vec<u32> = (0..16).map(slot).collect();
@@ -167,15 +132,15 @@ async fn shards_are_moved_and_restarted_while_orders_flow() {
     println!("cluster: {number} slots were moved in {:.1?}, meanwhile {placed} orders were placed", began.elapsed());
     assert_eq!(keys(&shards[0]), before - 2 * CLIENTS / 16);
     assert!(placed > 0);
-    load.more().await;
+    load.more_than(100).await;
     all_is_read(user).await;
 
     // It stops in the middle of whatever it does, and comes back with what it had.
     shards[1].kill();
-    load.more().await;
+    load.more_than(100).await;
     shards[1].start();
     until_ok(&shards).await;
-    load.more().await;
+    load.more_than(100).await;
     all_is_read(user).await;
 
     // Comes back with nothing: the sweep of the projector heals it.
@@ -183,7 +148,7 @@ async fn shards_are_moved_and_restarted_while_orders_flow() {
     shards[2].lose_data();
     shards[2].start();
     until_ok(&shards).await;
-    load.more().await;
+    load.more_than(100).await;
     let placed = load.end().await + 3 * CLIENTS;
     stores.until_nothing_differs().await;
     let told: Value = serde_json::from_str(
