@@ -34,6 +34,8 @@ pub async fn connect(
         options = ConnectOptions::new(if created { format!("{url}?mode=rwc") } else { url.to_owned() });
         // A database in memory lives as long as its connection.
         options.min_connections(1).max_connections(1).idle_timeout(None).max_lifetime(None);
+        // A request that is cancelled while its connection is tested would take the connection along.
+        options.test_before_acquire(false);
         options.map_sqlx_sqlite_opts(|sqlite| sqlite.journal_mode(SqliteJournalMode::Wal));
     } else {
         let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");

@@ -1,7 +1,7 @@
 //! The GraphQL contract over HTTP.
 
-use entity::Event;
-use entity::order_event;
+use entity::{Event, order_event, product};
+use futures::FutureExt;
 use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
@@ -331,6 +331,30 @@ async fn a_failing_field_that_cannot_be_null_nulls_its_parent_and_keys_keep_thei
         .json(&json!({ "query": "{ b: __typename a: product(id: \"1\") { name id } }" }));
     let text = request.send().await.unwrap().text().await.unwrap();
     assert_eq!(text, r#"{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}"#);
+}
+
+/// A refused field cancels its siblings wherever they are. With its only connection a database in memory would end: with
+/// luck only, since sqlx opens the next one at once, so this looks at the connection rather than at what is in it.
+#[tokio::test]
+async fn a_cancelled_request_does_not_take_the_only_connection_along() {
+    let db = sqlite().await;
+    let pool = db.connection.get_sqlite_connection_pool();
+    for polls in 1..50 {
+        while pool.num_idle() < 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut find = product::Entity::find_by_id(1).one(&db.connection).boxed();
+        for _ in 0..polls {
+            if (&mut find).now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(find);
+        assert_eq!(pool.size(), 1, "after {polls} polls");
+    }
+    // Where SQLite's thread answers within a poll, the above cancels nothing that waits for it.
+    assert!(!pool.options().get_test_before_acquire());
 }
 
 #[tokio::test]
