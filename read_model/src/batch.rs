@@ -70,8 +70,9 @@ impl<'a> Batch<'a> {
         orders.clone().for_each(|(order, time)| effects.add(order, time, now));
         script.arg(effects.counted.len());
         for ((page, cell), counted) in effects.counted {
-            script.arg(page).arg(cell).arg(or_none(milliseconds(counted.until)));
-            script.arg(counted.sum.revenue).arg(counted.sum.count);
+            // Each is two numbers of 64 bits.
+            script.arg(page).arg(format!("#{}", 2 * cell)).arg(format!("#{}", 2 * cell + 1));
+            script.arg(or_none(milliseconds(counted.until))).arg(counted.sum.revenue).arg(counted.sum.count);
         }
         script.arg(effects.sold.len());
         for ((period, product), sold) in effects.sold {
