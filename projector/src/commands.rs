@@ -1,12 +1,14 @@
 //! What an operator asks for. Each command may run at any time, twice, and be interrupted.
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use futures::StreamExt;
 use process::database;
 use process::queue::aws_settings;
 use projector::consumer;
@@ -242,17 +244,19 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
     let db = database::connect(&of.database_url, 2, Some(STATEMENT_TIMEOUT)).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let shutdown = process::shutdown_signal()?;
-    let (mut progress, mut last) = (Progress::new("events", None), None);
-    let replayed = replay::replay(&db, &read_model, currency, &selection, |events, id| {
+    let (mut progress, mut events, mut last) = (Progress::new("events", None), 0, None);
+    let mut pages = pin!(replay::replay(&db, &read_model, currency, &selection));
+    while let Some(replayed) = pages.next().await {
+        let replayed = match last {
+            Some(last) => replayed.with_context(|| format!("--after {last} goes on"))?,
+            None => replayed?,
+        };
+        (events, last) = (replayed.events, Some(replayed.last));
         progress.set(events);
-        last = Some(id);
-        unless(&shutdown)
-    })
-    .await;
-    let events = match last {
-        Some(last) => replayed.with_context(|| format!("--after {last} goes on"))?,
-        None => replayed?,
-    };
+        if shutdown.is_cancelled() {
+            break;
+        }
+    }
     let seconds = progress.finish().as_secs_f64();
     let interrupted = shutdown.is_cancelled();
     if of.json {

@@ -2,24 +2,25 @@
 //! live is kept for a while, as up to date as before, and can be put back.
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chrono::Utc;
+use futures::StreamExt;
 use process::{crash_point, one_line};
 use read_model::generations::NotPossible;
 use read_model::{Generations, Redis};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
-use crate::replay::{self, Selection};
+use crate::replay::{self, Replayed, Selection};
 use crate::sums::WrongSum;
 use crate::verify::{Difference, Finding, Step, Verifier};
 
 /// Pages of the log after which it is noted how far it was replayed.
-const NOTED: u32 = 50;
+const NOTED: usize = 100;
 /// How often all clients are compared before it is given up to find none that differs.
 const PASSES: u32 = 5;
 /// How often projectors look for what can be removed.
@@ -74,26 +75,19 @@ impl Rebuild {
 
     async fn replay(&self, building: &Redis, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
         let noted = building.noted().await?;
-        let mut after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
-        let mut before = 0;
-        loop {
-            let (mut pages, mut last, mut interrupted) = (0, after, false);
-            let chunk = |events, id: Uuid| {
-                (pages, last) = (pages + 1, Some(id));
-                interrupted = each(Progress::Replayed(before + events)).is_break();
-                if interrupted || pages == NOTED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            let selection = Selection { after, ..Selection::default() };
-            before += replay::replay(&self.verifier.db, building, self.verifier.currency, &selection, chunk).await?;
-            if let Some(last) = last {
+        let after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
+        let selection = Selection { after, ..Selection::default() };
+        let mut pages =
+            pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection).enumerate());
+        while let Some((page, replayed)) = pages.next().await {
+            let Replayed { events, last } = replayed?;
+            let interrupted = each(Progress::Replayed(events)).is_break();
+            if interrupted || page % NOTED == NOTED - 1 {
                 building.note(&last.to_string()).await?;
             }
             ensure!(!interrupted, Interrupted);
-            if pages < NOTED {
-                return Ok(());
-            }
-            after = last;
         }
+        Ok(())
     }
 
     /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,

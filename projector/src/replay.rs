@@ -1,21 +1,21 @@
 //! The event log, applied once more: fills an empty read model, and changes nothing in a complete one. Safe at any time,
 //! also while projectors run.
 
-use std::ops::ControlFlow;
-
 use anyhow::{Context, anyhow, bail};
 use chrono::{DateTime, Duration, Utc};
 use entity::Event;
 use entity::order_event::{self, Column};
-use futures::future::try_join;
+use futures::{Stream, TryStreamExt, stream};
 use iso_currency::Currency;
 use process::{crash_point, one_line};
 use read_model::ReadModel;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-/// Events read and applied at once.
-const PAGE: u64 = 2_000;
+/// Events read and applied together.
+const PAGE: u64 = 1_000;
+/// Pages applied at once, while the next is read: so neither store waits for the other, or for us.
+const AT_ONCE: usize = 3;
 
 /// Which events to replay: all, unless it says otherwise.
 #[derive(Clone, Debug, Default)]
@@ -36,29 +36,38 @@ impl Selection {
     }
 }
 
-/// Applies the events that were in the log when it began, and returns how many there were. Calls `each` after every page,
-/// with the number of events so far and the id of the last one, from where a later replay can go on.
+/// How far a replay has got.
+#[derive(Clone, Copy, Debug)]
+pub struct Replayed {
+    pub events: u64,
+    /// The last of them, from where a later replay can go on.
+    pub last: Uuid,
+}
+
+/// Applies the events that are in the log, and tells how far it has got after every page.
 ///
 /// # Errors
 /// When a store fails, or an event in the log cannot be read or applied; all before it have been applied.
-pub async fn replay(
+pub fn replay(
     db: &DatabaseConnection,
     read_model: &dyn ReadModel,
     currency: Currency,
     selection: &Selection,
-    mut each: impl FnMut(u64, Uuid) -> ControlFlow<()>,
-) -> anyhow::Result<u64> {
-    let (mut replayed, mut page) = (0, read(db, selection, selection.start()).await?);
-    while let Some(last) = page.last().map(|row| row.id) {
-        // The next page is read while this one is applied.
-        let (events, next) = try_join(apply(read_model, currency, selection, page), read(db, selection, last)).await?;
-        (replayed, page) = (replayed + events, next);
+) -> impl Stream<Item = anyhow::Result<Replayed>> {
+    let pages = stream::try_unfold(selection.start(), move |after| async move {
+        let page = read(db, selection, after).await?;
+        Ok(page.last().map(|row| row.id).map(|last| ((page, last), last)))
+    });
+    let applied = pages.map_ok(move |(page, last)| async move {
+        let events = apply(read_model, currency, selection, page).await?;
         crash_point("replay-mid-log");
-        if each(replayed, last).is_break() {
-            break;
-        }
-    }
-    Ok(replayed)
+        Ok((events, last))
+    });
+    let mut events = 0;
+    applied.try_buffered(AT_ONCE).map_ok(move |(more, last)| {
+        events += more;
+        Replayed { events, last }
+    })
 }
 
 async fn read(db: &DatabaseConnection, selection: &Selection, after: Uuid) -> anyhow::Result<Vec<order_event::Model>> {

@@ -14,6 +14,7 @@ use chrono::{DateTime, Datelike, Timelike, Utc};
 use entity::Subject::{self, Client, Product};
 use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item};
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
 use projector::consumer::{Batch, Consumer};
 use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
@@ -874,29 +875,26 @@ async fn a_replay_can_be_narrowed_and_gone_on_with() {
         order_event::Entity::insert_many(rows).exec_without_returning(&db).await.unwrap();
     }
     let replayed = async |memory: &Memory, selection: &Selection, pages: usize| {
-        let (mut left, mut last) = (pages, None);
-        let events = replay::replay(&db, memory, Currency::USD, selection, |_, id| {
-            last = Some(id);
-            left -= 1;
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        (events.await.unwrap(), last)
+        let pages = replay::replay(&db, memory, Currency::USD, selection).take(pages).try_collect::<Vec<_>>();
+        *pages.await.unwrap().last().unwrap()
     };
     let memory = Memory::default();
-    let (first, last) = replayed(&memory, &Selection::default(), 1).await;
-    let (rest, _) = replayed(&memory, &Selection { after: last, ..Selection::default() }, 9).await;
-    assert_eq!((first, first + rest), (2_000, 5_001));
+    let first = replayed(&memory, &Selection::default(), 1).await;
+    let rest = replayed(&memory, &Selection { after: Some(first.last), ..Selection::default() }, 9).await;
+    assert_eq!((first.events, first.events + rest.events), (1_000, 5_001));
     let clients = memory.clients(&[1, 2]).await.unwrap();
     assert_eq!(clients.into_iter().map(|client| client.unwrap().version).collect::<Vec<_>>(), [5_000, 1]);
 
     let one = Selection { client: Some(2), ..Selection::default() };
-    assert_eq!(replayed(&Memory::default(), &one, 9).await.0, 1);
+    assert_eq!(replayed(&Memory::default(), &one, 9).await.events, 1);
     let recent = Selection { since: Some(Utc::now() - Duration::from_secs(3600)), ..Selection::default() };
-    assert_eq!(replayed(&Memory::default(), &recent, 9).await.0, 1);
+    assert_eq!(replayed(&Memory::default(), &recent, 9).await.events, 1);
 }
 
 async fn replay_all(db: &DatabaseConnection, read_model: &dyn ReadModel, currency: Currency) -> anyhow::Result<u64> {
-    replay::replay(db, read_model, currency, &Selection::default(), |_, _| ControlFlow::Continue(())).await
+    let all = Selection::default();
+    let pages = replay::replay(db, read_model, currency, &all);
+    pages.try_fold(0, async |_, replayed| Ok(replayed.events)).await
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@ mod demo;
 mod queue;
 
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use api::http::explorer::{self, Exploring};
 use api::http::pages;
 use api::{Service, relay, store};
 use clap::{Parser, Subcommand};
+use futures::TryStreamExt;
 use process::queue::aws_settings;
 use process::{database, logging, one_line};
 use projector::consumer::{self, Consumer};
@@ -106,7 +106,8 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     if settings.read_model.redis_url.is_none() || settings.queue_url.is_none() {
         // What is embedded forgot everything with the process before.
         let all = Selection::default();
-        let events = replay::replay(&db, &*read_model, currency, &all, |_, _| ControlFlow::Continue(())).await?;
+        let pages = replay::replay(&db, &*read_model, currency, &all);
+        let events = pages.try_fold(0, async |_, replayed| Ok(replayed.events)).await?;
         info!(events, "event log replayed into the read model");
     }
     let aws = match settings.queue_url {
