@@ -97,19 +97,21 @@ impl Consumer {
     /// Runs pollers until `shutdown`, few or so many as there are messages for, and lets each finish what it holds.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
         let few = pollers.min(FEW);
+        // While what half of the pollers have received is applied, the others receive and delete.
+        let enough = (pollers * RECEIVE as u32 / 2) as usize;
         let pollers = (0..pollers).map(|n| {
             // Spread over the interval in which a server looks for messages, so that they do not all ask in step.
             let delay = (n < few).then(|| SERVER_INTERVAL * n / few);
-            tokio::spawn(self.clone().poll(delay, shutdown.clone()))
+            tokio::spawn(self.clone().poll(delay, enough, shutdown.clone()))
         });
         try_join_all(pollers).await.context("a poller failed")?;
         Ok(())
     }
 
-    /// Polls after a delay; without one only while there is a backlog.
-    async fn poll(self, delay: Option<Duration>, shutdown: CancellationToken) {
+    /// Polls after a delay; without one only while there is a backlog. Then so many events are `enough` to be applied together.
+    async fn poll(self, delay: Option<Duration>, enough: usize, shutdown: CancellationToken) {
         tokio::time::sleep(delay.unwrap_or_default()).await;
-        let mut helps = delay.is_some();
+        let (mut helps, mut was_full) = (delay.is_some(), false);
         while !shutdown.is_cancelled() {
             if !helps {
                 tokio::select! {
@@ -126,9 +128,12 @@ impl Consumer {
                 self.backlog.notify_one();
             }
             helps = delay.is_some() || is_full;
+            // Once may be what came while nobody asked.
+            let enough = if was_full && is_full { enough } else { 0 };
+            was_full = is_full;
             match received {
                 Ok(messages) => {
-                    self.process(messages, &shutdown).await;
+                    self.process(messages, enough, &shutdown).await;
                 }
                 Err(problem) => {
                     self.interrupted(&problem);
@@ -167,7 +172,7 @@ impl Consumer {
     /// Receives what there is, without waiting long, and processes it.
     pub async fn run_once(&self) -> Result<Batch, String> {
         let messages = self.receive(Duration::ZERO).await?;
-        Ok(self.process(messages, &CancellationToken::new()).await)
+        Ok(self.process(messages, 0, &CancellationToken::new()).await)
     }
 
     async fn receive(&self, wait: Duration) -> Result<Vec<Message>, String> {
@@ -187,7 +192,7 @@ impl Consumer {
     }
 
     /// Applies messages and deletes those that were; holds them while the read model is unavailable.
-    async fn process(&self, messages: Vec<Message>, shutdown: &CancellationToken) -> Batch {
+    async fn process(&self, messages: Vec<Message>, enough: usize, shutdown: &CancellationToken) -> Batch {
         crash_point("projector-before-apply");
         let mut batch = Batch::default();
         let (mut events, mut of_events) = (Vec::new(), Vec::new());
@@ -206,7 +211,7 @@ impl Consumer {
 
         let mut held = None;
         let results = loop {
-            let Some((same, results)) = self.applying.apply(events).await else { return batch };
+            let Some((same, results)) = self.applying.apply(events, enough).await else { return batch };
             events = same;
             let Some(error) = results.iter().find_map(|result| match result {
                 Err(error @ Error::Unavailable(_)) => Some(error),
