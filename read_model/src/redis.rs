@@ -24,7 +24,7 @@
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -615,6 +615,32 @@ impl Redis {
         Ok(names.iter().map(|_| answers.by_ref().take(self.shared.partitions.into()).collect()).collect())
     }
 
+    /// The clients of some partitions that follow a place each. One round trip.
+    async fn ranked_in(
+        &self,
+        generation: u64,
+        by: Ranking,
+        partitions: &[(i64, Option<Place>)],
+        count: usize,
+    ) -> Result<Vec<Vec<Place>>, Error> {
+        let ask = async || {
+            let mut pipeline = pipe();
+            for (partition, after) in partitions {
+                let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
+                let script = pipeline.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
+                script.arg(partition_key(*partition, generation, RANKINGS[by as usize])).arg(count).arg(rank).arg(id);
+            }
+            pipeline.ignore_errors().query_async::<Vec<RedisResult<Vec<(i64, f64)>>>>(&mut self.connection()).await
+        };
+        let mut ranked = ask().await?;
+        if ranked.iter().any(|ranked| ranked.as_ref().is_err_and(is_unknown_script)) {
+            self.shared.rank.load_async(&mut self.connection()).await?;
+            ranked = ask().await?;
+        }
+        let place = |(id, rank)| Place { rank: rank as i64, id };
+        ranked.into_iter().map(|ranked| Ok(ranked?.into_iter().map(place).collect())).collect()
+    }
+
     async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -863,27 +889,21 @@ impl ReadModel for Redis {
 
     async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
         let generation = self.report_from().await?;
-        let name = RANKINGS[by as usize];
-        let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
-        let ask = async || {
-            let mut pipeline = pipe();
-            for partition in 0..self.shared.partitions.into() {
-                let script = pipeline.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
-                script.arg(partition_key(partition, generation, name)).arg(count).arg(&rank).arg(&id);
-            }
-            pipeline.ignore_errors().query_async::<Vec<RedisResult<Vec<(i64, f64)>>>>(&mut self.connection()).await
-        };
-        let mut ranked = ask().await?;
-        if ranked.iter().any(|ranked| ranked.as_ref().is_err_and(is_unknown_script)) {
-            self.shared.rank.load_async(&mut self.connection()).await?;
-            ranked = ask().await?;
+        // Most partitions have about the same share of them.
+        let share = count / usize::from(self.shared.partitions);
+        let few = count.min(share + 4 * share.isqrt() + 4);
+        let mut all: Vec<_> = (0..self.shared.partitions.into()).map(|partition| (partition, after)).collect();
+        let told = self.ranked_in(generation, by, &all, few).await?;
+        let mut places = first_of(told.concat(), count);
+        // Of one that told as many as it was asked for, all of them among the first, there may be more.
+        for ((_, after), told) in all.iter_mut().zip(&told) {
+            *after = told.get(few.wrapping_sub(1)).filter(|last| few < count && places.contains(last)).copied();
         }
-        let mut places = Vec::new();
-        for ranked in ranked {
-            places.extend(ranked?.into_iter().map(|(id, rank)| Place { rank: rank as i64, id }));
+        all.retain(|(_, after)| after.is_some());
+        if !all.is_empty() {
+            places.extend(self.ranked_in(generation, by, &all, count).await?.concat());
+            places = first_of(places, count);
         }
-        places.sort_by_cached_key(|place| Reverse(place.order()));
-        places.truncate(count);
         Ok(places)
     }
 
@@ -978,6 +998,15 @@ impl ReadModel for Redis {
         let _: bool = self.connection().exists(META).await?;
         Ok(())
     }
+}
+
+/// The first of them, each client once: one may have moved while they were read.
+fn first_of(mut places: Vec<Place>, count: usize) -> Vec<Place> {
+    places.sort_by_cached_key(|place| Reverse(place.order()));
+    let mut seen = HashSet::new();
+    places.retain(|place| seen.insert(place.id));
+    places.truncate(count);
+    places
 }
 
 type Row = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>);

@@ -331,6 +331,31 @@ fn a_hundred_thousand_histories_end_as_sets_would() {
 }
 
 /// A message that was a dead letter for a month, and the log replayed in any order.
+/// Each partition is asked for a little more than its share at first.
+#[tokio::test]
+async fn the_first_clients_are_found_also_where_most_are_of_one_partition() {
+    let server = server().await;
+    let (redis, memory) = (Redis::connect(&server.url, 16, Currency::USD).await.unwrap(), Memory::default());
+    let clients = (1..=100).chain((1..=100).map(|client| client * 16 + 1_600));
+    let events: Vec<Event> = clients.map(|client| event(client, 1, client % 1_000)).collect();
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert!(model.apply(&events).await.iter().all(Result::is_ok));
+    }
+    for by in [Ranking::Total, Ranking::LastPurchase] {
+        for count in [1, 4, 5, 20, 101, 199, 200, 300] {
+            let first = memory.ranked(by, None, count).await.unwrap();
+            assert_eq!(redis.ranked(by, None, count).await.unwrap(), first);
+            let (after, last) = (Some(first[first.len() / 2]), Some(first[first.len() - 1]));
+            for after in [after, last] {
+                assert_eq!(
+                    redis.ranked(by, after, count).await.unwrap(),
+                    memory.ranked(by, after, count).await.unwrap()
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_comes_again_ten_thousand_events_later_changes_nothing() {
     let server = server().await;
