@@ -1,5 +1,5 @@
 //! What was sold over some time, for all who ask the same: it is read once a second at most, and days and months that are over
-//! once a minute. (An order that comes late counts there after that.)
+//! once a minute. (An order that comes late counts there after that, and after one more minute at most while it is read.)
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const OVER: Duration = Duration::from_secs(60);
 /// Answers that are kept at most.
 const ANSWERS: usize = 64;
-/// Products of days and months that are kept at most, of 50 bytes each or so; and of how many days and months.
+/// Products of days, months and more that are kept at most, of 50 bytes each or so; and of how many of these.
 const PRODUCTS: u64 = 2_000_000;
 const PERIODS: usize = 1_000;
 /// Days and months that are read at once.
@@ -44,6 +44,7 @@ pub struct Reports {
     read_model: Arc<dyn ReadModel>,
     sales: Cache<(Asked, Granularity), Answer<Report>>,
     products: Cache<Asked, Answer<HashMap<i64, Sum>>>,
+    /// Days and months, and several that are over together.
     periods: Cache<(String, Slot), Sold, Products>,
 }
 
@@ -54,6 +55,10 @@ struct Slot(i64);
 impl Slot {
     fn of(now: DateTime<Utc>, length: Duration) -> Slot {
         Slot(now.timestamp_millis() / length.as_millis() as i64)
+    }
+
+    fn before(self) -> Slot {
+        Slot(self.0 - 1)
     }
 }
 
@@ -71,30 +76,102 @@ impl Reports {
     }
 
     /// What was sold of each product from the first day to the last, both included.
-    pub async fn products(&self, from: NaiveDate, to: NaiveDate) -> Result<Sold, Error> {
-        let key = (from, to, Slot::of(Utc::now(), FRESH));
-        let add_up = async {
-            let periods = periods(from, to).into_iter().map(|period| self.period(period));
-            let mut sold = stream::iter(periods.collect::<Vec<_>>()).buffered(AT_ONCE);
-            let mut all: HashMap<i64, Sum> = HashMap::new();
-            while let Some(then) = sold.try_next().await? {
-                then.iter().for_each(|(product, sum)| all.entry(*product).or_default().add(*sum));
-            }
-            Ok(Arc::new(all))
+    pub async fn products(self: &Arc<Self>, from: NaiveDate, to: NaiveDate) -> Result<Sold, Error> {
+        let now = Utc::now();
+        let key = (from, to, Slot::of(now, FRESH));
+        let read = async {
+            // Also one day later: clocks may differ, and what was placed then arrives now.
+            let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
+            let is_over = |period: &String| {
+                let of = |day| [sales::products_of_day(day), sales::products_of_month(day)];
+                !of(today).contains(period) && !of(yesterday).contains(period)
+            };
+            let (over, current): (Vec<_>, Vec<_>) = periods(from, to).into_iter().partition(is_over);
+            let over = self.over(format!("{from} to {to} as of {today}"), Slot::of(now, OVER), over).await?;
+            let current = self.sold(current, Slot::of(now, FRESH)).await?;
+            Ok(Arc::new(add_up([&*over, &current])))
         };
-        let answer = self.products.get_or_insert_async::<_, Infallible>(&key, async { Ok(add_up.await) }).await;
+        let answer = self.products.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
         answer.unwrap_or_else(|never| match never {})
     }
 
-    async fn period(&self, period: String) -> Result<Sold, Error> {
-        let now = Utc::now();
-        // Also one day later: clocks may differ, and what was placed then arrives now.
-        let yesterday = now.date_naive().pred_opt().unwrap_or_default();
-        let is_over = [now.date_naive(), yesterday]
-            .iter()
-            .all(|day| period != sales::products_of_day(*day) && period != sales::products_of_month(*day));
-        let key = (period, Slot::of(now, if is_over { OVER } else { FRESH }));
-        let read = async { self.read_model.sold(std::slice::from_ref(&key.0)).await.map(Arc::new) };
-        self.periods.get_or_insert_async(&key, read).await
+    /// What was sold in several periods that are over, under a name of their own. While they are read again it is told once
+    /// more what was kept before.
+    async fn over(self: &Arc<Self>, name: String, slot: Slot, periods: Vec<String>) -> Result<Sold, Error> {
+        let (key, before) = ((name.clone(), slot), self.periods.get(&(name, slot.before())));
+        let (reports, is_kept) = (self.clone(), self.periods.get(&key).is_some());
+        let read = async move {
+            let read = async { Ok(Arc::new(reports.sold(periods, slot).await?)) };
+            reports.periods.get_or_insert_async(&key, read).await
+        };
+        match before.filter(|_| !is_kept) {
+            Some(before) => {
+                tokio::spawn(read);
+                Ok(before)
+            }
+            None => read.await,
+        }
+    }
+
+    async fn sold(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, Error> {
+        let each = periods.into_iter().map(async |period| {
+            let key = (period, slot);
+            let read = async { self.read_model.sold(std::slice::from_ref(&key.0)).await.map(Arc::new) };
+            self.periods.get_or_insert_async(&key, read).await
+        });
+        let each: Vec<Sold> = stream::iter(each.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+        Ok(add_up(each.iter().map(Arc::as_ref)))
+    }
+}
+
+fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap<i64, Sum> {
+    let mut all: HashMap<i64, Sum> = HashMap::new();
+    for part in parts {
+        part.iter().for_each(|(product, sum)| all.entry(*product).or_default().add(*sum));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use entity::{Change, Event, Line, OrderPlaced};
+    use read_model::Memory;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_kept_is_told_while_it_is_read_again() {
+        let memory = Arc::new(Memory::default());
+        let day = "2026-11-01".parse().unwrap();
+        let sell = async |version| {
+            let line = Line { product_id: 1, name: "Computer".into(), unit_price: 100, quantity: 1 };
+            let order = OrderPlaced {
+                client_id: 1,
+                client_name: "Bob".into(),
+                client_email: "bob@example.com".into(),
+                order_id: Uuid::now_v7(),
+                currency: "USD".into(),
+                total: 100,
+                lines: vec![line],
+            };
+            let time = NaiveDate::and_time(&day, Default::default()).and_utc();
+            memory.apply(&[Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }]).await
+        };
+        let reports = Reports::new(memory.clone());
+        let sold = async |slot| {
+            let periods = vec![sales::products_of_day(day)];
+            reports.over("that day".into(), Slot(slot), periods).await.unwrap()[&1].count
+        };
+        sell(1).await;
+        assert_eq!(sold(1).await, 1);
+        sell(2).await;
+        assert_eq!(sold(1).await, 1, "it is not read again so soon");
+        assert_eq!(sold(2).await, 1, "nobody waits until it is read");
+        while sold(2).await == 1 {
+            tokio::task::yield_now().await;
+        }
+        sell(3).await;
+        assert_eq!(sold(4).await, 3, "what is older than that is not told any more");
     }
 }

@@ -107,10 +107,10 @@ impl Query {
             ));
         }
         let report = ctx.data_unchecked::<Arc<Reports>>().sales(from, to, granularity).await?;
-        Ok(SalesReport::new(&report, app(ctx).currency))
+        Ok(SalesReport::new(report, app(ctx).currency))
     }
 
-    /// The products of which most was sold from one day to another, both included; a second old at most, and a minute where
+    /// The products of which most was sold from one day to another, both included; a second old at most, and two minutes where
     /// it is over since the day before yesterday. Needs the scope `sales:read`.
     async fn top_products(
         &self,

@@ -1,8 +1,14 @@
 //! The output types of the schema, made from events, rows and projected clients.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use async_graphql::connection::PageInfo;
+use async_graphql::parser::types::Field;
+use async_graphql::registry::Registry;
 use async_graphql::{
-    ComplexObject, Context, Enum, ID, InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value,
+    ComplexObject, Context, ContextSelectionSet, Enum, ID, InputValueError, InputValueResult, OutputType, Positioned,
+    Scalar, ScalarType, ServerResult, SimpleObject, Value,
 };
 use chrono::{NaiveDate, SecondsFormat, Utc};
 use entity::{Line, OrderPlaced};
@@ -270,7 +276,7 @@ pub struct SalesReport {
     /// How many orders were placed; 2147483647 stands for more.
     order_count: i32,
     /// Each hour, day or month of that time, also where nothing was sold.
-    points: Vec<SalesPoint>,
+    points: SalesPoints,
 }
 
 /// What was sold in an hour, a day or a month.
@@ -285,16 +291,67 @@ pub struct SalesPoint {
 }
 
 impl SalesReport {
-    pub fn new(report: &sales::Report, currency: Currency) -> SalesReport {
-        let point = |&(start, tally): &(_, Sum)| SalesPoint {
-            start: DateTime(start),
-            revenue: Money::new(tally.revenue, currency),
-            order_count: int(tally.count),
-        };
+    pub fn new(report: Arc<sales::Report>, currency: Currency) -> SalesReport {
         SalesReport {
             total: Money::new(report.total.revenue, currency),
             order_count: int(report.total.count),
-            points: report.points.iter().map(point).collect(),
+            points: SalesPoints { report, currency },
+        }
+    }
+}
+
+/// A list of [`SalesPoint`]. They may be a thousand, and resolving each of their fields would take two thirds of the answer's
+/// time: one is resolved, and each other is a copy of it with its own values.
+struct SalesPoints {
+    report: Arc<sales::Report>,
+    currency: Currency,
+}
+
+impl OutputType for SalesPoints {
+    fn type_name() -> Cow<'static, str> {
+        Vec::<SalesPoint>::type_name()
+    }
+
+    fn qualified_type_name() -> String {
+        Vec::<SalesPoint>::qualified_type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        Vec::<SalesPoint>::create_type_info(registry)
+    }
+
+    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
+        let point = |&(start, sum): &(chrono::DateTime<Utc>, Sum)| SalesPoint {
+            start: DateTime(start),
+            revenue: Money::new(sum.revenue, self.currency),
+            order_count: int(sum.count),
+        };
+        // Nothing else in a point is what these are.
+        let sample = point(&(chrono::DateTime::<Utc>::MIN_UTC, Sum { revenue: i64::MIN, count: i64::MIN }));
+        let (resolved, unlike) = (sample.resolve(ctx, field).await?, sample.values());
+        let points = self.report.points.iter().map(|of| {
+            let mut copy = resolved.clone();
+            replace(&mut copy, &unlike, &point(of).values());
+            copy
+        });
+        Ok(Value::List(points.collect()))
+    }
+}
+
+impl SalesPoint {
+    fn values(&self) -> [Value; 3] {
+        [self.start.to_value(), self.revenue.amount.to_value(), self.order_count.into()]
+    }
+}
+
+/// Puts a value in the place of each that is in an object, however deep.
+fn replace(object: &mut Value, of: &[Value], by: &[Value]) {
+    match object {
+        Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, of, by)),
+        value => {
+            if let Some(index) = of.iter().position(|other| other == value) {
+                *value = by[index].clone();
+            }
         }
     }
 }

@@ -150,6 +150,17 @@ async fn sales_have_a_point_for_each_step() {
         assert_eq!(points[23], point(&format!("{recently}T23"), 1, "5.00"));
         assert_eq!(sales("from: \"1940-01-01\", to: \"2023-04-30\", granularity: MONTH").await["orderCount"], 0);
 
+        // Points are not resolved one by one.
+        let query = "{ sales(from: \"2024-02-29\", to: \"2024-03-01\") { points {
+            type: __typename orderCount @skip(if: true) again: orderCount ... on SalesPoint { start, same: start } ...Rest } } }
+            fragment Rest on SalesPoint { revenue { amount } revenue { amount, is: amount, currencyCode @include(if: true) } }";
+        let point = |start: &str, amount: &str| {
+            let revenue = json!({ "amount": amount, "is": amount, "currencyCode": "USD" });
+            json!({ "type": "SalesPoint", "again": 1, "start": start, "same": start, "revenue": revenue })
+        };
+        let expected = [point("2024-02-29T00:00:00.000Z", "2.00"), point("2024-03-01T00:00:00.000Z", "3.00")];
+        assert_eq!(ask(api, query).await["sales"]["points"], json!(expected));
+
         let token = api.token(ALL, None);
         let ever = "{ sales(from: \"0001-01-01\", to: \"9999-12-31\", granularity: MONTH) { orderCount } }";
         assert_eq!(refused(api, &token, ever).await, "MAX_COMPLEXITY_LIMIT");
