@@ -18,7 +18,8 @@
 -- alone, only those of the first generation: another is compared before it is read); any other is the server's own. Where
 -- there is an error nothing of that generation has changed: what was done is taken back.
 
-local ARGV, call, pcall, tonumber, format = ARGV, redis.call, redis.pcall, tonumber, string.format
+-- `try` returns an error of the server where `call` ends the script.
+local ARGV, call, try, tonumber, format = ARGV, redis.call, redis.pcall, tonumber, string.format
 
 local function corrupt(key, why)
   return redis.error_reply('CORRUPT ' .. key .. ': ' .. why)
@@ -42,7 +43,7 @@ local function minus(amount)
   return amount == '0' and amount or '-' .. amount
 end
 
--- What was not there before is gone again.
+-- A sum that is 0 need not be there.
 local function subtract(hash, field, amount)
   if call('HINCRBY', hash, field, minus(amount)) == 0 then call('HDEL', hash, field) end
 end
@@ -52,11 +53,10 @@ local function apply(generation)
   local clients, known, at = {}, nil, 6
   for i = 1, ARGV[5] do
     local key, events = generation .. 'client:' .. ARGV[at], tonumber(ARGV[at + 6])
-    local stored = pcall('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase')
+    local stored = try('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase')
     if stored.err then return failed(key, stored) end
     local version, newest, orders, last = count(stored[1]), count(stored[2]), count(stored[3]), count(stored[5])
     if not (version and newest and orders) then return corrupt(key, 'version, newest or orders is not a count') end
-    if not last then return corrupt(key, 'last_purchase is not a time') end
     for event = 1, events do
       local number = ARGV[at + 5 + 2 * event]
       -- Only where something came ahead is `newest` above the version.
@@ -72,6 +72,9 @@ local function apply(generation)
     at = at + 7 + 2 * events
   end
   if known then return 0 end
+  for _, client in ipairs(clients) do
+    if not client.last then return corrupt(client.key, 'last_purchase is not a time') end
+  end
 
   -- To take back what was done: how far it got with each list.
   local first_page, first_sold, first_order = at + 1, nil, nil
@@ -83,9 +86,10 @@ local function apply(generation)
       if is_ranked and client.stored_total then call('ZADD', generation .. 'rank:total', client.stored_total, id) end
       if is_ranked and not client.stored_total then call('ZREM', generation .. 'rank:total', id) end
       for argument = at + 8, at + 6 + 2 * client.events, 2 do
-        if ARGV[argument] ~= '' then pcall('ZREM', generation .. 'recent:' .. id, ARGV[argument]) end
+        if ARGV[argument] ~= '' then try('ZREM', generation .. 'recent:' .. id, ARGV[argument]) end
       end
-      if client.is_added then subtract(client.key, 'total', ARGV[at + 5]) end
+      if client.is_added and client.stored_total then call('HSET', client.key, 'total', client.stored_total) end
+      if client.is_added and not client.stored_total then call('HDEL', client.key, 'total') end
     end
     for order = 0, orders_done - 1 do call('DEL', generation .. 'order:' .. ARGV[first_order + 3 * order]) end
     for sold = 0, sold_done - 1 do
@@ -104,7 +108,7 @@ local function apply(generation)
 
   for page = 1, ARGV[at] do
     local key, revenue, orders = generation .. ARGV[at + 1], ARGV[at + 5], ARGV[at + 6]
-    local sums = pcall('BITFIELD', key, 'OVERFLOW', 'FAIL',
+    local sums = try('BITFIELD', key, 'OVERFLOW', 'FAIL',
       'INCRBY', 'i64', ARGV[at + 2], revenue, 'INCRBY', 'i64', ARGV[at + 3], orders)
     if sums.err then return revert(failed(key, sums)) end
     if not (sums[1] and sums[2]) then
@@ -114,7 +118,7 @@ local function apply(generation)
     end
     pages_done = page
     if sums[2] == tonumber(orders) and ARGV[at + 4] ~= '' then
-      local expires = pcall('PEXPIREAT', key, ARGV[at + 4])
+      local expires = try('PEXPIREAT', key, ARGV[at + 4])
       if type(expires) == 'table' then return revert(failed(key, expires)) end
     end
     at = at + 6
@@ -123,9 +127,9 @@ local function apply(generation)
   first_sold = at + 1
   for sold = 1, ARGV[at] do
     local hash, product = generation .. ARGV[at + 1], ARGV[at + 2]
-    local sum = pcall('HINCRBY', hash, product .. ':units', ARGV[at + 3])
+    local sum = try('HINCRBY', hash, product .. ':units', ARGV[at + 3])
     if type(sum) == 'table' then return revert(failed(hash, sum)) end
-    sum = pcall('HINCRBY', hash, product .. ':revenue', ARGV[at + 4])
+    sum = try('HINCRBY', hash, product .. ':revenue', ARGV[at + 4])
     if type(sum) == 'table' then
       subtract(hash, product .. ':units', ARGV[at + 3])
       return revert(failed(hash, sum))
@@ -136,7 +140,7 @@ local function apply(generation)
   first_order = at + 1
   for order = 1, ARGV[at] do
     local key = generation .. 'order:' .. ARGV[at + 1]
-    local kept = pcall('SET', key, ARGV[at + 2], 'PXAT', ARGV[at + 3])
+    local kept = try('SET', key, ARGV[at + 2], 'PXAT', ARGV[at + 3])
     if kept.err then return revert(failed(key, kept)) end
     orders_done, at = order, at + 3
   end
@@ -151,7 +155,7 @@ local function apply(generation)
     if total and #amount <= 15 then
       client.total = format('%d', total + amount)
     else
-      local sum = pcall('HINCRBY', client.key, 'total', amount)
+      local sum = try('HINCRBY', client.key, 'total', amount)
       if type(sum) == 'table' then return revert(failed(client.key, sum)) end
       client.is_added, client.total = true, call('HGET', client.key, 'total')
     end
@@ -164,7 +168,7 @@ local function apply(generation)
     local set = generation .. 'recent:' .. id
     for argument = at + 7, at + 5 + 2 * client.events, 2 do
       if ARGV[argument + 1] ~= '' then
-        local added = pcall('ZADD', set, ARGV[argument], ARGV[argument + 1])
+        local added = try('ZADD', set, ARGV[argument], ARGV[argument + 1])
         if type(added) == 'table' then return revert(failed(set, added)) end
         -- Now and then what is too much, and not read, is cut.
         client.is_long = client.is_long or ARGV[argument] % 16 == 0
@@ -172,12 +176,12 @@ local function apply(generation)
     end
   end
   local set = generation .. 'rank:total'
-  local ranked = pcall('ZADD', set, unpack(by_total))
+  local ranked = try('ZADD', set, unpack(by_total))
   if type(ranked) == 'table' then return revert(failed(set, ranked)) end
   is_ranked = true
   if #by_last > 0 then
     set = generation .. 'rank:last'
-    ranked = pcall('ZADD', set, unpack(by_last))
+    ranked = try('ZADD', set, unpack(by_last))
     if type(ranked) == 'table' then return revert(failed(set, ranked)) end
   end
 
@@ -208,7 +212,7 @@ local function apply(generation)
   return 1
 end
 
-if pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
+if try('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 
 local applied, error, is_first = 0, nil, true
 local is_alone = ARGV[5] == '1' and ARGV[12] == '1'
@@ -229,6 +233,6 @@ if applied > 0 and ARGV[3] ~= '' then
     ids[i], at = ARGV[at], at + 7 + 2 * ARGV[at + 6]
   end
   -- Telling may be forbidden (ACL) without harm to what was counted.
-  pcall('PUBLISH', ARGV[3], table.concat(ids, ' '))
+  try('PUBLISH', ARGV[3], table.concat(ids, ' '))
 end
 return error or applied

@@ -90,6 +90,7 @@ struct Shared {
     apply: Script,
     product: Script,
     rank: Script,
+    joined: Script,
     replace: Script,
     settle: Script,
     raise: Script,
@@ -135,6 +136,7 @@ impl Redis {
                 apply: Script::new(include_str!("apply.lua")),
                 product: Script::new(include_str!("product.lua")),
                 rank: Script::new(include_str!("rank.lua")),
+                joined: Script::new(include_str!("joined.lua")),
                 replace: Script::new(include_str!("replace.lua")),
                 settle: Script::new(include_str!("settle.lua")),
                 raise: Script::new(include_str!("raise.lua")),
@@ -596,49 +598,33 @@ impl Redis {
         answers.into_iter().map(|answer| Ok(answer?)).collect()
     }
 
-    /// Asks for some keys of each partition; for each name what the partitions have. One round trip.
-    async fn of_partitions<T: FromRedisValue>(
-        &self,
-        names: &[String],
-        ask: impl Fn(&mut Pipeline, String),
-    ) -> Result<Vec<Vec<T>>, Error> {
-        let (generation, mut pipeline) = (self.report_from().await?, pipe());
-        for name in names {
-            for partition in 0..self.shared.partitions.into() {
-                ask(&mut pipeline, partition_key(partition, generation, name));
-            }
+    /// The answers to calls of a script, which a new or restarted server does not know yet.
+    async fn ask_script(&self, script: &Script, calls: &mut Pipeline) -> Result<Vec<String>, Error> {
+        calls.ignore_errors();
+        let mut answers: Vec<RedisResult<String>> = calls.query_async(&mut self.connection()).await?;
+        if answers.iter().any(|answer| answer.as_ref().is_err_and(is_unknown_script)) {
+            script.load_async(&mut self.connection()).await?;
+            answers = calls.query_async(&mut self.connection()).await?;
         }
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut answers = self.ask_all::<T>(&mut pipeline).await?.into_iter();
-        Ok(names.iter().map(|_| answers.by_ref().take(self.shared.partitions.into()).collect()).collect())
+        answers.into_iter().map(|answer| Ok(answer?)).collect()
     }
 
-    /// The clients of some partitions that follow a place each. One round trip.
+    /// The clients of some partitions that follow a place. One round trip.
     async fn ranked_in(
         &self,
         generation: u64,
         by: Ranking,
-        partitions: &[(i64, Option<Place>)],
+        partitions: &[i64],
+        after: Option<Place>,
         count: usize,
     ) -> Result<Vec<Vec<Place>>, Error> {
-        let ask = async || {
-            let mut pipeline = pipe();
-            for (partition, after) in partitions {
-                let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
-                let script = pipeline.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
-                script.arg(partition_key(*partition, generation, RANKINGS[by as usize])).arg(count).arg(rank).arg(id);
-            }
-            pipeline.ignore_errors().query_async::<Vec<RedisResult<Vec<(i64, f64)>>>>(&mut self.connection()).await
-        };
-        let mut ranked = ask().await?;
-        if ranked.iter().any(|ranked| ranked.as_ref().is_err_and(is_unknown_script)) {
-            self.shared.rank.load_async(&mut self.connection()).await?;
-            ranked = ask().await?;
+        let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
+        let mut calls = pipe();
+        for partition in partitions {
+            let call = calls.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
+            call.arg(partition_key(*partition, generation, RANKINGS[by as usize])).arg(count).arg(&rank).arg(&id);
         }
-        let place = |(id, rank)| Place { rank: rank as i64, id };
-        ranked.into_iter().map(|ranked| Ok(ranked?.into_iter().map(place).collect())).collect()
+        self.ask_script(&self.shared.rank, &mut calls).await?.iter().map(|places| read_places(places)).collect()
     }
 
     async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
@@ -802,6 +788,14 @@ fn read_purchase(text: &str) -> Result<Purchase, Error> {
     Purchase::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in a list of orders")))
 }
 
+/// Ids and ranks in turn.
+fn read_places(text: &str) -> Result<Vec<Place>, Error> {
+    let parts: Vec<&str> = text.split_ascii_whitespace().collect();
+    let place = |[id, rank]: &[&str; 2]| Some(Place { rank: rank.parse::<f64>().ok()? as i64, id: id.parse().ok()? });
+    let places = parts.as_chunks().0.iter().map(place).collect::<Option<_>>();
+    places.ok_or_else(|| Error::Damaged(format!("{text:?} in a ranking")))
+}
+
 /// A cell of a page: two numbers, or less at the end.
 fn read_tally(cell: &[u8]) -> Sum {
     let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
@@ -892,19 +886,19 @@ impl ReadModel for Redis {
         // Most partitions have about the same share of them.
         let share = count / usize::from(self.shared.partitions);
         let few = count.min(share + 4 * share.isqrt() + 4);
-        let mut all: Vec<_> = (0..self.shared.partitions.into()).map(|partition| (partition, after)).collect();
-        let told = self.ranked_in(generation, by, &all, few).await?;
-        let mut places = first_of(told.concat(), count);
-        // Of one that told as many as it was asked for, all of them among the first, there may be more.
-        for ((_, after), told) in all.iter_mut().zip(&told) {
-            *after = told.get(few.wrapping_sub(1)).filter(|last| few < count && places.contains(last)).copied();
+        let all: Vec<i64> = (0..self.shared.partitions.into()).collect();
+        let told = self.ranked_in(generation, by, &all, after, few).await?;
+        let places = first_of(told.concat(), count);
+        // Of one that told as many as it was asked for, all of them among the first, there may be more. It is asked for all
+        // of them again: in two parts one would be missed that rises meanwhile.
+        let has_more = |told: &[Place]| told.len() == few && told.last().is_some_and(|last| places.contains(last));
+        let more: Vec<i64> =
+            all.into_iter().zip(&told).filter(|(_, told)| has_more(told)).map(|(one, _)| one).collect();
+        if few == count || more.is_empty() {
+            return Ok(places);
         }
-        all.retain(|(_, after)| after.is_some());
-        if !all.is_empty() {
-            places.extend(self.ranked_in(generation, by, &all, count).await?.concat());
-            places = first_of(places, count);
-        }
-        Ok(places)
+        let more = self.ranked_in(generation, by, &more, after, count).await?.concat();
+        Ok(first_of([places, more].concat(), count))
     }
 
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
@@ -944,12 +938,17 @@ impl ReadModel for Redis {
     }
 
     async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
-        let stored: Vec<Vec<Option<Vec<u8>>>> = self
-            .of_partitions(pages, |pipeline, key| {
-                pipeline.get(key);
-            })
-            .await?;
-        let sum = |parts: Vec<Option<Vec<u8>>>| {
+        let (generation, mut pipeline) = (self.report_from().await?, pipe());
+        for page in pages {
+            for partition in 0..self.shared.partitions.into() {
+                pipeline.get(partition_key(partition, generation, page));
+            }
+        }
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored: Vec<Option<Vec<u8>>> = self.ask_all(&mut pipeline).await?;
+        let sum = |parts: &[Option<Vec<u8>>]| {
             let mut sum: Vec<Sum> = Vec::new();
             for cells in parts.iter().flatten() {
                 let tallies = cells.chunks(size_of::<[i64; 2]>()).map(read_tally);
@@ -958,25 +957,34 @@ impl ReadModel for Redis {
             }
             sum
         };
-        Ok(stored.into_iter().map(sum).collect())
+        Ok(stored.chunks(self.shared.partitions.into()).map(sum).collect())
     }
 
     async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        let (generation, mut calls) = (self.report_from().await?, pipe());
+        for period in periods {
+            for partition in 0..self.shared.partitions.into() {
+                let call = calls.cmd("EVALSHA").arg(self.shared.joined.get_hash()).arg(1);
+                call.arg(partition_key(partition, generation, period));
+            }
+        }
         let mut sum: HashMap<i64, Sum> = HashMap::new();
-        let stored: Vec<Vec<Vec<(String, i64)>>> = self
-            .of_partitions(periods, |pipeline, key| {
-                pipeline.hgetall(key);
-            })
-            .await?;
-        for (field, amount) in stored.into_iter().flatten().flatten() {
-            let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
-            let (product, part) = field.split_once(':').ok_or_else(damaged)?;
-            let sold = match part {
-                "units" => Sum { count: amount, revenue: 0 },
-                "revenue" => Sum { count: 0, revenue: amount },
-                _ => return Err(damaged()),
-            };
-            sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+        if periods.is_empty() {
+            return Ok(sum);
+        }
+        for text in self.ask_script(&self.shared.joined, &mut calls).await? {
+            let mut parts = text.split_ascii_whitespace();
+            while let Some(field) = parts.next() {
+                let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
+                let (product, part) = field.split_once(':').ok_or_else(damaged)?;
+                let amount = parts.next().and_then(|amount| amount.parse().ok()).ok_or_else(damaged)?;
+                let sold = match part {
+                    "units" => Sum { count: amount, revenue: 0 },
+                    "revenue" => Sum { count: 0, revenue: amount },
+                    _ => return Err(damaged()),
+                };
+                sum.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+            }
         }
         Ok(sum)
     }
