@@ -55,6 +55,8 @@ fn at_most(attempt: Duration) -> TimeoutConfig {
 #[derive(Clone)]
 pub struct Consumer {
     pub queue: Client,
+    /// The same, for calls that wait.
+    long_polling: Client,
     pub queue_url: String,
     pub read_model: Arc<dyn ReadModel>,
     applying: Arc<Applying>,
@@ -67,6 +69,8 @@ pub struct Consumer {
     receiving: Arc<AtomicBool>,
     /// Told when a call has returned all that one can: another poller will find some, too.
     backlog: Arc<Notify>,
+    /// How many pollers have got all that a call can return twice in a row, and none with less since.
+    busy: Arc<AtomicUsize>,
     /// What the pollers have done lately.
     pub activity: Arc<Activity>,
 }
@@ -81,7 +85,9 @@ pub struct Batch {
 
 impl Consumer {
     pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn ReadModel>, currency: Currency) -> Consumer {
+        let waits = queue.config().to_builder().timeout_config(at_most(LONG_POLL + CALL_TIMEOUT));
         Consumer {
+            long_polling: Client::from_conf(waits.build()),
             queue,
             queue_url,
             applying: Arc::new(Applying::new(read_model.clone())),
@@ -90,6 +96,7 @@ impl Consumer {
             holding: Arc::default(),
             receiving: Arc::new(true.into()),
             backlog: Arc::default(),
+            busy: Arc::default(),
             activity: Arc::default(),
         }
     }
@@ -97,21 +104,19 @@ impl Consumer {
     /// Runs pollers until `shutdown`, few or so many as there are messages for, and lets each finish what it holds.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
         let few = pollers.min(FEW);
-        // While what half of the pollers have received is applied, the others receive and delete.
-        let enough = (pollers * RECEIVE as u32 / 2) as usize;
         let pollers = (0..pollers).map(|n| {
             // Spread over the interval in which a server looks for messages, so that they do not all ask in step.
             let delay = (n < few).then(|| SERVER_INTERVAL * n / few);
-            tokio::spawn(self.clone().poll(delay, enough, shutdown.clone()))
+            tokio::spawn(self.clone().poll(delay, shutdown.clone()))
         });
         try_join_all(pollers).await.context("a poller failed")?;
         Ok(())
     }
 
-    /// Polls after a delay; without one only while there is a backlog. Then so many events are `enough` to be applied together.
-    async fn poll(self, delay: Option<Duration>, enough: usize, shutdown: CancellationToken) {
+    /// Polls after a delay; without one only while there is a backlog.
+    async fn poll(self, delay: Option<Duration>, shutdown: CancellationToken) {
         tokio::time::sleep(delay.unwrap_or_default()).await;
-        let (mut helps, mut was_full) = (delay.is_some(), false);
+        let (mut helps, mut was_full, mut busy) = (delay.is_some(), false, None);
         while !shutdown.is_cancelled() {
             if !helps {
                 tokio::select! {
@@ -129,8 +134,10 @@ impl Consumer {
             }
             helps = delay.is_some() || is_full;
             // Once may be what came while nobody asked.
-            let enough = if was_full && is_full { enough } else { 0 };
+            busy = (was_full && is_full).then(|| busy.take().unwrap_or_else(|| Counted::one_of(&self.busy)));
             was_full = is_full;
+            // While what half of them have received is applied, the others receive and delete.
+            let enough = if busy.is_some() { self.busy.load(Ordering::SeqCst) * RECEIVE as usize / 2 } else { 0 };
             match received {
                 Ok(messages) => {
                     self.process(messages, enough, &shutdown).await;
@@ -177,14 +184,12 @@ impl Consumer {
 
     async fn receive(&self, wait: Duration) -> Result<Vec<Message>, String> {
         let answer = self
-            .queue
+            .long_polling
             .receive_message()
             .queue_url(&self.queue_url)
             .max_number_of_messages(RECEIVE)
             .wait_time_seconds(wait.as_secs() as i32)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
-            .customize()
-            .config_override(aws_sdk_sqs::config::Builder::new().timeout_config(at_most(wait + CALL_TIMEOUT)))
             .send()
             .await
             .map_err(|error| one_line(&error))?;
@@ -219,7 +224,7 @@ impl Consumer {
             }) else {
                 break results;
             };
-            held.get_or_insert_with(|| Held::new(self.holding.clone()));
+            held.get_or_insert_with(|| Counted::one_of(&self.holding));
             self.interrupted(error);
             if tokio::time::timeout(RETRY, shutdown.cancelled()).await.is_ok() {
                 // What was applied counts as applied before when SQS delivers it to another projector.
@@ -267,17 +272,17 @@ impl Consumer {
     }
 }
 
-/// Counts as one poller that holds messages, until dropped.
-struct Held(Arc<AtomicUsize>);
+/// Counts as one, until dropped.
+struct Counted(Arc<AtomicUsize>);
 
-impl Held {
-    fn new(holding: Arc<AtomicUsize>) -> Held {
-        holding.fetch_add(1, Ordering::SeqCst);
-        Held(holding)
+impl Counted {
+    fn one_of(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(count.clone())
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -79,15 +79,20 @@ impl Rebuild {
         let selection = Selection { after, ..Selection::default() };
         let mut pages =
             pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection).enumerate());
+        let mut at = None;
         while let Some((page, replayed)) = pages.next().await {
             let Replayed { events, last } = replayed?;
+            at = Some(last);
             let interrupted = each(Progress::Replayed(events)).is_break();
             if interrupted || page % NOTED == NOTED - 1 {
                 building.note(&last.to_string()).await?;
             }
             ensure!(!interrupted, Interrupted);
         }
-        Ok(())
+        match at {
+            Some(last) => Ok(building.note(&last.to_string()).await?),
+            None => Ok(()),
+        }
     }
 
     /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,

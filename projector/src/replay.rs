@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// Events read and applied together.
 const PAGE: u64 = 1_000;
-/// Pages applied at once, while the next is read: so neither store waits for the other, or for us.
+/// Pages that are applied or read at once, so that no store waits for the other, or for us.
 const AT_ONCE: usize = 3;
 
 /// Which events to replay: all, unless it says otherwise.
@@ -47,7 +47,7 @@ pub struct Replayed {
 /// Applies the events that are in the log, and tells how far it has got after every page.
 ///
 /// # Errors
-/// When a store fails, or an event in the log cannot be read or applied; all before it have been applied.
+/// When a store fails, or an event in the log cannot be read or applied; all up to what was told last have been applied.
 pub fn replay(
     db: &DatabaseConnection,
     read_model: &dyn ReadModel,
