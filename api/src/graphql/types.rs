@@ -339,8 +339,10 @@ impl OutputType for SalesPoints {
 }
 
 impl SalesPoint {
+    /// All in which one point differs from another.
     fn values(&self) -> [Value; 3] {
-        [self.start.to_value(), self.revenue.amount.to_value(), self.order_count.into()]
+        let SalesPoint { start, revenue: Money { amount, currency_code: _ }, order_count } = self;
+        [start.to_value(), amount.to_value(), (*order_count).into()]
     }
 }
 

@@ -333,8 +333,8 @@ async fn a_failing_field_that_cannot_be_null_nulls_its_parent_and_keys_keep_thei
     assert_eq!(text, r#"{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}"#);
 }
 
-/// A refused field cancels its siblings wherever they are. With its only connection a database in memory would end: with
-/// luck only, since sqlx opens the next one at once, so this looks at the connection rather than at what is in it.
+/// A refused field cancels its siblings wherever they are. A database in memory ends with its only connection, now and then:
+/// sqlx opens the next one at once. So this counts connections instead of looking for what is in the database.
 #[tokio::test]
 async fn a_cancelled_request_does_not_take_the_only_connection_along() {
     let db = sqlite().await;
@@ -353,7 +353,7 @@ async fn a_cancelled_request_does_not_take_the_only_connection_along() {
         drop(find);
         assert_eq!(pool.size(), 1, "after {polls} polls");
     }
-    // Where SQLite's thread answers within a poll, the above cancels nothing that waits for it.
+    // The above cancels nothing that waits for SQLite's thread where that always answers within a poll.
     assert!(!pool.options().get_test_before_acquire());
 }
 

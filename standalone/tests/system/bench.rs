@@ -486,7 +486,7 @@ async fn projection() {
     let bench = Bench::start().await;
     let endpoint = bench.stores.get("AWS_ENDPOINT_URL").to_owned();
     let http = reqwest::Client::new();
-    // One order for each of so many clients, and so on: made by SQL.
+    // One order for each of so many clients, and so on, with ids in that order: made by SQL.
     let orders = format!(
         "WITH placed AS (
              SELECT gen_random_uuid() AS order_id, c.id AS client_id, v AS version FROM clients c, generate_series(1, {}) v
@@ -500,7 +500,8 @@ async fn projection() {
              UPDATE clients SET version = {}
          )
          INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, published_at)
-         SELECT gen_random_uuid(), client_id, version, 'orders.OrderPlaced.v1', jsonb_build_object(
+         SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint + row_number() OVER (ORDER BY version, client_id)), 12, '0')
+             || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid, client_id, version, 'orders.OrderPlaced.v1', jsonb_build_object(
              'clientId', client_id, 'clientName', 'Client ' || client_id, 'clientEmail', client_id || '@example.com',
              'orderId', order_id, 'currency', 'USD', 'total', 150000, 'lines', jsonb_build_array(jsonb_build_object(
                  'productId', 1, 'name', 'Computer', 'unitPrice', 150000, 'quantity', 1))), now(), now() FROM placed",
