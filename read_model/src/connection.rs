@@ -1,7 +1,8 @@
 //! One Redis server or a Cluster of them, behind the same calls.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSub, SendError};
@@ -28,10 +29,13 @@ const SILENCE: Duration = Duration::from_secs(5);
 const REDIRECTS: u32 = 16;
 /// Pauses before it is tried again (ms), at least and at most.
 const PAUSES: [u64; 2] = [10, 100];
+/// Timeouts in a row after which a connection to a Cluster is made anew.
+const TIMEOUTS: u32 = 10;
 /// Keys that a server looks at in one step of a scan.
 const SCAN: u32 = 1_000;
 
 /// Where a read model is.
+#[derive(Clone)]
 pub struct Servers {
     /// One server, or some nodes of a Cluster.
     addresses: Vec<ConnectionInfo>,
@@ -64,21 +68,22 @@ impl Servers {
     /// Connects. What changes is told to `near`, by one server alone.
     pub async fn connect(&self, near: &Arc<Near>) -> RedisResult<Connection> {
         if self.is_cluster {
-            let connect = async |redirects| {
-                let client = ClusterClientBuilder::new(self.addresses.iter().cloned())
-                    .connection_timeout(TIMEOUT)
-                    .response_timeout(TIMEOUT)
-                    .overall_response_timeout(Some(2 * TIMEOUT))
-                    .retries(redirects)
-                    .min_retry_wait(PAUSES[0])
-                    .max_retry_wait(PAUSES[1])
-                    .tcp_settings(self.addresses[0].tcp_settings().clone());
-                client.build()?.get_async_connection().await
-            };
-            let (direct, following) = (connect(1).await?, connect(REDIRECTS).await?);
+            let (direct, following) = (Renewed::connect(self, 1).await?, Renewed::connect(self, REDIRECTS).await?);
             return Ok(Connection::Cluster(Cluster { direct, following, turn: Arc::default() }));
         }
         Ok(Connection::Server(ConnectionManager::new_with_config(self.told()?, config(near)).await?))
+    }
+
+    async fn connect_to_cluster(&self, redirects: u32) -> RedisResult<ClusterConnection> {
+        let client = ClusterClientBuilder::new(self.addresses.iter().cloned())
+            .connection_timeout(TIMEOUT)
+            .response_timeout(TIMEOUT)
+            .overall_response_timeout(Some(2 * TIMEOUT))
+            .retries(redirects)
+            .min_retry_wait(PAUSES[0])
+            .max_retry_wait(PAUSES[1])
+            .tcp_settings(self.addresses[0].tcp_settings().clone());
+        client.build()?.get_async_connection().await
     }
 
     /// Connects anew, when it is needed, to whatever server the URL names by then. A Cluster's connection does so by itself.
@@ -156,11 +161,50 @@ pub enum Connection {
 pub struct Cluster {
     /// For pipelines: they are sent once more after a connection was lost, or their slot was moved. While it is, they would go
     /// to and fro.
-    direct: ClusterConnection,
+    direct: Renewed,
     /// Where a command follows its slot.
-    following: ClusterConnection,
+    following: Renewed,
     /// Held by one of a pipeline that does: ASKING is for the next command alone, and the others would come between.
     turn: Arc<Mutex<()>>,
+}
+
+/// A connection to a Cluster, made anew when nothing is heard on it any more: when a node was restarted, the library was seen to
+/// wait for ever for what tells it the slots.
+#[derive(Clone)]
+struct Renewed {
+    servers: Servers,
+    redirects: u32,
+    connection: Arc<RwLock<ClusterConnection>>,
+    /// In a row.
+    timeouts: Arc<AtomicU32>,
+}
+
+impl Renewed {
+    async fn connect(servers: &Servers, redirects: u32) -> RedisResult<Renewed> {
+        let connection = Arc::new(RwLock::new(servers.connect_to_cluster(redirects).await?));
+        Ok(Renewed { servers: servers.clone(), redirects, connection, timeouts: Arc::default() })
+    }
+
+    fn get(&self) -> ClusterConnection {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes notice of what became of a command.
+    fn heard<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
+        if !answer.as_ref().is_err_and(RedisError::is_timeout) {
+            self.timeouts.store(0, Ordering::Relaxed);
+        } else if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 == TIMEOUTS {
+            let renewed = self.clone();
+            tokio::spawn(async move {
+                let made = timeout(TIMEOUTS * TIMEOUT, renewed.servers.connect_to_cluster(renewed.redirects)).await;
+                if let Ok(Ok(connection)) = made {
+                    *renewed.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+                }
+                renewed.timeouts.store(0, Ordering::Relaxed);
+            });
+        }
+        answer
+    }
 }
 
 impl Connection {
@@ -179,7 +223,8 @@ impl Connection {
         let (cursor, keys): (u64, Vec<String>) = match (&mut *self, node.clone()) {
             (Connection::Cluster(cluster), Some(node)) if primaries.contains(&node) => {
                 let to_it = SingleNodeRoutingInfo::ByAddress { host: node.0, port: node.1 };
-                from_redis_value(cluster.following.route_command(scan, RoutingInfo::SingleNode(to_it)).await?)?
+                let scanned = cluster.following.get().route_command(scan, RoutingInfo::SingleNode(to_it)).await;
+                from_redis_value(cluster.following.heard(scanned)?)?
             }
             (Connection::Cluster(_), _) => {
                 return Err(RedisError::from((ErrorKind::Io, "a node went away while the Cluster was scanned")));
@@ -197,7 +242,8 @@ impl Connection {
     async fn primaries(&mut self) -> RedisResult<Vec<Address>> {
         let Connection::Cluster(cluster) = self else { return Ok(Vec::new()) };
         // The first and the last slot of a range, and the nodes that have it, the primary first: its address and more.
-        let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.following).await?;
+        let ranges = cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.following.get()).await;
+        let ranges: Vec<Vec<Value>> = cluster.following.heard(ranges)?;
         let mut primaries = Vec::new();
         for range in ranges {
             let node: Vec<Value> = from_redis_value(range.into_iter().nth(2).unwrap_or(Value::Nil))?;
@@ -215,7 +261,10 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Connection::Server(server) => server.req_packed_command(command),
-            Connection::Cluster(cluster) => cluster.following.req_packed_command(command),
+            Connection::Cluster(cluster) => Box::pin(async {
+                let answer = cluster.following.get().req_packed_command(command).await;
+                cluster.following.heard(answer)
+            }),
         }
     }
 
@@ -234,7 +283,7 @@ impl ConnectionLike for Connection {
     fn get_db(&self) -> i64 {
         match self {
             Connection::Server(server) => server.get_db(),
-            Connection::Cluster(cluster) => cluster.following.get_db(),
+            Connection::Cluster(cluster) => cluster.following.get().get_db(),
         }
     }
 }
@@ -248,13 +297,14 @@ impl Cluster {
             of_slots.entry(slot_of(command)).or_default().push((index, command));
         }
         let asked = of_slots.into_values().map(|commands| {
-            let mut direct = self.direct.clone();
+            let direct = &self.direct;
             async move {
                 let mut together = Pipeline::new();
                 for (_, command) in &commands {
                     together.add_command((*command).clone());
                 }
-                match direct.req_packed_commands(&together, 0, commands.len()).await {
+                let answers = direct.get().req_packed_commands(&together, 0, commands.len()).await;
+                match direct.heard(answers) {
                     Ok(answers) => RedisResult::Ok((commands, Some(answers))),
                     Err(error) if is_elsewhere(&error) => Ok((commands, None)),
                     // Other slots need not be so.
@@ -283,7 +333,8 @@ impl Cluster {
     /// Sends a command to where its key is.
     async fn follow(&mut self, command: &Cmd) -> RedisResult<Value> {
         let _turn = self.turn.lock().await;
-        match self.following.req_packed_command(command).await {
+        let answer = self.following.get().req_packed_command(command).await;
+        match self.following.heard(answer) {
             Err(error) => Ok(Value::ServerError(ServerError::try_from(error)?)),
             answer => answer,
         }
