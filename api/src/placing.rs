@@ -29,6 +29,8 @@ const WAITING: usize = 10_000;
 /// How long an order may wait, and then a transaction take, before the database counts as unavailable. What was not
 /// committed by then is rolled back, and what was not begun is not placed: its caller was told long ago.
 const PLACING: Duration = Duration::from_secs(15);
+/// How long an order is tried again while its client is locked: some waits for a lock, one after another.
+const LOCKED: Duration = Duration::from_secs(5);
 /// Transactions under way at once beside these, with orders that could not be placed with others.
 const APART: usize = 4;
 
@@ -127,6 +129,9 @@ impl Placing {
             of_clients.into_values().for_each(|of_client| self.place_apart(of_client));
         } else if failed.is_of_one_order() && orders.len() > 1 && !failed.is_lock() {
             together.into_iter().for_each(|waiting| self.place_apart(vec![waiting]));
+        } else if failed.is_lock() && together.iter().all(|waiting| waiting.since.elapsed() < LOCKED) {
+            // Others may hold this client while they wait for one that somebody has locked.
+            self.place_apart(together);
         } else {
             let is_outage = failed.is_outage();
             let error = Error::from(failed);
