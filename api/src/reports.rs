@@ -83,11 +83,10 @@ impl Reports {
         let read = async {
             // Also one day later: clocks may differ, and what was placed then arrives now.
             let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
-            let is_over = |period: &String| {
-                let of = |day| [sales::products_of_day(day), sales::products_of_month(day)];
-                !of(today).contains(period) && !of(yesterday).contains(period)
-            };
-            let (over, current): (Vec<_>, Vec<_>) = periods(from, to).into_iter().partition(is_over);
+            let going_on = [today, yesterday].map(|day| [sales::products_of_day(day), sales::products_of_month(day)]);
+            let going_on = going_on.concat();
+            let (current, over): (Vec<_>, Vec<_>) =
+                periods(from, to).into_iter().partition(|period| going_on.contains(period));
             let over = self.over(format!("{from} to {to} as of {today}"), Slot::of(now, OVER), over).await?;
             let current = self.sold(current, Slot::of(now, FRESH)).await?;
             Ok(Arc::new(add_up([&*over, &current])))

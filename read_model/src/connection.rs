@@ -189,6 +189,10 @@ impl Renewed {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    async fn route_command(&self, command: Cmd, to: RoutingInfo) -> RedisResult<Value> {
+        self.heard(self.get().route_command(command, to).await)
+    }
+
     /// Takes notice of what became of a command.
     fn heard<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
         if !answer.as_ref().is_err_and(RedisError::is_timeout) {
@@ -204,6 +208,25 @@ impl Renewed {
             });
         }
         answer
+    }
+}
+
+impl ConnectionLike for Renewed {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async { self.heard(self.get().req_packed_command(command).await) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move { self.heard(self.get().req_packed_commands(pipeline, offset, count).await) })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.get().get_db()
     }
 }
 
@@ -223,8 +246,7 @@ impl Connection {
         let (cursor, keys): (u64, Vec<String>) = match (&mut *self, node.clone()) {
             (Connection::Cluster(cluster), Some(node)) if primaries.contains(&node) => {
                 let to_it = SingleNodeRoutingInfo::ByAddress { host: node.0, port: node.1 };
-                let scanned = cluster.following.get().route_command(scan, RoutingInfo::SingleNode(to_it)).await;
-                from_redis_value(cluster.following.heard(scanned)?)?
+                from_redis_value(cluster.following.route_command(scan, RoutingInfo::SingleNode(to_it)).await?)?
             }
             (Connection::Cluster(_), _) => {
                 return Err(RedisError::from((ErrorKind::Io, "a node went away while the Cluster was scanned")));
@@ -242,8 +264,7 @@ impl Connection {
     async fn primaries(&mut self) -> RedisResult<Vec<Address>> {
         let Connection::Cluster(cluster) = self else { return Ok(Vec::new()) };
         // The first and the last slot of a range, and the nodes that have it, the primary first: its address and more.
-        let ranges = cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.following.get()).await;
-        let ranges: Vec<Vec<Value>> = cluster.following.heard(ranges)?;
+        let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut cluster.following).await?;
         let mut primaries = Vec::new();
         for range in ranges {
             let node: Vec<Value> = from_redis_value(range.into_iter().nth(2).unwrap_or(Value::Nil))?;
@@ -261,10 +282,7 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Connection::Server(server) => server.req_packed_command(command),
-            Connection::Cluster(cluster) => Box::pin(async {
-                let answer = cluster.following.get().req_packed_command(command).await;
-                cluster.following.heard(answer)
-            }),
+            Connection::Cluster(cluster) => cluster.following.req_packed_command(command),
         }
     }
 
@@ -283,7 +301,7 @@ impl ConnectionLike for Connection {
     fn get_db(&self) -> i64 {
         match self {
             Connection::Server(server) => server.get_db(),
-            Connection::Cluster(cluster) => cluster.following.get().get_db(),
+            Connection::Cluster(cluster) => cluster.following.get_db(),
         }
     }
 }
@@ -297,14 +315,13 @@ impl Cluster {
             of_slots.entry(slot_of(command)).or_default().push((index, command));
         }
         let asked = of_slots.into_values().map(|commands| {
-            let direct = &self.direct;
+            let mut direct = self.direct.clone();
             async move {
                 let mut together = Pipeline::new();
                 for (_, command) in &commands {
                     together.add_command((*command).clone());
                 }
-                let answers = direct.get().req_packed_commands(&together, 0, commands.len()).await;
-                match direct.heard(answers) {
+                match direct.req_packed_commands(&together, 0, commands.len()).await {
                     Ok(answers) => RedisResult::Ok((commands, Some(answers))),
                     Err(error) if is_elsewhere(&error) => Ok((commands, None)),
                     // Other slots need not be so.
@@ -333,8 +350,7 @@ impl Cluster {
     /// Sends a command to where its key is.
     async fn follow(&mut self, command: &Cmd) -> RedisResult<Value> {
         let _turn = self.turn.lock().await;
-        let answer = self.following.get().req_packed_command(command).await;
-        match self.following.heard(answer) {
+        match self.following.req_packed_command(command).await {
             Err(error) => Ok(Value::ServerError(ServerError::try_from(error)?)),
             answer => answer,
         }
