@@ -13,6 +13,7 @@ pub mod redis;
 pub mod sales;
 mod settings;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub struct Product {
 }
 
 /// In which order clients are ranked: from the largest to the smallest, and of equals from the largest id as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ranking {
     /// What all orders of a client add up to.
     Total,
@@ -64,16 +65,16 @@ pub enum Ranking {
 }
 
 /// A client's place in a [`Ranking`], which another may have by now. Minor units or ms since 1970, exact to 53 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub rank: i64,
     pub id: i64,
 }
 
 impl Place {
-    /// Those that come first are the largest.
-    fn order(&self) -> (i64, String) {
-        (self.rank, self.id.to_string())
+    /// `Less` where it comes before the other.
+    fn order(&self, other: &Place) -> Ordering {
+        other.rank.cmp(&self.rank).then_with(|| other.id.to_string().cmp(&self.id.to_string()))
     }
 }
 

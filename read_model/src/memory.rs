@@ -1,6 +1,5 @@
 //! The read model in memory: what the standalone service uses, and the specification of what Redis must do.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -202,8 +201,8 @@ impl ReadModel for Memory {
         };
         let places = stored.clients.values().map(|projected| place(&projected.client));
         let mut places: Vec<Place> =
-            places.filter(|place| after.is_none_or(|after| place.order() < after.order())).collect();
-        places.sort_by_cached_key(|place| Reverse(place.order()));
+            places.filter(|place| after.is_none_or(|after| after.order(place).is_lt())).collect();
+        places.sort_unstable_by(Place::order);
         places.truncate(count);
         Ok(places)
     }

@@ -2,14 +2,21 @@
 -- KEYS[1] the ranking, a sorted set of ids
 -- ARGV how many; the rank and the id that they follow, '' and '' for the first ones
 -- Returns ids and ranks in turn, with spaces between them, the largest rank first, of equals the largest id as text.
+local ranking, count, rank, id = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local from = 0
-if ARGV[2] ~= '' then
-  -- Where those of the same rank begin and end; the place is between them.
-  local last = redis.call('ZCOUNT', KEYS[1], ARGV[2], '+inf')
-  from = redis.call('ZCOUNT', KEYS[1], '(' .. ARGV[2], '+inf')
+if rank ~= '' then
+  local found = redis.call('ZREVRANGEBYSCORE', ranking, rank, '-inf', 'WITHSCORES', 'LIMIT', 0, count + 1)
+  local first = 1
+  while first < #found and tonumber(found[first + 1]) == tonumber(rank) and found[first] >= id do first = first + 2 end
+  if first <= 3 or #found < 2 * (count + 1) then
+    return table.concat(found, ' ', first, math.min(#found, first + 2 * count - 1))
+  end
+  -- Many have the same rank. Where they begin and end; the place is between them.
+  local last = redis.call('ZCOUNT', ranking, rank, '+inf')
+  from = redis.call('ZCOUNT', ranking, '(' .. rank, '+inf')
   while from < last do
     local middle = math.floor((from + last) / 2)
-    if redis.call('ZREVRANGE', KEYS[1], middle, middle)[1] >= ARGV[3] then from = middle + 1 else last = middle end
+    if redis.call('ZREVRANGE', ranking, middle, middle)[1] >= id then from = middle + 1 else last = middle end
   end
 end
-return table.concat(redis.call('ZREVRANGE', KEYS[1], from, from + ARGV[1] - 1, 'WITHSCORES'), ' ')
+return table.concat(redis.call('ZREVRANGE', ranking, from, from + count - 1, 'WITHSCORES'), ' ')

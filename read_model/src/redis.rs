@@ -23,7 +23,6 @@
 //! Readers look which generation is live once a second. Whoever writes says which epoch it knows, and the partition refuses
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -885,7 +884,7 @@ impl ReadModel for Redis {
         let generation = self.report_from().await?;
         // Most partitions have about the same share of them.
         let share = count / usize::from(self.shared.partitions);
-        let few = count.min(share + 4 * share.isqrt() + 4);
+        let few = count.min(share + 3 * share.isqrt() + 3);
         let all: Vec<i64> = (0..self.shared.partitions.into()).collect();
         let told = self.ranked_in(generation, by, &all, after, few).await?;
         let places = first_of(told.concat(), count);
@@ -1010,7 +1009,7 @@ impl ReadModel for Redis {
 
 /// The first of them, each client once: one may have moved while they were read.
 fn first_of(mut places: Vec<Place>, count: usize) -> Vec<Place> {
-    places.sort_by_cached_key(|place| Reverse(place.order()));
+    places.sort_unstable_by(Place::order);
     let mut seen = HashSet::new();
     places.retain(|place| seen.insert(place.id));
     places.truncate(count);
