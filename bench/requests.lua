@@ -1,6 +1,6 @@
 -- For wrk: asks for the client, the fifty clients, or places the order of one request after another.
---   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS [BODY]
--- KIND is client, clients, order, busy (orders of one client), plain (GET /ID, without GraphQL), or body (BODY each time).
+--   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS [BODY…]
+-- KIND is client, clients, order, busy (orders of one client), plain (GET /ID, without GraphQL), or body (one BODY after another).
 local requests, next_request = {}, 0
 
 local queries = {
@@ -28,11 +28,9 @@ function init(args)
   math.randomseed(os.time())
   local headers = { ['content-type'] = 'application/json', authorization = 'Bearer ' .. token }
   local query = queries[kind == 'busy' and 'order' or kind]
-  for i = 1, 50000 do
-    if kind == 'body' then
-      requests[1] = wrk.format('POST', '/graphql', headers, args[4])
-      break
-    elseif kind == 'plain' then
+  for i = 4, #args do requests[i - 3] = wrk.format('POST', '/graphql', headers, args[i]) end
+  for i = #requests + 1, kind == 'body' and 0 or 50000 do
+    if kind == 'plain' then
       requests[i] = wrk.format('GET', '/' .. math.random(clients))
     else
       local body = '{"query":"' .. query .. '","variables":' .. variables(kind, clients) .. '}'

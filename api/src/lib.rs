@@ -5,7 +5,7 @@
 //!   ask for
 //! - [`graphql`]: the schema and its resolvers; [`error`]: what they may fail with
 //! - [`auth`]: who is asking; [`callers`]: what each may ask for
-//! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold; [`reports`]: what was sold, for all who ask
+//! - [`live`]: clients as they change; [`snapshots`]: what is sold, as it is sold
 //! - [`orders`]: placing orders, into the [`store`]; [`placing`]: those that come at the same time together
 //! - [`master_data`]: registering and changing clients and products
 //! - [`relay`]: the outbox, from the store to the queue
@@ -27,7 +27,6 @@ pub mod master_data;
 pub mod orders;
 pub mod placing;
 pub mod relay;
-pub mod reports;
 pub mod snapshots;
 pub mod store;
 
@@ -61,7 +60,6 @@ use crate::live::{Updates, live};
 use crate::master_data::MasterData;
 use crate::placing::Placing;
 use crate::relay::{Queue, Relay};
-use crate::reports::Reports;
 use crate::snapshots::Snapshots;
 
 /// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
@@ -105,8 +103,8 @@ impl Service {
         let master_data = MasterData::new(app.db.clone(), app.currency, outgoing.clone());
         let (orders, placing) = placing::orders(app.db.clone(), app.currency, outgoing);
         let (live, updates) = live(app.read_model.clone());
-        let (snapshots, reports) = (Snapshots::new(app.read_model.clone()), Reports::new(app.read_model.clone()));
-        let shared = Shared { app: app.clone(), orders, master_data, live, snapshots: snapshots.clone(), reports };
+        let snapshots = Snapshots::new(app.read_model.clone());
+        let shared = Shared { app: app.clone(), orders, master_data, live, snapshots: snapshots.clone() };
         let schema = schema(Some(shared));
         let introspection = exploring.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;

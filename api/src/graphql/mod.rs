@@ -1,7 +1,9 @@
 //! The GraphQL schema. Resolvers parse, call one function, and map the result.
 
+mod list;
 mod mutation;
 mod query;
+mod reports;
 mod subscription;
 mod types;
 
@@ -18,9 +20,9 @@ use crate::error::Error;
 use crate::live::Live;
 use crate::master_data::MasterData;
 use crate::placing::Orders;
-use crate::reports::Reports;
 use crate::snapshots::Snapshots;
 
+use self::reports::Reports;
 use self::types::Client;
 
 pub use mutation::Mutation;
@@ -55,7 +57,6 @@ pub struct Shared {
     pub master_data: MasterData,
     pub live: Arc<Live>,
     pub snapshots: Arc<Snapshots>,
-    pub reports: Arc<Reports>,
 }
 
 /// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
@@ -65,7 +66,8 @@ pub fn schema(shared: Option<Shared>) -> OrderSchema {
     // What is left out: rules that hold already, and a bound of recursion below ours.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match shared {
-        Some(Shared { app, orders, master_data, live, snapshots, reports }) => {
+        Some(Shared { app, orders, master_data, live, snapshots }) => {
+            let reports = Reports::new(app.clone());
             builder.data(app).data(orders).data(master_data).data(live).data(snapshots).data(reports).finish()
         }
         None => builder.finish(),

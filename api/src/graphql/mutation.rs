@@ -187,9 +187,7 @@ struct ProductPayload {
 impl ProductPayload {
     fn new(changed: Result<product::Model, Vec<Fault>>, currency: Currency) -> ProductPayload {
         match changed {
-            Ok(product::Model { id, name, price, .. }) => {
-                ProductPayload { product: Some(Product::new(id, name, price, currency)), user_errors: Vec::new() }
-            }
+            Ok(row) => ProductPayload { product: Some(Product::new(row, currency)), user_errors: Vec::new() },
             Err(faults) => {
                 let not_found = (UserErrorCode::ProductNotFound, "There is no such product.", "productId");
                 let user_errors = faults.into_iter().map(|fault| fault_of(fault, not_found)).collect();

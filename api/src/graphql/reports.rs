@@ -1,30 +1,43 @@
-//! What was sold over some time, for all who ask the same: it is read once a second at most, and days and months that are over
-//! once a minute. An order that comes late counts there within two.
+//! What dashboards ask for, read once for all who ask the same.
+//!
+//! - What was sold over some time is read once a second at most, and days and months that are over once a minute. An order that
+//!   comes late counts there within two.
+//! - A page of clients is as of now, but those who wait while it is read are answered together by the next read.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_graphql::Enum;
 use chrono::{DateTime, NaiveDate, Utc};
+use entity::product;
 use futures::{StreamExt, TryStreamExt, stream};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use read_model::sales::{self, Granularity, Report, Sum, periods};
-use read_model::{Error, ReadModel};
+use read_model::sales::{self, Granularity, Sum, periods};
+use read_model::{Place, Ranking};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use tokio::sync::Mutex;
 use tracing::warn;
+
+use super::types::{ClientConnection, Product, ProductSales, SalesReport};
+use super::{App, MAX_PAGE};
+use crate::error::Error;
 
 /// How long an answer is given again.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long what was sold on a day, or in a month, that is over is not read again.
 const OVER: Duration = Duration::from_secs(60);
-/// Answers that are kept at most.
-const ANSWERS: usize = 64;
+/// Answers that are kept at most, of each kind.
+const ANSWERS: usize = 32;
 /// Products of days, months and more that are kept at most, of 50 bytes each or so; and of how many of these.
 const PRODUCTS: u64 = 2_000_000;
 const PERIODS: usize = 1_000;
-/// Days and months that are read at once.
-const AT_ONCE: usize = 4;
+/// Days and months that are read at once: each keeps Redis for a while.
+const AT_ONCE: usize = 2;
 
 type Sold = Arc<HashMap<i64, Sum>>;
 /// Which days, from the first to the last, and when that was asked for.
@@ -41,10 +54,20 @@ impl Weighter<(String, Slot), Sold> for Products {
     }
 }
 
+/// By what products are ranked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Enum)]
+pub enum ProductRank {
+    /// By what they brought in.
+    Revenue,
+    /// By how many pieces were sold.
+    Units,
+}
+
 pub struct Reports {
-    read_model: Arc<dyn ReadModel>,
-    sales: Cache<(Asked, Granularity), Answer<Report>>,
-    products: Cache<Asked, Answer<HashMap<i64, Sum>>>,
+    app: App,
+    sales: Cache<(Asked, Granularity), Answer<SalesReport>>,
+    top: Cache<(Asked, ProductRank), Answer<Vec<ProductSales>>>,
+    pages: Cache<(Ranking, Option<Place>, usize), Arc<Joint<ClientConnection>>>,
     /// Days and months, and several that are over together.
     periods: Cache<(String, Slot), Sold, Products>,
 }
@@ -63,41 +86,128 @@ impl Slot {
     }
 }
 
+/// What is read once for all who wait for it.
+struct Joint<T> {
+    /// Reads that have begun.
+    begun: AtomicU64,
+    /// The last read that ended, by its number, and what it told.
+    last: Mutex<Option<(u64, Answer<T>)>>,
+}
+
+impl<T> Joint<T> {
+    fn new() -> Joint<T> {
+        Joint { begun: AtomicU64::new(0), last: Mutex::new(None) }
+    }
+
+    /// What a read tells that begins after this was called, whoever began it.
+    async fn get(&self, read: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        if let Some((_, answer)) = last.as_ref().filter(|(number, _)| *number > begun) {
+            return answer.clone();
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let answer = read.await.map(Arc::new);
+        *last = Some((number, answer.clone()));
+        answer
+    }
+}
+
 impl Reports {
-    pub fn new(read_model: Arc<dyn ReadModel>) -> Arc<Reports> {
+    pub fn new(app: App) -> Arc<Reports> {
         let periods = Cache::with_weighter(PERIODS, PRODUCTS, Products);
-        Arc::new(Reports { read_model, sales: Cache::new(ANSWERS), products: Cache::new(ANSWERS), periods })
+        let (sales, top, pages) = (Cache::new(ANSWERS), Cache::new(ANSWERS), Cache::new(ANSWERS));
+        Arc::new(Reports { app, sales, top, pages, periods })
+    }
+
+    /// The clients that follow a place in a ranking, or the first ones.
+    pub async fn clients(&self, by: Ranking, after: Option<Place>, first: usize) -> Answer<ClientConnection> {
+        let page = self.pages.get_or_insert_with::<_, Infallible>(&(by, after, first), || Ok(Arc::new(Joint::new())));
+        let page = page.unwrap_or_else(|never| match never {});
+        let read = async {
+            // One more than asked for tells whether there is a next page.
+            let mut places = self.app.read_model.ranked(by, after, first + 1).await?;
+            let has_next_page = places.len() > first;
+            places.truncate(first);
+            let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
+            let clients = self.app.read_model.recent_clients(&ids).await?;
+            let clients = places.into_iter().zip(clients).filter_map(|(place, client)| Some((place, client?)));
+            Ok(ClientConnection::new(clients, by, after.is_some(), has_next_page, self.app.currency))
+        };
+        page.get(read).await
     }
 
     /// As [`sales::report`].
-    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Answer<Report> {
+    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Answer<SalesReport> {
         let key = ((from, to, Slot::of(Utc::now(), FRESH)), granularity);
-        let read = async { Ok(sales::report(&*self.read_model, from, to, granularity).await.map(Arc::new)) };
-        self.sales.get_or_insert_async::<_, Infallible>(&key, read).await.unwrap_or_else(|never| match never {})
+        let read = async {
+            let report = sales::report(&*self.app.read_model, from, to, granularity).await?;
+            Ok(Arc::new(SalesReport::new(&report, self.app.currency)))
+        };
+        let answer = self.sales.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
+        answer.unwrap_or_else(|never| match never {})
+    }
+
+    /// The products of which most was sold from the first day to the last, both included: [`MAX_PAGE`] of them.
+    pub async fn top(self: &Arc<Self>, from: NaiveDate, to: NaiveDate, by: ProductRank) -> Answer<Vec<ProductSales>> {
+        let now = Utc::now();
+        let key = ((from, to, Slot::of(now, FRESH)), by);
+        let read = async {
+            let mut sold: Vec<(i64, Sum)> = self.products(from, to, now).await?.into_iter().collect();
+            let rank = |(id, sold): &(i64, Sum)| match by {
+                ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
+                ProductRank::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
+            };
+            if sold.len() > MAX_PAGE {
+                sold.select_nth_unstable_by_key(MAX_PAGE, rank);
+                sold.truncate(MAX_PAGE);
+            }
+            sold.sort_unstable_by_key(rank);
+            let ids: Vec<i64> = sold.iter().map(|(id, _)| *id).collect();
+            let mut products = self.projected_products(&ids).await?;
+            let sales = |(id, sold)| Some(ProductSales::new(products.remove(&id)?, sold, self.app.currency));
+            Ok(Arc::new(sold.into_iter().filter_map(sales).collect()))
+        };
+        let answer = self.top.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
+        answer.unwrap_or_else(|never| match never {})
+    }
+
+    /// Products by their ids, as the read model has them. Those that have no event, because they are older than that or were
+    /// put into the database by hand, are read from there.
+    async fn projected_products(&self, ids: &[i64]) -> Result<HashMap<i64, Product>, Error> {
+        let App { read_model, db, currency, .. } = &self.app;
+        let projected = read_model.products(ids).await?.into_iter().flatten();
+        let row = |read_model::Product { id, name, price, version }| product::Model { id, name, price, version };
+        let mut rows: Vec<product::Model> = projected.map(row).collect();
+        let is_known = |id: &i64| rows.iter().any(|row| row.id == *id);
+        let unknown: Vec<i64> = ids.iter().copied().filter(|id| !is_known(id)).collect();
+        if !unknown.is_empty() {
+            rows.extend(product::Entity::find().filter(product::Column::Id.is_in(unknown)).all(db).await?);
+        }
+        Ok(rows.into_iter().map(|row| (row.id, Product::new(row, *currency))).collect())
     }
 
     /// What was sold of each product from the first day to the last, both included.
-    pub async fn products(self: &Arc<Self>, from: NaiveDate, to: NaiveDate) -> Result<Sold, Error> {
-        let now = Utc::now();
-        let key = (from, to, Slot::of(now, FRESH));
-        let read = async {
-            // Also one day later: clocks may differ, and what was placed then arrives now.
-            let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
-            let going_on = [today, yesterday].map(|day| [sales::products_of_day(day), sales::products_of_month(day)]);
-            let going_on = going_on.concat();
-            let (current, over): (Vec<_>, Vec<_>) =
-                periods(from, to).into_iter().partition(|period| going_on.contains(period));
-            let over = self.over(format!("{from} to {to} as of {today}"), Slot::of(now, OVER), over).await?;
-            let current = self.sold(current, Slot::of(now, FRESH)).await?;
-            Ok(Arc::new(add_up([&*over, &current])))
-        };
-        let answer = self.products.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
-        answer.unwrap_or_else(|never| match never {})
+    async fn products(
+        self: &Arc<Self>,
+        from: NaiveDate,
+        to: NaiveDate,
+        now: DateTime<Utc>,
+    ) -> Result<HashMap<i64, Sum>, read_model::Error> {
+        // Also one day later: clocks may differ, and what was placed then arrives now.
+        let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
+        let going_on = [today, yesterday].map(|day| [sales::products_of_day(day), sales::products_of_month(day)]);
+        let going_on = going_on.concat();
+        let (current, over): (Vec<_>, Vec<_>) =
+            periods(from, to).into_iter().partition(|period| going_on.contains(period));
+        let over = self.over(format!("{from} to {to} as of {today}"), Slot::of(now, OVER), over).await?;
+        let current = self.sold(current, Slot::of(now, FRESH)).await?;
+        Ok(add_up([&*over, &current]))
     }
 
     /// What was sold in several periods that are over, under a name of their own. While they are read again it is told once
     /// more what was kept before.
-    async fn over(self: &Arc<Self>, name: String, slot: Slot, periods: Vec<String>) -> Result<Sold, Error> {
+    async fn over(self: &Arc<Self>, name: String, slot: Slot, periods: Vec<String>) -> Result<Sold, read_model::Error> {
         let (key, before) = ((name.clone(), slot), self.periods.get(&(name, slot.before())));
         let (reports, is_kept) = (self.clone(), self.periods.get(&key).is_some());
         let read = async move {
@@ -117,10 +227,10 @@ impl Reports {
         }
     }
 
-    async fn sold(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, Error> {
+    async fn sold(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, read_model::Error> {
         let each = periods.into_iter().map(async |period| {
             let key = (period, slot);
-            let read = async { self.read_model.sold(std::slice::from_ref(&key.0)).await.map(Arc::new) };
+            let read = async { self.app.read_model.sold(std::slice::from_ref(&key.0)).await.map(Arc::new) };
             self.periods.get_or_insert_async(&key, read).await
         });
         let each: Vec<Sold> = stream::iter(each.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
@@ -139,10 +249,42 @@ fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap
 #[cfg(test)]
 mod tests {
     use entity::{Change, Event, Line, OrderPlaced};
-    use read_model::Memory;
+    use iso_currency::Currency;
+    use read_model::{Memory, ReadModel};
     use uuid::Uuid;
 
     use super::*;
+
+    #[tokio::test]
+    async fn those_who_wait_share_a_read_that_began_after_they_came() {
+        let (joint, reads) = (Joint::new(), AtomicU64::new(0));
+        let (finish, mut finished) = tokio::sync::watch::channel(0);
+        let mut wait = async |number| finished.wait_for(|reached| *reached >= number).await.map(drop).unwrap();
+        // Each read tells its number, once it may.
+        let first = joint.get(async {
+            let number = reads.fetch_add(1, Ordering::SeqCst) + 1;
+            wait(number).await;
+            Ok(number)
+        });
+        let mut first = std::pin::pin!(first);
+        assert!(futures::poll!(&mut first).is_pending(), "it reads");
+        let mut others: Vec<_> =
+            (0..5).map(|_| Box::pin(joint.get(async { Ok(reads.fetch_add(1, Ordering::SeqCst) + 1) }))).collect();
+        for other in &mut others {
+            assert!(futures::poll!(other).is_pending(), "it waits for the first");
+        }
+        finish.send_replace(1);
+        assert_eq!(*first.await.unwrap(), 1);
+        for answer in futures::future::join_all(others).await {
+            assert_eq!(*answer.unwrap(), 2, "the second read answers all who came during the first");
+        }
+        // Who gives up is no hindrance, and what came before it ended is not told.
+        {
+            let mut given_up = std::pin::pin!(joint.get(std::future::pending()));
+            assert!(futures::poll!(&mut given_up).is_pending());
+        }
+        assert_eq!(*joint.get(async { Ok(7) }).await.unwrap(), 7);
+    }
 
     #[tokio::test]
     async fn what_was_kept_is_told_while_it_is_read_again() {
@@ -162,7 +304,13 @@ mod tests {
             let time = NaiveDate::and_time(&day, Default::default()).and_utc();
             memory.apply(&[Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }]).await
         };
-        let reports = Reports::new(memory.clone());
+        let read_wait = Duration::ZERO;
+        let reports = Reports::new(App {
+            db: Default::default(),
+            read_model: memory.clone(),
+            currency: Currency::USD,
+            read_wait,
+        });
         let sold = async |slot| {
             let periods = vec![sales::products_of_day(day)];
             reports.over("that day".into(), Slot(slot), periods).await.unwrap()[&1].count

@@ -1,21 +1,16 @@
 //! The output types of the schema, made from events, rows and projected clients.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
 use async_graphql::connection::PageInfo;
-use async_graphql::parser::types::Field;
-use async_graphql::registry::Registry;
 use async_graphql::{
-    ComplexObject, Context, ContextSelectionSet, Enum, ID, InputValueError, InputValueResult, OutputType, Positioned,
-    Scalar, ScalarType, ServerResult, SimpleObject, Value,
+    ComplexObject, Context, Enum, ID, InputValueError, InputValueResult, Scalar, ScalarType, SimpleObject, Value,
 };
 use chrono::{NaiveDate, SecondsFormat, Utc};
-use entity::{Line, OrderPlaced};
+use entity::{Line, OrderPlaced, product};
 use iso_currency::Currency;
-use read_model::Ranking;
-use read_model::sales::{self, Purchase, Sum};
+use read_model::sales::{self, Purchase, Report, Sum};
+use read_model::{Place, Ranking};
 
+use super::list::{Alike, List};
 use super::{app, authorize_for, page_size, parse_id, recent_clients};
 use crate::auth::READ_SALES;
 use crate::error::Error;
@@ -98,6 +93,11 @@ impl Money {
     pub fn new(minor: i64, currency: Currency) -> Money {
         Money { amount: Decimal(decimal(minor, currency.exponent().unwrap_or(0))), currency_code: currency.code() }
     }
+
+    /// See [`Alike`].
+    fn sample(&self) -> Money {
+        Money { amount: Decimal("\0amount".into()), ..*self }
+    }
 }
 
 impl Decimal {
@@ -156,6 +156,31 @@ impl Client {
     }
 }
 
+impl Alike for Client {
+    const MORE: &[&str] = &["recentOrders"];
+
+    fn sample(&self) -> Client {
+        Client {
+            id: "\0id".into(),
+            name: "\0name".into(),
+            email: "\0email".into(),
+            total: self.total.sample(),
+            order_count: i32::MIN,
+            last_purchase: Some(DateTime(chrono::DateTime::<Utc>::MIN_UTC)),
+            version: i32::MIN + 1,
+        }
+    }
+
+    fn values(&self) -> Vec<Value> {
+        let Client { id, name, email, total, order_count, last_purchase, version } = self;
+        let Money { amount, currency_code: _ } = total;
+        let last_purchase = last_purchase.as_ref().map_or(Value::Null, ScalarType::to_value);
+        let [order_count, version] = [*order_count, *version].map(Value::from);
+        let [id, name, email] = [id.as_str(), name, email].map(Value::from);
+        vec![id, name, email, amount.to_value(), order_count, last_purchase, version]
+    }
+}
+
 #[ComplexObject]
 impl Client {
     /// The client's newest orders, newest first: the last 50 are kept. Needs the scope `sales:read`.
@@ -179,9 +204,9 @@ impl Client {
 #[derive(SimpleObject)]
 pub struct ClientConnection {
     /// The clients of this page, each with its cursor.
-    pub edges: Vec<ClientEdge>,
+    pub edges: List<ClientEdge>,
     /// The same clients without cursors.
-    pub nodes: Vec<Client>,
+    pub nodes: List<Client>,
     /// Whether there is more, and where it continues.
     pub page_info: PageInfo,
 }
@@ -193,6 +218,66 @@ pub struct ClientEdge {
     pub node: Client,
     /// Continue after this place with `clients(after:)`. It stays where it is when clients move.
     pub cursor: String,
+}
+
+impl ClientConnection {
+    pub fn new(
+        clients: impl Iterator<Item = (Place, read_model::Client)>,
+        by: Ranking,
+        has_previous_page: bool,
+        has_next_page: bool,
+        currency: Currency,
+    ) -> ClientConnection {
+        let edge =
+            |(place, client)| ClientEdge { node: Client::new(client, currency), cursor: place_to_cursor(place, by) };
+        let edges: Vec<ClientEdge> = clients.map(edge).collect();
+        let page_info = page_info(edges.iter().map(|edge| &edge.cursor), has_previous_page, has_next_page);
+        let nodes: Vec<Client> = edges.iter().map(|edge| edge.node.clone()).collect();
+        ClientConnection { edges: edges.into(), nodes: nodes.into(), page_info }
+    }
+}
+
+/// `rank:id`, after a letter that tells the ranking.
+fn place_to_cursor(Place { rank, id }: Place, by: Ranking) -> String {
+    let letter = match by {
+        Ranking::Total => 't',
+        Ranking::LastPurchase => 'p',
+    };
+    format!("{letter}{rank}:{id}")
+}
+
+pub fn place_of_cursor(text: &str, by: Ranking) -> Result<Place, Error> {
+    let place = || {
+        let (rank, id) = text.get(1..)?.split_once(':')?;
+        let place = Place { rank: rank.parse().ok()?, id: parse_id(id) };
+        (place_to_cursor(place, by) == text).then_some(place)
+    };
+    place().ok_or_else(|| Error::BadUserInput("`after` is not a cursor of this list.".into()))
+}
+
+/// Of a page that has these cursors.
+pub fn page_info<'a>(
+    mut cursors: impl DoubleEndedIterator<Item = &'a String> + Clone,
+    has_previous_page: bool,
+    has_next_page: bool,
+) -> PageInfo {
+    let start_cursor = cursors.clone().next().cloned();
+    PageInfo { has_previous_page, has_next_page, start_cursor, end_cursor: cursors.next_back().cloned() }
+}
+
+impl Alike for ClientEdge {
+    const MORE: &[&str] = Client::MORE;
+
+    fn sample(&self) -> ClientEdge {
+        ClientEdge { node: self.node.sample(), cursor: "\0cursor".into() }
+    }
+
+    fn values(&self) -> Vec<Value> {
+        let ClientEdge { node, cursor } = self;
+        let mut values = node.values();
+        values.push(cursor.as_str().into());
+        values
+    }
 }
 
 /// The order of a list of clients.
@@ -276,7 +361,7 @@ pub struct SalesReport {
     /// How many orders were placed; 2147483647 stands for more.
     order_count: i32,
     /// Each hour, day or month of that time, also where nothing was sold.
-    points: SalesPoints,
+    points: List<SalesPoint>,
 }
 
 /// What was sold in an hour, a day or a month.
@@ -291,84 +376,37 @@ pub struct SalesPoint {
 }
 
 impl SalesReport {
-    pub fn new(report: Arc<sales::Report>, currency: Currency) -> SalesReport {
+    pub fn new(report: &Report, currency: Currency) -> SalesReport {
+        let point = |&(start, sum): &(chrono::DateTime<Utc>, Sum)| SalesPoint {
+            start: DateTime(start),
+            revenue: Money::new(sum.revenue, currency),
+            order_count: int(sum.count),
+        };
         SalesReport {
             total: Money::new(report.total.revenue, currency),
             order_count: int(report.total.count),
-            points: SalesPoints { report, currency },
+            points: report.points.iter().map(point).collect::<Vec<_>>().into(),
         }
     }
 }
 
-/// A list of [`SalesPoint`]. They may be a thousand, and resolving each of their fields would take two thirds of the answer's
-/// time: one is resolved, and each other is a copy of it with its own values.
-struct SalesPoints {
-    report: Arc<sales::Report>,
-    currency: Currency,
-}
-
-impl OutputType for SalesPoints {
-    fn type_name() -> Cow<'static, str> {
-        Vec::<SalesPoint>::type_name()
+impl Alike for SalesPoint {
+    fn sample(&self) -> SalesPoint {
+        SalesPoint {
+            start: DateTime(chrono::DateTime::<Utc>::MIN_UTC),
+            revenue: self.revenue.sample(),
+            order_count: i32::MIN,
+        }
     }
 
-    fn qualified_type_name() -> String {
-        Vec::<SalesPoint>::qualified_type_name()
-    }
-
-    fn create_type_info(registry: &mut Registry) -> String {
-        Vec::<SalesPoint>::create_type_info(registry)
-    }
-
-    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
-        let point = |&(start, sum): &(chrono::DateTime<Utc>, Sum)| SalesPoint {
-            start: DateTime(start),
-            revenue: Money::new(sum.revenue, self.currency),
-            order_count: int(sum.count),
-        };
-        // Nothing else in a point is what these are.
-        let sample = point(&(chrono::DateTime::<Utc>::MIN_UTC, Sum { revenue: i64::MIN, count: i64::MIN }));
-        let (resolved, unlike) = (sample.resolve(ctx, field).await?, sample.values());
-        let points = self.report.points.iter().map(|of| {
-            let mut copy = resolved.clone();
-            replace(&mut copy, &unlike, &point(of).values());
-            copy
-        });
-        Ok(Value::List(points.collect()))
-    }
-}
-
-impl SalesPoint {
-    /// All in which one point differs from another.
-    fn values(&self) -> [Value; 3] {
+    fn values(&self) -> Vec<Value> {
         let SalesPoint { start, revenue: Money { amount, currency_code: _ }, order_count } = self;
-        [start.to_value(), amount.to_value(), (*order_count).into()]
+        vec![start.to_value(), amount.to_value(), (*order_count).into()]
     }
-}
-
-/// Puts a value in the place of each that is in an object, however deep.
-fn replace(object: &mut Value, of: &[Value], by: &[Value]) {
-    match object {
-        Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, of, by)),
-        value => {
-            if let Some(index) = of.iter().position(|other| other == value) {
-                *value = by[index].clone();
-            }
-        }
-    }
-}
-
-/// By what products are ranked.
-#[derive(Clone, Copy, PartialEq, Eq, Enum)]
-pub enum ProductRank {
-    /// By what they brought in.
-    Revenue,
-    /// By how many pieces were sold.
-    Units,
 }
 
 /// What was sold of a product.
-#[derive(SimpleObject)]
+#[derive(Clone, SimpleObject)]
 pub struct ProductSales {
     /// The product.
     pub product: Product,
@@ -376,6 +414,12 @@ pub struct ProductSales {
     pub units: i32,
     /// What they brought in, each at the price it was ordered at.
     pub revenue: Money,
+}
+
+impl ProductSales {
+    pub fn new(product: Product, sold: Sum, currency: Currency) -> ProductSales {
+        ProductSales { product, units: int(sold.count), revenue: Money::new(sold.revenue, currency) }
+    }
 }
 
 /// What is sold, at a moment.
@@ -425,9 +469,8 @@ pub struct Product {
 }
 
 impl Product {
-    /// `price` in minor units.
-    pub fn new(id: i64, name: String, price: i64, currency: Currency) -> Product {
-        Product { id: id.into(), name, price: Money::new(price, currency) }
+    pub fn new(row: product::Model, currency: Currency) -> Product {
+        Product { id: row.id.into(), name: row.name, price: Money::new(row.price, currency) }
     }
 }
 

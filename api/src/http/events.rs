@@ -12,9 +12,9 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Edge;
 use super::access::{RequestId, Underway};
 use super::response::{self, MediaType};
+use super::{Edge, encode};
 use crate::callers::Caller;
 use crate::error::Refused;
 use crate::executor::{Prepared, expiry};
@@ -67,9 +67,8 @@ fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
 }
 
 fn next(answer: &impl Serialize) -> Event {
-    let event = Event::default().event("next");
     // JSON has no line breaks, and every answer is JSON.
-    event.json_data(answer).unwrap_or_else(|_| complete())
+    encode::to_string(answer).map_or_else(|_| complete(), |text| Event::default().event("next").data(text))
 }
 
 fn complete() -> Event {

@@ -1,10 +1,11 @@
 //! The HTTP face: `/graphql` and `/health/…`.
 //!
 //! - `parameters` and `response`: a request as HTTP has it, and what is sent back
-//! - `events` and `websocket`: answers that go on
+//! - `encode`: how answers are written; `events` and `websocket`: those that go on
 //! - [`explorer`]: GraphiQL; [`pages`]: the dashboard and the shop; `access`: the log, and the headers of every answer
 
 mod access;
+mod encode;
 mod events;
 pub mod explorer;
 pub mod pages;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, Line, OrderPlaced};
+use entity::{Change, ClientChanged, Event, Line, OrderPlaced};
 use read_model::sales::today;
 use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
@@ -101,6 +101,43 @@ async fn clients_are_ranked_a_page_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_page_tells_of_each_client_what_is_told_of_it_alone() {
+    both(async |api| {
+        let registered =
+            ClientChanged { client_id: 3, client_name: "No\"body".into(), client_email: "3@example.com".into() };
+        let registered = Event { id: Uuid::now_v7(), time: Utc::now(), version: 1, data: Change::Client(registered) };
+        api.read_model
+            .apply(&[event(1, 1, Utc::now(), &[(1, 7)]), event(2, 1, Utc::now(), &[(1, 5)]), registered])
+            .await;
+        let plain = "id name email total { amount currencyCode } orderCount lastPurchase version";
+        for fields in [
+            plain,
+            "name mail: email ... on Client { mail: email count: orderCount } __typename total { is: amount ...Code }",
+            "version @skip(if: true) orderCount @include(if: true)",
+            "id recentOrders { total { amount } }",
+        ] {
+            let fragment = if fields.contains("...Code") { "fragment Code on Money { currencyCode }" } else { "" };
+            let lists = format!("edges {{ node {{ {fields} }} cursor }} nodes {{ {fields} }}");
+            let query =
+                format!("{{ clientsByIds(ids: [1, 2, 3]) {{ {fields} }} clients(first: 3) {{ {lists} }} }} {fragment}");
+            for _ in 0..2 {
+                let answer = ask(api, &query).await;
+                assert_eq!(answer["clients"]["nodes"], answer["clientsByIds"], "{fields}");
+                let edges = answer["clients"]["edges"].as_array().unwrap();
+                let nodes = json!(edges.iter().map(|edge| &edge["node"]).collect::<Vec<_>>());
+                assert_eq!((nodes, edges.len()), (answer["clientsByIds"].clone(), 3), "{fields}");
+                assert!(edges[0]["cursor"].as_str().unwrap().ends_with(":1"), "{answer}");
+            }
+        }
+        assert_eq!(
+            ask(api, "{ clients(after: \"t0:3\") { nodes { id } edges { cursor } } }").await["clients"],
+            json!({ "nodes": [], "edges": [] })
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sales_have_a_point_for_each_step() {
     both(async |api| {
         let recently = (Utc::now() - chrono::Days::new(2)).format("%Y-%m-%d").to_string();
@@ -160,6 +197,24 @@ async fn sales_have_a_point_for_each_step() {
         };
         let expected = [point("2024-02-29T00:00:00.000Z", "2.00"), point("2024-03-01T00:00:00.000Z", "3.00")];
         assert_eq!(ask(api, query).await["sales"]["points"], json!(expected));
+        // Nor written again for the next who asks, unless that is for something else, or for more at once.
+        assert_eq!(ask(api, query).await["sales"]["points"], json!(expected));
+        let starts = "{ sales(from: \"2024-02-29\", to: \"2024-03-01\") { points { start } } }";
+        let start = json!([{ "start": expected[0]["start"] }, { "start": expected[1]["start"] }]);
+        assert_eq!(ask(api, starts).await["sales"]["points"], start);
+        let twice = query.replacen("{ points {", "{ points { number: orderCount } points {", 1);
+        let mut merged = expected;
+        merged.iter_mut().for_each(|point| point["number"] = json!(1));
+        assert_eq!(ask(api, &twice).await["sales"]["points"], json!(merged));
+        // However it is transported.
+        let token = api.token(ALL, None);
+        let request = api.request().bearer_auth(&token).header("accept", "text/event-stream");
+        let told = request.json(&json!({ "query": starts })).send().await.unwrap().text().await.unwrap();
+        let told: Value = serde_json::from_str(told.lines().find_map(|line| line.strip_prefix("data: ")).unwrap()).unwrap();
+        assert_eq!(told["data"]["sales"]["points"], start);
+        let mut socket = Socket::acknowledged(api, &token).await;
+        socket.subscribe("1", starts).await;
+        assert_eq!(socket.receive().await["payload"]["data"]["sales"]["points"], start);
 
         let token = api.token(ALL, None);
         let ever = "{ sales(from: \"0001-01-01\", to: \"9999-12-31\", granularity: MONTH) { orderCount } }";

@@ -76,10 +76,12 @@ impl Server<'_> {
         self.load(length, CONNECTIONS, &[self.kind, self.token, &self.clients.to_string()])
     }
 
-    /// The same request again and again.
-    fn repeat(&self, length: Duration, connections: usize, query: &str) -> Sample {
-        let body = json!({ "query": query }).to_string();
-        self.load(length, connections, &["body", self.token, "0", &body])
+    /// The same requests again and again.
+    fn repeat(&self, length: Duration, connections: usize, queries: &[String]) -> Sample {
+        let bodies: Vec<String> = queries.iter().map(|query| json!({ "query": query }).to_string()).collect();
+        let mut arguments = vec!["body", self.token, "0"];
+        arguments.extend(bodies.iter().map(String::as_str));
+        self.load(length, connections, &arguments)
     }
 
     fn load(&self, length: Duration, connections: usize, arguments: &[&str]) -> Sample {
@@ -343,6 +345,8 @@ async fn reports() {
     const PRODUCTS: i64 = 10_000;
     /// Products sold in a partition on a day, one in so many.
     const SOLD: i64 = 100;
+    /// Of clients, more than are asked for at once.
+    const PAGES: usize = 50;
     let bench = Bench::start().await;
     let mut redis = bench.redis().await;
     let now = Utc::now();
@@ -417,16 +421,19 @@ async fn reports() {
     println!("|{:-<46}|{:->8}:|{:->9}:|{:->9}:|", "", "", "", "");
     let server = bench.own("this service", "client");
     let from = |ago: usize| days[ago].to_string();
-    let page = bench.user().graphql("{ clients(first: 100) { pageInfo { endCursor } } }").await;
-    let cursor = &page["data"]["clients"]["pageInfo"]["endCursor"];
+    let mut pages: Vec<String> = Vec::new();
+    let mut cursor = Value::Null;
+    for _ in 0..PAGES {
+        pages.push(format!("{{ clients(first: 100, after: {cursor}) {{ nodes {{ id name total {{ amount }} }} }} }}"));
+        let query = format!("{{ clients(first: 100, after: {cursor}) {{ pageInfo {{ endCursor }} }} }}");
+        cursor = bench.user().graphql(&query).await["data"]["clients"]["pageInfo"]["endCursor"].clone();
+    }
     let points = "{ total { amount } points { start orderCount revenue { amount } } }";
     let sold = "{ units revenue { amount } product { name } }";
     for (name, query) in [
         ("clients(first: 20)", "{ clients { nodes { id name total { amount } } } }".to_owned()),
-        (
-            "clients(first: 100, after:)",
-            format!("{{ clients(first: 100, after: {cursor}) {{ nodes {{ id name total {{ amount }} }} }} }}"),
-        ),
+        ("clients(first: 100, after:)", pages[1].clone()),
+        ("clients(first: 100), other pages in turn", String::new()),
         ("sales, 30 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(29), from(0))),
         ("sales, 1 000 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(999), from(0))),
         (
@@ -444,9 +451,10 @@ async fn reports() {
             format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(1_094), from(0)),
         ),
     ] {
-        let answer = bench.user().graphql(&query).await;
+        let queries = if query.is_empty() { pages.clone() } else { vec![query] };
+        let answer = bench.user().graphql(&queries[0]).await;
         assert_eq!(answer["errors"], Value::Null, "{name}");
-        let sample = server.repeat(TURN, 16, &query);
+        let sample = server.repeat(TURN, 16, &queries);
         println!("| {name:<44} | {:>7.0} | {:>8.2} | {:>8.2} |", sample.rate, sample.p50, sample.p99);
     }
 }
