@@ -46,7 +46,7 @@ pub enum Change {
 }
 
 /// Whose versions number an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Subject {
     Client(i64),

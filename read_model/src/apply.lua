@@ -165,14 +165,19 @@ local function apply(generation)
       by_last[#by_last + 1] = ARGV[at + 3]
       by_last[#by_last + 1] = id
     end
-    local set = generation .. 'recent:' .. id
+    local recent = {}
     for argument = at + 7, at + 5 + 2 * client.events, 2 do
       if ARGV[argument + 1] ~= '' then
-        local added = try('ZADD', set, ARGV[argument], ARGV[argument + 1])
-        if type(added) == 'table' then return revert(failed(set, added)) end
+        recent[#recent + 1] = ARGV[argument]
+        recent[#recent + 1] = ARGV[argument + 1]
         -- Now and then what is too much, and not read, is cut.
         client.is_long = client.is_long or ARGV[argument] % 16 == 0
       end
+    end
+    if #recent > 0 then
+      local set = generation .. 'recent:' .. id
+      local added = try('ZADD', set, unpack(recent))
+      if type(added) == 'table' then return revert(failed(set, added)) end
     end
   end
   local set = generation .. 'rank:total'
