@@ -57,17 +57,18 @@ local function apply(generation)
     if stored.err then return failed(key, stored) end
     local version, newest, orders, last = count(stored[1]), count(stored[2]), count(stored[3]), count(stored[5])
     if not (version and newest and orders) then return corrupt(key, 'version, newest or orders is not a count') end
-    for event = 1, events do
-      local number = ARGV[at + 5 + 2 * event]
+    local number
+    for argument = at + 7, at + 5 + 2 * events, 2 do
+      number = tonumber(ARGV[argument])
       -- Only where something came ahead is `newest` above the version.
-      local is_known = tonumber(number) <= version
-        or newest > version and call('HEXISTS', key, 'ahead:' .. number) == 1
+      local is_known = number <= version
+        or newest > version and call('HEXISTS', key, 'ahead:' .. ARGV[argument]) == 1
       if known == not is_known then return redis.error_reply('MIXED some had been applied before') end
       known = is_known
     end
     clients[i] = {
       key = key, at = at, events = events, version = version, newest = newest, orders = orders, last = last,
-      stored_total = stored[4], stored_last = stored[5],
+      number = number, bought = tonumber(ARGV[at + 3]), stored_total = stored[4], stored_last = stored[5],
     }
     at = at + 7 + 2 * events
   end
@@ -161,23 +162,18 @@ local function apply(generation)
     end
     by_total[2 * i - 1] = client.total
     by_total[2 * i] = id
-    if tonumber(ARGV[at + 3]) > client.last or not client.stored_last then
+    if client.bought > client.last or not client.stored_last then
       by_last[#by_last + 1] = ARGV[at + 3]
       by_last[#by_last + 1] = id
     end
-    local recent = {}
-    for argument = at + 7, at + 5 + 2 * client.events, 2 do
-      if ARGV[argument + 1] ~= '' then
-        recent[#recent + 1] = ARGV[argument]
-        recent[#recent + 1] = ARGV[argument + 1]
-        -- Now and then what is too much, and not read, is cut.
-        client.is_long = client.is_long or ARGV[argument] % 16 == 0
+    local set = generation .. 'recent:' .. id
+    -- All at once, where each is an order.
+    local step = ARGV[at + 4] == ARGV[at + 6] and 2 * client.events or 2
+    for event = at + 7, at + 5 + 2 * client.events, step do
+      if ARGV[event + 1] ~= '' then
+        local added = try('ZADD', set, unpack(ARGV, event, event + step - 1))
+        if type(added) == 'table' then return revert(failed(set, added)) end
       end
-    end
-    if #recent > 0 then
-      local set = generation .. 'recent:' .. id
-      local added = try('ZADD', set, unpack(recent))
-      if type(added) == 'table' then return revert(failed(set, added)) end
     end
   end
   local set = generation .. 'rank:total'
@@ -202,17 +198,19 @@ local function apply(generation)
       end
     until reached == before
     local orders, version = format('%d', client.orders + ARGV[at + 4]), format('%d', reached)
-    if tonumber(ARGV[at + 3]) > client.last then
-      call('HSET', key, 'orders', orders, 'version', version, 'total', client.total, 'last_purchase', ARGV[at + 3])
+    local newest, name, email = ARGV[at + 5 + 2 * client.events], ARGV[at + 1], ARGV[at + 2]
+    local is_last, is_newest = client.bought > client.last, client.number > client.newest
+    if is_last and is_newest then
+      call('HSET', key, 'orders', orders, 'version', version, 'total', client.total, 'last_purchase', ARGV[at + 3],
+        'newest', newest, 'name', name, 'email', email)
     else
       call('HSET', key, 'orders', orders, 'version', version, 'total', client.total)
-    end
-    local newest = ARGV[at + 5 + 2 * client.events]
-    if tonumber(newest) > client.newest then
-      call('HSET', key, 'newest', newest, 'name', ARGV[at + 1], 'email', ARGV[at + 2])
+      if is_last then call('HSET', key, 'last_purchase', ARGV[at + 3]) end
+      if is_newest then call('HSET', key, 'newest', newest, 'name', name, 'email', email) end
     end
     for ahead = event, client.events do call('HSET', key, 'ahead:' .. ARGV[at + 5 + 2 * ahead], '') end
-    if client.is_long then call('ZREMRANGEBYRANK', generation .. 'recent:' .. ARGV[at], 0, -1 - ARGV[4]) end
+    -- Now and then what is too much, and not read, is cut.
+    if client.number % 16 < client.events then call('ZREMRANGEBYRANK', generation .. 'recent:' .. ARGV[at], 0, -1 - ARGV[4]) end
   end
   return 1
 end
