@@ -19,8 +19,6 @@ use crate::replay::{self, Replayed, Selection};
 use crate::sums::WrongSum;
 use crate::verify::{Difference, Finding, Step, Verifier};
 
-/// Pages of the log after which it is noted how far it was replayed.
-const NOTED: usize = 2;
 /// How often all clients are compared before it is given up to find none that differs.
 const PASSES: u32 = 5;
 /// How often projectors look for what can be removed.
@@ -77,22 +75,17 @@ impl Rebuild {
         let noted = building.noted().await?;
         let after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
         let selection = Selection { after, ..Selection::default() };
-        let mut pages =
-            pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection).enumerate());
-        let mut at = None;
-        while let Some((page, replayed)) = pages.next().await {
+        let mut steps = pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection));
+        let mut noted = after;
+        while let Some(replayed) = steps.next().await {
             let Replayed { events, last } = replayed?;
-            at = Some(last);
-            let interrupted = each(Progress::Replayed(events)).is_break();
-            if interrupted || page % NOTED == NOTED - 1 {
+            if noted != Some(last) {
                 building.note(&last.to_string()).await?;
+                noted = Some(last);
             }
-            ensure!(!interrupted, Interrupted);
+            ensure!(each(Progress::Replayed(events)).is_continue(), Interrupted);
         }
-        match at {
-            Some(last) => Ok(building.note(&last.to_string()).await?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,

@@ -1,25 +1,28 @@
 //! The event log, applied once more: fills an empty read model, and changes nothing in a complete one. Safe at any time,
 //! also while projectors run.
 
-use std::pin::pin;
+use std::mem;
 
 use anyhow::{Context, anyhow};
 use chrono::{DateTime, Duration, Utc};
 use entity::Event;
 use entity::order_event::{self, Column};
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::channel::mpsc;
+use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
 use process::{crash_point, one_line};
 use read_model::ReadModel;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-/// Events that are read together: those of a client among them are applied together.
-const PAGE: u64 = 50_000;
+/// Events that are sorted by whose they are: what several of a client change is written once.
+const PAGE: usize = 50_000;
 /// Lines of orders with which a page ends all the same, for memory's sake.
 const LINES: usize = 100_000;
-/// Events that are applied in one go.
-const TOGETHER: usize = 500;
+/// Rows that are read at once.
+const ROWS: usize = 1_000;
+/// Events that are applied together, about. Few where a crash is to come in the middle of a small log.
+const TOGETHER: usize = if cfg!(feature = "failpoints") { 5 } else { 500 };
 /// How often that is done at once, so that neither the store waits for us nor we for the store.
 const AT_ONCE: usize = 3;
 
@@ -46,11 +49,14 @@ impl Selection {
 #[derive(Clone, Copy, Debug)]
 pub struct Replayed {
     pub events: u64,
-    /// The last of them, from where a later replay can go on.
+    /// Up to this one all of the log have been applied: from here a later replay can go on.
     pub last: Uuid,
 }
 
-/// Applies the events that are in the log, and tells how far it has got after every page.
+/// A part of the log, and the id of its last event.
+type Page = (Vec<Event>, Uuid);
+
+/// Applies the events that are in the log, and tells again and again how far it has got.
 ///
 /// # Errors
 /// When a store fails, or an event in the log cannot be read or applied; all up to what was told last have been applied.
@@ -60,60 +66,101 @@ pub fn replay(
     currency: Currency,
     selection: &Selection,
 ) -> impl Stream<Item = anyhow::Result<Replayed>> {
-    let pages = stream::try_unfold(selection.start(), move |after| async move {
-        let page = read(db, currency, selection, after).await?;
-        Ok(page.map(|(events, last)| ((events, last), last)))
+    // One page waits while another is applied.
+    let (pages, read_pages) = mpsc::channel(0);
+    let reading = stream::once(read(db, currency, selection, pages)).filter_map(async |()| None);
+    let steps = read_pages.flat_map(|page| match page {
+        Ok(page) => stream::iter(steps(page).into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(error)]),
     });
-    let applied = pages.map_ok(move |(events, last)| async move {
-        let count = events.len() as u64;
-        apply(read_model, events).await?;
+    // In their order: what came before an error is applied, and told.
+    let applied = steps.map(move |step| async move {
+        let (events, last) = step?;
+        apply(read_model, &events).await?;
         crash_point("replay-mid-log");
-        Ok((count, last))
+        anyhow::Ok((events.len() as u64, last))
     });
-    let mut events = 0;
-    // The next page is read meanwhile.
-    applied.try_buffered(2).map_ok(move |(more, last)| {
-        events += more;
-        Replayed { events, last }
-    })
+    let mut replayed = Replayed { events: 0, last: selection.start() };
+    let told = applied.buffered(AT_ONCE).map_ok(move |(events, last)| {
+        replayed.events += events;
+        replayed.last = last.unwrap_or(replayed.last);
+        replayed
+    });
+    stream::select(told, reading)
 }
 
-/// The events of a page that are selected, and the id of its last one, if there is any.
+/// Reads the log a page at a time.
 async fn read(
     db: &DatabaseConnection,
     currency: Currency,
     selection: &Selection,
-    after: Uuid,
-) -> anyhow::Result<Option<(Vec<Event>, Uuid)>> {
-    let mut rows = order_event::Entity::find().filter(Column::Id.gt(after));
-    if let Some(client) = selection.client {
-        rows = rows.filter(Column::ClientId.eq(client));
-    }
-    let failed =
-        |error| anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error));
-    let mut rows = pin!(rows.order_by_asc(Column::Id).limit(PAGE).stream(db).await.map_err(failed)?);
-    let (mut events, mut lines, mut last) = (Vec::new(), 0, None);
-    while let Some(row) = rows.try_next().await.map_err(failed)?.filter(|_| lines < LINES) {
-        let id = row.id;
-        last = Some(id);
-        if selection.since.is_none_or(|since| row.occurred_at >= since) {
-            let event = Event::from_row(row, currency.code());
-            let event = event.with_context(|| format!("event {id} of the log is not understood"))?;
-            lines += event.order().map_or(0, |order| order.lines.len());
-            events.push(event);
+    mut pages: mpsc::Sender<anyhow::Result<Page>>,
+) {
+    let (mut after, mut more) = (selection.start(), Ok(true));
+    while let Ok(true) = more {
+        let (mut events, before) = (Vec::new(), after);
+        more = read_page(db, currency, selection, &mut after, &mut events).await;
+        if after > before && pages.send(Ok((events, after))).await.is_err() {
+            return; // nobody wants them any more
         }
     }
-    Ok(last.map(|last| (events, last)))
+    if let Err(error) = more {
+        let _ = pages.send(Err(error)).await;
+    }
 }
 
-async fn apply(read_model: &dyn ReadModel, mut events: Vec<Event>) -> anyhow::Result<()> {
-    // Those of a client together: they change much that is the same.
-    events.sort_by_key(Event::subject);
-    let apply = async |events: &[Event]| {
-        for (event, result) in events.iter().zip(read_model.apply(events).await) {
-            result.map_err(|error| anyhow!("event {} was not applied: {error}", event.id))?;
+/// Adds the selected events that follow one, which becomes the last that was looked at. Returns whether there may be more.
+async fn read_page(
+    db: &DatabaseConnection,
+    currency: Currency,
+    selection: &Selection,
+    after: &mut Uuid,
+    events: &mut Vec<Event>,
+) -> anyhow::Result<bool> {
+    let mut lines = 0;
+    while events.len() < PAGE && lines < LINES {
+        let mut rows = order_event::Entity::find().filter(Column::Id.gt(*after));
+        if let Some(client) = selection.client {
+            rows = rows.filter(Column::ClientId.eq(client));
         }
-        Ok(())
-    };
-    stream::iter(events.chunks(TOGETHER)).map(Ok).try_for_each_concurrent(AT_ONCE, apply).await
+        let rows = rows.order_by_asc(Column::Id).limit(ROWS as u64).all(db).await.map_err(|error| {
+            anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
+        })?;
+        let is_end = rows.len() < ROWS;
+        for row in rows {
+            let id = row.id;
+            if selection.since.is_none_or(|since| row.occurred_at >= since) {
+                let event = Event::from_row(row, currency.code());
+                let event = event.with_context(|| format!("event {id} of the log is not understood"))?;
+                lines += event.order().map_or(0, |order| order.lines.len());
+                events.push(event);
+            }
+            *after = id;
+        }
+        if is_end {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What is applied together: all events of a client in one step. The last step of a page has the id of its last event.
+fn steps((mut events, last): Page) -> Vec<(Vec<Event>, Option<Uuid>)> {
+    events.sort_by_key(Event::subject);
+    let (mut steps, mut step) = (Vec::new(), Vec::<Event>::new());
+    for event in events {
+        if step.len() >= TOGETHER && step.last().is_some_and(|before| before.subject() != event.subject()) {
+            steps.push((mem::take(&mut step), None));
+        }
+        step.push(event);
+    }
+    steps.push((step, Some(last)));
+    steps
+}
+
+async fn apply(read_model: &dyn ReadModel, events: &[Event]) -> anyhow::Result<()> {
+    for (event, result) in events.iter().zip(read_model.apply(events).await) {
+        result.map_err(|error| anyhow!("event {} was not applied: {error}", event.id))?;
+    }
+    Ok(())
 }

@@ -711,7 +711,9 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     let wrong = [600_000, 600_007, 600_000, 150_000];
     let rebuild = Rebuild { verifier, keep: Duration::from_secs(60) };
 
-    let interrupted = rebuild.run(|_| ControlFlow::Break(())).await.unwrap_err();
+    let all_replayed =
+        |step| if step == Progress::Replayed(12) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let interrupted = rebuild.run(all_replayed).await.unwrap_err();
     assert!(interrupted.is::<rebuild::Interrupted>(), "{interrupted}");
     let building = redis.generations().await.unwrap().building().unwrap();
     assert_eq!((totals(&redis).await, redis.only(building).noted().await.unwrap().is_some()), (wrong.to_vec(), true));
@@ -885,9 +887,9 @@ async fn a_replay_can_be_narrowed_and_gone_on_with() {
         let rows = rows.iter().map(|row| row.clone().into_active_model().reset_all());
         order_event::Entity::insert_many(rows).exec_without_returning(&db).await.unwrap();
     }
-    let replayed = async |memory: &Memory, selection: &Selection, pages: usize| {
-        let pages = replay::replay(&db, memory, Currency::USD, selection).take(pages).try_collect::<Vec<_>>();
-        *pages.await.unwrap().last().unwrap()
+    let replayed = async |memory: &Memory, selection: &Selection, steps: usize| {
+        let steps = replay::replay(&db, memory, Currency::USD, selection).take(steps).try_collect::<Vec<_>>();
+        *steps.await.unwrap().last().unwrap()
     };
     let memory = Memory::default();
     let first = replayed(&memory, &Selection::default(), 1).await;
@@ -900,6 +902,17 @@ async fn a_replay_can_be_narrowed_and_gone_on_with() {
     assert_eq!(replayed(&Memory::default(), &one, 9).await.events, 1);
     let recent = Selection { since: Some(Utc::now() - Duration::from_secs(3600)), ..Selection::default() };
     assert_eq!(replayed(&Memory::default(), &recent, 9).await.events, 1);
+
+    // What comes before an event that cannot be read is applied, and told.
+    let unreadable = order_event::Model { r#type: "orders.Unheard.v1".into(), ..row(2, 2) };
+    unreadable.into_active_model().reset_all().insert(&db).await.unwrap();
+    let memory = Memory::default();
+    let told = replay::replay(&db, &memory, Currency::USD, &Selection::default()).collect::<Vec<_>>().await;
+    let (error, before) = told.split_last().unwrap();
+    assert!(error.as_ref().unwrap_err().to_string().contains("is not understood"), "{error:?}");
+    let last = before.last().unwrap().as_ref().unwrap();
+    assert_eq!((last.events, last.last), (2_001, rows.iter().map(|row| row.id).max().unwrap()));
+    assert_eq!(memory.clients(&[2]).await.unwrap()[0].as_ref().unwrap().version, 1);
 }
 
 async fn replay_all(db: &DatabaseConnection, read_model: &dyn ReadModel, currency: Currency) -> anyhow::Result<u64> {

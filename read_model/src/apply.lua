@@ -210,7 +210,9 @@ local function apply(generation)
     end
     for ahead = event, client.events do call('HSET', key, 'ahead:' .. ARGV[at + 5 + 2 * ahead], '') end
     -- Now and then what is too much, and not read, is cut.
-    if client.number % 16 < client.events then call('ZREMRANGEBYRANK', generation .. 'recent:' .. ARGV[at], 0, -1 - ARGV[4]) end
+    if math.floor(client.number / 16) > math.floor(client.newest / 16) then
+      call('ZREMRANGEBYRANK', generation .. 'recent:' .. ARGV[at], 0, -1 - ARGV[4])
+    end
   end
   return 1
 end

@@ -389,6 +389,17 @@ async fn memory_per_client_is_constant_once_gaps_are_closed() {
     assert_eq!(command(&server, &["HLEN", key]).await, fields);
     assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Before)));
     assert_eq!(redis.clients(&[7]).await.unwrap()[0].as_ref().unwrap().version, 500);
+    // The list of its orders is cut now and then, whichever of them come together.
+    for client in [8, 9] {
+        let versions: Vec<Event> =
+            (1..=300).step_by(client as usize - 7).map(|version| event(client, version, 5)).collect();
+        for together in versions.chunks(3) {
+            assert!(redis.apply(together).await.iter().all(|result| *result == Ok(Applied::Now)));
+            let list = format!("orders:{{p{client}}}:g1:recent:{client}");
+            let ::redis::Value::Int(length) = command(&server, &["ZCARD", &list]).await else { panic!("a length") };
+            assert!(length <= 50 + 16 + 3, "{length}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,11 +7,15 @@ use std::sync::{Mutex, PoisonError};
 
 use async_graphql::parser::types::{Field, Selection, SelectionSet};
 use async_graphql::registry::Registry;
-use async_graphql::{ContextSelectionSet, OutputType, Positioned, ServerResult, Value};
+use async_graphql::{ContextSelectionSet, OutputType, Positioned, ServerError, ServerResult, Value};
+use axum::body::Bytes;
+
+/// Bytes that are kept of what was written, at most: names that a caller gives to fields may be long.
+const KEPT: usize = 256 * 1024;
 
 pub trait Alike: OutputType + Sized {
-    /// Fields that are more than a value. Where one is selected, each object is resolved by itself.
-    const MORE: &[&str] = &[];
+    /// The fields that are values, and those of what they are in. Where another is selected, each object is resolved by itself.
+    const PLAIN: &[&str];
 
     /// One of which each value is like nothing else in it.
     fn sample(&self) -> Self;
@@ -22,8 +26,8 @@ pub trait Alike: OutputType + Sized {
 
 pub struct List<T> {
     items: Vec<T>,
-    /// What an object was like when the list was written last, and as what.
-    written: Mutex<Option<(Value, Value)>>,
+    /// What an object was like when the list was written last, and as what: both in JSON, where the order of fields counts.
+    written: Mutex<Option<(Vec<u8>, Bytes)>>,
 }
 
 impl<T> From<Vec<T>> for List<T> {
@@ -42,16 +46,17 @@ impl<T: Alike> List<T> {
         Value::List(self.items.iter().map(copy).collect())
     }
 
-    fn written(&self, resolved: Value, sample: &[Value]) -> Value {
+    fn written(&self, resolved: &Value, sample: &[Value]) -> serde_json::Result<Bytes> {
         let last = || self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, written)) = last().as_ref().filter(|(other, _)| *other == resolved) {
-            return written.clone();
+        let like = serde_json::to_vec(resolved)?;
+        if let Some((_, written)) = last().as_ref().filter(|(other, _)| *other == like) {
+            return Ok(written.clone());
         }
-        let copies = self.copies(&resolved, sample);
-        // Bytes are JSON to whoever writes an answer.
-        let written = serde_json::to_vec(&copies).map_or(copies, |json| Value::Binary(json.into()));
-        *last() = Some((resolved, written.clone()));
-        written
+        let written = Bytes::from(serde_json::to_vec(&self.copies(resolved, sample))?);
+        if written.len() <= KEPT {
+            *last() = Some((like, written.clone()));
+        }
+        Ok(written)
     }
 }
 
@@ -70,16 +75,18 @@ impl<T: Alike> OutputType for List<T> {
 
     async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
         let Some(first) = self.items.first() else { return Ok(Value::List(Vec::new())) };
-        if T::MORE.iter().any(|name| times_selected(ctx, name) > 0) {
+        if !selects_only(ctx, &ctx.item.node, T::PLAIN) {
             return self.items.resolve(ctx, field).await;
         }
         let sample = first.sample();
-        let resolved = sample.resolve(ctx, field).await?;
+        let (resolved, sample) = (sample.resolve(ctx, field).await?, sample.values());
         // What is selected twice is merged, and what is written cannot be.
-        Ok(match times_selected(ctx, &field.node.name.node) {
-            1 => self.written(resolved, &sample.values()),
-            _ => self.copies(&resolved, &sample.values()),
-        })
+        if times_selected(ctx, &field.node.name.node) > 1 {
+            return Ok(self.copies(&resolved, &sample));
+        }
+        // Bytes are JSON to whoever writes an answer.
+        let written = self.written(&resolved, &sample).map(Value::Binary);
+        written.map_err(|error| ServerError::new(error.to_string(), Some(field.pos)))
     }
 }
 
@@ -93,6 +100,21 @@ fn replace(object: &mut Value, sample: &[Value], values: &[Value]) {
             }
         }
     }
+}
+
+/// Whether all fields are of these, however deep.
+fn selects_only(ctx: &ContextSelectionSet<'_>, set: &SelectionSet, names: &[&str]) -> bool {
+    set.items.iter().all(|selection| match &selection.node {
+        Selection::Field(field) => {
+            let (name, set) = (field.node.name.node.as_str(), &field.node.selection_set.node);
+            names.contains(&name) && selects_only(ctx, set, names)
+        }
+        Selection::InlineFragment(fragment) => selects_only(ctx, &fragment.node.selection_set.node, names),
+        Selection::FragmentSpread(spread) => {
+            let fragment = ctx.query_env.fragments.get(&spread.node.fragment_name.node);
+            fragment.is_some_and(|fragment| selects_only(ctx, &fragment.node.selection_set.node, names))
+        }
+    })
 }
 
 /// How often a field of this name is in the document.

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +45,7 @@ type Sold = Arc<HashMap<i64, Sum>>;
 type Asked = (NaiveDate, NaiveDate, Slot);
 /// Failures as well: whoever asked meanwhile need not wait for another.
 type Answer<T> = Result<Arc<T>, Error>;
+type Answers<K, T> = Arc<Cache<K, Answer<T>>>;
 
 #[derive(Clone)]
 struct Products;
@@ -65,8 +67,8 @@ pub enum ProductRank {
 
 pub struct Reports {
     app: App,
-    sales: Cache<(Asked, Granularity), Answer<SalesReport>>,
-    top: Cache<(Asked, ProductRank), Answer<Vec<ProductSales>>>,
+    sales: Answers<(Asked, Granularity), SalesReport>,
+    top: Answers<(Asked, ProductRank), Vec<ProductSales>>,
     pages: Cache<(Ranking, Option<Place>, usize), Arc<Joint<ClientConnection>>>,
     /// Days and months, and several that are over together.
     periods: Cache<(String, Slot), Sold, Products>,
@@ -113,47 +115,81 @@ impl<T> Joint<T> {
     }
 }
 
+/// What others wait for is read on, also when whoever asked first does not: a connection that takes no answers polls nothing.
+async fn detached<T: Send + Sync + 'static>(answer: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    tokio::spawn(answer).await.unwrap_or_else(|panic| Err(Error::internal(&panic)))
+}
+
+/// An answer that is kept under a key, or read, once for all who ask meanwhile.
+async fn kept<K: Clone + Eq + Hash + Send + Sync + 'static, T: Send + Sync + 'static>(
+    answers: &Answers<K, T>,
+    key: K,
+    read: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Answer<T> {
+    if let Some(answer) = answers.get(&key) {
+        return answer;
+    }
+    let answers = answers.clone();
+    detached(async move {
+        let read = async { Ok(read.await.map(Arc::new)) };
+        answers.get_or_insert_async::<_, Infallible>(&key, read).await.unwrap_or_else(|never| match never {})
+    })
+    .await
+}
+
 impl Reports {
     pub fn new(app: App) -> Arc<Reports> {
         let periods = Cache::with_weighter(PERIODS, PRODUCTS, Products);
-        let (sales, top, pages) = (Cache::new(ANSWERS), Cache::new(ANSWERS), Cache::new(ANSWERS));
+        let (sales, top) = (Arc::new(Cache::new(ANSWERS)), Arc::new(Cache::new(ANSWERS)));
+        let pages = Cache::new(ANSWERS);
         Arc::new(Reports { app, sales, top, pages, periods })
     }
 
     /// The clients that follow a place in a ranking, or the first ones.
-    pub async fn clients(&self, by: Ranking, after: Option<Place>, first: usize) -> Answer<ClientConnection> {
+    pub async fn clients(
+        self: &Arc<Self>,
+        by: Ranking,
+        after: Option<Place>,
+        first: usize,
+    ) -> Answer<ClientConnection> {
         let page = self.pages.get_or_insert_with::<_, Infallible>(&(by, after, first), || Ok(Arc::new(Joint::new())));
-        let page = page.unwrap_or_else(|never| match never {});
-        let read = async {
-            // One more than asked for tells whether there is a next page.
-            let mut places = self.app.read_model.ranked(by, after, first + 1).await?;
-            let has_next_page = places.len() > first;
-            places.truncate(first);
-            let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
-            let clients = self.app.read_model.recent_clients(&ids).await?;
-            let clients = places.into_iter().zip(clients).filter_map(|(place, client)| Some((place, client?)));
-            Ok(ClientConnection::new(clients, by, after.is_some(), has_next_page, self.app.currency))
-        };
-        page.get(read).await
+        let (page, reports) = (page.unwrap_or_else(|never| match never {}), self.clone());
+        detached(async move { page.get(reports.page(by, after, first)).await }).await
+    }
+
+    async fn page(&self, by: Ranking, after: Option<Place>, first: usize) -> Result<ClientConnection, Error> {
+        // One more than asked for tells whether there is a next page.
+        let mut places = self.app.read_model.ranked(by, after, first + 1).await?;
+        let has_next_page = places.len() > first;
+        places.truncate(first);
+        let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
+        let clients = self.app.read_model.recent_clients(&ids).await?;
+        let clients = places.into_iter().zip(clients).filter_map(|(place, client)| Some((place, client?)));
+        Ok(ClientConnection::new(clients, by, after.is_some(), has_next_page, self.app.currency))
     }
 
     /// As [`sales::report`].
-    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Answer<SalesReport> {
+    pub async fn sales(
+        self: &Arc<Self>,
+        from: NaiveDate,
+        to: NaiveDate,
+        granularity: Granularity,
+    ) -> Answer<SalesReport> {
         let key = ((from, to, Slot::of(Utc::now(), FRESH)), granularity);
-        let read = async {
-            let report = sales::report(&*self.app.read_model, from, to, granularity).await?;
-            Ok(Arc::new(SalesReport::new(&report, self.app.currency)))
-        };
-        let answer = self.sales.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
-        answer.unwrap_or_else(|never| match never {})
+        let reports = self.clone();
+        kept(&self.sales, key, async move {
+            let report = sales::report(&*reports.app.read_model, from, to, granularity).await?;
+            Ok(SalesReport::new(&report, reports.app.currency))
+        })
+        .await
     }
 
     /// The products of which most was sold from the first day to the last, both included: [`MAX_PAGE`] of them.
     pub async fn top(self: &Arc<Self>, from: NaiveDate, to: NaiveDate, by: ProductRank) -> Answer<Vec<ProductSales>> {
-        let now = Utc::now();
+        let (now, reports) = (Utc::now(), self.clone());
         let key = ((from, to, Slot::of(now, FRESH)), by);
-        let read = async {
-            let mut sold: Vec<(i64, Sum)> = self.products(from, to, now).await?.into_iter().collect();
+        kept(&self.top, key, async move {
+            let mut sold: Vec<(i64, Sum)> = reports.products(from, to, now).await?.into_iter().collect();
             let rank = |(id, sold): &(i64, Sum)| match by {
                 ProductRank::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
                 ProductRank::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
@@ -164,12 +200,11 @@ impl Reports {
             }
             sold.sort_unstable_by_key(rank);
             let ids: Vec<i64> = sold.iter().map(|(id, _)| *id).collect();
-            let mut products = self.projected_products(&ids).await?;
-            let sales = |(id, sold)| Some(ProductSales::new(products.remove(&id)?, sold, self.app.currency));
-            Ok(Arc::new(sold.into_iter().filter_map(sales).collect()))
-        };
-        let answer = self.top.get_or_insert_async::<_, Infallible>(&key, async { Ok(read.await) }).await;
-        answer.unwrap_or_else(|never| match never {})
+            let mut products = reports.projected_products(&ids).await?;
+            let sales = |(id, sold)| Some(ProductSales::new(products.remove(&id)?, sold, reports.app.currency));
+            Ok(sold.into_iter().filter_map(sales).collect())
+        })
+        .await
     }
 
     /// Products by their ids, as the read model has them. Those that have no event, because they are older than that or were
@@ -284,6 +319,23 @@ mod tests {
             assert!(futures::poll!(&mut given_up).is_pending());
         }
         assert_eq!(*joint.get(async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_one_who_asked_first_and_polls_no_more() {
+        let joint = Arc::new(Joint::new());
+        let get = |told| {
+            let joint = joint.clone();
+            let read = async move {
+                tokio::task::yield_now().await;
+                Ok(told)
+            };
+            detached(async move { joint.get(read).await })
+        };
+        let mut first = std::pin::pin!(get(1));
+        assert!(futures::poll!(&mut first).is_pending());
+        let second = tokio::time::timeout(Duration::from_secs(10), get(2)).await;
+        assert_eq!(*second.expect("it is answered").unwrap(), 2);
     }
 
     #[tokio::test]

@@ -157,7 +157,18 @@ impl Client {
 }
 
 impl Alike for Client {
-    const MORE: &[&str] = &["recentOrders"];
+    const PLAIN: &[&str] = &[
+        "__typename",
+        "id",
+        "name",
+        "email",
+        "total",
+        "amount",
+        "currencyCode",
+        "orderCount",
+        "lastPurchase",
+        "version",
+    ];
 
     fn sample(&self) -> Client {
         Client {
@@ -266,7 +277,20 @@ pub fn page_info<'a>(
 }
 
 impl Alike for ClientEdge {
-    const MORE: &[&str] = Client::MORE;
+    const PLAIN: &[&str] = &[
+        "node",
+        "cursor",
+        "__typename",
+        "id",
+        "name",
+        "email",
+        "total",
+        "amount",
+        "currencyCode",
+        "orderCount",
+        "lastPurchase",
+        "version",
+    ];
 
     fn sample(&self) -> ClientEdge {
         ClientEdge { node: self.node.sample(), cursor: "\0cursor".into() }
@@ -391,6 +415,8 @@ impl SalesReport {
 }
 
 impl Alike for SalesPoint {
+    const PLAIN: &[&str] = &["__typename", "start", "revenue", "amount", "currencyCode", "orderCount"];
+
     fn sample(&self) -> SalesPoint {
         SalesPoint {
             start: DateTime(chrono::DateTime::<Utc>::MIN_UTC),

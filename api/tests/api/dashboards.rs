@@ -103,8 +103,11 @@ async fn clients_are_ranked_a_page_at_a_time() {
 #[tokio::test]
 async fn a_page_tells_of_each_client_what_is_told_of_it_alone() {
     both(async |api| {
-        let registered =
-            ClientChanged { client_id: 3, client_name: "No\"body".into(), client_email: "3@example.com".into() };
+        let registered = ClientChanged {
+            client_id: 3,
+            client_name: "No\"body\u{1f600}".into(),
+            client_email: "3@example.com".into(),
+        };
         let registered = Event { id: Uuid::now_v7(), time: Utc::now(), version: 1, data: Change::Client(registered) };
         api.read_model
             .apply(&[event(1, 1, Utc::now(), &[(1, 7)]), event(2, 1, Utc::now(), &[(1, 5)]), registered])
@@ -206,6 +209,19 @@ async fn sales_have_a_point_for_each_step() {
         let mut merged = expected;
         merged.iter_mut().for_each(|point| point["number"] = json!(1));
         assert_eq!(ask(api, &twice).await["sales"]["points"], json!(merged));
+        // Fields are in the order in which each has asked for them.
+        let text = async |query: &str| {
+            let request = api.request().bearer_auth(api.token(ALL, None)).json(&json!({ "query": query }));
+            request.send().await.unwrap().text().await.unwrap()
+        };
+        let told = r#"{"revenue":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
+        let turned = r#"{"start":"2024-02-29T00:00:00.000Z","revenue":{"amount":"2.00","currencyCode":"USD"}}"#;
+        for (fields, point) in
+            [("revenue { currencyCode amount } start", told), ("start revenue { amount currencyCode }", turned)]
+        {
+            let query = format!("{{ sales(from: \"2024-02-29\", to: \"2024-02-29\") {{ points {{ {fields} }} }} }}");
+            assert_eq!(text(&query).await, format!(r#"{{"data":{{"sales":{{"points":[{point}]}}}}}}"#));
+        }
         // However it is transported.
         let token = api.token(ALL, None);
         let request = api.request().bearer_auth(&token).header("accept", "text/event-stream");
