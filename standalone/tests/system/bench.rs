@@ -1,7 +1,7 @@
 //! What `make bench` prints; docs/performance.md has the latest. The service and its peers, one after another and several
 //! times over, on the same stores and the same machine. It measures and judges nothing: machines differ.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -356,57 +356,45 @@ async fn reports() {
         used.trim().parse::<f64>().unwrap()
     };
     let empty = memory(&mut redis).await;
-    for ids in (1..=CLIENTS).collect::<Vec<_>>().chunks(10_000) {
-        let mut pipeline = redis::pipe();
-        for id in ids {
-            let (name, email, partition) =
-                (format!("Client {id}"), format!("{id}@example.com"), format!("orders:{{p{}}}:g1", id % 16));
-            let (total, time) =
-                ((id * 7_919 % 1_000_003 * 100).to_string(), (now.timestamp_millis() - id * 1_000).to_string());
-            pipeline.cmd("HSET").arg(format!("{partition}:client:{id}"));
-            pipeline.arg(&["name", &name, "email", &email, "total", &total, "orders", "3"]);
-            pipeline.arg(&["last_purchase", &time, "version", "3", "newest", "3"]).ignore();
-            pipeline.zadd(format!("{partition}:rank:total"), id, total).ignore();
-            pipeline.zadd(format!("{partition}:rank:last"), id, time).ignore();
-        }
-        let () = pipeline.query_async(&mut redis).await.unwrap();
+    // By Redis itself: to send millions of commands takes minutes.
+    let of_clients = "for id = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+            local partition, total = 'orders:{p' .. id % 16 .. '}:g1:', id * 7919 % 1000003 * 100
+            local time = string.format('%d', ARGV[3] - id * 1000)
+            redis.call('HSET', partition .. 'client:' .. id, 'name', 'Client ' .. id, 'email', id .. '@example.com',
+                'total', total, 'orders', 3, 'last_purchase', time, 'version', 3, 'newest', 3)
+            redis.call('ZADD', partition .. 'rank:total', total, id)
+            redis.call('ZADD', partition .. 'rank:last', time, id)
+        end";
+    for first in (1..=CLIENTS).step_by(2_000) {
+        let mut fill = redis::cmd("EVAL");
+        fill.arg(of_clients).arg(0).arg(first).arg(first + 1_999).arg(now.timestamp_millis());
+        let () = fill.query_async(&mut redis).await.unwrap();
     }
     let clients = memory(&mut redis).await;
     let days: Vec<NaiveDate> = (0..DAYS).map(|ago| now.date_naive() - Days::new(ago)).collect();
+    let of_a_day = "local partition, day, cell, hours, hour, first, count, step = unpack(ARGV)
+        local function set(page, cell)
+            redis.call('BITFIELD', partition .. page, 'SET', 'i64', '#' .. 2 * cell, 12345, 'SET', 'i64', '#' .. 2 * cell + 1, 12)
+        end
+        set(day, cell)
+        for after = 0, 23 do set(hours, hour + after) end
+        for nth = 0, count / step - 1 do
+            local product = (first + nth * step) % count + 1
+            for period = 9, 10 do
+                redis.call('HSET', partition .. ARGV[period], product .. ':units', 3, product .. ':revenue', 4500)
+            end
+        end";
     for partition in 0..16 {
-        let key = |name: &str| format!("orders:{{p{partition}}}:g1:{name}");
-        let mut months = BTreeMap::new();
         for day in &days {
-            let mut pipeline = redis::pipe();
             let time = day.and_time(Default::default()).and_utc();
-            for (scale, hours) in [(Scale::Day, 1), (Scale::Hour, 24)] {
-                for hour in 0..hours {
-                    let (page, cell) = scale.at(time + chrono::TimeDelta::hours(hour));
-                    pipeline
-                        .cmd("BITFIELD")
-                        .arg(key(&page))
-                        .arg("SET")
-                        .arg("i64")
-                        .arg(format!("#{}", 2 * cell))
-                        .arg(12_345);
-                    pipeline.arg("SET").arg("i64").arg(format!("#{}", 2 * cell + 1)).arg(12).ignore();
-                }
+            let mut fill = redis::cmd("EVAL");
+            fill.arg(of_a_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
+            for (page, cell) in [Scale::Day.at(time), Scale::Hour.at(time)] {
+                fill.arg(page).arg(cell);
             }
-            let first = i64::from(day.num_days_from_ce()) * 31 + partition;
-            for product in (0..PRODUCTS / SOLD).map(|nth| (first + nth * SOLD) % PRODUCTS + 1) {
-                let fields = [(format!("{product}:units"), 3), (format!("{product}:revenue"), 4_500)];
-                pipeline.hset_multiple(key(&products_of_day(*day)), &fields).ignore();
-                months.entry(products_of_month(*day)).or_insert_with(BTreeSet::new).insert(product);
-            }
-            let () = pipeline.query_async(&mut redis).await.unwrap();
-        }
-        for (month, products) in months {
-            let mut pipeline = redis::pipe();
-            for product in products {
-                let fields = [(format!("{product}:units"), 3), (format!("{product}:revenue"), 4_500)];
-                pipeline.hset_multiple(key(&month), &fields).ignore();
-            }
-            let () = pipeline.query_async(&mut redis).await.unwrap();
+            fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(SOLD);
+            fill.arg(products_of_day(*day)).arg(products_of_month(*day));
+            let () = fill.query_async(&mut redis).await.unwrap();
         }
     }
     let products = format!(
@@ -647,18 +635,25 @@ async fn latency() {
         let seen = tokio::spawn(async move {
             let (mut seen, mut messages) = (HashMap::new(), changes.into_on_message());
             while seen.len() < number as usize
-                && let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(20), messages.next()).await
+                && let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(5), messages.next()).await
             {
                 let ids: String = message.get_payload().unwrap();
                 seen.extend(ids.split(' ').map(|id| (id.parse::<u32>().unwrap(), Instant::now())));
             }
             seen
         });
+        let refused = Mutex::new(Vec::new());
         let placing = offered(rate, number, async |n| {
-            user.place(&(n + 1).to_string(), &EXAMPLE, None).await;
+            if let Err(answer) = user.try_to_place(&(n + 1).to_string(), &EXAMPLE, None).await {
+                refused.lock().unwrap().push(answer);
+            }
         });
         let (sent, answered) = placing.await;
-        let seen = seen.await.unwrap();
+        let (seen, refused) = (seen.await.unwrap(), refused.into_inner().unwrap());
+        if let Some(answer) = refused.first() {
+            println!("{} of {number} orders were refused at {rate}/s: {}", refused.len(), answer["errors"]);
+            continue;
+        }
         let visible =
             (1..=number).filter_map(|n| Some(seen.get(&n)?.saturating_duration_since(answered[n as usize - 1])));
         row("answered until visible", rate, visible.collect());

@@ -205,6 +205,16 @@ impl User {
 
     /// Places an order and returns the client's version.
     pub async fn place(&self, client: &str, items: &[(u32, u32)], key: Option<&str>) -> (Value, i64) {
+        self.try_to_place(client, items, key).await.unwrap_or_else(|answer| panic!("not placed: {answer}"))
+    }
+
+    /// The same, or the answer with which it was refused.
+    pub async fn try_to_place(
+        &self,
+        client: &str,
+        items: &[(u32, u32)],
+        key: Option<&str>,
+    ) -> Result<(Value, i64), Value> {
         let items: Vec<String> =
             items.iter().map(|(product, n)| format!("{{ productId: \"{product}\", quantity: {n} }}")).collect();
         let key = key.map_or("null".into(), |key| format!("\"{key}\""));
@@ -216,8 +226,7 @@ impl User {
             ))
             .await;
         let placed = answer["data"]["placeOrder"].clone();
-        let version = placed["clientVersion"].as_i64().unwrap_or_else(|| panic!("not placed: {answer}"));
-        (placed, version)
+        placed["clientVersion"].as_i64().map(|version| (placed, version)).ok_or(answer)
     }
 
     /// The client once it includes a version.
