@@ -157,18 +157,8 @@ impl Client {
 }
 
 impl Alike for Client {
-    const PLAIN: &[&str] = &[
-        "__typename",
-        "id",
-        "name",
-        "email",
-        "total",
-        "amount",
-        "currencyCode",
-        "orderCount",
-        "lastPurchase",
-        "version",
-    ];
+    // It has neither node nor cursor.
+    const PLAIN: &[&str] = ClientEdge::PLAIN;
 
     fn sample(&self) -> Client {
         Client {
