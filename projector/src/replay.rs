@@ -69,10 +69,7 @@ pub fn replay(
     // One page waits while another is applied.
     let (pages, read_pages) = mpsc::channel(0);
     let reading = stream::once(read(db, currency, selection, pages)).filter_map(async |()| None);
-    let steps = read_pages.flat_map(|page| match page {
-        Ok(page) => stream::iter(steps(page).into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(error) => stream::iter(vec![Err(error)]),
-    });
+    let steps = read_pages.map_ok(|page| stream::iter(steps(page)).map(anyhow::Ok)).try_flatten();
     // In their order: what came before an error is applied, and told.
     let applied = steps.map(move |step| async move {
         let (events, last) = step?;

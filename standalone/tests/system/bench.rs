@@ -418,28 +418,30 @@ async fn reports() {
     }
     let points = "{ total { amount } points { start orderCount revenue { amount } } }";
     let sold = "{ units revenue { amount } product { name } }";
-    for (name, query) in [
-        ("clients(first: 20)", "{ clients { nodes { id name total { amount } } } }".to_owned()),
-        ("clients(first: 100, after:)", pages[1].clone()),
-        ("clients(first: 100), other pages in turn", String::new()),
-        ("sales, 30 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(29), from(0))),
-        ("sales, 1 000 days", format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(999), from(0))),
+    for (name, queries) in [
+        ("clients(first: 20)", vec!["{ clients { nodes { id name total { amount } } } }".to_owned()]),
+        ("clients(first: 100, after:)", pages[1..2].to_vec()),
+        ("clients(first: 100), other pages in turn", pages.clone()),
+        ("sales, 30 days", vec![format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(29), from(0))]),
+        ("sales, 1 000 days", vec![format!("{{ sales(from: \"{}\", to: \"{}\") {points} }}", from(999), from(0))]),
         (
             "sales, 36 months",
-            format!("{{ sales(from: \"{}\", to: \"{}\", granularity: MONTH) {points} }}", from(1_094), from(0)),
+            vec![format!("{{ sales(from: \"{}\", to: \"{}\", granularity: MONTH) {points} }}", from(1_094), from(0))],
         ),
         (
             "sales, 40 days by the hour",
-            format!("{{ sales(from: \"{}\", to: \"{}\", granularity: HOUR) {points} }}", from(39), from(0)),
+            vec![format!("{{ sales(from: \"{}\", to: \"{}\", granularity: HOUR) {points} }}", from(39), from(0))],
         ),
-        ("topProducts, today", format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(0), from(0))),
-        ("topProducts, 30 days", format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(29), from(0))),
+        ("topProducts, today", vec![format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(0), from(0))]),
+        (
+            "topProducts, 30 days",
+            vec![format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(29), from(0))],
+        ),
         (
             "topProducts, three years",
-            format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(1_094), from(0)),
+            vec![format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(1_094), from(0))],
         ),
     ] {
-        let queries = if query.is_empty() { pages.clone() } else { vec![query] };
         let answer = bench.user().graphql(&queries[0]).await;
         assert_eq!(answer["errors"], Value::Null, "{name}");
         let sample = server.repeat(TURN, 16, &queries);
