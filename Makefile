@@ -9,7 +9,7 @@ run: # starts the service at http://127.0.0.1:8080
 demo: # the same over a catalogue with a past, while orders come for an hour: RATE=1 a second
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@scripts/build-web
-	@RUST_LOG=$${RUST_LOG:-info,api::http::access=warn} cargo run --locked -- --demo $(or $(RATE),1)
+	@RUST_LOG=$${RUST_LOG:-info,api::edge::access_log=warn} cargo run --locked -- --demo $(or $(RATE),1)
 
 test: # runs every test
 	@scripts/test

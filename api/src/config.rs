@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use process::logging::LogSettings;
+use runtime::logging::LogSettings;
 
-use crate::auth::TokenSettings;
-use crate::documents::DocumentSettings;
-use crate::http::HttpSettings;
-use crate::limits::LimitSettings;
+use crate::edge::HttpSettings;
+use crate::edge::auth::TokenSettings;
+use crate::edge::documents::DocumentSettings;
+use crate::edge::documents::limits::LimitSettings;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {

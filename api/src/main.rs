@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::auth::{Authenticator, SCOPES, TokenSettings};
+use api::Service;
+use api::commands::database;
 use api::config::Settings;
+use api::edge::auth::{Authenticator, SCOPES, TokenSettings};
+use api::edge::pages::graphiql::{self, Exploring};
 use api::graphql::{App, schema};
-use api::http::explorer::{self, Exploring};
-use api::relay::Queue;
-use api::{Service, store};
+use api::outbox::relay::Queue;
 use clap::{Parser, Subcommand};
-use process::queue::aws_settings;
-use process::{duration_from, logging};
+use runtime::queue::aws_settings;
+use runtime::{duration_from, logging};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -65,7 +66,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    process::exit(match cli.command {
+    runtime::exit_code(match cli.command {
         None => {
             let exploring = match (cli.graphiql, cli.introspection) {
                 (true, _) => Exploring::Graphiql { token: None },
@@ -94,7 +95,7 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
     let read_model = settings.read_model.connect().await?;
-    let db = store::open(&database_url, settings.database_connections).await?;
+    let db = database::open(&database_url, settings.database_connections).await?;
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
 
@@ -104,8 +105,8 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
     };
-    let shutdown = process::shutdown_signal()?;
-    let is_cdn_needed = exploring.has_page() && !explorer::is_built_in();
+    let shutdown = runtime::shutdown_signal()?;
+    let is_cdn_needed = exploring.has_page() && !graphiql::is_built_in();
     let service = Service::new(app, queue, authenticator, settings.edge, exploring, shutdown)?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await

@@ -8,10 +8,10 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::documents::{DocumentSettings, Documents, Named};
+use api::commands::place_order::{Book, Item, PlaceOrder};
+use api::edge::documents::limits::LimitSettings;
+use api::edge::documents::{DocumentSettings, Documents, Named};
 use api::graphql::schema;
-use api::limits::LimitSettings;
-use api::orders::{Book, Item, PlaceOrder};
 use chrono::Utc;
 use clap::{Args, Command, FromArgMatches};
 use criterion::Criterion;

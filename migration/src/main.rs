@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use migration::{Migrator, MigratorTrait};
-use process::{database, one_line};
+use runtime::{database, one_line};
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
@@ -28,7 +28,7 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    process::exit(run(Cli::parse()).await)
+    runtime::exit_code(run(Cli::parse()).await)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

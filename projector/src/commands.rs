@@ -9,8 +9,6 @@ use anyhow::{Context, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use futures::StreamExt;
-use process::database;
-use process::queue::aws_settings;
 use projector::consumer;
 use projector::dead_letters::{Action, DeadLetter, DeadLetters};
 use projector::progress::Progress;
@@ -21,6 +19,8 @@ use projector::verify::{CONCURRENT, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::Generations;
 use read_model::generations::{NotPossible, State};
+use runtime::database;
+use runtime::queue::aws_settings;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -243,7 +243,7 @@ impl Command {
 async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCode> {
     let db = database::connect(&of.database_url, 2, Some(STATEMENT_TIMEOUT)).await?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     let (mut progress, mut events, mut last) = (Progress::new("events", None), 0, None);
     let mut pages = pin!(replay::replay(&db, &read_model, currency, &selection));
     while let Some(replayed) = pages.next().await {
@@ -275,7 +275,7 @@ async fn replay_log(of: OfStores, selection: Selection) -> anyhow::Result<ExitCo
 
 async fn verify(of: OfStores, repair: Repair, after: i64, in_flight: Duration) -> anyhow::Result<ExitCode> {
     let verifier = of.verifier(in_flight, repair).await?;
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     let mut progress = Progress::new("clients", Some(verifier.clients_after(after).await?));
     let (mut clients, mut last, mut differences, mut remaining) = (0, after, 0, 0);
     let step = |step: Step| {
@@ -349,7 +349,7 @@ async fn rebuild_read_model(
     let verifier = of.verifier(in_flight, Repair::AndTakeBack).await?;
     let all = verifier.clients_after(0).await?;
     let rebuild = Rebuild { verifier, keep };
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     let began = Instant::now();
     let (mut replaying, mut comparing) = (None, None);
     let (mut events, mut clients) = (0, 0);
@@ -425,7 +425,7 @@ async fn dead_letters(command: DeadLettersCommand, of: OfDeadLetters) -> anyhow:
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
     let queue = consumer::client(&aws_settings().await?);
     let mut letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     let done = tokio::select! {
         done = use_dead_letters(&mut letters, command, of.json) => done,
         () = shutdown.cancelled() => Err(anyhow!("interrupted")),

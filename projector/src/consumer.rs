@@ -17,8 +17,8 @@ use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemA
 use entity::Event;
 use futures::future::try_join_all;
 use iso_currency::Currency;
-use process::{crash_point, one_line};
 use read_model::{Error, ReadModel};
+use runtime::{crash_point, crash_points, one_line};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -198,7 +198,7 @@ impl Consumer {
 
     /// Applies messages and deletes those that were; holds them while the read model is unavailable.
     async fn process(&self, messages: Vec<Message>, enough: usize, shutdown: &CancellationToken) -> Batch {
-        crash_point("projector-before-apply");
+        crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
         let mut batch = Batch::default();
         let (mut events, mut of_events) = (Vec::new(), Vec::new());
         for message in messages {
@@ -245,7 +245,7 @@ impl Consumer {
             }
         }
         batch.applied = done.len();
-        crash_point("projector-before-delete");
+        crash_point(crash_points::PROJECTOR_BEFORE_DELETE);
         self.delete(done).await;
         batch
     }

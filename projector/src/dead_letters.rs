@@ -13,8 +13,8 @@ use aws_sdk_sqs::types::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use entity::{Event, Subject};
 use iso_currency::Currency;
-use process::one_line;
 use read_model::{Error, ReadModel, Redis};
+use runtime::one_line;
 use serde::Serialize;
 
 /// What one call takes at most.
@@ -98,7 +98,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Finds the dead-letter queue of a queue.
     pub async fn of(queue: Client, queue_url: String, read_model: Redis, currency: Currency) -> anyhow::Result<Self> {
-        let attributes = process::queue::attributes(&queue, &queue_url).await?;
+        let attributes = runtime::queue::attributes(&queue, &queue_url).await?;
         let policy =
             attributes.get(&QueueAttributeName::RedrivePolicy).context("the queue has no dead-letter queue")?;
         let policy: serde_json::Value =
@@ -173,7 +173,7 @@ impl DeadLetters {
             let answer = request.set_entries(Some(entries.collect())).send().await;
             answer.map_err(|error| anyhow!("cannot show the dead letters again: {}", one_line(&error)))?;
         }
-        let attributes = process::queue::attributes(&self.queue, &self.dead_letters_url).await?;
+        let attributes = runtime::queue::attributes(&self.queue, &self.dead_letters_url).await?;
         let hidden = attributes.get(&QueueAttributeName::ApproximateNumberOfMessagesNotVisible);
         Ok(hidden.and_then(|hidden| hidden.parse().ok()).unwrap_or(0))
     }

@@ -12,14 +12,14 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use commands::Command;
 use iso_currency::Currency;
-use process::logging::{self, LogSettings};
-use process::{database, duration_from, one_line, queue::aws_settings};
 use projector::consumer::{self, Consumer};
 use projector::health::Activity;
 use projector::sweep::Sweep;
 use projector::verify::{CONCURRENT, Repair, Verifier};
 use projector::{health, queues, rebuild};
 use read_model::Redis;
+use runtime::logging::{self, LogSettings};
+use runtime::{database, duration_from, one_line, queue::aws_settings};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    run(cli).await.unwrap_or_else(|error| process::exit(Err(error)))
+    run(cli).await.unwrap_or_else(|error| runtime::exit_code(Err(error)))
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -93,7 +93,7 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     info!(health = %listener.local_addr()?, pollers = settings.pollers, sweep = settings.database_url.is_some(), "ready");
     let activity = consumer.activity.clone();
     let tidying = tokio::spawn(rebuild::tidy((*read_model).clone(), shutdown.clone()));

@@ -5,7 +5,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName::{
     self, MessageRetentionPeriod, QueueArn, RedrivePolicy, SqsManagedSseEnabled, VisibilityTimeout,
 };
-use process::one_line;
+use runtime::one_line;
 use serde_json::json;
 use tracing::warn;
 
@@ -32,7 +32,7 @@ pub async fn create(client: &Client, name: &str) -> anyhow::Result<[Queue; 2]> {
     let common = common.into_iter().chain([(SqsManagedSseEnabled, "true".to_owned())]);
 
     let dead_letters = ensure(client, format!("{name}-dead-letters"), common.clone()).await?;
-    let attributes = process::queue::attributes(client, &dead_letters.url).await?;
+    let attributes = runtime::queue::attributes(client, &dead_letters.url).await?;
     let arn = attributes.get(&QueueArn).context("the dead-letter queue has no ARN")?;
 
     // The count as a string, as AWS has it in its examples.
@@ -63,7 +63,7 @@ async fn ensure(
 
 /// Whether the queue is there; warns when nothing would ever take refused messages out of it.
 pub async fn check(client: &Client, url: &str) -> anyhow::Result<()> {
-    if !process::queue::attributes(client, url).await?.contains_key(&RedrivePolicy) {
+    if !runtime::queue::attributes(client, url).await?.contains_key(&RedrivePolicy) {
         warn!("the queue has no dead-letter queue: messages that are refused come again until they expire");
     }
     Ok(())

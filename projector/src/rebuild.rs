@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use chrono::Utc;
 use futures::StreamExt;
-use process::{crash_point, one_line};
 use read_model::generations::NotPossible;
 use read_model::{Generations, Redis};
+use runtime::{crash_point, crash_points, one_line};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -51,11 +51,11 @@ impl Rebuild {
     /// When a store fails, or something differs all the time. The live generation is as it was then.
     pub async fn run(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
         let generation = self.verifier.read_model.change(Generations::begin).await??;
-        crash_point("rebuild-before-replay");
+        crash_point(crash_points::REBUILD_BEFORE_REPLAY);
         // From here on each event is applied to both. What came before is in the log by now.
         self.replay(&self.verifier.read_model.only(generation), &mut each).await?;
         self.compare(generation, &mut each).await?;
-        crash_point("rebuild-before-switch");
+        crash_point(crash_points::REBUILD_BEFORE_SWITCH);
         self.change(|generations, now, keep| generations.switch(generation, now, keep)).await?;
         Ok(generation)
     }

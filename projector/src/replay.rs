@@ -10,8 +10,8 @@ use entity::order_event::{self, Column};
 use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
-use process::{crash_point, one_line};
 use read_model::ReadModel;
+use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
@@ -74,7 +74,7 @@ pub fn replay(
     let applied = steps.map(move |step| async move {
         let (events, last) = step?;
         apply(read_model, &events).await?;
-        crash_point("replay-mid-log");
+        crash_point(crash_points::REPLAY_MID_LOG);
         anyhow::Ok((events.len() as u64, last))
     });
     let mut replayed = Replayed { events: 0, last: selection.start() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use entity::order_event::least_id_at;
-use process::one_line;
+use runtime::one_line;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;

@@ -18,8 +18,8 @@ use entity::{Change, Event, Subject, client, order, product};
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
-use process::{crash_point, one_line};
 use read_model::{Client, Cursor, Error, Product, Projected, ReadModel, Redis};
+use runtime::{crash_point, crash_points, one_line};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, PaginatorTrait,
@@ -470,7 +470,7 @@ impl Verifier {
         };
         newest().await?;
         self.read_model.forget_product(id).await.map_err(read_model)?;
-        crash_point("repair-of-product");
+        crash_point(crash_points::REPAIR_PRODUCT);
         // Read once more: what was applied before it was forgotten is in the log by now.
         if let Some(event) = newest().await? {
             for result in self.read_model.apply(std::slice::from_ref(&event)).await {
@@ -497,12 +497,12 @@ impl Verifier {
                         Ok(_) | Err(Error::Damaged(_)) => {}
                     }
                 }
-                crash_point("repair-mid-log");
+                crash_point(crash_points::REPAIR_MID_LOG);
             }
             if !matches!(self.examine(id).await?, State::Wrong(_)) {
                 return Ok(true);
             }
-            crash_point("repair-before-replace");
+            crash_point(crash_points::REPAIR_BEFORE_REPLACE);
             let replaced = self.read_model.replace(&projected, &newest).await.map_err(read_model)?;
             if replaced && !matches!(self.examine(id).await?, State::Wrong(_)) {
                 return Ok(true);

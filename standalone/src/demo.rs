@@ -5,13 +5,13 @@ use std::f64::consts::TAU;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use api::master_data::MasterData;
-use api::orders::{Item, PlaceOrder, place};
+use api::commands::master_data::MasterData;
+use api::commands::place_order::{Item, PlaceOrder, place};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, order, order_event, product};
 use iso_currency::Currency;
-use process::one_line;
 use rand::Rng;
+use runtime::one_line;
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use api::auth::{Authenticator, SCOPES};
+use api::Service;
 use api::config::Settings;
+use api::edge::auth::{Authenticator, SCOPES};
+use api::edge::pages;
+use api::edge::pages::graphiql::{self, Exploring};
 use api::graphql::App;
-use api::http::explorer::{self, Exploring};
-use api::http::pages;
-use api::{Service, relay, store};
+use api::outbox::relay;
 use clap::{Parser, Subcommand};
 use futures::TryStreamExt;
-use process::queue::aws_settings;
-use process::{database, logging, one_line};
 use projector::consumer::{self, Consumer};
 use projector::replay::Selection;
 use projector::{queues, rebuild, replay};
 use read_model::{Memory, ReadModel};
+use runtime::queue::aws_settings;
+use runtime::{database, logging, one_line};
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -65,7 +66,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    process::exit(match cli.command {
+    runtime::exit_code(match cli.command {
         None => run(cli.settings, cli.demo).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
     })
@@ -129,7 +130,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     // Whoever can open the page can use its token: only on this machine.
     let exploring = Exploring::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
     let queue = relay::Queue::new(&aws, queue_url);
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     let mut edge = settings.edge.clone();
     edge.http.dashboard = true;
     if demo.is_some() {
@@ -164,7 +165,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
 async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
     let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
     if !url.starts_with("sqlite:") {
-        return store::open(url, settings.database_connections).await;
+        return api::commands::database::open(url, settings.database_connections).await;
     }
     let db = database::connect(url, 1, None).await?;
     migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {}", one_line(&error)))?;
@@ -185,7 +186,7 @@ fn welcome(settings: &Settings, address: SocketAddr, token: Option<&str>) -> Str
         part(&settings.database_url, "DATABASE_URL", "SQLite in memory; DATABASE_URL=sqlite://orders.db keeps it");
     let queue = part(&settings.queue_url, "QUEUE_URL", "embedded");
     let read_model = part(&settings.read_model.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
-    let graphiql = match explorer::is_built_in() {
+    let page = match graphiql::is_built_in() {
         true => "open it in a browser",
         false => "open it in a browser; built without npm, it comes from unpkg.com",
     };
@@ -207,7 +208,7 @@ curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorizat
     format!(
         r"The order service is ready.
 
-  GraphiQL    http://{address}/graphiql/   ({graphiql})
+  GraphiQL    http://{address}/graphiql/   ({page})
   Dashboard   {pages}
   GraphQL     POST http://{address}/graphql
   Health      http://{address}/health/ready
@@ -223,7 +224,7 @@ curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorizat
 
 async fn serve_queue(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listen(address, "QUEUE_LISTEN_ADDR").await?;
-    let shutdown = process::shutdown_signal()?;
+    let shutdown = runtime::shutdown_signal()?;
     println!("SQS, in memory, is at http://{}. For the processes that use it:", listener.local_addr()?);
     println!();
     println!("export AWS_ENDPOINT_URL=http://{} AWS_REGION=us-east-1", listener.local_addr()?);

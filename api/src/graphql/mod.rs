@@ -1,5 +1,6 @@
 //! The GraphQL schema. Resolvers parse, call one function, and map the result.
 
+pub mod error;
 mod list;
 mod mutation;
 mod query;
@@ -15,12 +16,12 @@ use iso_currency::Currency;
 use read_model::ReadModel;
 use sea_orm::DatabaseConnection;
 
-use crate::auth::Identity;
-use crate::error::Error;
-use crate::live::Live;
-use crate::master_data::MasterData;
-use crate::placing::Orders;
-use crate::snapshots::Snapshots;
+use crate::commands::master_data::MasterData;
+use crate::commands::place_order::batcher::Orders;
+use crate::edge::auth::Identity;
+use crate::graphql::error::Error;
+use crate::queries::live::Live;
+use crate::queries::snapshots::Snapshots;
 
 use self::reports::Reports;
 use self::types::Client;
@@ -59,7 +60,7 @@ pub struct Shared {
     pub snapshots: Arc<Snapshots>,
 }
 
-/// The schema, for documents that [`Documents`](crate::documents::Documents) has validated and that are within the limits
+/// The schema, for documents that [`Documents`](crate::edge::documents::Documents) has validated and that are within the limits
 /// there. Without what they share it can be printed but not executed.
 pub fn schema(shared: Option<Shared>) -> OrderSchema {
     let builder = Schema::build(Query, Mutation, Subscription);

@@ -5,11 +5,11 @@ use iso_currency::Currency;
 
 use super::types::{Decimal, Order, Product};
 use super::{app, authorize_for, authorize_for_all, parse_id, traceparent};
-use crate::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
-use crate::error::Error;
-use crate::master_data::{Fault, MasterData};
-use crate::orders::{Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
-use crate::placing::Orders;
+use crate::commands::master_data::{Fault, MasterData};
+use crate::commands::place_order::batcher::Orders;
+use crate::commands::place_order::{Item, MAX_KEY_CHARACTERS, PlaceOrder, Rejection};
+use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::graphql::error::Error;
 
 pub struct Mutation;
 

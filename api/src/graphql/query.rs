@@ -14,9 +14,9 @@ use super::types::{
     ProductSales, SalesReport, page_info, place_of_cursor,
 };
 use super::{app, authorize, authorize_for, authorize_for_all, page_size, parse_id, recent_clients};
-use crate::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
-use crate::error::Error;
-use crate::limits::MOST_DAYS;
+use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
+use crate::edge::documents::limits::MOST_DAYS;
+use crate::graphql::error::Error;
 
 const MAX_IDS: usize = 100;
 const MAX_POINTS: usize = 1_000;

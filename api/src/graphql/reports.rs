@@ -26,7 +26,7 @@ use tracing::warn;
 
 use super::types::{ClientConnection, Product, ProductSales, SalesReport};
 use super::{App, MAX_PAGE};
-use crate::error::Error;
+use crate::graphql::error::Error;
 
 /// How long an answer is given again.
 const FRESH: Duration = Duration::from_secs(1);

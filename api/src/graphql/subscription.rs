@@ -5,10 +5,10 @@ use futures::{Stream, StreamExt};
 
 use super::types::{Client, SalesSnapshot};
 use super::{app, authorize_for, authorize_for_all, parse_id};
-use crate::auth::{READ_CLIENTS, READ_SALES};
-use crate::error::Error;
-use crate::live::Live;
-use crate::snapshots::Snapshots;
+use crate::edge::auth::{READ_CLIENTS, READ_SALES};
+use crate::graphql::error::Error;
+use crate::queries::live::Live;
+use crate::queries::snapshots::Snapshots;
 
 pub struct Subscription;
 

@@ -12,9 +12,9 @@ use read_model::{Place, Ranking};
 
 use super::list::{Alike, List};
 use super::{app, authorize_for, page_size, parse_id, recent_clients};
-use crate::auth::READ_SALES;
-use crate::error::Error;
-use crate::snapshots::Snapshot;
+use crate::edge::auth::READ_SALES;
+use crate::graphql::error::Error;
+use crate::queries::snapshots::Snapshot;
 
 #[derive(Clone)]
 pub struct Decimal(String);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::http::explorer::Exploring;
+use api::edge::pages::graphiql::Exploring;
 use entity::{Event, order};
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};

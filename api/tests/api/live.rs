@@ -122,7 +122,7 @@ async fn watching_needs_the_scope_and_the_client_like_reading() {
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_state_alone() {
     let memory = Arc::new(Memory::default());
-    let (live, updates) = api::live::live(memory.clone());
+    let (live, updates) = api::queries::live::live(memory.clone());
     let shutdown = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(updates.run(shutdown.clone()));
     let mut changes = Box::pin(live.watch(7));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::orders::{PlaceOrder, Placed, Rejection, place};
+use api::commands::place_order::{PlaceOrder, Placed, Rejection, place};
 use entity::{client, order, order_event, order_item, product};
 use futures::future::join_all;
 use iso_currency::Currency;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use api::orders::place;
-use api::relay::{Pass, Queue, Relay};
+use api::commands::place_order::place;
+use api::outbox::relay::{Pass, Queue, Relay};
 use entity::order_event;
 use futures::future::join_all;
 use iso_currency::Currency;

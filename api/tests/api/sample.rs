@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use api::orders::place;
-use api::relay::{Pass, Relay};
+use api::commands::place_order::place;
+use api::outbox::relay::{Pass, Relay};
 use entity::{Event, order, order_event};
 use futures::future::join_all;
 use iso_currency::Currency;

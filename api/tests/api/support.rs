@@ -2,21 +2,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::auth::{Authenticator, TokenSettings};
+use api::Service;
+use api::commands::place_order::{Item, PlaceOrder};
 use api::config::Settings;
+use api::edge::auth::{Authenticator, TokenSettings};
+use api::edge::pages::graphiql::Exploring;
 use api::graphql::App;
-use api::http::explorer::Exploring;
-use api::orders::{Item, PlaceOrder};
-use api::relay::Queue;
-use api::{Service, store};
+use api::outbox::relay::Queue;
 use aws_config::SdkConfig;
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use pgtemp::{PgTempDB, PgTempDBBuilder};
-use process::database;
 use read_model::{Memory, ReadModel, Redis};
 use redis_test::server::RedisServer;
+use runtime::database;
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +59,7 @@ async fn migrated(url: &str, server: Option<PgTempDB>) -> Db {
     let one = database::connect(url, 1, None).await.unwrap();
     migration::up(&one).await.unwrap();
     // SQLite in memory lives in its one connection.
-    let connection = if server.is_some() { store::open(url, 16).await.unwrap() } else { one };
+    let connection = if server.is_some() { api::commands::database::open(url, 16).await.unwrap() } else { one };
     Db { connection, _server: server }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
-use process::queue::aws_settings;
 use projector::consumer;
+use runtime::queue::aws_settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -212,7 +212,7 @@ impl Bench {
         );
         db.execute_unprepared(&clients).await.unwrap();
         // Neither do the others write a line for each request.
-        stores.set("RUST_LOG", "warn,api=info,projector=info,api::http::access=warn");
+        stores.set("RUST_LOG", "warn,api=info,projector=info,api::edge::access_log=warn");
         stores.set("MAX_OPERATIONS_PER_CALLER", "512"); // all are of one token
         let token = stores.run("api", &["token", "--scope", ALL, "--ttl", "8h"]).trim().to_owned();
         let mut api = Process::start("api", &[], &stores.variables());

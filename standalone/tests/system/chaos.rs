@@ -41,7 +41,7 @@ const OF_API: [&str; 5] =
     ["order-before-commit", "order-after-commit", "change-before-commit", "relay-mid-batches", "relay-before-marking"];
 const OF_PROJECTOR: [&str; 2] = ["projector-before-apply", "projector-before-delete"];
 const OF_REPLAY: [&str; 1] = ["replay-mid-log"];
-const OF_REPAIR: [&str; 3] = ["repair-mid-log", "repair-before-replace", "repair-of-product"];
+const OF_REPAIR: [&str; 3] = ["repair-mid-log", "repair-before-replace", "repair-product"];
 const OF_REBUILD: [&str; 2] = ["rebuild-before-replay", "rebuild-before-switch"];
 /// What was received by a projector that was killed comes again after 30 seconds.
 const SETTLED: Duration = Duration::from_secs(120);
@@ -335,7 +335,7 @@ impl Chaos {
                             let partition = key.replace(&format!("client:{client}"), "*");
                             redis::cmd("EVAL").arg(script).arg(0).arg(partition).to_owned()
                         }
-                        "repair-of-product" => {
+                        "repair-product" => {
                             let product = self.random.random_range(1..=3);
                             redis::cmd("HDEL").arg(catalogue(&live, product)).arg(product).to_owned()
                         }

@@ -119,7 +119,8 @@ async fn an_idle_service_has_nothing_to_warn_of() {
 
 #[tokio::test]
 async fn the_demo_has_a_past_and_goes_on_for_its_time() {
-    let (process, user) = start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::http::access=warn")]);
+    let (process, user) =
+        start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::edge::access_log=warn")]);
     let today = chrono::Utc::now().date_naive();
     let sales = async |from: i64, to: i64| {
         let day = |ago| today - chrono::TimeDelta::days(ago);

@@ -1,5 +1,7 @@
 //! Placing orders: the rules ([`Book::decide`], no I/O) and the transaction around them ([`place`]).
 
+pub mod batcher;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
@@ -7,7 +9,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::{self, MAX_LINES, MAX_QUANTITY};
 use entity::{Change, Event, Line, OrderPlaced, client, order, order_event, order_item, product};
 use iso_currency::Currency;
-use process::crash_point;
+use runtime::{crash_point, crash_points};
 use sea_orm::sea_query::postgres_array::NotU8;
 use sea_orm::sea_query::{Expr, ValueType};
 use sea_orm::{
@@ -16,8 +18,8 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use crate::relay::Outgoing;
-use crate::store::{is_one_of, is_one_pair_of};
+use crate::commands::database::{is_one_of, is_one_pair_of};
+use crate::outbox::relay::Outgoing;
 
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
@@ -86,9 +88,9 @@ pub struct Batch {
 /// When the database fails: [`NotPlaced`] tells whether an order may be placed all the same.
 pub async fn place(db: &DatabaseConnection, currency: Currency, commands: &[PlaceOrder]) -> Result<Batch, NotPlaced> {
     let (transaction, results, outgoing) = prepare(db, currency, commands).await.map_err(NotPlaced::Surely)?;
-    crash_point("order-before-commit");
+    crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(NotPlaced::Maybe)?;
-    crash_point("order-after-commit");
+    crash_point(crash_points::ORDER_AFTER_COMMIT);
     Ok(Batch { results, outgoing })
 }
 

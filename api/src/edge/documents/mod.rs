@@ -2,6 +2,8 @@
 //! [automatic persisted queries](https://www.apollographql.com/docs/apollo-server/performance/apq) name them. Given a
 //! manifest of trusted documents, only those run.
 
+pub mod limits;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,8 +21,8 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Refused, refused};
-use crate::limits::LimitSettings;
+use crate::edge::documents::limits::LimitSettings;
+use crate::graphql::error::{Refused, refused};
 
 /// Validation errors told of one document.
 const MAX_ERRORS: usize = 10;

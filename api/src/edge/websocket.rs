@@ -19,12 +19,12 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::info;
 
-use super::access::{RequestId, Underway};
+use super::access_log::{RequestId, Underway};
 use super::response::{self, MediaType, Outcome};
 use super::{Edge, LiveConnection, bearer, encode, parameters};
-use crate::callers::{Caller, Key};
-use crate::error::refused;
-use crate::executor::{NEW_COST, expiry};
+use crate::edge::executor::{NEW_COST, expiry};
+use crate::edge::quota::{Caller, Key};
+use crate::graphql::error::refused;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.

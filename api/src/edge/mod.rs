@@ -4,13 +4,16 @@
 //! - `encode`: how answers are written; `events` and `websocket`: those that go on
 //! - [`explorer`]: GraphiQL; [`pages`]: the dashboard and the shop; `access`: the log, and the headers of every answer
 
-mod access;
+mod access_log;
+pub mod auth;
+pub mod documents;
 mod encode;
-mod events;
-pub mod explorer;
+pub mod executor;
 pub mod pages;
 mod parameters;
+pub mod quota;
 mod response;
+mod sse;
 mod websocket;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +31,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Json, Router, middleware, routing};
 use futures::future;
-use process::duration_from;
+use runtime::duration_from;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -39,17 +42,17 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use self::access::RequestId;
-use self::explorer::Exploring;
+use self::access_log::RequestId;
+use self::pages::graphiql::{self, Exploring};
 use self::parameters::UrlParameters;
 use self::response::{Accepted, MediaType, Outcome};
-use crate::auth::{Authenticator, InvalidToken};
-use crate::callers::{Caller, Key, Share, Shares};
-use crate::error::Refused;
-use crate::executor::{Executor, NEW_COST, Parameters};
+use crate::edge::auth::{Authenticator, InvalidToken};
+use crate::edge::documents::limits::LimitSettings;
+use crate::edge::executor::{Executor, NEW_COST, Parameters};
+use crate::edge::quota::{Caller, Key, Share, Shares};
 use crate::graphql::App;
-use crate::limits::LimitSettings;
-use crate::relay::Queue;
+use crate::graphql::error::Refused;
+use crate::outbox::relay::Queue;
 
 /// How long a client may take to send the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -209,15 +212,15 @@ pub fn router(edge: Arc<Edge>) -> Router {
     }
     graphql
         .route("/", root)
-        .route("/graphiql/{*path}", routing::get(explorer::file))
-        .route("/graphiql/", routing::get(explorer::page))
+        .route("/graphiql/{*path}", routing::get(graphiql::file))
+        .route("/graphiql/", routing::get(graphiql::page))
         .route("/dashboard", routing::get(pages::dashboard))
         .route("/shop", routing::get(pages::shop))
         .route("/pages/{*path}", routing::get(pages::file))
         .route("/health/live", routing::get(async || "ok\n"))
         .route("/health/ready", routing::get(ready))
         .fallback(not_found)
-        .layer(middleware::from_fn(access::layer))
+        .layer(middleware::from_fn(access_log::layer))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
         .with_state(edge)
 }
@@ -315,7 +318,7 @@ async fn execute(
     };
     let prepared = match edge.executor.prepare(parameters, &caller) {
         Ok(prepared) => prepared,
-        Err(refused) if media_type == MediaType::EventStream => return events::refuse(refused),
+        Err(refused) if media_type == MediaType::EventStream => return sse::refuse(refused),
         Err(refused) => return response::not_executed(media_type, refused),
     };
     let operation = prepared.operation.clone();
@@ -327,7 +330,7 @@ async fn execute(
         kind if media_type == MediaType::EventStream
             || (kind == OperationType::Subscription && accepted.event_stream) =>
         {
-            return events::stream(edge, &caller, id, prepared);
+            return sse::stream(edge, &caller, id, prepared);
         }
         OperationType::Subscription => {
             let message = "Subscriptions need a WebSocket (graphql-transport-ws), or Accept: text/event-stream.";
@@ -343,7 +346,7 @@ async fn execute(
 }
 
 fn unauthenticated() -> async_graphql::ServerError {
-    async_graphql::Error::from(crate::error::Error::Unauthenticated).into_server_error(Default::default())
+    async_graphql::Error::from(crate::graphql::error::Error::Unauthenticated).into_server_error(Default::default())
 }
 
 fn other_method_needed(media_type: MediaType, message: &str) -> Response {

@@ -11,7 +11,7 @@ use sea_orm::DbErr;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::store;
+use crate::commands::database;
 
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -145,7 +145,7 @@ impl From<ReadModelError> for Error {
 
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Error {
-        if store::is_outage(&error) {
+        if database::is_outage(&error) {
             warn!("the command database is unavailable: {error}");
             Error::CommandStoreUnavailable
         } else {

@@ -6,15 +6,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
-use process::one_line;
 use read_model::sales::{Purchase, Sum, latest, today};
 use read_model::{Client, Error, ReadModel};
+use runtime::one_line;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::live::next;
+use crate::queries::live::next;
 
 /// Least time between two snapshots.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -5,7 +5,7 @@ use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, MAX_NAME, MAX_TOTAL, PRICE_CHANGED, PRODUCT_CREATED};
 use entity::{ClientChanged, ProductChanged, Subject, client, order_event, product};
 use iso_currency::Currency;
-use process::crash_point;
+use runtime::{crash_point, crash_points};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveValue, ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
@@ -14,9 +14,9 @@ use sea_orm::{
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::error::Error;
-use crate::orders::as_new;
-use crate::relay::Outgoing;
+use crate::commands::place_order::as_new;
+use crate::graphql::error::Error;
+use crate::outbox::relay::Outgoing;
 
 /// Where clients and products are registered and changed.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ impl MasterData {
     async fn commit(&self, transaction: DatabaseTransaction, event: order_event::Model) -> Result<(), DbErr> {
         let outgoing = Outgoing::of(&event);
         order_event::Entity::insert(as_new(event)).exec_without_returning(&transaction).await?;
-        crash_point("change-before-commit");
+        crash_point(crash_points::CHANGE_BEFORE_COMMIT);
         transaction.commit().await?;
         // Where it does not fit, it is found in the outbox.
         let _ = self.outgoing.try_send(outgoing);

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use uuid::Uuid;
 
 use super::response::Code;
-use crate::executor::Operation;
+use crate::edge::executor::Operation;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ids from outside are replaced.

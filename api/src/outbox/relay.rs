@@ -13,7 +13,7 @@ use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use chrono::Utc;
 use entity::order_event::{self, Column};
 use futures::{StreamExt, stream};
-use process::{crash_point, one_line, queue};
+use runtime::{crash_point, crash_points, one_line, queue};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::store::is_one_of;
+use crate::commands::database::is_one_of;
 
 /// Rows claimed at once.
 const CLAIM: u64 = 200;
@@ -201,7 +201,7 @@ impl Relay {
     async fn publish(&self, db: &impl ConnectionTrait, events: Vec<Outgoing>) -> Result<Pass, DbErr> {
         let sends = batches(events).into_iter().map(|batch| self.send(batch));
         let sent: Vec<Sent> = stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).collect().await;
-        crash_point("relay-before-marking");
+        crash_point(crash_points::RELAY_BEFORE_MARKING);
         let published: Vec<Uuid> = sent.iter().flat_map(|sent| sent.accepted.iter().copied()).collect();
         let refused = sent.iter().map(|sent| sent.refused).sum();
         let problem = sent.into_iter().find_map(|sent| sent.problem);
@@ -221,7 +221,7 @@ impl Relay {
             let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
             entry.build().expect("an id and a body are given")
         });
-        crash_point("relay-mid-batches");
+        crash_point(crash_points::RELAY_MID_BATCHES);
         let request = self.queue.client.send_message_batch().queue_url(&self.queue.url);
         match request.set_entries(Some(entries.collect())).send().await {
             Ok(answer) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, product};
-use process::{database, one_line};
+use runtime::{database, one_line};
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{

@@ -15,12 +15,12 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::auth::EXPLORE;
-use crate::callers::{Caller, Key, Rate, Shares};
-use crate::documents::{Document, Documents, Named};
-use crate::error::{Refused, mask, refused};
+use crate::edge::auth::EXPLORE;
+use crate::edge::documents::limits::{self, LimitSettings};
+use crate::edge::documents::{Document, Documents, Named};
+use crate::edge::quota::{Caller, Key, Rate, Shares};
+use crate::graphql::error::{Refused, mask, refused};
 use crate::graphql::{OrderSchema, Traceparent};
-use crate::limits::{self, LimitSettings};
 
 /// What is charged for a document that is not known yet, for a request that cannot be executed, and for a token that
 /// proves nothing: about what it takes to find that out.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::encode;
-use crate::error::{Refused, refused, whole_seconds};
+use crate::graphql::error::{Refused, refused, whole_seconds};
 
 /// A media type of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

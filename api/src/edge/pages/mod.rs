@@ -1,6 +1,8 @@
 //! The dashboard and the shop, where they are switched on: pages that `web/` builds, which need no other host. They send
 //! only the documents of their manifest.
 
+pub mod graphiql;
+
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -9,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::json;
 
-use super::explorer::{file_of_page, to_send};
+use self::graphiql::{file_of_page, to_send};
 use super::{Edge, not_found};
 
 #[derive(RustEmbed)]

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
-use super::{Edge, not_found};
+use crate::edge::{Edge, not_found};
 
 /// What may be asked of the schema itself.
 #[derive(Clone, Debug)]

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::error::Error;
-use crate::orders::{self, Batch, NotPlaced, PlaceOrder, Placed, Rejection};
-use crate::relay::Outgoing;
-use crate::store;
+use crate::commands::database;
+use crate::commands::place_order::{Batch, NotPlaced, PlaceOrder, Placed, Rejection};
+use crate::graphql::error::Error;
+use crate::outbox::relay::Outgoing;
 
 /// Orders in one transaction.
 const TOGETHER: usize = 50;
@@ -155,7 +155,7 @@ impl Placing {
     }
 
     async fn transact(&self, orders: &[PlaceOrder]) -> Result<Vec<Result<Placed, Vec<Rejection>>>, Failed> {
-        let placed = timeout(PLACING, orders::place(&self.db, self.currency, orders)).await;
+        let placed = timeout(PLACING, super::place(&self.db, self.currency, orders)).await;
         let Batch { results, outgoing } = placed.map_err(|_| Failed::TooSlow)?.map_err(Failed::Database)?;
         for event in outgoing {
             // Where it does not fit, it is found in the outbox.
@@ -179,12 +179,12 @@ enum Failed {
 impl Failed {
     /// Whether it may be different without one of the orders. Never of what may have been committed.
     fn is_of_one_order(&self) -> bool {
-        matches!(self, Failed::Database(NotPlaced::Surely(error)) if !store::is_outage(error)) || self.is_lock()
+        matches!(self, Failed::Database(NotPlaced::Surely(error)) if !database::is_outage(error)) || self.is_lock()
     }
 
     /// Whether somebody has locked one of the clients.
     fn is_lock(&self) -> bool {
-        matches!(self, Failed::Database(NotPlaced::Surely(error)) if store::is_lock(error))
+        matches!(self, Failed::Database(NotPlaced::Surely(error)) if database::is_lock(error))
     }
 
     /// Whether any other order would fail as well.
@@ -192,7 +192,7 @@ impl Failed {
         match self {
             Failed::TooSlow => true,
             Failed::Database(NotPlaced::Surely(error) | NotPlaced::Maybe(error)) => {
-                store::is_outage(error) && !store::is_lock(error)
+                database::is_outage(error) && !database::is_lock(error)
             }
         }
     }

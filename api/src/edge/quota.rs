@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 
-use crate::auth::Identity;
+use crate::edge::auth::Identity;
 
 /// Who asks.
 #[derive(Clone, Debug)]

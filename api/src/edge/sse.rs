@@ -12,12 +12,12 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use super::access::{RequestId, Underway};
+use super::access_log::{RequestId, Underway};
 use super::response::{self, MediaType};
 use super::{Edge, encode};
-use crate::callers::Caller;
-use crate::error::Refused;
-use crate::executor::{Prepared, expiry};
+use crate::edge::executor::{Prepared, expiry};
+use crate::edge::quota::Caller;
+use crate::graphql::error::Refused;
 
 /// How often a comment keeps an idle stream open in proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);

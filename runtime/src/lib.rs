@@ -1,5 +1,6 @@
-//! What our programs do alike as processes: start with one clear line when they cannot, log, reach their stores, stop.
+//! What all programs of the service share: exit codes, logging, connecting to stores, shutdown signals, crash points.
 
+pub mod crash_points;
 pub mod database;
 pub mod logging;
 pub mod queue;
@@ -12,8 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// The status to exit with; says in one line why when it is a failure.
-pub fn exit(result: anyhow::Result<()>) -> ExitCode {
+pub use crash_points::crash_point;
+
+/// The exit code of a program. An error is printed to standard error in one line.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,36 +26,25 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Some libraries put whole requests into their errors.
+/// Some libraries put whole requests into their errors, so longer lines are cut.
 const MAX_LINE: usize = 300;
 
-/// An error and its causes in one line. Many libraries repeat the cause in the error: what has been said is left out.
+/// Formats an error and its causes in one line. Many libraries repeat the cause in the error, so repeated text is left out.
 pub fn one_line(error: &dyn Error) -> String {
-    let mut said = error.to_string();
+    let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
         }
         cause = error.source();
     }
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    match said.char_indices().nth(MAX_LINE) {
-        Some((end, _)) => format!("{}…", &said[..end]),
-        None => said,
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_LINE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
-}
-
-/// Dies here, as by `kill -9`, where a test has armed the point of this name: `FAILPOINTS="NAME=5%return"` in the
-/// environment of a program that was built with the feature `failpoints`. Otherwise nothing.
-#[inline]
-pub fn crash_point(_name: &str) {
-    #[cfg(feature = "failpoints")]
-    fail::fail_point!(_name, |_| {
-        eprintln!("crashed at {_name}");
-        std::process::abort()
-    });
 }
 
 /// Reads a setting such as `90s` or `8h` that must be `least` or longer.

@@ -4,7 +4,7 @@ use apollo_compiler::response::JsonMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::executor::Parameters;
+use crate::edge::executor::Parameters;
 
 /// As they are in JSON. One that is null is absent.
 #[derive(Deserialize)]

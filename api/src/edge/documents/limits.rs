@@ -15,7 +15,7 @@ use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
 use read_model::sales::periods;
 
-use crate::error::refused;
+use crate::graphql::error::refused;
 
 /// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
 const MAX_INTROSPECTION_DEPTH: usize = 20;

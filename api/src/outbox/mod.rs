@@ -1,0 +1,3 @@
+//! Publishes committed events to the queue.
+
+pub mod relay;
