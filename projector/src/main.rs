@@ -1,6 +1,6 @@
-//! The `projector` process: configure, connect, project, drain. And the [`commands`] of whoever operates it.
+//! The `projector` process: configure, connect, project, drain. And the commands ([`cli`]) of whoever operates it.
 
-mod commands;
+mod cli;
 
 use std::future::IntoFuture;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use commands::Command;
+use cli::Command;
 use iso_currency::Currency;
-use projector::consumer::{self, Consumer};
-use projector::health::Activity;
+use projector::consume::activity::Activity;
+use projector::consume::{Consumer, health};
 use projector::sweep::Sweep;
 use projector::verify::{CONCURRENT, Repair, Verifier};
-use projector::{health, queues, rebuild};
+use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::logging::{self, LogSettings};
 use runtime::{database, duration_from, one_line, queue::aws_settings};
@@ -86,7 +86,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn consume(settings: Settings) -> anyhow::Result<()> {
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
     let read_model = Arc::new(settings.read_model.connect().await?);
-    let queue = consumer::client(&aws_settings().await?);
+    let queue = queues::client(&aws_settings().await?);
     queues::check(&queue, &queue_url).await?;
     let currency = settings.read_model.currency;
     let consumer = Consumer::new(queue, queue_url, read_model.clone(), currency);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::replay::{self, Replayed, Selection};
-use crate::sums::WrongSum;
+use crate::verify::sums::WrongSum;
 use crate::verify::{Difference, Finding, Step, Verifier};
 
 /// How often all clients are compared before it is given up to find none that differs.

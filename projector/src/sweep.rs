@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::health::Activity;
+use crate::consume::activity::Activity;
 use crate::verify::{Compared, Finding, Verifier};
 
 /// How far back the first look at what changed lately goes, beyond what may still be on its way.

@@ -16,14 +16,14 @@ use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
-use projector::consumer::{Batch, Consumer};
-use projector::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
+use projector::consume::{Batch, Consumer, health};
+use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
 use projector::rebuild::{self, Progress, Rebuild};
 use projector::replay::Selection;
-use projector::sums::WrongSum;
 use projector::sweep::Sweep;
+use projector::verify::sums::WrongSum;
 use projector::verify::{Difference, Finding, Repair, Step, Verifier};
-use projector::{health, queues, replay};
+use projector::{queues, replay};
 use read_model::generations::{FORMAT, NotPossible};
 use read_model::sales::{self, KeptOrder, Purchase, Sum};
 use read_model::{

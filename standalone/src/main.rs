@@ -19,7 +19,7 @@ use api::graphql::App;
 use api::outbox::relay;
 use clap::{Parser, Subcommand};
 use futures::TryStreamExt;
-use projector::consumer::{self, Consumer};
+use projector::consume::Consumer;
 use projector::replay::Selection;
 use projector::{queues, rebuild, replay};
 use read_model::{Memory, ReadModel};
@@ -115,7 +115,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
         Some(_) => aws_settings().await?,
         None => queue::embedded().await,
     };
-    let sqs = consumer::client(&aws);
+    let sqs = queues::client(&aws);
     let queue_url = match &settings.queue_url {
         Some(url) => url.clone(),
         None => queues::create(&sqs, "orders").await?[0].url.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
-use projector::consumer;
+use projector::queues;
 use runtime::queue::aws_settings;
 
 #[global_allocator]
@@ -16,7 +16,7 @@ const POLLERS: usize = 32;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let url = std::env::var("QUEUE_URL")?;
-    let (queue, drained) = (consumer::client(&aws_settings().await?), Arc::<AtomicUsize>::default());
+    let (queue, drained) = (queues::client(&aws_settings().await?), Arc::<AtomicUsize>::default());
     let pollers = (0..POLLERS).map(|_| {
         let (queue, url, drained) = (queue.clone(), url.clone(), drained.clone());
         tokio::spawn(async move {

@@ -1,5 +1,7 @@
 //! What an operator asks for. Each command may run at any time, twice, and be interrupted.
 
+mod progress;
+
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -9,12 +11,10 @@ use anyhow::{Context, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use futures::StreamExt;
-use projector::consumer;
-use projector::dead_letters::{Action, DeadLetter, DeadLetters};
-use projector::progress::Progress;
+use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters};
 use projector::rebuild::{self, Interrupted, Rebuild};
 use projector::replay::Selection;
-use projector::sums::WrongSum;
+use projector::verify::sums::WrongSum;
 use projector::verify::{CONCURRENT, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::Generations;
@@ -24,6 +24,8 @@ use runtime::queue::aws_settings;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use self::progress::Progress;
 
 /// How long a statement may take: far longer than any does.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -202,7 +204,7 @@ impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Queues(Queues::Create { name }) => {
-                for queue in queues::create(&consumer::client(&aws_settings().await?), &name).await? {
+                for queue in queues::create(&queues::client(&aws_settings().await?), &name).await? {
                     println!(
                         "{:<8} {:<24} {}",
                         if queue.created { "created" } else { "exists" },
@@ -423,7 +425,7 @@ fn print_generations(generations: &Generations, json: bool) {
 async fn dead_letters(command: DeadLettersCommand, of: OfDeadLetters) -> anyhow::Result<()> {
     let queue_url = of.queue_url.context("QUEUE_URL is not set: the SQS queue whose dead letters they are")?;
     let (read_model, currency) = (of.read_model.connect().await?, of.read_model.currency);
-    let queue = consumer::client(&aws_settings().await?);
+    let queue = queues::client(&aws_settings().await?);
     let mut letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
     let shutdown = runtime::shutdown_signal()?;
     let done = tokio::select! {

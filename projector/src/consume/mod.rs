@@ -4,15 +4,16 @@
 //! dead-letter queue. While the read model is unavailable, messages are held and none are received, so that an outage
 //! moves nothing there.
 
+pub mod activity;
+mod apply;
+pub mod health;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::StalledStreamProtectionConfig;
-use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
 use futures::future::try_join_all;
@@ -23,34 +24,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::applying::Applying;
-use crate::health::Activity;
+use crate::queues::{CALL_TIMEOUT, at_most};
+
+use self::activity::Activity;
+use self::apply::Applying;
 
 /// What one call returns at most, and how long it waits for the first message: the most that SQS allows.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 const RECEIVE: i32 = 10;
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// How long one attempt of a call may take, besides the waiting that it asks for.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pollers that are there while there is little to do. Each call costs, also one that returns a message or two.
 const FEW: u32 = 4;
 /// How often servers look for a message during a long poll: the embedded one does every 100 ms.
 const SERVER_INTERVAL: Duration = Duration::from_millis(100);
 /// Pauses while the queue or the read model cannot be reached.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// A client for SQS whose calls end, also when the other side falls silent.
-pub fn client(settings: &SdkConfig) -> Client {
-    // A long poll is silent for longer than the SDK lets a stream be.
-    let config = aws_sdk_sqs::config::Builder::from(settings)
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .timeout_config(at_most(CALL_TIMEOUT));
-    Client::from_conf(config.build())
-}
-
-fn at_most(attempt: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().operation_attempt_timeout(attempt).build()
-}
 
 #[derive(Clone)]
 pub struct Consumer {

@@ -1,23 +1,12 @@
-//! `/health/live`: the process runs. `/health/ready`: it can reach the queue and the read model, and its pollers go on; and
-//! how far behind they are.
+//! What the pollers have done lately.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::consumer::Consumer;
-
-/// How long a check waits for a store.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pollers that have heard nothing of the queue for so long, not even that it is empty, have stopped: a long poll takes 20
 /// seconds.
 const FROZEN: Duration = Duration::from_secs(60);
@@ -38,7 +27,7 @@ struct Lately {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Progressing {
+pub(super) enum Progressing {
     Current,
     /// It works, but has much to do.
     Lagging,
@@ -49,7 +38,7 @@ enum Progressing {
 }
 
 impl Activity {
-    pub(crate) fn received(&self, nothing: bool) {
+    pub(super) fn received(&self, nothing: bool) {
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lately.received = Some(Instant::now());
         if nothing {
@@ -57,7 +46,7 @@ impl Activity {
         }
     }
 
-    pub(crate) fn applied(&self, oldest: Option<DateTime<Utc>>) {
+    pub(super) fn applied(&self, oldest: Option<DateTime<Utc>>) {
         if let Some(oldest) = oldest {
             let lag = (Utc::now() - oldest).to_std().unwrap_or_default();
             self.0.lock().unwrap_or_else(PoisonError::into_inner).lag = lag;
@@ -69,7 +58,7 @@ impl Activity {
         self.state().0 == Progressing::Lagging
     }
 
-    fn state(&self) -> (Progressing, Duration) {
+    pub(super) fn state(&self) -> (Progressing, Duration) {
         let Lately { received, lag } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = match received {
             Some(received) if received.elapsed() > FROZEN => Progressing::Frozen,
@@ -78,25 +67,6 @@ impl Activity {
         };
         (state, lag)
     }
-}
-
-pub fn router(consumer: Consumer) -> Router {
-    Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(consumer)
-}
-
-async fn ready(State(consumer): State<Consumer>) -> Response {
-    let queue = consumer.queue.get_queue_attributes().queue_url(&consumer.queue_url).send();
-    let (read_model, queue) =
-        tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.ping()), timeout(CHECK_TIMEOUT, queue));
-    let (read_model, queue) = (matches!(read_model, Ok(Ok(()))), matches!(queue, Ok(Ok(_))));
-    let (state, lag) = consumer.activity.state();
-    let state = if consumer.is_receiving() { state } else { Progressing::Waiting };
-    let good = read_model && queue && matches!(state, Progressing::Current | Progressing::Lagging);
-    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
-    let told =
-        json!({ "readModel": word(read_model), "queue": word(queue), "state": state, "lagSeconds": lag.as_secs() });
-    (status, Json(told)).into_response()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use sea_orm::{
 };
 use serde::Serialize;
 
-use crate::verify::{Verifier, database, read_model as failed};
+use super::{Verifier, database, read_model as failed};
 
 /// A sum that is not right. It is not repaired by itself: the rebuild of the read model does that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
