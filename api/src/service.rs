@@ -79,7 +79,7 @@ impl Service {
         let introspection = exploring.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
-            documents.know(&manifest).context("the documents of the dashboard")?;
+            documents.add_built_in(&manifest).context("the documents of the dashboard")?;
         }
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
         let edge = Arc::new(Edge {

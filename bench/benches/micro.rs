@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use api::commands::place_order::{Book, Item, PlaceOrder};
 use api::edge::documents::limits::LimitSettings;
-use api::edge::documents::{DocumentSettings, Documents, Named};
+use api::edge::documents::{DocumentRef, DocumentSettings, Documents};
 use api::graphql::schema;
 use chrono::Utc;
 use clap::{Args, Command, FromArgMatches};
@@ -69,7 +69,7 @@ fn documents(criterion: &mut Criterion) {
         Documents::new(&sdl, limits, &settings, true).unwrap()
     };
     let find = |documents: &Documents| {
-        documents.find(Named { text: Some(black_box(QUERY)), id: None }, false, || Ok(())).unwrap()
+        documents.find(DocumentRef { text: Some(black_box(QUERY)), id: None }, false, || Ok(())).unwrap()
     };
     let (keeping, forgetting) = (documents(&[]), documents(&["--document-cache-bytes=0"]));
     criterion.bench_function("a known document is found", |bencher| bencher.iter(|| find(&keeping)));

@@ -17,9 +17,10 @@ use tokio::time::timeout;
 
 use crate::edge::auth::EXPLORE;
 use crate::edge::documents::limits::{self, LimitSettings};
-use crate::edge::documents::{Document, Documents, Named};
+use crate::edge::documents::validation::Document;
+use crate::edge::documents::{DocumentRef, Documents};
 use crate::edge::quota::{Caller, Key, Rate, Shares};
-use crate::graphql::error::{Refused, mask, refused};
+use crate::edge::refusal::{self, Refusal, mask};
 use crate::graphql::{OrderSchema, Traceparent};
 
 /// What is charged for a document that is not known yet, for a request that cannot be executed, and for a token that
@@ -78,16 +79,16 @@ impl Executor {
     }
 
     /// Finds out whether an operation may be executed, and charges it.
-    pub fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<Prepared, Refused> {
+    pub fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<Prepared, Refusal> {
         let Parameters { query, operation_name, variables, document_id } = parameters;
         let key = caller.key();
         let may_explore = caller.identity.as_ref().is_some_and(|identity| identity.may(EXPLORE));
-        let named = Named { text: query.as_deref(), id: document_id.as_deref() };
+        let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
         // What is new is parsed and validated. That is paid for first: whoever has nothing left costs nothing.
         let mut paid = false;
         let prepared = self
             .documents
-            .find(named, may_explore, || {
+            .find(document, may_explore, || {
                 paid = true;
                 self.charge(&key, NEW_COST)
             })
@@ -107,8 +108,8 @@ impl Executor {
     }
 
     /// Charges a caller, where there is a limit.
-    pub fn charge(&self, key: &Key, cost: usize) -> Result<(), Refused> {
-        self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(key, cost).map_err(Refused::RateLimited))
+    pub fn charge(&self, key: &Key, cost: usize) -> Result<(), Refusal> {
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.charge(key, cost).map_err(Refusal::RateLimited))
     }
 
     /// Forgets who has not asked for a while.
@@ -128,20 +129,20 @@ impl Executor {
     ) -> Result<(Request, Operation), ServerError> {
         let operation = document.operation(operation_name.as_deref())?;
         let variables = coerce_variable_values(self.documents.schema(), operation, variables).map_err(|error| {
-            let position = error.location().and_then(|location| location.line_column(&document.checked.sources));
+            let position = error.location().and_then(|location| location.line_column(&document.validated.sources));
             let position = position.map(|at| Pos { line: at.line, column: at.column });
-            refused("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
+            refusal::error("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
         })?;
-        let cost = limits::cost(&document.checked, operation, &variables);
+        let cost = limits::cost(&document.validated, operation, &variables);
         self.limits.check_cost(cost)?;
 
         let name = operation.name.as_ref().map(ToString::to_string);
         let operation = Operation { name, kind: operation.operation_type, cost };
-        let variables =
-            async_graphql::to_value(&*variables).map_err(|error| refused("BAD_USER_INPUT", error.to_string(), None))?;
+        let variables = async_graphql::to_value(&*variables)
+            .map_err(|error| refusal::error("BAD_USER_INPUT", error.to_string(), None))?;
         let mut request = Request::new("").variables(Variables::from_value(variables));
         request.operation_name = operation_name;
-        request.set_parsed_query(document.parsed.clone());
+        request.set_parsed_query(document.executable.clone());
         if let Some(identity) = &caller.identity {
             request = request.data(identity.clone());
         }
@@ -152,10 +153,10 @@ impl Executor {
     }
 
     /// Executes a query or a mutation.
-    pub async fn execute(&self, prepared: Prepared) -> Result<Response, Refused> {
+    pub async fn execute(&self, prepared: Prepared) -> Result<Response, Refusal> {
         let Prepared { request, operation, key } = prepared;
-        let Some(_running) = self.running.take(key) else { return Err(Refused::Busy) };
-        let Ok(_free) = self.free.try_acquire() else { return Err(Refused::Busy) };
+        let Some(_running) = self.running.take(key) else { return Err(Refusal::Busy) };
+        let Ok(_free) = self.free.try_acquire() else { return Err(Refusal::Busy) };
         let answer = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
         Ok(match timeout(self.limits.operation_timeout, answer).await {
             Ok(Ok(response)) => mask(response),
@@ -170,7 +171,7 @@ impl Executor {
                 };
                 let waited = self.limits.operation_timeout;
                 let message = format!("The operation took longer than {waited:?}. {advice}");
-                Response::from_errors(vec![refused("OPERATION_TIMEOUT", message, None)])
+                Response::from_errors(vec![refusal::error("OPERATION_TIMEOUT", message, None)])
             }
         })
     }

@@ -12,6 +12,7 @@ pub mod executor;
 pub mod pages;
 mod parameters;
 pub mod quota;
+pub mod refusal;
 mod response;
 mod sse;
 mod websocket;
@@ -50,8 +51,8 @@ use crate::edge::auth::{Authenticator, InvalidToken};
 use crate::edge::documents::limits::LimitSettings;
 use crate::edge::executor::{Executor, NEW_COST, Parameters};
 use crate::edge::quota::{Caller, Key, Share, Shares};
+use crate::edge::refusal::Refusal;
 use crate::graphql::App;
-use crate::graphql::error::Refused;
 use crate::outbox::relay::Queue;
 
 /// How long a client may take to send the body of a request.
@@ -185,9 +186,9 @@ impl Edge {
     }
 
     /// A place for one more WebSocket or event stream.
-    fn live_connection(&self, caller: &Caller) -> Result<LiveConnection, Refused> {
-        let place = self.free_connections.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
-        let share = self.connections.take(caller.key()).ok_or(Refused::Busy)?;
+    fn live_connection(&self, caller: &Caller) -> Result<LiveConnection, Refusal> {
+        let place = self.free_connections.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let share = self.connections.take(caller.key()).ok_or(Refusal::Busy)?;
         Ok(LiveConnection { _place: place, share })
     }
 }

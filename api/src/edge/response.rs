@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::encode;
-use crate::graphql::error::{Refused, refused, whole_seconds};
+use crate::edge::refusal::{self, Refusal, whole_seconds};
 
 /// A media type of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,18 +127,11 @@ pub fn answer(media_type: MediaType, response: &async_graphql::Response) -> Resp
 #[derive(Clone)]
 pub struct Code(pub String);
 
-pub fn code(error: &ServerError) -> Option<String> {
-    match error.extensions.as_ref()?.get("code")? {
-        async_graphql::Value::String(code) => Some(code.clone()),
-        _ => None,
-    }
-}
-
 /// The answer to one that is not: it has no data, not even null.
 pub fn errors(media_type: MediaType, outcome: Outcome, errors: &[ServerError]) -> Response {
     let mut response = body(media_type, outcome, &json!({ "errors": errors }));
-    if let Some(code) = errors.first().and_then(code) {
-        response.extensions_mut().insert(Code(code));
+    if let Some(code) = errors.first().and_then(refusal::code) {
+        response.extensions_mut().insert(Code(code.to_owned()));
     }
     let header = match outcome {
         Outcome::Unauthenticated => Some((WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")),
@@ -153,18 +146,18 @@ pub fn errors(media_type: MediaType, outcome: Outcome, errors: &[ServerError]) -
 }
 
 pub fn error(media_type: MediaType, outcome: Outcome, code: &str, message: impl Into<String>) -> Response {
-    errors(media_type, outcome, &[refused(code, message, None)])
+    errors(media_type, outcome, &[refusal::error(code, message, None)])
 }
 
 pub fn bad_request(media_type: MediaType, message: impl Into<String>) -> Response {
     error(media_type, Outcome::Malformed, "BAD_REQUEST", message)
 }
 
-pub fn not_executed(media_type: MediaType, refused: Refused) -> Response {
+pub fn not_executed(media_type: MediaType, refused: Refusal) -> Response {
     let (outcome, wait) = match &refused {
-        Refused::Request(_) => (Outcome::NotExecuted, None),
-        Refused::RateLimited(wait) => (Outcome::RateLimited, Some(whole_seconds(*wait))),
-        Refused::Busy => (Outcome::Busy, None),
+        Refusal::Invalid(_) => (Outcome::NotExecuted, None),
+        Refusal::RateLimited(wait) => (Outcome::RateLimited, Some(whole_seconds(*wait))),
+        Refusal::Busy => (Outcome::Busy, None),
     };
     let mut response = errors(media_type, outcome, &refused.errors());
     if let Some(wait) = wait {

@@ -17,7 +17,7 @@ use super::response::{self, MediaType};
 use super::{Edge, encode};
 use crate::edge::executor::{Prepared, expiry};
 use crate::edge::quota::Caller;
-use crate::graphql::error::Refused;
+use crate::edge::refusal::Refusal;
 
 /// How often a comment keeps an idle stream open in proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
@@ -53,9 +53,9 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: Prepared) -
 }
 
 /// What is wrong with a request, for those who only look into the stream.
-pub fn refuse(refused: Refused) -> Response {
+pub fn refuse(refused: Refusal) -> Response {
     match refused {
-        Refused::Request(errors) => send(stream::iter([next(&json!({ "errors": errors })), complete()])),
+        Refusal::Invalid(errors) => send(stream::iter([next(&json!({ "errors": errors })), complete()])),
         refused => response::not_executed(MediaType::EventStream, refused),
     }
 }

@@ -24,7 +24,7 @@ use super::response::{self, MediaType, Outcome};
 use super::{Edge, LiveConnection, bearer, encode, parameters};
 use crate::edge::executor::{NEW_COST, expiry};
 use crate::edge::quota::{Caller, Key};
-use crate::graphql::error::refused;
+use crate::edge::refusal;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// How long a client may take to introduce itself.
@@ -276,13 +276,13 @@ impl Connection {
         let max = self.edge.limits.max_streams;
         if self.running.len() >= max {
             let message = format!("There are {max} operations under way on this connection. Complete one first.");
-            return Ok(Err(vec![refused("MAX_STREAMS_LIMIT", message, None)]));
+            return Ok(Err(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
         let prepared = match self.edge.executor.prepare(parameters, &self.caller) {
             Ok(prepared) => prepared,
-            Err(refused) => {
-                let errors = refused.errors();
-                let code = errors.first().and_then(response::code);
+            Err(refusal) => {
+                let errors = refusal.errors();
+                let code = errors.first().and_then(refusal::code);
                 info!(code, transport = "websocket", request_id = self.id.0, "refused");
                 return Ok(Err(errors));
             }

@@ -3,9 +3,7 @@
 //!
 //! [`Error`] has no `Display` on purpose: async-graphql would show whatever can be displayed to the client.
 
-use std::time::Duration;
-
-use async_graphql::{ErrorExtensionValues, Pos, Response, ServerError};
+use async_graphql::ErrorExtensionValues;
 use read_model::Error as ReadModelError;
 use sea_orm::DbErr;
 use tracing::{error, warn};
@@ -76,61 +74,6 @@ impl From<Error> for async_graphql::Error {
     }
 }
 
-/// Why a request is not executed.
-pub fn refused(code: &str, message: impl Into<String>, position: Option<Pos>) -> ServerError {
-    let mut error = ServerError::new(message, position);
-    error.extensions.get_or_insert_default().set("code", code);
-    error
-}
-
-/// Why an operation is not executed.
-#[derive(Debug)]
-pub enum Refused {
-    /// The request is at fault.
-    Request(Vec<ServerError>),
-    /// Its sender asks for too much; after this time there is room again.
-    RateLimited(Duration),
-    /// Everyone together asks for too much.
-    Busy,
-}
-
-impl From<ServerError> for Refused {
-    fn from(error: ServerError) -> Refused {
-        Refused::Request(vec![error])
-    }
-}
-
-impl Refused {
-    pub fn errors(self) -> Vec<ServerError> {
-        match self {
-            Refused::Request(errors) => errors,
-            Refused::RateLimited(wait) => {
-                let message = format!("You ask for more than your share. Try again in {} s.", whole_seconds(wait));
-                let mut error = refused("RATE_LIMITED", message, None);
-                error.extensions.get_or_insert_default().set("retryAfter", whole_seconds(wait));
-                vec![error]
-            }
-            Refused::Busy => vec![refused("SERVER_BUSY", "The service is at its limit. Try again in a moment.", None)],
-        }
-    }
-}
-
-/// At least one.
-pub fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + 1
-}
-
-/// Hides what has no code of ours behind the id under which it is logged.
-pub fn mask(mut response: Response) -> Response {
-    for error in &mut response.errors {
-        if error.extensions.as_ref().is_none_or(|extensions| extensions.get("code").is_none()) {
-            let masked = async_graphql::Error::from(Error::internal(&error));
-            (error.message, error.extensions) = (masked.message, masked.extensions);
-        }
-    }
-    response
-}
-
 impl From<ReadModelError> for Error {
     fn from(error: ReadModelError) -> Error {
         match error {
@@ -151,22 +94,5 @@ impl From<DbErr> for Error {
         } else {
             Error::internal(&error)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_no_code_of_ours_is_hidden_behind_an_id() {
-        let told = refused("FORBIDDEN", "This is told.", None);
-        let masked = mask(Response::from_errors(vec![ServerError::new("SELECT secret", None), told.clone()]));
-        let [error, other] = &masked.errors[..] else { panic!("both are there") };
-        let extensions = error.extensions.as_ref().unwrap();
-        assert_eq!(extensions.get("code"), Some(&"INTERNAL_SERVER_ERROR".into()));
-        let Some(async_graphql::Value::String(id)) = extensions.get("id") else { panic!("it has an id") };
-        assert!(error.message.contains(id) && !error.message.contains("secret"), "{}", error.message);
-        assert_eq!(other, &told);
     }
 }

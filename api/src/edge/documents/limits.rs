@@ -15,7 +15,7 @@ use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
 use read_model::sales::periods;
 
-use crate::graphql::error::refused;
+use crate::edge::refusal;
 
 /// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
@@ -110,7 +110,7 @@ impl LimitSettings {
                 let line_begins = before.rfind('\n').map_or(0, |newline| newline + 1);
                 let column = before[line_begins..].chars().count() + 1;
                 let position = Pos { line: before.matches('\n').count() + 1, column };
-                refused("GRAPHQL_PARSE_FAILED", format!("Syntax error: {}.", error.message()), Some(position))
+                refusal::error("GRAPHQL_PARSE_FAILED", format!("Syntax error: {}.", error.message()), Some(position))
             })?;
             match token.kind() {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
@@ -119,7 +119,7 @@ impl LimitSettings {
                 // As an ID it would be valid, and fail when it is read.
                 TokenKind::Int if token.data().parse::<i64>().is_err() => {
                     let message = "The document has a number that is too large: send it as a string.";
-                    return Err(refused("GRAPHQL_VALIDATION_FAILED", message, None));
+                    return Err(refusal::error("GRAPHQL_VALIDATION_FAILED", message, None));
                 }
                 _ => {}
             }
@@ -175,7 +175,7 @@ impl LimitSettings {
         if value <= max {
             return Ok(());
         }
-        Err(refused(&format!("MAX_{limit}_LIMIT"), format!("The document has more than {max} {what}."), None))
+        Err(refusal::error(&format!("MAX_{limit}_LIMIT"), format!("The document has more than {max} {what}."), None))
     }
 }
 

@@ -1,322 +1,176 @@
-//! Documents, parsed, checked and validated once. They are kept by the SHA-256 of their text, which is also how
-//! [automatic persisted queries](https://www.apollographql.com/docs/apollo-server/performance/apq) name them. Given a
-//! manifest of trusted documents, only those run.
+//! GraphQL documents. Each is parsed, measured and validated once and then served from the [`cache`].
+//!
+//! - [`limits`]: bounds on size and cost
+//! - [`validation`]: from text to a valid document
+//! - [`cache`] and [`hash`]: validated documents by the SHA-256 of their text
+//! - [`trusted`]: manifests; if one is configured, only its documents run
 
+pub mod cache;
+pub mod hash;
 pub mod limits;
+pub mod trusted;
+pub mod validation;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
-use apollo_compiler::executable::{ExecutableDocument, Operation};
-use apollo_compiler::introspection::check_max_depth;
-use apollo_compiler::validation::{DiagnosticList, Valid};
-use apollo_compiler::{Schema, ast};
-use async_graphql::parser::parse_query;
-use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
-use async_graphql::{Pos, ServerError};
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use anyhow::Context;
+use apollo_compiler::Schema;
+use apollo_compiler::validation::Valid;
 
-use crate::edge::documents::limits::LimitSettings;
-use crate::graphql::error::{Refused, refused};
-
-/// Validation errors told of one document.
-const MAX_ERRORS: usize = 10;
-/// Longest message of such an error, in characters: it has names from the document.
-const MAX_MESSAGE: usize = 300;
-/// Memory that a document takes for each token, and besides: the most that was measured, rounded up.
-const BYTES_PER_TOKEN: usize = 400;
-const BYTES_PER_DOCUMENT: usize = 4096;
+use self::cache::DocumentCache;
+use self::hash::DocumentHash;
+use self::limits::LimitSettings;
+use self::trusted::{TrustedDocuments, without_prefix};
+use self::validation::{Document, Validator};
+use crate::edge::refusal::{self, Refusal};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Documents")]
 pub struct DocumentSettings {
-    /// Memory for documents that were parsed and validated, in bytes
+    /// Memory for the cache of validated documents, in bytes
     #[arg(long, env, default_value_t = 32 * 1024 * 1024)]
     pub document_cache_bytes: u64,
-    /// Whether clients may name a document by its hash once it was sent (automatic persisted queries)
+    /// Let clients send the SHA-256 of a document instead of its text (automatic persisted queries)
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub persisted_queries: bool,
-    /// Manifest of the documents that may run, as Apollo's or GraphQL Code Generator's tools write it; any may if unset
+    /// File with the only documents that may run, written by Apollo's or GraphQL Code Generator's tools (unset: any)
     #[arg(long, env)]
     pub trusted_documents: Option<PathBuf>,
 }
 
-/// A document that may run.
-pub struct Document {
-    /// With the types of its fields.
-    pub checked: Valid<ExecutableDocument>,
-    /// The same, as it is executed.
-    pub parsed: ParsedDocument,
-    /// About what it takes in memory.
-    bytes: usize,
-}
-
-impl Document {
-    /// The operation of this name, or the only one.
-    pub fn operation(&self, name: Option<&str>) -> Result<&Operation, ServerError> {
-        let operation = self.checked.operations.get(name);
-        operation.map(|operation| &**operation).map_err(|_| {
-            let message = match name {
-                Some(name) => format!("The document has no operation named {name:?}."),
-                None => "The document has several operations: `operationName` must say which one to run.".into(),
-            };
-            refused("OPERATION_RESOLUTION_FAILURE", message, None)
-        })
-    }
-}
-
-/// How a request names its document: by its text, by the hash of it, or both.
+/// The document of a request: its text, its id, or both.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Named<'a> {
+pub struct DocumentRef<'a> {
     pub text: Option<&'a str>,
     pub id: Option<&'a str>,
 }
 
 pub struct Documents {
-    schema: Valid<Schema>,
-    limits: LimitSettings,
-    introspection: bool,
+    validator: Validator,
     persisted_queries: bool,
-    cache: Cache<Hash, Arc<Document>, Weight>,
-    /// The only ones that run, if there is a manifest.
-    trusted: Option<HashMap<String, Arc<Document>>>,
-    /// Those that run besides.
-    known: HashMap<String, Arc<Document>>,
-}
-
-#[derive(Clone)]
-struct Weight;
-
-impl Weighter<Hash, Arc<Document>> for Weight {
-    fn weight(&self, _hash: &Hash, document: &Arc<Document>) -> u64 {
-        document.bytes as u64
-    }
+    cache: DocumentCache,
+    /// The only documents that run, if a manifest is configured.
+    trusted: Option<TrustedDocuments>,
+    /// The documents of the built-in pages. They always run, by their id.
+    built_in: TrustedDocuments,
 }
 
 impl Documents {
-    /// `schema` in the schema definition language.
+    /// `schema` is in the schema definition language.
     ///
     /// # Errors
-    /// When the manifest cannot be read, or names a document that may not run.
+    /// When the manifest cannot be read, or one of its documents is refused.
     pub fn new(
         schema: &str,
         limits: LimitSettings,
         settings: &DocumentSettings,
         introspection: bool,
     ) -> anyhow::Result<Documents> {
-        let schema = Schema::parse_and_validate(schema, "schema.graphql")
-            .map_err(|error| anyhow!("the schema is not valid: {}", error.errors))?;
-        // Divided into shards, the cache would refuse a document that is larger than its shard, and forget that silently.
-        let options = OptionsBuilder::new()
-            .shards(1)
-            .weight_capacity(settings.document_cache_bytes)
-            .estimated_items_capacity(settings.document_cache_bytes as usize / BYTES_PER_DOCUMENT)
-            .build()?;
-        let mut documents = Documents {
-            schema,
-            limits,
-            introspection,
-            persisted_queries: settings.persisted_queries,
-            cache: Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()),
-            trusted: None,
-            known: HashMap::new(),
+        let validator = Validator::new(schema, limits, introspection)?;
+        let load = |path: &PathBuf| {
+            let manifest = std::fs::read(path).map_err(Into::into);
+            let documents = manifest.and_then(|manifest| trusted::load(&manifest, &validator));
+            documents.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))
         };
-        if let Some(path) = &settings.trusted_documents {
-            let trusted = std::fs::read(path).map_err(Into::into).and_then(|manifest| documents.load(&manifest));
-            documents.trusted = Some(trusted.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))?);
-        }
-        Ok(documents)
+        let trusted = settings.trusted_documents.as_ref().map(load).transpose()?;
+        Ok(Documents {
+            validator,
+            persisted_queries: settings.persisted_queries,
+            cache: cache::new(settings.document_cache_bytes)?,
+            trusted,
+            built_in: TrustedDocuments::new(),
+        })
     }
 
-    /// Lets the documents of this manifest run in any case, for those who name them by their ids.
+    /// Adds documents that always run, even when others must be trusted. Clients send their ids.
     ///
     /// # Errors
-    /// When one of them may not run.
-    pub fn know(&mut self, manifest: &[u8]) -> anyhow::Result<()> {
-        self.known = self.load(manifest)?;
+    /// When one of them is refused.
+    pub fn add_built_in(&mut self, manifest: &[u8]) -> anyhow::Result<()> {
+        self.built_in = trusted::load(manifest, &self.validator)?;
         Ok(())
     }
 
     pub fn schema(&self) -> &Valid<Schema> {
-        &self.schema
+        &self.validator.schema
     }
 
-    /// Finds what a request names. `may_explore` lets it send what is not trusted. Calls `before_checking` before a text is
-    /// parsed that is not known yet.
+    /// Finds the document of a request. With `may_explore`, it need not be trusted. Calls `before_validation` before it
+    /// validates a text that is not cached.
     pub fn find(
         &self,
-        named: Named,
+        document: DocumentRef,
         may_explore: bool,
-        before_checking: impl FnOnce() -> Result<(), Refused>,
-    ) -> Result<Arc<Document>, Refused> {
-        let of_text = named.text.map(hash);
-        let id = named.id.map(without_prefix);
-        if let (None, Some(document)) = (named.text, id.and_then(|id| self.known.get(id))) {
+        before_validation: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Arc<Document>, Refusal> {
+        let id = document.id.map(without_prefix);
+        if let (None, Some(document)) = (document.text, id.and_then(|id| self.built_in.get(id))) {
             return Ok(document.clone());
         }
+        let hash = document.text.map(DocumentHash::of);
         if let Some(trusted) = &self.trusted {
-            let by_text = of_text.as_ref().map(|hash| trusted.get(&hexadecimal(hash)));
-            let by_id = id.map(|id| trusted.get(id));
-            match (by_text, by_id) {
-                (Some(Some(document)), None) | (None, Some(Some(document))) => return Ok(document.clone()),
-                (Some(Some(document)), Some(Some(same))) if Arc::ptr_eq(document, same) => return Ok(same.clone()),
-                _ if may_explore => {}
-                _ => {
-                    let message = "Only the documents that this service was given may run. This is none of them.";
-                    return Err(refused("QUERY_NOT_IN_SAFELIST", message, None).into());
+            match find_trusted(trusted, hash, id) {
+                Some(document) => return Ok(document.clone()),
+                None if may_explore => {}
+                None => {
+                    let message = "This document is not trusted. Only the documents of the manifest run.";
+                    return Err(refusal::error("QUERY_NOT_IN_SAFELIST", message, None).into());
                 }
             }
         }
         if id.is_some() && !self.persisted_queries {
-            return Err(refused("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported", None).into());
+            return Err(refusal::error("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported", None).into());
         }
-        match (named.text, of_text, id) {
-            (Some(_), Some(of_text), Some(id)) if hexadecimal(&of_text) != id => {
-                let message = "The SHA-256 of the query is not the one that was sent with it.";
-                Err(refused("BAD_REQUEST", message, None).into())
+        match (document.text, hash, id) {
+            (Some(_), Some(hash), Some(id)) if hash.to_string() != id => {
+                let message = "`query` does not match its SHA-256 in `extensions.persistedQuery` or `documentId`.";
+                Err(refusal::error("BAD_REQUEST", message, None).into())
             }
-            (Some(text), Some(of_text), _) => match self.cache.get(&of_text) {
-                Some(document) => Ok(document),
-                None => {
-                    before_checking()?;
-                    let document = Arc::new(self.check(text).map_err(Refused::Request)?);
-                    self.cache.insert(of_text, document.clone());
-                    Ok(document)
-                }
-            },
-            // What clients expect to read then: they send the text as well.
+            (Some(text), Some(hash), _) => self.find_or_validate(text, hash, before_validation),
+            // Clients recognise this message and send the text as well.
             _ => id
-                .and_then(|id| self.cache.get(&from_hexadecimal(id)?))
-                .ok_or_else(|| Refused::from(refused("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None))),
+                .and_then(|id| self.cache.get(&DocumentHash::parse(id)?))
+                .ok_or_else(|| refusal::error("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None).into()),
         }
     }
 
-    /// Parses, measures and validates a document.
-    fn check(&self, text: &str) -> Result<Document, Vec<ServerError>> {
-        let tokens = self.limits.check_text(text).map_err(|error| vec![error])?;
-        let parsed = ast::Document::parse(text, "document").map_err(|error| errors(PARSE_FAILED, &error.errors))?;
-        self.limits.check_document(&parsed).map_err(|error| vec![error])?;
-        let checked = parsed
-            .to_executable_validate(&self.schema)
-            .map_err(|error| errors("GRAPHQL_VALIDATION_FAILED", &error.errors))?;
-        self.check_introspection(&checked)?;
-        let parsed = parse_query(text)
-            .map_err(|error| vec![refused(PARSE_FAILED, error.to_string(), error.positions().next())])?;
-        Ok(Document { checked, parsed, bytes: text.len() + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT })
-    }
-
-    fn check_introspection(&self, document: &Valid<ExecutableDocument>) -> Result<(), Vec<ServerError>> {
-        for operation in document.operations.iter() {
-            let mut fields = operation.root_fields(document);
-            if !self.introspection && fields.any(|field| matches!(field.name.as_str(), "__schema" | "__type")) {
-                let message = "Introspection is switched off here. The schema is published as schema.graphql.";
-                return Err(vec![refused("INTROSPECTION_DISABLED", message, None)]);
-            }
-            check_max_depth(document, operation).map_err(|error| {
-                vec![refused(
-                    "MAX_DEPTH_LIMIT",
-                    error.message().to_string() + ": lists inside lists inside lists.",
-                    None,
-                )]
-            })?;
+    fn find_or_validate(
+        &self,
+        text: &str,
+        hash: DocumentHash,
+        before_validation: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Arc<Document>, Refusal> {
+        if let Some(document) = self.cache.get(&hash) {
+            return Ok(document);
         }
-        Ok(())
-    }
-
-    /// The documents of a manifest, by their ids and by the hashes of their texts.
-    fn load(&self, manifest: &[u8]) -> anyhow::Result<HashMap<String, Arc<Document>>> {
-        let manifest: Manifest = serde_json::from_slice(manifest)
-            .context("not a manifest of Apollo's or GraphQL Code Generator's: expected JSON of their form")?;
-        let documents: Vec<(String, String)> = match manifest {
-            Manifest::Apollo { format, version, operations } => {
-                if format != "apollo-persisted-query-manifest" || version != 1 {
-                    bail!("a manifest of format {format:?}, version {version} is not known here");
-                }
-                operations.into_iter().map(|operation| (operation.id, operation.body)).collect()
-            }
-            Manifest::Codegen(documents) => documents.into_iter().collect(),
-        };
-        let mut loaded = HashMap::new();
-        for (id, text) in documents {
-            let document = self.check(&text).map_err(|errors| {
-                let errors: Vec<_> = errors.into_iter().map(|error| error.message).collect();
-                anyhow!("the document {id} may not run: {}", errors.join("; "))
-            })?;
-            let document = Arc::new(document);
-            loaded.insert(hexadecimal(&hash(&text)), document.clone());
-            loaded.insert(without_prefix(&id).to_owned(), document);
-        }
-        Ok(loaded)
+        before_validation()?;
+        let document = Arc::new(self.validator.validate(text).map_err(Refusal::Invalid)?);
+        self.cache.insert(hash, document.clone());
+        Ok(document)
     }
 }
 
-const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
-
-/// <https://github.com/graphql/graphql-over-http>: "sha256:" tells that an id is the hash of the text.
-fn without_prefix(id: &str) -> &str {
-    id.strip_prefix("sha256:").unwrap_or(id)
-}
-
-type Hash = [u8; 32];
-
-fn hash(text: &str) -> Hash {
-    Sha256::digest(text).into()
-}
-
-fn hexadecimal(hash: &Hash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Only as it is written above, in lower case.
-fn from_hexadecimal(text: &str) -> Option<Hash> {
-    let mut hash = Hash::default();
-    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+/// Text and id must name the same document.
+fn find_trusted<'a>(
+    trusted: &'a TrustedDocuments,
+    hash: Option<DocumentHash>,
+    id: Option<&str>,
+) -> Option<&'a Arc<Document>> {
+    let by_id = id.map(|id| trusted.get(id));
+    let by_text = hash.map(|hash| trusted.get(&hash.to_string()));
+    match (by_text, by_id) {
+        (Some(document), None) | (None, Some(document)) => document,
+        (Some(Some(document)), Some(Some(same))) if Arc::ptr_eq(document, same) => Some(document),
+        _ => None,
     }
-    (hexadecimal(&hash) == text).then_some(hash)
-}
-
-/// The first errors of a document, and how many more there are.
-fn errors(code: &str, found: &DiagnosticList) -> Vec<ServerError> {
-    let mut errors: Vec<_> = found
-        .iter()
-        .take(MAX_ERRORS)
-        .map(|error| {
-            let error = error.to_json();
-            let position = error.locations.first().map(|at| Pos { line: at.line, column: at.column });
-            refused(code, error.message.chars().take(MAX_MESSAGE).collect::<String>(), position)
-        })
-        .collect();
-    if found.len() > MAX_ERRORS {
-        errors.push(refused(code, format!("There are {} more errors.", found.len() - MAX_ERRORS), None));
-    }
-    errors
-}
-
-/// What tools write at build time.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Manifest {
-    /// `@apollo/generate-persisted-query-manifest`
-    Apollo { format: String, version: u32, operations: Vec<ManifestOperation> },
-    /// `@graphql-codegen/client-preset` with `persistedDocuments`: hashes and texts.
-    Codegen(HashMap<String, String>),
-}
-
-#[derive(Deserialize)]
-struct ManifestOperation {
-    id: String,
-    body: String,
 }
 
 #[cfg(test)]
 mod tests {
+    use super::validation::{MAX_ERRORS, PARSE_FAILED};
     use super::*;
+    use async_graphql::ServerError;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -332,70 +186,73 @@ mod tests {
         Documents::new(&crate::graphql::schema(None).sdl(), cli.limits, &cli.documents, introspection)
     }
 
-    fn text(text: &str) -> Named<'_> {
-        Named { text: Some(text), id: None }
+    fn text(text: &str) -> DocumentRef<'_> {
+        DocumentRef { text: Some(text), id: None }
     }
 
-    fn id(id: &str) -> Named<'_> {
-        Named { text: None, id: Some(id) }
+    fn id(id: &str) -> DocumentRef<'_> {
+        DocumentRef { text: None, id: Some(id) }
     }
 
     impl Documents {
-        fn find_free(&self, named: Named, may_explore: bool) -> Result<Arc<Document>, Vec<ServerError>> {
-            self.find(named, may_explore, || Ok(())).map_err(Refused::errors)
+        fn find_unmetered(&self, document: DocumentRef, may_explore: bool) -> Result<Arc<Document>, Vec<ServerError>> {
+            self.find(document, may_explore, || Ok(())).map_err(Refusal::errors)
         }
     }
 
     /// The code of the first error.
     fn refused(found: Result<Arc<Document>, Vec<ServerError>>) -> String {
-        let error = found.err().expect("it may run").remove(0);
+        let error = found.err().expect("the document is accepted").remove(0);
         error.extensions.unwrap().get("code").unwrap().to_string().replace('"', "")
     }
 
     const QUERY: &str = "{ product(id: 1) { name } }";
 
     #[test]
-    fn a_document_is_prepared_once_and_found_by_its_hash_from_then_on() {
+    fn a_document_is_validated_once_and_then_found_by_its_hash() {
         let documents = documents(&[], true).unwrap();
-        let of_query = hexadecimal(&hash(QUERY));
-        assert_eq!(of_query.len(), 64);
-        assert_eq!(refused(documents.find_free(id(&of_query), false)), "PERSISTED_QUERY_NOT_FOUND");
-        let first = documents.find_free(text(QUERY), false).unwrap();
-        for named in [text(QUERY), id(&of_query), id(&format!("sha256:{of_query}"))] {
-            assert!(Arc::ptr_eq(&first, &documents.find_free(named, false).unwrap()));
+        let hash = DocumentHash::of(QUERY).to_string();
+        assert_eq!(hash.len(), 64);
+        assert_eq!(refused(documents.find_unmetered(id(&hash), false)), "PERSISTED_QUERY_NOT_FOUND");
+        let first = documents.find_unmetered(text(QUERY), false).unwrap();
+        for document in [text(QUERY), id(&hash), id(&format!("sha256:{hash}"))] {
+            assert!(Arc::ptr_eq(&first, &documents.find_unmetered(document, false).unwrap()));
         }
-        let mismatch = Named { text: Some("{ products { nodes { id } } }"), id: Some(&of_query) };
-        assert_eq!(refused(documents.find_free(mismatch, false)), "BAD_REQUEST");
-        // What may not run is not kept.
+        let mismatch = DocumentRef { text: Some("{ products { nodes { id } } }"), id: Some(&hash) };
+        assert_eq!(refused(documents.find_unmetered(mismatch, false)), "BAD_REQUEST");
+        // Refused documents are not cached.
         let wrong = "{ nothing }";
-        assert_eq!(refused(documents.find_free(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED");
-        assert_eq!(refused(documents.find_free(id(&hexadecimal(&hash(wrong))), false)), "PERSISTED_QUERY_NOT_FOUND");
+        assert_eq!(refused(documents.find_unmetered(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED");
+        assert_eq!(
+            refused(documents.find_unmetered(id(&DocumentHash::of(wrong).to_string()), false)),
+            "PERSISTED_QUERY_NOT_FOUND"
+        );
 
         let without = super::tests::documents(&["--persisted-queries", "false"], true).unwrap();
-        without.find_free(text(QUERY), false).unwrap();
-        assert_eq!(refused(without.find_free(id(&of_query), false)), "PERSISTED_QUERY_NOT_SUPPORTED");
+        without.find_unmetered(text(QUERY), false).unwrap();
+        assert_eq!(refused(without.find_unmetered(id(&hash), false)), "PERSISTED_QUERY_NOT_SUPPORTED");
     }
 
     #[test]
     fn the_cache_is_bounded_by_bytes() {
         let documents = documents(&["--document-cache-bytes", "200000"], true).unwrap();
         for n in 0..2_000 {
-            documents.find_free(text(&format!("query Q{n} {QUERY}")), false).unwrap();
+            documents.find_unmetered(text(&format!("query Q{n} {QUERY}")), false).unwrap();
             assert!(documents.cache.weight() <= 200_000);
         }
         assert!(documents.cache.len() > 10);
     }
 
     #[test]
-    fn errors_are_told_with_their_places_but_not_all_of_a_thousand() {
+    fn at_most_ten_errors_are_reported_with_their_positions() {
         let documents = documents(&[], true).unwrap();
         let unknown: String = (0..20).map(|n| format!(" nothing{n}")).collect();
-        let errors = documents.find_free(text(&format!("{{\n{unknown} }}")), false).err().unwrap();
+        let errors = documents.find_unmetered(text(&format!("{{\n{unknown} }}")), false).err().unwrap();
         assert_eq!(errors.len(), MAX_ERRORS + 1);
         assert_eq!((errors[0].locations[0].line, errors[0].locations[0].column), (2, 2));
         assert_eq!(errors[MAX_ERRORS].message, "There are 10 more errors.");
         for wrong in ["", "{", "{ }", "query { product(id: ) { id } }", "type A { a: Int } {", "\u{0}"] {
-            assert_eq!(refused(documents.find_free(text(wrong), false)), PARSE_FAILED, "{wrong}");
+            assert_eq!(refused(documents.find_unmetered(text(wrong), false)), PARSE_FAILED, "{wrong}");
         }
         for wrong in [
             "type A { a: Int }",
@@ -409,43 +266,43 @@ mod tests {
             "{ product(id: 9223372036854775808) { name } }",
             "subscription { a: clientChanged(id: 1) { id } b: clientChanged(id: 2) { id } }",
         ] {
-            assert_eq!(refused(documents.find_free(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED", "{wrong}");
+            assert_eq!(refused(documents.find_unmetered(text(wrong), false)), "GRAPHQL_VALIDATION_FAILED", "{wrong}");
         }
     }
 
     #[test]
-    fn the_schema_may_be_asked_for_where_that_is_switched_on_and_not_in_circles() {
+    fn introspection_can_be_disabled_and_its_lists_cannot_nest_deeply() {
         let (open, closed) = (documents(&[], true).unwrap(), documents(&[], false).unwrap());
         for query in
             ["{ __schema { types { name } } }", "{ ...f } fragment f on Query { __type(name: \"Client\") { name } }"]
         {
-            open.find_free(text(query), false).unwrap();
-            assert_eq!(refused(closed.find_free(text(query), true)), "INTROSPECTION_DISABLED");
+            open.find_unmetered(text(query), false).unwrap();
+            assert_eq!(refused(closed.find_unmetered(text(query), true)), "INTROSPECTION_DISABLED");
         }
-        closed.find_free(text("{ __typename }"), false).unwrap();
-        let circle =
+        closed.find_unmetered(text("{ __typename }"), false).unwrap();
+        let nested =
             "{ __schema { types { fields { type { fields { type { fields { type { fields { name } } } } } } } } } }";
-        assert_eq!(refused(open.find_free(text(circle), false)), "MAX_DEPTH_LIMIT");
+        assert_eq!(refused(open.find_unmetered(text(nested), false)), "MAX_DEPTH_LIMIT");
     }
 
     #[test]
-    fn a_bomb_costs_little() {
+    fn a_fragment_bomb_is_refused_quickly() {
         let documents = documents(&[], true).unwrap();
         let spread_twice = |n: usize| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1);
         let bomb: String = (0..30).map(spread_twice).collect();
         let bomb = format!("{{ ...f0 }} {bomb} fragment f30 on Query {{ __typename }}");
-        let took = (0..10).map(|_| {
+        let durations = (0..10).map(|_| {
             let began = std::time::Instant::now();
-            assert_eq!(refused(documents.find_free(text(&bomb), false)), "MAX_SELECTIONS_LIMIT");
+            assert_eq!(refused(documents.find_unmetered(text(&bomb), false)), "MAX_SELECTIONS_LIMIT");
             began.elapsed()
         });
-        // Expanded, it has 2³⁰ selections: minutes. The least of ten says what it takes without the machine's noise.
-        let least = took.min().unwrap();
-        assert!(least < std::time::Duration::from_millis(5), "{least:?}");
+        // Expanded, it has 2³⁰ selections, which would take minutes. The minimum of ten runs excludes noise of the machine.
+        let minimum = durations.min().unwrap();
+        assert!(minimum < std::time::Duration::from_millis(5), "{minimum:?}");
     }
 
     #[test]
-    fn only_trusted_documents_run_where_there_is_a_manifest() {
+    fn only_the_documents_of_a_manifest_run() {
         let directory = tempfile::tempdir().unwrap();
         let manifest = |name: &str, content: serde_json::Value| {
             let path = directory.path().join(name);
@@ -459,29 +316,33 @@ mod tests {
         for path in [manifest("apollo", apollo(QUERY)), manifest("codegen", serde_json::json!({ "sha256:one": QUERY }))]
         {
             let documents = documents(&["--trusted-documents", &path], true).unwrap();
-            for named in
-                [id("one"), text(QUERY), id(&hexadecimal(&hash(QUERY))), Named { text: Some(QUERY), id: Some("one") }]
-            {
-                documents.find_free(named, false).unwrap();
+            for document in [
+                id("one"),
+                text(QUERY),
+                id(&DocumentHash::of(QUERY).to_string()),
+                DocumentRef { text: Some(QUERY), id: Some("one") },
+            ] {
+                documents.find_unmetered(document, false).unwrap();
             }
             let other = "{ products { nodes { id } } }";
-            for named in [id("two"), text(other), text("{ __schema { types { name } } }"), text("{"), Named::default()]
+            for document in
+                [id("two"), text(other), text("{ __schema { types { name } } }"), text("{"), DocumentRef::default()]
             {
-                assert_eq!(refused(documents.find_free(named, false)), "QUERY_NOT_IN_SAFELIST", "{named:?}");
+                assert_eq!(refused(documents.find_unmetered(document, false)), "QUERY_NOT_IN_SAFELIST", "{document:?}");
             }
-            let two = Named { text: Some(other), id: Some("one") };
-            assert_eq!(refused(documents.find_free(two, false)), "QUERY_NOT_IN_SAFELIST", "two documents are none");
-            documents.find_free(text(other), true).unwrap();
+            let two = DocumentRef { text: Some(other), id: Some("one") };
+            assert_eq!(refused(documents.find_unmetered(two, false)), "QUERY_NOT_IN_SAFELIST", "text and id differ");
+            documents.find_unmetered(text(other), true).unwrap();
             assert_eq!(
-                refused(documents.find_free(id(&hexadecimal(&hash(other))), false)),
+                refused(documents.find_unmetered(id(&DocumentHash::of(other).to_string()), false)),
                 "QUERY_NOT_IN_SAFELIST",
-                "it is not cached for all"
+                "only the explorer may run it"
             );
         }
 
         let message = |path: &str| format!("{:#}", documents(&["--trusted-documents", path], true).err().unwrap());
         for (path, why) in [
-            (manifest("wrong", apollo("{ nothing }")), "the document one may not run: type `Query` does not have"),
+            (manifest("wrong", apollo("{ nothing }")), "document one is refused: type `Query` does not have"),
             (
                 manifest("bomb", apollo(&format!("{{ {} }}", "__typename ".repeat(21)))),
                 "more than 20 fields at its root",
@@ -489,7 +350,7 @@ mod tests {
             (manifest("list", serde_json::json!(["a"])), "not a manifest"),
             (
                 manifest("version", serde_json::json!({ "format": "other", "version": 1, "operations": [] })),
-                "not known here",
+                "is not supported",
             ),
             (directory.path().join("none").to_str().unwrap().to_owned(), "none"),
         ] {

@@ -1,0 +1,87 @@
+//! Why an operation is refused, as its sender sees it. Errors of resolvers are in [`crate::graphql::error`].
+
+use std::time::Duration;
+
+use async_graphql::{Pos, Response, ServerError};
+
+use crate::graphql::error::Error;
+
+/// Why an operation is not executed.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The request is invalid.
+    Invalid(Vec<ServerError>),
+    /// The sender has used up its quota. It can try again after this time.
+    RateLimited(Duration),
+    /// Too many operations or connections are active.
+    Busy,
+}
+
+impl From<ServerError> for Refusal {
+    fn from(error: ServerError) -> Refusal {
+        Refusal::Invalid(vec![error])
+    }
+}
+
+impl Refusal {
+    pub fn errors(self) -> Vec<ServerError> {
+        match self {
+            Refusal::Invalid(errors) => errors,
+            Refusal::RateLimited(wait) => {
+                let seconds = whole_seconds(wait);
+                let mut error = error("RATE_LIMITED", format!("Rate limit exceeded. Try again in {seconds} s."), None);
+                error.extensions.get_or_insert_default().set("retryAfter", seconds);
+                vec![error]
+            }
+            Refusal::Busy => vec![error("SERVER_BUSY", "The service is overloaded. Try again in a moment.", None)],
+        }
+    }
+}
+
+/// The number of seconds to wait, rounded up; at least 1.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + 1
+}
+
+/// A GraphQL error with a code in `extensions.code`.
+pub fn error(code: &str, message: impl Into<String>, position: Option<Pos>) -> ServerError {
+    let mut error = ServerError::new(message, position);
+    error.extensions.get_or_insert_default().set("code", code);
+    error
+}
+
+/// The code of an error made by [`error`] or by a resolver.
+pub fn code(error: &ServerError) -> Option<&str> {
+    match error.extensions.as_ref()?.get("code")? {
+        async_graphql::Value::String(code) => Some(code),
+        _ => None,
+    }
+}
+
+/// Replaces each error without a code by an id and logs it under that id, so that internals do not reach clients.
+pub fn mask(mut response: Response) -> Response {
+    for error in &mut response.errors {
+        if code(error).is_none() {
+            let masked = async_graphql::Error::from(Error::internal(&error));
+            (error.message, error.extensions) = (masked.message, masked.extensions);
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_without_a_code_are_masked() {
+        let visible = error("FORBIDDEN", "This is visible.", None);
+        let masked = mask(Response::from_errors(vec![ServerError::new("SELECT secret", None), visible.clone()]));
+        let [error, other] = &masked.errors[..] else { panic!("two errors expected") };
+        let extensions = error.extensions.as_ref().unwrap();
+        assert_eq!(extensions.get("code"), Some(&"INTERNAL_SERVER_ERROR".into()));
+        let Some(async_graphql::Value::String(id)) = extensions.get("id") else { panic!("the error has no id") };
+        assert!(error.message.contains(id) && !error.message.contains("secret"), "{}", error.message);
+        assert_eq!(other, &visible);
+    }
+}
