@@ -72,6 +72,7 @@ pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
         info!("stopping; once more to stop at once");
         asked().await;
+        #[expect(clippy::disallowed_methods, reason = "the operator asked to stop without a drain")]
         std::process::exit(130);
     });
     Ok(shutdown)

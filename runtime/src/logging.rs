@@ -26,6 +26,7 @@ pub fn init(settings: LogSettings) -> anyhow::Result<()> {
     // Armed for as long as the process lives.
     #[cfg(feature = "failpoints")]
     std::mem::forget(fail::FailScenario::setup());
+    #[expect(clippy::disallowed_methods, reason = "not a flag: every program that logs with tracing reads RUST_LOG")]
     let directives = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::try_new(directives.as_deref().unwrap_or(DEFAULT)).context("RUST_LOG is not understood")?;
     // When nobody reads standard error any more, that must not become a panic in whoever logs.

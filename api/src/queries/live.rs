@@ -44,6 +44,10 @@ pub struct Updates {
 
 /// Nothing is seen until [`Updates::run`] runs.
 pub fn live(read_model: Arc<dyn ReadModel>) -> (Arc<Live>, Updates) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "holds at most one id for each new subscriber, whose number is limited"
+    )]
     let (sender, new) = mpsc::unbounded_channel();
     let live = Arc::new(Live { watched: Mutex::default(), problem: Mutex::default(), new: sender });
     (live.clone(), Updates { live, read_model, new })

@@ -1,5 +1,6 @@
 //! How fast events are applied when they need not be read from anywhere: `apply NUMBER`, with `REDIS_URL`, one for each
 //! client, a thousand in a round trip; prints how many a second.
+#![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use std::time::Instant;
 

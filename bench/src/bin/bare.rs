@@ -1,4 +1,5 @@
 //! What reading a client costs without GraphQL, tokens, limits and logs: axum and Redis, `bare ADDRESS`, `GET /ID`.
+#![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

@@ -1,5 +1,6 @@
 //! What emptying a queue costs when nothing is done with the messages: receive and delete, by as many pollers as a
 //! projector has, until a receive finds nothing. `drain`, with `QUEUE_URL`; prints how many there were.
+#![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

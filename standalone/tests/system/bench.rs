@@ -740,7 +740,9 @@ async fn start() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench ONLY=soak` runs it on a release build"]
 async fn soak() {
-    if std::env::var("ONLY").as_deref() != Ok("soak") {
+    #[expect(clippy::disallowed_methods, reason = "a parameter of the benchmark, not a setting")]
+    let only = std::env::var("ONLY");
+    if only.as_deref() != Ok("soak") {
         return; // it takes too long to be one of several
     }
     let bench = Bench::start().await;

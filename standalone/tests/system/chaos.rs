@@ -483,6 +483,7 @@ fn signal(pid: i32, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_doubled_whatever_fails() {
     let number = |name: &str| {
+        #[expect(clippy::disallowed_methods, reason = "a parameter of the test, not a setting")]
         let value = std::env::var(name).ok().filter(|value| !value.is_empty());
         value.map(|value| value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is not a number: {value:?}")))
     };

@@ -132,6 +132,7 @@ impl Process {
                 return status;
             }
             assert!(Instant::now() < deadline, "{} does not stop", self.name);
+            #[expect(clippy::disallowed_methods, reason = "called outside the runtime")]
             std::thread::sleep(Duration::from_millis(10));
         }
     }
