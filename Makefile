@@ -20,6 +20,7 @@ check: # format, lints, links, schema.graphql, compose.yaml
 	scripts/check-links
 	scripts/check-schema
 	scripts/check-compose
+	scripts/check-dependencies
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
