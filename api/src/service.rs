@@ -30,7 +30,7 @@ use crate::edge::{self, Edge};
 use crate::graphql::{App, Shared, schema};
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::live::{Updates, live};
-use crate::queries::snapshots::Snapshots;
+use crate::queries::sales_snapshots::Snapshots;
 
 /// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
 const GRACE: Duration = Duration::from_secs(10);

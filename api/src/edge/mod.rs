@@ -1,13 +1,12 @@
 //! The HTTP face: `/graphql` and `/health/…`.
 //!
 //! - `parameters` and `response`: a request as HTTP has it, and what is sent back
-//! - `encode`: how answers are written; `events` and `websocket`: those that go on
+//! - `sse` and `websocket`: answers that go on
 //! - [`explorer`]: GraphiQL; [`pages`]: the dashboard and the shop; `access`: the log, and the headers of every answer
 
 mod access_log;
 pub mod auth;
 pub mod documents;
-mod encode;
 pub mod executor;
 pub mod pages;
 mod parameters;

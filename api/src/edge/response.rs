@@ -7,7 +7,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use super::encode;
 use crate::edge::refusal::{self, Refusal, whole_seconds};
 
 /// A media type of answers.
@@ -168,7 +167,7 @@ pub fn not_executed(media_type: MediaType, refused: Refusal) -> Response {
 
 fn body(media_type: MediaType, outcome: Outcome, body: &impl Serialize) -> Response {
     let headers = [(CONTENT_TYPE, media_type.content_type()), (VARY, "Accept")];
-    match encode::to_vec(body) {
+    match serde_json::to_vec(body) {
         Ok(body) => (status(media_type, outcome), headers, body).into_response(),
         Err(error) => {
             tracing::error!("an answer could not be written: {error}");

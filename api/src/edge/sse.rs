@@ -12,9 +12,9 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Edge;
 use super::access_log::{RequestId, Underway};
 use super::response::{self, MediaType};
-use super::{Edge, encode};
 use crate::edge::executor::{Prepared, expiry};
 use crate::edge::quota::Caller;
 use crate::edge::refusal::Refusal;
@@ -67,8 +67,7 @@ fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
 }
 
 fn next(answer: &impl Serialize) -> Event {
-    // JSON has no line breaks, and every answer is JSON.
-    encode::to_string(answer).map_or_else(|_| complete(), |text| Event::default().event("next").data(text))
+    Event::default().event("next").json_data(answer).unwrap_or_else(|_| complete())
 }
 
 fn complete() -> Event {

@@ -21,7 +21,7 @@ use tracing::info;
 
 use super::access_log::{RequestId, Underway};
 use super::response::{self, MediaType, Outcome};
-use super::{Edge, LiveConnection, bearer, encode, parameters};
+use super::{Edge, LiveConnection, bearer, parameters};
 use crate::edge::executor::{NEW_COST, expiry};
 use crate::edge::quota::{Caller, Key};
 use crate::edge::refusal;
@@ -308,7 +308,7 @@ impl Connection {
 
     async fn say(&mut self, message: FromServer<'_>) -> Result<(), Option<Closing>> {
         // Every part of it is JSON.
-        let text = encode::to_string(&message).map_err(|_| None)?;
+        let text = serde_json::to_string(&message).map_err(|_| None)?;
         self.send(Message::Text(text.into())).await
     }
 

@@ -1,12 +1,14 @@
 //! The GraphQL schema. Resolvers parse, call one function, and map the result.
 
+mod authorize;
 pub mod error;
-mod list;
 mod mutation;
 mod query;
 mod reports;
+mod scalars;
 mod subscription;
 mod types;
+mod user_error;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +20,13 @@ use sea_orm::DatabaseConnection;
 
 use crate::commands::master_data::MasterData;
 use crate::commands::place_order::batcher::Orders;
-use crate::edge::auth::Identity;
 use crate::graphql::error::Error;
 use crate::queries::live::Live;
-use crate::queries::snapshots::Snapshots;
+use crate::queries::sales_snapshots::Snapshots;
 
+use self::authorize::{authorize, authorize_for, authorize_for_all};
 use self::reports::Reports;
-use self::types::Client;
+use self::types::client::Client;
 
 pub use mutation::Mutation;
 pub use query::Query;
@@ -84,28 +86,6 @@ async fn recent_clients(ctx: &Context<'_>, ids: &[i64]) -> Result<Vec<Option<Cli
     let app = app(ctx);
     let clients = app.read_model.recent_clients(ids).await?;
     Ok(clients.into_iter().map(|client| Some(Client::new(client?, app.currency))).collect())
-}
-
-/// The identity behind the request, if its token has the scope.
-fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
-    let identity = ctx.data_opt::<Arc<Identity>>().ok_or(Error::Unauthenticated)?;
-    if identity.may(scope) { Ok(identity) } else { Err(Error::Forbidden) }
-}
-
-/// The same, if the token may also act for all of these clients.
-fn authorize_for<'a>(ctx: &Context<'_>, scope: &str, clients: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
-    match &authorize(ctx, scope)?.client {
-        Some(only) if clients.into_iter().any(|client| client != only) => Err(Error::Forbidden),
-        _ => Ok(()),
-    }
-}
-
-/// The same, if the token is not for one client alone.
-fn authorize_for_all(ctx: &Context<'_>, scope: &str) -> Result<(), Error> {
-    match authorize(ctx, scope)?.client {
-        Some(_) => Err(Error::Forbidden),
-        None => Ok(()),
-    }
 }
 
 /// `first` of a list: from 1 to 100.

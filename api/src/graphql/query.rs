@@ -9,10 +9,12 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::reports::{ProductRank, Reports};
-use super::types::{
-    Client, ClientConnection, ClientOrderBy, Date, Granularity, Order, Product, ProductConnection, ProductEdge,
-    ProductSales, SalesReport, page_info, place_of_cursor,
-};
+use super::scalars::Date;
+use super::types::client::{Client, ClientConnection, ClientOrderBy, place_of_cursor};
+use super::types::order::Order;
+use super::types::page::page_info;
+use super::types::product::{Product, ProductConnection, ProductEdge};
+use super::types::sales::{Granularity, ProductSales, SalesReport};
 use super::{app, authorize, authorize_for, authorize_for_all, page_size, parse_id, recent_clients};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::edge::documents::limits::MOST_DAYS;

@@ -24,7 +24,9 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::types::{ClientConnection, Product, ProductSales, SalesReport};
+use super::types::client::ClientConnection;
+use super::types::product::Product;
+use super::types::sales::{ProductSales, SalesReport};
 use super::{App, MAX_PAGE};
 use crate::graphql::error::Error;
 

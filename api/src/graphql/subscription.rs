@@ -3,12 +3,13 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Subscription};
 use futures::{Stream, StreamExt};
 
-use super::types::{Client, SalesSnapshot};
+use super::types::client::Client;
+use super::types::sales::SalesSnapshot;
 use super::{app, authorize_for, authorize_for_all, parse_id};
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::graphql::error::Error;
 use crate::queries::live::Live;
-use crate::queries::snapshots::Snapshots;
+use crate::queries::sales_snapshots::Snapshots;
 
 pub struct Subscription;
 

@@ -1,4 +1,4 @@
 //! Reads of the read model.
 
 pub mod live;
-pub mod snapshots;
+pub mod sales_snapshots;

@@ -1,0 +1,134 @@
+//! The scalars of the schema.
+
+use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
+use chrono::{NaiveDate, SecondsFormat, Utc};
+use iso_currency::Currency;
+
+#[derive(Clone)]
+pub struct Decimal(pub String);
+
+/// An exact decimal number as a string, with as many digits after the point as the currency has, such as "3000.00". In an
+/// argument they may be fewer.
+#[Scalar]
+impl ScalarType for Decimal {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        let is_decimal = |text: &str| {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+            [whole, fraction]
+                .iter()
+                .all(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        match value {
+            Value::String(text) if is_decimal(&text) => Ok(Decimal(text)),
+            value => {
+                let error = InputValueError::custom(format!("{value} is not a decimal number such as \"3000.00\"."));
+                Err(error.with_extension("code", "BAD_USER_INPUT"))
+            }
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.clone())
+    }
+}
+
+#[derive(Clone)]
+pub struct DateTime(pub chrono::DateTime<Utc>);
+
+/// A moment in UTC as RFC 3339 writes it, with milliseconds, such as "2026-01-31T23:59:59.123Z".
+#[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
+impl ScalarType for DateTime {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        Err(InputValueError::expected_type(value))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Date(pub NaiveDate);
+
+/// A day in UTC as RFC 3339 writes it, such as "2026-01-31".
+#[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
+impl ScalarType for Date {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        let day = match &value {
+            Value::String(text) if text.len() == 10 => NaiveDate::parse_from_str(text, "%Y-%m-%d").ok(),
+            _ => None,
+        };
+        let wrong = || InputValueError::custom(format!("{value} is not a day such as \"2026-01-31\"."));
+        day.map(Date).ok_or_else(|| wrong().with_extension("code", "BAD_USER_INPUT"))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_string())
+    }
+}
+
+impl Decimal {
+    /// In the currency's smallest units; `None` where it has more digits than the currency, or does not fit.
+    pub fn minor(&self, currency: Currency) -> Option<i64> {
+        let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));
+        let digits = usize::from(currency.exponent().unwrap_or(0));
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.len() > digits {
+            return None;
+        }
+        format!("{whole}{fraction:0<digits$}").parse().ok()
+    }
+}
+
+pub fn decimal(minor: i64, digits: u16) -> String {
+    let (sign, digits) = (if minor < 0 { "-" } else { "" }, usize::from(digits));
+    let text = format!("{:0>width$}", minor.unsigned_abs(), width = digits + 1);
+    match text.split_at(text.len() - digits) {
+        (whole, "") => format!("{sign}{whole}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
+    }
+}
+
+/// GraphQL's integers have 32 bits.
+pub fn int(number: i64) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_the_digits_of_the_currency() {
+        assert_eq!(decimal(300_000, 2), "3000.00");
+        assert_eq!(decimal(0, 2), "0.00");
+        assert_eq!(decimal(7, 2), "0.07");
+        assert_eq!(decimal(-7, 2), "-0.07");
+        assert_eq!(decimal(1_234, 0), "1234");
+        assert_eq!(decimal(1_234, 3), "1.234");
+        assert_eq!(decimal(i64::MAX, 2), "92233720368547758.07");
+        assert_eq!(decimal(i64::MIN, 2), "-92233720368547758.08");
+    }
+
+    #[test]
+    fn amounts_are_read_exactly() {
+        let minor = |text: &str, currency| Decimal::parse(Value::from(text)).ok().and_then(|it| it.minor(currency));
+        for (text, cents) in [("3000.00", 300_000), ("3000", 300_000), ("0.1", 10), ("007.050", 705), ("0", 0)] {
+            assert_eq!(minor(text, Currency::USD), Some(cents), "{text}");
+        }
+        assert_eq!(minor("92233720368547758.07", Currency::USD), Some(i64::MAX));
+        assert_eq!(minor("1234", Currency::JPY), Some(1_234));
+        assert_eq!(minor("1234.0", Currency::JPY), Some(1_234));
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", " 1", "1.005", "92233720368547758.08", "٣"] {
+            assert_eq!(minor(text, Currency::USD), None, "{text:?}");
+        }
+        assert!(Decimal::parse(Value::from(5)).is_err(), "a number in JSON may not be exact");
+    }
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        let text = |ms| DateTime(chrono::DateTime::from_timestamp_millis(ms).unwrap()).to_value().to_string();
+        assert_eq!(text(1_700_000_000_000), r#""2023-11-14T22:13:20.000Z""#);
+        assert_eq!(text(1_700_000_000_120), r#""2023-11-14T22:13:20.120Z""#);
+    }
+}

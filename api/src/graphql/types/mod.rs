@@ -1,0 +1,8 @@
+//! The object, input and enum types of the schema, by subject.
+
+pub mod client;
+pub mod money;
+pub mod order;
+pub mod page;
+pub mod product;
+pub mod sales;
