@@ -1,0 +1,103 @@
+//! Clients, products, and a month of orders.
+
+use std::f64::consts::TAU;
+
+use anyhow::ensure;
+use api::commands::master_data::MasterData;
+use api::commands::place_order::{PlaceOrder, place};
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use entity::{client, order, order_event, product};
+use iso_currency::Currency;
+use rand::Rng;
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
+use tokio::sync::mpsc;
+
+use super::Catalogue;
+
+const HOURS: i64 = 30 * 24;
+/// Orders in the busiest hour.
+const MAX_ORDERS_PER_HOUR: f64 = 20.0;
+
+const PLACES: [&str; 10] =
+    ["Harbour", "Hill", "River", "North", "South", "Garden", "Market", "Station", "Lake", "Old Town"];
+const TRADES: [&str; 12] = [
+    "Bakery", "Bookshop", "Café", "Clinic", "Dentist", "Florist", "Gallery", "Hotel", "Laundry", "Pharmacy", "School",
+    "Studio",
+];
+/// Names, and prices in whole units of the currency.
+const PRODUCTS: [(&str, i64); 21] = [
+    ("Cable", 9),
+    ("Mouse", 29),
+    ("Keyboard", 59),
+    ("Headphones", 119),
+    ("Monitor", 249),
+    ("Webcam", 69),
+    ("Speaker", 89),
+    ("Printer", 179),
+    ("Scanner", 159),
+    ("Router", 99),
+    ("Tablet", 379),
+    ("Laptop", 1_199),
+    ("Dock", 149),
+    ("Desk lamp", 39),
+    ("Desk", 429),
+    ("Chair", 289),
+    ("Drive", 79),
+    ("Memory card", 19),
+    ("Camera", 649),
+    ("Tripod", 49),
+    ("Projector", 799),
+];
+
+/// Adds clients, products and a month of orders to the database.
+pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<Catalogue> {
+    add_clients_and_products(db, currency).await?;
+    let catalogue = Catalogue {
+        clients: client::Entity::find().count(db).await? as usize,
+        products: product::Entity::find().count(db).await? as usize,
+    };
+    let now = Utc::now();
+    for hour in (1..HOURS).rev() {
+        let time = now - TimeDelta::hours(hour);
+        let orders: Vec<PlaceOrder> = (0..orders_at(time, hour)).map(|_| catalogue.random_order()).collect();
+        if !orders.is_empty() {
+            place(db, currency, &orders).await?;
+            backdate(db, now, time).await?;
+        }
+    }
+    Ok(catalogue)
+}
+
+async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
+    // The relay finds their events in the outbox.
+    let master_data = MasterData::new(db.clone(), currency, mpsc::channel(1).0);
+    for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
+        let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
+        let registered = master_data.register_client(&name, &email, None).await;
+        ensure!(matches!(registered, Ok(Ok(_))), "cannot register {name}: {registered:?}");
+    }
+    let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
+    for (name, price) in PRODUCTS {
+        let created = master_data.create_product(name, Some(price * unit), None).await;
+        ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
+    }
+    Ok(())
+}
+
+/// How many orders an hour has: few at night, and slightly more every day. `hours_ago` is the age of the hour.
+fn orders_at(time: DateTime<Utc>, hours_ago: i64) -> usize {
+    let daytime = 0.5 - 0.5 * (TAU * (f64::from(time.hour()) - 2.0) / 24.0).cos();
+    let growth = 1.0 - 0.3 * hours_ago as f64 / HOURS as f64;
+    (MAX_ORDERS_PER_HOUR * daytime * growth * rand::rng().random::<f64>()).round() as usize
+}
+
+/// Moves everything that was written since `now` back to `then`, as published.
+async fn backdate(db: &DatabaseConnection, now: DateTime<Utc>, then: DateTime<Utc>) -> anyhow::Result<()> {
+    let orders = order::Entity::update_many().col_expr(order::Column::PlacedAt, Expr::value(then));
+    orders.filter(order::Column::PlacedAt.gte(now)).exec(db).await?;
+    let events = order_event::Entity::update_many().col_expr(order_event::Column::OccurredAt, Expr::value(then));
+    let events = events.col_expr(order_event::Column::PublishedAt, Expr::value(then));
+    events.filter(order_event::Column::OccurredAt.gte(now)).exec(db).await?;
+    Ok(())
+}

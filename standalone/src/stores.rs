@@ -1,0 +1,89 @@
+//! Database, read model and queue: each is embedded unless its URL is set.
+
+use std::sync::Arc;
+
+use anyhow::{anyhow, ensure};
+use api::config::Settings;
+use aws_config::SdkConfig;
+use futures::TryStreamExt;
+use projector::replay::Selection;
+use projector::{queues, replay};
+use read_model::{Memory, ReadModel, Redis};
+use runtime::queue::aws_settings;
+use runtime::{database, one_line};
+use sea_orm::DatabaseConnection;
+use tracing::info;
+
+use crate::demo::DemoSettings;
+use crate::queue;
+
+pub struct Stores {
+    pub db: DatabaseConnection,
+    pub read_model: Arc<dyn ReadModel>,
+    /// The same read model, unless it is embedded.
+    pub redis: Option<Redis>,
+    pub aws: SdkConfig,
+    pub queue_url: String,
+}
+
+/// Checks that the settings of the stores fit together.
+///
+/// # Errors
+/// When a queue or a Redis would outlive a database in memory, or when the demo would write to a database that lasts.
+pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
+    let in_memory = |url: &String| url.contains(":memory:") || url.contains("mode=memory");
+    let in_memory = settings.database_url.as_ref().is_none_or(in_memory);
+    let lasting = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
+    ensure!(
+        !in_memory || !lasting,
+        "QUEUE_URL and REDIS_URL need a DATABASE_URL that lasts: they would outlive a database in memory and contradict \
+         the next one"
+    );
+    ensure!(
+        in_memory || demo.demo.is_none(),
+        "DEMO fills the database with orders and accepts only one in memory: leave DATABASE_URL out"
+    );
+    Ok(())
+}
+
+/// Opens the database. A SQLite database is also migrated; PostgreSQL is migrated by `migration up`.
+pub async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
+    let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
+    if !url.starts_with("sqlite:") {
+        return api::commands::database::open(url, settings.database_connections).await;
+    }
+    let db = database::connect(url, 1, None).await?;
+    migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {}", one_line(&error)))?;
+    Ok(db)
+}
+
+impl Stores {
+    /// Connects to the other stores or embeds them. Whatever was embedded in the previous process is gone with it, so the
+    /// event log is replayed first.
+    pub async fn open(settings: &Settings, db: DatabaseConnection) -> anyhow::Result<Stores> {
+        let currency = settings.read_model.currency;
+        let redis = match &settings.read_model.redis_url {
+            Some(_) => Some(settings.read_model.connect().await?),
+            None => None,
+        };
+        let read_model: Arc<dyn ReadModel> = match &redis {
+            Some(redis) => Arc::new(redis.clone()),
+            None => Arc::new(Memory::new(settings.read_model.keep_orders)),
+        };
+        if redis.is_none() || settings.queue_url.is_none() {
+            let all = Selection::default();
+            let pages = replay::replay(&db, &*read_model, currency, &all);
+            let events = pages.try_fold(0, async |_, replayed| Ok(replayed.events)).await?;
+            info!(events, "event log replayed into the read model");
+        }
+        let aws = match settings.queue_url {
+            Some(_) => aws_settings().await?,
+            None => queue::embedded().await,
+        };
+        let queue_url = match &settings.queue_url {
+            Some(url) => url.clone(),
+            None => queues::create(&queues::client(&aws), "orders").await?[0].url.clone(),
+        };
+        Ok(Stores { db, read_model, redis, aws, queue_url })
+    }
+}
