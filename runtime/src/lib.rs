@@ -47,31 +47,31 @@ pub fn one_line(error: &dyn Error) -> String {
     }
 }
 
-/// Reads a setting such as `90s` or `8h` that must be `least` or longer.
+/// Returns a parser of settings such as `90s` or `8h` that refuses durations below `least`.
 pub fn duration_from(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| match humantime::parse_duration(text) {
         Ok(duration) if duration >= least => Ok(duration),
-        Ok(_) => Err(format!("must be {} at least", humantime::format_duration(least))),
+        Ok(_) => Err(format!("must be at least {}", humantime::format_duration(least))),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Cancelled at the first SIGTERM or SIGINT. The second ends the process.
+/// Returns a token that the first SIGTERM or SIGINT cancels. The second signal ends the process at once.
 pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
-        let mut asked = async || {
+        let mut signalled = async || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        asked().await;
+        signalled().await;
         token.cancel();
-        info!("stopping; once more to stop at once");
-        asked().await;
+        info!("shutting down; send the signal again to exit immediately");
+        signalled().await;
         #[expect(clippy::disallowed_methods, reason = "the operator asked to stop without a drain")]
         std::process::exit(130);
     });

@@ -1,4 +1,4 @@
-//! Reaching the SQS queue. Region, credentials and endpoint are the AWS SDK's own settings.
+//! Access to the SQS queue. Region, credentials and endpoint are the AWS SDK's own settings.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 
 use crate::one_line;
 
-/// What the AWS SDK finds in its environment.
+/// Loads the settings of the AWS SDK from its environment.
 pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
     let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
     ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");
@@ -19,14 +19,14 @@ pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
     Ok(settings)
 }
 
-/// The attributes of the queue, if it is there.
+/// Returns the attributes of the queue.
 ///
 /// # Errors
 /// Each is one line and says what to do.
 pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<QueueAttributeName, String>> {
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
     match request.send().await {
-        Ok(answer) => Ok(answer.attributes.unwrap_or_default()),
+        Ok(response) => Ok(response.attributes.unwrap_or_default()),
         Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
             bail!("the queue {url} does not exist; `projector queues create` creates it")
         }
