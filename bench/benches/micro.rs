@@ -91,7 +91,6 @@ fn events(criterion: &mut Criterion) {
         r#type: ORDER_PLACED.into(),
         payload: serde_json::to_value(&event.data).unwrap(),
         occurred_at: event.time,
-        published_at: None,
         traceparent: None,
     };
     let message = row.message();

@@ -320,7 +320,6 @@ mod tests {
             r#type: ORDER_PLACED.into(),
             payload: serde_json::to_value(order).unwrap(),
             occurred_at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
-            published_at: None,
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         }
     }

@@ -1,5 +1,4 @@
-//! The transactional outbox and the event log in one table: a row is written in the transaction of the change it
-//! tells of, marked when it has been published, and never deleted.
+//! The event log. A row is inserted in the transaction of the change that it describes, and is never updated or deleted.
 
 use sea_orm::entity::prelude::*;
 
@@ -22,7 +21,6 @@ pub struct Model {
     #[sea_orm(column_type = "JsonBinary")]
     pub payload: Json,
     pub occurred_at: DateTimeUtc,
-    pub published_at: Option<DateTimeUtc>,
     /// W3C trace context of the request that caused the event.
     pub traceparent: Option<String>,
 }

@@ -5,6 +5,7 @@ mod m20261123_000001_create_tables;
 mod m20261123_000002_seed;
 mod m20261124_000003_index_orders_by_time;
 mod m20261125_000004_events_of_clients_and_products;
+mod m20261127_000005_outbox;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_seed::Migration),
             Box::new(m20261124_000003_index_orders_by_time::Migration),
             Box::new(m20261125_000004_events_of_clients_and_products::Migration),
+            Box::new(m20261127_000005_outbox::Migration),
         ]
     }
 }

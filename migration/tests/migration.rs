@@ -72,7 +72,7 @@ async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
         for version in 1..=3 {
             insert(version as u8, "1", version, "").await.unwrap();
         }
-        assert_eq!(migration::up(&db).await.unwrap(), ["m20261125_000004_events_of_clients_and_products"]);
+        Migrator::up(&db, Some(1)).await.unwrap();
         let kept = "SELECT count(*) AS kept FROM order_events WHERE client_id = 1 AND product_id IS NULL";
         let kept = db.query_one_raw(Statement::from_string(db.get_database_backend(), kept)).await.unwrap().unwrap();
         assert_eq!(kept.try_get::<i64>("", "kept").unwrap(), 3);
@@ -88,6 +88,32 @@ async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
         ] {
             assert!(insert(7, client, version, more).await.is_err(), "{url}: {client} {version} {more}");
         }
+    }
+}
+
+#[tokio::test]
+async fn events_that_are_not_published_move_to_the_outbox() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
+    let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
+    for url in [file, server.connection_uri()] {
+        let db = Database::connect(&url).await.unwrap();
+        Migrator::up(&db, Some(4)).await.unwrap();
+        for (number, published_at) in [(1, "NULL"), (2, "'2026-01-31T12:00:01Z'"), (3, "NULL")] {
+            db.execute_unprepared(&format!(
+                "INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, published_at) VALUES
+                 ('01932f3c-5d1e-7a6b-8c9d-00000000000{number}', 1, {number}, 'orders.OrderPlaced.v1', '{{}}',
+                  '2026-01-31T12:00:00Z', {published_at})"
+            ))
+            .await
+            .unwrap();
+        }
+        assert!(!migration::up(&db).await.unwrap().is_empty());
+        let pending =
+            "SELECT version FROM order_events JOIN outbox ON event_id = id WHERE client_id = 1 ORDER BY version";
+        let pending = db.query_all_raw(Statement::from_string(db.get_database_backend(), pending)).await.unwrap();
+        let pending: Vec<i32> = pending.iter().map(|row| row.try_get("", "version").unwrap()).collect();
+        assert_eq!(pending, [1, 3], "{url}");
         assert_eq!(migration::up(&db).await.unwrap(), [""; 0]);
     }
 }

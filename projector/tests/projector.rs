@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Timelike, Utc};
 use entity::Subject::{self, Client, Product};
-use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item};
+use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
@@ -63,7 +63,6 @@ fn row_of(client_id: i64, version: i32, lines: usize) -> order_event::Model {
         r#type: event::ORDER_PLACED.into(),
         payload: serde_json::to_value(order).unwrap(),
         occurred_at: DateTime::from_timestamp_millis(1_700_000_000_000).unwrap(),
-        published_at: None,
         traceparent: None,
     }
 }
@@ -389,8 +388,14 @@ async fn database() -> DatabaseConnection {
     db
 }
 
-/// What placing orders writes, published at that time.
-async fn place(db: &DatabaseConnection, events: &[order_event::Model], published_at: Option<DateTime<Utc>>) {
+#[derive(Clone, Copy, PartialEq)]
+enum Outbox {
+    Pending,
+    Published,
+}
+
+/// Writes what placing orders writes; the events are still in the outbox, or published.
+async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbox: Outbox) {
     for event in events {
         let placed: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
         let order = order::Model {
@@ -412,10 +417,15 @@ async fn place(db: &DatabaseConnection, events: &[order_event::Model], published
         let items = items.into_iter().map(|item| item.into_active_model().reset_all());
         order::Entity::insert(order.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
         order_item::Entity::insert_many(items).exec_without_returning(db).await.unwrap();
-        let event = order_event::Model { published_at, ..event.clone() };
+        if outbox == Outbox::Pending {
+            let pending = outbox::Model { event_id: event.id };
+            let pending = outbox::Entity::insert(pending.into_active_model().reset_all());
+            pending.exec_without_returning(db).await.unwrap();
+        }
         let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, placed.client_id);
         db.execute_unprepared(&raise).await.unwrap();
-        order_event::Entity::insert(event.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+        let event = event.clone().into_active_model().reset_all();
+        order_event::Entity::insert(event).exec_without_returning(db).await.unwrap();
     }
 }
 
@@ -441,8 +451,6 @@ async fn command(url: &str, command: &[&str]) {
 fn events(rows: &[order_event::Model]) -> Vec<Event> {
     rows.iter().map(|row| Event::from_row(row.clone(), "USD").unwrap()).collect()
 }
-
-const LONG_AGO: Option<DateTime<Utc>> = Some(DateTime::UNIX_EPOCH);
 
 async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
     let (server, read_model, url) = redis().await;
@@ -470,16 +478,16 @@ async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
 async fn verify_names_every_difference_and_repairs_it() {
     let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
-    place(&verifier.db, &rows, LONG_AGO).await;
+    place(&verifier.db, &rows, Outbox::Published).await;
     let missing = |client| (Client(client), Difference::Missing { events: 4 });
     assert_eq!(differences(&verifier).await, [missing(1), missing(2), missing(3)]);
 
-    // What is not published yet, or was just now, is on its way.
-    let young = [row(1, 5), row(2, 5)];
+    // An event that is in the outbox, or that happened just now, is on its way.
+    let young = [row(1, 5), order_event::Model { occurred_at: Utc::now().trunc_subsecs(3), ..row(2, 5) }];
     assert_eq!(verifier.unpublished().await.unwrap(), (0, None));
-    place(&verifier.db, &young[..1], None).await;
+    place(&verifier.db, &young[..1], Outbox::Pending).await;
     assert_eq!(verifier.unpublished().await.unwrap(), (1, Some(young[0].occurred_at)));
-    place(&verifier.db, &young[1..], Some(Utc::now())).await;
+    place(&verifier.db, &young[1..], Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
     assert_eq!(differences(&verifier).await, []);
     // Delivered out of order, some of it twice: right at any time.
@@ -565,8 +573,7 @@ async fn verify_compares_what_clients_and_products_are_called_and_cost() {
         told(Product(3), 1, "TV"),
         told(Product(3), 2, "TV"),
     ];
-    let published = |row: &order_event::Model| order_event::Model { published_at: LONG_AGO, ..row.clone() };
-    for row in rows.iter().map(published) {
+    for row in rows.clone() {
         order_event::Entity::insert(row.into_active_model().reset_all())
             .exec_without_returning(&verifier.db)
             .await
@@ -637,7 +644,7 @@ async fn verify_names_every_wrong_sum() {
     let times = [at("2024-02-29T23:59:59.999Z"), at("2024-03-01T00:00:00Z"), now, now, now - chrono::Days::new(40)];
     let rows: Vec<_> =
         (1..).zip(times).map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) }).collect();
-    place(&verifier.db, &rows, LONG_AGO).await;
+    place(&verifier.db, &rows, Outbox::Published).await;
     let late = wrong_sums(&verifier).await;
     assert!(
         late.contains(&"2024-02-29          differs: 0 orders for 0 in all, where 1 for 150000 were sold".to_owned())
@@ -646,13 +653,11 @@ async fn verify_names_every_wrong_sum() {
         late.contains(&"2024-02 product 1   differs: 0 pieces for 0 in all, where 1 for 150000 were sold".to_owned())
     );
 
-    // What is not published, or was just now, is on its way.
+    // An event that is in the outbox is on its way.
     verifier.in_flight = Duration::from_secs(60);
-    for published in ["NULL".to_owned(), format!("'{}'", Utc::now().to_rfc3339())] {
-        let publish = format!("UPDATE order_events SET published_at = {published}");
-        verifier.db.execute_unprepared(&publish).await.unwrap();
-        assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
-    }
+    verifier.db.execute_unprepared("INSERT INTO outbox SELECT id FROM order_events").await.unwrap();
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+    verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     assert_eq!(verifier.read_model.apply(&events(&rows)).await.len(), rows.len());
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
     // What is too much is not.
@@ -697,7 +702,7 @@ async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
 async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     let (_server, url, verifier) = verifier(Repair::AndTakeBack).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
-    place(&verifier.db, &rows, LONG_AGO).await;
+    place(&verifier.db, &rows, Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
     let fields = ["name", "x", "email", "x", "total", "150000", "orders", "1", "newest", "1", "version", "1"];
     command(&url, &[&["HSET", "orders:{p3}:g1:client:99"], &fields[..]].concat()).await;
@@ -728,7 +733,7 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
 
     // What was live gets what happens meanwhile, and is made right before it is read again.
     let more = [row(1, 5)];
-    place(&rebuild.verifier.db, &more, LONG_AGO).await;
+    place(&rebuild.verifier.db, &more, Outbox::Published).await;
     redis.apply(&events(&more)).await;
     // Also when an older release made it, which knew of no sums.
     let older = |generations: &mut Generations, _| {
@@ -772,7 +777,7 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
 async fn the_sweep_heals_what_was_lost_without_being_asked() {
     let (_server, url, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
-    place(&verifier.db, &rows, LONG_AGO).await;
+    place(&verifier.db, &rows, Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
     let mut sweep = Sweep::new(verifier, Duration::from_millis(1), Arc::default());
     assert_eq!(sweep.run_once().await.unwrap(), []);
@@ -801,15 +806,15 @@ async fn clients_that_changed_lately_come_first_and_stay_until_they_are_complete
     let old = order_event::Model { id: id(3_600), ..row(1, 1) };
     let lately = order_event::Model { id: id(100), ..row(2, 1) };
     let delayed = order_event::Model { id: id(100), ..row(3, 1) };
-    place(&verifier.db, &[old, lately], LONG_AGO).await;
-    place(&verifier.db, &[delayed], None).await;
+    place(&verifier.db, &[old, lately], Outbox::Published).await;
+    place(&verifier.db, &[delayed], Outbox::Pending).await;
     let mut changed = verifier.changed_between(id(200), id(60)).await.unwrap();
     changed.0.sort();
     assert_eq!(changed, (vec![2, 3], vec![]));
     let compared = verifier.clients(&[2, 3]).await.unwrap();
     assert_eq!((compared.findings.len(), &*compared.incomplete), (1, &[3][..]));
     // Published long after it happened, and lost then.
-    verifier.db.execute_unprepared("UPDATE order_events SET published_at = '2000-01-01 00:00:00+00:00'").await.unwrap();
+    verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     verifier.repair = Repair::FromLog;
     assert_eq!(verifier.clients(&[3]).await.unwrap().findings.len(), 1);
 }

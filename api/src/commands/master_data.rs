@@ -3,7 +3,7 @@
 use chrono::{SubsecRound, Utc};
 use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, MAX_NAME, MAX_TOTAL, PRICE_CHANGED, PRODUCT_CREATED};
-use entity::{ClientChanged, ProductChanged, Subject, client, order_event, product};
+use entity::{ClientChanged, ProductChanged, Subject, client, order_event, outbox, product};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
 use sea_orm::sea_query::Expr;
@@ -158,7 +158,9 @@ impl MasterData {
 
     async fn commit(&self, transaction: DatabaseTransaction, event: order_event::Model) -> Result<(), DbErr> {
         let outgoing = Outgoing::of(&event);
+        let pending = outbox::Model { event_id: event.id };
         order_event::Entity::insert(as_new(event)).exec_without_returning(&transaction).await?;
+        outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;
         crash_point(crash_points::CHANGE_BEFORE_COMMIT);
         transaction.commit().await?;
         // Where it does not fit, it is found in the outbox.
@@ -207,7 +209,6 @@ fn event(
         r#type: r#type.to_owned(),
         payload: serde_json::to_value(data).expect("names and numbers always serialise"),
         occurred_at: Utc::now().trunc_subsecs(3),
-        published_at: None,
         traceparent,
     }
 }

@@ -1,9 +1,10 @@
-//! The outbox relay: publishes the rows of `order_events` that are not marked as published, at least once each.
+//! The outbox relay: publishes each event that has a row in `outbox` at least once, then deletes the row.
 //!
-//! What this process has committed is handed over as it is, and need not be read again. All else is found by looking: what
-//! another process left behind, and what could not be sent at once.
+//! The fast path publishes the events that this process has just committed, without reading them back. A poll finds the
+//! unclaimed rest: events of a process that died, and events that the queue did not accept at first.
 //!
-//! Any number of processes may run it: on PostgreSQL each claims rows that no other has (`FOR UPDATE SKIP LOCKED`).
+//! Any number of processes may run a relay: on PostgreSQL each poll claims rows that no other relay has claimed (`FOR
+//! UPDATE SKIP LOCKED`).
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use chrono::Utc;
-use entity::order_event::{self, Column};
+use entity::{order_event, outbox};
 use futures::{StreamExt, stream};
 use runtime::{crash_point, crash_points, one_line, queue};
-use sea_orm::sea_query::{Expr, LockBehavior, LockType};
+use sea_orm::sea_query::{LockBehavior, LockType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, TransactionTrait,
@@ -207,11 +208,8 @@ impl Relay {
         let problem = sent.into_iter().find_map(|sent| sent.problem);
         let pass = Pass { published: published.len(), refused, problem };
         if !published.is_empty() {
-            order_event::Entity::update_many()
-                .col_expr(Column::PublishedAt, Expr::val(Utc::now()))
-                .filter(is_one_of(db, Column::Id, published))
-                .exec(db)
-                .await?;
+            let accepted = is_one_of(db, outbox::Column::EventId, published);
+            outbox::Entity::delete_many().filter(accepted).exec(db).await?;
         }
         Ok(pass)
     }
@@ -246,15 +244,22 @@ fn drop_stale(events: &mut Vec<Outgoing>) {
     events.retain(|event| event.id >= fresh);
 }
 
-/// The oldest events of the outbox that nobody else has claimed.
+/// The oldest events of the outbox that no other relay has claimed. A claim locks rows of the outbox only: locking rows of
+/// the log would write to the log.
 async fn claimed(db: &impl ConnectionTrait, claim: u64, age: Duration) -> Result<Vec<Outgoing>, DbErr> {
-    let mut unpublished = order_event::Entity::find().filter(Column::PublishedAt.is_null());
+    let mut pending = outbox::Entity::find();
     if !age.is_zero() {
-        unpublished = unpublished.filter(Column::Id.lt(order_event::least_id_at(Utc::now() - age)));
+        pending = pending.filter(outbox::Column::EventId.lt(order_event::least_id_at(Utc::now() - age)));
     }
-    let unpublished = unpublished.order_by_asc(Column::Id).limit(claim);
-    let claimed = unpublished.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
-    Ok(claimed.iter().map(Outgoing::of).collect())
+    let pending = pending.order_by_asc(outbox::Column::EventId).limit(claim);
+    let claimed = pending.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A statement of its own: a join could be planned as a scan of the whole log.
+    let ids = claimed.into_iter().map(|row| row.event_id);
+    let events = order_event::Entity::find().filter(is_one_of(db, order_event::Column::Id, ids));
+    Ok(events.order_by_asc(order_event::Column::Id).all(db).await?.iter().map(Outgoing::of).collect())
 }
 
 /// Packs messages, in order, into as few batches as SQS takes.

@@ -6,6 +6,7 @@ mod edge;
 mod live;
 mod master_data;
 mod orders;
+mod outbox;
 mod relay;
 mod sample;
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::commands::place_order::{PlaceOrder, Placed, Rejection, place};
-use entity::{client, order, order_event, order_item, product};
+use entity::{client, order, order_event, order_item, outbox, product};
 use futures::future::join_all;
 use iso_currency::Currency;
 use sea_orm::{
@@ -44,7 +44,9 @@ async fn an_order_its_items_and_its_event_are_written_together() {
         assert_eq!((order.id, order.placed_at), (placed.event.data.order_id, placed.event.time));
         assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 1, Some("k")));
         let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
-        assert_eq!((row.published_at, row.id), (None, placed.event.id));
+        assert_eq!(row.id, placed.event.id);
+        let pending = outbox::Entity::find().all(db).await.unwrap();
+        assert_eq!(pending, [outbox::Model { event_id: row.id }]);
         assert_eq!(entity::Event::from_row(row, "USD").unwrap(), placed.event.into());
     }
 }

@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Queue, Relay};
-use entity::order_event;
+use entity::{order_event, outbox};
 use futures::future::join_all;
 use iso_currency::Currency;
 use read_model::Memory;
-use sea_orm::{
-    ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    TransactionTrait,
-};
+use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use winterbaume_core::{MockRequest, MockResponse, MockService};
@@ -97,7 +94,7 @@ async fn event_ids(db: &DatabaseConnection) -> BTreeSet<String> {
 }
 
 async fn unpublished(db: &DatabaseConnection) -> u64 {
-    order_event::Entity::find().filter(order_event::Column::PublishedAt.is_null()).count(db).await.unwrap()
+    outbox::Entity::find().count(db).await.unwrap()
 }
 
 #[tokio::test]
@@ -142,7 +139,7 @@ async fn rows_that_another_relay_has_claimed_are_passed_over() {
     let queue = queue(SqsService::new()).await;
     place_orders(&db.connection, 5).await;
     let other = db.connection.begin().await.unwrap();
-    let oldest = order_event::Entity::find().order_by_asc(order_event::Column::Id).limit(2).lock_exclusive();
+    let oldest = outbox::Entity::find().order_by_asc(outbox::Column::EventId).limit(2).lock_exclusive();
     oldest.all(&other).await.unwrap();
 
     let pass = tokio::time::timeout(Duration::from_secs(10), relay(&db, &queue).run_once()).await;

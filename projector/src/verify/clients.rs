@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use chrono::Utc;
 use entity::order_event::{self, Column};
 use entity::{Event, Subject, client, order};
 use futures::future::try_join;
@@ -178,7 +177,7 @@ impl Verifier {
 
         let lacking = of_client.filter(Column::Version.gt(*version));
         let lacking = lacking.filter(Condition::all().add_option(is_ahead.map(Expr::not)));
-        let overdue = lacking.clone().filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
+        let overdue = lacking.clone().filter(self.is_overdue());
         let overdue = overdue.count(&self.db).await.map_err(database)?;
         Ok(match (overdue, counted) {
             (0, _) if lacking.count(&self.db).await.map_err(database)? == 0 => State::Right,

@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
-use entity::Subject;
 use entity::order_event::{self, Column};
+use entity::{Subject, outbox};
 use iso_currency::Currency;
 use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect,
-    Statement,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    QuerySelect, QueryTrait, Statement,
 };
 use serde::Serialize;
 
@@ -180,12 +181,23 @@ impl Verifier {
 
     /// How many events wait in the outbox, and since when.
     pub async fn unpublished(&self) -> anyhow::Result<(u64, Option<DateTime<Utc>>)> {
-        let waiting = order_event::Entity::find().filter(Column::PublishedAt.is_null()).select_only();
+        let waiting = order_event::Entity::find().filter(is_pending()).select_only();
         let waiting = waiting.column_as(Column::Id.count(), "events").column_as(Column::OccurredAt.min(), "since");
         let waiting = waiting.into_tuple::<(i64, Option<DateTime<Utc>>)>().one(&self.db).await.map_err(database)?;
         let (events, since) = waiting.unwrap_or_default();
         Ok((u64::try_from(events).unwrap_or(0), since))
     }
+
+    /// Whether an event should have arrived in the read model by now.
+    fn is_overdue(&self) -> Condition {
+        Condition::all().add(is_pending().not()).add(Column::OccurredAt.lt(Utc::now() - self.in_flight))
+    }
+}
+
+/// Whether an event waits in the outbox.
+fn is_pending() -> Expr {
+    let pending = outbox::Entity::find().select_only().column(outbox::Column::EventId);
+    Column::Id.in_subquery(pending.into_query())
 }
 
 pub(crate) fn database(error: DbErr) -> StoreFailed {

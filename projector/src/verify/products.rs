@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::Utc;
 use entity::order_event::{self, Column};
 use entity::{Change, Event, Subject, product};
 use read_model::{Error, Product};
@@ -77,7 +76,7 @@ impl Verifier {
             }
         }
         let overdue = of_product.filter(Column::Version.gt(version));
-        let overdue = overdue.filter(Column::PublishedAt.lt(Utc::now() - self.in_flight));
+        let overdue = overdue.filter(self.is_overdue());
         Ok(match overdue.count(&self.db).await.map_err(database)? {
             0 => None,
             events if version == 0 => Some(Difference::Missing { events }),

@@ -177,7 +177,7 @@ impl Verifier {
         let (events, published) = match arrived {
             Some(_) => (
                 "JOIN order_events e ON e.client_id = o.client_id AND e.version = o.version",
-                "AND e.published_at < $3",
+                "AND e.occurred_at < $3 AND e.id NOT IN (SELECT event_id FROM outbox)",
             ),
             None => ("", ""),
         };

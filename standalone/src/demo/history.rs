@@ -6,7 +6,7 @@ use anyhow::ensure;
 use api::commands::master_data::MasterData;
 use api::commands::place_order::{PlaceOrder, place};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use entity::{client, order, order_event, product};
+use entity::{client, order, order_event, outbox, product};
 use iso_currency::Currency;
 use rand::Rng;
 use sea_orm::sea_query::Expr;
@@ -97,7 +97,7 @@ async fn backdate(db: &DatabaseConnection, now: DateTime<Utc>, then: DateTime<Ut
     let orders = order::Entity::update_many().col_expr(order::Column::PlacedAt, Expr::value(then));
     orders.filter(order::Column::PlacedAt.gte(now)).exec(db).await?;
     let events = order_event::Entity::update_many().col_expr(order_event::Column::OccurredAt, Expr::value(then));
-    let events = events.col_expr(order_event::Column::PublishedAt, Expr::value(then));
     events.filter(order_event::Column::OccurredAt.gte(now)).exec(db).await?;
+    outbox::Entity::delete_many().exec(db).await?;
     Ok(())
 }

@@ -497,12 +497,12 @@ async fn projection() {
          ), raised AS (
              UPDATE clients SET version = {}
          )
-         INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, published_at)
+         INSERT INTO order_events (id, client_id, version, type, payload, occurred_at)
          SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint + row_number() OVER (ORDER BY version, client_id)), 12, '0')
              || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid, client_id, version, 'orders.OrderPlaced.v1', jsonb_build_object(
              'clientId', client_id, 'clientName', 'Client ' || client_id, 'clientEmail', client_id || '@example.com',
              'orderId', order_id, 'currency', 'USD', 'total', 150000, 'lines', jsonb_build_array(jsonb_build_object(
-                 'productId', 1, 'name', 'Computer', 'unitPrice', 150000, 'quantity', 1))), now(), now() FROM placed",
+                 'productId', 1, 'name', 'Computer', 'unitPrice', 150000, 'quantity', 1))), now() FROM placed",
         LOG / CLIENTS as u64,
         LOG / CLIENTS as u64
     );

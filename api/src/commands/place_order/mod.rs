@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::{self, MAX_LINES, MAX_QUANTITY};
-use entity::{Change, Event, Line, OrderPlaced, client, order, order_event, order_item, product};
+use entity::{Change, Event, Line, OrderPlaced, client, order, order_event, order_item, outbox, product};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
 use sea_orm::sea_query::postgres_array::NotU8;
@@ -307,7 +307,6 @@ async fn write(
         r#type: event::ORDER_PLACED.to_owned(),
         payload: serde_json::to_value(&event.data).expect("an order always serialises"),
         occurred_at: event.time,
-        published_at: None,
         traceparent: command.traceparent.clone(),
     });
     let (orders, items, events): (Vec<_>, Vec<_>, Vec<_>) = (orders.collect(), items.collect(), events.collect());
@@ -329,7 +328,9 @@ async fn write_rows(
     let versions: BTreeMap<i64, i32> = orders.iter().map(|order| (order.client_id, order.version)).collect();
     order::Entity::insert_many(orders.into_iter().map(as_new)).exec_without_returning(db).await?;
     order_item::Entity::insert_many(items.into_iter().map(as_new)).exec_without_returning(db).await?;
+    let pending: Vec<_> = events.iter().map(|event| as_new(outbox::Model { event_id: event.id })).collect();
     order_event::Entity::insert_many(events.into_iter().map(as_new)).exec_without_returning(db).await?;
+    outbox::Entity::insert_many(pending).exec_without_returning(db).await?;
     for (client, version) in versions {
         let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
         raise.filter(client::Column::Id.eq(client)).exec(db).await?;
@@ -353,6 +354,8 @@ WITH placed AS (
 ), placed_events AS (
     INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, traceparent)
     SELECT event_id, client_id, version, type, payload, placed_at, NULLIF(traceparent, '') FROM placed
+), pending AS (
+    INSERT INTO outbox (event_id) SELECT event_id FROM placed
 )
 UPDATE clients SET version = newest.version
     FROM (SELECT client_id, max(version) AS version FROM placed GROUP BY client_id) AS newest
