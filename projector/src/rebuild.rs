@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use chrono::Utc;
 use futures::StreamExt;
-use read_model::generations::NotPossible;
+use read_model::generations::TransitionError;
 use read_model::{Generations, Redis};
 use runtime::{crash_point, crash_points, one_line};
 use tokio::time::timeout;
@@ -50,10 +50,10 @@ impl Rebuild {
     /// # Errors
     /// When a store fails, or something differs all the time. The live generation is as it was then.
     pub async fn run(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
-        let generation = self.verifier.read_model.change(Generations::begin).await??;
+        let generation = self.verifier.read_model.change_generations(Generations::start).await??;
         crash_point(crash_points::REBUILD_BEFORE_REPLAY);
         // From here on each event is applied to both. What came before is in the log by now.
-        self.replay(&self.verifier.read_model.only(generation), &mut each).await?;
+        self.replay(&self.verifier.read_model.pinned_to(generation), &mut each).await?;
         self.compare(generation, &mut each).await?;
         crash_point(crash_points::REBUILD_BEFORE_SWITCH);
         self.change(|generations, now, keep| generations.switch(generation, now, keep)).await?;
@@ -65,14 +65,14 @@ impl Rebuild {
     /// # Errors
     /// When there is none, or as [`Rebuild::run`].
     pub async fn roll_back(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
-        let kept = self.verifier.read_model.generations().await?.kept().ok_or(NotPossible::NotKept)?;
+        let kept = self.verifier.read_model.generations().await?.previous().ok_or(TransitionError::NoPrevious)?;
         self.compare(kept, &mut each).await?;
         self.change(|generations, now, keep| generations.roll_back(kept, now, keep)).await?;
         Ok(kept)
     }
 
     async fn replay(&self, building: &Redis, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
-        let noted = building.noted().await?;
+        let noted = building.rebuild_position().await?;
         let after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
         let selection = Selection { after, ..Selection::default() };
         let mut steps = pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection));
@@ -80,7 +80,7 @@ impl Rebuild {
         while let Some(replayed) = steps.next().await {
             let Replayed { events, last } = replayed?;
             if noted != Some(last) {
-                building.note(&last.to_string()).await?;
+                building.save_rebuild_position(&last.to_string()).await?;
                 noted = Some(last);
             }
             ensure!(each(Progress::Replayed(events)).is_continue(), Interrupted);
@@ -91,7 +91,7 @@ impl Rebuild {
     /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,
     /// there is always some of it, and the live generation lacks it as well.
     async fn compare(&self, generation: u64, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
-        let verifier = Verifier { read_model: self.verifier.read_model.only(generation), ..self.verifier.clone() };
+        let verifier = Verifier { read_model: self.verifier.read_model.pinned_to(generation), ..self.verifier.clone() };
         let (mut found, mut interrupted) = (None, false);
         for _ in 0..PASSES {
             let mut compared = 0;
@@ -130,10 +130,10 @@ impl Rebuild {
 
     async fn change(
         &self,
-        change: impl Fn(&mut Generations, i64, i64) -> Result<(), NotPossible>,
+        change: impl Fn(&mut Generations, i64, i64) -> Result<(), TransitionError>,
     ) -> anyhow::Result<()> {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
-        Ok(self.verifier.read_model.change(|generations, now| change(generations, now, keep)).await??)
+        Ok(self.verifier.read_model.change_generations(|generations, now| change(generations, now, keep)).await??)
     }
 }
 
@@ -141,7 +141,7 @@ impl Rebuild {
 pub async fn tidy(read_model: Redis, shutdown: CancellationToken) {
     let mut told = false;
     while timeout(TIDIED, shutdown.cancelled()).await.is_err() {
-        match read_model.tidy().await {
+        match read_model.remove_expired_generations().await {
             Ok(removed) => {
                 told = false;
                 removed.iter().for_each(|generation| info!(generation, "an old generation of the read model is gone"));

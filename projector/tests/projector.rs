@@ -24,11 +24,11 @@ use projector::sweep::Sweep;
 use projector::verify::sums::WrongSum;
 use projector::verify::{Difference, Finding, Repair, Step, Verifier};
 use projector::{queues, replay};
-use read_model::generations::{FORMAT, NotPossible};
-use read_model::sales::{self, KeptOrder, Purchase, Sum};
+use read_model::generations::{FORMAT, TransitionError};
+use read_model::sales::{self, OrderSummary, StoredOrder, Sum};
 use read_model::{
-    Applied, Client as ReadClient, Error, Generations, Memory, Place, Product as ReadProduct, Projected, Ranking,
-    ReadModel, Redis,
+    Applied, Client as ReadClient, Error, Generations, Memory, Product as ReadProduct, ProjectedClient, RankPosition,
+    Ranking, ReadModel, Redis,
 };
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
@@ -264,15 +264,20 @@ impl ReadModel for Switched {
         self.0.clients(ids).await
     }
 
-    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
-        self.0.ranked(by, after, count).await
+    async fn ranked_clients(
+        &self,
+        by: Ranking,
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<RankPosition>, Error> {
+        self.0.ranked_clients(by, after, count).await
     }
 
-    async fn recent_orders(&self, ids: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+    async fn recent_orders(&self, ids: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
         self.0.recent_orders(ids, count).await
     }
 
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
         self.0.order(id, client).await
     }
 
@@ -280,12 +285,12 @@ impl ReadModel for Switched {
         self.0.products(ids).await
     }
 
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
-        self.0.tallies(pages).await
+    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+        self.0.buckets(pages).await
     }
 
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
-        self.0.sold(periods).await
+    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        self.0.product_sales(periods).await
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
@@ -685,16 +690,16 @@ async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
     let (_server, _, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
     verifier.read_model.apply(&events(&rows)).await;
-    let projected = async || verifier.read_model.projected(&[1]).await.unwrap().remove(0).unwrap().unwrap();
-    let (newest, log) = (verifier.read_model.newest(1).await.unwrap(), projected().await);
+    let projected = async || verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
     verifier.read_model.apply(&events(&[row(1, 3)])).await;
-    assert!(!verifier.read_model.replace(&log, &newest).await.unwrap(), "version 3 is not in that log");
-    assert!(!verifier.read_model.replace(&Projected::new(1), &newest).await.unwrap());
+    assert!(!verifier.read_model.replace_client(&log, &newest).await.unwrap(), "version 3 is not in that log");
+    assert!(!verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
     assert_eq!(projected().await.client.version, 3);
-    let (newest, log) = (verifier.read_model.newest(1).await.unwrap(), projected().await);
-    assert!(verifier.read_model.replace(&log, &newest).await.unwrap());
+    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
+    assert!(verifier.read_model.replace_client(&log, &newest).await.unwrap());
     assert_eq!(projected().await, log);
-    assert!(verifier.read_model.replace(&Projected::new(1), &newest).await.unwrap());
+    assert!(verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
     assert_eq!(verifier.read_model.clients(&[1]).await.unwrap(), [None]);
 }
 
@@ -721,7 +726,10 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     let interrupted = rebuild.run(all_replayed).await.unwrap_err();
     assert!(interrupted.is::<rebuild::Interrupted>(), "{interrupted}");
     let building = redis.generations().await.unwrap().building().unwrap();
-    assert_eq!((totals(&redis).await, redis.only(building).noted().await.unwrap().is_some()), (wrong.to_vec(), true));
+    assert_eq!(
+        (totals(&redis).await, redis.pinned_to(building).rebuild_position().await.unwrap().is_some()),
+        (wrong.to_vec(), true)
+    );
     let mut progress = Vec::new();
     let generation = rebuild.run(|step| {
         progress.push(step);
@@ -729,7 +737,7 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     });
     assert_eq!(generation.await.unwrap(), building);
     assert!(progress.iter().all(|step| *step == Progress::Compared(3)), "the log had been replayed: {progress:?}");
-    assert_eq!((totals(&redis).await, totals(&redis.only(1)).await), (right.to_vec(), wrong.to_vec()));
+    assert_eq!((totals(&redis).await, totals(&redis.pinned_to(1)).await), (right.to_vec(), wrong.to_vec()));
 
     // What was live gets what happens meanwhile, and is made right before it is read again.
     let more = [row(1, 5)];
@@ -739,12 +747,12 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     let older = |generations: &mut Generations, _| {
         generations.generations.get_mut(&1).unwrap().format = FORMAT - 1;
     };
-    redis.change(older).await.unwrap();
+    redis.change_generations(older).await.unwrap();
     assert_eq!(rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap(), 1);
     assert_eq!(redis.generations().await.unwrap().live(), 1);
     assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
     assert!(!redis.has_reports().await.unwrap());
-    let refused = sales::latest(&redis, 10).await.unwrap_err();
+    let refused = sales::latest_orders(&redis, 10).await.unwrap_err();
     assert!(refused.to_string().contains("`projector rebuild` makes it anew"), "{refused}");
 
     // What lacks in its sums alone is found as well, and not made live.
@@ -754,21 +762,24 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     };
     assert!(rebuild.run(when_replayed).await.is_err());
     let building = redis.generations().await.unwrap().building().unwrap();
-    assert!(redis.only(building).noted().await.unwrap().is_some(), "the log need not be replayed again");
+    assert!(
+        redis.pinned_to(building).rebuild_position().await.unwrap().is_some(),
+        "the log need not be replayed again"
+    );
     command(&url, &["DEL", &format!("orders:{{p1}}:g{building}:products:2023-11")]).await;
     let error = rebuild.run(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert!(error.to_string().contains("differs from the database again and again: 2023-11 product 1"), "{error}");
-    redis.change(Generations::abort).await.unwrap().unwrap();
+    redis.change_generations(Generations::abort).await.unwrap().unwrap();
 
     // What cannot be made right is not made live.
     rebuild.verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
     let error = rebuild.run(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert!(error.to_string().contains("is not understood"), "{error}");
     assert_eq!(redis.generations().await.unwrap().live(), 1);
-    redis.change(Generations::abort).await.unwrap().unwrap();
-    assert_eq!(redis.change(Generations::abort).await.unwrap(), Err(NotPossible::NotBuilding));
-    redis.change(Generations::discard).await.unwrap().unwrap();
-    redis.change(|generations, now| generations.expire(now + 10_000)).await.unwrap();
+    redis.change_generations(Generations::abort).await.unwrap().unwrap();
+    assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Err(TransitionError::NotBuilding));
+    redis.change_generations(Generations::discard).await.unwrap().unwrap();
+    redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
     let error = rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert_eq!(error.to_string(), "no generation is kept from before");
 }

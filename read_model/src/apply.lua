@@ -1,8 +1,8 @@
 -- Applies some events of clients of one partition, all or none of them, in one atomic step in each generation. The rules are
 -- those of memory.rs and sales.rs.
--- KEYS[1] the partition's epoch, and a key that is not there: see redis.rs. The other keys are named as the epoch is, up to
---   `epoch`; all are in the same slot.
--- ARGV 1 the epoch that the generations are of
+-- KEYS[1] the partition's fencing_token, and a key that is not there: see redis.rs. The other keys are named as the fencing_token is, up to
+--   `fencing_token`; all are in the same slot.
+-- ARGV 1 the fencing_token that the generations are of
 --   2 the generations, the one that matters first
 --   3 the channel that tells of changes, '' for none
 --   4 how many orders of a client are told
@@ -221,7 +221,7 @@ if try('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are
 
 local applied, error, is_first = 0, nil, true
 local is_alone = ARGV[5] == '1' and ARGV[12] == '1'
-local partition = KEYS[1]:sub(1, -#'epoch' - 1)
+local partition = KEYS[1]:sub(1, -#'fencing_token' - 1)
 for number in ARGV[2]:gmatch('%d+') do
   local result = apply(partition .. 'g' .. number .. ':')
   if type(result) == 'number' then

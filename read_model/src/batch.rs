@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use entity::Event;
 use redis::{Cmd, ToRedisArgs};
 
-use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT};
+use crate::sales::{self, Effects, OrderSummary, RECENT_ORDERS, StoredOrder};
 
 /// Different events of clients of one partition, each with its index among more. Public for the benchmark of the script.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl<'a> Batch<'a> {
     pub fn write(&self, script: &mut Cmd, now: DateTime<Utc>, keep_orders: Duration) {
         let events: Vec<_> = self.events.iter().map(|((client, _), (_, event))| (*client, *event)).collect();
         let clients: Vec<_> = events.chunk_by(|(one, _), (other, _)| one == other).collect();
-        script.arg(RECENT).arg(clients.len());
+        script.arg(RECENT_ORDERS).arg(clients.len());
         for events in clients {
             let (id, newest) = events[events.len() - 1];
             let (name, email) = newest.client().map_or(("", ""), |client| (client.name, client.email));
@@ -60,7 +60,7 @@ impl<'a> Batch<'a> {
             script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(orders.clone().count());
             script.arg(orders.map(|(_, total)| total).sum::<i64>()).arg(events.len());
             for (_, event) in events {
-                let listed = event.order().map(|order| Purchase::of(order, event.time).to_text());
+                let listed = event.order().map(|order| OrderSummary::of(order, event.time).to_text());
                 script.arg(event.version).arg(listed.unwrap_or_default());
             }
         }
@@ -83,7 +83,7 @@ impl<'a> Batch<'a> {
         let kept: Vec<_> = kept.collect();
         script.arg(kept.len());
         for (order, time, until) in kept {
-            let text = serde_json::to_string(&KeptOrder { time, order: order.clone() });
+            let text = serde_json::to_string(&StoredOrder { time, order: order.clone() });
             let text = text.expect("an order always serialises");
             script.arg(order.order_id.to_string()).arg(text).arg(until.timestamp_millis());
         }

@@ -19,7 +19,7 @@ use socket2::TcpKeepalive;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::near::Near;
+use crate::client_cache::ClientCache;
 
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,13 +65,13 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Connects. What changes is told to `near`, by one server alone.
-    pub async fn connect(&self, near: &Arc<Near>) -> RedisResult<Connection> {
+    /// Connects. What changes is told to `client_cache`, by one server alone.
+    pub async fn connect(&self, client_cache: &Arc<ClientCache>) -> RedisResult<Connection> {
         if self.is_cluster {
             let (direct, following) = (Renewed::connect(self, 1).await?, Renewed::connect(self, REDIRECTS).await?);
             return Ok(Connection::Cluster(Cluster { direct, following, turn: Arc::default() }));
         }
-        Ok(Connection::Server(ConnectionManager::new_with_config(self.told()?, config(near)).await?))
+        Ok(Connection::Server(ConnectionManager::new_with_config(self.told()?, config(client_cache)).await?))
     }
 
     async fn connect_to_cluster(&self, redirects: u32) -> RedisResult<ClusterConnection> {
@@ -87,9 +87,9 @@ impl Servers {
     }
 
     /// Connects anew, when it is needed, to whatever server the URL names by then. A Cluster's connection does so by itself.
-    pub fn connect_anew(&self, near: &Arc<Near>) -> Option<Connection> {
+    pub fn connect_anew(&self, client_cache: &Arc<ClientCache>) -> Option<Connection> {
         let told = self.told().ok().filter(|_| !self.is_cluster)?;
-        ConnectionManager::new_lazy_with_config(told, config(near)).ok().map(Connection::Server)
+        ConnectionManager::new_lazy_with_config(told, config(client_cache)).ok().map(Connection::Server)
     }
 
     /// The server, by the protocol in which it tells of changes beside its answers.
@@ -129,11 +129,11 @@ async fn first<T>(addresses: &[ConnectionInfo], connect: impl AsyncFn(Client) ->
 }
 
 /// No retries: whoever waits for an answer is told at once, and the next request connects anew.
-fn config(near: &Arc<Near>) -> ConnectionManagerConfig {
-    let near = near.clone();
+fn config(client_cache: &Arc<ClientCache>) -> ConnectionManagerConfig {
+    let client_cache = client_cache.clone();
     ConnectionManagerConfig::new()
         .set_push_sender(move |news: PushInfo| -> Result<(), SendError> {
-            near.told(&news);
+            client_cache.on_push(&news);
             Ok(())
         })
         .set_number_of_retries(0)

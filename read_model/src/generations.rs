@@ -19,7 +19,7 @@ const STILL_READ: i64 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
-pub enum State {
+pub enum GenerationState {
     /// Queries read it.
     Live,
     /// It is being filled.
@@ -33,7 +33,7 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     #[serde(flatten)]
-    pub state: State,
+    pub state: GenerationState,
     /// The [`FORMAT`] of the release that built it.
     pub format: u32,
 }
@@ -42,7 +42,8 @@ pub struct Generation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
     /// Rises with each change, and is never used twice, also not by a store that has lost it: ms since 1970, or more.
-    pub epoch: u64,
+    #[serde(alias = "epoch")]
+    pub fencing_token: u64,
     /// The largest number that was ever given.
     last: u64,
     pub generations: BTreeMap<u64, Generation>,
@@ -50,11 +51,11 @@ pub struct Generations {
 
 /// Why a generation cannot be made what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotPossible {
+pub enum TransitionError {
     #[error("no generation is being built")]
     NotBuilding,
     #[error("no generation is kept from before")]
-    NotKept,
+    NoPrevious,
     #[error("generation {0} was given up meanwhile, or Redis lost it")]
     Gone(u64),
     #[error("what is live was made by a newer release, in format {0}")]
@@ -64,22 +65,25 @@ pub enum NotPossible {
 impl Generations {
     /// Those of an empty store.
     pub fn first(now: i64) -> Generations {
-        let first = Generation { state: State::Live, format: FORMAT };
-        Generations { epoch: u64::try_from(now).unwrap_or(0), last: 1, generations: BTreeMap::from([(1, first)]) }
+        let first = Generation { state: GenerationState::Live, format: FORMAT };
+        Generations {
+            fencing_token: u64::try_from(now).unwrap_or(0),
+            last: 1,
+            generations: BTreeMap::from([(1, first)]),
+        }
     }
 
     /// The one that queries read.
     pub fn live(&self) -> u64 {
-        self.find(|state| *state == State::Live).unwrap_or(1)
+        self.find(|state| *state == GenerationState::Live).unwrap_or(1)
     }
 
     /// Those that each event is applied to: the live one first.
     pub fn applied(&self) -> impl Iterator<Item = u64> {
         let live = self.live();
-        let others = self
-            .generations
-            .iter()
-            .filter(move |(number, generation)| **number != live && !matches!(generation.state, State::Removed { .. }));
+        let others = self.generations.iter().filter(move |(number, generation)| {
+            **number != live && !matches!(generation.state, GenerationState::Removed { .. })
+        });
         std::iter::once(live).chain(others.map(|(number, _)| *number))
     }
 
@@ -89,13 +93,13 @@ impl Generations {
     }
 
     pub fn building(&self) -> Option<u64> {
-        self.find(|state| *state == State::Building)
+        self.find(|state| *state == GenerationState::Building)
     }
 
     /// The one that is kept for longest: it was live last.
-    pub fn kept(&self) -> Option<u64> {
+    pub fn previous(&self) -> Option<u64> {
         let until = |generation: &Generation| match generation.state {
-            State::Kept { until } => Some(until),
+            GenerationState::Kept { until } => Some(until),
             _ => None,
         };
         let kept = self.generations.iter().filter_map(|(number, generation)| Some((until(generation)?, *number)));
@@ -103,30 +107,30 @@ impl Generations {
     }
 
     /// Begins one, unless one of this format is being built already; returns its number.
-    pub fn begin(&mut self, now: i64) -> Result<u64, NotPossible> {
+    pub fn start(&mut self, now: i64) -> Result<u64, TransitionError> {
         let format = |number: &u64| self.generations.get(number).map_or(FORMAT, |generation| generation.format);
         let live = format(&self.live());
         if live > FORMAT {
-            return Err(NotPossible::Newer(live));
+            return Err(TransitionError::Newer(live));
         }
         if let Some(building) = self.building() {
             if format(&building) == FORMAT {
                 return Ok(building);
             }
-            self.set(building, State::Removed { since: now });
+            self.set(building, GenerationState::Removed { since: now });
         }
         self.last += 1;
-        self.generations.insert(self.last, Generation { state: State::Building, format: FORMAT });
+        self.generations.insert(self.last, Generation { state: GenerationState::Building, format: FORMAT });
         Ok(self.last)
     }
 
     /// Makes live what was built, and keeps what was live so long (ms). What was kept before is to go.
-    pub fn switch(&mut self, building: u64, now: i64, keep: i64) -> Result<(), NotPossible> {
+    pub fn switch(&mut self, building: u64, now: i64, keep: i64) -> Result<(), TransitionError> {
         if self.live() == building {
             return Ok(()); // somebody else has done it
         }
         if self.building() != Some(building) {
-            return Err(NotPossible::Gone(building));
+            return Err(TransitionError::Gone(building));
         }
         let _ = self.discard(now);
         self.exchange(building, now, keep);
@@ -134,26 +138,26 @@ impl Generations {
     }
 
     /// Makes this one live again, and keeps what was live.
-    pub fn roll_back(&mut self, kept: u64, now: i64, keep: i64) -> Result<(), NotPossible> {
-        if self.kept() != Some(kept) {
-            return Err(NotPossible::Gone(kept));
+    pub fn roll_back(&mut self, kept: u64, now: i64, keep: i64) -> Result<(), TransitionError> {
+        if self.previous() != Some(kept) {
+            return Err(TransitionError::Gone(kept));
         }
         self.exchange(kept, now, keep);
         Ok(())
     }
 
     /// Gives up what is being built; returns its number.
-    pub fn abort(&mut self, now: i64) -> Result<u64, NotPossible> {
-        let building = self.building().ok_or(NotPossible::NotBuilding)?;
-        self.set(building, State::Removed { since: now });
+    pub fn abort(&mut self, now: i64) -> Result<u64, TransitionError> {
+        let building = self.building().ok_or(TransitionError::NotBuilding)?;
+        self.set(building, GenerationState::Removed { since: now });
         Ok(building)
     }
 
     /// Keeps what is kept no longer than readers may need it; returns its number.
-    pub fn discard(&mut self, now: i64) -> Result<u64, NotPossible> {
-        let kept = self.kept().ok_or(NotPossible::NotKept)?;
+    pub fn discard(&mut self, now: i64) -> Result<u64, TransitionError> {
+        let kept = self.previous().ok_or(TransitionError::NoPrevious)?;
         for generation in self.generations.values_mut() {
-            if let State::Kept { until } = &mut generation.state {
+            if let GenerationState::Kept { until } = &mut generation.state {
                 *until = now.saturating_add(STILL_READ).min(*until);
             }
         }
@@ -162,8 +166,8 @@ impl Generations {
 
     /// Gives up what has been kept for long enough.
     pub fn expire(&mut self, now: i64) {
-        while let Some(kept) = self.find(|state| matches!(state, State::Kept { until } if *until <= now)) {
-            self.set(kept, State::Removed { since: now });
+        while let Some(kept) = self.find(|state| matches!(state, GenerationState::Kept { until } if *until <= now)) {
+            self.set(kept, GenerationState::Removed { since: now });
         }
     }
 
@@ -175,27 +179,28 @@ impl Generations {
     }
 
     pub fn is_removed(&self, number: u64) -> bool {
-        self.generations.get(&number).is_some_and(|one| matches!(one.state, State::Removed { .. }))
+        self.generations.get(&number).is_some_and(|one| matches!(one.state, GenerationState::Removed { .. }))
     }
 
     /// Those that were given up so long ago (ms) that nobody is about to write to them any more.
     pub fn to_remove(&self, now: i64, after: i64) -> Vec<u64> {
-        let is_due = |state: &State| matches!(state, State::Removed { since } if since + after <= now);
+        let is_due =
+            |state: &GenerationState| matches!(state, GenerationState::Removed { since } if since + after <= now);
         self.generations.iter().filter(|(_, one)| is_due(&one.state)).map(|(number, _)| *number).collect()
     }
 
     fn exchange(&mut self, next: u64, now: i64, keep: i64) {
-        self.set(self.live(), State::Kept { until: now.saturating_add(keep.max(STILL_READ)) });
-        self.set(next, State::Live);
+        self.set(self.live(), GenerationState::Kept { until: now.saturating_add(keep.max(STILL_READ)) });
+        self.set(next, GenerationState::Live);
     }
 
-    fn set(&mut self, number: u64, state: State) {
+    fn set(&mut self, number: u64, state: GenerationState) {
         if let Some(generation) = self.generations.get_mut(&number) {
             generation.state = state;
         }
     }
 
-    fn find(&self, is_it: impl Fn(&State) -> bool) -> Option<u64> {
+    fn find(&self, is_it: impl Fn(&GenerationState) -> bool) -> Option<u64> {
         self.generations.iter().find(|(_, generation)| is_it(&generation.state)).map(|(number, _)| *number)
     }
 }

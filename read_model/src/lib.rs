@@ -5,10 +5,10 @@
 //! event says. The test in `tests/` feeds both the same histories and compares.
 
 pub mod batch;
+mod client_cache;
 mod connection;
 pub mod generations;
 pub mod memory;
-mod near;
 pub mod redis;
 pub mod sales;
 mod settings;
@@ -23,11 +23,11 @@ use futures::stream::BoxStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::sales::{KeptOrder, Purchase, Sum};
+use crate::sales::{OrderSummary, StoredOrder, Sum};
 
 pub use connection::Cursor;
 pub use generations::Generations;
-pub use memory::{Memory, Projected};
+pub use memory::{Memory, ProjectedClient};
 pub use redis::{ConnectError, Redis};
 pub use settings::RedisSettings;
 
@@ -66,14 +66,14 @@ pub enum Ranking {
 
 /// A client's place in a [`Ranking`], which another may have by now. Minor units or ms since 1970, exact to 53 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RankPosition {
     pub rank: i64,
     pub id: i64,
 }
 
-impl Place {
+impl RankPosition {
     /// `Less` where it comes before the other.
-    fn order(&self, other: &Place) -> Ordering {
+    fn order(&self, other: &RankPosition) -> Ordering {
         other.rank.cmp(&self.rank).then_with(|| other.id.to_string().cmp(&self.id.to_string()))
     }
 }
@@ -107,27 +107,32 @@ pub trait ReadModel: Send + Sync {
 
     /// The same, as of a moment ago: what was read lately need not be read again. Where the store does not tell any more of
     /// what changes, that is noticed within seconds.
-    async fn recent_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+    async fn cached_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         self.clients(ids).await
     }
 
     /// The clients that follow a place, or the first ones.
-    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error>;
+    async fn ranked_clients(
+        &self,
+        by: Ranking,
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<RankPosition>, Error>;
 
-    /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT`] are told.
-    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error>;
+    /// The newest orders of each of these clients, newest first; no more than [`sales::RECENT_ORDERS`] are told.
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error>;
 
     /// An order, while it is kept; quicker where it is known whose.
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error>;
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error>;
 
     /// The products of these ids, in their order, `None` where nothing was projected. One round trip.
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error>;
 
-    /// The cells of some pages of a [`sales::Scale`], each as far as there is something.
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
+    /// The cells of some pages of a [`sales::Resolution`], each as far as there is something.
+    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
     /// What was sold of each product in all of these days and months, all read at once.
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
+    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 
     /// The ids of clients that events change, from now on, whichever process applies them. Ends when it can no longer
     /// tell of every change: what was read before must then be read anew.
@@ -156,7 +161,7 @@ pub async fn client_at(
     let mut pause = Duration::from_millis(2);
     let version = |client: &Option<Client>| client.as_ref().map_or(0, |client| client.version);
     // What was read lately may be older than what is there, but not newer.
-    let mut client = read_model.recent_clients(&[id]).await?.pop().flatten();
+    let mut client = read_model.cached_clients(&[id]).await?.pop().flatten();
     if version(&client) < min_version {
         client = read_model.clients(&[id]).await?.pop().flatten();
     }

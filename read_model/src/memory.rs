@@ -11,8 +11,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use crate::sales::{self, Effects, KeptOrder, Purchase, RECENT, Sum};
-use crate::{Applied, Client, Error, Place, Product, Ranking, ReadModel};
+use crate::sales::{self, Effects, OrderSummary, RECENT_ORDERS, StoredOrder, Sum};
+use crate::{Applied, Client, Error, Product, RankPosition, Ranking, ReadModel};
 
 /// Changes that a reader of [`ReadModel::changes`] may be behind.
 const BACKLOG: usize = 1024;
@@ -25,10 +25,10 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Stored {
-    clients: HashMap<i64, Projected>,
+    clients: HashMap<i64, ProjectedClient>,
     /// The newest of each client, by version.
-    recent: HashMap<i64, BTreeMap<i32, Purchase>>,
-    orders: HashMap<Uuid, KeptOrder>,
+    recent: HashMap<i64, BTreeMap<i32, OrderSummary>>,
+    orders: HashMap<Uuid, StoredOrder>,
     /// The orders, by the time when they go.
     leaving: BTreeSet<(DateTime<Utc>, Uuid)>,
     pages: HashMap<String, Page>,
@@ -67,7 +67,7 @@ impl Stored {
             Change::Client(client) => client.client_id,
             Change::OrderPlaced(order) => order.client_id,
         };
-        let applied = self.clients.entry(client).or_insert_with(|| Projected::new(client)).apply(event)?;
+        let applied = self.clients.entry(client).or_insert_with(|| ProjectedClient::new(client)).apply(event)?;
         if let (Applied::Now, Some(order)) = (applied, event.order()) {
             let now = Utc::now();
             self.count(order, event, now, keep_orders);
@@ -100,12 +100,12 @@ impl Stored {
             self.sold.entry(period).or_default().entry(product).or_default().add(sold);
         }
         let recent = self.recent.entry(order.client_id).or_default();
-        recent.insert(event.version, Purchase::of(order, event.time));
-        if recent.len() > RECENT {
+        recent.insert(event.version, OrderSummary::of(order, event.time));
+        if recent.len() > RECENT_ORDERS {
             recent.pop_first();
         }
         if let Some(until) = sales::kept_until(event.time, now, keep_orders) {
-            self.orders.insert(order.order_id, KeptOrder { time: event.time, order: order.clone() });
+            self.orders.insert(order.order_id, StoredOrder { time: event.time, order: order.clone() });
             self.leaving.insert((until, order.order_id));
         }
     }
@@ -125,7 +125,7 @@ impl Stored {
 
 /// A client with what projecting needs to know besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Projected {
+pub struct ProjectedClient {
     pub client: Client,
     /// The largest version applied: name and e-mail are from it.
     pub newest: i32,
@@ -133,12 +133,12 @@ pub struct Projected {
     pub ahead: BTreeSet<i32>,
 }
 
-impl Projected {
+impl ProjectedClient {
     /// A client of which no event has been applied.
-    pub fn new(id: i64) -> Projected {
+    pub fn new(id: i64) -> ProjectedClient {
         let (name, email) = Default::default();
         let client = Client { id, name, email, total: 0, order_count: 0, last_purchase: None, version: 0 };
-        Projected { client, newest: 0, ahead: BTreeSet::new() }
+        ProjectedClient { client, newest: 0, ahead: BTreeSet::new() }
     }
 
     /// Whether the event of this version has been applied.
@@ -190,33 +190,38 @@ impl ReadModel for Memory {
         Ok(ids.iter().map(|id| stored.clients.get(id).map(|projected| projected.client.clone())).collect())
     }
 
-    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
+    async fn ranked_clients(
+        &self,
+        by: Ranking,
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<RankPosition>, Error> {
         let stored = self.stored();
         let place = |client: &Client| {
             let rank = match by {
                 Ranking::Total => client.total,
                 Ranking::LastPurchase => client.last_purchase.map_or(0, |time| time.timestamp_millis()),
             };
-            Place { rank, id: client.id }
+            RankPosition { rank, id: client.id }
         };
         let places = stored.clients.values().map(|projected| place(&projected.client));
-        let mut places: Vec<Place> =
+        let mut places: Vec<RankPosition> =
             places.filter(|place| after.is_none_or(|after| after.order(place).is_lt())).collect();
-        places.sort_unstable_by(Place::order);
+        places.sort_unstable_by(RankPosition::order);
         places.truncate(count);
         Ok(places)
     }
 
-    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
         let stored = self.stored();
         let recent = |id| stored.recent.get(id).into_iter().flat_map(BTreeMap::values).rev().take(count).cloned();
         Ok(clients.iter().map(|id| recent(id).collect()).collect())
     }
 
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
         let mut stored = self.stored();
         stored.forget(Utc::now());
-        let of_client = |kept: &&KeptOrder| client.is_none_or(|client| kept.order.client_id == client);
+        let of_client = |kept: &&StoredOrder| client.is_none_or(|client| kept.order.client_id == client);
         Ok(stored.orders.get(&id).filter(of_client).cloned())
     }
 
@@ -225,13 +230,13 @@ impl ReadModel for Memory {
         Ok(ids.iter().map(|id| stored.products.get(id).cloned()).collect())
     }
 
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         let mut stored = self.stored();
         stored.forget(Utc::now());
         Ok(pages.iter().map(|page| stored.pages.get(page).map(|page| page.cells.clone()).unwrap_or_default()).collect())
     }
 
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
         let (stored, mut sum) = (self.stored(), HashMap::<i64, Sum>::new());
         for (product, sold) in periods.iter().filter_map(|period| stored.sold.get(period)).flatten() {
             sum.entry(*product).or_default().add(*sold);

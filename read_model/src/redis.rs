@@ -3,7 +3,7 @@
 //! | key                      | type   | holds                                                                        |
 //! |--------------------------|--------|------------------------------------------------------------------------------|
 //! | `orders:meta`            | hash   | `partitions`, `currency`: what all processes must agree on; `generations`: which there are, as JSON; `gG:replayed`: how far a rebuild has got |
-//! | `orders:{pN}:epoch`      | string | which epoch's generations events of this partition are applied to              |
+//! | `orders:{pN}:fencing_token`      | string | which fencing_token's generations events of this partition are applied to              |
 //! | `orders:{pN}:generations` | string | these generations, for when `orders:meta` is lost alone                      |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted | its newest orders, by version                                                 |
@@ -20,7 +20,7 @@
 //! version V applied above the watermark. Braces make a Cluster keep a partition in one slot; a node must have it whole
 //! when a script runs.
 //!
-//! Readers look which generation is live once a second. Whoever writes says which epoch it knows, and the partition refuses
+//! Readers look which generation is live once a second. Whoever writes says which fencing_token it knows, and the partition refuses
 //! all but its own: so once a change of the generations has reached every partition, nothing is applied without it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -42,11 +42,11 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::client_cache::ClientCache;
 use crate::connection::{Connection, Cursor, Servers, TIMEOUT};
 use crate::generations::{FORMAT, Generations};
-use crate::near::Near;
-use crate::sales::{KeptOrder, Purchase, RECENT, Sum};
-use crate::{Applied, Client, Error, Place, Product, Projected, Ranking, ReadModel};
+use crate::sales::{OrderSummary, RECENT_ORDERS, StoredOrder, Sum};
+use crate::{Applied, Client, Error, Product, ProjectedClient, RankPosition, Ranking, ReadModel};
 
 /// For how long whole orders are kept, if not said otherwise.
 pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -77,7 +77,7 @@ pub struct Redis {
 
 struct Shared {
     servers: Servers,
-    near: Arc<Near>,
+    client_cache: Arc<ClientCache>,
     connection: RwLock<Connection>,
     partitions: u16,
     currency: Currency,
@@ -87,12 +87,12 @@ struct Shared {
     /// Held by who asks which generation is live.
     asking: Mutex<()>,
     apply: Script,
-    product: Script,
-    rank: Script,
-    joined: Script,
-    replace: Script,
-    settle: Script,
-    raise: Script,
+    apply_product: Script,
+    read_ranking: Script,
+    read_hash: Script,
+    replace_client: Script,
+    save_generations: Script,
+    fence: Script,
 }
 
 struct Known {
@@ -120,12 +120,12 @@ impl Redis {
     pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
         // rustls is built with two providers of cryptography, by different libraries, and wants one to be chosen.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (servers, near) = (Servers::find(url).await?, Arc::new(Near::new()));
-        let connection = RwLock::new(servers.connect(&near).await?);
+        let (servers, client_cache) = (Servers::find(url).await?, Arc::new(ClientCache::new()));
+        let connection = RwLock::new(servers.connect(&client_cache).await?);
         let redis = Redis {
             shared: Arc::new(Shared {
                 servers,
-                near,
+                client_cache,
                 connection,
                 partitions,
                 currency,
@@ -133,23 +133,23 @@ impl Redis {
                 settling: Mutex::default(),
                 asking: Mutex::default(),
                 apply: Script::new(include_str!("apply.lua")),
-                product: Script::new(include_str!("product.lua")),
-                rank: Script::new(include_str!("rank.lua")),
-                joined: Script::new(include_str!("joined.lua")),
-                replace: Script::new(include_str!("replace.lua")),
-                settle: Script::new(include_str!("settle.lua")),
-                raise: Script::new(include_str!("raise.lua")),
+                apply_product: Script::new(include_str!("apply_product.lua")),
+                read_ranking: Script::new(include_str!("read_ranking.lua")),
+                read_hash: Script::new(include_str!("read_hash.lua")),
+                replace_client: Script::new(include_str!("replace_client.lua")),
+                save_generations: Script::new(include_str!("save_generations.lua")),
+                fence: Script::new(include_str!("fence.lua")),
             }),
             keep_orders: KEEP_ORDERS,
             only: None,
         };
-        redis.agree().await?;
-        redis.tell_partitions().await?;
+        redis.check_shared_settings().await?;
+        redis.fence_partitions().await?;
         Ok(redis)
     }
 
     /// The same, but one generation alone is read and written, whether it is live or not.
-    pub fn only(&self, generation: u64) -> Redis {
+    pub fn pinned_to(&self, generation: u64) -> Redis {
         Redis { only: Some(generation), ..self.clone() }
     }
 
@@ -159,7 +159,7 @@ impl Redis {
     }
 
     /// Settles what must be the same for all processes, or checks it.
-    async fn agree(&self) -> Result<(), ConnectError> {
+    async fn check_shared_settings(&self) -> Result<(), ConnectError> {
         let Shared { partitions, currency, .. } = &*self.shared;
         let agreed =
             [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
@@ -175,14 +175,14 @@ impl Redis {
 
     /// Changes which generations there are: `change` gets them and the time (ms since 1970), maybe more than once. When this
     /// returns, no process applies anything without knowing of it.
-    pub async fn change<R>(&self, change: impl Fn(&mut Generations, i64) -> R) -> Result<R, Error> {
+    pub async fn change_generations<R>(&self, change: impl Fn(&mut Generations, i64) -> R) -> Result<R, Error> {
         for _ in 0..ATTEMPTS {
-            let stored = self.stored().await?;
+            let stored = self.load().await?;
             let before = stored.generations()?;
             let mut generations = before.clone();
             let result = change(&mut generations, stored.now);
-            if before == generations || self.store(&stored, generations, 0).await? {
-                self.settle().await?;
+            if before == generations || self.save(&stored, generations, 0).await? {
+                self.reconcile().await?;
                 return Ok(result);
             }
         }
@@ -190,45 +190,46 @@ impl Redis {
     }
 
     /// Settles anew what the store may have lost.
-    async fn settle(&self) -> Result<(), Error> {
+    async fn reconcile(&self) -> Result<(), Error> {
         let asked = Instant::now();
         let _settling = self.shared.settling.lock().await;
-        if self.known(|known| known.at > asked) {
+        if self.cached(|known| known.at > asked) {
             return Ok(()); // while this waited
         }
-        self.agree().await.map_err(|error| match error {
+        self.check_shared_settings().await.map_err(|error| match error {
             ConnectError::ReadModel(error) => error,
             ConnectError::Unreachable(error) => self.failed(error),
             error => Error::Unavailable(error.to_string()),
         })?;
-        self.tell_partitions().await
+        self.fence_partitions().await
     }
 
     /// Learns which generations there are, and lets every partition know. An empty store gets its first.
-    async fn tell_partitions(&self) -> Result<(), Error> {
-        // Whoever knows of a later epoch has seen what the store has lost: nothing may be applied as if it were there.
-        let mut above = self.known(|known| known.generations.epoch);
+    async fn fence_partitions(&self) -> Result<(), Error> {
+        // Whoever knows of a later fencing_token has seen what the store has lost: nothing may be applied as if it were there.
+        let mut above = self.cached(|known| known.generations.fencing_token);
         for _ in 0..ATTEMPTS {
-            let stored = self.stored().await?;
+            let stored = self.load().await?;
             let mut generations = stored.generations()?;
-            if stored.text.is_none() || generations.epoch < above {
+            if stored.text.is_none() || generations.fencing_token < above {
                 let kept = self.kept_by_partitions().await?;
-                let is_later = |kept: &Generations| stored.text.is_none() || kept.epoch > generations.epoch;
+                let is_later =
+                    |kept: &Generations| stored.text.is_none() || kept.fencing_token > generations.fencing_token;
                 generations = kept.filter(is_later).unwrap_or(generations);
-                self.store(&stored, generations, above).await?;
+                self.save(&stored, generations, above).await?;
                 continue;
             }
             let text = serde_json::to_string(&generations).map_err(|error| Error::Damaged(error.to_string()))?;
             let raise = (0..self.shared.partitions).map(async |partition| {
                 let partition = partition.into();
-                let mut raise = self.shared.raise.key(epoch_key(partition));
-                raise.key(partition_generations_key(partition)).arg(generations.epoch).arg(&text);
+                let mut raise = self.shared.fence.key(fencing_token_key(partition));
+                raise.key(partition_generations_key(partition)).arg(generations.fencing_token).arg(&text);
                 raise.invoke_async::<u64>(&mut self.connection()).await
             });
             let known = try_join_all(raise).await.map_err(|error| self.failed(error))?;
             above = known.into_iter().max().unwrap_or(0);
-            if above <= generations.epoch {
-                self.learn(generations, stored.asked);
+            if above <= generations.fencing_token {
+                self.update_cache(generations, stored.asked);
                 return Ok(());
             }
         }
@@ -244,28 +245,28 @@ impl Redis {
         let kept: Vec<RedisResult<Option<String>>> =
             pipeline.ignore_errors().query_async(&mut self.connection()).await?;
         let kept = kept.into_iter().filter_map(|kept| serde_json::from_str::<Generations>(&kept.ok()??).ok());
-        Ok(kept.max_by_key(|generations| generations.epoch))
+        Ok(kept.max_by_key(|generations| generations.fencing_token))
     }
 
-    /// Says which generations there are from now on, in an epoch later than before and than `above`; returns whether it did,
+    /// Says which generations there are from now on, in an fencing_token later than before and than `above`; returns whether it did,
     /// or somebody else was faster.
-    async fn store(&self, before: &Stored, mut generations: Generations, above: u64) -> Result<bool, Error> {
+    async fn save(&self, before: &Stored, mut generations: Generations, above: u64) -> Result<bool, Error> {
         let now = u64::try_from(before.now).unwrap_or(0);
-        generations.epoch = now.max(generations.epoch + 1).max(above + 1);
+        generations.fencing_token = now.max(generations.fencing_token + 1).max(above + 1);
         let text = serde_json::to_string(&generations).map_err(|error| Error::Damaged(error.to_string()))?;
-        let mut settle = self.shared.settle.key(META);
+        let mut settle = self.shared.save_generations.key(META);
         settle.arg(before.text.as_deref().unwrap_or_default()).arg(text);
         settle.invoke_async(&mut self.connection()).await.map_err(|error| self.failed(error))
     }
 
-    async fn stored(&self) -> Result<Stored, Error> {
-        let (near, mut pipeline) = (&self.shared.near, pipe());
-        let connection = near.connection();
+    async fn load(&self) -> Result<Stored, Error> {
+        let (client_cache, mut pipeline) = (&self.shared.client_cache, pipe());
+        let connection = client_cache.connection();
         // By one server's clock.
         let stored = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
         pipeline.ignore_errors().cmd("EVAL").arg(stored).arg(1).arg(META);
         let mut server = self.connection();
-        if near.is_wanted() && server.can_tell() {
+        if client_cache.is_wanted() && server.can_tell() {
             // Again and again: it ends with the connection, and may be forbidden.
             pipeline.cmd("CLIENT").arg("TRACKING").arg("ON");
         }
@@ -275,31 +276,32 @@ impl Redis {
         let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
         let (text, (seconds, micros)): (_, (i64, i64)) = from_redis_value(next()?).map_err(RedisError::from)?;
         if let Ok(Value::Okay) = next() {
-            near.track(connection);
+            client_cache.track(connection);
         }
         Ok(Stored { text, asked, now: seconds * 1_000 + micros / 1_000 })
     }
 
     /// Which generations there are, as of now.
     pub async fn generations(&self) -> Result<Generations, Error> {
-        let stored = self.stored().await?;
+        let stored = self.load().await?;
         let generations = stored.generations()?;
-        // Or else the store has lost them, or a later epoch.
-        match stored.text.is_some() && generations.epoch >= self.known(|known| known.generations.epoch) {
-            true => self.learn(generations, stored.asked),
-            false => self.settle().await?,
+        // Or else the store has lost them, or a later fencing_token.
+        match stored.text.is_some() && generations.fencing_token >= self.cached(|known| known.generations.fencing_token)
+        {
+            true => self.update_cache(generations, stored.asked),
+            false => self.reconcile().await?,
         }
-        Ok(self.known(|known| known.generations.clone()))
+        Ok(self.cached(|known| known.generations.clone()))
     }
 
-    fn known<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
+    fn cached<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
         read(&self.shared.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// They were so, or later ones, at that time.
-    fn learn(&self, generations: Generations, at: Instant) {
+    fn update_cache(&self, generations: Generations, at: Instant) {
         let mut known = self.shared.known.write().unwrap_or_else(PoisonError::into_inner);
-        if generations.epoch >= known.generations.epoch {
+        if generations.fencing_token >= known.generations.fencing_token {
             *known = Known { generations, at };
         }
     }
@@ -318,7 +320,7 @@ impl Redis {
             return Ok(only);
         }
         let known = |known: &Known| (known.at.elapsed(), known.generations.live());
-        let (age, live) = self.known(known);
+        let (age, live) = self.cached(known);
         if age < KNOWN_FOR / 2 {
             return Ok(live);
         }
@@ -327,16 +329,16 @@ impl Redis {
             return Ok(live);
         }
         let _asking = self.shared.asking.lock().await;
-        match self.known(known) {
+        match self.cached(known) {
             (age, live) if age < KNOWN_FOR / 2 => Ok(live),
             _ => Ok(self.generations().await?.live()),
         }
     }
 
-    /// The generations to write to, and the epoch that they are of.
+    /// The generations to write to, and the fencing_token that they are of.
     fn write_to(&self) -> Result<(u64, Vec<u64>), Error> {
-        let (epoch, format, mut applied) = self.known(|Known { generations, .. }| {
-            (generations.epoch, generations.format(), generations.applied().collect::<Vec<_>>())
+        let (fencing_token, format, mut applied) = self.cached(|Known { generations, .. }| {
+            (generations.fencing_token, generations.format(), generations.applied().collect::<Vec<_>>())
         });
         if format > FORMAT {
             return Err(Error::Unavailable(format!("a newer release fills it, in format {format}")));
@@ -346,7 +348,7 @@ impl Redis {
         }
         match applied.is_empty() {
             true => Err(Error::Unavailable("this generation was given up".into())),
-            false => Ok((epoch, applied)),
+            false => Ok((fencing_token, applied)),
         }
     }
 
@@ -361,10 +363,10 @@ impl Redis {
 
     /// Connects anew, to whatever server the URL names by now: a primary that was demoted keeps its connections open.
     fn leave_this_server(&self) {
-        if let Some(connection) = self.shared.servers.connect_anew(&self.shared.near) {
+        if let Some(connection) = self.shared.servers.connect_anew(&self.shared.client_cache) {
             *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
             // The one that is dropped does not say so.
-            self.shared.near.lost();
+            self.shared.client_cache.lost();
         }
     }
 
@@ -380,7 +382,7 @@ impl Redis {
     ///
     /// # Errors
     /// When the store fails; what is damaged is the error of its client alone.
-    pub async fn projected(&self, ids: &[i64]) -> Result<Vec<Result<Option<Projected>, Error>>, Error> {
+    pub async fn projected_clients(&self, ids: &[i64]) -> Result<Vec<Result<Option<ProjectedClient>, Error>>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -398,7 +400,7 @@ impl Redis {
     ///
     /// # Errors
     /// When the store fails, or a ranking is damaged.
-    pub async fn ranks(&self, ids: &[i64]) -> Result<Vec<[Option<i64>; 2]>, Error> {
+    pub async fn scores(&self, ids: &[i64]) -> Result<Vec<[Option<i64>; 2]>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -417,7 +419,7 @@ impl Redis {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn each_product(&self, ids: &[i64]) -> Result<Vec<Result<Option<Product>, Error>>, Error> {
+    pub async fn projected_products(&self, ids: &[i64]) -> Result<Vec<Result<Option<Product>, Error>>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -445,7 +447,7 @@ impl Redis {
     }
 
     /// Removes a product, for its newest event to be applied anew; all of its partition where what is stored is no catalogue.
-    pub async fn forget_product(&self, id: i64) -> Result<(), Error> {
+    pub async fn remove_product(&self, id: i64) -> Result<(), Error> {
         let (_, generations) = self.write_to()?;
         let key = partition_key(self.partition(id), generations[0], CATALOGUE);
         let removed: RedisResult<i64> = self.connection().hdel(&key, id).await;
@@ -465,11 +467,11 @@ impl Redis {
     }
 
     fn format_of(&self, generation: u64) -> u32 {
-        self.known(|known| known.generations.generations.get(&generation).map_or(FORMAT, |one| one.format))
+        self.cached(|known| known.generations.generations.get(&generation).map_or(FORMAT, |one| one.format))
     }
 
-    /// The field of a client that tells what has been applied last, as it is stored: see [`Redis::replace`].
-    pub async fn newest(&self, id: i64) -> Result<Vec<u8>, Error> {
+    /// The field of a client that tells what has been applied last, as it is stored: see [`Redis::replace_client`].
+    pub async fn newest_version(&self, id: i64) -> Result<Vec<u8>, Error> {
         let key = self.client_key(self.read_from().await?, id);
         let newest: RedisResult<Option<Vec<u8>>> = self.connection().hget(key, "newest").await;
         match newest.map_err(Error::from) {
@@ -481,13 +483,13 @@ impl Redis {
 
     /// Puts a client, as the whole log makes it, in the place of what is stored of it, in one atomic step; one without
     /// events is removed. Not when something has been applied that the log did not have: `newest` is what
-    /// [`Redis::newest`] told before the log was read. Returns whether it did.
-    pub async fn replace(&self, projected: &Projected, newest: &[u8]) -> Result<bool, Error> {
-        let (epoch, generations) = self.write_to()?;
+    /// [`Redis::newest_version`] told before the log was read. Returns whether it did.
+    pub async fn replace_client(&self, projected: &ProjectedClient, newest: &[u8]) -> Result<bool, Error> {
+        let (fencing_token, generations) = self.write_to()?;
         let client = &projected.client;
-        let mut script = self.shared.replace.key(epoch_key(self.partition(client.id)));
+        let mut script = self.shared.replace_client.key(fencing_token_key(self.partition(client.id)));
         script.key(nothing_key(self.partition(client.id))).key(self.client_key(generations[0], client.id));
-        script.arg(epoch).arg(newest).arg(projected.newest).arg(client.id).arg(self.channel());
+        script.arg(fencing_token).arg(newest).arg(projected.newest).arg(client.id).arg(self.channel());
         if projected.newest > 0 {
             for (field, value) in [
                 ("name", client.name.clone()),
@@ -505,7 +507,7 @@ impl Redis {
         }
         match script.invoke_async(&mut self.connection()).await {
             // What was read before may have been of another generation.
-            Err(error) if is_stale(&error) => self.settle().await.map(|()| false),
+            Err(error) if is_stale(&error) => self.reconcile().await.map(|()| false),
             replaced => replaced.map_err(|error| self.failed(error)),
         }
     }
@@ -528,21 +530,21 @@ impl Redis {
     }
 
     /// Notes how far the rebuild of the only generation has got, for whoever goes on with it.
-    pub async fn note(&self, position: &str) -> Result<(), Error> {
+    pub async fn save_rebuild_position(&self, position: &str) -> Result<(), Error> {
         let field = format!("g{}:replayed", self.read_from().await?);
         let _: i64 = self.connection().hset(META, field, position).await?;
         Ok(())
     }
 
-    /// What [`Redis::note`] noted.
-    pub async fn noted(&self) -> Result<Option<String>, Error> {
+    /// What [`Redis::save_rebuild_position`] noted.
+    pub async fn rebuild_position(&self) -> Result<Option<String>, Error> {
         let field = format!("g{}:replayed", self.read_from().await?);
         Ok(self.connection().hget(META, field).await?)
     }
 
     /// Gives up what has been kept for long enough, and removes the keys of what was given up some time ago. Returns the
     /// numbers of the generations that are gone now. May run in several processes, and be interrupted.
-    pub async fn tidy(&self) -> Result<Vec<u64>, Error> {
+    pub async fn remove_expired_generations(&self) -> Result<Vec<u64>, Error> {
         let after = REMOVED_AFTER.as_millis() as i64;
         if self.generations().await?.generations.len() == 1 {
             return Ok(Vec::new());
@@ -551,7 +553,7 @@ impl Redis {
             generations.expire(now);
             generations.to_remove(now, after)
         };
-        let due = self.change(due).await?;
+        let due = self.change_generations(due).await?;
         for generation in &due {
             let (mut cursor, mut found) = (Some(Cursor::default()), false);
             while let Some(at) = cursor {
@@ -572,7 +574,7 @@ impl Redis {
                 cursor = cursor.or_else(|| std::mem::take(&mut found).then(Cursor::default));
             }
             let _: i64 = self.connection().hdel(META, format!("g{generation}:replayed")).await?;
-            self.change(|generations, _| generations.forget(*generation)).await?;
+            self.change_generations(|generations, _| generations.forget(*generation)).await?;
         }
         Ok(due)
     }
@@ -614,16 +616,16 @@ impl Redis {
         generation: u64,
         by: Ranking,
         partitions: &[i64],
-        after: Option<Place>,
+        after: Option<RankPosition>,
         count: usize,
-    ) -> Result<Vec<Vec<Place>>, Error> {
+    ) -> Result<Vec<Vec<RankPosition>>, Error> {
         let (rank, id) = after.map(|place| (place.rank.to_string(), place.id.to_string())).unwrap_or_default();
         let mut calls = pipe();
         for partition in partitions {
-            let call = calls.cmd("EVALSHA").arg(self.shared.rank.get_hash()).arg(1);
+            let call = calls.cmd("EVALSHA").arg(self.shared.read_ranking.get_hash()).arg(1);
             call.arg(partition_key(*partition, generation, RANKINGS[by as usize])).arg(count).arg(&rank).arg(&id);
         }
-        self.ask_script(&self.shared.rank, &mut calls).await?.iter().map(|places| read_places(places)).collect()
+        self.ask_script(&self.shared.read_ranking, &mut calls).await?.iter().map(|places| read_places(places)).collect()
     }
 
     async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
@@ -642,8 +644,8 @@ impl Redis {
     /// A call of a script that writes to a partition, without the rest of its arguments.
     fn write(&self, script: &Script, partition: i64, to: &Target) -> Cmd {
         let mut call = ::redis::cmd("EVALSHA");
-        call.arg(script.get_hash()).arg(2).arg(epoch_key(partition)).arg(nothing_key(partition));
-        call.arg(to.epoch).arg(&to.generations);
+        call.arg(script.get_hash()).arg(2).arg(fencing_token_key(partition)).arg(nothing_key(partition));
+        call.arg(to.fencing_token).arg(&to.generations);
         call
     }
 
@@ -651,10 +653,10 @@ impl Redis {
     /// passes at once is tried again: what was applied all the same is only reported as applied before.
     async fn call(&self, calls: impl Fn(&Target) -> Vec<Cmd>) -> Result<Vec<RedisResult<u32>>, Error> {
         for _ in 0..ATTEMPTS {
-            let (epoch, generations) = self.write_to()?;
+            let (fencing_token, generations) = self.write_to()?;
             let generations = generations.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
             let mut pipeline = pipe();
-            for call in calls(&Target { epoch, generations }) {
+            for call in calls(&Target { fencing_token, generations }) {
                 pipeline.add_command(call);
             }
             if pipeline.is_empty() {
@@ -663,11 +665,11 @@ impl Redis {
             let results: Vec<RedisResult<u32>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
             if errors.clone().any(is_unknown_script) {
-                for script in [&self.shared.apply, &self.shared.product] {
+                for script in [&self.shared.apply, &self.shared.apply_product] {
                     script.load_async(&mut self.connection()).await?;
                 }
             } else if errors.any(is_stale) {
-                self.settle().await?;
+                self.reconcile().await?;
             } else {
                 return Ok(results);
             }
@@ -688,7 +690,7 @@ impl Redis {
 
     async fn put_products(&self, products: &[(&ProductChanged, i32)]) -> Result<Vec<RedisResult<u32>>, Error> {
         let call = |(product, version): &(&ProductChanged, i32), to: &Target| {
-            let mut call = self.write(&self.shared.product, self.partition(product.product_id), to);
+            let mut call = self.write(&self.shared.apply_product, self.partition(product.product_id), to);
             call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
             call
         };
@@ -756,7 +758,7 @@ impl Redis {
 /// What a script writes to.
 struct Target {
     /// That the generations are of.
-    epoch: u64,
+    fencing_token: u64,
     /// With spaces between them, the one that matters first.
     generations: String,
 }
@@ -783,14 +785,15 @@ fn partition_key(partition: i64, generation: u64, name: &str) -> String {
     format!("orders:{{p{partition}}}:g{generation}:{name}")
 }
 
-fn read_purchase(text: &str) -> Result<Purchase, Error> {
-    Purchase::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in a list of orders")))
+fn read_purchase(text: &str) -> Result<OrderSummary, Error> {
+    OrderSummary::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in a list of orders")))
 }
 
 /// Ids and ranks in turn.
-fn read_places(text: &str) -> Result<Vec<Place>, Error> {
+fn read_places(text: &str) -> Result<Vec<RankPosition>, Error> {
     let parts: Vec<&str> = text.split_ascii_whitespace().collect();
-    let place = |[id, rank]: &[&str; 2]| Some(Place { rank: rank.parse::<f64>().ok()? as i64, id: id.parse().ok()? });
+    let place =
+        |[id, rank]: &[&str; 2]| Some(RankPosition { rank: rank.parse::<f64>().ok()? as i64, id: id.parse().ok()? });
     let places = parts.as_chunks().0.iter().map(place).collect::<Option<_>>();
     places.ok_or_else(|| Error::Damaged(format!("{text:?} in a ranking")))
 }
@@ -810,8 +813,8 @@ fn read_product(id: i64, text: &str) -> Result<Product, Error> {
     product().ok_or_else(|| Error::Damaged(format!("the product {id} of the catalogue: {text:?}")))
 }
 
-fn epoch_key(partition: i64) -> String {
-    format!("orders:{{p{partition}}}:epoch")
+fn fencing_token_key(partition: i64) -> String {
+    format!("orders:{{p{partition}}}:fencing_token")
 }
 
 fn partition_generations_key(partition: i64) -> String {
@@ -863,24 +866,29 @@ impl ReadModel for Redis {
         self.clients_of(self.read_from().await?, ids).await
     }
 
-    async fn recent_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
-        let (generation, near) = (self.read_from().await?, &self.shared.near);
-        let mut clients: Vec<Option<Option<Client>>> = ids.iter().map(|id| near.get(generation, *id)).collect();
+    async fn cached_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        let (generation, client_cache) = (self.read_from().await?, &self.shared.client_cache);
+        let mut clients: Vec<Option<Option<Client>>> = ids.iter().map(|id| client_cache.get(generation, *id)).collect();
         let missing: Vec<i64> =
             ids.iter().zip(&clients).filter(|(_, client)| client.is_none()).map(|(id, _)| *id).collect();
         if !missing.is_empty() {
-            let marks: Vec<_> = missing.iter().map(|id| near.mark(*id)).collect();
+            let marks: Vec<_> = missing.iter().map(|id| client_cache.mark(*id)).collect();
             let read = self.clients_of(generation, &missing).await?;
             let places = clients.iter_mut().filter(|client| client.is_none());
             for (((id, mark), client), place) in missing.into_iter().zip(marks).zip(read).zip(places) {
-                near.keep(mark, generation, id, &client);
+                client_cache.keep(mark, generation, id, &client);
                 *place = Some(client);
             }
         }
         Ok(clients.into_iter().map(Option::flatten).collect())
     }
 
-    async fn ranked(&self, by: Ranking, after: Option<Place>, count: usize) -> Result<Vec<Place>, Error> {
+    async fn ranked_clients(
+        &self,
+        by: Ranking,
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<RankPosition>, Error> {
         let generation = self.report_from().await?;
         // Most partitions have about the same share of them.
         let share = count / usize::from(self.shared.partitions);
@@ -890,7 +898,8 @@ impl ReadModel for Redis {
         let places = first_of(told.concat(), count);
         // Of one that told as many as it was asked for, all of them among the first, there may be more. It is asked for all
         // of them again: in two parts one would be missed that rises meanwhile.
-        let has_more = |told: &[Place]| told.len() == few && told.last().is_some_and(|last| places.contains(last));
+        let has_more =
+            |told: &[RankPosition]| told.len() == few && told.last().is_some_and(|last| places.contains(last));
         let more: Vec<i64> =
             all.into_iter().zip(&told).filter(|(_, told)| has_more(told)).map(|(one, _)| one).collect();
         if few == count || more.is_empty() {
@@ -900,8 +909,8 @@ impl ReadModel for Redis {
         Ok(first_of([places, more].concat(), count))
     }
 
-    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<Purchase>>, Error> {
-        let (generation, Some(last)) = (self.report_from().await?, count.min(RECENT).checked_sub(1)) else {
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
+        let (generation, Some(last)) = (self.report_from().await?, count.min(RECENT_ORDERS).checked_sub(1)) else {
             return Ok(vec![Vec::new(); clients.len()]);
         };
         let mut pipeline = pipe();
@@ -916,7 +925,7 @@ impl ReadModel for Redis {
         lists.iter().map(|list| list.iter().map(|text| read_purchase(text)).collect()).collect()
     }
 
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
         let (generation, mut pipeline) = (self.report_from().await?, pipe());
         let partitions = match client {
             Some(client) => self.partition(client)..self.partition(client) + 1,
@@ -927,16 +936,16 @@ impl ReadModel for Redis {
         }
         let orders: Vec<Option<String>> = self.ask_all(&mut pipeline).await?;
         let Some(text) = orders.into_iter().flatten().next() else { return Ok(None) };
-        let kept: KeptOrder =
+        let kept: StoredOrder =
             serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
         Ok(Some(kept).filter(|kept| client.is_none_or(|client| kept.order.client_id == client)))
     }
 
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
-        self.each_product(ids).await?.into_iter().collect()
+        self.projected_products(ids).await?.into_iter().collect()
     }
 
-    async fn tallies(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         let (generation, mut pipeline) = (self.report_from().await?, pipe());
         for page in pages {
             for partition in 0..self.shared.partitions.into() {
@@ -959,11 +968,11 @@ impl ReadModel for Redis {
         Ok(stored.chunks(self.shared.partitions.into()).map(sum).collect())
     }
 
-    async fn sold(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
         let (generation, mut calls) = (self.report_from().await?, pipe());
         for period in periods {
             for partition in 0..self.shared.partitions.into() {
-                let call = calls.cmd("EVALSHA").arg(self.shared.joined.get_hash()).arg(1);
+                let call = calls.cmd("EVALSHA").arg(self.shared.read_hash.get_hash()).arg(1);
                 call.arg(partition_key(partition, generation, period));
             }
         }
@@ -971,7 +980,7 @@ impl ReadModel for Redis {
         if periods.is_empty() {
             return Ok(sum);
         }
-        for text in self.ask_script(&self.shared.joined, &mut calls).await? {
+        for text in self.ask_script(&self.shared.read_hash, &mut calls).await? {
             let mut parts = text.split_ascii_whitespace();
             while let Some(field) = parts.next() {
                 let damaged = || Error::Damaged(format!("the field {field} of what was sold"));
@@ -1008,8 +1017,8 @@ impl ReadModel for Redis {
 }
 
 /// The first of them, each client once: one may have moved while they were read.
-fn first_of(mut places: Vec<Place>, count: usize) -> Vec<Place> {
-    places.sort_unstable_by(Place::order);
+fn first_of(mut places: Vec<RankPosition>, count: usize) -> Vec<RankPosition> {
+    places.sort_unstable_by(RankPosition::order);
     let mut seen = HashSet::new();
     places.retain(|place| seen.insert(place.id));
     places.truncate(count);
@@ -1032,12 +1041,12 @@ fn read_client(id: i64, row: Row) -> Result<Option<Client>, Error> {
     }
 }
 
-fn read_projected(id: i64, row: HashMap<Vec<u8>, Vec<u8>>) -> Result<Option<Projected>, Error> {
+fn read_projected(id: i64, row: HashMap<Vec<u8>, Vec<u8>>) -> Result<Option<ProjectedClient>, Error> {
     if row.is_empty() {
         return Ok(None);
     }
     let damaged = |field: &str| Error::Damaged(format!("the field {field} of client {id}"));
-    let mut projected = Projected::new(id);
+    let mut projected = ProjectedClient::new(id);
     let client = &mut projected.client;
     let (mut name, mut email) = (None, None);
     for (field, value) in &row {

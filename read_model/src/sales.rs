@@ -1,7 +1,7 @@
 //! What an order counts for besides its client: the sums over time and products, and the lists it is in. This is the one
 //! place that says which; [`Memory`](crate::Memory) and `apply.lua` only add it up.
 //!
-//! Sums are kept by pages: a page of a [`Scale`] has one cell for each step of time.
+//! Sums are kept by pages: a page of a [`Resolution`] has one cell for each step of time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -15,13 +15,13 @@ use uuid::Uuid;
 use crate::{Error, Ranking, ReadModel};
 
 /// How long sums by the hour are kept. Those by the day are for ever.
-pub const HOURS_KEPT: Days = Days::new(90);
+pub const HOURS_RETAINED: Days = Days::new(90);
 /// How long sums by ten seconds are kept: until the rate of the last minute does not need them.
-const MOMENTS_KEPT: TimeDelta = TimeDelta::hours(2);
+const TEN_SECONDS_RETAINED: TimeDelta = TimeDelta::hours(2);
 /// Nothing is kept for longer, if not for ever.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Orders in the list of each client.
-pub const RECENT: usize = 50;
+pub const RECENT_ORDERS: usize = 50;
 
 /// What some orders, or some pieces of a product, add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -41,42 +41,42 @@ impl Sum {
 
 /// By which steps of time something is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
+pub enum Resolution {
     /// A page has the days of a year.
     Day,
     /// A page has the hours of a month.
     Hour,
     /// A page has the tens of seconds of an hour.
-    Moment,
+    TenSeconds,
 }
 
-impl Scale {
-    const ALL: [Scale; 3] = [Scale::Day, Scale::Hour, Scale::Moment];
+impl Resolution {
+    const ALL: [Resolution; 3] = [Resolution::Day, Resolution::Hour, Resolution::TenSeconds];
 
     /// The page that has this time, and its cell.
     pub fn at(self, time: DateTime<Utc>) -> (String, usize) {
         let (name, cell) = match self {
-            Scale::Day => (time.format("days:%Y"), time.ordinal0()),
-            Scale::Hour => (time.format("hours:%Y-%m"), time.day0() * 24 + time.hour()),
-            Scale::Moment => (time.format("moments:%Y-%m-%dT%H"), time.minute() * 6 + time.second() / 10),
+            Resolution::Day => (time.format("days:%Y"), time.ordinal0()),
+            Resolution::Hour => (time.format("hours:%Y-%m"), time.day0() * 24 + time.hour()),
+            Resolution::TenSeconds => (time.format("moments:%Y-%m-%dT%H"), time.minute() * 6 + time.second() / 10),
         };
         (name.to_string(), cell as usize)
     }
 
     /// Whether the page that has this time is kept.
-    pub fn is_kept(self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-        self.kept(time).is_none_or(|until| until > now)
+    pub fn is_retained(self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.retained_until(time).is_none_or(|until| until > now)
     }
 
     /// Until when the page that has this time is kept, if not for ever.
-    fn kept(self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    fn retained_until(self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
-            Scale::Day => None,
-            Scale::Hour => {
+            Resolution::Day => None,
+            Resolution::Hour => {
                 let month = time.date_naive().with_day(1)?.checked_add_months(Months::new(1))?;
-                Some(month.checked_add_days(HOURS_KEPT)?.and_time(NaiveTime::MIN).and_utc())
+                Some(month.checked_add_days(HOURS_RETAINED)?.and_time(NaiveTime::MIN).and_utc())
             }
-            Scale::Moment => time.checked_add_signed(MOMENTS_KEPT),
+            Resolution::TenSeconds => time.checked_add_signed(TEN_SECONDS_RETAINED),
         }
     }
 }
@@ -92,7 +92,7 @@ pub fn products_of_month(day: NaiveDate) -> String {
 
 /// An order in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Purchase {
+pub struct OrderSummary {
     pub order_id: Uuid,
     pub client_id: i64,
     pub time: DateTime<Utc>,
@@ -102,16 +102,16 @@ pub struct Purchase {
     pub lines: u32,
 }
 
-impl Purchase {
+impl OrderSummary {
     /// As it is stored in a list.
     pub fn to_text(&self) -> String {
-        let Purchase { order_id, client_id, time, total, lines } = self;
+        let OrderSummary { order_id, client_id, time, total, lines } = self;
         format!("{} {client_id} {} {total} {lines}", order_id.simple(), time.timestamp_millis())
     }
 
-    pub fn from_text(text: &str) -> Option<Purchase> {
+    pub fn from_text(text: &str) -> Option<OrderSummary> {
         let mut parts = text.split(' ');
-        let purchase = Purchase {
+        let purchase = OrderSummary {
             order_id: parts.next()?.parse().ok()?,
             client_id: parts.next()?.parse().ok()?,
             time: DateTime::from_timestamp_millis(parts.next()?.parse().ok()?)?,
@@ -124,7 +124,7 @@ impl Purchase {
 
 /// An order, whole, as it is kept for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptOrder {
+pub struct StoredOrder {
     /// Ms since 1970.
     #[serde(with = "chrono::serde::ts_milliseconds")]
     pub time: DateTime<Utc>,
@@ -132,10 +132,10 @@ pub struct KeptOrder {
     pub order: OrderPlaced,
 }
 
-impl Purchase {
-    pub fn of(order: &OrderPlaced, time: DateTime<Utc>) -> Purchase {
+impl OrderSummary {
+    pub fn of(order: &OrderPlaced, time: DateTime<Utc>) -> OrderSummary {
         let OrderPlaced { order_id, client_id, total, ref lines, .. } = *order;
-        Purchase { order_id, client_id, time, total, lines: lines.len() as u32 }
+        OrderSummary { order_id, client_id, time, total, lines: lines.len() as u32 }
     }
 }
 
@@ -164,10 +164,10 @@ pub struct Counted {
 
 impl Effects {
     pub fn add(&mut self, order: &OrderPlaced, time: DateTime<Utc>, now: DateTime<Utc>) {
-        for scale in Scale::ALL.into_iter().filter(|scale| scale.is_kept(time, now)) {
-            let counted = self.counted.entry(scale.at(time)).or_default();
+        for resolution in Resolution::ALL.into_iter().filter(|resolution| resolution.is_retained(time, now)) {
+            let counted = self.counted.entry(resolution.at(time)).or_default();
             counted.sum.add(Sum { count: 1, revenue: order.total });
-            counted.until = scale.kept(time);
+            counted.until = resolution.retained_until(time);
         }
         let day = time.date_naive();
         for line in &order.lines {
@@ -219,15 +219,15 @@ pub async fn report(
     to: NaiveDate,
     granularity: Granularity,
 ) -> Result<Report, Error> {
-    let scale = if granularity == Granularity::Hour { Scale::Hour } else { Scale::Day };
+    let resolution = if granularity == Granularity::Hour { Resolution::Hour } else { Resolution::Day };
     let step = if granularity == Granularity::Hour { Granularity::Hour } else { Granularity::Day };
     let steps = points(from, to, step, usize::MAX);
-    let mut pages: Vec<String> = steps.iter().map(|time| scale.at(*time).0).collect();
+    let mut pages: Vec<String> = steps.iter().map(|time| resolution.at(*time).0).collect();
     pages.dedup();
-    let cells: HashMap<String, Vec<Sum>> = pages.iter().cloned().zip(read_model.tallies(&pages).await?).collect();
+    let cells: HashMap<String, Vec<Sum>> = pages.iter().cloned().zip(read_model.buckets(&pages).await?).collect();
     let mut report = Report { points: Vec::new(), total: Sum::default() };
     for time in steps {
-        let (page, cell) = scale.at(time);
+        let (page, cell) = resolution.at(time);
         let tally = cells.get(&page).and_then(|cells| cells.get(cell)).copied().unwrap_or_default();
         report.total.add(tally);
         let start = if granularity == Granularity::Month { first_of_month(time) } else { time };
@@ -255,10 +255,10 @@ pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
     periods
 }
 
-/// The newest orders of all clients, newest first; `count` is at most [`RECENT`]. They are among the newest of the clients that
+/// The newest orders of all clients, newest first; `count` is at most [`RECENT_ORDERS`]. They are among the newest of the clients that
 /// bought last: each of these has one that is as new.
-pub async fn latest(read_model: &dyn ReadModel, count: usize) -> Result<Vec<Purchase>, Error> {
-    let buyers = read_model.ranked(Ranking::LastPurchase, None, count).await?;
+pub async fn latest_orders(read_model: &dyn ReadModel, count: usize) -> Result<Vec<OrderSummary>, Error> {
+    let buyers = read_model.ranked_clients(Ranking::LastPurchase, None, count).await?;
     let buyers: Vec<i64> = buyers.iter().map(|place| place.id).collect();
     let mut latest = read_model.recent_orders(&buyers, count).await?.concat();
     latest.sort_by_cached_key(|purchase| Reverse((purchase.time, purchase.order_id)));
@@ -268,12 +268,12 @@ pub async fn latest(read_model: &dyn ReadModel, count: usize) -> Result<Vec<Purc
 
 /// What was sold today until now, and about how many orders there were in the last minute.
 pub async fn today(read_model: &dyn ReadModel, now: DateTime<Utc>) -> Result<(Sum, i64), Error> {
-    let (day, cell) = Scale::Day.at(now);
-    let moments: Vec<_> = (0..=6).map(|tens| Scale::Moment.at(now - TimeDelta::seconds(10 * tens))).collect();
+    let (day, cell) = Resolution::Day.at(now);
+    let moments: Vec<_> = (0..=6).map(|tens| Resolution::TenSeconds.at(now - TimeDelta::seconds(10 * tens))).collect();
     let mut pages = vec![day];
     pages.extend(moments.iter().map(|(page, _)| page.clone()));
     pages.dedup();
-    let cells = read_model.tallies(&pages).await?;
+    let cells = read_model.buckets(&pages).await?;
     let tally = |page: &String, cell: usize| {
         let at = pages.iter().position(|other| other == page);
         at.and_then(|at| cells[at].get(cell)).copied().unwrap_or_default()

@@ -14,11 +14,12 @@ use proptest::test_runner::{Config, TestRunner};
 use rand::prelude::{IndexedRandom, SliceRandom};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
-use read_model::generations::{FORMAT, Generation, NotPossible, State};
+use read_model::generations::{FORMAT, Generation, GenerationState, TransitionError};
 use read_model::redis::KEEP_ORDERS;
 use read_model::sales::{self, Granularity, Sum};
 use read_model::{
-    Applied, Awaited, ConnectError, Cursor, Error, Generations, Memory, Projected, Ranking, ReadModel, Redis, client_at,
+    Applied, Awaited, ConnectError, Cursor, Error, Generations, Memory, ProjectedClient, Ranking, ReadModel, Redis,
+    client_at,
 };
 use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
@@ -133,7 +134,7 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
         // A page at a time, as it is read.
         let mut after = None;
         loop {
-            let page = model.ranked(by, after, 2).await.unwrap();
+            let page = model.ranked_clients(by, after, 2).await.unwrap();
             let Some(last) = page.last() else { break };
             after = Some(*last);
             ranked.extend(page);
@@ -150,7 +151,7 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
     }
     let mut products = Vec::new();
     for from in [long_ago, today - Days::new(40), today] {
-        let sold = model.sold(&sales::periods(from, today)).await.unwrap();
+        let sold = model.product_sales(&sales::periods(from, today)).await.unwrap();
         products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
     }
     let numbers = (1..=4i64).flat_map(|client| (1..=12).map(move |version| (client, version)));
@@ -163,7 +164,7 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
     }))
     .await;
     let recent = model.recent_orders(&ids, 5).await.unwrap();
-    let latest = sales::latest(model, 10).await.unwrap();
+    let latest = sales::latest_orders(model, 10).await.unwrap();
     let today = sales::today(model, now).await.unwrap();
     let clients = (model.clients(&ids).await.unwrap(), model.products(&ids).await.unwrap());
     (clients, ranked, reports, products, orders, recent, latest, today)
@@ -237,7 +238,7 @@ fn does_what_memory_does(runtime: &Runtime, url: &str, connection: impl Connecti
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
                 let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
                 prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
-                let sold = redis.sold(&sales::periods(long_ago, today)).await.unwrap();
+                let sold = redis.product_sales(&sales::periods(long_ago, today)).await.unwrap();
                 prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);
                 Ok(())
             })
@@ -284,7 +285,7 @@ async fn nothing_is_applied_where_only_some_keys_of_a_partition_are() {
     ask(target, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]).await;
     ask(source, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]).await;
     // Clients first, then what decides whether a script is run at all, and the rest.
-    keys.sort_by_key(|key| (!key.contains("client:"), !key.contains("epoch"), key.clone()));
+    keys.sort_by_key(|key| (!key.contains("client:"), !key.contains("fencing_token"), key.clone()));
     for moved in [2, 3, usize::MAX] {
         let moved = moved.min(keys.len());
         let some: Vec<&str> = keys.iter().take(moved).map(String::as_str).collect();
@@ -312,7 +313,7 @@ fn a_hundred_thousand_histories_end_as_sets_would() {
     let mut random = StdRng::seed_from_u64(seed);
     let events: Vec<Event> = (1..=12).map(|version| event(1, version, version.into())).collect();
     for history in 0..100_000 {
-        let (mut projected, mut delivered) = (Projected::new(1), BTreeSet::new());
+        let (mut projected, mut delivered) = (ProjectedClient::new(1), BTreeSet::new());
         for _ in 0..random.random_range(1..24) {
             let event = events.choose(&mut random).unwrap();
             let expected = if delivered.insert(event.version) { Applied::Now } else { Applied::Before };
@@ -344,12 +345,12 @@ async fn the_first_clients_are_found_also_where_most_are_of_one_partition() {
     }
     for by in [Ranking::Total, Ranking::LastPurchase] {
         for count in [1, 4, 5, 20, 101, 199, 200, 300] {
-            let first = memory.ranked(by, None, count).await.unwrap();
-            assert_eq!(redis.ranked(by, None, count).await.unwrap(), first);
+            let first = memory.ranked_clients(by, None, count).await.unwrap();
+            assert_eq!(redis.ranked_clients(by, None, count).await.unwrap(), first);
             for after in first.into_iter().rev().step_by(7).map(Some) {
                 assert_eq!(
-                    redis.ranked(by, after, count).await.unwrap(),
-                    memory.ranked(by, after, count).await.unwrap()
+                    redis.ranked_clients(by, after, count).await.unwrap(),
+                    memory.ranked_clients(by, after, count).await.unwrap()
                 );
             }
         }
@@ -365,7 +366,7 @@ async fn what_comes_again_ten_thousand_events_later_changes_nothing() {
     for events in log.chunks(1_000) {
         assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Now)));
     }
-    let before = redis.projected(&[1]).await.unwrap();
+    let before = redis.projected_clients(&[1]).await.unwrap();
     assert_eq!(redis.apply(&log[..1]).await, [Ok(Applied::Before)]);
     let mut random = StdRng::from_os_rng();
     for _ in 0..3 {
@@ -374,7 +375,7 @@ async fn what_comes_again_ten_thousand_events_later_changes_nothing() {
             assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Before)));
         }
     }
-    assert_eq!(redis.projected(&[1]).await.unwrap(), before);
+    assert_eq!(redis.projected_clients(&[1]).await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -502,7 +503,7 @@ async fn an_event_that_cannot_be_applied_leaves_nothing_behind() {
         command(&server, &["DEL", &key]).await;
         command(&server, &["RENAME", aside, &key]).await;
         assert!(all_of(&redis, now).await == before, "{name}");
-        assert_eq!(redis.projected(&[17]).await.unwrap(), [Ok(None)], "{name}");
+        assert_eq!(redis.projected_clients(&[17]).await.unwrap(), [Ok(None)], "{name}");
     }
     // Large sums are not added up by the script.
     let (client, ranking, aside) = ("orders:{p1}:g1:client:1", "orders:{p1}:g1:rank:last", "orders:{p1}:aside");
@@ -597,7 +598,7 @@ async fn a_full_or_demoted_server_is_unavailable_and_changes_nothing() {
         ::redis::Value::BulkString(text) => String::from_utf8(text).unwrap(),
         other => panic!("{other:?}"),
     };
-    command(&server, &["SET", "orders:{p1}:epoch", "1"]).await;
+    command(&server, &["SET", "orders:{p1}:fencing_token", "1"]).await;
     command(&server, &["REPLICAOF", "127.0.0.1", "1"]).await;
     let received = |stats: &str| {
         let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
@@ -638,7 +639,7 @@ async fn processes_that_disagree_refuse_to_start() {
 }
 
 async fn stored(redis: &Redis, generation: u64, id: i64) -> Option<i32> {
-    redis.only(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
+    redis.pinned_to(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
 }
 
 /// Whoever else is connected, and knows nothing of it yet, applies to the new generation from the moment it has begun.
@@ -649,12 +650,12 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
     let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     assert_eq!(other.apply(&[event(1, 1, 5), event(2, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 
-    let second = redis.change(Generations::begin).await.unwrap().unwrap();
-    assert_eq!(redis.change(Generations::begin).await.unwrap(), Ok(second), "somebody began it");
+    let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert_eq!(redis.change_generations(Generations::start).await.unwrap(), Ok(second), "somebody began it");
     let log = [event(1, 2, 5), event(1, 1, 5), event(2, 1, 5)];
     assert_eq!(other.apply(&log[..1]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(2), Some(0)));
-    let building = other.only(second);
+    let building = other.pinned_to(second);
     let mut told = other.changes().await.unwrap();
     assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(2));
@@ -665,42 +666,42 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
     assert!(matches!(building.apply(&[event(3, 1, 5)]).await[..], [Err(Error::Damaged(_))]));
 
     // Live: read by whoever does not know it yet either, within the second. What was live goes on, and can be put back.
-    redis.change(|generations, now| generations.switch(second, now, 60_000)).await.unwrap().unwrap();
+    redis.change_generations(|generations, now| generations.switch(second, now, 60_000)).await.unwrap().unwrap();
     assert_eq!(other.generations().await.unwrap().live(), second);
     assert_eq!(other.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(3), Some(3)));
-    redis.change(|generations, now| generations.roll_back(1, now, 0)).await.unwrap().unwrap();
-    assert_eq!(redis.generations().await.unwrap().kept(), Some(second));
+    redis.change_generations(|generations, now| generations.roll_back(1, now, 0)).await.unwrap().unwrap();
+    assert_eq!(redis.generations().await.unwrap().previous(), Some(second));
     let mut ids = Vec::new();
     while let Some(Some(id)) = told.next().now_or_never() {
         ids.push(id);
     }
     assert_eq!(ids, [3, 1], "nobody was told of what was filled");
     // Somebody may not know for some seconds that it is not live any more.
-    redis.change(|generations, now| generations.expire(now + 5_000)).await.unwrap();
+    redis.change_generations(|generations, now| generations.expire(now + 5_000)).await.unwrap();
     assert_eq!(other.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(4));
 
     // Given up: nothing is applied to it any more, and its keys go when nobody reads them.
-    redis.change(|generations, now| generations.expire(now + 10_000)).await.unwrap();
+    redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
     assert_eq!(other.apply(&[event(1, 5, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), Some(4)));
     assert!(matches!(building.apply(&log).await[..], [Err(Error::Unavailable(_)), ..]));
-    assert!(redis.tidy().await.unwrap().is_empty());
-    let long_ago = Generation { state: State::Removed { since: 0 }, format: FORMAT };
-    redis.change(|generations, _| generations.generations.insert(second, long_ago)).await.unwrap();
-    assert_eq!(redis.tidy().await.unwrap(), [second]);
+    assert!(redis.remove_expired_generations().await.unwrap().is_empty());
+    let long_ago = Generation { state: GenerationState::Removed { since: 0 }, format: FORMAT };
+    redis.change_generations(|generations, _| generations.generations.insert(second, long_ago)).await.unwrap();
+    assert_eq!(redis.remove_expired_generations().await.unwrap(), [second]);
     assert_eq!(redis.generations().await.unwrap().generations.len(), 1);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), None));
-    let third = redis.change(Generations::begin).await.unwrap().unwrap();
+    let third = redis.change_generations(Generations::start).await.unwrap().unwrap();
     assert!(third > second, "no number is used twice");
-    let of_another_format = Generation { state: State::Building, format: 0 };
-    redis.change(|generations, _| generations.generations.insert(third, of_another_format)).await.unwrap();
-    let fourth = redis.change(Generations::begin).await.unwrap().unwrap();
+    let of_another_format = Generation { state: GenerationState::Building, format: 0 };
+    redis.change_generations(|generations, _| generations.generations.insert(third, of_another_format)).await.unwrap();
+    let fourth = redis.change_generations(Generations::start).await.unwrap().unwrap();
     assert!(fourth > third, "one of another format cannot be gone on with");
-    assert_eq!(redis.change(Generations::abort).await.unwrap(), Ok(fourth));
-    let switched = redis.change(|generations, now| generations.switch(fourth, now, 0)).await.unwrap();
-    assert_eq!(switched, Err(NotPossible::Gone(fourth)));
+    assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Ok(fourth));
+    let switched = redis.change_generations(|generations, now| generations.switch(fourth, now, 0)).await.unwrap();
+    assert_eq!(switched, Err(TransitionError::Gone(fourth)));
 }
 
 /// A lost Redis, one of whose parts lost only some, and one that a newer release has taken over.
@@ -708,37 +709,43 @@ async fn a_generation_that_has_begun_misses_nothing_until_it_is_given_up() {
 async fn generations_are_settled_again_when_redis_loses_them() {
     let server = server().await;
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
-    let second = redis.change(Generations::begin).await.unwrap().unwrap();
-    redis.change(|generations, now| generations.switch(second, now, 0)).await.unwrap().unwrap();
+    let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    redis.change_generations(|generations, now| generations.switch(second, now, 0)).await.unwrap().unwrap();
     let before = redis.generations().await.unwrap();
     command(&server, &["FLUSHALL"]).await;
     assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
     let after = redis.generations().await.unwrap();
-    assert!(after.epoch > before.epoch && after.generations == Generations::first(0).generations, "{after:?}");
+    assert!(
+        after.fencing_token > before.fencing_token && after.generations == Generations::first(0).generations,
+        "{after:?}"
+    );
     assert_eq!(stored(&redis, 1, 1).await, Some(1));
     let Err(ConnectError::Differs { .. }) = Redis::connect(&server.url, 8, Currency::USD).await else {
         panic!("what must be agreed on was not settled again")
     };
 
-    let later = (after.epoch + 1_000_000).to_string();
-    for epoch in [&*later, "999999999999999999", "many", "7"] {
-        command(&server, &["SET", "orders:{p1}:epoch", epoch]).await;
-        assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_ok(), "{epoch}");
+    let later = (after.fencing_token + 1_000_000).to_string();
+    for fencing_token in [&*later, "999999999999999999", "many", "7"] {
+        command(&server, &["SET", "orders:{p1}:fencing_token", fencing_token]).await;
+        assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_ok(), "{fencing_token}");
     }
-    command(&server, &["DEL", "orders:{p1}:epoch"]).await;
-    command(&server, &["LPUSH", "orders:{p1}:epoch", "1"]).await;
+    command(&server, &["DEL", "orders:{p1}:fencing_token"]).await;
+    command(&server, &["LPUSH", "orders:{p1}:fencing_token", "1"]).await;
     assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
-    assert!(redis.generations().await.unwrap().epoch > later.parse().unwrap(), "a partition knew of a later epoch");
+    assert!(
+        redis.generations().await.unwrap().fencing_token > later.parse().unwrap(),
+        "a partition knew of a later fencing_token"
+    );
     // Set back to what it was before: whoever knows more lets nobody go on as if it had not been.
     let old = serde_json::to_string(&after).unwrap();
     command(&server, &["HSET", "orders:meta", "generations", &old]).await;
-    command(&server, &["SET", "orders:{p1}:epoch", &after.epoch.to_string()]).await;
+    command(&server, &["SET", "orders:{p1}:fencing_token", &after.fencing_token.to_string()]).await;
     assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Before)]);
-    assert!(redis.generations().await.unwrap().epoch > later.parse().unwrap());
+    assert!(redis.generations().await.unwrap().fencing_token > later.parse().unwrap());
 
-    let newer = Generation { state: State::Building, format: FORMAT + 1 };
+    let newer = Generation { state: GenerationState::Building, format: FORMAT + 1 };
     let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
-    other.change(|generations, _| generations.generations.insert(9, newer)).await.unwrap();
+    other.change_generations(|generations, _| generations.generations.insert(9, newer)).await.unwrap();
     let refused = redis.apply(&[event(1, 4, 5)]).await;
     assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
     assert_eq!(stored(&redis, 1, 1).await, Some(3), "it is read all the same");
@@ -802,7 +809,7 @@ async fn what_was_read_lately_is_as_redis_has_it() {
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     let version = async |id: i64| {
-        let client = redis.recent_clients(&[id]).await.unwrap().remove(0);
+        let client = redis.cached_clients(&[id]).await.unwrap().remove(0);
         client.map_or(0, |client| client.version)
     };
     writer.apply(&[event(1, 1, 5), event(2, 1, 5)]).await;
@@ -817,12 +824,12 @@ async fn what_was_read_lately_is_as_redis_has_it() {
         .await;
     };
     kept().await;
-    assert_eq!(redis.recent_clients(&[1, 9, 2]).await.unwrap().iter().flatten().count(), 2, "in part");
+    assert_eq!(redis.cached_clients(&[1, 9, 2]).await.unwrap().iter().flatten().count(), 2, "in part");
 
     for next in 2..=200 {
         let changed = tokio::time::Instant::now();
         writer.apply(&[event(1, next, 5)]).await;
-        assert_eq!(writer.recent_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, next, "its own");
+        assert_eq!(writer.cached_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, next, "its own");
         until("the change is seen", async || version(1).await == next).await;
         assert!(changed.elapsed() < Duration::from_secs(1), "it took {:?}", changed.elapsed());
     }
@@ -834,7 +841,7 @@ async fn what_was_read_lately_is_as_redis_has_it() {
     command(&server, &["CLIENT", "KILL", "TYPE", "normal"]).await;
     command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "8"]).await;
     until("what changed while it was not connected is seen", async || {
-        redis.recent_clients(&[1]).await.is_ok_and(|clients| clients[0].as_ref().unwrap().version == 8)
+        redis.cached_clients(&[1]).await.is_ok_and(|clients| clients[0].as_ref().unwrap().version == 8)
     })
     .await;
     kept().await;
@@ -860,7 +867,7 @@ async fn nothing_is_kept_where_changes_are_not_told() {
     let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     for version in 1..=200 {
         writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
-        let recent = redis.recent_clients(&[1]).await.unwrap();
+        let recent = redis.cached_clients(&[1]).await.unwrap();
         assert_eq!(recent[0].as_ref().unwrap().version, version);
         redis.generations().await.unwrap(); // asks to be told, each time
     }
@@ -879,7 +886,7 @@ async fn what_was_read_lately_is_never_older_than_what_was_seen_before() {
             tokio::spawn(async move {
                 let mut seen = 1;
                 while seen < 5_000 {
-                    let version = redis.recent_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version;
+                    let version = redis.cached_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version;
                     assert!(version >= seen, "{version} after {seen}");
                     seen = version;
                     tokio::task::yield_now().await;

@@ -82,9 +82,9 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
 }
 
 /// Clients as of a moment ago, `None` where nothing was projected.
-async fn recent_clients(ctx: &Context<'_>, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+async fn cached_clients(ctx: &Context<'_>, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
     let app = app(ctx);
-    let clients = app.read_model.recent_clients(ids).await?;
+    let clients = app.read_model.cached_clients(ids).await?;
     Ok(clients.into_iter().map(|client| Some(Client::new(client?, app.currency))).collect())
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Object};
 use chrono::{NaiveDate, Utc};
 use entity::product;
-use read_model::sales::{self, HOURS_KEPT, points};
+use read_model::sales::{self, HOURS_RETAINED, points};
 use read_model::{Awaited, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use super::types::order::Order;
 use super::types::page::page_info;
 use super::types::product::{Product, ProductConnection, ProductEdge};
 use super::types::sales::{Granularity, ProductSales, SalesReport};
-use super::{app, authorize, authorize_for, authorize_for_all, page_size, parse_id, recent_clients};
+use super::{app, authorize, authorize_for, authorize_for_all, cached_clients, page_size, parse_id};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::edge::documents::limits::MOST_DAYS;
 use crate::graphql::error::Error;
@@ -55,7 +55,7 @@ impl Query {
             return Err(Error::BadUserInput(format!("{} ids are too many: at most {MAX_IDS}.", ids.len())));
         }
         let ids: Vec<i64> = ids.iter().map(|id| parse_id(id)).collect();
-        recent_clients(ctx, &ids).await
+        cached_clients(ctx, &ids).await
     }
 
     /// All clients that were registered or have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
@@ -88,7 +88,8 @@ impl Query {
         if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
-        if granularity == sales::Granularity::Hour && Some(from) < Utc::now().date_naive().checked_sub_days(HOURS_KEPT)
+        if granularity == sales::Granularity::Hour
+            && Some(from) < Utc::now().date_naive().checked_sub_days(HOURS_RETAINED)
         {
             return Err(Error::BadUserInput(
                 "`from` is too long ago: hours are kept for 90 days, days for ever.".into(),
@@ -175,7 +176,7 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
     authorize_for(ctx, READ_CLIENTS, [id.as_str()])?;
     let id = parse_id(id);
     let Some(version) = min_version.filter(|version| *version > 0) else {
-        return Ok(recent_clients(ctx, &[id]).await?.pop().flatten());
+        return Ok(cached_clients(ctx, &[id]).await?.pop().flatten());
     };
     let app = app(ctx);
     match client_at(&*app.read_model, id, version, app.read_wait).await? {

@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use read_model::sales::{self, Granularity, Sum, periods};
-use read_model::{Place, Ranking};
+use read_model::{RankPosition, Ranking};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokio::sync::Mutex;
 use tracing::warn;
@@ -71,7 +71,7 @@ pub struct Reports {
     app: App,
     sales: Answers<(Asked, Granularity), SalesReport>,
     top: Answers<(Asked, ProductRank), Vec<ProductSales>>,
-    pages: Cache<(Ranking, Option<Place>, usize), Arc<Joint<ClientConnection>>>,
+    pages: Cache<(Ranking, Option<RankPosition>, usize), Arc<Joint<ClientConnection>>>,
     /// Days and months, and several that are over together.
     periods: Cache<(String, Slot), Sold, Products>,
 }
@@ -151,7 +151,7 @@ impl Reports {
     pub async fn clients(
         self: &Arc<Self>,
         by: Ranking,
-        after: Option<Place>,
+        after: Option<RankPosition>,
         first: usize,
     ) -> Answer<ClientConnection> {
         let page = self.pages.get_or_insert_with::<_, Infallible>(&(by, after, first), || Ok(Arc::new(Joint::new())));
@@ -159,13 +159,13 @@ impl Reports {
         detached(async move { page.get(reports.page(by, after, first)).await }).await
     }
 
-    async fn page(&self, by: Ranking, after: Option<Place>, first: usize) -> Result<ClientConnection, Error> {
+    async fn page(&self, by: Ranking, after: Option<RankPosition>, first: usize) -> Result<ClientConnection, Error> {
         // One more than asked for tells whether there is a next page.
-        let mut places = self.app.read_model.ranked(by, after, first + 1).await?;
+        let mut places = self.app.read_model.ranked_clients(by, after, first + 1).await?;
         let has_next_page = places.len() > first;
         places.truncate(first);
         let ids: Vec<i64> = places.iter().map(|place| place.id).collect();
-        let clients = self.app.read_model.recent_clients(&ids).await?;
+        let clients = self.app.read_model.cached_clients(&ids).await?;
         let clients = places.into_iter().zip(clients).filter_map(|(place, client)| Some((place, client?)));
         Ok(ClientConnection::new(clients, by, after.is_some(), has_next_page, self.app.currency))
     }
@@ -264,10 +264,10 @@ impl Reports {
         }
     }
 
-    async fn sold(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, read_model::Error> {
+    async fn product_sales(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, read_model::Error> {
         let each = periods.into_iter().map(async |period| {
             let key = (period, slot);
-            let read = async { self.app.read_model.sold(std::slice::from_ref(&key.0)).await.map(Arc::new) };
+            let read = async { self.app.read_model.product_sales(std::slice::from_ref(&key.0)).await.map(Arc::new) };
             self.periods.get_or_insert_async(&key, read).await
         });
         let each: Vec<Sold> = stream::iter(each.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
-use read_model::sales::{Purchase, Sum, latest, today};
+use read_model::sales::{OrderSummary, Sum, latest_orders, today};
 use read_model::{Client, Error, ReadModel};
 use runtime::one_line;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ pub struct Snapshot {
     /// About how many orders there were in the last minute.
     pub rate: i64,
     /// The newest orders, newest first, and who placed each.
-    pub latest: Vec<(Purchase, Option<Client>)>,
+    pub latest: Vec<(OrderSummary, Option<Client>)>,
 }
 
 impl Snapshot {
@@ -105,9 +105,10 @@ impl Snapshots {
         while self.seen.receiver_count() > 0 {
             let began = Instant::now();
             let now = Utc::now();
-            let ((today, rate), latest) = futures::try_join!(today(read_model, now), latest(read_model, LATEST))?;
+            let ((today, rate), latest) =
+                futures::try_join!(today(read_model, now), latest_orders(read_model, LATEST))?;
             let ids: Vec<i64> = latest.iter().map(|purchase| purchase.client_id).collect();
-            let clients = read_model.recent_clients(&ids).await?;
+            let clients = read_model.cached_clients(&ids).await?;
             let latest = latest.into_iter().zip(clients).collect();
             let snapshot = Snapshot { time: now, today, rate, latest };
             if std::mem::take(failing) {

@@ -8,8 +8,8 @@ use api::edge::pages::graphiql::Exploring;
 use entity::{Event, order};
 use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
-use read_model::sales::{KeptOrder, Purchase, Sum};
-use read_model::{Applied, Client, Error, Memory, Place, Product, Ranking, ReadModel};
+use read_model::sales::{OrderSummary, StoredOrder, Sum};
+use read_model::{Applied, Client, Error, Memory, Product, RankPosition, Ranking, ReadModel};
 use reqwest::{Method, StatusCode};
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
@@ -33,15 +33,15 @@ impl ReadModel for Silent {
         std::future::pending().await
     }
 
-    async fn ranked(&self, _: Ranking, _: Option<Place>, _: usize) -> Result<Vec<Place>, Error> {
+    async fn ranked_clients(&self, _: Ranking, _: Option<RankPosition>, _: usize) -> Result<Vec<RankPosition>, Error> {
         std::future::pending().await
     }
 
-    async fn recent_orders(&self, _: &[i64], _: usize) -> Result<Vec<Vec<Purchase>>, Error> {
+    async fn recent_orders(&self, _: &[i64], _: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
         std::future::pending().await
     }
 
-    async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<KeptOrder>, Error> {
+    async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<StoredOrder>, Error> {
         std::future::pending().await
     }
 
@@ -49,11 +49,11 @@ impl ReadModel for Silent {
         std::future::pending().await
     }
 
-    async fn tallies(&self, _: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+    async fn buckets(&self, _: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         std::future::pending().await
     }
 
-    async fn sold(&self, _: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+    async fn product_sales(&self, _: &[String]) -> Result<HashMap<i64, Sum>, Error> {
         std::future::pending().await
     }
 

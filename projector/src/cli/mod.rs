@@ -18,7 +18,7 @@ use projector::verify::sums::WrongSum;
 use projector::verify::{CONCURRENT, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::Generations;
-use read_model::generations::{NotPossible, State};
+use read_model::generations::{GenerationState, TransitionError};
 use runtime::database;
 use runtime::queue::aws_settings;
 use serde_json::json;
@@ -396,9 +396,9 @@ async fn rebuild_read_model(
 }
 
 /// Gives up a generation; projectors remove its keys.
-async fn give_up(of: OfStores, which: fn(&mut Generations, i64) -> Result<u64, NotPossible>) -> anyhow::Result<()> {
+async fn give_up(of: OfStores, which: fn(&mut Generations, i64) -> Result<u64, TransitionError>) -> anyhow::Result<()> {
     let read_model = of.read_model.connect().await?;
-    read_model.change(which).await??;
+    read_model.change_generations(which).await??;
     print_generations(&read_model.generations().await?, of.json);
     Ok(())
 }
@@ -413,10 +413,10 @@ fn print_generations(generations: &Generations, json: bool) {
         }
         let time = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%F %T UTC");
         let state = match generation.state {
-            State::Live => "live".to_owned(),
-            State::Building => "being built".to_owned(),
-            State::Kept { until } => format!("kept until {}", time(until)),
-            State::Removed { since } => format!("given up at {}", time(since)),
+            GenerationState::Live => "live".to_owned(),
+            GenerationState::Building => "being built".to_owned(),
+            GenerationState::Kept { until } => format!("kept until {}", time(until)),
+            GenerationState::Removed { since } => format!("given up at {}", time(since)),
         };
         println!("generation {number:<4} format {:<4} {state}", generation.format);
     }

@@ -238,7 +238,7 @@ impl DeadLetters {
     async fn has_applied(&self, event: &Event) -> Result<bool, Error> {
         match event.subject() {
             Subject::Client(id) => {
-                let client = self.read_model.projected(&[id]).await?.pop().unwrap_or(Ok(None))?;
+                let client = self.read_model.projected_clients(&[id]).await?.pop().unwrap_or(Ok(None))?;
                 Ok(client.is_some_and(|client| client.has(event.version)))
             }
             Subject::Product(id) => {

@@ -6,7 +6,7 @@ use entity::order_event::{self, Column};
 use entity::{Event, Subject, client, order};
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::{Client, Cursor, Error, Projected};
+use read_model::{Client, Cursor, Error, ProjectedClient};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -58,14 +58,14 @@ impl Verifier {
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
         let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
-        let projected = async { self.read_model.projected(&ids).await.map_err(read_model) };
+        let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
         let ((sums, projected), ranks) = try_join(try_join(sums, projected), self.ranks(&ids)).await?;
         let sums: HashMap<i64, (i64, i64)> =
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
         // Most are as they should be. Whatever is not may also have changed just now.
-        let looks_right = |row: &client::Model, projected: &Result<Option<Projected>, Error>| match projected {
-            Ok(Some(Projected { client, ahead, .. })) => {
+        let looks_right = |row: &client::Model, projected: &Result<Option<ProjectedClient>, Error>| match projected {
+            Ok(Some(ProjectedClient { client, ahead, .. })) => {
                 let (orders, total) = sums.get(&row.id).copied().unwrap_or_default();
                 ahead.is_empty()
                     && (client.version, client.order_count, client.total) == (row.version, orders, total)
@@ -94,7 +94,7 @@ impl Verifier {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(vec![None; ids.len()]);
         }
-        match self.read_model.ranks(ids).await {
+        match self.read_model.scores(ids).await {
             Ok(ranks) => Ok(ranks.into_iter().map(Some).collect()),
             // Nobody is where it should be.
             Err(Error::Damaged(_)) => Ok(vec![Some([None; 2]); ids.len()]),
@@ -130,13 +130,13 @@ impl Verifier {
     }
 
     pub(super) async fn examine(&self, id: i64) -> anyhow::Result<State> {
-        let projected = self.read_model.projected(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
+        let projected = self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
         let projected = match projected {
-            Ok(projected) => projected.unwrap_or_else(|| Projected::new(id)),
+            Ok(projected) => projected.unwrap_or_else(|| ProjectedClient::new(id)),
             Err(Error::Damaged(why)) => return Ok(State::Wrong(Difference::Damaged { why })),
             Err(error) => return Err(read_model(error).into()),
         };
-        let Projected { client: Client { version, order_count, total, .. }, ahead, newest } = &projected;
+        let ProjectedClient { client: Client { version, order_count, total, .. }, ahead, newest } = &projected;
         // As numbers in the text: there may be more than a statement has parameters.
         let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
@@ -169,7 +169,7 @@ impl Verifier {
 
         // The client is read once more, after its ranks: what was applied meanwhile is not taken for a difference.
         let ranks = self.ranks(&[id]).await?.pop().flatten();
-        let again = self.read_model.projected(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
+        let again = self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
         let unchanged = matches!(&again, Ok(again) if again.as_ref().is_none_or(|again| *again == projected));
         if unchanged && !are_its_own(ranks, &again) {
             return Ok(State::Wrong(Difference::Misplaced));
@@ -192,9 +192,9 @@ impl Verifier {
 type Ranks = [Option<i64>; 2];
 
 /// Whether a client is ranked by its own figures, as far as that can be told.
-fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<Projected>, Error>) -> bool {
+fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<ProjectedClient>, Error>) -> bool {
     match (ranks, projected) {
-        (Some(ranks), Ok(Some(Projected { client, .. }))) => {
+        (Some(ranks), Ok(Some(ProjectedClient { client, .. }))) => {
             // Ranks are exact to 53 bits.
             let last = client.last_purchase.map_or(0, |time| time.timestamp_millis());
             ranks == [Some(client.total as f64 as i64), Some(last)]

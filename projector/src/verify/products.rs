@@ -32,7 +32,7 @@ impl Verifier {
 
     pub(super) async fn wrong_products(&self, ids: &[i64]) -> anyhow::Result<Vec<(i64, Difference)>> {
         // First, as with clients.
-        let projected = self.read_model.each_product(ids).await.map_err(read_model)?;
+        let projected = self.read_model.projected_products(ids).await.map_err(read_model)?;
         let rows = product::Entity::find().filter(product::Column::Id.is_in(ids.iter().copied()));
         let rows = rows.all(&self.db).await.map_err(database)?;
         let rows: HashMap<i64, product::Model> = rows.into_iter().map(|row| (row.id, row)).collect();

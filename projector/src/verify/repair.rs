@@ -3,7 +3,7 @@
 use anyhow::Context;
 use entity::order_event::{self, Column};
 use entity::{Event, Subject};
-use read_model::{Error, Projected, ReadModel};
+use read_model::{Error, ProjectedClient, ReadModel};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;
@@ -48,7 +48,7 @@ impl Verifier {
             event.with_context(|| format!("the newest event of product {id} is not understood"))
         };
         newest().await?;
-        self.read_model.forget_product(id).await.map_err(read_model)?;
+        self.read_model.remove_product(id).await.map_err(read_model)?;
         crash_point(crash_points::REPAIR_PRODUCT);
         // Read once more: what was applied before it was forgotten is in the log by now.
         if let Some(event) = newest().await? {
@@ -63,8 +63,8 @@ impl Verifier {
     pub(super) async fn mend(&self, id: i64) -> anyhow::Result<bool> {
         for _ in 0..ATTEMPTS {
             // Before the log is read: what is applied later is newer, or in the log.
-            let newest = self.read_model.newest(id).await.map_err(read_model)?;
-            let mut projected = Projected::new(id);
+            let newest = self.read_model.newest_version(id).await.map_err(read_model)?;
+            let mut projected = ProjectedClient::new(id);
             while let Some(events) = self.log(id, projected.newest).await? {
                 for event in &events {
                     projected.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
@@ -82,7 +82,7 @@ impl Verifier {
                 return Ok(true);
             }
             crash_point(crash_points::REPAIR_BEFORE_REPLACE);
-            let replaced = self.read_model.replace(&projected, &newest).await.map_err(read_model)?;
+            let replaced = self.read_model.replace_client(&projected, &newest).await.map_err(read_model)?;
             if replaced && !matches!(self.examine(id).await?, State::Wrong(_)) {
                 return Ok(true);
             }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
 use entity::order;
 use read_model::ReadModel;
-use read_model::sales::{Granularity, Scale, Sum, products_of_day, products_of_month, report};
+use read_model::sales::{Granularity, Resolution, Sum, products_of_day, products_of_month, report};
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryOrder, QueryResult, QuerySelect, Statement, TryGetable,
 };
@@ -129,7 +129,7 @@ impl Verifier {
         let sums = (hour, "COUNT(*)", "o.total");
         let least = self.placed::<String>(sums, times, Some(arrived)).await?;
         let (mut stored, mut granularities) = (BTreeMap::new(), vec![(Granularity::Day, "%Y-%m-%d")]);
-        if Scale::Hour.is_kept(times[0], Utc::now()) {
+        if Resolution::Hour.is_retained(times[0], Utc::now()) {
             granularities.push((Granularity::Hour, "%Y-%m-%dT%H"));
         }
         let hours_kept = granularities.len() > 1;
@@ -160,7 +160,8 @@ impl Verifier {
     async fn sold(&self, name: String, times: Times, arrived: DateTime<Utc>) -> anyhow::Result<Vec<WrongSum>> {
         let sums = ("i.product_id", "CAST(SUM(i.quantity) AS bigint)", "i.unit_price * i.quantity");
         let least = self.placed::<i64>(sums, times, Some(arrived)).await?;
-        let stored: HashMap<i64, Sum> = self.read_model.sold(std::slice::from_ref(&name)).await.map_err(failed)?;
+        let stored: HashMap<i64, Sum> =
+            self.read_model.product_sales(std::slice::from_ref(&name)).await.map_err(failed)?;
         let most = self.placed::<i64>(sums, times, None).await?;
         let period = name.trim_start_matches("products:");
         Ok(wrong(&stored.into_iter().collect(), &least, &most, |product| (period.to_owned(), Some(*product))))

@@ -11,7 +11,7 @@ use entity::{Change, Event, Line, OrderPlaced, order, order_event};
 use futures::{SinkExt, StreamExt, stream};
 use read_model::batch::Batch;
 use read_model::redis::KEEP_ORDERS;
-use read_model::sales::{Scale, products_of_day, products_of_month};
+use read_model::sales::{Resolution, products_of_day, products_of_month};
 use redis::aio::MultiplexedConnection;
 use sea_orm::{ColumnTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -238,14 +238,14 @@ impl Bench {
 }
 
 /// What `apply.lua` is given for so many orders of one line, placed now by any clients.
-fn apply_arguments(epoch: &str) -> Vec<String> {
+fn apply_arguments(fencing_token: &str) -> Vec<String> {
     const SOME: i64 = 1_000_000_000_000; // numbers from here on, in whose place redis-benchmark puts any
     let events: Vec<Event> = (SOME..SOME + IN_A_STEP).map(first_order).collect();
     let mut batch = Batch::default();
     for (index, event) in events.iter().enumerate() {
         batch.add(index, SOME + index as i64, event);
     }
-    let mut script = redis::cmd(epoch);
+    let mut script = redis::cmd(fencing_token);
     script.arg("1").arg("orders:changed");
     batch.write(&mut script, Utc::now(), KEEP_ORDERS);
     let arguments = script.args_iter().filter_map(|argument| match argument {
@@ -389,7 +389,7 @@ async fn reports() {
             let time = day.and_time(Default::default()).and_utc();
             let mut fill = redis::cmd("EVAL");
             fill.arg(of_a_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
-            for (page, cell) in [Scale::Day.at(time), Scale::Hour.at(time)] {
+            for (page, cell) in [Resolution::Day.at(time), Resolution::Hour.at(time)] {
                 fill.arg(page).arg(cell);
             }
             fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(SOLD);
@@ -571,19 +571,27 @@ async fn projection() {
     }
     let script = std::fs::read_to_string(root("read_model/src/apply.lua")).unwrap();
     let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(&script).query_async(&mut redis).await.unwrap();
-    let epoch: String = redis::cmd("GET").arg("orders:{p1}:epoch").query_async(&mut redis).await.unwrap();
+    let fencing_token: String =
+        redis::cmd("GET").arg("orders:{p1}:fencing_token").query_async(&mut redis).await.unwrap();
     let (host, port) = bench.stores.redis.host_and_port().unwrap();
     let mut benchmarked = Vec::new();
     for _ in 0..ROUNDS {
         let mut empty = redis::pipe();
-        empty.cmd("FLUSHALL").arg("ASYNC").ignore().cmd("SET").arg("orders:{p1}:epoch").arg(&epoch).ignore();
+        empty
+            .cmd("FLUSHALL")
+            .arg("ASYNC")
+            .ignore()
+            .cmd("SET")
+            .arg("orders:{p1}:fencing_token")
+            .arg(&fencing_token)
+            .ignore();
         empty.cmd("SCRIPT").arg("LOAD").arg(&script).ignore();
         let () = empty.query_async(&mut redis).await.unwrap();
         let output = Command::new("redis-benchmark")
             .args(["-h", host, "-p", &port.to_string(), "-c", "1", "-P", "16", "-q", "--csv"])
             .args(["-n", &(LOG as i64 / IN_A_STEP).to_string(), "-r", "1000000000"])
-            .args(["EVALSHA", &sha, "2", "orders:{p1}:epoch", "orders:{p1}:nothing"])
-            .args(apply_arguments(&epoch))
+            .args(["EVALSHA", &sha, "2", "orders:{p1}:fencing_token", "orders:{p1}:nothing"])
+            .args(apply_arguments(&fencing_token))
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

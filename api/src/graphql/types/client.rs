@@ -2,7 +2,7 @@ use async_graphql::connection::PageInfo;
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, SimpleObject};
 use entity::client;
 use iso_currency::Currency;
-use read_model::{Place, Ranking};
+use read_model::{RankPosition, Ranking};
 
 use super::money::Money;
 use super::order::ClientOrder;
@@ -89,7 +89,7 @@ pub struct ClientEdge {
 
 impl ClientConnection {
     pub fn new(
-        clients: impl Iterator<Item = (Place, read_model::Client)>,
+        clients: impl Iterator<Item = (RankPosition, read_model::Client)>,
         by: Ranking,
         has_previous_page: bool,
         has_next_page: bool,
@@ -105,7 +105,7 @@ impl ClientConnection {
 }
 
 /// `rank:id`, after a letter that tells the ranking.
-fn place_to_cursor(Place { rank, id }: Place, by: Ranking) -> String {
+fn place_to_cursor(RankPosition { rank, id }: RankPosition, by: Ranking) -> String {
     let letter = match by {
         Ranking::Total => 't',
         Ranking::LastPurchase => 'p',
@@ -113,10 +113,10 @@ fn place_to_cursor(Place { rank, id }: Place, by: Ranking) -> String {
     format!("{letter}{rank}:{id}")
 }
 
-pub fn place_of_cursor(text: &str, by: Ranking) -> Result<Place, Error> {
+pub fn place_of_cursor(text: &str, by: Ranking) -> Result<RankPosition, Error> {
     let place = || {
         let (rank, id) = text.get(1..)?.split_once(':')?;
-        let place = Place { rank: rank.parse().ok()?, id: parse_id(id) };
+        let place = RankPosition { rank: rank.parse().ok()?, id: parse_id(id) };
         (place_to_cursor(place, by) == text).then_some(place)
     };
     place().ok_or_else(|| Error::BadUserInput("`after` is not a cursor of this list.".into()))

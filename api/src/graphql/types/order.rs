@@ -2,7 +2,7 @@ use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
 use chrono::Utc;
 use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
-use read_model::sales::Purchase;
+use read_model::sales::OrderSummary;
 
 use super::client::Client;
 use super::money::Money;
@@ -10,7 +10,7 @@ use crate::commands::place_order::{Item, PlaceOrder};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
-use crate::graphql::{parse_id, recent_clients};
+use crate::graphql::{cached_clients, parse_id};
 
 /// An order as lists show it.
 #[derive(SimpleObject)]
@@ -32,7 +32,7 @@ pub struct ClientOrder {
 }
 
 impl ClientOrder {
-    pub fn new(purchase: Purchase, placed_by: Option<Client>, currency: Currency) -> ClientOrder {
+    pub fn new(purchase: OrderSummary, placed_by: Option<Client>, currency: Currency) -> ClientOrder {
         ClientOrder {
             placed_by,
             id: purchase.order_id.to_string().into(),
@@ -51,7 +51,7 @@ impl ClientOrder {
         if let Some(client) = &self.placed_by {
             return Some(Ok(client.clone()));
         }
-        recent_clients(ctx, &[parse_id(&self.client_id)]).await.map(|mut clients| clients.pop().flatten()).transpose()
+        cached_clients(ctx, &[parse_id(&self.client_id)]).await.map(|mut clients| clients.pop().flatten()).transpose()
     }
 }
 

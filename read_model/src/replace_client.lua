@@ -1,6 +1,6 @@
 -- Puts a client in the place of what is stored of it, or removes it, in one atomic step, and ranks it. Its lists and sums stay.
--- KEYS[1] the partition's epoch, a key that is not there, the client's hash
--- ARGV the epoch that it is of; what the hash's field `newest` was before the log was read, '' when there was none; the
+-- KEYS[1] the partition's fencing_token, a key that is not there, the client's hash
+-- ARGV the fencing_token that it is of; what the hash's field `newest` was before the log was read, '' when there was none; the
 -- largest version that the log has; the client's id and the channel that tells of changes, '' for none; then fields and values, none to
 -- remove it
 -- Returns 1 when it did, 0 when something newer than the log has been applied meanwhile. The error STALE is that of apply.lua.

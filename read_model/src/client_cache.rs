@@ -17,7 +17,7 @@ use crate::Client;
 const CLIENTS: usize = 20_000;
 const COUNTERS: usize = 1_024;
 
-pub struct Near {
+pub struct ClientCache {
     clients: Cache<i64, Arc<Kept>>,
     /// How often something changed, for each part of the clients. Held while something of that part is kept or forgotten.
     changes: Vec<Mutex<u64>>,
@@ -43,9 +43,9 @@ pub struct Mark {
     changes: u64,
 }
 
-impl Near {
-    pub fn new() -> Near {
-        Near {
+impl ClientCache {
+    pub fn new() -> ClientCache {
+        ClientCache {
             clients: Cache::new(CLIENTS),
             changes: (0..COUNTERS).map(|_| Mutex::default()).collect(),
             connection: AtomicU64::new(1),
@@ -58,7 +58,7 @@ impl Near {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    /// The connection that there is: see [`Near::track`].
+    /// The connection that there is: see [`ClientCache::track`].
     pub fn connection(&self) -> u64 {
         self.connection.load(Ordering::SeqCst)
     }
@@ -103,7 +103,7 @@ impl Near {
     }
 
     /// What Redis, or the loss of the connection, tells.
-    pub fn told(&self, news: &PushInfo) {
+    pub fn on_push(&self, news: &PushInfo) {
         match (&news.kind, news.data.first()) {
             (PushKind::Invalidate, Some(Value::Array(keys))) => {
                 for key in keys {
