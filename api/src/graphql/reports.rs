@@ -264,7 +264,7 @@ impl Reports {
         }
     }
 
-    async fn product_sales(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, read_model::Error> {
+    async fn sold(&self, periods: Vec<String>, slot: Slot) -> Result<HashMap<i64, Sum>, read_model::Error> {
         let each = periods.into_iter().map(async |period| {
             let key = (period, slot);
             let read = async { self.app.read_model.product_sales(std::slice::from_ref(&key.0)).await.map(Arc::new) };
