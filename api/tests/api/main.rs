@@ -1,14 +1,23 @@
 //! The api on real stores: PostgreSQL and SQLite, an SQS over HTTP, HTTP requests over a socket.
 
-mod contract;
-mod dashboards;
-mod edge;
+mod authorization;
+mod client_lists;
+mod http;
+mod input;
+mod limits;
 mod live;
 mod master_data;
 mod orders;
+mod outages;
 mod outbox;
+mod place_order;
+mod quotas;
 mod relay;
+mod reports;
+mod sales;
 mod sample;
+mod schema;
+mod silent;
 mod support;
 mod tokens;
 mod websocket;

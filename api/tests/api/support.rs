@@ -193,6 +193,16 @@ pub fn code(answer: &Value) -> &str {
     answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
 }
 
+pub const PLACE: &str = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) {
+    order { id clientId placedAt total { amount currencyCode } items { productId name unitPrice { amount } quantity lineTotal { amount } } }
+    clientVersion replayed userErrors { code message field } } }";
+
+pub fn order(client: &str, items: &[(&str, i32)], key: Option<&str>) -> Value {
+    let items: Vec<Value> =
+        items.iter().map(|(id, quantity)| json!({ "productId": id, "quantity": quantity })).collect();
+    json!({ "input": { "clientId": client, "items": items, "idempotencyKey": key } })
+}
+
 /// Waits for a condition.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

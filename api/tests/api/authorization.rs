@@ -1,0 +1,56 @@
+//! Scopes, tokens for one client, and invalid tokens.
+
+use entity::product;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{ALL, Api, code, sqlite};
+
+#[tokio::test]
+async fn every_operation_needs_its_scope_and_a_narrowed_token_its_client() {
+    let api = Api::start(&sqlite().await).await;
+    let operations = [
+        ("clients:read", "{ client(id: \"1\") { id } }"),
+        ("clients:read", "{ clientsByIds(ids: [\"1\"]) { id } }"),
+        ("products:read", "{ product(id: \"1\") { id } }"),
+        ("products:read", "{ products { nodes { id } } }"),
+        ("orders:place", "mutation { placeOrder(input: { clientId: \"1\", items: [] }) { replayed } }"),
+    ];
+    for (scope, operation) in operations {
+        let others: Vec<&str> = ALL.split(' ').filter(|other| *other != scope).collect();
+        assert_eq!(code(&api.graphql("", operation, json!({})).await), "UNAUTHENTICATED", "{operation}");
+        assert_eq!(code(&api.graphql(&api.token(&others.join(" "), None), operation, json!({})).await), "FORBIDDEN");
+        assert_eq!(code(&api.graphql(&api.token(scope, None), operation, json!({})).await), "none", "{operation}");
+        assert_eq!(code(&api.graphql(&api.token(scope, Some("1")), operation, json!({})).await), "none", "{operation}");
+    }
+    let of_two = api.token(ALL, Some("2"));
+    for operation in [
+        "{ client(id: \"1\") { id } }",
+        "{ client(id: \"02\") { id } }",
+        "{ clientsByIds(ids: [\"2\", \"1\"]) { id } }",
+        "mutation { placeOrder(input: { clientId: \"1\", items: [] }) { replayed } }",
+    ] {
+        let answer = api.graphql(&of_two, operation, json!({})).await;
+        assert_eq!(code(&answer), "FORBIDDEN", "{operation}");
+        assert_eq!(answer["errors"][0]["message"], json!("The token does not allow this."));
+        assert_eq!(answer["errors"][0]["extensions"], json!({ "code": "FORBIDDEN" }), "nothing else is revealed");
+    }
+    assert_eq!(
+        code(&api.graphql(&api.token(ALL, Some("")), "{ client(id: \"1\") { id } }", json!({})).await),
+        "FORBIDDEN"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_proves_nothing_ends_the_request() {
+    let api = Api::start(&sqlite().await).await;
+    for header in ["Bearer x", "Bearer", "Basic eDp5", "x", ""] {
+        let request = api.request().header("authorization", header).json(&json!({ "query": "{ __typename }" }));
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{header:?}");
+        assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(code(&body), "UNAUTHENTICATED");
+        assert!(body.get("data").is_none());
+    }
+}

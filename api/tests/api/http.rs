@@ -1,0 +1,158 @@
+//! GraphQL over HTTP: requests, headers, persisted queries and shutdown.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Api, code, sqlite};
+
+#[tokio::test]
+async fn what_is_not_a_graphql_request_gets_a_clear_error() {
+    let api = Api::start(&sqlite().await).await;
+    let post = async |content_type: &str, body: String| {
+        let answer = api.request().header("content-type", content_type).body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let good = json!({ "query": "{ __typename }" }).to_string();
+    for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"] {
+        assert_eq!(post(content_type, good.clone()).await, (200, json!({ "data": { "__typename": "Query" } })));
+    }
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", ""] {
+        assert_eq!(post(content_type, good.clone()).await.0, 415, "{content_type}");
+    }
+    for body in ["", "{", "null", "7", "[]", "{}", "{\"query\":null}", "{\"query\":7}", "\u{0}"] {
+        let (status, answer) = post("application/json", body.into()).await;
+        assert_eq!((status, code(&answer)), (400, "BAD_REQUEST"), "{body:?}");
+    }
+    for body in [format!("[{good}]"), good.replace('}', ", \"variables\": [1]}"), "[".repeat(60_000)] {
+        assert_eq!(post("application/json", body).await.0, 400);
+    }
+    let (status, answer) = post("application/json", json!({ "query": " ".repeat(65 * 1024) }).to_string()).await;
+    assert_eq!(status, 413);
+    assert!(answer["errors"][0]["message"].as_str().unwrap().contains("65536"));
+
+    let get = async |query: &str| api.get(&format!("/graphql?query={query}")).send().await.unwrap().status().as_u16();
+    assert_eq!((get("").await, get("%7B__typename%7D").await, get("mutation%7B__typename%7D").await), (400, 200, 405));
+    let page = api.get("/graphql").header("accept", "text/html").send().await.unwrap();
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    assert_eq!(api.get("/nothing").send().await.unwrap().status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn every_answer_has_an_id_and_harmless_headers() {
+    let flags = ["--cors-origins", "*"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let id = async |given: Option<&str>| {
+        let mut request = api.request().json(&json!({ "query": "{ __typename }" }));
+        if let Some(given) = given {
+            request = request.header("x-request-id", given);
+        }
+        request.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(id(Some("abc-123")).await, "abc-123");
+    for given in [None, Some(""), Some("a b"), Some("<script>"), Some(&*"x".repeat(65))] {
+        assert_eq!(id(given).await.len(), 36, "{given:?}");
+    }
+    for path in ["/graphql", "/health/live", "/graphiql/", "/graphiql/config.json", "/nothing"] {
+        let answer = api.get(path).header("origin", "https://evil.example.com").send().await.unwrap();
+        let headers = answer.headers();
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert!(headers.contains_key("content-security-policy") && headers.contains_key("cache-control"), "{path}");
+        let shared = headers.contains_key("access-control-allow-origin");
+        assert_eq!(shared, path == "/graphql", "{path}: only GraphQL is for other origins, never the page's token");
+    }
+    let graphql = api.http.request(Method::PUT, format!("{}/graphql", api.address)).send().await.unwrap();
+    assert_eq!(graphql.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn other_origins_are_let_in_only_where_they_are_named_and_get_can_be_switched_off() {
+    let db = sqlite().await;
+    let allowed_for = async |api: &Api, origin: &str| {
+        let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, format!("{}/graphql", api.address));
+        let request = request.header("origin", origin).header("access-control-request-method", "POST");
+        let answer =
+            request.header("access-control-request-headers", "authorization,content-type").send().await.unwrap();
+        answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+    };
+    let closed = Api::start(&db).await;
+    assert_eq!(allowed_for(&closed, "https://shop.example.com").await, None);
+    let flags = ["--cors-origins", "https://shop.example.com,http://localhost:3000", "--graphql-get", "false"];
+    let open = Api::start_with(&db, &flags).await;
+    for origin in ["https://shop.example.com", "http://localhost:3000"] {
+        assert_eq!(allowed_for(&open, origin).await.as_deref(), Some(origin));
+    }
+    assert_eq!(allowed_for(&open, "https://evil.example.com").await, None);
+
+    let query = "/graphql?query=%7B__typename%7D";
+    assert_eq!(closed.get(query).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(open.get(query).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_those_who_can_read_that() {
+    let api = Api::start(&sqlite().await).await;
+    let ask = async |query: &str, accept: &str| {
+        let request = api.request().json(&json!({ "query": query })).header("accept-encoding", accept);
+        request
+            .send()
+            .await
+            .unwrap()
+            .headers()
+            .get("content-encoding")
+            .map(|encoding| encoding.to_str().unwrap().to_owned())
+    };
+    let large = "{ __schema { types { name description fields { name description } } } }";
+    assert_eq!(ask(large, "gzip, br").await.as_deref(), Some("gzip"));
+    assert_eq!(ask(large, "identity").await, None);
+    assert_eq!(ask("{ __typename }", "gzip").await, None);
+}
+
+#[tokio::test]
+async fn persisted_queries_work_over_get_and_post() {
+    use sha2::Digest;
+    let api = Api::start(&sqlite().await).await;
+    let query = "{ __typename }";
+    let extensions = |hash: &str| json!({ "persistedQuery": { "version": 1, "sha256Hash": hash } });
+    let hash = format!("{:x}", sha2::Sha256::digest(query));
+    let ask = async |body: Value| api.request().json(&body).send().await.unwrap().json::<Value>().await.unwrap();
+    let missing = ask(json!({ "extensions": extensions(&hash) })).await;
+    assert_eq!(
+        (code(&missing), &missing["errors"][0]["message"]),
+        ("PERSISTED_QUERY_NOT_FOUND", &json!("PersistedQueryNotFound"))
+    );
+    let known = json!({ "data": { "__typename": "Query" } });
+    assert_eq!(ask(json!({ "query": query, "extensions": extensions(&hash) })).await, known);
+    assert_eq!(ask(json!({ "extensions": extensions(&hash) })).await, known);
+    assert_eq!(ask(json!({ "documentId": format!("sha256:{hash}") })).await, known);
+    let url =
+        reqwest::Url::parse_with_params("http://x/graphql", [("extensions", extensions(&hash).to_string())]).unwrap();
+    let answer = api.get(&format!("/graphql?{}", url.query().unwrap())).send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap(), known);
+    assert_eq!(code(&ask(json!({ "query": query, "extensions": extensions("0000") })).await), "BAD_REQUEST");
+    for wrong in
+        [json!(7), json!({}), json!({ "version": 2, "sha256Hash": hash }), json!({ "version": 1, "sha256Hash": 7 })]
+    {
+        assert_eq!(
+            code(&ask(json!({ "query": query, "extensions": { "persistedQuery": wrong } })).await),
+            "BAD_REQUEST"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_stops_says_so_before_it_does() {
+    let api = Api::start_with(&sqlite().await, &["--drain-delay", "1s"]).await;
+    let ready = async || api.get("/health/ready").send().await.map(|answer| answer.status().as_u16()).ok();
+    assert_eq!(ready().await, Some(200));
+    api.stop();
+    let mut answers = 0;
+    while let Some(status) = ready().await {
+        assert_eq!(status, 503, "a load balancer looks elsewhere");
+        let request = api.request().json(&json!({ "query": "{ __typename }" })).send().await;
+        answers += u32::from(request.is_ok_and(|answer| answer.status() == 200));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answers > 5, "what still comes is answered: {answers}");
+}

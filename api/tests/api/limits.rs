@@ -1,0 +1,97 @@
+//! The limits of documents and requests.
+
+use entity::product;
+use read_model::Product;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::{ALL, Api, code, sqlite};
+
+#[tokio::test]
+async fn every_limit_of_a_document_has_a_code_and_can_be_set() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let generous = [
+        ("--max-tokens", "9000"),
+        ("--max-nesting", "64"),
+        ("--max-selections", "9000"),
+        ("--max-aliases", "900"),
+        ("--max-root-fields", "900"),
+        ("--max-mutation-fields", "900"),
+        ("--max-directives", "900"),
+        ("--max-depth", "60"),
+        ("--max-complexity", "999000"),
+    ];
+    let flags: Vec<&str> = generous.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+    let open = Api::start_with(&db, &flags).await;
+    let token = api.token(ALL, None);
+    let names = |n: usize| " __typename".repeat(n);
+    let place = |n: usize| format!("m{n}: placeOrder(input: {{ clientId: 0, items: [] }}) {{ replayed }} ");
+    let inner = |selections: String| format!("{{ products {{ pageInfo {{ {selections} }} }} }}");
+    let deep = "{ products { nodes { ... { ... { ".to_owned() + &"... { ".repeat(28) + "id" + &" }".repeat(33);
+    let cases = [
+        ("MAX_TOKENS_LIMIT", format!("{{ products {{ nodes {{ {} }} }} }}", " id".repeat(2_000))),
+        ("MAX_NESTING_LIMIT", deep),
+        (
+            "MAX_SELECTIONS_LIMIT",
+            format!("{{ products {{ nodes {{ {} }} }} }} fragment f on Product {{ id id id }}", "...f ".repeat(700)),
+        ),
+        ("MAX_ALIASES_LIMIT", inner((0..31).map(|n| format!("a{n}: __typename ")).collect())),
+        ("MAX_ROOT_FIELDS_LIMIT", format!("{{ {} }}", names(21))),
+        ("MAX_ROOT_FIELDS_LIMIT", format!("mutation {{ {} }}", (0..11).map(place).collect::<String>())),
+        ("MAX_DIRECTIVES_LIMIT", inner("... @include(if: true) { __typename }".repeat(21))),
+        ("MAX_COMPLEXITY_LIMIT", "{ products(first: 100) { nodes { id name price { amount } } edges { cursor node { id name price { amount } } } } }".into()),
+    ];
+    for (limit, query) in cases {
+        let answer = api.graphql(&token, &query, json!({})).await;
+        assert_eq!((code(&answer), answer.get("data")), (limit, None), "{query}");
+        let answer = open.graphql(&token, &query, json!({})).await;
+        assert_eq!(code(&answer), "none", "{limit} cannot be set: {answer}");
+    }
+    // Introspection alone nests so deep here.
+    let shallow = Api::start_with(&db, &["--max-depth", "2"]).await;
+    let query = "{ products { nodes { id } } }";
+    assert_eq!(code(&shallow.graphql(&token, query, json!({})).await), "MAX_DEPTH_LIMIT");
+}
+
+#[tokio::test]
+async fn deep_and_huge_documents_are_refused() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL, None);
+    let deep = format!("{{ {} __typename {} }}", "products { nodes { ".repeat(20), "} } ".repeat(20));
+    let wide: String = (0..600).map(|n| format!("a{n}: product(id: \"1\") {{ id }} ")).collect();
+    let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
+    for query in [deep, format!("{{ {wide} }}"), "{".repeat(5_000)] {
+        let answer = api.graphql(&token, &query, json!({})).await;
+        assert!(answer["errors"].is_array(), "{answer}");
+    }
+    let answer =
+        api.graphql(&token, "query ($ids: [ID!]!) { clientsByIds(ids: $ids) { id } }", json!({ "ids": many })).await;
+    assert_eq!(code(&answer), "BAD_USER_INPUT");
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--max-body-bytes", "100"]).await;
+    for (length, expected) in [(60, 200), (101, 413)] {
+        let body = format!("{:<length$}", r#"{"query": "{ __typename }"}"#);
+        let answer = api.request().header("content-type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected);
+        if expected == 413 {
+            assert_eq!(code(&answer.json().await.unwrap()), "MAX_BODY_LIMIT");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fault_of_the_first_character_is_all_that_is_told() {
+    let api = Api::start(&sqlite().await).await;
+    let answer = api.graphql("", &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
+    assert_eq!((code(&answer), answer["errors"].as_array().unwrap().len()), ("GRAPHQL_PARSE_FAILED", 1));
+    assert_eq!(answer["errors"][0]["locations"], json!([{ "line": 2, "column": 3 }]));
+    let long = format!("{{ {} {} }}", "a".repeat(20_000), "b".repeat(20_000));
+    assert!(api.graphql("", &long, json!({})).await.to_string().len() < 2_000, "names come from the request");
+    let request = api.request().header("content-type", "application/json").header("content-encoding", "gzip");
+    assert_eq!(request.body("{}").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}

@@ -1,0 +1,162 @@
+//! Placing an order and reading the result over HTTP.
+
+use entity::{Event, order_event, product};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
+use serde_json::{Value, json};
+
+use crate::support::{ALL, Api, Db, PLACE, code, order, sqlite};
+
+/// What the projector would do, without the queue between.
+async fn project(db: &Db, api: &Api) {
+    for row in order_event::Entity::find().all(&db.connection).await.unwrap() {
+        api.read_model.apply(&[Event::from_row(row, "USD").unwrap()]).await.remove(0).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_placed_and_read() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let token = api.token(ALL, None);
+    let query = "{ client(id: \"1\") { id name email total { amount currencyCode } orderCount lastPurchase version } }";
+    assert_eq!(api.graphql(&token, query, json!({})).await, json!({ "data": { "client": null } }));
+
+    let answer = api.graphql(&token, PLACE, order("1", &[("1", 1), ("2", 3)], None)).await;
+    let placed = &answer["data"]["placeOrder"];
+    assert_eq!(placed["order"]["total"], json!({ "amount": "3000.00", "currencyCode": "USD" }));
+    assert_eq!(
+        placed["order"]["items"],
+        json!([
+            { "productId": "1", "name": "Computer", "unitPrice": { "amount": "1500.00" }, "quantity": 1, "lineTotal": { "amount": "1500.00" } },
+            { "productId": "2", "name": "Phone", "unitPrice": { "amount": "500.00" }, "quantity": 3, "lineTotal": { "amount": "1500.00" } },
+        ])
+    );
+    assert_eq!(
+        (&placed["clientVersion"], &placed["replayed"], &placed["userErrors"]),
+        (&json!(1), &json!(false), &json!([]))
+    );
+    let placed_at = placed["order"]["placedAt"].as_str().unwrap();
+    assert!(placed_at.len() == 24 && placed_at.ends_with('Z'), "{placed_at}");
+
+    project(&db, &api).await;
+    assert_eq!(
+        api.graphql(&token, query, json!({})).await["data"]["client"],
+        json!({
+            "id": "1", "name": "Bob", "email": "bob@anemailprovider.com",
+            "total": { "amount": "3000.00", "currencyCode": "USD" },
+            "orderCount": 1, "lastPurchase": placed_at, "version": 1,
+        })
+    );
+    let several = api.graphql(&token, "{ clientsByIds(ids: [\"3\", \"1\", \"x\", \"1\"]) { id } }", json!({})).await;
+    assert_eq!(several["data"]["clientsByIds"], json!([null, { "id": "1" }, null, { "id": "1" }]));
+}
+
+#[tokio::test]
+async fn faults_are_reported_together_each_with_its_field() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let token = api.token(ALL, None);
+    let faults = async |variables: Value| -> Vec<(String, String)> {
+        let answer = api.graphql(&token, PLACE, variables).await;
+        let placed = &answer["data"]["placeOrder"];
+        assert_eq!((&placed["order"], &placed["clientVersion"]), (&Value::Null, &Value::Null), "{answer}");
+        let fault = |error: &Value| {
+            assert!(!error["message"].as_str().unwrap().is_empty());
+            let path: Vec<&str> =
+                error["field"].as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect();
+            (error["code"].as_str().unwrap().to_owned(), path.join("."))
+        };
+        placed["userErrors"].as_array().unwrap().iter().map(fault).collect()
+    };
+    let expect = |list: &[(&str, &str)]| list.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
+
+    assert_eq!(
+        faults(order("nobody", &[("1", 0), ("99", 1)], Some(""))).await,
+        expect(&[
+            ("INVALID_IDEMPOTENCY_KEY", "input.idempotencyKey"),
+            ("CLIENT_NOT_FOUND", "input.clientId"),
+            ("QUANTITY_OUT_OF_RANGE", "input.items.0.quantity"),
+            ("PRODUCT_NOT_FOUND", "input.items.1.productId"),
+        ])
+    );
+    assert_eq!(faults(order("1", &[], None)).await, expect(&[("EMPTY_ORDER", "input.items")]));
+    assert_eq!(faults(order("1", &[("1", 1); 101], None)).await, expect(&[("TOO_MANY_ITEMS", "input.items")]));
+    db.connection.execute_unprepared("UPDATE products SET price = 9223372036854775807 WHERE id = 3").await.unwrap();
+    assert_eq!(faults(order("1", &[("3", 1)], None)).await, expect(&[("TOTAL_OUT_OF_RANGE", "input.items")]));
+
+    let first = api.graphql(&token, PLACE, order("1", &[("1", 1)], Some("k"))).await;
+    assert_eq!(
+        faults(order("1", &[("1", 2)], Some("k"))).await,
+        expect(&[("IDEMPOTENCY_KEY_REUSED", "input.idempotencyKey")])
+    );
+    let mut again = api.graphql(&token, PLACE, order("1", &[("1", 1)], Some("k"))).await;
+    assert_eq!(again["data"]["placeOrder"]["replayed"], json!(true));
+    again["data"]["placeOrder"]["replayed"] = json!(false);
+    assert_eq!(again, first);
+}
+
+#[tokio::test]
+async fn reading_your_write_waits_and_then_says_how_far_it_is() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let token = api.token(ALL, None);
+    api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
+    let behind = api.graphql(&token, "{ client(id: \"1\", minVersion: 1) { version } }", json!({})).await;
+    assert_eq!((code(&behind), &behind["errors"][0]["extensions"]["version"]), ("READ_MODEL_BEHIND", &json!(0)));
+    assert_eq!(behind["data"], json!({ "client": null }), "a nullable field fails alone");
+
+    let (read, ()) = tokio::join!(
+        api.graphql(&token, "{ client(id: \"1\", minVersion: 1) { version } }", json!({})),
+        project(&db, &api)
+    );
+    assert_eq!(read["data"]["client"]["version"], json!(1));
+}
+
+#[tokio::test]
+async fn products_come_in_pages() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL, None);
+    let query = "query ($first: Int, $after: String) { products(first: $first, after: $after) {
+        nodes { id name price { amount } } edges { cursor node { id } } pageInfo { hasNextPage hasPreviousPage endCursor } } }";
+    let mut names = Vec::new();
+    let mut variables = json!({ "first": 2 });
+    loop {
+        let answer = api.graphql(&token, query, variables.clone()).await;
+        let page = &answer["data"]["products"];
+        names.extend(page["nodes"].as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()));
+        if page["pageInfo"]["hasNextPage"] == json!(false) {
+            break;
+        }
+        variables["after"] = page["pageInfo"]["endCursor"].clone();
+    }
+    assert_eq!(names, ["Computer", "Phone", "TV"]);
+    let all = api.graphql(&token, query, json!({})).await;
+    assert_eq!(all["data"]["products"]["nodes"].as_array().unwrap().len(), 3);
+    for bad in [json!({ "first": 0 }), json!({ "first": 101 }), json!({ "first": -1 }), json!({ "after": "x" })] {
+        let query =
+            "query ($first: Int, $after: String) { products(first: $first, after: $after) { pageInfo { endCursor } } }";
+        assert_eq!(code(&api.graphql(&token, query, bad.clone()).await), "BAD_USER_INPUT", "{bad}");
+    }
+    let one = api.graphql(&token, "{ product(id: \"3\") { name price { amount } } }", json!({})).await;
+    assert_eq!(one["data"]["product"], json!({ "name": "TV", "price": { "amount": "1000.00" } }));
+    for id in ["4", "01", "x", ""] {
+        let none = api.graphql(&token, "query ($id: ID!) { product(id: $id) { name } }", json!({ "id": id })).await;
+        assert_eq!(none, json!({ "data": { "product": null } }));
+    }
+}
+
+#[tokio::test]
+async fn the_trace_context_of_a_request_goes_on_with_its_event() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for traceparent in [context, "00-x-y-01", "", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"] {
+        let request = json!({ "query": PLACE, "variables": order("1", &[("1", 1)], None) });
+        let request = api.request().bearer_auth(api.token(ALL, None)).header("traceparent", traceparent).json(&request);
+        assert!(request.send().await.unwrap().text().await.unwrap().contains("\"userErrors\":[]"));
+    }
+    let rows =
+        order_event::Entity::find().order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
+    assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
+    assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "what is malformed is ignored");
+}

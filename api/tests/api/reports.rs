@@ -1,0 +1,51 @@
+//! Helpers of the tests of dashboards: events, and an api on each read model.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use entity::{Change, Event, Line, OrderPlaced};
+use read_model::{Memory, ReadModel};
+use serde_json::{Value, json};
+use uuid::Uuid;
+use winterbaume_sqs::SqsService;
+
+use crate::support::{ALL, Api, code, queue, redis, sqlite};
+
+pub fn at(text: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(text).unwrap().to_utc()
+}
+
+/// An order of so many pieces of each product, of 1.00 each.
+pub fn event(client_id: i64, version: i32, time: DateTime<Utc>, pieces: &[(i64, i32)]) -> Event {
+    let line = |&(product_id, quantity): &(i64, i32)| Line { product_id, name: "It".into(), unit_price: 100, quantity };
+    let lines: Vec<Line> = pieces.iter().map(line).collect();
+    let order = OrderPlaced {
+        client_id,
+        client_name: format!("Client {client_id}"),
+        client_email: format!("{client_id}@example.com"),
+        order_id: Uuid::from_u128((client_id * 1_000 + i64::from(version)) as u128),
+        currency: "USD".into(),
+        total: entity::event::total(&lines).unwrap(),
+        lines,
+    };
+    Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
+}
+
+/// Both read models, each behind an api.
+pub async fn both(check: impl AsyncFn(&Api)) {
+    let (_server, redis) = redis().await;
+    let models: [Arc<dyn ReadModel>; 2] = [Arc::new(Memory::default()), redis];
+    for read_model in models {
+        check(&Api::start_on(&sqlite().await, read_model, queue(SqsService::new()).await, &[]).await).await;
+    }
+}
+
+pub async fn ask(api: &Api, query: &str) -> Value {
+    let answer = api.graphql(&api.token(ALL, None), query, json!({})).await;
+    assert_eq!(answer["errors"], Value::Null, "{query}");
+    answer["data"].clone()
+}
+
+pub async fn refused(api: &Api, token: &str, query: &str) -> String {
+    code(&api.graphql(token, query, json!({})).await).to_owned()
+}

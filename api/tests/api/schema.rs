@@ -1,0 +1,114 @@
+//! Introspection, the pages, and the shape of responses.
+
+use std::sync::Arc;
+
+use api::edge::pages::graphiql::Exploring;
+use entity::product;
+use read_model::Memory;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use winterbaume_sqs::SqsService;
+
+use crate::support::{ALL, Api, code, queue, sqlite};
+
+#[tokio::test]
+async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
+    let db = sqlite().await;
+    let start = async |exploring| {
+        Api::start_exploring(&db, Arc::new(Memory::default()), queue(SqsService::new()).await, &[], exploring).await
+    };
+    let closed = start(Exploring::Off).await;
+    let schema = "{ __schema { queryType { name } } }";
+    let answer = closed.graphql(&closed.token(ALL, None), schema, json!({})).await;
+    assert_eq!((code(&answer), answer.get("data")), ("INTROSPECTION_DISABLED", None));
+    assert_eq!(closed.graphql("", "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
+    let misspelt = closed.graphql("", "{ clyent(id: 1) { id } }", json!({})).await;
+    assert!(!misspelt.to_string().contains("client"), "no suggestions: {misspelt}");
+    for path in ["/", "/graphiql/", "/graphiql/config.json", "/dashboard", "/shop", "/pages/config.json"] {
+        assert_eq!(closed.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    let readable = start(Exploring::Introspection).await;
+    assert_eq!(readable.graphql("", schema, json!({})).await["data"]["__schema"]["queryType"]["name"], json!("Query"));
+    assert_eq!(readable.get("/graphiql/").send().await.unwrap().status(), StatusCode::NOT_FOUND);
+
+    let open = start(Exploring::Graphiql { token: Some("of-the-page".into()) }).await;
+    let page = open.get("/").header("accept", "text/html").send().await.unwrap();
+    assert_eq!((page.status(), page.url().path()), (StatusCode::OK, "/graphiql/"));
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'self'") && !policy.contains("unsafe-eval"), "{policy}");
+    assert!(page.text().await.unwrap().contains("GraphiQL"));
+    let config = open.get("/graphiql/config.json").send().await.unwrap().json::<Value>().await.unwrap();
+    assert_eq!(config["headers"], json!({ "Authorization": "Bearer of-the-page" }));
+    for example in config["examples"].as_array().unwrap() {
+        let request = open.request().header("accept", "text/event-stream, application/json;q=0.5");
+        let mut answer = request.json(&json!({ "query": example })).send().await.unwrap();
+        let first = answer.chunk().await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&first).contains("UNAUTHENTICATED"), "an example is not valid: {example}");
+    }
+    let rebound = open.get("/graphiql/config.json").header("host", "evil.example.com").send().await.unwrap();
+    assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "a page of another name gets no token");
+
+    // Of the pages as well, which a browser opens in pages.test.js.
+    let page = Exploring::Graphiql { token: Some("of-the-page".into()) };
+    let (memory, queue) = (Arc::new(Memory::default()), queue(SqsService::new()).await);
+    let pages = Api::start_exploring(&db, memory, queue, &["--dashboard"], page).await;
+    let config = async |host: &str| {
+        let answer = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["headers"].clone()
+    };
+    assert_eq!(config("127.0.0.1").await, json!({ "Authorization": "Bearer of-the-page" }));
+    assert_eq!(config("evil.example.com").await, json!({}));
+    for path in ["/graphiql/../Cargo.toml", "/graphiql/%2e%2e/Cargo.toml", "/graphiql/assets/none.js"] {
+        assert_eq!(open.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_schema_can_be_explored_and_describes_everything() {
+    let api = Api::start(&sqlite().await).await;
+    // As deep as GraphiQL asks: types are wrapped up to nine times.
+    let of_type = (0..9).fold("name".to_owned(), |inner, _| format!("kind name ofType {{ {inner} }}"));
+    let query = format!(
+        "{{ __schema {{ types {{ name description specifiedByURL
+            fields {{ name description args {{ name description type {{ {of_type} }} }} type {{ {of_type} }} }}
+            inputFields {{ name description type {{ {of_type} }} }} enumValues {{ name description }} }} }} }}"
+    );
+    let answer = api.graphql("", &query, json!({})).await;
+    let mut undescribed = Vec::new();
+    let mut look = |path: String, thing: &Value| {
+        if thing["description"].as_str().is_none_or(str::is_empty) {
+            undescribed.push(path);
+        }
+    };
+    for kind in answer["data"]["__schema"]["types"].as_array().unwrap_or_else(|| panic!("{answer}")) {
+        let name = kind["name"].as_str().unwrap();
+        if name.starts_with("__") || ["Boolean", "Float", "ID", "Int", "String"].contains(&name) {
+            continue;
+        }
+        look(name.into(), kind);
+        for members in ["fields", "inputFields", "enumValues"] {
+            for member in kind[members].as_array().into_iter().flatten() {
+                look(format!("{name}.{}", member["name"]), member);
+                for argument in member["args"].as_array().into_iter().flatten() {
+                    look(format!("{name}.{}({})", member["name"], argument["name"]), argument);
+                }
+            }
+        }
+    }
+    assert_eq!(undescribed, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_failing_field_that_cannot_be_null_nulls_its_parent_and_keys_keep_their_order() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token("products:read", None);
+    let query = "{ b: __typename a: product(id: \"1\") { name id } products { nodes { id } } c: clientsByIds(ids: [\"1\"]) { id } }";
+    let answer = api.graphql(&token, query, json!({})).await;
+    assert_eq!((code(&answer), &answer["data"]), ("FORBIDDEN", &Value::Null));
+    let request = api
+        .request()
+        .bearer_auth(&token)
+        .json(&json!({ "query": "{ b: __typename a: product(id: \"1\") { name id } }" }));
+    let text = request.send().await.unwrap().text().await.unwrap();
+    assert_eq!(text, r#"{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}"#);
+}

@@ -1,0 +1,55 @@
+//! A read model that never responds.
+
+use std::collections::HashMap;
+
+use entity::Event;
+use futures::stream::{BoxStream, StreamExt};
+use read_model::sales::{OrderSummary, StoredOrder, Sum};
+use read_model::{Applied, Client, Error, Product, RankPosition, Ranking, ReadModel};
+use uuid::Uuid;
+
+/// A read model that never answers.
+pub struct Silent;
+
+#[async_trait::async_trait]
+impl ReadModel for Silent {
+    async fn apply(&self, _: &[Event]) -> Vec<Result<Applied, Error>> {
+        std::future::pending().await
+    }
+
+    async fn clients(&self, _: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn ranked_clients(&self, _: Ranking, _: Option<RankPosition>, _: usize) -> Result<Vec<RankPosition>, Error> {
+        std::future::pending().await
+    }
+
+    async fn recent_orders(&self, _: &[i64], _: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<StoredOrder>, Error> {
+        std::future::pending().await
+    }
+
+    async fn products(&self, _: &[i64]) -> Result<Vec<Option<Product>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn buckets(&self, _: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+        std::future::pending().await
+    }
+
+    async fn product_sales(&self, _: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        std::future::pending().await
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        Ok(futures::stream::pending().boxed())
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
