@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::load::Load;
+use test_support::process::{Process, free_address};
+use test_support::services::{Services, Stores};
+use test_support::until;
+use test_support::user::{EXAMPLE, User};
 use tokio::task::block_in_place;
-
-use crate::outages::Load;
-use crate::process::{EXAMPLE, Process, User, free_address, until};
-use crate::services::{Services, Stores};
 
 const CLIENTS: usize = 64;
 

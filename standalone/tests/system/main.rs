@@ -1,11 +1,13 @@
 //! The whole system as its users run it: processes, configured by environment variables, on real stores.
 
+mod across_processes;
 mod bench;
 mod chaos;
 mod cluster;
-mod outages;
-mod process;
 mod readme;
-mod services;
+mod rebuild;
+mod redis_loss;
+mod replacement;
 mod standalone;
 mod start;
+mod stores_down;

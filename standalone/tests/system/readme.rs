@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::process::command;
+use test_support::process::command;
 
 #[test]
 fn every_setting_is_in_the_readme_and_only_those() {

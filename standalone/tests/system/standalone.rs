@@ -1,8 +1,9 @@
 //! One process on embedded stores.
 
 use serde_json::{Value, json};
-
-use crate::process::{EXAMPLE, Process, User, assert_is_bob, command, status, until};
+use test_support::process::{Process, command};
+use test_support::until;
+use test_support::user::{EXAMPLE, User, assert_is_bob, status};
 
 fn start(variables: &[(&str, &str)]) -> (Process, User) {
     let anywhere = [("LISTEN_ADDR", "127.0.0.1:0")];

@@ -1,7 +1,8 @@
 //! Starts that cannot succeed: one clear line, and a status that says so.
 
-use crate::process::{Process, SECRET};
-use crate::services::Stores;
+use test_support::process::Process;
+use test_support::services::Stores;
+use test_support::user::SECRET;
 
 /// Runs to its end, which must be a failure that has all of `told`: in one line, or, where it is about the command line
 /// itself, in clap's words.

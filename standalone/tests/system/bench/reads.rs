@@ -1,0 +1,58 @@
+//! Reading clients.
+
+use std::process::Command;
+
+use test_support::process::{Process, binary};
+use test_support::user::User;
+
+use super::harness::{Server, race};
+use super::{Bench, peer};
+
+/// More clients than an api keeps of those that it has read.
+const MANY: usize = 200_000;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: `make bench` runs it on a release build"]
+async fn reads() {
+    let bench = Bench::start().await;
+    let mut redis = bench.redis().await;
+    for ids in (1..=MANY).collect::<Vec<_>>().chunks(10_000) {
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            let (name, email) = (format!("Client {id}"), format!("{id}@example.com"));
+            pipeline.cmd("HSET").arg(format!("orders:{{p{}}}:g1:client:{id}", id % 16));
+            pipeline.arg(&["name", &name, "email", &email, "total", "300000", "orders", "3"]);
+            pipeline.arg(&["last_purchase", "1700000000000", "version", "3", "newest", "3"]).ignore();
+        }
+        let () = pipeline.query_async(&mut redis).await.unwrap();
+    }
+    let mut command = Command::new(binary("bare"));
+    command.arg("127.0.0.1:0").envs(bench.stores.variables());
+    let mut bare = Process::spawn("bare", command);
+    let bare_address = bare.line_with("bare is ready at ");
+    let [mercurius, apollo, yoga] = ["mercurius", "apollo", "yoga"].map(|kind| peer(kind, &bench.stores));
+    // All answer the same.
+    let query = "{ client(id: \"7\") { id name email total { amount currencyCode } orderCount lastPurchase version } }";
+    let ours = User::new(&bench.address, &bench.token).graphql(query).await;
+    for (_, address) in [&mercurius, &apollo, &yoga] {
+        assert_eq!(User::new(address, &bench.token).graphql(query).await, ours);
+    }
+    race(
+        "One client: `client(id)`",
+        &[
+            bench.own("this service", "client"),
+            Server { clients: MANY, ..bench.own("this service, of 200 000 clients", "client") },
+            bench.server("axum and Redis, no GraphQL", &bare, &bare_address, "plain"),
+            bench.server("Mercurius, JIT", &mercurius.0, &mercurius.1, "client"),
+            bench.server("Apollo Server", &apollo.0, &apollo.1, "client"),
+            bench.server("GraphQL Yoga", &yoga.0, &yoga.1, "client"),
+        ],
+    );
+    race(
+        "Fifty clients: `clientsByIds(ids)`",
+        &[
+            bench.own("this service", "clients"),
+            bench.server("Mercurius, JIT, DataLoader", &mercurius.0, &mercurius.1, "clients"),
+        ],
+    );
+}

@@ -1,0 +1,91 @@
+//! Rebuilding the read model while it is read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+use test_support::process::Process;
+use test_support::services::{Services, Stores};
+use test_support::until;
+use test_support::user::EXAMPLE;
+
+/// While orders are placed and read: no client is ever missing, or older than the same api had it before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_is_never_noticed() {
+    let services = tokio::task::spawn_blocking(|| {
+        let mut stores = Stores::prepared();
+        stores.set("SWEEP_INTERVAL", "1h"); // nobody heals
+        Services::on(stores, 2)
+    })
+    .await
+    .unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    for n in 0..4 {
+        let (user, stop) = (services.users[n % 2].clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                user.place(&(n % 3 + 1).to_string(), &EXAMPLE, None).await;
+            }
+        }));
+    }
+    for id in 1..=3 {
+        services.users[0].client_at(&id.to_string(), 1).await;
+    }
+    for user in &services.users {
+        let (user, stop) = (user.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut before = vec![0; 3];
+            while !stop.load(Ordering::Relaxed) {
+                let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version } }").await;
+                let versions = answer["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{answer}"));
+                let versions: Vec<i64> =
+                    versions.iter().map(|client| client["version"].as_i64().unwrap_or(0)).collect();
+                assert!(
+                    before.iter().zip(&versions).all(|(before, now)| before <= now),
+                    "{before:?}, then {versions:?}"
+                );
+                before = versions;
+            }
+        }));
+    }
+
+    let run = |arguments: &[&str]| tokio::task::block_in_place(|| services.stores.run("projector", arguments));
+    let live = || {
+        let told = run(&["rebuild", "--status"]);
+        let live = told.lines().find(|line| line.ends_with(" live")).unwrap();
+        live.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    for point in ["rebuild-before-replay", "rebuild-before-switch"] {
+        let armed = format!("{point}=return");
+        let variables = [&services.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
+        assert!(!Process::start("projector", &["rebuild"], &variables).end().success());
+        assert_eq!(live(), 1);
+    }
+    let rebuild = |arguments: &[&str]| {
+        let told = run(&[&["rebuild", "--json"], arguments].concat());
+        serde_json::from_str::<Value>(&told).unwrap()["generation"].as_u64().unwrap()
+    };
+    assert_eq!((rebuild(&[]), live()), (2, 2), "what was begun is gone on with");
+    assert_eq!(rebuild(&["--rollback"]), 1);
+    assert_eq!((rebuild(&["--rollback"]), live()), (2, 2));
+    assert_eq!((rebuild(&["--keep", "0s"]), live()), (3, 3));
+    // Two at once.
+    let (one, other) = std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| services.stores.run("projector", &["rebuild", "--keep", "0s"])));
+        both.map(|one| one.join().unwrap()).into()
+    });
+    assert!(one.starts_with("generation 4 is live") && other.starts_with("generation 4 is live"), "{one}{other}");
+
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    services.stores.until_nothing_differs().await;
+    // What was given up goes by itself.
+    assert!(run(&["rebuild", "--status"]).lines().count() > 1);
+    until("the projectors have removed it", async || run(&["rebuild", "--status"]).lines().count() == 1).await;
+    let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("orders:*client*").query_async(&mut redis).await.unwrap();
+    assert!(keys.len() == 3 && keys.iter().all(|key| key.contains(":g4:")), "{keys:?}");
+}
