@@ -4,7 +4,6 @@ mod across_processes;
 mod bench;
 mod chaos;
 mod cluster;
-mod readme;
 mod rebuild;
 mod redis_loss;
 mod replacement;
