@@ -1,4 +1,4 @@
-# One image with all binaries; compose.yaml says which one a container runs.
+# One image with all programs; compose.yaml chooses the program of each container.
 FROM node:22-bookworm-slim AS web
 WORKDIR /src
 COPY . .

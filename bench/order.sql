@@ -1,4 +1,4 @@
--- For pgbench: one order in one transaction, by the statements that it takes.
+-- A script of pgbench: one order in one transaction, with the statements that it needs.
 \set client random(1, :clients)
 \set q1 random(1, 5)
 \set q2 random(1, 5)

@@ -1,6 +1,6 @@
--- For wrk: asks for the client, the fifty clients, or places the order of one request after another.
+-- A script of wrk: each request reads one client, reads fifty clients, or places an order.
 --   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS [BODY…]
--- KIND is client, clients, order, busy (orders of one client), plain (GET /ID, without GraphQL), or body (one BODY after another).
+-- KIND is client, clients, order, busy (all orders of one client), plain (GET /ID, without GraphQL), or body (each BODY in turn).
 local requests, next_request = {}, 0
 
 local queries = {

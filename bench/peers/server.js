@@ -1,7 +1,7 @@
-// The same two operations as the order service, on its stores, by the servers that a Node.js team would choose:
+// The same two operations as the order service, on the same stores, with the servers that a Node.js team would choose:
 //   node server.js mercurius|apollo|yoga PORT
-// Each reads clients with ioredis, whose auto-pipelining sends in one write what was asked for in one turn of the event
-// loop, checks tokens with fast-jwt and its cache, and places an order in one transaction with an outbox row.
+// Each reads clients with ioredis, whose auto-pipelining sends the commands of one turn of the event loop in one write. Each
+// verifies tokens with fast-jwt and its cache, and places an order with its event in one transaction.
 
 import { createServer } from "node:http";
 import { randomUUID } from "node:crypto";

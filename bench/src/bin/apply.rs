@@ -1,5 +1,5 @@
-//! How fast events are applied when they need not be read from anywhere: `apply NUMBER`, with `REDIS_URL`, one for each
-//! client, a thousand in a round trip; prints how many a second.
+//! Measures how fast events are applied to Redis. `apply NUMBER` applies one event for each of NUMBER clients to `REDIS_URL`,
+//! a thousand per call, and prints events per second.
 #![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use std::time::Instant;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const TOGETHER: usize = 1_000;
+const EVENTS_PER_CALL: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -20,7 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let redis = Redis::connect(&std::env::var("REDIS_URL")?, 16, Currency::USD).await?;
     let events: Vec<Event> = (1..=number).map(event).collect();
     let began = Instant::now();
-    for events in events.chunks(TOGETHER) {
+    for events in events.chunks(EVENTS_PER_CALL) {
         for result in redis.apply(events).await {
             result?;
         }

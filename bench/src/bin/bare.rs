@@ -1,4 +1,4 @@
-//! What reading a client costs without GraphQL, tokens, limits and logs: axum and Redis, `bare ADDRESS`, `GET /ID`.
+//! Reads a client with axum and Redis alone, without GraphQL, tokens, limits and logs: `bare ADDRESS` serves `GET /ID`.
 #![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use axum::extract::{Path, State};

@@ -1,5 +1,5 @@
-//! What emptying a queue costs when nothing is done with the messages: receive and delete, by as many pollers as a
-//! projector has, until a receive finds nothing. `drain`, with `QUEUE_URL`; prints how many there were.
+//! Receives and deletes all messages of `QUEUE_URL`, with as many pollers as a projector, until a call returns none. Prints
+//! their number: the fastest that a projector could be.
 #![expect(clippy::disallowed_methods, reason = "a benchmark helper has no settings to document")]
 
 use std::sync::Arc;
