@@ -15,6 +15,7 @@ INSERT INTO order_events (id, client_id, version, type, payload, occurred_at)
             jsonb_build_object('clientId', :client::bigint, 'clientName', :name::text, 'clientEmail', :email::text, 'orderId', :order_id::uuid,
                 'currency', 'USD', 'total', :total::bigint, 'lines', jsonb_build_array(
                     jsonb_build_object('productId', 1, 'name', 'Computer', 'unitPrice', 150000, 'quantity', :q1::int),
-                    jsonb_build_object('productId', 2, 'name', 'Phone', 'unitPrice', 50000, 'quantity', :q2::int))), now());
+                    jsonb_build_object('productId', 2, 'name', 'Phone', 'unitPrice', 50000, 'quantity', :q2::int))), now()) RETURNING id AS event_id \gset
+INSERT INTO outbox (event_id) VALUES (:event_id);
 UPDATE clients SET version = :version WHERE id = :client;
 COMMIT;

@@ -1,7 +1,7 @@
 // The same two operations as the order service, on the same stores, with the servers that a Node.js team would choose:
 //   node server.js mercurius|apollo|yoga PORT
 // Each reads clients with ioredis, whose auto-pipelining sends the commands of one turn of the event loop in one write. Each
-// verifies tokens with fast-jwt and its cache, and places an order with its event in one transaction.
+// verifies tokens with fast-jwt and its cache, and places an order with its event and outbox row in one transaction.
 
 import { createServer } from "node:http";
 import { randomUUID } from "node:crypto";
@@ -67,6 +67,7 @@ const insertEvent = statement(
   `INSERT INTO order_events (id, client_id, version, type, payload, occurred_at)
    VALUES ($1, $2, $3, 'orders.OrderPlaced.v1', $4, $5)`,
 );
+const insertPending = statement("pending", "INSERT INTO outbox (event_id) VALUES ($1)");
 const raiseVersion = statement("version", "UPDATE clients SET version = $2 WHERE id = $1");
 
 async function placeOrder({ clientId, items }) {
@@ -86,7 +87,9 @@ async function placeOrder({ clientId, items }) {
     const column = (name) => lines.map((line) => line[name]);
     await insertItems(db, [id, lines.map((_, line) => line), column("productId"), column("unitPrice"), column("quantity")]);
     const payload = { clientId, clientName: client.name, clientEmail: client.email, orderId: id, total, lines };
-    await insertEvent(db, [randomUUID(), clientId, version, JSON.stringify(payload), now]);
+    const event = randomUUID();
+    await insertEvent(db, [event, clientId, version, JSON.stringify(payload), now]);
+    await insertPending(db, [event]);
     await raiseVersion(db, [clientId, version]);
     await db.query("COMMIT");
     return { order: { id, total: money(total) }, clientVersion: version, replayed: false };

@@ -1,4 +1,4 @@
-//! An SQS in this process: for the AWS SDK in place of its HTTP client, or served on a port for other processes.
+//! The embedded SQS. The AWS SDK calls it instead of an HTTP client, or other processes call it on a port.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use winterbaume_core::{MockAws, MockRequest, MockService};
 use winterbaume_sqs::SqsService;
 
 const REGION: &str = "us-east-1";
-/// More than the 1 MiB that a call to SQS may have.
+/// Above the 1 MiB that SQS accepts in one call.
 const MAX_BODY: usize = 2 * 1024 * 1024;
 
-/// Settings with which an SQS client talks to a new, empty SQS in this process.
+/// Returns settings for a client of a new, empty SQS in this process.
 pub async fn embedded() -> SdkConfig {
     MockAws::builder().with_service(SqsService::new()).build().sdk_config(REGION).await
 }
 
-/// Serves a new, empty SQS until `shutdown`. Calls that wait for messages are cut off then.
+/// Serves a new, empty SQS until `shutdown`, which interrupts calls that wait for messages.
 pub async fn serve(listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let router =
         Router::new().fallback(call).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(Arc::new(SqsService::new()));

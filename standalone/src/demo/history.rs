@@ -70,7 +70,7 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
 }
 
 async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
-    // The relay finds their events in the outbox.
+    // Nothing needs to be published: the read model replays the event log at start.
     let master_data = MasterData::new(db.clone(), currency, mpsc::channel(1).0);
     for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
@@ -92,7 +92,7 @@ fn orders_at(time: DateTime<Utc>, hours_ago: i64) -> usize {
     (MAX_ORDERS_PER_HOUR * daytime * growth * rand::rng().random::<f64>()).round() as usize
 }
 
-/// Moves everything that was written since `now` back to `then`, as published.
+/// Moves everything that was written since `now` back to `then`, and leaves nothing to publish.
 async fn backdate(db: &DatabaseConnection, now: DateTime<Utc>, then: DateTime<Utc>) -> anyhow::Result<()> {
     let orders = order::Entity::update_many().col_expr(order::Column::PlacedAt, Expr::value(then));
     orders.filter(order::Column::PlacedAt.gte(now)).exec(db).await?;
