@@ -1,4 +1,4 @@
-// The audits of GraphQL over HTTP, against the running service: https://github.com/graphql/graphql-http
+// Runs the audits of the GraphQL over HTTP specification against the service: https://github.com/graphql/graphql-http
 import assert from 'node:assert/strict';
 import { before } from 'node:test';
 import { serverAudits } from 'graphql-http';
@@ -11,7 +11,7 @@ before(async () => {
 
 const audits = serverAudits({ url: () => service.url });
 
-test('there are as many audits as ever', () => assert.equal(audits.length, 61));
+test('no audit is missing', () => assert.equal(audits.length, 61));
 
 for (const audit of audits) {
   test(`${audit.id} ${audit.name}`, async () => {

@@ -1,4 +1,4 @@
-// The clients that frontends use, over each way to reach the service.
+// The GraphQL clients that frontends use, over each transport.
 import assert from 'node:assert/strict';
 import { createHash, randomUUID } from 'node:crypto';
 import path from 'node:path';
@@ -24,23 +24,23 @@ before(async () => {
   service = await start();
 });
 
-test('graphql-ws places orders, asks and follows', async (t) => {
-  await placesAsksAndFollows(iterating(wsClient(t, service)));
+test('graphql-ws places orders, queries and subscribes', async (t) => {
+  await placesQueriesAndSubscribes(iterating(wsClient(t, service)));
 });
 
-test('graphql-ws closes the connection that it no longer needs', async (t) => {
+test('graphql-ws closes an idle connection', async (t) => {
   const client = wsClient(t, service);
   const closed = new Promise((resolve) => client.on('closed', resolve));
   await iterating(client).execute(CLIENT, { id: '1' });
   assert.equal((await closed).code, 1000);
 });
 
-test('graphql-ws is closed with 4403 for a bad token', async (t) => {
+test('the service closes the connection of graphql-ws with 4403 when the token is invalid', async (t) => {
   const client = iterating(wsClient(t, withBadToken(service)));
   await assert.rejects(client.execute(CLIENT, { id: '1' }), { code: 4403 });
 });
 
-test('graphql-ws connects again after the service was restarted', async (t) => {
+test('graphql-ws reconnects after a restart of the service', async (t) => {
   const directory = await temporaryDirectory();
   const lasting = { DATABASE_URL: `sqlite://${path.join(directory, 'orders.db')}`, JWT_SECRET: randomUUID() };
   const first = await start(lasting);
@@ -63,22 +63,22 @@ test('graphql-ws connects again after the service was restarted', async (t) => {
   assert.equal((await changes.next()).value.clientChanged.version, version);
 });
 
-test('graphql-sse places orders, asks and follows', async (t) => {
-  await placesAsksAndFollows(iterating(sseClient(t, service)));
+test('graphql-sse places orders, queries and subscribes', async (t) => {
+  await placesQueriesAndSubscribes(iterating(sseClient(t, service)));
 });
 
-test('graphql-sse is answered with 401 for a bad token', async (t) => {
+test('graphql-sse gets 401 when the token is invalid', async (t) => {
   const client = iterating(sseClient(t, withBadToken(service)));
   await assert.rejects(client.execute(CLIENT, { id: '1' }), ({ response }) => response.status === 401);
 });
 
-test('Apollo Client places orders, asks and follows', async (t) => {
+test('Apollo Client places orders, queries and subscribes', async (t) => {
   const client = apolloClient(t, ApolloLink.split(
     ({ operationType }) => operationType === 'subscription',
     new GraphQLWsLink(wsClient(t, service)),
     new HttpLink({ uri: service.url, headers: service.headers }),
   ));
-  await placesAsksAndFollows({
+  await placesQueriesAndSubscribes({
     async execute(text, variables) {
       const document = gql(text);
       const { data } = text.startsWith('mutation')
@@ -94,7 +94,7 @@ test('Apollo Client places orders, asks and follows', async (t) => {
 });
 
 for (const method of ['POST', 'GET']) {
-  test(`Apollo Client sends a query once, then its hash, by ${method}`, async (t) => {
+  test(`Apollo Client sends the text of a query once and then only its hash by ${method}`, async (t) => {
     const exchanges = [];
     const client = apolloClient(t, ApolloLink.from([
       new PersistedQueryLink({
@@ -127,7 +127,7 @@ for (const method of ['POST', 'GET']) {
 }
 
 for (const over of ['WebSocket', 'SSE']) {
-  test(`urql places orders, asks and follows over ${over}`, async (t) => {
+  test(`urql places orders, queries and subscribes over ${over}`, async (t) => {
     const socket = wsClient(t, service);
     const forwardSubscription = (request) => ({
       subscribe: (sink) => ({ unsubscribe: socket.subscribe(request, sink) }),
@@ -139,13 +139,13 @@ for (const over of ['WebSocket', 'SSE']) {
       exchanges: over === 'SSE' ? [fetchExchange] : [subscriptionExchange({ forwardSubscription }), fetchExchange],
       async fetch(url, options) {
         const response = await fetch(url, options);
-        // It would take a stream for anything, but names what it likes best first.
+        // urql accepts an event stream for any operation, but prefers the first type that it names.
         const [preferred] = options.headers.accept.split(',');
         assert.equal(response.headers.get('content-type').split(';')[0], preferred);
         return response;
       },
     });
-    await placesAsksAndFollows({
+    await placesQueriesAndSubscribes({
       async execute(text, variables) {
         const { data, error } = text.startsWith('mutation')
           ? await client.mutation(text, variables)
@@ -161,8 +161,8 @@ for (const over of ['WebSocket', 'SSE']) {
   });
 }
 
-/** What every client must be able to do: `execute` resolves to data, `subscribe` iterates over data. */
-async function placesAsksAndFollows({ execute, subscribe }) {
+/** What every client must be able to do. `execute` resolves to the data, `subscribe` iterates over data. */
+async function placesQueriesAndSubscribes({ execute, subscribe }) {
   const place = async () => {
     const { placeOrder } = await execute(PLACE_ORDER, orderOf('1'));
     assert.deepEqual(placeOrder.userErrors, []);
@@ -174,9 +174,9 @@ async function placesAsksAndFollows({ execute, subscribe }) {
 
   const changes = subscribe(CLIENT_CHANGED, { id: '1' });
   const { value } = await changes.next();
-  assert.deepEqual(value.clientChanged, client, 'the state now');
+  assert.deepEqual(value.clientChanged, client, 'the current state comes first');
   const fields = Object.keys(value.clientChanged).filter((field) => field !== '__typename');
-  assert.deepEqual(fields, ['version', 'orderCount'], 'in the order they were asked for');
+  assert.deepEqual(fields, ['version', 'orderCount'], 'fields keep the order of the query');
   const next = changes.next();
   const changed = await place();
   const { clientChanged } = (await next).value;

@@ -1,4 +1,4 @@
-// The page for people, in a browser.
+// GraphiQL, in a browser.
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { before } from 'node:test';
@@ -15,8 +15,8 @@ before(async () => {
   newPage = await browse();
 });
 
-test('GraphiQL runs mutations, queries and subscriptions, and needs no other host', async (t) => {
-  const { page, complaints, hosts } = await newPage(t);
+test('GraphiQL runs mutations, queries and subscriptions and loads nothing from other hosts', async (t) => {
+  const { page, pageErrors, hosts } = await newPage(t);
   await open(page);
   assert.equal(await page.title(), 'Orders · GraphiQL');
   const examples = await examplesOf(page);
@@ -26,46 +26,46 @@ test('GraphiQL runs mutations, queries and subscriptions, and needs no other hos
   await page.getByLabel('Show Documentation Explorer').click();
   await tab(page, 'ClientChanged');
   await execute(page, 'subscription ClientChanged');
-  await answers(page, /"orderCount": 1/);
+  await responseContains(page, /"orderCount": 1/);
   await service.placeOrder('1');
-  await answers(page, /"orderCount": 2/);
+  await responseContains(page, /"orderCount": 2/);
   await page.screenshot({ path: path.join(web, 'artifacts/graphiql.png') });
   await page.getByLabel('Stop query').click();
 
   await page.getByLabel('New tab').click();
   await type(page, 'Operation Editor', MUTATION);
   await execute(page, 'mutation Order');
-  await answers(page, /"clientVersion": 1/);
+  await responseContains(page, /"clientVersion": 1/);
 
   await page.getByLabel('New tab').click();
   await type(page, 'Operation Editor', QUERY);
   await execute(page, 'query Alice');
-  await answers(page, /"name": "Alice", "total": { "amount": "1500.00"/);
+  await responseContains(page, /"name": "Alice", "total": { "amount": "1500.00"/);
 
-  assert.deepEqual(complaints, []);
+  assert.deepEqual(pageErrors, []);
   assert.deepEqual([...hosts], [new URL(service.url).host]);
 });
 
-test('what is in the headers editor is sent, and kept nowhere', async (t) => {
+test('headers are sent and are not stored in the browser', async (t) => {
   const { page } = await newPage(t);
   await open(page);
   await tab(page, 'ClientChanged');
   await type(page, 'Headers', '{ "authorization": "Bearer wrong" }');
   await execute(page, 'subscription ClientChanged');
-  await answers(page, /Socket closed with event 4403/);
+  await responseContains(page, /Socket closed with event 4403/);
 
   await tab(page, 'Client');
   await execute(page, 'query Client');
-  await answers(page, /"client": /);
+  await responseContains(page, /"client": /);
   await open(page);
   await execute(page, 'query Client');
-  await answers(page, /"client": /);
-  const kept = await page.evaluate(() => JSON.stringify(localStorage));
-  assert.ok(kept.includes('ClientChanged'));
-  assert.ok(!kept.includes('Bearer'));
+  await responseContains(page, /"client": /);
+  const stored = await page.evaluate(() => JSON.stringify(localStorage));
+  assert.ok(stored.includes('ClientChanged'));
+  assert.ok(!stored.includes('Bearer'));
 });
 
-test('the page says so when its settings cannot be read', async (t) => {
+test('the page reports that its settings cannot be loaded', async (t) => {
   const { page } = await newPage(t);
   await page.route('**/config.json', (route) => route.fulfill({ status: 503 }));
   await page.goto(service.url);
@@ -80,7 +80,7 @@ async function open(page) {
   await page.getByLabel('Operation Editor').locator('.view-line').first().waitFor();
 }
 
-/** The names of the example operations that the service has. */
+/** The names of the example operations. */
 async function examplesOf(page) {
   const response = await page.request.get(new URL('/graphiql/config.json', service.url).href);
   const { examples } = await response.json();
@@ -90,7 +90,7 @@ async function examplesOf(page) {
 /** Opens the tab of this name. */
 const tab = (page, name) => page.locator('.graphiql-tab-button', { hasText: new RegExp(`^${name}$`) }).click();
 
-/** Replaces what is in an editor, as fast as a person might: faster keys get lost. */
+/** Replaces the text of an editor. GraphiQL loses keys that are faster than a person. */
 async function type(page, editor, text) {
   await page.getByLabel(editor, { exact: true }).locator('.graphiql-editor:not(.hidden) .view-lines').click();
   await page.keyboard.press('Control+A');
@@ -98,14 +98,14 @@ async function type(page, editor, text) {
   await page.keyboard.type(text, { delay: 20 });
 }
 
-/** Runs what is in the editor, this text among it, once the page has noted that it is there. */
+/** Runs the operation in the editor, once the page has stored this text of it. */
 async function execute(page, text) {
   await page.waitForFunction((text) => localStorage.getItem('graphiql:query')?.includes(text), text);
   await page.getByLabel('Execute query').click();
 }
 
-/** Waits until the answer shown has this; spaces stand for any. */
-async function answers(page, text) {
+/** Waits until the response contains this text. A space matches any white space. */
+async function responseContains(page, text) {
   const pattern = new RegExp(text.source.replaceAll(' ', '\\s*'));
   await page.locator('.result-window .view-lines', { hasText: pattern }).waitFor();
 }

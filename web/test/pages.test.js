@@ -14,17 +14,17 @@ before(async () => {
   newPage = await browse();
 });
 
-/** Where this page of the service is. */
+/** The URL of a page of the service. */
 const at = (service, page) => new URL(page, service.url).href;
 
-/** Opens the dashboard; resolves when it is connected and drawn. */
+/** Opens the dashboard, and waits until it is connected and shows the orders. */
 async function openDashboard(page, service) {
   await page.goto(at(service, '/dashboard'));
   await page.locator('#connection[data-state=connected]').waitFor();
   await page.locator('#over-time-total', { hasText: 'orders' }).waitFor();
 }
 
-/** Resolves when the dashboard shows so many orders of today. */
+/** Waits until the dashboard shows this number of orders today. */
 const shows = (page, orders) => page.locator('#orders', { hasText: new RegExp(`^${orders}$`) }).waitFor();
 
 async function openShop(page, service) {
@@ -35,11 +35,11 @@ async function openShop(page, service) {
 async function hasNoViolation(page, where) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run());
-  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
-  assert.deepEqual(told, [], where);
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+  assert.deepEqual(found, [], where);
 }
 
-test('what is placed in the shop is on the dashboard within a second', async (t) => {
+test('an order from the shop appears on the dashboard within a second', async (t) => {
   const service = await start();
   const dashboard = await newPage(t);
   const shop = await newPage(t);
@@ -70,16 +70,16 @@ test('what is placed in the shop is on the dashboard within a second', async (t)
     const rows = range === '48 hours' ? 48 : 24;
     await dashboard.page.waitForFunction((rows) => document.querySelector('#points').tBodies[0].rows.length === rows, rows);
   }
-  for (const { complaints, hosts } of [dashboard, shop]) {
-    assert.deepEqual(complaints, []);
+  for (const { pageErrors, hosts } of [dashboard, shop]) {
+    assert.deepEqual(pageErrors, []);
     assert.deepEqual([...hosts], [new URL(service.url).host]);
   }
 });
 
-test('who registers in the shop can order at once, and is on the dashboard', async (t) => {
+test('a client that registers in the shop can order at once and appears on the dashboard', async (t) => {
   const service = await start();
   const dashboard = await newPage(t);
-  const { page, complaints } = await newPage(t);
+  const { page, pageErrors } = await newPage(t);
   await openDashboard(dashboard.page, service);
   await openShop(page, service);
   await page.getByText('New here?').click();
@@ -88,7 +88,7 @@ test('who registers in the shop can order at once, and is on the dashboard', asy
   await page.getByRole('button', { name: 'Register' }).click();
   await page.locator('#register-error', { hasText: 'Another client has this e-mail address.' }).waitFor();
   assert.equal(await page.getByLabel('E-mail').getAttribute('aria-invalid'), 'true');
-  await hasNoViolation(page, 'refused');
+  await hasNoViolation(page, 'rejected registration');
   await page.getByLabel('E-mail').fill('zoe@anemailprovider.com');
   await page.getByRole('button', { name: 'Register' }).click();
   await page.locator('#client-known', { hasText: 'Zoë, 0 orders, $0.00' }).waitFor();
@@ -97,10 +97,10 @@ test('who registers in the shop can order at once, and is on the dashboard', asy
   await page.getByLabel('Phone').fill('1');
   await page.getByRole('button', { name: 'Place the order' }).click();
   await dashboard.page.locator('#clients tbody tr', { hasText: 'Zoë' }).filter({ hasText: '$500.00' }).waitFor();
-  assert.deepEqual(complaints, []);
+  assert.deepEqual(pageErrors, []);
 });
 
-test('what is refused is told beside what it is about, and nothing is placed', async (t) => {
+test('problems are shown beside their fields and a lost response does not repeat the order', async (t) => {
   const service = await start();
   const { page } = await newPage(t);
   await openShop(page, service);
@@ -114,10 +114,10 @@ test('what is refused is told beside what it is about, and nothing is placed', a
   await page.locator('#items-error', { hasText: 'from 1 to 10000' }).waitFor();
   assert.equal(await page.getByLabel('TV').getAttribute('aria-invalid'), 'true');
   assert.equal(await page.getByLabel('Phone').getAttribute('aria-invalid'), 'false');
-  await hasNoViolation(page, 'with faults');
+  await hasNoViolation(page, 'rejected order');
   await page.getByLabel('Number').fill('1');
   await page.getByLabel('TV').fill('1');
-  // The answer is lost: the same again places it once.
+  // The response is lost. A second click places the order only once.
   await page.route('**/graphql', async (route) => {
     await route.fetch();
     await route.abort();
@@ -127,20 +127,20 @@ test('what is refused is told beside what it is about, and nothing is placed', a
   await button.click();
   await page.locator('#done li', { hasText: 'Bob now has 1 orders' }).waitFor();
   assert.equal(await page.locator('#client-error').isVisible(), false);
-  // One that stands is not to be placed again, whatever becomes of the question after it.
+  // A placed order must not be repeated when the query after it fails.
   await page.getByLabel('TV').fill('2.9');
-  assert.equal(await page.locator('#total').textContent(), '$2,000.00', 'whole pieces');
+  assert.equal(await page.locator('#total').textContent(), '$2,000.00', 'whole units');
   await page.route('**/graphql', (route) => {
-    const isQuestion = route.request().postData().includes('minVersion');
-    return isQuestion ? route.abort() : route.continue();
+    const isQuery = route.request().postData().includes('minVersion');
+    return isQuery ? route.abort() : route.continue();
   });
   await button.click();
   await page.locator('#done li', { hasText: 'It stands.' }).waitFor();
   assert.equal(await page.getByRole('alert').isVisible(), false);
 });
 
-test('the dashboard goes on when the service comes back', async (t) => {
-  // With another secret, and so another token.
+test('the dashboard reconnects when the service comes back', async (t) => {
+  // The second service has another secret and so another token.
   const settings = { DATABASE_URL: `sqlite://${await temporaryDirectory()}/orders.db` };
   const before = await start(settings);
   const { page } = await newPage(t);
@@ -155,7 +155,7 @@ test('the dashboard goes on when the service comes back', async (t) => {
   await shows(page, 2);
 });
 
-test('the pages can be used by all, in light and in dark, on a phone and on a desk', async (t) => {
+test('the pages are accessible in light and dark mode, on a phone and on a desktop', async (t) => {
   const service = await start();
   let orders = 0;
   for (; orders < 12; orders++) await service.placeOrder(String((orders % 3) + 1));
@@ -166,31 +166,31 @@ test('the pages can be used by all, in light and in dark, on a phone and on a de
     dark: { viewport: desk, colorScheme: 'dark' },
     phone: { viewport: phone, colorScheme: 'dark', isMobile: true },
   })) {
-    const { page, complaints } = await newPage(t, options);
+    const { page, pageErrors } = await newPage(t, options);
     await openDashboard(page, service);
     await shows(page, orders);
     await page.locator('#clients tbody tr').nth(2).waitFor();
     await hasNoViolation(page, `dashboard, ${name}`);
     const isWide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    assert.equal(isWide, false, 'nothing is beside the screen');
+    assert.equal(isWide, false, 'nothing is wider than the screen');
     await page.screenshot({ path: path.join(web, `artifacts/dashboard-${name}.png`), fullPage: true });
     await openShop(page, service);
     await hasNoViolation(page, `shop, ${name}`);
     await page.screenshot({ path: path.join(web, `artifacts/shop-${name}.png`), fullPage: true });
-    // All of it by keyboard: from the start of the page to the button.
+    // An order by keyboard alone.
     await page.getByLabel('Computer').focus();
     await page.keyboard.press('ArrowUp');
     await page.keyboard.press('Enter');
     await page.locator('#done li', { hasText: 'On the dashboard' }).waitFor();
     orders++;
-    assert.deepEqual(complaints, []);
+    assert.deepEqual(pageErrors, []);
   }
 });
 
-test('only the documents of the pages run where they are the trusted ones, and a page without a token asks for one', async (t) => {
+test('the pages work with trusted documents only, and a page without a token asks for one', async (t) => {
   const directory = await temporaryDirectory();
   const secret = { JWT_SECRET: randomUUID() };
-  // A manifest of somebody else's frontend: the pages bring their own.
+  // The manifest of another frontend: the pages bring their own documents.
   const manifest = path.join(directory, 'trusted.json');
   await writeFile(manifest, JSON.stringify({ theirs: '{ __typename }' }));
   const service = await start({ ...secret, TRUSTED_DOCUMENTS: manifest });

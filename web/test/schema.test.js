@@ -1,4 +1,4 @@
-// The schema is well-formed, and what would break its clients is noticed.
+// The schema passes the linter, and scripts/compare-schema.js finds changes that break clients.
 import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';

@@ -1,4 +1,4 @@
-// What the tests have in common: the standalone service as a process, above all.
+// Helpers of the tests: the standalone service as a process, browsers, programs and directories.
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -11,13 +11,13 @@ import { chromium } from 'playwright-core';
 
 const programs = process.env.PROGRAMS ?? fileURLToPath(new URL('../../target/debug', import.meta.url));
 
-/** Where this program is. */
+/** The path of a program. */
 export const program = (name) => path.join(programs, name);
 
 /** The directory of package.json. */
 export const web = fileURLToPath(new URL('..', import.meta.url));
 
-/** A test that fails when it takes too long. */
+/** A test with a time limit. */
 export const test = (name, body) => testOfNode(name, { timeout: 60_000 }, body);
 
 const services = new Set();
@@ -29,13 +29,13 @@ async function cleanUp() {
   await Promise.all(directories.map((directory) => rm(directory, { recursive: true })));
 }
 after(cleanUp, { timeout: 60_000 });
-// When tests take too long, the test runner ends them by a signal.
+// The test runner sends this signal when tests take too long.
 process.once('SIGTERM', () => process.exit(1));
 process.once('exit', () => services.forEach((service) => service.kill()));
 
 /**
- * Starts the service on a free port; resolves to its address, a token, the headers that carry it, and what can be done
- * with the service. It is stopped when the tests of the file are over, at the latest.
+ * Starts the service on a free port. Resolves to its URL, a token, the headers with the token, and functions that use the
+ * service. It stops at the end of the test file at the latest.
  */
 export async function start(variables = {}) {
   const standalone = spawn(program('standalone'), {
@@ -71,12 +71,12 @@ export async function start(variables = {}) {
   throw new Error('the service ended before it was ready');
 }
 
-/** A browser; resolves to what opens a page of its own, with what it complained of and the hosts that it asked. */
+/** Starts a browser. Resolves to a function that opens a page in a context of its own, with the errors of the page and the hosts that it contacted. */
 export async function browse() {
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: [
-      '--no-sandbox', // which root cannot have
+      '--no-sandbox', // root cannot have a sandbox
       '--disable-gpu',
       '--disable-quic',
       '--disable-sync',
@@ -91,11 +91,11 @@ export async function browse() {
     const context = await browser.newContext({ viewport: { width: 1440, height: 810 }, ...options });
     t.after(() => context.close());
     const page = await context.newPage();
-    const complaints = [];
+    const pageErrors = [];
     const hosts = new Set();
-    page.on('pageerror', (error) => complaints.push(error.message));
+    page.on('pageerror', (error) => pageErrors.push(error.message));
     page.on('console', (message) => {
-      if (message.type() === 'error') complaints.push(message.text()); // what the security policy forbids is one
+      if (message.type() === 'error') pageErrors.push(message.text()); // also violations of the security policy
     });
     for (const event of ['request', 'websocket']) {
       page.on(event, (of) => {
@@ -103,11 +103,11 @@ export async function browse() {
         if (protocol !== 'data:') hosts.add(host);
       });
     }
-    return { page, complaints, hosts };
+    return { page, pageErrors, hosts };
   };
 }
 
-/** The headers that carry this token. */
+/** The headers with this token. */
 export const bearer = (token) => ({ Authorization: `Bearer ${token}` });
 
 export const PLACE_ORDER = `mutation PlaceOrder($input: PlaceOrderInput!) {
@@ -117,7 +117,7 @@ export const PLACE_ORDER = `mutation PlaceOrder($input: PlaceOrderInput!) {
 /** The variables of an order by this client. */
 export const orderOf = (clientId) => ({ input: { clientId, items: [{ productId: '3', quantity: 1 }] } });
 
-/** Runs a program to its end; resolves to its exit status and all that it printed. */
+/** Runs a program. Resolves to its exit status and its output. */
 export function run(program, args, options) {
   return new Promise((resolve) => {
     execFile(program, args, options, (error, stdout, stderr) => {
@@ -126,7 +126,7 @@ export function run(program, args, options) {
   });
 }
 
-/** A new directory, removed when the tests of the file are over. */
+/** Creates a directory that is removed at the end of the test file. */
 export async function temporaryDirectory() {
   const directory = await mkdtemp(path.join(tmpdir(), 'orders-'));
   directories.push(directory);
