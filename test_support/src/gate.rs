@@ -1,4 +1,4 @@
-//! A gate before a store: it lets everything through, refuses connections, or swallows all that is sent.
+//! A TCP proxy in front of a store that can refuse connections or swallow everything that is sent.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -8,24 +8,25 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
     Open,
-    /// Connections are refused, and those that there were are gone.
+    /// Refuses connections and closes those that are open.
     Closed,
-    /// Nothing gets through, and nobody is told.
+    /// Connections stay open, but no byte gets through.
     Silent,
 }
 
-/// Stands before a store.
 pub struct Gate {
+    /// Where it listens: host and port.
     pub address: String,
     passage: watch::Sender<Passage>,
 }
 
 impl Gate {
-    pub async fn before(store: &str) -> Gate {
+    /// An open gate in front of the store at this address.
+    pub async fn in_front_of(store: &str) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let passage = watch::Sender::new(Passage::Open);
-        tokio::spawn(keep(listener, store.to_owned(), passage.subscribe()));
+        tokio::spawn(serve(listener, store.to_owned(), passage.subscribe()));
         Gate { address, passage }
     }
 
@@ -34,7 +35,8 @@ impl Gate {
     }
 }
 
-async fn keep(listener: TcpListener, store: String, mut passage: watch::Receiver<Passage>) {
+/// Accepts connections until the gate is dropped.
+async fn serve(listener: TcpListener, store: String, mut passage: watch::Receiver<Passage>) {
     let (address, mut listener) = (listener.local_addr().unwrap(), Some(listener));
     loop {
         let accepted = async {
@@ -44,11 +46,11 @@ async fn keep(listener: TcpListener, store: String, mut passage: watch::Receiver
             }
         };
         tokio::select! {
-            outside = accepted => {
-                if let Ok(inside) = TcpStream::connect(&store).await {
-                    let ((from_outside, to_outside), (from_inside, to_inside)) = (outside.into_split(), inside.into_split());
-                    tokio::spawn(pass(from_outside, to_inside, passage.clone()));
-                    tokio::spawn(pass(from_inside, to_outside, passage.clone()));
+            client = accepted => {
+                if let Ok(store) = TcpStream::connect(&store).await {
+                    let ((from_client, to_client), (from_store, to_store)) = (client.into_split(), store.into_split());
+                    tokio::spawn(copy(from_client, to_store, passage.clone()));
+                    tokio::spawn(copy(from_store, to_client, passage.clone()));
                 }
             }
             changed = passage.changed() => {
@@ -66,9 +68,9 @@ async fn keep(listener: TcpListener, store: String, mut passage: watch::Receiver
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut passage: watch::Receiver<Passage>) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut passage: watch::Receiver<Passage>) {
     let mut closed = passage.clone();
-    let through = async {
+    let copying = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
             drop(passage.wait_for(|passage| *passage == Passage::Open).await);
@@ -78,7 +80,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut passage: watc
         }
     };
     tokio::select! {
-        () = through => {}
+        () = copying => {}
         () = async { drop(closed.wait_for(|passage| *passage == Passage::Closed).await) } => {}
     }
 }

@@ -1,17 +1,31 @@
-//! What the tests of several crates share.
+//! Servers, doubles and helpers that the tests of several crates share.
 //!
-//! - [`process`]: programs under test, started and stopped, and what they print
-//! - [`services`]: stores, apis and projectors as processes
+//! Servers, started and stopped with the values that hold them:
+//! - [`postgres`]: a database on one shared server, or a server of one test
+//! - [`redis`]: a Redis server or a Cluster
+//! - [`sqs`]: an embedded SQS, also one that fails on demand
+//! - [`process`]: any program, and what it prints
+//! - [`services`]: the stores, apis and projectors, each a process
+//!
+//! Faults:
+//! - [`gate`]: a TCP proxy that can refuse connections or swallow all bytes
+//! - [`queue_proxy`]: a proxy in front of SQS that can fail in many ways
+//!
+//! Clients and data:
+//! - [`events`]: builders of events
 //! - [`user`]: a user of an api
 //! - [`load`]: users who place orders all the time
-//! - [`gate`] and [`queue_proxy`]: stores that fail
 //! - [`until`]: waiting for a condition
 
+pub mod events;
 pub mod gate;
 pub mod load;
+pub mod postgres;
 pub mod process;
 pub mod queue_proxy;
+pub mod redis;
 pub mod services;
+pub mod sqs;
 mod until;
 pub mod user;
 

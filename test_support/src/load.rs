@@ -6,33 +6,35 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::task::JoinHandle;
 
 use crate::until;
-use crate::user::{EXAMPLE, User};
+use crate::user::{SAMPLE_ORDER, User};
 
-/// Users who place orders all the time, until told to stop.
+pub const QUERY: &str = "{ client(id: \"1\") { total { amount } } }";
+
 pub struct Load {
     stop: Arc<AtomicBool>,
+    /// Orders that were placed so far.
     pub placed: Arc<AtomicUsize>,
-    users: Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    /// They read as well. Each answer must be one.
+    /// Each writer places the sample order for one of three clients and then reads a client. No response may be an error.
     pub fn start(users: &[User], writers: usize) -> Load {
-        Load::of(users, writers, |user, writer, _| async move {
-            user.place(&(writer % 3 + 1).to_string(), &EXAMPLE, None).await;
-            let answer = user.graphql(QUERY).await;
-            assert!(answer["errors"].is_null(), "{answer}");
+        Load::start_with(users, writers, |user, writer, _| async move {
+            user.place(&(writer % 3 + 1).to_string(), &SAMPLE_ORDER, None).await;
+            let response = user.graphql(QUERY).await;
+            assert!(response["errors"].is_null(), "{response}");
         })
     }
 
-    /// `place` is told the number of the writer and of its turn, and places one order.
-    pub fn of<Placing: Future<Output = ()> + Send>(
+    /// `place` gets the number of the writer and of its turn, and places one order.
+    pub fn start_with<Placing: Future<Output = ()> + Send>(
         users: &[User],
         writers: usize,
         place: impl Fn(User, usize, usize) -> Placing + Copy + Send + 'static,
     ) -> Load {
         let (stop, placed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let users = (0..writers).map(|writer| {
+        let writers = (0..writers).map(|writer| {
             let (user, stop, placed) = (users[writer % users.len()].clone(), stop.clone(), placed.clone());
             tokio::spawn(async move {
                 let mut turns = 0..;
@@ -42,26 +44,22 @@ impl Load {
                 }
             })
         });
-        let users = users.collect();
-        Load { stop, placed, users }
+        let writers = writers.collect();
+        Load { stop, placed, writers }
     }
 
-    pub async fn more(&self) {
-        self.more_than(20).await;
-    }
-
-    pub async fn more_than(&self, number: usize) {
+    /// Waits until so many more orders are placed.
+    pub async fn place_more(&self, number: usize) {
         let before = self.placed.load(Ordering::Relaxed);
         until("more orders are placed", async || self.placed.load(Ordering::Relaxed) > before + number).await;
     }
 
-    pub async fn end(self) -> usize {
+    /// Stops the writers, and returns how many orders they placed.
+    pub async fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
-        for user in self.users {
-            user.await.unwrap();
+        for writer in self.writers {
+            writer.await.unwrap();
         }
         self.placed.load(Ordering::Relaxed)
     }
 }
-
-pub const QUERY: &str = "{ client(id: \"1\") { total { amount } } }";

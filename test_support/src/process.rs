@@ -10,8 +10,36 @@ use std::time::{Duration, Instant};
 
 use crate::until::PATIENCE;
 
-/// The programs are where `scripts/test` had them built, or else where cargo puts them: above its tests.
-pub fn binary(name: &str) -> PathBuf {
+/// A running process; killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: Arc<Output>,
+}
+
+/// The lines that a process has printed so far, on both streams.
+#[derive(Default)]
+pub struct Output {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+    ended_streams: AtomicUsize,
+}
+
+impl Output {
+    /// Waits until the process has closed both streams, and returns all lines.
+    pub fn all(&self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lock().unwrap();
+        while self.ended_streams.load(Ordering::SeqCst) < 2 {
+            assert!(Instant::now() < deadline, "a stream does not end");
+            lines = self.more.wait_timeout(lines, Duration::from_millis(10)).unwrap().0;
+        }
+        lines.clone()
+    }
+}
+
+/// The path of a program: in the directory `PROGRAMS` (`scripts/test` sets it), or else where cargo puts programs.
+pub fn program(name: &str) -> PathBuf {
     let path = match std::env::var_os("PROGRAMS") {
         Some(directory) => Path::new(&directory).join(name),
         None => std::env::current_exe().unwrap().parent().unwrap().with_file_name(name),
@@ -20,51 +48,26 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A file of the repository.
-pub fn root(path: &str) -> PathBuf {
+/// The path of a file of the repository.
+pub fn repository_file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A command with nothing but these variables in its environment.
+/// A command of one of our programs, with only these variables in its environment, and with generous limits: the machine may
+/// be slow, and all load comes from one caller.
 pub fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(binary(name));
+    let mut command = Command::new(program(name));
     command.args(arguments).env_clear();
-    // No question to a cloud around the machine; the machine may be slow, and the load large.
-    command.env("AWS_EC2_METADATA_DISABLED", "true").env("READ_WAIT", "60s").env("OPERATION_TIMEOUT", "70s");
+    // The SDK must not look for a cloud around this machine.
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env("READ_WAIT", "60s").env("OPERATION_TIMEOUT", "70s");
     command.env("RATE_LIMIT", "0").env("MAX_LIVE_CONNECTIONS_PER_CALLER", "10000");
     command.envs(variables.iter().copied());
     command
 }
 
-/// A running process; killed when dropped.
-pub struct Process {
-    name: String,
-    child: Child,
-    output: Arc<Output>,
-}
-
-/// What a process has said so far, on both streams.
-#[derive(Default)]
-pub struct Output {
-    lines: Mutex<Vec<String>>,
-    more: Condvar,
-    ended: AtomicUsize,
-}
-
-impl Output {
-    /// Everything, once both streams have ended.
-    pub fn all(&self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.lines.lock().unwrap();
-        while self.ended.load(Ordering::SeqCst) < 2 {
-            assert!(Instant::now() < deadline, "a stream does not end");
-            lines = self.more.wait_timeout(lines, Duration::from_millis(10)).unwrap().0;
-        }
-        lines.clone()
-    }
-}
-
 impl Process {
+    /// Starts one of our programs, see [`command`].
     pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         Process::spawn(name, command(name, arguments, variables))
     }
@@ -78,7 +81,7 @@ impl Process {
         Process { name: name.into(), child, output }
     }
 
-    /// What follows `prefix` in the first line that has it.
+    /// Waits for a line that contains `prefix`, and returns what follows it.
     pub fn line_with(&mut self, prefix: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.output.lines.lock().unwrap();
@@ -88,16 +91,22 @@ impl Process {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let ended = self.child.try_wait().unwrap();
-            assert!(!left.is_zero() && ended.is_none(), "{} did not say {prefix:?} ({ended:?}): {lines:#?}", self.name);
+            assert!(
+                !left.is_zero() && ended.is_none(),
+                "{} did not print {prefix:?} ({ended:?}): {lines:#?}",
+                self.name
+            );
             lines = self.output.more.wait_timeout(lines, left.min(Duration::from_millis(100))).unwrap().0;
         }
     }
 
+    /// The lines so far.
     pub fn lines(&self) -> Vec<String> {
-        // Also when an assertion failed while it was held: this is what tells why.
+        // Also after an assertion failed while the lock was held: these lines explain it.
         self.output.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Outlives the process.
     pub fn output(&self) -> Arc<Output> {
         self.output.clone()
     }
@@ -106,20 +115,19 @@ impl Process {
         self.child.id()
     }
 
-    /// How it has ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and waits for the end.
     pub fn terminate(self) -> ExitStatus {
-        let kill = format!("kill {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        self.end()
+        signal(self.child.id() as i32, "TERM");
+        self.wait()
     }
 
-    /// How it ends by itself.
-    pub fn end(mut self) -> ExitStatus {
+    /// Waits until the process ends by itself.
+    pub fn wait(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -137,7 +145,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {} said:\n{}", self.name, self.lines().join("\n"));
+            eprintln!("--- output of {}:\n{}", self.name, self.lines().join("\n"));
         }
     }
 }
@@ -148,18 +156,23 @@ fn collect(stream: impl Read + Send + 'static, output: Arc<Output>) {
             output.lines.lock().unwrap().push(line);
             output.more.notify_all();
         }
-        output.ended.fetch_add(1, Ordering::SeqCst);
+        output.ended_streams.fetch_add(1, Ordering::SeqCst);
     });
 }
 
-/// What Linux tells of a process's memory, such as `VmRSS`, what it has now, and `VmHWM`, the most that it had.
-pub fn mebibytes(process: u32, field: &str) -> f64 {
+/// Sends a signal such as `TERM`. A process that has ended already is ignored.
+pub fn signal(process: i32, name: &str) {
+    let _ = Command::new("sh").args(["-c", &format!("kill -s {name} {process}")]).status();
+}
+
+/// An address of this machine on which nobody listens.
+pub fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The memory of a process in MiB, from Linux: `VmRSS` is the memory in use now, `VmHWM` the most so far.
+pub fn memory_mebibytes(process: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
     line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
-/// Where nobody listens yet.
-pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

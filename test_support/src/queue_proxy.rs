@@ -1,4 +1,4 @@
-//! What stands between the processes and the queue, and disturbs it.
+//! A proxy in front of SQS that can fail in the ways in which SQS and the network can fail.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,45 +13,82 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// What stands between the processes and the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
+pub enum Mode {
     Works,
-    /// Each call fails.
-    IsDown,
-    /// No call is answered for as long as anybody waits.
+    /// Every call fails.
+    Fails,
+    /// Calls get no response before the client's timeout.
     Hangs,
-    /// What was sent has arrived, but that is not told.
-    AcceptsAndFails,
-    /// Some of what was sent has arrived; the rest is reported as failed.
-    TakesHalf,
-    /// All has arrived; half of it is reported as failed.
-    TakesAllAndSaysHalf,
+    /// SQS performs each call, but the client gets an error.
+    PerformsAndFails,
+    /// SQS accepts about half of a batch; the rest is reported as failed.
+    AcceptsHalf,
+    /// SQS accepts a whole batch, but about half of it is reported as failed.
+    AcceptsAllAndReportsHalf,
+    /// SQS gets each batch twice.
     DeliversTwice,
-    /// It arrives a second later, and in another order.
+    /// SQS gets each batch a second later and in reverse order.
     DeliversLate,
 }
 
-#[derive(Clone)]
-pub struct Proxy {
-    endpoint: String,
-    http: reqwest::Client,
-    state: Arc<Mutex<(Queue, StdRng)>>,
+impl Mode {
+    pub const FAULTS: [Mode; 7] = [
+        Mode::Fails,
+        Mode::Hangs,
+        Mode::PerformsAndFails,
+        Mode::AcceptsHalf,
+        Mode::AcceptsAllAndReportsHalf,
+        Mode::DeliversTwice,
+        Mode::DeliversLate,
+    ];
 }
 
-impl Proxy {
-    pub async fn start(endpoint: String, seed: u64) -> (Proxy, String) {
-        let state = Arc::new(Mutex::new((Queue::Works, StdRng::seed_from_u64(seed))));
-        let proxy = Proxy { endpoint, http: reqwest::Client::new(), state };
+#[derive(Clone)]
+pub struct QueueProxy {
+    endpoint: String,
+    http: reqwest::Client,
+    state: Arc<Mutex<(Mode, StdRng)>>,
+}
+
+impl QueueProxy {
+    /// Serves until the test ends. Returns also its URL.
+    pub async fn start(endpoint: String, seed: u64) -> (QueueProxy, String) {
+        let state = Arc::new(Mutex::new((Mode::Works, StdRng::seed_from_u64(seed))));
+        let proxy = QueueProxy { endpoint, http: reqwest::Client::new(), state };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let router = axum::Router::new().route("/", post(Proxy::call)).with_state(proxy.clone());
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().route("/", post(QueueProxy::call)).with_state(proxy.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (proxy, address)
+        (proxy, url)
     }
 
-    pub fn set(&self, mode: Queue) {
+    pub fn set(&self, mode: Mode) {
         self.state.lock().unwrap().0 = mode;
+    }
+
+    async fn call(State(proxy): State<QueueProxy>, headers: HeaderMap, body: Bytes) -> Response {
+        let mode = proxy.state.lock().unwrap().0;
+        let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
+        match mode {
+            Mode::Works => proxy.forward(&headers, body).await,
+            Mode::Hangs => {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                StatusCode::SERVICE_UNAVAILABLE.into_response()
+            }
+            Mode::Fails => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Mode::PerformsAndFails => {
+                proxy.forward(&headers, body).await;
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+            _ if !sends => proxy.forward(&headers, body).await,
+            Mode::DeliversTwice => {
+                proxy.forward(&headers, body.clone()).await;
+                proxy.forward(&headers, body).await
+            }
+            Mode::DeliversLate => proxy.deliver_late(headers, &body),
+            Mode::AcceptsHalf | Mode::AcceptsAllAndReportsHalf => proxy.report_half(mode, &headers, body).await,
+        }
     }
 
     async fn forward(&self, headers: &HeaderMap, body: Bytes) -> Response {
@@ -60,61 +97,45 @@ impl Proxy {
             request = request.header(name, value);
         }
         match request.send().await {
-            Ok(answer) => {
-                let (status, headers) = (answer.status(), answer.headers().clone());
-                (status, headers, answer.bytes().await.unwrap_or_default()).into_response()
+            Ok(response) => {
+                let (status, headers) = (response.status(), response.headers().clone());
+                (status, headers, response.bytes().await.unwrap_or_default()).into_response()
             }
             Err(_) => StatusCode::BAD_GATEWAY.into_response(),
         }
     }
 
-    async fn call(State(proxy): State<Proxy>, headers: HeaderMap, body: Bytes) -> Response {
-        let mode = proxy.state.lock().unwrap().0;
-        let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
-        match mode {
-            Queue::Works => proxy.forward(&headers, body).await,
-            Queue::Hangs => {
-                tokio::time::sleep(Duration::from_secs(10)).await;
-                StatusCode::SERVICE_UNAVAILABLE.into_response()
-            }
-            Queue::IsDown => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            Queue::AcceptsAndFails => {
-                proxy.forward(&headers, body).await;
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
-            _ if !sends => proxy.forward(&headers, body).await,
-            Queue::DeliversTwice => {
-                proxy.forward(&headers, body.clone()).await;
-                proxy.forward(&headers, body).await
-            }
-            Queue::TakesHalf | Queue::TakesAllAndSaysHalf | Queue::DeliversLate => {
-                let mut request: Value = serde_json::from_slice(&body).unwrap();
-                let all = request["Entries"].as_array().unwrap().clone();
-                let failed: Vec<Value> = match mode {
-                    Queue::DeliversLate => Vec::new(),
-                    _ => all.iter().filter(|_| proxy.state.lock().unwrap().1.random_bool(0.5)).cloned().collect(),
-                };
-                let told: Vec<&Value> = all.iter().filter(|entry| !failed.contains(entry)).collect();
-                let answer = json!({
-                    "Successful": told.iter().map(|entry| json!({ "Id": entry["Id"], "MessageId": "x", "MD5OfMessageBody": "x" }))
-                        .collect::<Vec<_>>(),
-                    "Failed": failed.iter().map(|entry| json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }))
-                        .collect::<Vec<_>>(),
-                });
-                if mode == Queue::TakesHalf {
-                    request["Entries"] = json!(told);
-                }
-                if mode == Queue::DeliversLate {
-                    request["Entries"].as_array_mut().unwrap().reverse();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        proxy.forward(&headers, request.to_string().into()).await;
-                    });
-                } else if !request["Entries"].as_array().unwrap().is_empty() {
-                    proxy.forward(&headers, request.to_string().into()).await;
-                }
-                ([("content-type", "application/x-amz-json-1.0")], answer.to_string()).into_response()
-            }
-        }
+    fn deliver_late(self, headers: HeaderMap, body: &Bytes) -> Response {
+        let mut request: Value = serde_json::from_slice(body).unwrap();
+        let entries = request["Entries"].as_array_mut().unwrap();
+        let response = batch_response(&entries.clone(), &[]);
+        entries.reverse();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.forward(&headers, request.to_string().into()).await;
+        });
+        response
     }
+
+    async fn report_half(&self, mode: Mode, headers: &HeaderMap, body: Bytes) -> Response {
+        let mut request: Value = serde_json::from_slice(&body).unwrap();
+        let entries = request["Entries"].as_array().unwrap().clone();
+        let (failed, accepted): (Vec<Value>, Vec<Value>) =
+            entries.into_iter().partition(|_| self.state.lock().unwrap().1.random_bool(0.5));
+        if mode == Mode::AcceptsAllAndReportsHalf {
+            self.forward(headers, body).await;
+        } else if !accepted.is_empty() {
+            request["Entries"] = json!(accepted);
+            self.forward(headers, request.to_string().into()).await;
+        }
+        batch_response(&accepted, &failed)
+    }
+}
+
+/// The response of `SendMessageBatch`.
+fn batch_response(accepted: &[Value], failed: &[Value]) -> Response {
+    let accepted = accepted.iter().map(|entry| json!({ "Id": entry["Id"], "MessageId": "x", "MD5OfMessageBody": "x" }));
+    let failed = failed.iter().map(|entry| json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+    let body = json!({ "Successful": accepted.collect::<Vec<_>>(), "Failed": failed.collect::<Vec<_>>() });
+    ([("content-type", "application/x-amz-json-1.0")], body.to_string()).into_response()
 }

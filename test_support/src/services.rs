@@ -1,17 +1,17 @@
-//! The stores, the apis and the projectors, as processes of their own.
+//! The stores, and the apis and projectors on them, each a process of its own, as in production.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use pgtemp::{PgTempDB, PgTempDBBuilder};
+use pgtemp::PgTempDB;
 use redis_test::server::RedisServer;
-use sea_orm::{DbBackend, Statement};
+use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 
+use crate::postgres;
 use crate::process::{Process, command};
 use crate::until;
-use crate::user::{ALL, SECRET, User};
+use crate::user::{ALL_SCOPES, SECRET, User};
 
-/// The stores, found by URL. Any others would do.
+/// PostgreSQL, Redis and SQS, and the environment variables with which programs find them.
 pub struct Stores {
     pub postgres: PgTempDB,
     pub redis: RedisServer,
@@ -19,30 +19,18 @@ pub struct Stores {
     variables: Vec<(&'static str, String)>,
 }
 
-pub struct Services {
-    pub stores: Stores,
-    pub apis: Vec<Process>,
-    pub projectors: Vec<Process>,
-    pub users: Vec<User>,
-    pub health: Vec<String>,
-}
-
 impl Stores {
+    /// Empty stores.
     pub fn start() -> Stores {
         Stores::start_with(&[])
     }
 
     /// With these settings of PostgreSQL.
     pub fn start_with(settings: &[(&str, &str)]) -> Stores {
-        // Nobody reads what it would say on standard error, and it would wait for that.
-        let mut postgres = PgTempDBBuilder::new().with_config_param("logging_collector", "on");
-        // What a test writes by itself is there after a crash, as on any server that is not only for tests.
-        postgres = postgres.with_config_param("synchronous_commit", "on");
+        // A row that a test writes itself must survive a crash, as on a server in production.
+        let mut postgres = postgres::server().with_config_param("synchronous_commit", "on");
         for (name, value) in settings {
             postgres = postgres.with_config_param(name, value);
-        }
-        if let Some(programs) = postgres_programs() {
-            postgres = postgres.with_bin_path(programs);
         }
         let (postgres, redis) = (postgres.start(), RedisServer::new());
         let mut queue = Process::start("standalone", &["queue"], &[("QUEUE_LISTEN_ADDR", "127.0.0.1:0")]);
@@ -61,11 +49,30 @@ impl Stores {
         Stores { postgres, redis, _queue: queue, variables }
     }
 
+    /// With tables and queues.
+    pub fn prepared() -> Stores {
+        Stores::prepared_with(&[])
+    }
+
+    pub fn prepared_with(settings: &[(&str, &str)]) -> Stores {
+        let mut stores = Stores::start_with(settings);
+        stores.prepare();
+        stores
+    }
+
+    /// Creates the tables and the queues, and sets `QUEUE_URL`.
+    pub fn prepare(&mut self) {
+        assert!(self.run("migration", &["up"]).contains("up to date"));
+        let created = self.run("projector", &["queues", "create"]);
+        let url = created.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
+        self.set("QUEUE_URL", &url);
+    }
+
     pub fn variables(&self) -> Vec<(&str, &str)> {
         self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
     }
 
-    /// What a variable is set to.
+    /// The value of a variable.
     pub fn get(&self, name: &str) -> &str {
         &self.variables.iter().find(|(other, _)| *other == name).unwrap().1
     }
@@ -79,76 +86,82 @@ impl Stores {
         redis::Client::open(self.redis.connection_info()).unwrap()
     }
 
-    /// Runs a command to its end and returns what it printed.
+    /// Starts an empty Redis at the same address.
+    pub fn restart_redis(&mut self) {
+        let address = self.redis.addr.clone();
+        self.redis.stop();
+        self.redis = RedisServer::new_with_addr_and_modules(address, &[], false);
+    }
+
+    /// Runs a program, which must succeed, and returns what it printed.
     pub fn run(&self, name: &str, arguments: &[&str]) -> String {
         output(&mut command(name, arguments, &self.variables()))
     }
 
-    /// Waits until the read model is what the database says, with nothing on its way.
+    /// A token with these scopes that is valid for this time, such as `7d`.
+    pub fn token(&self, scopes: &str, valid_for: &str) -> String {
+        self.run("api", &["token", "--scope", scopes, "--ttl", valid_for]).trim().to_owned()
+    }
+
+    /// Adds clients until there are so many. They have no events.
+    pub async fn add_clients(&self, count: i64) {
+        let db = Database::connect(self.postgres.connection_uri()).await.unwrap();
+        let existing = "(SELECT count(*) FROM clients)";
+        let insert = format!(
+            "INSERT INTO clients (name, email) SELECT 'Client ' || n, n || '@example.com' FROM generate_series({existing} + 1, {count}) n"
+        );
+        db.execute_unprepared(&insert).await.unwrap();
+        db.close().await.unwrap();
+    }
+
+    /// Waits until `verify` finds no difference between the read model and the database, with no event on its way.
     pub async fn until_nothing_differs(&self) {
         until("nothing differs", async || {
             let verify = Process::start("projector", &["verify", "--in-flight", "0s"], &self.variables());
-            tokio::task::block_in_place(|| verify.end()).success()
+            tokio::task::block_in_place(|| verify.wait()).success()
         })
         .await;
     }
-
-    /// With what the processes need.
-    pub fn prepared() -> Stores {
-        Stores::prepared_with(&[])
-    }
-
-    pub fn prepared_with(settings: &[(&str, &str)]) -> Stores {
-        let mut stores = Stores::start_with(settings);
-        stores.prepare();
-        stores
-    }
-
-    /// Creates what the processes need, and tells them of the queue.
-    pub fn prepare(&mut self) {
-        assert!(self.run("migration", &["up"]).contains("up to date"));
-        let created = self.run("projector", &["queues", "create"]);
-        let url = created.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
-        self.set("QUEUE_URL", &url);
-    }
 }
 
-impl Services {
-    pub fn start(each: usize) -> Services {
-        Services::on(Stores::prepared(), each)
-    }
-
-    pub fn on(stores: Stores, each: usize) -> Services {
-        let start = |name: &str| Process::start(name, &[], &stores.variables());
-        let mut apis: Vec<Process> = (0..each).map(|_| start("api")).collect();
-        let mut projectors: Vec<Process> = (0..each).map(|_| start("projector")).collect();
-        let of_apis: Vec<String> = apis.iter_mut().map(|api| api.line_with("ready address=")).collect();
-        let of_projectors = projectors
-            .iter_mut()
-            .map(|projector| projector.line_with("ready health=").split(' ').next().unwrap().to_owned());
-        let health = of_apis.iter().cloned().chain(of_projectors).collect();
-        let token = stores.run("api", &["token", "--scope", ALL]);
-        let users = of_apis.iter().map(|address| User::new(address, token.trim())).collect();
-        Services { stores, apis, projectors, users, health }
-    }
-}
-
-/// Where Debian keeps the programs of PostgreSQL.
-fn postgres_programs() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    versions.map(|version| version.path().join("bin")).max()
-}
-
-pub fn postgres_program(name: &str) -> PathBuf {
-    postgres_programs().map_or_else(|| name.into(), |programs| programs.join(name))
-}
-
-fn output(command: &mut Command) -> String {
+pub fn output(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub fn sql(text: String) -> Statement {
+/// A statement for PostgreSQL.
+pub fn sql(text: &str) -> Statement {
     Statement::from_string(DbBackend::Postgres, text)
+}
+
+/// Apis and projectors, as many of each.
+pub struct Services {
+    pub stores: Stores,
+    pub apis: Vec<Process>,
+    pub projectors: Vec<Process>,
+    /// One of each api, with all scopes.
+    pub users: Vec<User>,
+    /// The addresses of `/health` of all processes.
+    pub health: Vec<String>,
+}
+
+impl Services {
+    pub fn start(number: usize) -> Services {
+        Services::start_on(Stores::prepared(), number)
+    }
+
+    pub fn start_on(stores: Stores, number: usize) -> Services {
+        let start = |name: &str| Process::start(name, &[], &stores.variables());
+        let mut apis: Vec<Process> = (0..number).map(|_| start("api")).collect();
+        let mut projectors: Vec<Process> = (0..number).map(|_| start("projector")).collect();
+        let of_apis: Vec<String> = apis.iter_mut().map(|api| api.line_with("ready address=")).collect();
+        let of_projectors = projectors
+            .iter_mut()
+            .map(|projector| projector.line_with("ready health=").split(' ').next().unwrap().to_owned());
+        let health = of_apis.iter().cloned().chain(of_projectors).collect();
+        let token = stores.token(ALL_SCOPES, "1h");
+        let users = of_apis.iter().map(|address| User::new(address, &token)).collect();
+        Services { stores, apis, projectors, users, health }
+    }
 }

@@ -1,16 +1,16 @@
-//! A user of one api, and what the sample's own example must give.
+//! A user of one api, and the order of the AWS sample with its expected result.
 
 use serde_json::{Value, json};
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
-pub const ALL: &str = "orders:place clients:read clients:write products:read products:write sales:read";
+pub const ALL_SCOPES: &str = "orders:place clients:read clients:write products:read products:write sales:read";
 
-/// The sample's own example: 1 × product 1 and 3 × product 2.
-pub const EXAMPLE: [(u32, u32); 2] = [(1, 1), (2, 3)];
+/// The order that the AWS sample shows: 1 × product 1 and 3 × product 2.
+pub const SAMPLE_ORDER: [(u32, u32); 2] = [(1, 1), (2, 3)];
 
-/// A user of one api.
 #[derive(Clone)]
 pub struct User {
+    /// Host and port of the api.
     pub address: String,
     pub token: String,
     pub http: reqwest::Client,
@@ -26,12 +26,12 @@ impl User {
         request.json(&json!({ "query": query })).send().await.unwrap().json().await.unwrap()
     }
 
-    /// Places an order and returns the client's version.
+    /// Places an order of (product, quantity) items. Returns the payload and the client's version.
     pub async fn place(&self, client: &str, items: &[(u32, u32)], key: Option<&str>) -> (Value, i64) {
-        self.try_to_place(client, items, key).await.unwrap_or_else(|answer| panic!("not placed: {answer}"))
+        self.try_to_place(client, items, key).await.unwrap_or_else(|response| panic!("not placed: {response}"))
     }
 
-    /// The same, or the answer with which it was refused.
+    /// Like [`User::place`], but returns the response when it places no order.
     pub async fn try_to_place(
         &self,
         client: &str,
@@ -41,27 +41,27 @@ impl User {
         let items: Vec<String> =
             items.iter().map(|(product, n)| format!("{{ productId: \"{product}\", quantity: {n} }}")).collect();
         let key = key.map_or("null".into(), |key| format!("\"{key}\""));
-        let answer = self
+        let response = self
             .graphql(&format!(
                 "mutation {{ placeOrder(input: {{ clientId: \"{client}\", items: [{}], idempotencyKey: {key} }}) {{
                     order {{ id placedAt total {{ amount }} }} clientVersion replayed userErrors {{ code }} }} }}",
                 items.join(" ")
             ))
             .await;
-        let placed = answer["data"]["placeOrder"].clone();
-        placed["clientVersion"].as_i64().map(|version| (placed, version)).ok_or(answer)
+        let payload = response["data"]["placeOrder"].clone();
+        payload["clientVersion"].as_i64().map(|version| (payload, version)).ok_or(response)
     }
 
-    /// The client once it includes a version.
+    /// Reads the client, and waits until the read model has this version of it.
     pub async fn client_at(&self, client: &str, version: i64) -> Value {
-        let answer = self
+        let response = self
             .graphql(&format!(
                 "{{ client(id: \"{client}\", minVersion: {version}) {{
                     name email total {{ amount currencyCode }} orderCount lastPurchase version }} }}"
             ))
             .await;
-        let client = answer["data"]["client"].clone();
-        assert!(client.is_object(), "{answer}");
+        let client = response["data"]["client"].clone();
+        assert!(client.is_object(), "{response}");
         client
     }
 }
@@ -77,13 +77,7 @@ pub fn assert_is_bob(client: &Value, total: &str, orders: i64, last_purchase: &V
     );
 }
 
+/// The status of a GET request.
 pub async fn status(address: &str, path: &str) -> u16 {
     reqwest::get(format!("http://{address}{path}")).await.unwrap().status().as_u16()
-}
-
-/// Calls SQS as it is, without the SDK.
-pub async fn sqs(http: &reqwest::Client, endpoint: &str, action: &str, body: Value) -> Value {
-    let request = http.post(endpoint).header("x-amz-target", format!("AmazonSQS.{action}")).body(body.to_string());
-    let answer = request.send().await.unwrap().text().await.unwrap();
-    serde_json::from_str(&answer).unwrap_or_default()
 }

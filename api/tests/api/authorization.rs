@@ -1,13 +1,12 @@
 //! Scopes, tokens for one client, and invalid tokens.
 
-use entity::product;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{ALL, Api, code, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, sqlite};
 
 #[tokio::test]
-async fn every_operation_needs_its_scope_and_a_narrowed_token_its_client() {
+async fn each_operation_requires_its_scope_and_a_client_token_only_reaches_its_client() {
     let api = Api::start(&sqlite().await).await;
     let operations = [
         ("clients:read", "{ client(id: \"1\") { id } }"),
@@ -17,13 +16,13 @@ async fn every_operation_needs_its_scope_and_a_narrowed_token_its_client() {
         ("orders:place", "mutation { placeOrder(input: { clientId: \"1\", items: [] }) { replayed } }"),
     ];
     for (scope, operation) in operations {
-        let others: Vec<&str> = ALL.split(' ').filter(|other| *other != scope).collect();
+        let others: Vec<&str> = ALL_SCOPES.split(' ').filter(|other| *other != scope).collect();
         assert_eq!(code(&api.graphql("", operation, json!({})).await), "UNAUTHENTICATED", "{operation}");
         assert_eq!(code(&api.graphql(&api.token(&others.join(" "), None), operation, json!({})).await), "FORBIDDEN");
         assert_eq!(code(&api.graphql(&api.token(scope, None), operation, json!({})).await), "none", "{operation}");
         assert_eq!(code(&api.graphql(&api.token(scope, Some("1")), operation, json!({})).await), "none", "{operation}");
     }
-    let of_two = api.token(ALL, Some("2"));
+    let of_two = api.token(ALL_SCOPES, Some("2"));
     for operation in [
         "{ client(id: \"1\") { id } }",
         "{ client(id: \"02\") { id } }",
@@ -36,13 +35,13 @@ async fn every_operation_needs_its_scope_and_a_narrowed_token_its_client() {
         assert_eq!(answer["errors"][0]["extensions"], json!({ "code": "FORBIDDEN" }), "nothing else is revealed");
     }
     assert_eq!(
-        code(&api.graphql(&api.token(ALL, Some("")), "{ client(id: \"1\") { id } }", json!({})).await),
+        code(&api.graphql(&api.token(ALL_SCOPES, Some("")), "{ client(id: \"1\") { id } }", json!({})).await),
         "FORBIDDEN"
     );
 }
 
 #[tokio::test]
-async fn a_token_that_proves_nothing_ends_the_request() {
+async fn an_invalid_token_is_rejected_with_401() {
     let api = Api::start(&sqlite().await).await;
     for header in ["Bearer x", "Bearer", "Basic eDp5", "x", ""] {
         let request = api.request().header("authorization", header).json(&json!({ "query": "{ __typename }" }));

@@ -2,18 +2,17 @@
 
 use chrono::Utc;
 use entity::{Change, ClientChanged, Event};
-use read_model::ReadModel;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::reports::*;
-use crate::support::ALL;
+use crate::support::ALL_SCOPES;
 
 #[tokio::test]
-async fn clients_are_ranked_a_page_at_a_time() {
+async fn ranked_clients_are_paginated() {
     both(async |api| {
         let now = Utc::now();
-        // Of the same total in threes; the newest purchase is the one of the largest id.
+        // Three clients each have the same total. The client with the largest id has the newest purchase.
         let buys = |id: i64| event(id, 1, now + chrono::TimeDelta::milliseconds(id), &[(1, (id / 3) as i32 + 1)]);
         let events: Vec<Event> = (1..=50).map(buys).collect();
         api.read_model.apply(&events).await;
@@ -38,7 +37,7 @@ async fn clients_are_ranked_a_page_at_a_time() {
             }
             assert_eq!(ids, expected.iter().map(i64::to_string).collect::<Vec<_>>(), "{order_by}");
         }
-        // A page goes on where it was, also when the client there has moved.
+        // The next page continues at the cursor even if the client there has moved.
         let first = ask(api, "{ clients(first: 3) { nodes { id } pageInfo { endCursor } } }").await;
         assert_eq!(first["clients"]["nodes"], json!([{"id": "50"}, {"id": "49"}, {"id": "48"}]));
         api.read_model.apply(&[event(48, 2, now, &[(1, 1)]), event(1, 2, now, &[(1, 100)])]).await;
@@ -46,19 +45,19 @@ async fn clients_are_ranked_a_page_at_a_time() {
         let next = ask(api, &format!("{{ clients(first: 2, after: {after}) {{ nodes {{ id }} }} }}")).await;
         assert_eq!(next["clients"]["nodes"], json!([{"id": "47"}, {"id": "46"}]));
 
-        let token = api.token(ALL, None);
+        let token = api.token(ALL_SCOPES, None);
         for wrong in ["first: 0", "first: 101", "first: -1", "after: \"\"", "after: \"t1\"", "after: \"t01:1\""] {
             let query = format!("{{ clients({wrong}) {{ nodes {{ id }} }} }}");
             assert_eq!(refused(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
         let other = "{ clients(after: \"t100:1\", orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
-        assert_eq!(refused(api, &token, other).await, "BAD_USER_INPUT", "a cursor of another order");
+        assert_eq!(refused(api, &token, other).await, "BAD_USER_INPUT", "a cursor of another sort order");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_page_tells_of_each_client_what_is_told_of_it_alone() {
+async fn a_page_shows_each_client_as_a_single_read_does() {
     both(async |api| {
         let registered = ClientChanged {
             client_id: 3,
@@ -98,7 +97,7 @@ async fn a_page_tells_of_each_client_what_is_told_of_it_alone() {
 }
 
 #[tokio::test]
-async fn orders_are_shown_to_those_who_may_see_them() {
+async fn orders_are_shown_only_to_those_allowed_to_see_them() {
     both(async |api| {
         let now = Utc::now();
         let events: Vec<Event> = (1..=60).map(|version| event(1, version, now, &[(1, version), (2, 1)])).collect();
@@ -118,8 +117,8 @@ async fn orders_are_shown_to_those_who_may_see_them() {
             assert_eq!(ask(api, &format!("{{ order(id: \"{absent}\") {{ id }} }}")).await["order"], Value::Null);
         }
 
-        // A token for one client sees what is of that client.
-        let (own, scope) = (api.token(ALL, Some("1")), "sales:read clients:read");
+        // A token for one client reads only the orders of that client.
+        let (own, scope) = (api.token(ALL_SCOPES, Some("1")), "sales:read clients:read");
         let seen = api.graphql(&own, &order(1_060), json!({})).await;
         assert_eq!(seen["data"]["order"]["clientId"], "1");
         assert_eq!(api.graphql(&own, &order(2_001), json!({})).await["data"]["order"], Value::Null);

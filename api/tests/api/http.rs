@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Api, code, sqlite};
 
 #[tokio::test]
-async fn what_is_not_a_graphql_request_gets_a_clear_error() {
+async fn a_malformed_request_gets_a_clear_error() {
     let api = Api::start(&sqlite().await).await;
     let post = async |content_type: &str, body: String| {
         let answer = api.request().header("content-type", content_type).body(body).send().await.unwrap();
@@ -40,7 +40,7 @@ async fn what_is_not_a_graphql_request_gets_a_clear_error() {
 }
 
 #[tokio::test]
-async fn every_answer_has_an_id_and_harmless_headers() {
+async fn every_response_has_a_request_id_and_security_headers() {
     let flags = ["--cors-origins", "*"];
     let api = Api::start_with(&sqlite().await, &flags).await;
     let id = async |given: Option<&str>| {
@@ -60,14 +60,18 @@ async fn every_answer_has_an_id_and_harmless_headers() {
         assert_eq!(headers["x-content-type-options"], "nosniff");
         assert!(headers.contains_key("content-security-policy") && headers.contains_key("cache-control"), "{path}");
         let shared = headers.contains_key("access-control-allow-origin");
-        assert_eq!(shared, path == "/graphql", "{path}: only GraphQL is for other origins, never the page's token");
+        assert_eq!(
+            shared,
+            path == "/graphql",
+            "{path}: only GraphQL is for other origins, never the token of the page"
+        );
     }
     let graphql = api.http.request(Method::PUT, format!("{}/graphql", api.address)).send().await.unwrap();
     assert_eq!(graphql.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
 #[tokio::test]
-async fn other_origins_are_let_in_only_where_they_are_named_and_get_can_be_switched_off() {
+async fn only_configured_origins_are_allowed_and_get_can_be_disabled() {
     let db = sqlite().await;
     let allowed_for = async |api: &Api, origin: &str| {
         let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, format!("{}/graphql", api.address));
@@ -91,7 +95,7 @@ async fn other_origins_are_let_in_only_where_they_are_named_and_get_can_be_switc
 }
 
 #[tokio::test]
-async fn large_answers_are_compressed_for_those_who_can_read_that() {
+async fn large_responses_are_compressed_when_the_client_accepts_gzip() {
     let api = Api::start(&sqlite().await).await;
     let ask = async |query: &str, accept: &str| {
         let request = api.request().json(&json!({ "query": query })).header("accept-encoding", accept);
@@ -142,17 +146,17 @@ async fn persisted_queries_work_over_get_and_post() {
 }
 
 #[tokio::test]
-async fn a_service_that_stops_says_so_before_it_does() {
+async fn a_stopping_service_is_not_ready_but_still_responds() {
     let api = Api::start_with(&sqlite().await, &["--drain-delay", "1s"]).await;
     let ready = async || api.get("/health/ready").send().await.map(|answer| answer.status().as_u16()).ok();
     assert_eq!(ready().await, Some(200));
     api.stop();
     let mut answers = 0;
     while let Some(status) = ready().await {
-        assert_eq!(status, 503, "a load balancer looks elsewhere");
+        assert_eq!(status, 503, "a load balancer stops sending requests");
         let request = api.request().json(&json!({ "query": "{ __typename }" })).send().await;
         answers += u32::from(request.is_ok_and(|answer| answer.status() == 200));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(answers > 5, "what still comes is answered: {answers}");
+    assert!(answers > 5, "requests that still arrive get a response: {answers}");
 }

@@ -4,12 +4,12 @@ use entity::order;
 use sea_orm::{EntityTrait, PaginatorTrait};
 use serde_json::{Value, json};
 
-use crate::support::{ALL, Api, code, postgres, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, postgres, sqlite};
 
 #[tokio::test]
 async fn variables_are_coerced_before_anything_is_executed() {
     let api = Api::start(&sqlite().await).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { replayed } }";
     let page =
         "query ($first: Int, $all: Boolean! = true) { products(first: $first) @include(if: $all) { nodes { id } } }";
@@ -41,10 +41,10 @@ async fn variables_are_coerced_before_anything_is_executed() {
 }
 
 #[tokio::test]
-async fn hostile_strings_are_only_strings() {
+async fn hostile_strings_are_treated_as_plain_strings() {
     let db = postgres().await;
     let api = Api::start(&db).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { replayed userErrors { code } } }";
     let client = "query ($id: ID!, $ids: [ID!]!) { client(id: $id) { id } clientsByIds(ids: $ids) { id } product(id: $id) { id } }";
     for hostile in [

@@ -1,14 +1,12 @@
 //! The limits of documents and requests.
 
-use entity::product;
-use read_model::Product;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::support::{ALL, Api, code, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, sqlite};
 
 #[tokio::test]
-async fn every_limit_of_a_document_has_a_code_and_can_be_set() {
+async fn each_document_limit_has_an_error_code_and_a_setting() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
     let generous = [
@@ -24,7 +22,7 @@ async fn every_limit_of_a_document_has_a_code_and_can_be_set() {
     ];
     let flags: Vec<&str> = generous.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
     let open = Api::start_with(&db, &flags).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let names = |n: usize| " __typename".repeat(n);
     let place = |n: usize| format!("m{n}: placeOrder(input: {{ clientId: 0, items: [] }}) {{ replayed }} ");
     let inner = |selections: String| format!("{{ products {{ pageInfo {{ {selections} }} }} }}");
@@ -46,18 +44,18 @@ async fn every_limit_of_a_document_has_a_code_and_can_be_set() {
         let answer = api.graphql(&token, &query, json!({})).await;
         assert_eq!((code(&answer), answer.get("data")), (limit, None), "{query}");
         let answer = open.graphql(&token, &query, json!({})).await;
-        assert_eq!(code(&answer), "none", "{limit} cannot be set: {answer}");
+        assert_eq!(code(&answer), "none", "{limit} has no setting: {answer}");
     }
-    // Introspection alone nests so deep here.
+    // In this schema only introspection can exceed the default depth.
     let shallow = Api::start_with(&db, &["--max-depth", "2"]).await;
     let query = "{ products { nodes { id } } }";
     assert_eq!(code(&shallow.graphql(&token, query, json!({})).await), "MAX_DEPTH_LIMIT");
 }
 
 #[tokio::test]
-async fn deep_and_huge_documents_are_refused() {
+async fn too_deep_and_too_large_documents_are_rejected() {
     let api = Api::start(&sqlite().await).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let deep = format!("{{ {} __typename {} }}", "products { nodes { ".repeat(20), "} } ".repeat(20));
     let wide: String = (0..600).map(|n| format!("a{n}: product(id: \"1\") {{ id }} ")).collect();
     let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
@@ -71,7 +69,7 @@ async fn deep_and_huge_documents_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused() {
+async fn a_too_large_body_is_rejected() {
     let db = sqlite().await;
     let api = Api::start_with(&db, &["--max-body-bytes", "100"]).await;
     for (length, expected) in [(60, 200), (101, 413)] {
@@ -85,13 +83,13 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_fault_of_the_first_character_is_all_that_is_told() {
+async fn only_the_first_syntax_error_is_reported() {
     let api = Api::start(&sqlite().await).await;
     let answer = api.graphql("", &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
     assert_eq!((code(&answer), answer["errors"].as_array().unwrap().len()), ("GRAPHQL_PARSE_FAILED", 1));
     assert_eq!(answer["errors"][0]["locations"], json!([{ "line": 2, "column": 3 }]));
     let long = format!("{{ {} {} }}", "a".repeat(20_000), "b".repeat(20_000));
-    assert!(api.graphql("", &long, json!({})).await.to_string().len() < 2_000, "names come from the request");
+    assert!(api.graphql("", &long, json!({})).await.to_string().len() < 2_000, "names in errors are shortened");
     let request = api.request().header("content-type", "application/json").header("content-encoding", "gzip");
     assert_eq!(request.body("{}").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }

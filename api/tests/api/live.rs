@@ -1,4 +1,4 @@
-//! Clients as they change, over event streams and WebSockets, from memory and from Redis.
+//! Live clients over event streams and WebSockets, from memory and from Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,10 @@ use entity::{Change, Event, Line, OrderPlaced};
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, ReadModel};
-use redis_test::server::RedisServer;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, SECRET, Socket, queue, redis, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, SECRET, Socket, queue, redis, sqlite, until};
 
 const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
 
@@ -39,7 +37,7 @@ impl Stream {
         Stream(answer, String::new())
     }
 
-    /// The next event's name and data; `None` when the stream has ended.
+    /// The name and the data of the next event; `None` at the end of the stream.
     async fn next(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some((event, rest)) = self.1.split_once("\n\n") {
@@ -51,25 +49,25 @@ impl Stream {
                 self.1 = rest.to_owned();
                 match name {
                     Some(name) => return Some((name, serde_json::from_str(&data).unwrap_or_default())),
-                    None => continue, // a comment keeps it open
+                    None => continue, // a comment that keeps the connection open
                 }
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(60), self.0.chunk()).await.expect("nothing comes");
+            let chunk = tokio::time::timeout(Duration::from_secs(60), self.0.chunk()).await.expect("no event arrives");
             self.1 += std::str::from_utf8(&chunk.ok()??).unwrap();
         }
     }
 
     async fn client(&mut self) -> Value {
-        let (name, answer) = self.next().await.expect("it has ended");
+        let (name, answer) = self.next().await.expect("the stream has ended");
         assert_eq!(name, "next", "{answer}");
         answer["data"]["clientChanged"].clone()
     }
 }
 
 async fn check(read_model: Arc<dyn ReadModel>) {
-    let api = Api::start_on(&sqlite().await, read_model.clone(), queue(SqsService::new()).await, &[]).await;
-    let token = api.token(ALL, None);
-    // Nothing before the first order; then the state at once, whenever one begins to watch; then each change.
+    let api = Api::start_on(&sqlite().await, read_model.clone(), queue().await, &[]).await;
+    let token = api.token(ALL_SCOPES, None);
+    // Nothing before the first order. Then each subscriber gets the current state at once, and then every change.
     let mut early = Stream::open(&api, &token, WATCH).await;
     read_model.apply(&[event(7, 1), event(8, 1)]).await;
     assert_eq!(early.client().await, seen(1));
@@ -81,7 +79,7 @@ async fn check(read_model: Arc<dyn ReadModel>) {
         assert_eq!(early.client().await, seen(version));
         assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], seen(version));
     }
-    // Whoever completes hears no more, and the others go on.
+    // After `complete`, this subscriber gets nothing more, and the others go on.
     socket.send(json!({ "id": "w", "type": "complete" })).await;
     socket.send(json!({ "type": "ping" })).await;
     assert_eq!(socket.receive().await["type"], "pong");
@@ -92,14 +90,14 @@ async fn check(read_model: Arc<dyn ReadModel>) {
 }
 
 #[tokio::test]
-async fn changes_reach_whoever_watches() {
+async fn changes_reach_every_subscriber() {
     check(Arc::new(Memory::default())).await;
     let (_server, redis) = redis().await;
     check(redis).await;
 }
 
 #[tokio::test]
-async fn watching_needs_the_scope_and_the_client_like_reading() {
+async fn subscriptions_require_the_same_scope_and_client_as_queries() {
     let api = Api::start(&sqlite().await).await;
     let first = async |token: &str, query: &str| {
         let (name, answer) = Stream::open(&api, token, query).await.next().await.unwrap();
@@ -107,20 +105,23 @@ async fn watching_needs_the_scope_and_the_client_like_reading() {
     };
     let next = |code: &str| ("next".to_owned(), code.to_owned());
     assert_eq!(first(&api.token("products:read", None), WATCH).await, next("FORBIDDEN"));
-    assert_eq!(first(&api.token(ALL, Some("8")), WATCH).await, next("FORBIDDEN"));
-    assert_eq!(first(&api.token(ALL, None), "subscription { nothing }").await, next("GRAPHQL_VALIDATION_FAILED"));
-    assert_eq!(first(&api.token(ALL, None), "{ __typename }").await, next("none"));
+    assert_eq!(first(&api.token(ALL_SCOPES, Some("8")), WATCH).await, next("FORBIDDEN"));
+    assert_eq!(
+        first(&api.token(ALL_SCOPES, None), "subscription { nothing }").await,
+        next("GRAPHQL_VALIDATION_FAILED")
+    );
+    assert_eq!(first(&api.token(ALL_SCOPES, None), "{ __typename }").await, next("none"));
     // Without a stream to answer with.
-    let answer = api.graphql(&api.token(ALL, None), WATCH, json!({})).await;
+    let answer = api.graphql(&api.token(ALL_SCOPES, None), WATCH, json!({})).await;
     assert_eq!((crate::support::code(&answer), answer.get("data")), ("BAD_REQUEST", None));
-    let mut wrong = Stream::open(&api, &api.token(ALL, Some("8")), WATCH).await;
+    let mut wrong = Stream::open(&api, &api.token(ALL_SCOPES, Some("8")), WATCH).await;
     assert_eq!(wrong.next().await.unwrap().0, "next");
     assert_eq!(wrong.next().await, Some(("complete".into(), Value::Null)));
     assert_eq!(wrong.next().await, None);
 }
 
 #[tokio::test]
-async fn a_slow_reader_gets_the_newest_state_alone() {
+async fn a_slow_subscriber_gets_only_the_newest_state() {
     let memory = Arc::new(Memory::default());
     let (live, updates) = api::queries::live::live(memory.clone());
     let shutdown = tokio_util::sync::CancellationToken::new();
@@ -129,7 +130,7 @@ async fn a_slow_reader_gets_the_newest_state_alone() {
     memory.apply(&[event(7, 1)]).await;
     assert_eq!(futures::StreamExt::next(&mut changes).await.unwrap().unwrap().version, 1);
     let events: Vec<Event> = (2..=5_000).map(|version| event(7, version)).collect();
-    memory.apply(&events).await; // more than any backlog holds
+    memory.apply(&events).await; // more than any buffer holds
     let mut versions = Vec::new();
     while versions.last() != Some(&5_000) {
         versions.push(futures::StreamExt::next(&mut changes).await.unwrap().unwrap().version);
@@ -140,24 +141,22 @@ async fn a_slow_reader_gets_the_newest_state_alone() {
 }
 
 #[tokio::test]
-async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage() {
+async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_state() {
     let (mut server, redis) = redis().await;
-    let api = Api::start_on(&sqlite().await, redis.clone(), queue(SqsService::new()).await, &[]).await;
-    let token = api.token(ALL, None);
+    let api = Api::start_on(&sqlite().await, redis.clone(), queue().await, &[]).await;
+    let token = api.token(ALL_SCOPES, None);
     redis.apply(&[event(7, 1)]).await;
     let mut streams = join_all((0..50).map(|_| Stream::open(&api, &token, WATCH))).await;
     for stream in &mut streams {
         assert_eq!(stream.client().await, seen(1));
     }
-    let (host, port) = server.host_and_port().map(|(host, port)| (host.to_owned(), port)).unwrap();
-    let client = ::redis::Client::open(format!("redis://{host}:{port}")).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = server.connect().await;
     let mut listeners = ::redis::cmd("PUBSUB");
     listeners.arg("NUMSUB").arg("orders:changed");
     let (_, count): (String, i64) = listeners.query_async(&mut connection).await.unwrap();
     assert_eq!(count, 1);
 
-    // One change is read once, however many watch.
+    // One change is read once for all subscribers.
     let reads = async || {
         let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.unwrap();
         let line = info.lines().find(|line| line.starts_with("cmdstat_hmget:")).unwrap().to_owned();
@@ -168,22 +167,21 @@ async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage()
     for stream in &mut streams {
         assert_eq!(stream.client().await, seen(2));
     }
-    let read = reads().await - before; // one of them by applying
+    let read = reads().await - before; // one of them by `apply`
     assert!((2..=3).contains(&read), "{read} reads");
 
-    // The server restarts, empty, and is filled again while nobody tells of changes.
+    // The server restarts empty. While it is filled again, changes are not announced.
     server.stop();
     for watched in ["9", "7"] {
-        until("whoever comes now is told at once", async || {
+        until("a new subscriber gets an error at once", async || {
             let mut stream = Stream::open(&api, &token, &WATCH.replace('7', watched)).await;
             let (_, answer) = stream.next().await.unwrap();
             crate::support::code(&answer) == "READ_MODEL_UNAVAILABLE"
         })
         .await;
     }
-    let address = ::redis::ConnectionAddr::Tcp(host, port);
-    let _restarted = RedisServer::new_with_addr_and_modules(address, &[], false);
-    until("it is there again", async || redis.ping().await.is_ok()).await;
+    server.restart().await;
+    until("the read model is connected again", async || redis.ping().await.is_ok()).await;
     redis.apply(&[event(7, 1), event(7, 2), event(7, 3)]).await;
     for stream in &mut streams {
         let mut last = stream.client().await;
@@ -192,20 +190,20 @@ async fn redis_is_asked_once_for_all_and_nothing_stale_is_seen_after_an_outage()
         }
     }
     redis.apply(&[event(7, 4)]).await;
-    assert_eq!(streams[0].client().await, seen(4), "changes are told as before");
+    assert_eq!(streams[0].client().await, seen(4), "changes are announced as before");
 }
 
 #[tokio::test]
-async fn an_event_stream_ends_with_its_token_and_with_the_service_without_a_word() {
+async fn an_event_stream_ends_silently_when_its_token_expires_or_the_service_stops() {
     let memory = Arc::new(Memory::default());
-    let api = Api::start_on(&sqlite().await, memory.clone(), queue(SqsService::new()).await, &[]).await;
+    let api = Api::start_on(&sqlite().await, memory.clone(), queue().await, &[]).await;
     memory.apply(&[event(7, 1)]).await;
-    let claims = json!({ "sub": "x", "scope": ALL, "exp": jsonwebtoken::get_current_timestamp() - 5 });
+    let claims = json!({ "sub": "x", "scope": ALL_SCOPES, "exp": jsonwebtoken::get_current_timestamp() - 7 });
     let expiring = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
     let mut expiring = Stream::open(&api, &expiring, WATCH).await;
-    let mut lasting = Stream::open(&api, &api.token(ALL, None), WATCH).await;
+    let mut lasting = Stream::open(&api, &api.token(ALL_SCOPES, None), WATCH).await;
     assert_eq!((expiring.client().await, lasting.client().await), (seen(1), seen(1)));
-    assert_eq!(expiring.next().await, None, "clients connect again unless they are told that it is complete");
+    assert_eq!(expiring.next().await, None, "a `complete` would keep clients from connecting again");
     memory.apply(&[event(7, 2)]).await;
     assert_eq!(lasting.client().await, seen(2));
     drop(api);

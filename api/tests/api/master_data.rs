@@ -6,7 +6,7 @@ use futures::future::join_all;
 use sea_orm::{EntityTrait, QueryOrder};
 use serde_json::{Value, json};
 
-use crate::support::{ALL, Api, Db, code, postgres, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, code, postgres, sqlite};
 
 const REGISTER: &str = "mutation($input: RegisterClientInput!) { registerClient(input: $input) {
     client { id name email } clientVersion userErrors { code field } } }";
@@ -19,9 +19,9 @@ const CHANGE: &str = "mutation($input: ChangePriceInput!) { changePrice(input: $
 const PLACE: &str = "mutation($input: PlaceOrderInput!) { placeOrder(input: $input) {
     order { id total { amount } } clientVersion userErrors { code } } }";
 
-/// The one field of a mutation's answer.
+/// The payload of a mutation.
 async fn change(api: &Api, mutation: &str, input: Value) -> Value {
-    let answer = api.graphql(&api.token(ALL, None), mutation, json!({ "input": input })).await;
+    let answer = api.graphql(&api.token(ALL_SCOPES, None), mutation, json!({ "input": input })).await;
     assert_eq!(answer["errors"], Value::Null, "{input}");
     answer["data"].as_object().unwrap().values().next().unwrap().clone()
 }
@@ -30,14 +30,14 @@ async fn log(db: &Db) -> Vec<order_event::Model> {
     order_event::Entity::find().order_by_asc(order_event::Column::Id).all(&db.connection).await.unwrap()
 }
 
-/// What a projector does.
+/// Applies all events, as the projector does.
 async fn project(api: &Api, db: &Db) {
     let events: Vec<Event> = log(db).await.into_iter().map(|row| Event::from_row(row, "USD").unwrap()).collect();
     assert!(api.read_model.apply(&events).await.iter().all(Result::is_ok));
 }
 
 #[tokio::test]
-async fn clients_are_there_from_their_registration_on_and_change_by_themselves() {
+async fn clients_appear_when_registered_and_updates_reach_queries() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;
         let registered = change(&api, REGISTER, json!({ "name": " Zoë ", "email": "Zoe@AnEmailProvider.com" })).await;
@@ -46,7 +46,7 @@ async fn clients_are_there_from_their_registration_on_and_change_by_themselves()
         project(&api, &db).await;
         let all = "{ client(id: 4, minVersion: 1) { name total { amount } orderCount lastPurchase version }
             clients { nodes { id email } } latest: clients(orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
-        let seen = api.graphql(&api.token(ALL, None), all, json!({})).await["data"].clone();
+        let seen = api.graphql(&api.token(ALL_SCOPES, None), all, json!({})).await["data"].clone();
         let expected = json!({
             "name": "Zoë", "total": { "amount": "0.00" }, "orderCount": 0, "lastPurchase": null, "version": 1
         });
@@ -58,7 +58,7 @@ async fn clients_are_there_from_their_registration_on_and_change_by_themselves()
         assert_eq!(change(&api, PLACE, order).await["clientVersion"], 2);
         let updated = change(&api, UPDATE, json!({ "id": "4", "name": "Zoë B." })).await;
         assert_eq!((&updated["clientVersion"], &updated["client"]["email"]), (&json!(3), &zoe["email"]));
-        // What changes nothing is no event.
+        // An update that changes nothing has no event.
         for same in [json!({ "id": "4" }), json!({ "id": "4", "name": "Zoë B.", "email": "ZOE@anemailprovider.com" })]
         {
             assert_eq!(change(&api, UPDATE, same).await["clientVersion"], 3);
@@ -66,14 +66,14 @@ async fn clients_are_there_from_their_registration_on_and_change_by_themselves()
         let types: Vec<String> = log(&db).await.into_iter().map(|row| row.r#type).collect();
         assert_eq!(types, [CLIENT_REGISTERED, ORDER_PLACED, CLIENT_UPDATED]);
         project(&api, &db).await;
-        let seen = api.graphql(&api.token(ALL, None), all, json!({})).await["data"]["client"].clone();
+        let seen = api.graphql(&api.token(ALL_SCOPES, None), all, json!({})).await["data"]["client"].clone();
         assert_eq!((&seen["name"], &seen["version"], &seen["orderCount"]), (&json!("Zoë B."), &json!(3), &json!(1)));
         assert_eq!(seen["total"]["amount"], "3000.00");
     }
 }
 
 #[tokio::test]
-async fn an_order_keeps_the_price_that_it_was_placed_at() {
+async fn an_order_keeps_the_price_at_which_it_was_placed() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;
         let created = change(&api, CREATE, json!({ "name": "Lamp", "price": "19.9" })).await;
@@ -92,7 +92,7 @@ async fn an_order_keeps_the_price_that_it_was_placed_at() {
         let types: Vec<String> = log(&db).await.into_iter().map(|row| row.r#type).collect();
         assert_eq!(types, [PRODUCT_CREATED, ORDER_PLACED, PRICE_CHANGED, PRICE_CHANGED, ORDER_PLACED]);
 
-        // A dashboard has names and prices from the events, also when the database does not answer for them.
+        // Names and prices in reports come from the events, not from the database.
         project(&api, &db).await;
         let renamed = product::ActiveModel {
             id: sea_orm::ActiveValue::Set(4),
@@ -104,14 +104,14 @@ async fn an_order_keeps_the_price_that_it_was_placed_at() {
         let top = format!(
             "{{ topProducts(from: \"2026-01-01\", to: \"{today}\") {{ units product {{ name price {{ amount }} }} }} }}"
         );
-        let top = api.graphql(&api.token(ALL, None), &top, json!({})).await["data"]["topProducts"].clone();
+        let top = api.graphql(&api.token(ALL_SCOPES, None), &top, json!({})).await["data"]["topProducts"].clone();
         let lamp = json!({ "name": "Lamp", "price": { "amount": "5.00" } });
         assert_eq!(top, json!([{ "units": 4, "product": lamp }]));
     }
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_is_told_and_changes_nothing() {
+async fn invalid_changes_are_reported_and_change_nothing() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;
         let long = "x".repeat(201);
@@ -135,7 +135,7 @@ async fn whatever_is_wrong_is_told_and_changes_nothing() {
         }
         for price in [json!(5), json!("five"), json!("-1"), json!("1e3"), json!("")] {
             let input = json!({ "input": { "name": "Lamp", "price": price } });
-            let answer = api.graphql(&api.token(ALL, None), CREATE, input).await;
+            let answer = api.graphql(&api.token(ALL_SCOPES, None), CREATE, input).await;
             assert_eq!(code(&answer), "BAD_USER_INPUT", "{price}: {answer}");
         }
         assert!(log(&db).await.is_empty());
@@ -145,7 +145,7 @@ async fn whatever_is_wrong_is_told_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn tokens_allow_it() {
+async fn changes_require_their_scopes() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
     let register = json!({ "name": "Zoë", "email": "zoe@example.com" });
@@ -159,10 +159,10 @@ async fn tokens_allow_it() {
         ("clients:write", None, CREATE, &create, "FORBIDDEN"),
         ("clients:write", None, CHANGE, &price, "FORBIDDEN"),
         ("products:write", None, UPDATE, &update, "FORBIDDEN"),
-        (ALL, Some("1"), REGISTER, &register, "FORBIDDEN"),
-        (ALL, Some("1"), UPDATE, &other, "FORBIDDEN"),
-        (ALL, Some("1"), CREATE, &create, "FORBIDDEN"),
-        (ALL, Some("1"), CHANGE, &price, "FORBIDDEN"),
+        (ALL_SCOPES, Some("1"), REGISTER, &register, "FORBIDDEN"),
+        (ALL_SCOPES, Some("1"), UPDATE, &other, "FORBIDDEN"),
+        (ALL_SCOPES, Some("1"), CREATE, &create, "FORBIDDEN"),
+        (ALL_SCOPES, Some("1"), CHANGE, &price, "FORBIDDEN"),
         ("clients:write", Some("1"), UPDATE, &update, "none"),
         ("clients:write", None, REGISTER, &register, "none"),
         ("products:write", None, CREATE, &create, "none"),
@@ -175,9 +175,9 @@ async fn tokens_allow_it() {
     assert_eq!(code(&answer), "UNAUTHENTICATED");
 }
 
-/// Everything that a client does is in one sequence, whatever comes at the same time; and one address is one client's.
+/// All changes of a client have contiguous versions, and an e-mail address belongs to one client.
 #[tokio::test]
-async fn at_the_same_time_versions_have_no_gap_and_an_address_goes_to_one() {
+async fn concurrent_changes_leave_no_version_gap_and_an_email_address_goes_to_one_client() {
     let db = postgres().await;
     let api = Api::start(&db).await;
     let order = json!({ "clientId": "1", "items": [{ "productId": "1", "quantity": 1 }] });

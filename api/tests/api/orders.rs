@@ -1,4 +1,4 @@
-//! `orders::place` on both databases, and orders that are placed together.
+//! `place` on both databases, and orders that are placed in one batch.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,9 @@ use sea_orm::{
     ActiveValue, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect,
     TransactionTrait,
 };
-
 use serde_json::json;
 
-use crate::support::{ALL, Api, Db, code, command, postgres, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, code, command, postgres, sqlite};
 
 async fn both() -> [Db; 2] {
     [sqlite().await, postgres().await]
@@ -52,7 +51,7 @@ async fn an_order_its_items_and_its_event_are_written_together() {
 }
 
 #[tokio::test]
-async fn refused_orders_write_nothing_and_harm_no_neighbour() {
+async fn rejected_orders_write_nothing_and_do_not_affect_others() {
     for db in both().await {
         let db = &db.connection;
         let commands = [
@@ -70,7 +69,7 @@ async fn refused_orders_write_nothing_and_harm_no_neighbour() {
 }
 
 #[tokio::test]
-async fn a_repeated_key_answers_with_the_order_as_it_was_placed() {
+async fn a_repeated_key_returns_the_first_order() {
     for db in both().await {
         let db = &db.connection;
         let first = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
@@ -83,7 +82,7 @@ async fn a_repeated_key_answers_with_the_order_as_it_was_placed() {
         assert_eq!(place_one(db, command(1, &[(1, 2)], Some("k"))).await, Err(vec![Rejection::IdempotencyKeyReused]));
         assert_eq!(counts(db).await.0, 2);
 
-        // Twice in one batch, too; and keys belong to a client.
+        // Also twice in one batch. Keys of different clients are independent.
         let twins = [command(2, &[(2, 1)], Some("k")), command(2, &[(2, 1)], Some("k"))];
         let results = place(db, Currency::USD, &twins).await.unwrap().results;
         let replayed: Vec<bool> = results.into_iter().map(|result| result.unwrap().replayed).collect();
@@ -92,7 +91,7 @@ async fn a_repeated_key_answers_with_the_order_as_it_was_placed() {
 }
 
 #[tokio::test]
-async fn fifty_racing_requests_with_one_key_place_one_order() {
+async fn fifty_concurrent_requests_with_one_key_place_one_order() {
     for db in both().await {
         let db = &db.connection;
         let racing = (0..50).map(|_| place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))));
@@ -122,7 +121,7 @@ async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gap
 }
 
 #[tokio::test]
-async fn what_fails_to_be_written_leaves_no_trace() {
+async fn a_failed_write_leaves_nothing_behind() {
     for db in both().await {
         let db = &db.connection;
         db.execute_unprepared("DROP TABLE order_items").await.unwrap();
@@ -134,7 +133,7 @@ async fn what_fails_to_be_written_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn the_largest_order_fits_a_message() {
+async fn the_largest_order_fits_into_one_message() {
     for db in both().await {
         let db = &db.connection;
         let worst = "\u{1}".repeat(200); // each takes six bytes in JSON
@@ -156,16 +155,16 @@ async fn the_largest_order_fits_a_message() {
     }
 }
 
-/// What the database refuses of one order harms none that was placed together with it.
+/// Also when the database rejects the order.
 #[tokio::test]
-async fn orders_placed_together_do_not_harm_each_other() {
+async fn a_failing_order_does_not_affect_others_in_its_batch() {
     let db = postgres().await;
     let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN IF NEW.quantity = 666 THEN RAISE EXCEPTION ''no''; END IF; RETURN NEW; END';
         CREATE TRIGGER refuse BEFORE INSERT ON order_items FOR EACH ROW EXECUTE FUNCTION refuse()";
     db.connection.execute_unprepared(refuse).await.unwrap();
     let api = Api::start(&db).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let order =
         "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { clientVersion userErrors { code } } }";
     let placing = (0..100).map(|n| {
@@ -186,12 +185,12 @@ async fn orders_placed_together_do_not_harm_each_other() {
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 89);
 }
 
-/// While somebody holds a client's row, only that client's orders wait, and not for long.
+/// And not for long, while another transaction holds the lock.
 #[tokio::test]
-async fn a_locked_client_stops_no_other() {
+async fn a_locked_client_blocks_only_its_own_orders() {
     let db = postgres().await;
     let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let other = db.connection.begin().await.unwrap();
     client::Entity::find_by_id(2).lock_exclusive().one(&other).await.unwrap();
     let order = "mutation ($id: ID!) {
@@ -205,5 +204,5 @@ async fn a_locked_client_stops_no_other() {
     }
     other.rollback().await.unwrap();
     let answer = api.graphql(&token, order, json!({ "id": "2" })).await;
-    assert_eq!(answer["data"]["placeOrder"]["clientVersion"], 1, "none of those that were refused was placed");
+    assert_eq!(answer["data"]["placeOrder"]["clientVersion"], 1, "no rejected order was placed");
 }

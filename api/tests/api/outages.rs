@@ -5,16 +5,15 @@ use futures::FutureExt;
 use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, EntityTrait};
 use serde_json::{Value, json};
-use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, PLACE, code, order, queue, redis, sqlite};
+use crate::support::{ALL_SCOPES, Api, PLACE, code, order, queue, redis, sqlite};
 
 #[tokio::test]
-async fn outages_have_codes_and_health_tells_them() {
+async fn an_unreachable_store_has_an_error_code_and_shows_in_health() {
     let db = sqlite().await;
     let (mut server, redis) = redis().await;
-    let api = Api::start_on(&db, redis, queue(SqsService::new()).await, &[]).await;
-    let token = api.token(ALL, None);
+    let api = Api::start_on(&db, redis, queue().await, &[]).await;
+    let token = api.token(ALL_SCOPES, None);
     let ready = async || {
         let answer = api.get("/health/ready").send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
@@ -26,7 +25,7 @@ async fn outages_have_codes_and_health_tells_them() {
     server.stop();
     assert_eq!(code(&api.graphql(&token, "{ client(id: \"1\") { id } }", json!({})).await), "READ_MODEL_UNAVAILABLE");
     let placed = api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
-    assert_eq!(placed["data"]["placeOrder"]["clientVersion"], json!(1), "orders are taken all the same");
+    assert_eq!(placed["data"]["placeOrder"]["clientVersion"], json!(1), "orders are still accepted");
     let (status, told) = ready().await;
     assert_eq!((status, &told["readModel"], &told["database"]), (503, &json!("unreachable"), &json!("reachable")));
 
@@ -37,21 +36,21 @@ async fn outages_have_codes_and_health_tells_them() {
 }
 
 #[tokio::test]
-async fn what_is_unexpected_is_masked_under_an_id() {
+async fn unexpected_errors_are_masked_and_have_an_id() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
     db.connection.execute_unprepared("DROP TABLE order_items").await.unwrap();
-    let answer = api.graphql(&api.token(ALL, None), PLACE, order("1", &[("1", 1)], None)).await;
+    let answer = api.graphql(&api.token(ALL_SCOPES, None), PLACE, order("1", &[("1", 1)], None)).await;
     assert_eq!(code(&answer), "INTERNAL_SERVER_ERROR");
     assert!(!answer.to_string().contains("order_items"), "{answer}");
     let id = answer["errors"][0]["extensions"]["id"].as_str().unwrap();
     assert!(answer["errors"][0]["message"].as_str().unwrap().contains(id));
 }
 
-/// A refused field cancels its siblings wherever they are. A database in memory ends with its only connection, now and then:
-/// sqlx opens the next one at once. So this counts connections instead of looking for what is in the database.
+/// A rejected field cancels its siblings at any point. A cancelled query could close the only connection and thereby drop the
+/// database in memory. sqlx then opens another connection at once, so this test counts connections.
 #[tokio::test]
-async fn a_cancelled_request_does_not_take_the_only_connection_along() {
+async fn a_cancelled_request_does_not_close_the_only_connection() {
     let db = sqlite().await;
     let pool = db.connection.get_sqlite_connection_pool();
     for polls in 1..50 {
@@ -68,6 +67,6 @@ async fn a_cancelled_request_does_not_take_the_only_connection_along() {
         drop(find);
         assert_eq!(pool.size(), 1, "after {polls} polls");
     }
-    // The above cancels nothing that waits for SQLite's thread where that always answers within a poll.
+    // Where the thread of SQLite responds within one poll, the loop above cancels nothing. Then this setting is the proof.
     assert!(!pool.options().get_test_before_acquire());
 }

@@ -1,12 +1,12 @@
 //! Placing an order and reading the result over HTTP.
 
-use entity::{Event, order_event, product};
+use entity::{Event, order_event};
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
 
-use crate::support::{ALL, Api, Db, PLACE, code, order, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, order, sqlite};
 
-/// What the projector would do, without the queue between.
+/// Applies all events, as the projector does.
 async fn project(db: &Db, api: &Api) {
     for row in order_event::Entity::find().all(&db.connection).await.unwrap() {
         api.read_model.apply(&[Event::from_row(row, "USD").unwrap()]).await.remove(0).unwrap();
@@ -14,10 +14,10 @@ async fn project(db: &Db, api: &Api) {
 }
 
 #[tokio::test]
-async fn an_order_is_placed_and_read() {
+async fn a_placed_order_appears_in_the_clients_total() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let query = "{ client(id: \"1\") { id name email total { amount currencyCode } orderCount lastPurchase version } }";
     assert_eq!(api.graphql(&token, query, json!({})).await, json!({ "data": { "client": null } }));
 
@@ -52,10 +52,10 @@ async fn an_order_is_placed_and_read() {
 }
 
 #[tokio::test]
-async fn faults_are_reported_together_each_with_its_field() {
+async fn all_problems_of_an_order_are_reported_together_with_their_fields() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let faults = async |variables: Value| -> Vec<(String, String)> {
         let answer = api.graphql(&token, PLACE, variables).await;
         let placed = &answer["data"]["placeOrder"];
@@ -96,10 +96,10 @@ async fn faults_are_reported_together_each_with_its_field() {
 }
 
 #[tokio::test]
-async fn reading_your_write_waits_and_then_says_how_far_it_is() {
+async fn min_version_waits_and_then_reports_the_current_version() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
     let behind = api.graphql(&token, "{ client(id: \"1\", minVersion: 1) { version } }", json!({})).await;
     assert_eq!((code(&behind), &behind["errors"][0]["extensions"]["version"]), ("READ_MODEL_BEHIND", &json!(0)));
@@ -113,9 +113,9 @@ async fn reading_your_write_waits_and_then_says_how_far_it_is() {
 }
 
 #[tokio::test]
-async fn products_come_in_pages() {
+async fn products_are_paginated() {
     let api = Api::start(&sqlite().await).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let query = "query ($first: Int, $after: String) { products(first: $first, after: $after) {
         nodes { id name price { amount } } edges { cursor node { id } } pageInfo { hasNextPage hasPreviousPage endCursor } } }";
     let mut names = Vec::new();
@@ -146,17 +146,18 @@ async fn products_come_in_pages() {
 }
 
 #[tokio::test]
-async fn the_trace_context_of_a_request_goes_on_with_its_event() {
+async fn an_event_carries_the_trace_context_of_its_request() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
     let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     for traceparent in [context, "00-x-y-01", "", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"] {
         let request = json!({ "query": PLACE, "variables": order("1", &[("1", 1)], None) });
-        let request = api.request().bearer_auth(api.token(ALL, None)).header("traceparent", traceparent).json(&request);
+        let request =
+            api.request().bearer_auth(api.token(ALL_SCOPES, None)).header("traceparent", traceparent).json(&request);
         assert!(request.send().await.unwrap().text().await.unwrap().contains("\"userErrors\":[]"));
     }
     let rows =
         order_event::Entity::find().order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
     assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
-    assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "what is malformed is ignored");
+    assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "malformed values are ignored");
 }

@@ -10,47 +10,42 @@ use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use winterbaume_sqs::SqsService;
 
 use crate::silent::Silent;
-use crate::support::{ALL, Api, PROTOCOL, Socket, code, postgres, queue, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, PROTOCOL, Socket, code, postgres, queue, sqlite, until};
 
 #[tokio::test]
-async fn nobody_is_waited_for_for_ever() {
+async fn slow_requests_time_out_and_silent_sockets_are_pinged() {
     let api = Api::start(&sqlite().await).await;
-    let says = async |text: &str| {
+    let send = async |text: &str| {
         let mut socket = TcpStream::connect(api.address.trim_start_matches("http://")).await.unwrap();
         socket.write_all(text.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        // Until the server hangs up; what keeps the connection open fails the test.
+        // Until the server closes the connection.
         let _ = tokio::time::timeout(Duration::from_secs(60), socket.read_to_string(&mut answer)).await.unwrap();
         answer
     };
-    let headers = says("GET /health/live HTTP/1.1\r\nhost:");
+    let headers = send("GET /health/live HTTP/1.1\r\nhost:");
     let head = "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
     let begun = format!("{head}\r\ncontent-length: 50\r\n\r\n{{");
-    let body = says(&begun);
-    let silent = async { Socket::acknowledged(&api, &api.token(ALL, None)).await.pinged().await };
+    let body = send(&begun);
+    let silent = async { Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await.pinged().await };
     let (headers, body, ()) = tokio::join!(headers, body, silent);
     assert!(headers.is_empty() || headers.starts_with("HTTP/1.1 408"), "{headers}");
     assert!(body.starts_with("HTTP/1.1 408") && body.contains("REQUEST_TIMEOUT"), "{body}");
 }
 
 #[tokio::test]
-async fn an_operation_has_its_time_but_an_order_is_never_cut_in_half() {
+async fn a_slow_operation_times_out_but_its_order_is_still_placed() {
     let db = postgres().await;
-    let api = Api::start_on(
-        &db,
-        Arc::new(Silent),
-        queue(SqsService::new()).await,
-        &["--read-wait", "10ms", "--operation-timeout", "300ms"],
-    )
-    .await;
-    let token = api.token(ALL, None);
+    let api =
+        Api::start_on(&db, Arc::new(Silent), queue().await, &["--read-wait", "10ms", "--operation-timeout", "300ms"])
+            .await;
+    let token = api.token(ALL_SCOPES, None);
     let answer = api.graphql(&token, "{ client(id: 1) { id } }", json!({})).await;
     assert_eq!(code(&answer), "OPERATION_TIMEOUT");
 
-    // Somebody holds the client for longer than that.
+    // Another transaction locks the client for longer than that.
     let other = db.connection.begin().await.unwrap();
     entity::client::Entity::find_by_id(1).lock_exclusive().one(&other).await.unwrap();
     let place = "mutation { placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { replayed } }";
@@ -58,15 +53,15 @@ async fn an_operation_has_its_time_but_an_order_is_never_cut_in_half() {
     assert_eq!(code(&answer), "OPERATION_TIMEOUT");
     assert!(answer["errors"][0]["message"].as_str().unwrap().contains("idempotencyKey"), "{answer}");
     other.rollback().await.unwrap();
-    until("the order stands", async || order::Entity::find().count(&db.connection).await.unwrap() == 1).await;
+    until("the order is placed", async || order::Entity::find().count(&db.connection).await.unwrap() == 1).await;
 }
 
 #[tokio::test]
-async fn too_many_at_once_are_told_to_come_again() {
+async fn too_many_concurrent_operations_get_server_busy() {
     let db = sqlite().await;
-    let flags = ["--max-concurrent-operations", "2", "--operation-timeout", "2s"];
-    let api = Api::start_on(&db, Arc::new(Silent), queue(SqsService::new()).await, &flags).await;
-    let token = api.token(ALL, None);
+    let flags = ["--max-concurrent-operations", "2", "--operation-timeout", "1s"];
+    let api = Api::start_on(&db, Arc::new(Silent), queue().await, &flags).await;
+    let token = api.token(ALL_SCOPES, None);
     let ask = async || {
         let request = api.request().bearer_auth(&token).json(&json!({ "query": "{ client(id: 1) { id } }" }));
         let answer = request.send().await.unwrap();
@@ -78,12 +73,12 @@ async fn too_many_at_once_are_told_to_come_again() {
     let timeout = (StatusCode::OK, false, "OPERATION_TIMEOUT".into());
     let busy = (StatusCode::SERVICE_UNAVAILABLE, true, "SERVER_BUSY".into());
     assert_eq!(answers, [timeout.clone(), timeout.clone(), busy.clone(), busy.clone(), busy]);
-    assert_eq!(ask().await, timeout, "there is room again");
+    assert_eq!(ask().await, timeout, "the quota is free again");
 
-    // Nor can one caller take all the room.
-    let flags = ["--max-operations-per-caller", "1", "--operation-timeout", "2s"];
-    let api = Api::start_on(&db, Arc::new(Silent), queue(SqsService::new()).await, &flags).await;
-    let token = api.token(ALL, None);
+    // One caller cannot use the whole quota.
+    let flags = ["--max-operations-per-caller", "1", "--operation-timeout", "1s"];
+    let api = Api::start_on(&db, Arc::new(Silent), queue().await, &flags).await;
+    let token = api.token(ALL_SCOPES, None);
     let waits = async || api.graphql(&token, "{ client(id: 1) { id } }", json!({})).await;
     let (one, two, other) = tokio::join!(waits(), waits(), api.graphql("", "{ __typename }", json!({})));
     let mut codes = [code(&one), code(&two)];
@@ -92,7 +87,7 @@ async fn too_many_at_once_are_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn each_subject_and_each_address_has_its_share() {
+async fn each_subject_and_each_address_has_its_own_rate_limit() {
     let db = sqlite().await;
     let flags = ["--rate-limit", "1", "--max-complexity", "100", "--trusted-proxies", "2"];
     let api = Api::start_with(&db, &flags).await;
@@ -105,35 +100,39 @@ async fn each_subject_and_each_address_has_its_share() {
         let retry = answer.headers().get("retry-after").map(|after| after.to_str().unwrap().parse::<u64>().unwrap());
         (answer.status().as_u16(), retry, code(&answer.json().await.unwrap()).to_owned())
     };
-    let of = |subject: &str| api.tokens.mint(subject, ALL, None, Duration::from_secs(60)).unwrap();
+    let of = |subject: &str| api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
     let (one, other) = (of("one"), of("other"));
-    let dear = "{ products(first: 20) { nodes { id name } } }"; // 61 of 100, and 10 to prepare it
-    assert_eq!(ask(&one, dear, "").await, (200, None, "none".into()));
-    let (status, retry, code) = ask(&one, dear, "").await;
+    let expensive = "{ products(first: 20) { nodes { id name } } }"; // costs 61 of 100, and 10 for its preparation
+    assert_eq!(ask(&one, expensive, "").await, (200, None, "none".into()));
+    let (status, retry, code) = ask(&one, expensive, "").await;
     assert_eq!((status, &*code), (429, "RATE_LIMITED"));
     assert!((20..=33).contains(&retry.unwrap()), "{retry:?}");
-    assert_eq!(ask(&one, "{ __typename }", "").await.0, 200, "what is cheap still has room");
-    assert_eq!(ask(&other, dear, "").await.0, 200, "others do not suffer");
+    assert_eq!(ask(&one, "{ __typename }", "").await.0, 200, "a cheap operation is still allowed");
+    assert_eq!(ask(&other, expensive, "").await.0, 200, "other subjects are not limited");
 
-    // By the address that the outermost of two proxies has seen; what is further left anybody can write.
+    // Without a token: by the address that the outermost of two trusted proxies saw. Anybody can write the entries left of it.
     for n in 0..10 {
         assert_eq!(ask("", "{ nothing }", &format!("{n}.{n}.{n}.{n}, 192.0.2.1:{n}, 10.0.0.1")).await.0, 200, "{n}");
     }
-    assert_eq!(ask("", "{ nothing }", "192.0.2.1, 10.0.0.1").await.0, 429, "mistakes are charged too");
+    assert_eq!(ask("", "{ nothing }", "192.0.2.1, 10.0.0.1").await.0, 429, "errors are charged as well");
     assert_eq!(ask("", "{ nothing }", "192.0.2.2, 10.0.0.1").await.0, 200);
     for n in 0..10 {
         assert_eq!(
             ask("x", "{ __typename }", &format!("[2001:db8::{n}], 10.0.0.1")).await.0,
             401,
-            "tokens can be guessed"
+            "guesses of tokens are charged"
         );
     }
-    assert_eq!(ask("x", "{ __typename }", "2001:db8::99, 10.0.0.1").await.0, 429, "a network is one address");
+    assert_eq!(
+        ask("x", "{ __typename }", "2001:db8::99, 10.0.0.1").await.0,
+        429,
+        "a /64 network counts as one address"
+    );
     let open = async || Socket::open(&api, &[PROTOCOL, ("x-forwarded-for", "192.0.2.9, 10.0.0.1")]).await.err();
     for _ in 0..10 {
         assert_eq!(open().await, None);
     }
-    assert_eq!(open().await, Some(429), "opening sockets is charged");
+    assert_eq!(open().await, Some(429), "opening a socket is charged");
 
     let unlimited = Api::start_with(&db, &["--rate-limit", "0"]).await;
     for _ in 0..200 {

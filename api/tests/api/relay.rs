@@ -1,8 +1,6 @@
-//! The outbox relay: at least once, whatever the queue does.
+//! The outbox relay: it delivers each event at least once, whatever the queue does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,53 +13,42 @@ use iso_currency::Currency;
 use read_model::Memory;
 use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
+use test_support::sqs::{intercepted, is_call};
 use tokio_util::sync::CancellationToken;
-use winterbaume_core::{MockRequest, MockResponse, MockService};
-use winterbaume_sqs::SqsService;
+use winterbaume_core::{MockResponse, MockService};
 
-use crate::support::{ALL, Api, Db, command, postgres, queue, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, Db, command, postgres, queue, queue_on, sqlite, until};
 
-/// An SQS that refuses every third entry it is sent, and now and then a whole call.
-struct Unreliable {
-    sqs: SqsService,
-    entries: AtomicUsize,
-    calls: AtomicUsize,
-}
-
-impl MockService for Unreliable {
-    fn service_name(&self) -> &str {
-        self.sqs.service_name()
-    }
-
-    fn url_patterns(&self) -> Vec<&str> {
-        self.sqs.url_patterns()
-    }
-
-    fn handle(&self, mut request: MockRequest) -> Pin<Box<dyn Future<Output = MockResponse> + Send + '_>> {
+/// An SQS that rejects every third entry, and every fourth call.
+async fn unreliable_queue() -> Queue {
+    let (entries, calls) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let aws = intercepted(move |sqs, mut request| {
+        if !is_call(&request, "SendMessageBatch") {
+            return sqs.handle(request);
+        }
+        if calls.fetch_add(1, Ordering::SeqCst) % 4 == 1 {
+            let error = r#"{"__type":"com.amazonaws.sqs#OverLimit","message":"no"}"#;
+            return Box::pin(async move { MockResponse::json(400, error) });
+        }
+        let mut body: Value = serde_json::from_slice(&request.body).unwrap();
+        let mut rejected = Vec::new();
+        body["Entries"].as_array_mut().unwrap().retain(|entry| {
+            let reject = entries.fetch_add(1, Ordering::SeqCst) % 3 == 2;
+            if reject {
+                rejected.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+            }
+            !reject
+        });
+        request.body = body.to_string().into();
         Box::pin(async move {
-            if request.headers.get("x-amz-target").is_none_or(|target| target != "AmazonSQS.SendMessageBatch") {
-                return self.sqs.handle(request).await;
-            }
-            if self.calls.fetch_add(1, Ordering::SeqCst) % 4 == 1 {
-                return MockResponse::json(400, r#"{"__type":"com.amazonaws.sqs#OverLimit","message":"no"}"#);
-            }
-            let mut body: Value = serde_json::from_slice(&request.body).unwrap();
-            let mut refused = Vec::new();
-            body["Entries"].as_array_mut().unwrap().retain(|entry| {
-                let refuse = self.entries.fetch_add(1, Ordering::SeqCst) % 3 == 2;
-                if refuse {
-                    refused.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
-                }
-                !refuse
-            });
-            request.body = body.to_string().into();
-            let mut answer = self.sqs.handle(request).await;
-            let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
-            body["Failed"] = json!(refused);
-            answer.body = body.to_string().into();
-            answer
+            let mut response = sqs.handle(request).await;
+            let mut body: Value = serde_json::from_slice(&response.body).unwrap();
+            body["Failed"] = json!(rejected);
+            response.body = body.to_string().into();
+            response
         })
-    }
+    });
+    queue_on(aws.await).await
 }
 
 async fn place_orders(db: &DatabaseConnection, orders: usize) {
@@ -98,11 +85,9 @@ async fn unpublished(db: &DatabaseConnection) -> u64 {
 }
 
 #[tokio::test]
-async fn what_the_queue_refuses_stays_in_the_outbox_until_it_is_taken() {
+async fn an_event_stays_in_the_outbox_until_the_queue_accepts_it() {
     for db in [sqlite().await, postgres().await] {
-        let unreliable =
-            Unreliable { sqs: SqsService::new(), entries: AtomicUsize::new(0), calls: AtomicUsize::new(0) };
-        let queue = queue(unreliable).await;
+        let queue = unreliable_queue().await;
         let relay = relay(&db, &queue);
         place_orders(&db.connection, 57).await;
 
@@ -112,7 +97,7 @@ async fn what_the_queue_refuses_stays_in_the_outbox_until_it_is_taken() {
         let mut passes = 1;
         while relay.run_once().await.unwrap() != Pass::default() {
             passes += 1;
-            assert!(passes < 50, "it never ends");
+            assert!(passes < 50, "the outbox never gets empty");
         }
         let arrived = arrived(&queue).await;
         assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()), "{arrived:?}");
@@ -121,9 +106,9 @@ async fn what_the_queue_refuses_stays_in_the_outbox_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn relays_side_by_side_share_the_work() {
+async fn several_relays_share_the_work() {
     let db = postgres().await;
-    let queue = queue(SqsService::new()).await;
+    let queue = queue().await;
     place_orders(&db.connection, 900).await;
     let relays: Vec<Relay> = (0..4).map(|_| relay(&db, &queue)).collect();
     join_all(relays.iter().map(|relay| async { while relay.run_once().await.unwrap() != Pass::default() {} })).await;
@@ -134,62 +119,55 @@ async fn relays_side_by_side_share_the_work() {
 }
 
 #[tokio::test]
-async fn rows_that_another_relay_has_claimed_are_passed_over() {
+async fn rows_claimed_by_another_relay_are_skipped() {
     let db = postgres().await;
-    let queue = queue(SqsService::new()).await;
+    let queue = queue().await;
     place_orders(&db.connection, 5).await;
     let other = db.connection.begin().await.unwrap();
     let oldest = outbox::Entity::find().order_by_asc(outbox::Column::EventId).limit(2).lock_exclusive();
     oldest.all(&other).await.unwrap();
 
     let pass = tokio::time::timeout(Duration::from_secs(10), relay(&db, &queue).run_once()).await;
-    assert_eq!(pass.expect("it waits for the other").unwrap(), Pass { published: 3, ..Pass::default() });
+    assert_eq!(pass.expect("it waits for the other relay").unwrap(), Pass { published: 3, ..Pass::default() });
     other.rollback().await.unwrap();
-    assert_eq!(relay(&db, &queue).run_once().await.unwrap().published, 2, "what the other gave up is not lost");
+    assert_eq!(
+        relay(&db, &queue).run_once().await.unwrap().published,
+        2,
+        "rows that the other relay released are not lost"
+    );
 }
 
-/// An SQS that is down at first, and counts the calls that send.
-struct Down(SqsService, Arc<AtomicBool>, Arc<AtomicUsize>);
-
-impl MockService for Down {
-    fn service_name(&self) -> &str {
-        self.0.service_name()
-    }
-
-    fn url_patterns(&self) -> Vec<&str> {
-        self.0.url_patterns()
-    }
-
-    fn handle(&self, request: MockRequest) -> Pin<Box<dyn Future<Output = MockResponse> + Send + '_>> {
-        if request.headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch") {
-            self.2.fetch_add(1, Ordering::SeqCst);
-            if self.1.load(Ordering::SeqCst) {
+/// An SQS that rejects batches while `is_down`, and counts them in `calls`.
+async fn queue_that_can_be_down(is_down: Arc<AtomicBool>, calls: Arc<AtomicUsize>) -> Queue {
+    let aws = intercepted(move |sqs, request| {
+        if is_call(&request, "SendMessageBatch") {
+            calls.fetch_add(1, Ordering::SeqCst);
+            if is_down.load(Ordering::SeqCst) {
                 return Box::pin(async { MockResponse::json(400, r#"{"__type":"OverLimit","message":"down"}"#) });
             }
         }
-        self.0.handle(request)
-    }
+        sqs.handle(request)
+    });
+    queue_on(aws.await).await
 }
 
-/// Neither while it is down nor when it is back.
+/// There is no burst of calls, neither during an outage nor after it.
 #[tokio::test]
-async fn an_outage_of_the_queue_ends_without_a_stampede() {
+async fn relays_back_off_while_the_queue_is_down() {
     let (is_down, calls) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
     let db = postgres().await;
-    let queue = queue(Down(SqsService::new(), is_down.clone(), calls.clone())).await;
+    let queue = queue_that_can_be_down(is_down.clone(), calls.clone()).await;
     place_orders(&db.connection, 1_000).await;
     let shutdown = CancellationToken::new();
     let relays: Vec<_> = (0..4).map(|_| tokio::spawn(relay(&db, &queue).run(shutdown.clone()))).collect();
-    until("it is noticed", async || calls.load(Ordering::SeqCst) >= 4).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    // Each relay's first pass makes 20 calls, the next one each, with pauses that double: ten of them at most in this time.
+    until("the outage is noticed", async || calls.load(Ordering::SeqCst) >= 4).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Each relay's first pass makes 20 calls, and each later pass one, after a pause that doubles: at most ten in this time.
     let during = calls.load(Ordering::SeqCst);
     assert!((4..=4 * (20 + 10)).contains(&during), "{during} calls while it was down");
 
     is_down.store(false, Ordering::SeqCst);
-    while unpublished(&db.connection).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("all is published", async || unpublished(&db.connection).await == 0).await;
     let after = calls.load(Ordering::SeqCst) - during;
     assert!(after <= 100 + 4 * 20, "{after} calls for a hundred batches");
     shutdown.cancel();
@@ -198,15 +176,15 @@ async fn an_outage_of_the_queue_ends_without_a_stampede() {
     }
     let arrived = arrived(&queue).await;
     assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()));
-    assert!(arrived.values().all(|times| *times == 1), "what was refused was sent twice");
+    assert!(arrived.values().all(|times| *times == 1), "a rejected event was sent twice");
 }
 
 #[tokio::test]
-async fn an_order_is_published_at_once() {
+async fn an_event_is_published_right_after_its_order() {
     let db = sqlite().await;
-    let queue = queue(SqsService::new()).await;
+    let queue = queue().await;
     let api = Api::start_on(&db, Arc::new(Memory::default()), queue.clone(), &[]).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let mut delays = Vec::new();
     for _ in 0..9 {
         let order = "mutation { placeOrder(input: { clientId: \"1\", items: [{ productId: \"1\", quantity: 1 }] }) { replayed } }";
@@ -218,12 +196,12 @@ async fn an_order_is_published_at_once() {
         delays.push(answered.elapsed());
     }
     delays.sort();
-    assert!(delays[4] < Duration::from_millis(300), "it is only found by looking, seconds later: {delays:?}");
+    assert!(delays[4] < Duration::from_millis(300), "only the poll finds it, seconds later: {delays:?}");
 }
 
 #[tokio::test]
-async fn a_missing_queue_is_named_with_its_remedy() {
-    let mut queue = queue(SqsService::new()).await;
+async fn a_missing_queue_is_reported_with_what_to_do() {
+    let mut queue = queue().await;
     queue.check().await.unwrap();
     queue.url = queue.url.replace("orders", "nowhere");
     let error = queue.check().await.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Helpers of the tests of dashboards: events, and an api on each read model.
+//! Helpers of the tests of reports: events, and an api on each read model.
 
 use std::sync::Arc;
 
@@ -7,15 +7,14 @@ use entity::{Change, Event, Line, OrderPlaced};
 use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, code, queue, redis, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, queue, redis, sqlite};
 
 pub fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).unwrap().to_utc()
 }
 
-/// An order of so many pieces of each product, of 1.00 each.
+/// An order of (product, quantity) lines; every product costs 1.00.
 pub fn event(client_id: i64, version: i32, time: DateTime<Utc>, pieces: &[(i64, i32)]) -> Event {
     let line = |&(product_id, quantity): &(i64, i32)| Line { product_id, name: "It".into(), unit_price: 100, quantity };
     let lines: Vec<Line> = pieces.iter().map(line).collect();
@@ -31,17 +30,17 @@ pub fn event(client_id: i64, version: i32, time: DateTime<Utc>, pieces: &[(i64, 
     Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
 }
 
-/// Both read models, each behind an api.
+/// Runs a check with an api on each read model.
 pub async fn both(check: impl AsyncFn(&Api)) {
     let (_server, redis) = redis().await;
     let models: [Arc<dyn ReadModel>; 2] = [Arc::new(Memory::default()), redis];
     for read_model in models {
-        check(&Api::start_on(&sqlite().await, read_model, queue(SqsService::new()).await, &[]).await).await;
+        check(&Api::start_on(&sqlite().await, read_model, queue().await, &[]).await).await;
     }
 }
 
 pub async fn ask(api: &Api, query: &str) -> Value {
-    let answer = api.graphql(&api.token(ALL, None), query, json!({})).await;
+    let answer = api.graphql(&api.token(ALL_SCOPES, None), query, json!({})).await;
     assert_eq!(answer["errors"], Value::Null, "{query}");
     answer["data"].clone()
 }

@@ -9,10 +9,10 @@ use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
 
 use crate::reports::*;
-use crate::support::{ALL, Socket, code};
+use crate::support::{ALL_SCOPES, Socket, until};
 
 #[tokio::test]
-async fn sales_have_a_point_for_each_step() {
+async fn sales_have_one_point_per_period() {
     both(async |api| {
         let recently = (Utc::now() - chrono::Days::new(2)).format("%Y-%m-%d").to_string();
         let times = [
@@ -42,14 +42,15 @@ async fn sales_have_a_point_for_each_step() {
             point("2024-03-01T00", 1, "3.00"),
         ];
         assert_eq!(days["points"], json!(expected));
-        // An answer is not given again for long.
+        // A cached report is soon replaced.
         api.read_model.apply(&[event(2, 1, at("2024-02-27T00:00:00Z"), &[(1, 1)])]).await;
         let applied = Instant::now();
-        while sales("from: \"2024-02-27\", to: \"2024-03-01\"").await["orderCount"] != 4 {
-            assert!(applied.elapsed() < Duration::from_secs(3), "it is not told");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        // A month is cut where the report begins.
+        until("the new order is in the report", async || {
+            sales("from: \"2024-02-27\", to: \"2024-03-01\"").await["orderCount"] == 4
+        })
+        .await;
+        assert!(applied.elapsed() < Duration::from_secs(3), "{:?}", applied.elapsed());
+        // The first month counts only the days of the report.
         let months = sales("from: \"2024-02-29\", to: \"2024-04-30\", granularity: MONTH").await;
         let expected =
             [point("2024-02-01T00", 1, "2.00"), point("2024-03-01T00", 1, "3.00"), point("2024-04-01T00", 0, "0.00")];
@@ -82,7 +83,7 @@ async fn sales_have_a_point_for_each_step() {
         assert_eq!(ask(api, &twice).await["sales"]["points"], json!(merged));
         // Fields are in the order in which each has asked for them.
         let text = async |query: &str| {
-            let request = api.request().bearer_auth(api.token(ALL, None)).json(&json!({ "query": query }));
+            let request = api.request().bearer_auth(api.token(ALL_SCOPES, None)).json(&json!({ "query": query }));
             request.send().await.unwrap().text().await.unwrap()
         };
         let told = r#"{"revenue":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
@@ -94,7 +95,7 @@ async fn sales_have_a_point_for_each_step() {
             assert_eq!(text(&query).await, format!(r#"{{"data":{{"sales":{{"points":[{point}]}}}}}}"#));
         }
         // However it is transported.
-        let token = api.token(ALL, None);
+        let token = api.token(ALL_SCOPES, None);
         let request = api.request().bearer_auth(&token).header("accept", "text/event-stream");
         let told = request.json(&json!({ "query": starts })).send().await.unwrap().text().await.unwrap();
         let told = told.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
@@ -123,7 +124,7 @@ async fn sales_have_a_point_for_each_step() {
 }
 
 #[tokio::test]
-async fn products_are_ranked_over_any_days() {
+async fn top_products_are_ranked_over_any_days() {
     both(async |api| {
         let day = |text: &str| at(&format!("{text}T10:00:00Z"));
         let events = [
@@ -143,13 +144,13 @@ async fn products_are_ranked_over_any_days() {
             products.iter().map(told).collect::<Vec<_>>()
         };
         let sold = |all: &[(&str, i64)]| all.iter().map(|(id, units)| ((*id).to_owned(), *units)).collect::<Vec<_>>();
-        // Single days, a whole month, and both.
+        // Single days, a whole month, and both together.
         assert_eq!(top("from: \"2024-01-31\", to: \"2024-01-31\"").await, sold(&[("1", 5), ("2", 1)]));
         assert_eq!(top("from: \"2024-02-01\", to: \"2024-02-29\"").await, sold(&[("2", 4), ("3", 3)]));
         assert_eq!(top("from: \"2024-01-31\", to: \"2024-03-02\"").await, sold(&[("1", 6), ("2", 5), ("3", 3)]));
         assert_eq!(top("from: \"2024-02-02\", to: \"2024-03-01\"").await, sold(&[("3", 3)]));
         assert_eq!(top("from: \"2024-01-01\", to: \"2024-12-31\", first: 1, by: UNITS").await, sold(&[("1", 6)]));
-        let token = api.token(ALL, None);
+        let token = api.token(ALL_SCOPES, None);
         for wrong in ["from: \"2024-01-01\", to: \"2034-02-01\"", "from: \"2024-01-01\", to: \"2024-01-01\", first: 0"]
         {
             let query = format!("{{ topProducts({wrong}) {{ units }} }}");
@@ -159,13 +160,13 @@ async fn products_are_ranked_over_any_days() {
     .await;
 }
 
-/// However many orders come, there are at most four snapshots a second, and the last one is of all of them.
+/// Also under load; and the last snapshot contains all orders.
 #[tokio::test]
-async fn what_is_sold_is_told_four_times_a_second() {
+async fn live_sales_are_sent_at_most_four_times_a_second() {
     both(async |api| {
         const WATCH: &str = "subscription { salesChanged { revenueToday { amount } ordersToday ordersPerMinute \
                              latestOrders { clientId client { name } total { amount } } } }";
-        let mut socket = Socket::acknowledged(api, &api.token(ALL, None)).await;
+        let mut socket = Socket::acknowledged(api, &api.token(ALL_SCOPES, None)).await;
         socket.subscribe("w", WATCH).await;
         let mut next = async || socket.receive().await["payload"]["data"]["salesChanged"].clone();
         assert_eq!((&next().await["ordersToday"], 0), (&json!(0), 0));
@@ -191,7 +192,7 @@ async fn what_is_sold_is_told_four_times_a_second() {
         assert_eq!((latest.len(), &latest[0]["client"]["name"]), (10, &json!("Client 1")));
         assert_eq!(last["revenueToday"]["amount"], "400.00");
 
-        let mut socket = Socket::acknowledged(api, &api.token(ALL, Some("1"))).await;
+        let mut socket = Socket::acknowledged(api, &api.token(ALL_SCOPES, Some("1"))).await;
         socket.subscribe("w", WATCH).await;
         assert_eq!(socket.receive().await["payload"]["errors"][0]["extensions"]["code"], "FORBIDDEN");
     })
@@ -199,16 +200,16 @@ async fn what_is_sold_is_told_four_times_a_second() {
 }
 
 #[tokio::test]
-async fn the_last_minute_is_counted_in_tens_of_seconds() {
+async fn orders_per_minute_are_counted_in_ten_second_buckets() {
     let memory = Memory::default();
-    // The ten seconds that it is are 4 s old: of those of a minute ago, 6 s count.
+    // The current bucket is 4 s old, so that 6 s of the bucket a minute ago count.
     let now = DateTime::from_timestamp_millis(Utc::now().timestamp_millis() / 10_000 * 10_000 + 4_000).unwrap();
     let ago = |seconds| now - chrono::TimeDelta::seconds(seconds);
     let seconds = [0, 3, 10, 25, 60, 61, 62, 63, 64, 75, 3_000];
     let events: Vec<Event> =
         (1..).zip(seconds).map(|(version, seconds)| event(1, version, ago(seconds), &[(1, 1)])).collect();
     memory.apply(&events).await;
-    assert_eq!(today(&memory, now).await.unwrap().1, 4 + 3, "of five a minute ago, three");
+    assert_eq!(today(&memory, now).await.unwrap().1, 4 + 3, "three of the five orders a minute ago");
     let tomorrow = now.date_naive().succ_opt().unwrap().and_time(chrono::NaiveTime::MIN).and_utc();
     assert_eq!(today(&memory, tomorrow).await.unwrap().0.count, 0);
 }

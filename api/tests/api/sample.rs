@@ -1,4 +1,4 @@
-//! The five faults of the sample that this service replaces: its algorithm, as its code has it, fails; ours holds.
+//! The five faults of the AWS sample: in each test the algorithm of the sample fails and ours does not.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,12 @@ use iso_currency::Currency;
 use read_model::{Memory, ReadModel};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 use uuid::Uuid;
-use winterbaume_sqs::SqsService;
 
 use crate::support::{Db, command, queue, sqlite};
 
 const MINUTE: u64 = 60;
 
-/// What the sample's consumer keeps: the messages it has seen, until when it remembers them, and the total.
+/// The state of the sample's consumer: the messages it has seen, until when it remembers them, and the total.
 #[derive(Default)]
 struct Sample {
     seen: HashMap<Uuid, u64>,
@@ -51,8 +50,8 @@ async fn total(read_model: &dyn ReadModel) -> i64 {
 }
 
 #[tokio::test]
-async fn an_order_that_is_rolled_back_leaves_no_event_and_one_that_is_committed_does() {
-    // The sample sends within the transaction: what is sent is not rolled back.
+async fn a_rolled_back_order_leaves_no_event_and_a_committed_one_leaves_one() {
+    // The sample sends its message inside the transaction: a rollback does not take it back.
     let (mut sent, mut rows) = (Vec::new(), Vec::new());
     rows.push("order");
     sent.push("event");
@@ -60,12 +59,12 @@ async fn an_order_that_is_rolled_back_leaves_no_event_and_one_that_is_committed_
     assert_eq!((sent.len(), rows.len()), (1, 0), "a ghost");
 
     let db = sqlite().await;
-    let (relay, _) = Relay::new(db.connection.clone(), queue(SqsService::new()).await);
+    let (relay, _) = Relay::new(db.connection.clone(), queue().await);
     db.connection.execute_unprepared("ALTER TABLE order_items RENAME TO elsewhere").await.unwrap();
     place(&db.connection, Currency::USD, &[command(1, &[(1, 1)], None)]).await.unwrap_err();
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 0);
     assert_eq!(relay.run_once().await.unwrap(), Pass::default(), "no ghost");
-    // Sending after the commit instead would lose the event in a crash between the two. Here any relay finds it.
+    // A message sent after the commit would be lost in a crash between the two. Here any relay finds the event.
     db.connection.execute_unprepared("ALTER TABLE elsewhere RENAME TO order_items").await.unwrap();
     ordered(&db, 1).await;
     assert_eq!(relay.run_once().await.unwrap().published, 1);
@@ -75,11 +74,11 @@ async fn an_order_that_is_rolled_back_leaves_no_event_and_one_that_is_committed_
 async fn a_crash_between_seeing_and_applying_loses_nothing() {
     let events = ordered(&sqlite().await, 1).await;
     let mut sample = Sample::default();
-    assert!(sample.mark_as_seen(&events[0], 0)); // and dies; the message comes again after 30 seconds
+    assert!(sample.mark_as_seen(&events[0], 0)); // and crashes; the message is delivered again after 30 seconds
     sample.receive(&events[0], 30);
     assert_eq!(sample.total, 0, "lost");
 
-    // There is no such moment: before the one step nothing has changed, after it all has.
+    // Here it is one atomic step.
     let memory = Memory::default();
     memory.apply(&events).await;
     memory.apply(&events).await;
@@ -87,7 +86,7 @@ async fn a_crash_between_seeing_and_applying_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_message_that_comes_again_after_a_month_counts_once() {
+async fn a_message_repeated_after_a_month_counts_once() {
     let events = ordered(&sqlite().await, 100).await;
     let mut sample = Sample::default();
     sample.receive(&events[0], 0);
@@ -102,13 +101,13 @@ async fn a_message_that_comes_again_after_a_month_counts_once() {
 }
 
 #[tokio::test]
-async fn two_updates_at_once_both_count() {
+async fn two_concurrent_updates_both_count() {
     let events = ordered(&sqlite().await, 50).await;
     let mut stored = 0;
-    let (one, other) = (stored, stored); // both read…
+    let (one, other) = (stored, stored); // both read …
     stored = one + events[0].order().unwrap().total;
     assert_eq!(stored, events[0].order().unwrap().total);
-    stored = other + events[1].order().unwrap().total; // …and both write
+    stored = other + events[1].order().unwrap().total; // … and both write
     assert_eq!(stored, events[1].order().unwrap().total, "one is lost");
 
     let memory = Memory::default();
@@ -117,7 +116,7 @@ async fn two_updates_at_once_both_count() {
 }
 
 #[tokio::test]
-async fn what_the_read_model_lost_can_be_had_again() {
+async fn a_lost_read_model_can_be_replayed() {
     let db = sqlite().await;
     let events = ordered(&db, 3).await;
     // The sample's events are in its queue alone, until they are consumed.

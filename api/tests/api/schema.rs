@@ -3,23 +3,20 @@
 use std::sync::Arc;
 
 use api::edge::pages::graphiql::Exploring;
-use entity::product;
 use read_model::Memory;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, code, queue, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, queue, sqlite};
 
 #[tokio::test]
-async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
+async fn introspection_and_pages_are_off_unless_enabled() {
     let db = sqlite().await;
-    let start = async |exploring| {
-        Api::start_exploring(&db, Arc::new(Memory::default()), queue(SqsService::new()).await, &[], exploring).await
-    };
+    let start =
+        async |exploring| Api::start_exploring(&db, Arc::new(Memory::default()), queue().await, &[], exploring).await;
     let closed = start(Exploring::Off).await;
     let schema = "{ __schema { queryType { name } } }";
-    let answer = closed.graphql(&closed.token(ALL, None), schema, json!({})).await;
+    let answer = closed.graphql(&closed.token(ALL_SCOPES, None), schema, json!({})).await;
     assert_eq!((code(&answer), answer.get("data")), ("INTROSPECTION_DISABLED", None));
     assert_eq!(closed.graphql("", "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
     let misspelt = closed.graphql("", "{ clyent(id: 1) { id } }", json!({})).await;
@@ -43,14 +40,14 @@ async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
         let request = open.request().header("accept", "text/event-stream, application/json;q=0.5");
         let mut answer = request.json(&json!({ "query": example })).send().await.unwrap();
         let first = answer.chunk().await.unwrap().unwrap();
-        assert!(String::from_utf8_lossy(&first).contains("UNAUTHENTICATED"), "an example is not valid: {example}");
+        assert!(String::from_utf8_lossy(&first).contains("UNAUTHENTICATED"), "an example is invalid: {example}");
     }
     let rebound = open.get("/graphiql/config.json").header("host", "evil.example.com").send().await.unwrap();
-    assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "a page of another name gets no token");
+    assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "another host name gets no token");
 
-    // Of the pages as well, which a browser opens in pages.test.js.
+    // The same for the other pages, which pages.test.js opens in a browser.
     let page = Exploring::Graphiql { token: Some("of-the-page".into()) };
-    let (memory, queue) = (Arc::new(Memory::default()), queue(SqsService::new()).await);
+    let (memory, queue) = (Arc::new(Memory::default()), queue().await);
     let pages = Api::start_exploring(&db, memory, queue, &["--dashboard"], page).await;
     let config = async |host: &str| {
         let answer = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
@@ -64,9 +61,9 @@ async fn the_schema_and_the_page_are_shown_only_where_that_is_switched_on() {
 }
 
 #[tokio::test]
-async fn the_schema_can_be_explored_and_describes_everything() {
+async fn introspection_works_and_everything_has_a_description() {
     let api = Api::start(&sqlite().await).await;
-    // As deep as GraphiQL asks: types are wrapped up to nine times.
+    // As deep as the query of GraphiQL: nine levels of wrapped types.
     let of_type = (0..9).fold("name".to_owned(), |inner, _| format!("kind name ofType {{ {inner} }}"));
     let query = format!(
         "{{ __schema {{ types {{ name description specifiedByURL
@@ -99,7 +96,7 @@ async fn the_schema_can_be_explored_and_describes_everything() {
 }
 
 #[tokio::test]
-async fn a_failing_field_that_cannot_be_null_nulls_its_parent_and_keys_keep_their_order() {
+async fn a_failing_non_null_field_nulls_its_parent_and_fields_keep_their_order() {
     let api = Api::start(&sqlite().await).await;
     let token = api.token("products:read", None);
     let query = "{ b: __typename a: product(id: \"1\") { name id } products { nodes { id } } c: clientsByIds(ids: [\"1\"]) { id } }";

@@ -8,7 +8,6 @@ use read_model::sales::{OrderSummary, StoredOrder, Sum};
 use read_model::{Applied, Client, Error, Product, RankPosition, Ranking, ReadModel};
 use uuid::Uuid;
 
-/// A read model that never answers.
 pub struct Silent;
 
 #[async_trait::async_trait]

@@ -1,6 +1,11 @@
-use std::path::PathBuf;
+//! Starters of the api on real stores, and clients of it.
+
+use test_support::postgres::{self, PostgresDatabase};
+use test_support::redis::Redis as RedisServer;
+use test_support::sqs;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::Service;
 use api::commands::place_order::{Item, PlaceOrder};
@@ -13,27 +18,22 @@ use aws_config::SdkConfig;
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
-use pgtemp::{PgTempDB, PgTempDBBuilder};
 use read_model::{Memory, ReadModel, Redis};
-use redis_test::server::RedisServer;
 use runtime::database;
 use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
+pub use test_support::until;
+pub use test_support::user::{ALL_SCOPES, SECRET};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
-use winterbaume_core::{MockAws, MockService};
-use winterbaume_sqs::SqsService;
 
-pub const SECRET: &str = "a secret of at least thirty-two bytes";
-pub const ALL: &str = "orders:place clients:read clients:write products:read products:write sales:read";
-
-/// A migrated database; a PostgreSQL server of its own is stopped when it is dropped.
+/// A migrated database of its own.
 pub struct Db {
     pub connection: DatabaseConnection,
-    _server: Option<PgTempDB>,
+    _postgres: Option<PostgresDatabase>,
 }
 
 pub async fn sqlite() -> Db {
@@ -41,26 +41,24 @@ pub async fn sqlite() -> Db {
 }
 
 pub async fn postgres() -> Db {
-    let server = tokio::task::spawn_blocking(|| postgres_server().start()).await.unwrap();
-    migrated(&server.connection_uri(), Some(server)).await
+    let database = postgres::database().await;
+    let url = database.url.clone();
+    migrated(&url, Some(database)).await
 }
 
-/// Debian keeps the servers' programs out of PATH.
-fn postgres_server() -> PgTempDBBuilder {
-    let newest = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|dir| dir.path()).max();
-    let builder = PgTempDBBuilder::new();
-    match newest.map(|dir: PathBuf| dir.join("bin")) {
-        Some(programs) => builder.with_bin_path(programs),
-        None => builder,
-    }
+/// On a server of its own, for tests that measure the server.
+pub async fn postgres_alone() -> Db {
+    let database = postgres::database_alone().await;
+    let url = database.url.clone();
+    migrated(&url, Some(database)).await
 }
 
-async fn migrated(url: &str, server: Option<PgTempDB>) -> Db {
+async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
     let one = database::connect(url, 1, None).await.unwrap();
     migration::up(&one).await.unwrap();
-    // SQLite in memory lives in its one connection.
-    let connection = if server.is_some() { api::commands::database::open(url, 16).await.unwrap() } else { one };
-    Db { connection, _server: server }
+    // A SQLite database in memory ends with its only connection.
+    let connection = if postgres.is_some() { api::commands::database::open(url, 16).await.unwrap() } else { one };
+    Db { connection, _postgres: postgres }
 }
 
 pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
@@ -68,30 +66,25 @@ pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> Place
     PlaceOrder { client_id, items, idempotency_key: key.map(Into::into), traceparent: None }
 }
 
-/// A Redis server of its own, stopped when it is dropped.
+/// A Redis server of its own, and the read model on it.
 pub async fn redis() -> (RedisServer, Arc<Redis>) {
-    let server = RedisServer::new();
-    let (host, port) = server.host_and_port().unwrap();
-    let url = format!("redis://{host}:{port}");
-    loop {
-        match Redis::connect(&url, 16, Currency::USD).await {
-            Ok(redis) => return (server, Arc::new(redis)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    (server, Arc::new(redis))
 }
 
-pub async fn sqs(service: impl MockService) -> SdkConfig {
-    MockAws::builder().with_service(service).build().sdk_config("us-east-1").await
+/// A queue on an embedded SQS.
+pub async fn queue() -> Queue {
+    queue_on(sqs::embedded().await).await
 }
 
-pub async fn queue(service: impl MockService) -> Queue {
-    let aws = sqs(service).await;
+/// A queue on the SQS of this configuration.
+pub async fn queue_on(aws: SdkConfig) -> Queue {
     let created = aws_sdk_sqs::Client::new(&aws).create_queue().queue_name("orders").send().await.unwrap();
     Queue::new(&aws, created.queue_url.unwrap())
 }
 
-/// Settings as the process reads them.
+/// Settings, from flags as the process takes them.
 pub fn settings(flags: &[&str]) -> Settings {
     #[derive(Parser)]
     #[command(args_override_self = true)]
@@ -106,7 +99,7 @@ pub fn token_settings(flags: &[&str]) -> TokenSettings {
     settings(flags).tokens
 }
 
-/// An api that serves on a port of its own, until dropped.
+/// An api that serves on a port of its own until it is dropped.
 pub struct Api {
     pub address: String,
     pub read_model: Arc<dyn ReadModel>,
@@ -128,7 +121,7 @@ impl Api {
 
     /// With flags as the process takes them.
     pub async fn start_with(db: &Db, flags: &[&str]) -> Api {
-        Api::start_on(db, Arc::new(Memory::default()), queue(SqsService::new()).await, flags).await
+        Api::start_on(db, Arc::new(Memory::default()), queue().await, flags).await
     }
 
     pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
@@ -136,7 +129,7 @@ impl Api {
         Api::start_exploring(db, read_model, queue, flags, exploring).await
     }
 
-    /// Where exploring is as given.
+    /// With this access to introspection and the pages.
     pub async fn start_exploring(
         db: &Db,
         read_model: Arc<dyn ReadModel>,
@@ -162,7 +155,7 @@ impl Api {
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }
 
-    /// What SIGTERM does.
+    /// Does what SIGTERM does.
     pub fn stop(&self) {
         self.shutdown.cancel();
     }
@@ -179,7 +172,7 @@ impl Api {
         self.http.get(format!("{}{path}", self.address))
     }
 
-    /// The answer to a query with a token, or without when it is empty.
+    /// The response to a query with a token, or without one when it is empty.
     pub async fn graphql(&self, token: &str, query: &str, variables: Value) -> Value {
         let mut request = self.request().json(&json!({ "query": query, "variables": variables }));
         if !token.is_empty() {
@@ -189,8 +182,9 @@ impl Api {
     }
 }
 
-pub fn code(answer: &Value) -> &str {
-    answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
+/// The code of the first error; `none` without errors.
+pub fn code(response: &Value) -> &str {
+    response["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
 }
 
 pub const PLACE: &str = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) {
@@ -203,20 +197,11 @@ pub fn order(client: &str, items: &[(&str, i32)], key: Option<&str>) -> Value {
     json!({ "input": { "clientId": client, "items": items, "idempotencyKey": key } })
 }
 
-/// Waits for a condition.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// One end of a WebSocket.
+/// The client's end of a WebSocket.
 pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    /// Opens a WebSocket; or tells the status that was answered instead.
+    /// Opens a WebSocket, or returns the status of the response that refuses it.
     pub async fn open(api: &Api, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
         let mut request = api.address.replace("http:", "ws:").into_client_request().unwrap();
         *request.uri_mut() = format!("{}/graphql", request.uri().to_string().trim_end_matches('/')).parse().unwrap();
@@ -225,12 +210,12 @@ impl Socket {
         }
         match connect_async(request).await {
             Ok((socket, _)) => Ok(Socket(socket)),
-            Err(tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("{error}"),
         }
     }
 
-    /// One that has been acknowledged.
+    /// Opens a WebSocket and waits for `connection_ack`.
     pub async fn acknowledged(api: &Api, token: &str) -> Socket {
         let mut socket = Socket::open(api, &[PROTOCOL]).await.unwrap();
         let payload = json!({ "Authorization": format!("Bearer {token}") });
@@ -253,14 +238,14 @@ impl Socket {
 
     async fn next(&mut self) -> Message {
         let next = tokio::time::timeout(Duration::from_secs(60), self.0.next()).await;
-        next.expect("nothing comes").expect("it has ended").unwrap()
+        next.expect("no message arrives").expect("the stream has ended").unwrap()
     }
 
     pub async fn receive(&mut self) -> Value {
         serde_json::from_str(&self.receive_text().await).unwrap()
     }
 
-    /// The next message, whatever pings come before.
+    /// The next message that is no ping.
     pub async fn receive_text(&mut self) -> String {
         loop {
             match self.next().await {
@@ -271,7 +256,7 @@ impl Socket {
         }
     }
 
-    /// The code with which the server closes it.
+    /// Waits until the server closes the socket, and returns the close code.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match self.next().await {
@@ -282,6 +267,7 @@ impl Socket {
         }
     }
 
+    /// Waits for a ping.
     pub async fn pinged(&mut self) {
         while !matches!(self.next().await, Message::Ping(_)) {}
     }

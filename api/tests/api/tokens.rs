@@ -1,4 +1,4 @@
-//! Whom the api lets in.
+//! Authentication: tokens, claims and published keys.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ async fn with_secret() -> Authenticator {
 }
 
 #[tokio::test]
-async fn a_token_is_refused_for_every_fault() {
+async fn every_kind_of_invalid_token_is_rejected() {
     let authenticator = with_secret().await;
     let changed = |claim: &str, value: Value| {
         let mut claims = claims();
@@ -89,20 +89,20 @@ async fn a_token_is_refused_for_every_fault() {
     }
 }
 
-/// Also one that was verified a moment ago, and is remembered.
+/// Also when it was verified a moment ago and is cached.
 #[tokio::test]
-async fn a_token_ends_with_its_time() {
+async fn a_token_expires_even_when_it_is_cached() {
     let authenticator = with_secret().await;
     let mut claims = claims();
-    claims["exp"] = json!(now() - 8); // clocks may differ by ten seconds
+    claims["exp"] = json!(now() - 8); // ten seconds of clock difference are allowed
     let token = hs256(SECRET.as_bytes(), &claims);
     let identity = authenticator.authenticate(&token).await.unwrap();
     let deadline = identity.expires + Duration::from_secs(1);
     while authenticator.authenticate(&token).await.is_ok() {
-        assert!(SystemTime::now() < deadline, "it is still good");
+        assert!(SystemTime::now() < deadline, "the token is still valid");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(SystemTime::now() >= identity.expires, "it ended before its time");
+    assert!(SystemTime::now() >= identity.expires, "the token expired too early");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn claims_become_an_identity() {
     let (subject, scopes, client) = ("s".into(), vec!["a".into(), "c".into()], Some("7".into()));
     assert_eq!(*identity, Identity { subject, scopes, client, expires }, "{identity:?}");
     let left = expires.duration_since(SystemTime::now()).unwrap().as_secs();
-    assert!((60..=70).contains(&left), "{left}: what the clocks may differ is added");
+    assert!((60..=70).contains(&left), "{left}: the allowed clock difference is added");
 
     let minted = settings.mint("s", "a c", Some("7"), Duration::from_secs(60)).unwrap();
     let minted = authenticator.authenticate(&minted).await.unwrap();
@@ -127,7 +127,7 @@ async fn claims_become_an_identity() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_with_what_to_do() {
+async fn invalid_token_settings_are_reported_with_what_to_do() {
     let refused: [(&[&str], &str); 4] = [
         (&[], "JWT_SECRET is not set, nor JWT_JWKS_URL"),
         (&["--jwt-secret", "thirty-one bytes are one too few"], ""),
@@ -141,11 +141,11 @@ async fn settings_that_cannot_work_are_refused_with_what_to_do() {
         }
     }
     let unreachable = token_settings(&["--jwt-jwks-url", "http://127.0.0.1:1/keys"]);
-    let Err(error) = Authenticator::new(&unreachable).await else { panic!("nobody answers there") };
+    let Err(error) = Authenticator::new(&unreachable).await else { panic!("no server listens there") };
     assert!(error.to_string().contains("JWT_JWKS_URL"), "{error}");
 }
 
-/// A key to sign with, and its public part as it is published.
+/// A private key, and its public key as it is published.
 struct Key {
     private: EncodingKey,
     algorithm: Algorithm,
@@ -185,7 +185,7 @@ impl Key {
     }
 }
 
-/// Publishes keys that can be changed, and counts how often it is asked.
+/// Publishes keys that can be replaced, and counts requests.
 struct KeyServer {
     url: String,
     keys: Arc<Mutex<Vec<Jwk>>>,
@@ -214,7 +214,7 @@ async fn published_keys_of_each_kind_are_accepted_for_their_own_algorithm_only()
         assert!(authenticator.authenticate(&key.sign()).await.is_ok(), "{:?}", key.algorithm);
     }
 
-    // The classic: the public key, which everyone knows, used as a shared secret.
+    // The known attack: the public key used as a shared secret.
     let public = serde_json::to_string(&keys[0].public()).unwrap();
     let modulus = serde_json::to_value(keys[0].public()).unwrap()["n"].as_str().unwrap().to_owned();
     for secret in [public.as_bytes(), &BASE64_URL_SAFE_NO_PAD.decode(modulus).unwrap()] {
@@ -222,7 +222,7 @@ async fn published_keys_of_each_kind_are_accepted_for_their_own_algorithm_only()
         let token = encode(&header, &claims(), &EncodingKey::from_secret(secret)).unwrap();
         assert!(authenticator.authenticate(&token).await.is_err());
     }
-    // One key under another's name.
+    // A key with the id of another key.
     let mixed = Key { id: "e", ..Key::rsa("r") };
     assert!(authenticator.authenticate(&mixed.sign()).await.is_err());
     let stranger = Key { id: "r", ..Key::rsa("r") };
@@ -230,7 +230,7 @@ async fn published_keys_of_each_kind_are_accepted_for_their_own_algorithm_only()
 }
 
 #[tokio::test]
-async fn rotated_keys_are_found_and_unknown_ones_do_not_cause_a_storm() {
+async fn rotated_keys_are_found_and_unknown_keys_are_not_fetched_again_and_again() {
     let (old, new) = (Key::ec("old"), Key::ec("new"));
     let server = key_server(vec![old.public()]).await;
     let settings = ["--jwt-jwks-url", &server.url, "--jwt-jwks-cooldown", "0s"];
@@ -239,18 +239,18 @@ async fn rotated_keys_are_found_and_unknown_ones_do_not_cause_a_storm() {
     assert!(authenticator.authenticate(&new.sign()).await.is_err());
 
     *server.keys.lock().unwrap() = vec![new.public()];
-    assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "an unknown key is looked for");
-    assert!(authenticator.authenticate(&old.sign()).await.is_err(), "a withdrawn key is forgotten");
+    assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "an unknown key is fetched");
+    assert!(authenticator.authenticate(&old.sign()).await.is_err(), "a withdrawn key is rejected");
 
     let patient = Authenticator::new(&token_settings(&["--jwt-jwks-url", &server.url])).await.unwrap();
     let before = server.asked.load(Ordering::SeqCst);
     for _ in 0..20 {
         assert!(patient.authenticate(&old.sign()).await.is_err());
     }
-    assert_eq!(server.asked.load(Ordering::SeqCst), before, "within the cooldown nobody asks");
+    assert_eq!(server.asked.load(Ordering::SeqCst), before, "no request within the cooldown");
 
-    // A document without usable keys is not an answer.
+    // A document without usable keys is ignored.
     server.keys.lock().unwrap().clear();
     assert!(authenticator.authenticate(&old.sign()).await.is_err());
-    assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "the keys known are kept");
+    assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "the known keys are kept");
 }

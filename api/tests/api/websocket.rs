@@ -1,4 +1,4 @@
-//! The subprotocol graphql-transport-ws, message by message.
+//! The subprotocol graphql-transport-ws.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +6,15 @@ use std::time::Duration;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::Memory;
 use serde_json::{Value, json};
-use winterbaume_sqs::SqsService;
 
-use crate::support::{ALL, Api, PROTOCOL, SECRET, Socket, queue, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, PROTOCOL, SECRET, Socket, queue, sqlite, until};
 
 const TYPENAME: &str = "{ __typename }";
 
 #[tokio::test]
-async fn queries_and_mutations_are_answered_and_completed() {
+async fn queries_and_mutations_get_a_result_and_complete() {
     let api = Api::start(&sqlite().await).await;
-    let mut socket = Socket::acknowledged(&api, &api.token(ALL, None)).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
     socket.subscribe("q", "{ product(id: 1) { name } }").await;
     let payload = json!({ "data": { "product": { "name": "Computer" } } });
     assert_eq!(socket.receive().await, json!({ "id": "q", "type": "next", "payload": payload }));
@@ -26,7 +25,7 @@ async fn queries_and_mutations_are_answered_and_completed() {
     assert_eq!(socket.receive().await["payload"]["data"]["placeOrder"]["clientVersion"], json!(1));
     assert_eq!(socket.receive().await["type"], "complete");
 
-    // What is not executed is an error, and ends no other operation.
+    // An operation that is rejected gets an error and ends no other operation.
     for (query, code) in [
         ("{ nothing }", "GRAPHQL_VALIDATION_FAILED"),
         ("{", "GRAPHQL_PARSE_FAILED"),
@@ -51,9 +50,9 @@ async fn queries_and_mutations_are_answered_and_completed() {
 }
 
 #[tokio::test]
-async fn every_breach_of_the_protocol_has_its_code() {
+async fn each_protocol_violation_has_its_close_code() {
     let api = Api::start(&sqlite().await).await;
-    let token = api.token(ALL, None);
+    let token = api.token(ALL_SCOPES, None);
     let subscribe = json!({ "id": "1", "type": "subscribe", "payload": { "query": TYPENAME } });
     let init = |payload: Value| json!({ "type": "connection_init", "payload": payload });
     let bearer = |token: &str| init(json!({ "authorization": format!("Bearer {token}") }));
@@ -89,11 +88,11 @@ async fn every_breach_of_the_protocol_has_its_code() {
     socket.send(init(json!({ "padding": "x".repeat(66_000) }))).await;
     assert_eq!(socket.closed().await, 1009);
     assert_eq!(Socket::open(&api, &[]).await.unwrap().closed().await, 4406);
-    assert_eq!(Socket::open(&api, &[PROTOCOL]).await.unwrap().closed().await, 4408, "it never introduced itself");
+    assert_eq!(Socket::open(&api, &[PROTOCOL]).await.unwrap().closed().await, 4408, "it never sent connection_init");
 }
 
 #[tokio::test]
-async fn a_socket_is_let_in_by_origin_and_token() {
+async fn a_socket_is_accepted_by_origin_and_token() {
     let db = sqlite().await;
     let api = Api::start_with(&db, &["--cors-origins", "https://shop.example.com"]).await;
     let own = api.address.clone();
@@ -106,8 +105,8 @@ async fn a_socket_is_let_in_by_origin_and_token() {
     assert_eq!(open(&[("origin", "null")]).await, Some(403));
     assert_eq!(open(&[("authorization", "Bearer x")]).await, Some(401));
 
-    // The token may come with the request.
-    let bearer = format!("Bearer {}", api.token(ALL, None));
+    // The token may be in a header of the request.
+    let bearer = format!("Bearer {}", api.token(ALL_SCOPES, None));
     let mut socket = Socket::open(&api, &[PROTOCOL, ("authorization", &bearer)]).await.unwrap();
     socket.send(json!({ "type": "connection_init" })).await;
     assert_eq!(socket.receive().await["type"], "connection_ack");
@@ -116,11 +115,11 @@ async fn a_socket_is_let_in_by_origin_and_token() {
 }
 
 #[tokio::test]
-async fn streams_and_sockets_are_counted() {
+async fn streams_and_sockets_are_limited() {
     let flags = ["--max-streams", "2", "--max-live-connections", "4", "--max-live-connections-per-caller", "2"];
     let flags = [&flags[..], &["--rate-limit", "1", "--max-complexity", "100"]].concat();
     let api = Api::start_with(&sqlite().await, &flags).await;
-    let of = |subject: &str| api.tokens.mint(subject, ALL, None, Duration::from_secs(60)).unwrap();
+    let of = |subject: &str| api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
     let mut socket = Socket::acknowledged(&api, &of("one")).await;
     for id in ["1", "2", "3"] {
         socket.subscribe(id, "subscription { clientChanged(id: 1) { id } }").await;
@@ -133,7 +132,7 @@ async fn streams_and_sockets_are_counted() {
     assert_eq!(socket.receive().await["type"], "next", "there is room again");
     assert_eq!(socket.receive().await["type"], "complete");
 
-    // The same share as over HTTP.
+    // The same rate limit as over HTTP.
     let mut hungry = Socket::acknowledged(&api, &of("two")).await;
     let mut codes = Vec::new();
     for _ in 0..11 {
@@ -142,7 +141,7 @@ async fn streams_and_sockets_are_counted() {
     }
     assert_eq!(codes[9..], ["GRAPHQL_VALIDATION_FAILED", "RATE_LIMITED"]);
 
-    // Two for a caller, of four in all; an event stream is one, too.
+    // Two connections for each caller, and four in all. An event stream counts as well.
     let second = Socket::acknowledged(&api, &of("two")).await;
     let mut third = Socket::open(&api, &[PROTOCOL]).await.unwrap();
     let payload = json!({ "Authorization": format!("Bearer {}", of("two")) });
@@ -167,20 +166,20 @@ async fn streams_and_sockets_are_counted() {
 }
 
 #[tokio::test]
-async fn a_socket_ends_with_its_token_and_with_the_service() {
+async fn a_socket_closes_when_its_token_expires_or_the_service_stops() {
     let db = sqlite().await;
-    let api = Api::start_on(&db, Arc::new(Memory::default()), queue(SqsService::new()).await, &[]).await;
-    // Clocks may differ by ten seconds: one that has nearly passed is a token that expires soon.
-    let claims = json!({ "sub": "x", "scope": ALL, "exp": jsonwebtoken::get_current_timestamp() - 5 });
+    let api = Api::start_on(&db, Arc::new(Memory::default()), queue().await, &[]).await;
+    // Ten seconds of clock difference are allowed: this token is valid for three more seconds.
+    let claims = json!({ "sub": "x", "scope": ALL_SCOPES, "exp": jsonwebtoken::get_current_timestamp() - 7 });
     let expiring = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
     let mut socket = Socket::acknowledged(&api, &expiring).await;
     socket.subscribe("1", "subscription { clientChanged(id: 1) { id } }").await;
     assert_eq!(socket.closed().await, 4403);
 
-    let mut socket = Socket::acknowledged(&api, &api.token(ALL, None)).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
     socket.subscribe("1", "subscription { clientChanged(id: 1) { id } }").await;
     socket.send(json!({ "type": "ping" })).await;
     socket.receive().await;
-    drop(api); // asks it to stop
+    drop(api); // stops it
     assert_eq!(socket.closed().await, 1001);
 }

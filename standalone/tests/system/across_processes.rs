@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use test_support::process::Process;
 use test_support::services::Services;
+use test_support::sqs;
 use test_support::until;
-use test_support::user::{ALL, EXAMPLE, User, assert_is_bob, sqs, status};
+use test_support::user::{ALL_SCOPES, SAMPLE_ORDER, User, assert_is_bob, status};
 
 #[tokio::test]
-async fn the_example_works_across_all_processes() {
+async fn the_sample_order_is_placed_through_one_api_and_read_through_another() {
     let services = Services::start(2);
     let [one, other] = &services.users[..] else { panic!("two apis") };
     for n in 1..=5 {
         let (writer, reader) = if n % 2 == 0 { (one, other) } else { (other, one) };
-        let (placed, version) = writer.place("1", &EXAMPLE, None).await;
+        let (placed, version) = writer.place("1", &SAMPLE_ORDER, None).await;
         assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n));
         let total = format!("{}.00", 3_000 * n);
         assert_is_bob(&reader.client_at("1", version).await, &total, n, &placed["order"]["placedAt"]);
@@ -25,11 +25,11 @@ async fn the_example_works_across_all_processes() {
         assert_eq!((status(address, "/health/live").await, status(address, "/health/ready").await), (200, 200));
     }
 
-    // One key, fifty requests, two processes: one order.
+    // Fifty requests with one key to two processes place one order.
     let racing: Vec<_> = (0..50)
         .map(|n| {
             let user = services.users[n % 2].clone();
-            tokio::spawn(async move { user.place("2", &EXAMPLE, Some("once")).await })
+            tokio::spawn(async move { user.place("2", &SAMPLE_ORDER, Some("once")).await })
         })
         .collect();
     let mut placed: Vec<Value> = Vec::new();
@@ -41,8 +41,8 @@ async fn the_example_works_across_all_processes() {
     assert_eq!(one.client_at("2", 1).await["total"]["amount"], "3000.00");
 
     // A token for one client.
-    let narrow = services.stores.run("api", &["token", "--scope", ALL, "--client", "2", "--ttl", "1m"]);
-    let narrow = User::new(&one.address, narrow.trim());
+    let token = services.stores.run("api", &["token", "--scope", ALL_SCOPES, "--client", "2", "--ttl", "1m"]);
+    let narrow = User::new(&one.address, token.trim());
     assert_eq!(narrow.client_at("2", 1).await["orderCount"], 1);
     assert_eq!(narrow.graphql("{ client(id: \"1\") { id } }").await["errors"][0]["extensions"]["code"], "FORBIDDEN");
 
@@ -56,24 +56,24 @@ async fn a_foreign_message_is_logged_once_and_ends_in_the_dead_letter_queue() {
     let services = Services::start(2);
     let (endpoint, orders) = (services.stores.get("AWS_ENDPOINT_URL"), services.stores.get("QUEUE_URL"));
     let dead_letters = format!("{orders}-dead-letters");
-    let sqs = async |action: &str, body: Value| sqs(&services.users[0].http, endpoint, action, body).await;
-    // Delivered again at once, so that this need not take five times 30 seconds.
-    sqs("SetQueueAttributes", json!({ "QueueUrl": orders, "Attributes": { "VisibilityTimeout": "0" } })).await;
-    let sent = sqs("SendMessage", json!({ "QueueUrl": orders, "MessageBody": "not an event" })).await;
+    let call = async |action: &str, body: Value| sqs::call(&services.users[0].http, endpoint, action, body).await;
+    // Delivered again at once: otherwise five deliveries take five times 30 seconds.
+    call("SetQueueAttributes", json!({ "QueueUrl": orders, "Attributes": { "VisibilityTimeout": "0" } })).await;
+    let sent = call("SendMessage", json!({ "QueueUrl": orders, "MessageBody": "not an event" })).await;
     let id = sent["MessageId"].as_str().unwrap();
-    let (_, version) = services.users[0].place("1", &EXAMPLE, None).await;
+    let (_, version) = services.users[0].place("1", &SAMPLE_ORDER, None).await;
     services.users[0].client_at("1", version).await;
 
     until("the message is a dead letter", async || {
-        let received = sqs("ReceiveMessage", json!({ "QueueUrl": dead_letters })).await;
+        let received = call("ReceiveMessage", json!({ "QueueUrl": dead_letters })).await;
         received["Messages"]
             .as_array()
             .is_some_and(|messages| messages.first().is_some_and(|message| message["Body"] == "not an event"))
     })
     .await;
     let lines = services.projectors.iter().flat_map(Process::lines);
-    let told: Vec<String> = lines.filter(|line| line.contains(id)).collect();
-    assert!(matches!(&told[..], [line] if line.contains("WARN") && line.contains("not a CloudEvent")), "{told:?}");
+    let logged: Vec<String> = lines.filter(|line| line.contains(id)).collect();
+    assert!(matches!(&logged[..], [line] if line.contains("WARN") && line.contains("not a CloudEvent")), "{logged:?}");
 }
 
 #[tokio::test]
@@ -81,10 +81,7 @@ async fn ten_thousand_orders_from_32_connections_are_all_counted() {
     let services = Services::start(2);
     const ORDERS: i64 = 10_000;
     const CLIENTS: i64 = 100;
-    let db = sea_orm::Database::connect(services.stores.postgres.connection_uri()).await.unwrap();
-    let clients =
-        "INSERT INTO clients (name, email) SELECT 'Client ' || n, n || '@example.com' FROM generate_series(4, 100) n";
-    db.execute_unprepared(clients).await.unwrap();
+    services.stores.add_clients(CLIENTS).await;
 
     let next = Arc::new(AtomicI64::new(0));
     let connections: Vec<_> = (0..32)
@@ -96,7 +93,7 @@ async fn ten_thousand_orders_from_32_connections_are_all_counted() {
                     if order >= ORDERS {
                         return;
                     }
-                    user.place(&(order % CLIENTS + 1).to_string(), &EXAMPLE, None).await;
+                    user.place(&(order % CLIENTS + 1).to_string(), &SAMPLE_ORDER, None).await;
                 }
             })
         })
@@ -107,13 +104,13 @@ async fn ten_thousand_orders_from_32_connections_are_all_counted() {
     let ids: Vec<String> = (1..=CLIENTS).map(|id| format!("\"{id}\"")).collect();
     let query = format!("{{ clientsByIds(ids: [{}]) {{ version orderCount total {{ amount }} }} }}", ids.join(" "));
     until("all orders are projected", async || {
-        let answer = services.users[0].graphql(&query).await;
-        let clients = answer["data"]["clientsByIds"].as_array().unwrap();
+        let response = services.users[0].graphql(&query).await;
+        let clients = response["data"]["clientsByIds"].as_array().unwrap();
         clients.iter().map(|client| client["version"].as_i64().unwrap_or(0)).sum::<i64>() == ORDERS
     })
     .await;
-    let answer = services.users[1].graphql(&query).await;
-    for client in answer["data"]["clientsByIds"].as_array().unwrap() {
+    let response = services.users[1].graphql(&query).await;
+    for client in response["data"]["clientsByIds"].as_array().unwrap() {
         let each = ORDERS / CLIENTS;
         assert_eq!((client["orderCount"].as_i64(), client["version"].as_i64()), (Some(each), Some(each)));
         assert_eq!(client["total"]["amount"], format!("{}.00", 3_000 * each));

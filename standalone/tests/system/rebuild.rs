@@ -1,21 +1,22 @@
-//! Rebuilding the read model while it is read.
+//! A rebuild of the read model while it is read and written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use runtime::crash_points::{REBUILD_BEFORE_REPLAY, REBUILD_BEFORE_SWITCH};
 use serde_json::Value;
 use test_support::process::Process;
 use test_support::services::{Services, Stores};
 use test_support::until;
-use test_support::user::EXAMPLE;
+use test_support::user::SAMPLE_ORDER;
 
-/// While orders are placed and read: no client is ever missing, or older than the same api had it before.
+/// While orders are placed, no client is ever missing, or older than the same api returned it before.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_is_never_noticed() {
+async fn readers_never_notice_a_rebuild() {
     let services = tokio::task::spawn_blocking(|| {
         let mut stores = Stores::prepared();
-        stores.set("SWEEP_INTERVAL", "1h"); // nobody heals
-        Services::on(stores, 2)
+        stores.set("SWEEP_INTERVAL", "1h"); // nothing else repairs the read model
+        Services::start_on(stores, 2)
     })
     .await
     .unwrap();
@@ -25,7 +26,7 @@ async fn a_rebuild_is_never_noticed() {
         let (user, stop) = (services.users[n % 2].clone(), stop.clone());
         tasks.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                user.place(&(n % 3 + 1).to_string(), &EXAMPLE, None).await;
+                user.place(&(n % 3 + 1).to_string(), &SAMPLE_ORDER, None).await;
             }
         }));
     }
@@ -37,8 +38,8 @@ async fn a_rebuild_is_never_noticed() {
         tasks.push(tokio::spawn(async move {
             let mut before = vec![0; 3];
             while !stop.load(Ordering::Relaxed) {
-                let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version } }").await;
-                let versions = answer["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{answer}"));
+                let response = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { version } }").await;
+                let versions = response["data"]["clientsByIds"].as_array().unwrap_or_else(|| panic!("{response}"));
                 let versions: Vec<i64> =
                     versions.iter().map(|client| client["version"].as_i64().unwrap_or(0)).collect();
                 assert!(
@@ -52,25 +53,25 @@ async fn a_rebuild_is_never_noticed() {
 
     let run = |arguments: &[&str]| tokio::task::block_in_place(|| services.stores.run("projector", arguments));
     let live = || {
-        let told = run(&["rebuild", "--status"]);
-        let live = told.lines().find(|line| line.ends_with(" live")).unwrap();
+        let output = run(&["rebuild", "--status"]);
+        let live = output.lines().find(|line| line.ends_with(" live")).unwrap();
         live.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    for point in ["rebuild-before-replay", "rebuild-before-switch"] {
+    for point in [REBUILD_BEFORE_REPLAY, REBUILD_BEFORE_SWITCH] {
         let armed = format!("{point}=return");
         let variables = [&services.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
-        assert!(!Process::start("projector", &["rebuild"], &variables).end().success());
+        assert!(!Process::start("projector", &["rebuild"], &variables).wait().success());
         assert_eq!(live(), 1);
     }
     let rebuild = |arguments: &[&str]| {
-        let told = run(&[&["rebuild", "--json"], arguments].concat());
-        serde_json::from_str::<Value>(&told).unwrap()["generation"].as_u64().unwrap()
+        let output = run(&[&["rebuild", "--json"], arguments].concat());
+        serde_json::from_str::<Value>(&output).unwrap()["generation"].as_u64().unwrap()
     };
-    assert_eq!((rebuild(&[]), live()), (2, 2), "what was begun is gone on with");
+    assert_eq!((rebuild(&[]), live()), (2, 2), "it continues the interrupted rebuild");
     assert_eq!(rebuild(&["--rollback"]), 1);
     assert_eq!((rebuild(&["--rollback"]), live()), (2, 2));
     assert_eq!((rebuild(&["--keep", "0s"]), live()), (3, 3));
-    // Two at once.
+    // Two rebuilds at once.
     let (one, other) = std::thread::scope(|scope| {
         let both = [(); 2].map(|()| scope.spawn(|| services.stores.run("projector", &["rebuild", "--keep", "0s"])));
         both.map(|one| one.join().unwrap()).into()
@@ -82,9 +83,9 @@ async fn a_rebuild_is_never_noticed() {
         task.await.unwrap();
     }
     services.stores.until_nothing_differs().await;
-    // What was given up goes by itself.
+    // The projectors remove retired generations by themselves.
     assert!(run(&["rebuild", "--status"]).lines().count() > 1);
-    until("the projectors have removed it", async || run(&["rebuild", "--status"]).lines().count() == 1).await;
+    until("the retired generations are removed", async || run(&["rebuild", "--status"]).lines().count() == 1).await;
     let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("orders:*client*").query_async(&mut redis).await.unwrap();
     assert!(keys.len() == 3 && keys.iter().all(|key| key.contains(":g4:")), "{keys:?}");

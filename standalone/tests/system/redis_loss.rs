@@ -1,4 +1,4 @@
-//! A Redis that lost what it had.
+//! A Redis that lost all of its data, or the last seconds of it.
 
 use std::sync::atomic::Ordering;
 
@@ -7,31 +7,31 @@ use test_support::services::{Services, Stores};
 use test_support::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_lost_all_or_the_last_seconds_is_made_right_under_load() {
+async fn a_replay_restores_a_redis_that_was_emptied_or_set_back_under_load() {
     let services = tokio::task::spawn_blocking(|| {
         let mut stores = Stores::prepared();
-        stores.set("SWEEP_INTERVAL", "1h"); // nobody heals unless asked
-        Services::on(stores, 1)
+        stores.set("SWEEP_INTERVAL", "1h"); // nothing is repaired unless a command does it
+        Services::start_on(stores, 1)
     })
     .await
     .unwrap();
     let load = Load::start(&services.users, 8);
-    load.more().await;
+    load.place_more(20).await;
     let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
     let run = |arguments: &[&str]| tokio::task::block_in_place(|| services.stores.run("projector", arguments));
 
     let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
-    load.more().await;
+    load.place_more(20).await;
     run(&["replay"]);
     let placed_so_far = load.placed.load(Ordering::Relaxed);
     let total = async || {
-        let answer = services.users[0].graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { orderCount } }").await;
-        let clients = answer["data"]["clientsByIds"].as_array().unwrap().clone();
+        let response = services.users[0].graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { orderCount } }").await;
+        let clients = response["data"]["clientsByIds"].as_array().unwrap().clone();
         clients.iter().map(|client| client["orderCount"].as_u64().unwrap()).sum::<u64>() as usize
     };
-    until("all that was lost is there again", async || total().await >= placed_so_far).await;
+    until("all lost orders are counted again", async || total().await >= placed_so_far).await;
 
-    // What a replica holds that becomes the primary before it has received the last seconds.
+    // The data of a replica that becomes the primary before it has received the last seconds.
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut redis).await.unwrap();
     let mut old = redis::pipe();
     old.atomic().cmd("FLUSHALL").ignore();
@@ -45,12 +45,12 @@ async fn a_redis_that_lost_all_or_the_last_seconds_is_made_right_under_load() {
         old.cmd("RESTORE").arg(key).arg(0).arg(dump).ignore();
     }
     for _ in 0..5 {
-        load.more().await;
+        load.place_more(20).await;
     }
     let () = old.query_async(&mut redis).await.unwrap();
-    load.more().await;
+    load.place_more(20).await;
     run(&["replay"]);
-    let placed = load.end().await;
+    let placed = load.stop().await;
     services.stores.until_nothing_differs().await;
-    println!("outages: {placed} orders while Redis was emptied and set back, none lost, none doubled");
+    println!("outages: {placed} orders while Redis was emptied and set back, none lost, none counted twice");
 }

@@ -1,4 +1,4 @@
-//! Processes that stop and are replaced under load.
+//! Processes that are replaced under load.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,10 @@ use test_support::load::Load;
 use test_support::process::Process;
 use test_support::services::Stores;
 use test_support::until;
-use test_support::user::{ALL, User};
+use test_support::user::{ALL_SCOPES, User};
 use tokio::net::TcpListener;
 
-/// A load balancer: asks each api every 20 ms whether it is ready, and sends requests to those that are.
+/// A load balancer: polls `/health/ready` of each api every 20 ms, and sends requests to the ready ones.
 #[derive(Clone)]
 struct Balancer {
     http: reqwest::Client,
@@ -31,15 +31,14 @@ impl Balancer {
         let address = listener.local_addr().unwrap().to_string();
         let router = axum::Router::new().route("/graphql", post(Balancer::forward)).with_state(balancer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let checking = balancer.clone();
+        let checks = balancer.clone();
         tokio::spawn(async move {
             loop {
-                let all: Vec<String> = checking.ready.lock().unwrap().keys().cloned().collect();
+                let all: Vec<String> = checks.ready.lock().unwrap().keys().cloned().collect();
                 for api in all {
-                    let request =
-                        checking.http.get(format!("http://{api}/health/ready")).timeout(Duration::from_secs(1));
-                    let ready = request.send().await.is_ok_and(|answer| answer.status().is_success());
-                    checking.ready.lock().unwrap().insert(api, ready);
+                    let request = checks.http.get(format!("http://{api}/health/ready")).timeout(Duration::from_secs(1));
+                    let ready = request.send().await.is_ok_and(|response| response.status().is_success());
+                    checks.ready.lock().unwrap().insert(api, ready);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -47,7 +46,7 @@ impl Balancer {
         (balancer, address)
     }
 
-    /// Sends requests to this one as well, once it is ready.
+    /// Adds an api, and waits until it is ready.
     async fn add(&self, api: &str) {
         self.ready.lock().unwrap().insert(api.to_owned(), false);
         until("a new api is ready", async || self.ready.lock().unwrap()[api]).await;
@@ -60,11 +59,11 @@ impl Balancer {
             all.iter().filter(|(_, ready)| **ready).map(|(api, _)| api.clone()).collect()
         };
         let Some(api) = ready.choose(&mut rand::rng()) else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "none is ready").into_response();
+            return (StatusCode::SERVICE_UNAVAILABLE, "no api is ready").into_response();
         };
         let request = balancer.http.post(format!("http://{api}/graphql")).headers(headers).body(body);
         match request.send().await {
-            Ok(answer) => (answer.status(), answer.bytes().await.unwrap_or_default()).into_response(),
+            Ok(response) => (response.status(), response.bytes().await.unwrap_or_default()).into_response(),
             Err(error) => (StatusCode::BAD_GATEWAY, format!("{error:?}")).into_response(),
         }
     }
@@ -83,10 +82,9 @@ async fn processes_are_replaced_under_load_without_a_failed_request() {
         }
         running.push((name, process));
     }
-    let token = stores.run("api", &["token", "--scope", ALL]);
-    let user = User::new(&address, token.trim());
+    let user = User::new(&address, &stores.token(ALL_SCOPES, "1h"));
     let load = Load::start(std::slice::from_ref(&user), 8);
-    load.more().await;
+    load.place_more(20).await;
     for (name, old) in std::mem::take(&mut running) {
         let mut new = Process::start(name, &[], &stores.variables());
         if name == "api" {
@@ -97,15 +95,15 @@ async fn processes_are_replaced_under_load_without_a_failed_request() {
         assert!(status.success(), "{name}: {status}");
         println!("outages: {name} stopped after {:.2?}", began.elapsed());
         running.push((name, new));
-        load.more().await;
+        load.place_more(20).await;
     }
-    let placed = load.end().await;
+    let placed = load.stop().await;
     let total = async || {
-        let answer = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { orderCount } }").await;
-        let clients = answer["data"]["clientsByIds"].as_array().unwrap();
+        let response = user.graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { orderCount } }").await;
+        let clients = response["data"]["clientsByIds"].as_array().unwrap();
         clients.iter().map(|client| client["orderCount"].as_u64().unwrap()).sum::<u64>() as usize
     };
-    until("every order is projected, once", async || total().await == placed).await;
+    until("every order is counted once", async || total().await == placed).await;
     stores.run("projector", &["verify", "--in-flight", "0s"]);
     println!("outages: {placed} orders and as many queries while all processes were replaced, none failed");
 }

@@ -1,23 +1,23 @@
-//! One process on embedded stores.
+//! The standalone service: one process on embedded stores.
 
 use serde_json::{Value, json};
 use test_support::process::{Process, command};
 use test_support::until;
-use test_support::user::{EXAMPLE, User, assert_is_bob, status};
+use test_support::user::{SAMPLE_ORDER, User, assert_is_bob, status};
 
 fn start(variables: &[(&str, &str)]) -> (Process, User) {
-    let anywhere = [("LISTEN_ADDR", "127.0.0.1:0")];
-    let mut process = Process::start("standalone", &[], &[&anywhere, variables].concat());
+    let any_port = [("LISTEN_ADDR", "127.0.0.1:0")];
+    let mut process = Process::start("standalone", &[], &[&any_port, variables].concat());
     let address = process.line_with("POST http://").split('/').next().unwrap().to_owned();
     let token = process.line_with("TOKEN=");
     (process, User::new(&address, &token))
 }
 
 #[tokio::test]
-async fn the_example_works_and_five_times_too() {
+async fn the_sample_order_can_be_placed_five_times() {
     let (process, user) = start(&[]);
     for n in 1..=5 {
-        let (placed, version) = user.place("1", &EXAMPLE, None).await;
+        let (placed, version) = user.place("1", &SAMPLE_ORDER, None).await;
         assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n));
         let total = format!("{}.00", 3_000 * n);
         assert_is_bob(&user.client_at("1", version).await, &total, n, &placed["order"]["placedAt"]);
@@ -28,7 +28,7 @@ async fn the_example_works_and_five_times_too() {
 }
 
 #[tokio::test]
-async fn what_it_prints_to_try_works() {
+async fn the_printed_example_command_works() {
     let (mut process, user) = start(&[]);
     process.line_with("Authorization: Bearer $TOKEN"); // the first line of the command…
     process.line_with("  -d '{\"query\""); // …and its second
@@ -36,8 +36,8 @@ async fn what_it_prints_to_try_works() {
     let first = lines.iter().position(|line| line.starts_with("TOKEN=")).unwrap();
     let script = lines[first..].join("\n");
     let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&shell.stdout).unwrap_or_else(|_| panic!("{shell:?}"));
-    assert_eq!(answer["data"]["placeOrder"]["order"]["total"]["amount"], "3000.00", "{answer}");
+    let response: serde_json::Value = serde_json::from_slice(&shell.stdout).unwrap_or_else(|_| panic!("{shell:?}"));
+    assert_eq!(response["data"]["placeOrder"]["order"]["total"]["amount"], "3000.00", "{response}");
 
     let page = user.http.get(format!("http://{}/", user.address)).header("accept", "text/html").send().await.unwrap();
     assert!(page.text().await.unwrap().contains("GraphiQL"));
@@ -46,25 +46,25 @@ async fn what_it_prints_to_try_works() {
 }
 
 #[tokio::test]
-async fn a_database_file_survives_and_the_read_model_is_rebuilt_from_it() {
+async fn the_read_model_is_rebuilt_from_a_database_file() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("orders.db").display());
     let (process, user) = start(&[("DATABASE_URL", &url)]);
     for _ in 0..5 {
-        user.place("1", &EXAMPLE, None).await;
+        user.place("1", &SAMPLE_ORDER, None).await;
     }
-    drop(process); // killed, with whatever it had not projected yet
+    drop(process); // killed, maybe before it had projected every order
 
     let (process, user) = start(&[("DATABASE_URL", &url)]);
     let rebuilt = user.client_at("1", 5).await;
     assert_is_bob(&rebuilt, "15000.00", 5, &rebuilt["lastPurchase"]);
-    let (placed, version) = user.place("1", &EXAMPLE, None).await;
+    let (placed, version) = user.place("1", &SAMPLE_ORDER, None).await;
     assert_is_bob(&user.client_at("1", version).await, "18000.00", 6, &placed["order"]["placedAt"]);
     assert!(process.terminate().success());
 }
 
 #[tokio::test]
-async fn it_stops_also_when_nobody_reads_its_log() {
+async fn it_shuts_down_when_nobody_reads_its_log() {
     use std::io::{BufRead, BufReader, Read};
     use std::process::Stdio;
     let mut service = command("standalone", &[], &[("LISTEN_ADDR", "127.0.0.1:0")])
@@ -78,12 +78,12 @@ async fn it_stops_also_when_nobody_reads_its_log() {
     assert!(
         std::process::Command::new("sh").args(["-c", &format!("kill {}", service.id())]).status().unwrap().success()
     );
-    until("it ends", async || service.try_wait().unwrap().is_some()).await;
+    until("it exits", async || service.try_wait().unwrap().is_some()).await;
     assert!(service.wait().unwrap().success());
 }
 
 #[tokio::test]
-async fn the_log_tells_of_operations_but_not_what_they_carry() {
+async fn the_log_names_operations_but_contains_no_variables_or_tokens() {
     let (mut process, user) = start(&[("LOG_FORMAT", "json")]);
     let query = "query Careful($id: ID!) { product(id: $id) { name price { amount } } }";
     let request = user.http.post(format!("http://{}/graphql", user.address)).bearer_auth(&user.token);
@@ -95,21 +95,28 @@ async fn the_log_tells_of_operations_but_not_what_they_carry() {
 
     process.line_with("\"status\":401");
     let lines = process.lines();
-    let told = lines.iter().find(|line| line.contains("Careful")).unwrap();
-    let told: Value = serde_json::from_str(told).unwrap();
+    let entry = lines.iter().find(|line| line.contains("Careful")).unwrap();
+    let entry: Value = serde_json::from_str(entry).unwrap();
     assert_eq!(
-        (&told["operation"], &told["kind"], &told["cost"], &told["status"], &told["request_id"], &told["transport"]),
+        (
+            &entry["operation"],
+            &entry["kind"],
+            &entry["cost"],
+            &entry["status"],
+            &entry["request_id"],
+            &entry["transport"]
+        ),
         (&json!("Careful"), &json!("query"), &json!(4), &json!(200), &json!("mine"), &json!("http"))
     );
-    assert!(told["duration_ms"].as_f64().unwrap() > 0.0);
+    assert!(entry["duration_ms"].as_f64().unwrap() > 0.0);
     let log: Vec<_> = lines.iter().filter(|line| line.starts_with('{')).collect();
     assert!(log.len() > 2);
-    let carried = ["4711", &user.token, "hunter2"];
-    assert!(!log.iter().any(|line| carried.iter().any(|secret| line.contains(secret))), "{log:#?}");
+    let secrets = ["4711", &user.token, "hunter2"];
+    assert!(!log.iter().any(|line| secrets.iter().any(|secret| line.contains(secret))), "{log:#?}");
 }
 
 #[tokio::test]
-async fn an_idle_service_has_nothing_to_warn_of() {
+async fn an_idle_service_logs_no_warnings() {
     let (process, _) = start(&[("RUST_LOG", "warn")]);
     let began = std::time::Instant::now();
     // Longer than a long poll for messages.
@@ -119,7 +126,7 @@ async fn an_idle_service_has_nothing_to_warn_of() {
 }
 
 #[tokio::test]
-async fn the_demo_has_a_past_and_goes_on_for_its_time() {
+async fn the_demo_has_past_orders_and_places_new_ones_for_its_time() {
     let (process, user) =
         start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::edge::access_log=warn")]);
     let today = chrono::Utc::now().date_naive();
@@ -133,11 +140,11 @@ async fn the_demo_has_a_past_and_goes_on_for_its_time() {
     assert!(past["points"].as_array().unwrap().iter().all(|day| day["orderCount"].as_u64().unwrap() > 0), "{past}");
     let orders = async || sales(1, -1).await["orderCount"].as_u64().unwrap();
     let before = orders().await;
-    until("orders come", async || orders().await > before + 10).await;
+    until("new orders are placed", async || orders().await > before + 10).await;
     let output = process.output();
-    // Nothing has come for longer than it takes until something does.
+    // No order for longer than the usual time between two.
     let (mut last, mut since) = (0, std::time::Instant::now());
-    until("it is over", async || {
+    until("the demo is over", async || {
         let now = orders().await;
         if std::mem::replace(&mut last, now) != now {
             since = std::time::Instant::now();

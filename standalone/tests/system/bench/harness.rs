@@ -1,38 +1,39 @@
-//! Turns under load, and tables of what they showed.
+//! Turns of load on servers, and tables of the results.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_support::process::{mebibytes, root};
+use test_support::process::{memory_mebibytes, repository_file};
 
 pub const CONNECTIONS: usize = 64;
 
-/// How often each contender has its turn, and for how long.
+/// How many turns each contender gets, and how long each is.
 pub const ROUNDS: usize = 3;
 pub const TURN: Duration = Duration::from_secs(5);
 
-/// What one turn showed.
+/// The result of one turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
+    /// Requests a second.
     pub rate: f64,
-    /// Milliseconds; 0 where they are not told.
+    /// Milliseconds; 0 if not measured.
     pub p50: f64,
     pub p99: f64,
     pub p999: f64,
-    /// Requests for each second of processor time of the server.
+    /// Requests for each second of CPU time of the server.
     pub per_cpu: f64,
     /// MiB.
     pub memory: f64,
 }
 
-/// Seconds of processor time that a process has used.
-pub fn processor_time(process: u32) -> f64 {
+/// The CPU time that a process has used, in seconds.
+pub fn cpu_seconds(process: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: f64 = [11, 12].iter().map(|field| fields[*field].parse::<f64>().unwrap()).sum();
-    ticks / 100.0 // USER_HZ, which Linux shows everywhere
+    ticks / 100.0 // USER_HZ, which is 100 on every Linux
 }
 
 /// A server under load.
@@ -50,7 +51,7 @@ impl Server<'_> {
         self.load(length, CONNECTIONS, &[self.kind, self.token, &self.clients.to_string()])
     }
 
-    /// The same requests again and again.
+    /// Sends these queries in turn.
     pub fn repeat(&self, length: Duration, connections: usize, queries: &[String]) -> Sample {
         let bodies: Vec<String> = queries.iter().map(|query| json!({ "query": query }).to_string()).collect();
         let mut arguments = vec!["body", self.token, "0"];
@@ -59,35 +60,35 @@ impl Server<'_> {
     }
 
     pub fn load(&self, length: Duration, connections: usize, arguments: &[&str]) -> Sample {
-        let before = processor_time(self.process);
+        let before = cpu_seconds(self.process);
         let output = Command::new("wrk")
             .args(["-t1", &format!("-c{connections}"), &format!("-d{}s", length.as_secs())])
-            .args(["-s", root("bench/requests.lua").to_str().unwrap(), &format!("http://{}", self.address)])
+            .args(["-s", repository_file("bench/requests.lua").to_str().unwrap(), &format!("http://{}", self.address)])
             .arg("--")
             .args(arguments)
             .output()
             .unwrap();
-        let spent = processor_time(self.process) - before;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let told: Value =
-            said.lines().find_map(|line| serde_json::from_str(line).ok().filter(Value::is_object)).unwrap();
-        let number = |name: &str| told[name].as_f64().unwrap();
-        assert_eq!(number("failed"), 0.0, "{}: {said}", self.name);
+        let spent = cpu_seconds(self.process) - before;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let report: Value =
+            printed.lines().find_map(|line| serde_json::from_str(line).ok().filter(Value::is_object)).unwrap();
+        let number = |name: &str| report[name].as_f64().unwrap();
+        assert_eq!(number("failed"), 0.0, "{}: {printed}", self.name);
         Sample {
             rate: number("requests") / number("seconds"),
             p50: number("p50") / 1e3,
             p99: number("p99") / 1e3,
             p999: number("p999") / 1e3,
             per_cpu: number("requests") / spent,
-            memory: mebibytes(self.process, "VmRSS"),
+            memory: memory_mebibytes(self.process, "VmRSS"),
         }
     }
 }
 
-/// A contender, and how it has its turn.
+/// The name of a contender, and a function that runs one turn.
 pub type Contender<'a> = (&'static str, Box<dyn FnMut() -> Sample + 'a>);
 
-/// Each in turn, several times; the medians.
+/// Runs all contenders in turn, several times. Returns the medians.
 pub fn compare(turns: &mut [Contender]) -> Vec<(&'static str, Sample)> {
     let mut samples: BTreeMap<usize, Vec<Sample>> = BTreeMap::new();
     for _ in 0..ROUNDS {
@@ -115,7 +116,7 @@ pub fn median(samples: &[Sample]) -> Sample {
     }
 }
 
-/// A table in Markdown; the first row is what the others are compared with.
+/// Prints a table in Markdown that compares each row with the first.
 pub fn print(title: &str, rows: &[(&'static str, Sample)]) {
     let (ours, figure) = (rows[0].1, |value: f64, digits: usize| match value {
         0.0 => "–".to_owned(),
@@ -141,7 +142,7 @@ pub fn print(title: &str, rows: &[(&'static str, Sample)]) {
     }
 }
 
-/// Each has its turn several times, after it was warmed.
+/// Warms all servers up, and then compares them.
 pub fn race(title: &str, servers: &[Server]) {
     for server in servers {
         server.turn(Duration::from_secs(2));

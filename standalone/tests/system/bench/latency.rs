@@ -1,4 +1,4 @@
-//! From an order being sent until it can be read.
+//! The time from sending an order until it can be read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use test_support::process::Process;
+use test_support::sqs;
 use test_support::until;
-use test_support::user::{EXAMPLE, User, sqs};
+use test_support::user::{SAMPLE_ORDER, User};
 use tokio::task::JoinHandle;
 
 use super::Bench;
 
-/// From an order being sent until the read model tells that it has it, at a rate that does not wait for anybody.
+/// The time until the read model announces an order, at a fixed rate of orders that does not slow down with the service.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn latency() {
@@ -32,7 +33,7 @@ async fn latency() {
     };
     for rate in [500, 2_000] {
         let number = rate * 5;
-        // Each order is of another client, so that a change tells whose it is.
+        // Each order has a client of its own, so that a change identifies the order.
         let mut changes = bench.stores.redis_client().get_async_pubsub().await.unwrap();
         changes.subscribe("orders:changed").await.unwrap();
         let seen = tokio::spawn(async move {
@@ -46,8 +47,8 @@ async fn latency() {
             seen
         });
         let refused = Mutex::new(Vec::new());
-        let placing = offered(rate, number, async |n| {
-            if let Err(answer) = user.try_to_place(&(n + 1).to_string(), &EXAMPLE, None).await {
+        let placing = at_rate(rate, number, async |n| {
+            if let Err(answer) = user.try_to_place(&(n + 1).to_string(), &SAMPLE_ORDER, None).await {
                 refused.lock().unwrap().push(answer);
             }
         });
@@ -63,8 +64,9 @@ async fn latency() {
         let placed = sent.iter().zip(&answered).map(|(sent, answered)| *answered - *sent);
         row("sent until answered", rate, placed.collect());
 
-        // What the queue takes by itself, at the same rate, with as many pollers.
-        let created = sqs(&user.http, &endpoint, "CreateQueue", json!({ "QueueName": format!("probe-{rate}") })).await;
+        // The queue alone, at the same rate and with as many pollers.
+        let created =
+            sqs::call(&user.http, &endpoint, "CreateQueue", json!({ "QueueName": format!("probe-{rate}") })).await;
         let url = created["QueueUrl"].as_str().unwrap().to_owned();
         let received = Arc::new(Mutex::new(HashMap::new()));
         let pollers: Vec<_> = (0..4)
@@ -74,7 +76,7 @@ async fn latency() {
                 tokio::spawn(async move {
                     loop {
                         let asked = json!({ "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20 });
-                        let told = sqs(&http, &endpoint, "ReceiveMessage", asked).await;
+                        let told = sqs::call(&http, &endpoint, "ReceiveMessage", asked).await;
                         let messages = told["Messages"].as_array().cloned().unwrap_or_default();
                         for message in &messages {
                             let n: u32 = message["Body"].as_str().unwrap().parse().unwrap();
@@ -86,15 +88,20 @@ async fn latency() {
                                 json!({ "Id": id.to_string(), "ReceiptHandle": message["ReceiptHandle"] })
                             })
                             .collect();
-                        sqs(&http, &endpoint, "DeleteMessageBatch", json!({ "QueueUrl": url, "Entries": entries }))
-                            .await;
+                        sqs::call(
+                            &http,
+                            &endpoint,
+                            "DeleteMessageBatch",
+                            json!({ "QueueUrl": url, "Entries": entries }),
+                        )
+                        .await;
                     }
                 })
             })
             .collect();
-        let sending = offered(rate, number, async |n| {
+        let sending = at_rate(rate, number, async |n| {
             let message = json!({ "QueueUrl": url, "MessageBody": n.to_string() });
-            sqs(&user.http, &endpoint, "SendMessage", message).await;
+            sqs::call(&user.http, &endpoint, "SendMessage", message).await;
         });
         let (sent, _) = sending.await;
         until("all is received", async || received.lock().unwrap().len() == number as usize).await;
@@ -104,8 +111,8 @@ async fn latency() {
     }
 }
 
-/// Begins so many things a second, whether or not those before have ended; returns when each began and ended.
-async fn offered(rate: u32, number: u32, each: impl AsyncFn(u32)) -> (Vec<Instant>, Vec<Instant>) {
+/// Calls `each` so many times a second, whether or not earlier calls have ended. Returns when each call began and ended.
+async fn at_rate(rate: u32, number: u32, each: impl AsyncFn(u32)) -> (Vec<Instant>, Vec<Instant>) {
     let began = Instant::now();
     let all = (0..number).map(|n| {
         let each = &each;

@@ -1,5 +1,5 @@
-//! What `make bench` prints; docs/performance.md has the latest. The service and its peers, one after another and several
-//! times over, on the same stores and the same machine. It measures and judges nothing: machines differ.
+//! The benchmarks that `make bench` prints; docs/performance.md has the latest results. The service and its peers take turns
+//! several times on the same stores and the same machine. No result fails a benchmark: machines differ.
 
 mod harness;
 mod latency;
@@ -15,17 +15,17 @@ use std::process::Command;
 
 use harness::Server;
 use redis::aio::MultiplexedConnection;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
-use test_support::process::{Process, free_address, root};
+use sea_orm::{Database, DatabaseConnection};
+use test_support::process::{Process, free_address, repository_file};
 use test_support::services::Stores;
-use test_support::user::{ALL, User};
+use test_support::user::{ALL_SCOPES, User};
 
 const CLIENTS: usize = 10_000;
 
-/// As a server that must not lose what it acknowledged.
+/// PostgreSQL as in production: a server that must not lose a commit.
 const DURABLE: [(&str, &str); 3] = [("fsync", "on"), ("full_page_writes", "on"), ("autovacuum", "on")];
 
-/// All that is compared, on stores with 10 000 clients.
+/// An api on stores with 10 000 clients.
 struct Bench {
     stores: Stores,
     db: DatabaseConnection,
@@ -38,19 +38,17 @@ impl Bench {
     async fn start() -> Bench {
         let mut stores = tokio::task::spawn_blocking(|| Stores::prepared_with(&DURABLE)).await.unwrap();
         let db = Database::connect(stores.postgres.connection_uri()).await.unwrap();
-        let clients = format!(
-            "INSERT INTO clients (name, email) SELECT 'Client ' || n, n || '@example.com' FROM generate_series(4, {CLIENTS}) n"
-        );
-        db.execute_unprepared(&clients).await.unwrap();
-        // Neither do the others write a line for each request.
+        stores.add_clients(CLIENTS as i64).await;
+        // The peers do not log each request either.
         stores.set("RUST_LOG", "warn,api=info,projector=info,api::edge::access_log=warn");
-        stores.set("MAX_OPERATIONS_PER_CALLER", "512"); // all are of one token
-        let token = stores.run("api", &["token", "--scope", ALL, "--ttl", "8h"]).trim().to_owned();
+        stores.set("MAX_OPERATIONS_PER_CALLER", "512"); // all requests have one token
+        let token = stores.token(ALL_SCOPES, "8h");
         let mut api = Process::start("api", &[], &stores.variables());
         let address = api.line_with("ready address=");
         Bench { stores, db, token, api, address }
     }
 
+    /// A contender of this kind, see `bench/requests.lua`.
     fn server<'a>(&'a self, name: &'static str, process: &Process, address: &str, kind: &'static str) -> Server<'a> {
         Server { name, process: process.id(), address: address.into(), kind, clients: CLIENTS, token: &self.token }
     }
@@ -72,8 +70,8 @@ impl Bench {
 fn peer(kind: &str, stores: &Stores) -> (Process, String) {
     let address = free_address();
     let port = address.rsplit(':').next().unwrap();
-    let mut command = Command::new(root("scripts/with-node"));
-    command.arg("node").arg(root("bench/peers/server.js")).args([kind, port]).envs(stores.variables());
+    let mut command = Command::new(repository_file("scripts/with-node"));
+    command.arg("node").arg(repository_file("bench/peers/server.js")).args([kind, port]).envs(stores.variables());
     command.env("NODE_ENV", "production");
     let mut process = Process::spawn(kind, command);
     process.line_with(" is ready");

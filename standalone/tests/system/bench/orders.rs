@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use entity::order;
 use sea_orm::{EntityTrait, PaginatorTrait};
-use test_support::process::root;
-use test_support::services::postgres_program;
+use test_support::postgres;
+use test_support::process::repository_file;
 
 use super::harness::{Sample, TURN, compare, print};
 use super::{Bench, CLIENTS, peer};
@@ -29,25 +29,25 @@ async fn orders() {
         (mercurius.name, Box::new(|| mercurius.turn(TURN))),
     ]);
     print("Orders of two lines: `placeOrder`", &rows);
-    // An answer that is an error has status 200 as well.
+    // Count the orders: a response with an error has status 200 as well.
     for server in [&many, &mercurius] {
         let before = order::Entity::find().count(&bench.db).await.unwrap();
-        let answered = server.turn(TURN).rate * TURN.as_secs_f64();
+        let responses = server.turn(TURN).rate * TURN.as_secs_f64();
         let placed = order::Entity::find().count(&bench.db).await.unwrap() - before;
-        assert!(placed as f64 > answered * 0.98, "{}: {placed} orders of {answered} answers", server.name);
+        assert!(placed as f64 > responses * 0.98, "{}: {placed} orders of {responses} responses", server.name);
     }
 }
 
-/// As many orders as one transaction each can be placed, without any service.
+/// Orders without any service: one transaction for each, by pgbench.
 fn pgbench(url: &str) -> Sample {
-    let output = Command::new(postgres_program("pgbench"))
+    let output = Command::new(postgres::program("pgbench"))
         .args(["-n", "-M", "prepared", "-c", "64", "-j", "2", "-D", &format!("clients={CLIENTS}")])
-        .args(["-T", &TURN.as_secs().to_string(), "-f", root("bench/order.sql").to_str().unwrap(), url])
+        .args(["-T", &TURN.as_secs().to_string(), "-f", repository_file("bench/order.sql").to_str().unwrap(), url])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = |prefix: &str| {
-        let line = said.lines().find_map(|line| line.strip_prefix(prefix)).unwrap_or_else(|| panic!("{output:?}"));
+        let line = printed.lines().find_map(|line| line.strip_prefix(prefix)).unwrap_or_else(|| panic!("{output:?}"));
         line.split_whitespace().next().unwrap().parse::<f64>().unwrap()
     };
     Sample { rate: number("tps = "), ..Sample::default() }

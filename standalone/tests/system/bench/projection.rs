@@ -1,4 +1,4 @@
-//! From the queue and the log into Redis.
+//! Applying events from the queue and the log to Redis.
 
 use std::process::Command;
 use std::time::Instant;
@@ -10,18 +10,18 @@ use read_model::batch::Batch;
 use read_model::redis::KEEP_ORDERS;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
-use test_support::process::{Process, binary, root};
+use test_support::process::{Process, program, repository_file};
+use test_support::sqs;
 use test_support::until;
-use test_support::user::sqs;
 
 use super::harness::{ROUNDS, Sample, median, print};
 use super::{Bench, CLIENTS};
 
-/// Events of a partition in one step where 500 are applied at once.
-const IN_A_STEP: i64 = 31;
+/// Events for one partition when 500 events are applied in one round trip.
+const EVENTS_IN_A_STEP: i64 = 31;
 
-/// redis-benchmark puts a number there.
-const ANY: &str = "__rand_int__";
+/// redis-benchmark replaces this by a random number.
+const RANDOM_NUMBER: &str = "__rand_int__";
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
@@ -31,7 +31,7 @@ async fn projection() {
     let bench = Bench::start().await;
     let endpoint = bench.stores.get("AWS_ENDPOINT_URL").to_owned();
     let http = reqwest::Client::new();
-    // One order for each of so many clients, and so on, with ids in that order: made by SQL.
+    // Made by SQL: the first order of each client, then the second of each, and so on, with ids in this order.
     let orders = format!(
         "WITH placed AS (
              SELECT gen_random_uuid() AS order_id, c.id AS client_id, v AS version FROM clients c, generate_series(1, {}) v
@@ -58,9 +58,9 @@ async fn projection() {
     let messages: Vec<String> = events.iter().take(MESSAGES as usize).map(order_event::Model::message).collect();
     let mut turn = 0;
     let mut drained = async |program: &str| {
-        // A queue of its own for each, which is full before it begins.
+        // Each turn has a queue of its own, which is full before the program starts.
         turn += 1;
-        let created = sqs(&http, &endpoint, "CreateQueue", json!({ "QueueName": format!("full-{turn}") })).await;
+        let created = sqs::call(&http, &endpoint, "CreateQueue", json!({ "QueueName": format!("full-{turn}") })).await;
         let url = created["QueueUrl"].as_str().unwrap().to_owned();
         let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut bench.redis().await).await.unwrap();
         for batch in messages.chunks(10) {
@@ -68,7 +68,7 @@ async fn projection() {
                 .zip(batch)
                 .map(|(id, body): (u32, _)| json!({ "Id": id.to_string(), "MessageBody": body }))
                 .collect();
-            sqs(&http, &endpoint, "SendMessageBatch", json!({ "QueueUrl": url, "Entries": entries })).await;
+            sqs::call(&http, &endpoint, "SendMessageBatch", json!({ "QueueUrl": url, "Entries": entries })).await;
         }
         let variables = bench.stores.variables();
         let variables = variables.into_iter().filter(|(name, _)| !matches!(*name, "DATABASE_URL" | "QUEUE_URL"));
@@ -76,11 +76,11 @@ async fn projection() {
         let process = Process::start(program, &[], &variables);
         let left = async || -> i32 {
             let asked = json!({ "QueueUrl": url, "AttributeNames": ["All"] });
-            let told = sqs(&http, &endpoint, "GetQueueAttributes", asked).await;
+            let told = sqs::call(&http, &endpoint, "GetQueueAttributes", asked).await;
             let number = |name: &str| told["Attributes"][name].as_str().unwrap().parse::<i32>().unwrap();
             number("ApproximateNumberOfMessages") + number("ApproximateNumberOfMessagesNotVisible")
         };
-        // Not how long it takes to start.
+        // The time to start does not count.
         until("the first messages are gone", async || left().await < MESSAGES).await;
         let (began, first) = (Instant::now(), left().await);
         until("the queue is empty", async || left().await == 0).await;
@@ -98,7 +98,7 @@ async fn projection() {
         &[("projector", median(&samples[0])), ("receive and delete only", median(&samples[1]))],
     );
 
-    // The script that applies an event, by what can send it fastest.
+    // The script alone, as fast as redis-benchmark can send it.
     let apply = |_| async {
         let mut redis = bench.redis().await;
         let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
@@ -111,12 +111,12 @@ async fn projection() {
     let mut applied = Vec::new();
     for _ in 0..ROUNDS {
         let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
-        let mut command = Command::new(binary("apply"));
+        let mut command = Command::new(program("apply"));
         let output = command.arg(LOG.to_string()).envs(bench.stores.variables()).output().unwrap();
         let rate = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|_| panic!("{output:?}"));
         applied.push(Sample { rate, ..Sample::default() });
     }
-    let script = std::fs::read_to_string(root("read_model/src/apply.lua")).unwrap();
+    let script = std::fs::read_to_string(repository_file("read_model/src/apply.lua")).unwrap();
     let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(&script).query_async(&mut redis).await.unwrap();
     let fencing_token: String =
         redis::cmd("GET").arg("orders:{p1}:fencing_token").query_async(&mut redis).await.unwrap();
@@ -136,7 +136,7 @@ async fn projection() {
         let () = empty.query_async(&mut redis).await.unwrap();
         let output = Command::new("redis-benchmark")
             .args(["-h", host, "-p", &port.to_string(), "-c", "1", "-P", "16", "-q", "--csv"])
-            .args(["-n", &(LOG as i64 / IN_A_STEP).to_string(), "-r", "1000000000"])
+            .args(["-n", &(LOG as i64 / EVENTS_IN_A_STEP).to_string(), "-r", "1000000000"])
             .args(["EVALSHA", &sha, "2", "orders:{p1}:fencing_token", "orders:{p1}:nothing"])
             .args(apply_arguments(&fencing_token))
             .output()
@@ -146,7 +146,7 @@ async fn projection() {
         let rate = line.rsplit(',').nth(6).and_then(|rate| rate.trim_matches('"').parse::<f64>().ok());
         let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
         assert!(keys > LOG * 9 / 10, "{keys} keys: {output:?}");
-        let rate = rate.unwrap_or_else(|| panic!("{output:?}")) * IN_A_STEP as f64;
+        let rate = rate.unwrap_or_else(|| panic!("{output:?}")) * EVENTS_IN_A_STEP as f64;
         benchmarked.push(Sample { rate, ..Sample::default() });
     }
     print(
@@ -167,13 +167,14 @@ async fn projection() {
     );
 }
 
-/// What `apply.lua` is given for so many orders of one line, placed now by any clients.
+/// The arguments of `apply.lua` for orders of one line, placed now by random clients.
 fn apply_arguments(fencing_token: &str) -> Vec<String> {
-    const SOME: i64 = 1_000_000_000_000; // numbers from here on, in whose place redis-benchmark puts any
-    let events: Vec<Event> = (SOME..SOME + IN_A_STEP).map(first_order).collect();
+    // redis-benchmark replaces ids from here on by random ones.
+    const FIRST: i64 = 1_000_000_000_000;
+    let events: Vec<Event> = (FIRST..FIRST + EVENTS_IN_A_STEP).map(first_order).collect();
     let mut batch = Batch::default();
     for (index, event) in events.iter().enumerate() {
-        batch.add(index, SOME + index as i64, event);
+        batch.add(index, FIRST + index as i64, event);
     }
     let mut script = redis::cmd(fencing_token);
     script.arg("1").arg("orders:changed");
@@ -187,15 +188,15 @@ fn apply_arguments(fencing_token: &str) -> Vec<String> {
         for event in &events {
             let Some(OrderPlaced { client_id, order_id, .. }) = event.order() else { continue };
             let (client, order) = (client_id.to_string(), order_id.to_string());
-            // Twice, or some would be the same.
-            let any = ANY.repeat(2);
-            *argument = if *argument == order { any } else { argument.replace(&client, &any) };
+            // Twice: one number has too few digits to be unique.
+            let random = RANDOM_NUMBER.repeat(2);
+            *argument = if *argument == order { random } else { argument.replace(&client, &random) };
         }
     }
     arguments
 }
 
-/// A client's first order, of one line, placed now.
+/// A client's first order: one line, placed now.
 fn first_order(client_id: i64) -> Event {
     let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 }];
     let order = OrderPlaced {

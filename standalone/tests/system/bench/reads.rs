@@ -1,22 +1,22 @@
-//! Reading clients.
+//! Reads of clients.
 
 use std::process::Command;
 
-use test_support::process::{Process, binary};
+use test_support::process::{Process, program};
 use test_support::user::User;
 
 use super::harness::{Server, race};
 use super::{Bench, peer};
 
-/// More clients than an api keeps of those that it has read.
-const MANY: usize = 200_000;
+/// More clients than the cache of an api holds.
+const MORE_THAN_CACHED: usize = 200_000;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn reads() {
     let bench = Bench::start().await;
     let mut redis = bench.redis().await;
-    for ids in (1..=MANY).collect::<Vec<_>>().chunks(10_000) {
+    for ids in (1..=MORE_THAN_CACHED).collect::<Vec<_>>().chunks(10_000) {
         let mut pipeline = redis::pipe();
         for id in ids {
             let (name, email) = (format!("Client {id}"), format!("{id}@example.com"));
@@ -26,12 +26,12 @@ async fn reads() {
         }
         let () = pipeline.query_async(&mut redis).await.unwrap();
     }
-    let mut command = Command::new(binary("bare"));
+    let mut command = Command::new(program("bare"));
     command.arg("127.0.0.1:0").envs(bench.stores.variables());
     let mut bare = Process::spawn("bare", command);
     let bare_address = bare.line_with("bare is ready at ");
     let [mercurius, apollo, yoga] = ["mercurius", "apollo", "yoga"].map(|kind| peer(kind, &bench.stores));
-    // All answer the same.
+    // All contenders must return the same result.
     let query = "{ client(id: \"7\") { id name email total { amount currencyCode } orderCount lastPurchase version } }";
     let ours = User::new(&bench.address, &bench.token).graphql(query).await;
     for (_, address) in [&mercurius, &apollo, &yoga] {
@@ -41,7 +41,7 @@ async fn reads() {
         "One client: `client(id)`",
         &[
             bench.own("this service", "client"),
-            Server { clients: MANY, ..bench.own("this service, of 200 000 clients", "client") },
+            Server { clients: MORE_THAN_CACHED, ..bench.own("this service, of 200 000 clients", "client") },
             bench.server("axum and Redis, no GraphQL", &bare, &bare_address, "plain"),
             bench.server("Mercurius, JIT", &mercurius.0, &mercurius.1, "client"),
             bench.server("Apollo Server", &apollo.0, &apollo.1, "client"),

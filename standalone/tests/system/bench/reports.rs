@@ -1,4 +1,4 @@
-//! What dashboards ask.
+//! Reports for dashboards.
 
 use chrono::{Datelike, Days, NaiveDate, Utc};
 use read_model::sales::{Resolution, products_of_day, products_of_month};
@@ -9,16 +9,16 @@ use serde_json::Value;
 use super::Bench;
 use super::harness::TURN;
 
-/// A million clients, three years of days, ten thousand products: what dashboards ask, of 16 connections.
+/// A million clients, three years of days and ten thousand products, read over 16 connections.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn reports() {
     const CLIENTS: i64 = 1_000_000;
     const DAYS: u64 = 3 * 365;
     const PRODUCTS: i64 = 10_000;
-    /// Products sold in a partition on a day, one in so many.
+    /// On a day, a partition has sold one in so many products.
     const SOLD: i64 = 100;
-    /// Of clients, more than are asked for at once.
+    /// Pages of clients, read in turn.
     const PAGES: usize = 50;
     let bench = Bench::start().await;
     let mut redis = bench.redis().await;
@@ -29,7 +29,7 @@ async fn reports() {
         used.trim().parse::<f64>().unwrap()
     };
     let empty = memory(&mut redis).await;
-    // By Redis itself: to send millions of commands takes minutes.
+    // Filled by scripts: sending millions of commands would take minutes.
     let of_clients = "for id = tonumber(ARGV[1]), tonumber(ARGV[2]) do
             local partition, total = 'orders:{p' .. id % 16 .. '}:g1:', id * 7919 % 1000003 * 100
             local time = string.format('%d', ARGV[3] - id * 1000)

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use test_support::process::{Process, binary};
+use test_support::process::{Process, program};
 
 use super::harness::print_times;
 
@@ -18,8 +18,8 @@ async fn start() {
     }
     println!("\n### Start and size\n");
     print_times("standalone: start until ready", &mut starts);
-    for program in ["api", "projector", "standalone"] {
-        let size = std::fs::metadata(binary(program)).unwrap().len() as f64 / 1024.0 / 1024.0;
-        println!("{program:<42} {size:>8.1} MiB on disk");
+    for name in ["api", "projector", "standalone"] {
+        let size = std::fs::metadata(program(name)).unwrap().len() as f64 / 1024.0 / 1024.0;
+        println!("{name:<42} {size:>8.1} MiB on disk");
     }
 }

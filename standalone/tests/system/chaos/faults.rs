@@ -1,25 +1,29 @@
-//! What can fail, and how that is inflicted.
+//! The faults, and how each is caused.
 
 use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use redis_test::server::RedisServer;
+use runtime::crash_points as points;
 use sea_orm::{ConnectionTrait, TransactionTrait};
-use test_support::process::Process;
-use test_support::queue_proxy::Queue;
+use test_support::process::{Process, signal};
+use test_support::queue_proxy::Mode;
 use test_support::services::sql;
 
-use super::{CLIENTS, Chaos, catalogue, key};
+use super::{CLIENTS, Chaos, client_key, product_key};
 
-/// Where a process can be made to die: of api, of projector, of its commands.
-pub const OF_API: [&str; 5] =
-    ["order-before-commit", "order-after-commit", "change-before-commit", "relay-mid-batches", "relay-before-marking"];
-
-pub const OF_PROJECTOR: [&str; 2] = ["projector-before-apply", "projector-before-delete"];
-pub const OF_REPLAY: [&str; 1] = ["replay-mid-log"];
-pub const OF_REPAIR: [&str; 3] = ["repair-mid-log", "repair-before-replace", "repair-product"];
-pub const OF_REBUILD: [&str; 2] = ["rebuild-before-replay", "rebuild-before-switch"];
+/// The crash points of each program and command.
+pub const API_POINTS: [&str; 5] = [
+    points::ORDER_BEFORE_COMMIT,
+    points::ORDER_AFTER_COMMIT,
+    points::CHANGE_BEFORE_COMMIT,
+    points::RELAY_MID_BATCHES,
+    points::RELAY_BEFORE_MARKING,
+];
+pub const PROJECTOR_POINTS: [&str; 2] = [points::PROJECTOR_BEFORE_APPLY, points::PROJECTOR_BEFORE_DELETE];
+pub const REPLAY_POINTS: [&str; 1] = [points::REPLAY_MID_LOG];
+pub const REPAIR_POINTS: [&str; 3] = [points::REPAIR_MID_LOG, points::REPAIR_BEFORE_REPLACE, points::REPAIR_PRODUCT];
+pub const REBUILD_POINTS: [&str; 2] = [points::REBUILD_BEFORE_REPLAY, points::REBUILD_BEFORE_SWITCH];
 
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
@@ -35,14 +39,13 @@ pub enum Fault {
     FreezePostgres,
     LockClients,
     DisturbQueue,
-    /// It stops for a while.
     FreezeRedis,
-    /// Its connections are gone, in the middle of whatever was sent.
+    /// Closes all connections to Redis, some of them in the middle of a command.
     CutRedis,
 }
 
-/// Those that neither take anything from what is live in Redis nor put back what it lacks, and the others. (A rebuild puts
-/// another in its place: what is applied from then on to both must be right.)
+/// Faults that neither remove data from the live generation in Redis nor repair it. A rebuild is one of them: it switches to
+/// another generation, and events must be applied to both correctly.
 pub const HARMLESS: [Fault; 11] = [
     Fault::KillApi,
     Fault::KillProjector,
@@ -60,163 +63,160 @@ pub const HARMLESS: [Fault; 11] = [
 pub const HARMFUL: [Fault; 3] = [Fault::KillReplay, Fault::KillRepair, Fault::LoseRedis];
 
 impl Chaos {
-    pub async fn inflict(&mut self, fault: Fault) {
+    pub async fn cause(&mut self, fault: Fault) {
         match fault {
-            Fault::KillApi | Fault::KillProjector => {
-                let index = self.of(matches!(fault, Fault::KillApi));
-                let said = self.kept[index].restart(None);
-                self.note(&said);
-            }
-            Fault::ArmApi | Fault::ArmProjector => {
-                let is_api = matches!(fault, Fault::ArmApi);
-                let point = self.next_point(if is_api { &OF_API } else { &OF_PROJECTOR });
-                let index = self.of(is_api);
-                let said = self.kept[index].restart(Some(&format!("{point}=20%return")));
-                self.note(&said);
-            }
-            Fault::KillReplay => self.run_armed(&["replay"], &format!("{}=return", OF_REPLAY[0])),
-            Fault::KillRepair => {
-                let point = self.next_point(&OF_REPAIR);
-                // Something to repair: a partition that is gone, or a client whose total is wrong.
-                if let Some((mut redis, live)) = self.live_generation().await {
-                    let client = self.random.random_range(1..=CLIENTS);
-                    let key = key(&live, client);
-                    let damage = match point {
-                        "repair-mid-log" => {
-                            let script =
-                                "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
-                            let partition = key.replace(&format!("client:{client}"), "*");
-                            redis::cmd("EVAL").arg(script).arg(0).arg(partition).to_owned()
-                        }
-                        "repair-product" => {
-                            let product = self.random.random_range(1..=3);
-                            redis::cmd("HDEL").arg(catalogue(&live, product)).arg(product).to_owned()
-                        }
-                        _ => redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
-                    };
-                    let _: Result<Option<i64>, _> = damage.query_async(&mut redis).await;
-                }
-                self.run_armed(&["verify", "--repair", "--in-flight", "0s"], &format!("{point}=return"));
-            }
-            Fault::KillRebuild => {
-                // It dies on the way; another goes on, or gives up what it left.
-                let point = self.next_point(&OF_REBUILD);
-                self.run_armed(&["rebuild"], &format!("{point}=return"));
-                let then: &[&[&str]] = match self.random.random_range(0..3) {
-                    0 => &[&["rebuild", "--abort"]],
-                    1 => &[&["rebuild", "--keep", "0s"]],
-                    _ => &[&["rebuild"], &["rebuild", "--rollback"]],
-                };
-                // The stores are there, and nobody takes anything from them now.
-                for arguments in then {
-                    self.stores.run("projector", arguments);
-                }
-            }
-            Fault::LoseRedis => {
-                let (host, port) =
-                    self.stores.redis.host_and_port().map(|(host, port)| (host.to_owned(), port)).unwrap();
-                self.stores.redis.stop();
-                tokio::time::sleep(Duration::from_millis(self.random.random_range(100..1_500))).await;
-                // Empty: as after a failover to a replica that had nothing yet.
-                let address = redis::ConnectionAddr::Tcp(host, port);
-                self.stores.redis = RedisServer::new_with_addr_and_modules(address, &[], false);
-            }
-            Fault::CrashPostgres => {
-                // One backend that dies takes all connections with it, and the server recovers from its log.
-                let row = self.db.query_one_raw(sql("SELECT pg_backend_pid() AS pid".into())).await;
-                if let Ok(Some(row)) = row {
-                    signal(row.try_get::<i32>("", "pid").unwrap(), "KILL");
-                }
-            }
-            Fault::FreezePostgres => {
-                let pids =
-                    self.db.query_all_raw(sql("SELECT pid FROM pg_stat_activity".into())).await.unwrap_or_default();
-                let pids: Vec<i32> = pids.iter().map(|row| row.try_get("", "pid").unwrap()).collect();
-                pids.iter().for_each(|pid| signal(*pid, "STOP"));
-                tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_500))).await;
-                pids.iter().for_each(|pid| signal(*pid, "CONT"));
-            }
-            Fault::LockClients => {
-                if let Ok(transaction) = self.db.begin().await {
-                    let _ = transaction.execute_unprepared("LOCK TABLE clients IN EXCLUSIVE MODE").await;
-                    tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_000))).await;
-                    let _ = transaction.rollback().await;
-                }
-            }
-            Fault::FreezeRedis => {
-                let pid = self
-                    .redis_command(&["INFO", "server"])
-                    .await
-                    .and_then(|told| told.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok());
-                if let Some(pid) = pid {
-                    signal(pid, "STOP");
-                    tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_500))).await;
-                    signal(pid, "CONT");
-                }
-            }
-            Fault::CutRedis => {
-                for _ in 0..5 {
-                    self.redis_command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-                    tokio::time::sleep(Duration::from_millis(self.random.random_range(10..100))).await;
-                }
-            }
+            Fault::KillApi => self.restart_one(true, None),
+            Fault::KillProjector => self.restart_one(false, None),
+            Fault::ArmApi => self.restart_one(true, Some(&API_POINTS)),
+            Fault::ArmProjector => self.restart_one(false, Some(&PROJECTOR_POINTS)),
+            Fault::KillReplay => self.run_armed(&["replay"], REPLAY_POINTS[0]),
+            Fault::KillRepair => self.kill_repair().await,
+            Fault::KillRebuild => self.kill_rebuild(),
+            Fault::LoseRedis => self.lose_redis().await,
+            Fault::CrashPostgres => self.crash_postgres().await,
+            Fault::FreezePostgres => self.freeze_postgres().await,
+            Fault::LockClients => self.lock_clients().await,
+            Fault::FreezeRedis => self.freeze_redis().await,
+            Fault::CutRedis => self.cut_redis().await,
             Fault::DisturbQueue => {
                 self.disturb_queue();
-                tokio::time::sleep(Duration::from_millis(self.random.random_range(500..2_000))).await;
-                self.proxy.set(Queue::Works);
+                self.pause(500..2_000).await;
+                self.proxy.set(Mode::Works);
             }
         }
     }
 
-    pub fn disturb_queue(&mut self) {
-        let modes = [
-            Queue::IsDown,
-            Queue::Hangs,
-            Queue::AcceptsAndFails,
-            Queue::TakesHalf,
-            Queue::TakesAllAndSaysHalf,
-            Queue::DeliversTwice,
-            Queue::DeliversLate,
-        ];
-        self.proxy.set(*modes.choose(&mut self.random).unwrap());
+    /// Kills an api or a projector and starts it again, with the next of these crash points armed.
+    fn restart_one(&mut self, is_api: bool, points: Option<&[&'static str]>) {
+        let point = points.map(|points| format!("{}=20%return", self.next_point(points)));
+        let index = self.random.random_range(0..2) + if is_api { 0 } else { 2 };
+        let lines = self.processes[index].restart(point.as_deref());
+        self.count_crashes(&lines);
     }
 
-    /// Each in turn.
-    pub fn next_point(&mut self, points: &[&'static str]) -> &'static str {
+    /// A repair dies on its way, with something to repair: a lost partition, a lost product or a wrong total.
+    async fn kill_repair(&mut self) {
+        let point = self.next_point(&REPAIR_POINTS);
+        if let Some((mut redis, live)) = self.live_generation().await {
+            let client = self.random.random_range(1..=CLIENTS);
+            let key = client_key(&live, client);
+            let damage = match point {
+                points::REPAIR_MID_LOG => {
+                    let script = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+                    let partition = key.replace(&format!("client:{client}"), "*");
+                    redis::cmd("EVAL").arg(script).arg(0).arg(partition).to_owned()
+                }
+                points::REPAIR_PRODUCT => {
+                    let product = self.random.random_range(1..=3);
+                    redis::cmd("HDEL").arg(product_key(&live, product)).arg(product).to_owned()
+                }
+                _ => redis::cmd("HINCRBY").arg(key).arg("total").arg(7).to_owned(),
+            };
+            let _: Result<Option<i64>, _> = damage.query_async(&mut redis).await;
+        }
+        self.run_armed(&["verify", "--repair", "--in-flight", "0s"], point);
+    }
+
+    /// A rebuild dies on its way. Then another one continues it, or it is aborted.
+    fn kill_rebuild(&mut self) {
+        let point = self.next_point(&REBUILD_POINTS);
+        self.run_armed(&["rebuild"], point);
+        let then: &[&[&str]] = match self.random.random_range(0..3) {
+            0 => &[&["rebuild", "--abort"]],
+            1 => &[&["rebuild", "--keep", "0s"]],
+            _ => &[&["rebuild"], &["rebuild", "--rollback"]],
+        };
+        // These must succeed: the stores are up during this fault.
+        for arguments in then {
+            self.stores.run("projector", arguments);
+        }
+    }
+
+    /// Redis comes back empty, as after a failover to a replica that had received nothing.
+    async fn lose_redis(&mut self) {
+        self.stores.redis.stop();
+        self.pause(100..1_500).await;
+        self.stores.restart_redis();
+    }
+
+    /// A backend that dies takes all connections with it, and the server recovers from its log.
+    async fn crash_postgres(&mut self) {
+        let row = self.db.query_one_raw(sql("SELECT pg_backend_pid() AS pid")).await;
+        if let Ok(Some(row)) = row {
+            signal(row.try_get::<i32>("", "pid").unwrap(), "KILL");
+        }
+    }
+
+    async fn freeze_postgres(&mut self) {
+        let rows = self.db.query_all_raw(sql("SELECT pid FROM pg_stat_activity")).await.unwrap_or_default();
+        let pids: Vec<i32> = rows.iter().map(|row| row.try_get("", "pid").unwrap()).collect();
+        pids.iter().for_each(|pid| signal(*pid, "STOP"));
+        self.pause(500..2_500).await;
+        pids.iter().for_each(|pid| signal(*pid, "CONT"));
+    }
+
+    async fn lock_clients(&mut self) {
+        if let Ok(transaction) = self.db.begin().await {
+            let _ = transaction.execute_unprepared("LOCK TABLE clients IN EXCLUSIVE MODE").await;
+            self.pause(500..2_000).await;
+            let _ = transaction.rollback().await;
+        }
+    }
+
+    async fn freeze_redis(&mut self) {
+        let info = self.redis_command(&["INFO", "server"]).await;
+        let pid = info.and_then(|info| info.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok());
+        if let Some(pid) = pid {
+            signal(pid, "STOP");
+            self.pause(500..2_500).await;
+            signal(pid, "CONT");
+        }
+    }
+
+    async fn cut_redis(&mut self) {
+        for _ in 0..5 {
+            self.redis_command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+            self.pause(10..100).await;
+        }
+    }
+
+    pub fn disturb_queue(&mut self) {
+        self.proxy.set(*Mode::FAULTS.choose(&mut self.random).unwrap());
+    }
+
+    /// Waits for a random number of milliseconds.
+    async fn pause(&mut self, milliseconds: std::ops::Range<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.random.random_range(milliseconds))).await;
+    }
+
+    /// The point that was armed least often.
+    fn next_point(&mut self, points: &[&'static str]) -> &'static str {
         let point = points.iter().min_by_key(|point| self.armed.get(*point).copied().unwrap_or(0)).unwrap();
         *self.armed.entry(point).or_default() += 1;
         point
     }
 
-    pub fn of(&mut self, api: bool) -> usize {
-        let number = self.random.random_range(0..2);
-        if api { number } else { 2 + number }
-    }
-
-    /// Runs a command of the projector that is to die on its way, unless it has nothing to do.
-    pub fn run_armed(&mut self, arguments: &[&str], failpoints: &str) {
-        let variables = [&self.stores.variables()[..], &[("FAILPOINTS", failpoints)]].concat();
+    /// Runs a command of the projector that dies at this point, unless it has nothing to do.
+    fn run_armed(&mut self, arguments: &[&str], point: &str) {
+        let armed = format!("{point}=return");
+        let variables = [&self.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
         let process = Process::start("projector", arguments, &variables);
         let output = process.output();
-        process.end();
-        self.note(&output.all());
+        process.wait();
+        self.count_crashes(&output.all());
     }
 
-    pub fn note(&mut self, lines: &[String]) {
+    pub fn count_crashes(&mut self, lines: &[String]) {
         for point in lines.iter().filter_map(|line| line.strip_prefix("crashed at ")) {
             *self.crashes.entry(point.to_owned()).or_default() += 1;
         }
     }
 
-    pub fn revive_all(&mut self) {
-        for index in 0..self.kept.len() {
-            if let Some(said) = self.kept[index].revive() {
-                self.note(&said);
+    pub fn restart_dead(&mut self) {
+        for index in 0..self.processes.len() {
+            if let Some(lines) = self.processes[index].restart_if_dead() {
+                self.count_crashes(&lines);
             }
         }
     }
-}
-
-fn signal(pid: i32, name: &str) {
-    let _ = std::process::Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
 }

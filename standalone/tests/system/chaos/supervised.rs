@@ -1,50 +1,49 @@
-//! A process that is started again whenever it has died.
+//! A process that is restarted whenever it has died.
 
 use test_support::process::Process;
 
-/// A process that is started again whenever it has died.
-pub struct Kept {
-    pub name: &'static str,
+pub struct Supervised {
+    name: &'static str,
     pub variables: Vec<(String, String)>,
-    /// There, but while it is started again.
-    pub process: Option<Process>,
-    /// Whether it may die at a named point.
-    pub armed: bool,
+    /// `None` only while it restarts.
+    process: Option<Process>,
+    /// Whether a crash point is armed, so that it may die there.
+    is_armed: bool,
 }
 
-impl Kept {
-    pub fn start(name: &'static str, variables: Vec<(String, String)>) -> Kept {
-        let mut kept = Kept { name, variables, process: None, armed: false };
-        kept.restart(None);
-        kept
+impl Supervised {
+    pub fn start(name: &'static str, variables: Vec<(String, String)>) -> Supervised {
+        let mut supervised = Supervised { name, variables, process: None, is_armed: false };
+        supervised.restart(None);
+        supervised
     }
 
-    /// Kills it, as `kill -9` does, and starts it again, maybe armed; returns what it had said.
-    pub fn restart(&mut self, failpoints: Option<&str>) -> Vec<String> {
-        // It must be gone before the next one listens where it did.
-        let said = self.process.take().map(|process| {
+    /// Kills it, as `kill -9` does, and starts it again with these crash points armed. Returns what it had printed.
+    pub fn restart(&mut self, crash_points: Option<&str>) -> Vec<String> {
+        // It must be gone before the next one listens on its address.
+        let lines = self.process.take().map(|process| {
             let output = process.output();
             drop(process);
             output.all()
         });
         let mut variables: Vec<(&str, &str)> = self.variables.iter().map(|(name, value)| (&**name, &**value)).collect();
-        variables.extend(failpoints.map(|failpoints| ("FAILPOINTS", failpoints)));
+        variables.extend(crash_points.map(|points| ("FAILPOINTS", points)));
         self.process = Some(Process::start(self.name, &[], &variables));
-        self.armed = failpoints.is_some();
-        let said = said.unwrap_or_default();
-        assert!(!said.iter().any(|line| line.contains("panicked at")), "{}: {said:#?}", self.name);
-        said
+        self.is_armed = crash_points.is_some();
+        let lines = lines.unwrap_or_default();
+        assert!(!lines.iter().any(|line| line.contains("panicked at")), "{}: {lines:#?}", self.name);
+        lines
     }
 
-    /// Starts it again if it has died; returns what it had said.
-    pub fn revive(&mut self) -> Option<Vec<String>> {
+    /// Starts it again if it has died; then returns what it had printed.
+    pub fn restart_if_dead(&mut self) -> Option<Vec<String>> {
         let status = self.process.as_mut()?.exited()?;
-        let armed = self.armed;
-        let said = self.restart(None);
-        let crashed = armed && said.iter().any(|line| line.starts_with("crashed at"));
-        // One that cannot reach a store when it starts ends, and is started again until it can.
-        let starting = said.iter().any(|line| line.starts_with("error: cannot"));
-        assert!(crashed || starting, "{} ended with {status}: {said:#?}", self.name);
-        Some(said)
+        let was_armed = self.is_armed;
+        let lines = self.restart(None);
+        let crashed = was_armed && lines.iter().any(|line| line.starts_with("crashed at"));
+        // A process that cannot reach a store at start exits, and is started again until it can.
+        let could_not_start = lines.iter().any(|line| line.starts_with("error: cannot"));
+        assert!(crashed || could_not_start, "{} ended with {status}: {lines:#?}", self.name);
+        Some(lines)
     }
 }

@@ -1,4 +1,4 @@
-//! Writers: they place orders and change clients and prices until told to stop.
+//! Writers: each places orders, and now and then changes a client or a price, until it is told to stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,14 +19,15 @@ pub struct Acknowledged {
     pub order: String,
 }
 
-/// What a writer asks for: each answers with what is there then.
-const PLACE: &str =
-    "mutation ($input: PlaceOrderInput!) { it: placeOrder(input: $input) { is: order { id } userErrors { code } } }";
+// The aliases give all mutations one shape of response.
+const PLACE: &str = "mutation ($input: PlaceOrderInput!) {
+    result: placeOrder(input: $input) { object: order { id } userErrors { code } } }";
+const UPDATE: &str = "mutation ($input: UpdateClientInput!) {
+    result: updateClient(input: $input) { object: client { id } userErrors { code } } }";
+const CHANGE: &str = "mutation ($input: ChangePriceInput!) {
+    result: changePrice(input: $input) { object: product { id } userErrors { code } } }";
 
-const UPDATE: &str = "mutation ($input: UpdateClientInput!) { it: updateClient(input: $input) { is: client { id } userErrors { code } } }";
-const CHANGE: &str = "mutation ($input: ChangePriceInput!) { it: changePrice(input: $input) { is: product { id } userErrors { code } } }";
-
-/// Places orders until told to stop, and changes clients and prices now and then, each until it is acknowledged.
+/// Repeats each mutation until it is acknowledged. A mutation that is rejected fails the test: nothing is wrong with any.
 pub async fn write(
     apis: Vec<String>,
     token: String,
@@ -38,33 +39,36 @@ pub async fn write(
     let mut random = StdRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
         let (client, key) = (random.random_range(1..=CLIENTS), format!("{:032x}", random.random::<u128>()));
-        let (product, number) = (random.random_range(1..=3), random.random_range(1..=5));
-        let (query, input) = match random.random_range(0..12) {
-            0 => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
-            1 => (CHANGE, json!({ "productId": product, "price": format!("{number}.50") })),
-            _ => {
-                let items = json!([{ "productId": product, "quantity": number }]);
-                (PLACE, json!({ "clientId": client, "items": items, "idempotencyKey": key }))
-            }
-        };
+        let (query, input) = random_mutation(&mut random, client, &key);
         let body = json!({ "query": query, "variables": { "input": input } });
         loop {
             let api = apis.choose(&mut random).unwrap();
             let request = http.post(format!("http://{api}/graphql")).bearer_auth(&token).json(&body);
-            let answer: Option<Value> = match request.send().await {
-                Ok(answer) => answer.json().await.ok(),
+            let response: Option<Value> = match request.send().await {
+                Ok(response) => response.json().await.ok(),
                 Err(_) => None,
             };
-            if let Some(id) = answer.as_ref().and_then(|answer| answer["data"]["it"]["is"]["id"].as_str()) {
+            let result = response.map_or(Value::Null, |response| response["data"]["result"].clone());
+            if let Some(id) = result["object"]["id"].as_str() {
                 if query == PLACE {
                     acknowledged.lock().unwrap().push(Acknowledged { client, key, order: id.into() });
                 }
                 break;
             }
-            // Not acknowledged is one thing, refused another: nothing is wrong with it.
-            let refused = answer.map_or(Value::Null, |answer| answer["data"]["it"]["userErrors"].clone());
-            assert!(refused.is_null(), "{input} was refused: {refused}");
+            assert!(result["userErrors"].is_null(), "{input} was rejected: {result}");
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn random_mutation(random: &mut StdRng, client: i64, key: &str) -> (&'static str, Value) {
+    let (product, number) = (random.random_range(1..=3), random.random_range(1..=5));
+    match random.random_range(0..12) {
+        0 => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
+        1 => (CHANGE, json!({ "productId": product, "price": format!("{number}.50") })),
+        _ => {
+            let items = json!([{ "productId": product, "quantity": number }]);
+            (PLACE, json!({ "clientId": client, "items": items, "idempotencyKey": key }))
         }
     }
 }
