@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::Service;
 use api::config::Settings;
 use api::edge::auth::Authenticator;
-use api::edge::pages::graphiql::Exploring;
+use api::edge::settings::SchemaExposure;
 use api::graphql::App;
 use api::outbox::relay::Queue;
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -61,8 +61,8 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let authenticator = Authenticator::new(&settings.tokens).await.unwrap();
         let scope = api::edge::auth::SCOPES.join(" ");
         let token = settings.tokens.mint("fuzzer", &scope, None, Duration::from_secs(86_400)).unwrap();
-        let exploring = Exploring::Introspection;
-        let service = Service::new(app, queue, authenticator, settings.edge, exploring, Default::default()).unwrap();
+        let exposure = SchemaExposure::Introspection;
+        let service = Service::new(app, queue, authenticator, settings.edge, exposure, Default::default()).unwrap();
         let router = service.router();
         // Orders are placed by a task of its own.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

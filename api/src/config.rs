@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use runtime::logging::LogSettings;
 
-use crate::edge::HttpSettings;
 use crate::edge::auth::TokenSettings;
 use crate::edge::documents::DocumentSettings;
 use crate::edge::documents::limits::LimitSettings;
+use crate::edge::settings::HttpSettings;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {

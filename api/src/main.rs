@@ -9,7 +9,8 @@ use api::Service;
 use api::commands::database;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES, TokenSettings};
-use api::edge::pages::graphiql::{self, Exploring};
+use api::edge::pages::graphiql;
+use api::edge::settings::SchemaExposure;
 use api::graphql::{App, schema};
 use api::outbox::relay::Queue;
 use clap::{Parser, Subcommand};
@@ -68,12 +69,12 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     runtime::exit_code(match cli.command {
         None => {
-            let exploring = match (cli.graphiql, cli.introspection) {
-                (true, _) => Exploring::Graphiql { token: None },
-                (false, true) => Exploring::Introspection,
-                (false, false) => Exploring::Off,
+            let exposure = match (cli.graphiql, cli.introspection) {
+                (true, _) => SchemaExposure::Graphiql { token: None },
+                (false, true) => SchemaExposure::Introspection,
+                (false, false) => SchemaExposure::Hidden,
             };
-            run(cli.settings, exploring).await
+            run(cli.settings, exposure).await
         }
         Some(Command::Schema) => {
             print!("{}", schema(None).sdl());
@@ -88,7 +89,7 @@ async fn main() -> ExitCode {
     })
 }
 
-async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
+async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
     logging::init(settings.log)?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue that events are published to")?;
@@ -106,8 +107,8 @@ async fn run(settings: Settings, exploring: Exploring) -> anyhow::Result<()> {
         read_wait: settings.read_wait,
     };
     let shutdown = runtime::shutdown_signal()?;
-    let is_cdn_needed = exploring.has_page() && !graphiql::is_built_in();
-    let service = Service::new(app, queue, authenticator, settings.edge, exploring, shutdown)?;
+    let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
+    let service = Service::new(app, queue, authenticator, settings.edge, exposure, shutdown)?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;

@@ -11,7 +11,6 @@ use axum_server::accept::Accept;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,8 +23,8 @@ use crate::edge::auth::Authenticator;
 use crate::edge::documents::Documents;
 use crate::edge::executor::Executor;
 use crate::edge::pages;
-use crate::edge::pages::graphiql::Exploring;
-use crate::edge::quota::Shares;
+use crate::edge::quota::ConcurrencyQuota;
+use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, Shared, schema};
 use crate::outbox::relay::{Queue, Relay};
@@ -59,8 +58,8 @@ impl Service {
         queue: Queue,
         authenticator: Authenticator,
         settings: EdgeSettings,
-        exploring: Exploring,
-        stopping: CancellationToken,
+        exposure: SchemaExposure,
+        draining: CancellationToken,
     ) -> anyhow::Result<Service> {
         let EdgeSettings { http, documents, limits } = settings;
         ensure!(
@@ -76,7 +75,7 @@ impl Service {
         let snapshots = Snapshots::new(app.read_model.clone());
         let shared = Shared { app: app.clone(), orders, master_data, live, snapshots: snapshots.clone() };
         let schema = schema(Some(shared));
-        let introspection = exploring.allows_introspection();
+        let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
             documents.add_built_in(&manifest).context("the documents of the dashboard")?;
@@ -88,12 +87,11 @@ impl Service {
             queue,
             authenticator,
             settings: http,
-            exploring,
-            free_connections: Arc::new(Semaphore::new(limits.max_live_connections)),
-            connections: Shares::new(limits.max_live_connections_per_caller),
+            exposure,
+            connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
             limits,
             sockets: TaskTracker::new(),
-            stopping,
+            draining,
             shutdown: CancellationToken::new(),
         });
         Ok(Service { edge, placing, relay, updates, snapshots })
@@ -121,7 +119,7 @@ impl Service {
 
         let Service { edge, placing, relay, updates, snapshots } = self;
         let stopped = async {
-            edge.stopping.cancelled().await;
+            edge.draining.cancelled().await;
             tokio::time::sleep(edge.settings.drain_delay).await;
         };
         tokio::pin!(stopped);
@@ -135,7 +133,7 @@ impl Service {
         loop {
             tokio::select! {
                 () = &mut stopped => break,
-                _ = forget.tick() => edge.executor.forget_idle_callers(),
+                _ = forget.tick() => edge.executor.remove_idle_callers(),
                 ended = &mut server => bail!("the HTTP server stopped: {ended:?}"),
                 ended = &mut placing => bail!("placing orders stopped: {ended:?}"),
                 ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
@@ -145,7 +143,7 @@ impl Service {
         }
         edge.shutdown.cancel();
         handle.graceful_shutdown(Some(GRACE));
-        let (served, _) = tokio::join!(server, timeout(GRACE, edge.drained()));
+        let (served, _) = tokio::join!(server, timeout(GRACE, edge.sockets_closed()));
         served?.context("the HTTP server failed")?;
         served_all.cancel();
         if timeout(GRACE, placing).await.is_err() {

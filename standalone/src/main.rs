@@ -14,7 +14,7 @@ use anyhow::Context;
 use api::Service;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES};
-use api::edge::pages::graphiql::Exploring;
+use api::edge::settings::SchemaExposure;
 use api::graphql::App;
 use api::outbox::relay;
 use clap::{Parser, Subcommand};
@@ -88,7 +88,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let token = development_token(&settings)?;
     // The page shows its token to everyone who can open it, so only a page on this machine gets one.
-    let exploring = Exploring::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
+    let exposure = SchemaExposure::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
     let queue = relay::Queue::new(&aws, queue_url);
     let shutdown = runtime::shutdown_signal()?;
     let mut edge = settings.edge.clone();
@@ -96,7 +96,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     if demo.is_some() {
         edge.limits.rate_limit = 0; // one subject places all orders of the demo
     }
-    let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone())?;
+    let service = Service::new(app, queue, authenticator, edge, exposure, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome::text(&settings, address, token.as_deref()));
 

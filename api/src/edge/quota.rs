@@ -1,123 +1,125 @@
-//! What each caller may ask for: cost in a second, and how much at once. One who sends a token is its subject, another is
-//! the address that it comes from.
+//! How much one caller may use: cost per second, and concurrent operations or connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::edge::auth::Identity;
+use super::refusal::Refusal;
 
-/// Who asks.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub identity: Option<Arc<Identity>>,
-    pub address: IpAddr,
-    pub traceparent: Option<String>,
-}
-
-/// Whose share is used.
+/// Whose quota is used: the subject of the token, or the address of a caller without token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
+pub enum QuotaKey {
     Subject(Arc<str>),
     Address(IpAddr),
 }
 
-impl Caller {
-    /// When its token expires.
-    pub fn expires(&self) -> Option<SystemTime> {
-        self.identity.as_ref().map(|identity| identity.expires)
-    }
-
-    pub fn key(&self) -> Key {
-        match &self.identity {
-            Some(identity) => Key::Subject(identity.subject.clone()),
-            None => Key::of_address(self.address),
-        }
-    }
-}
-
-impl Key {
-    /// Whoever has an IPv6 address has all of its /64.
-    pub fn of_address(address: IpAddr) -> Key {
-        Key::Address(match address.to_canonical() {
+impl QuotaKey {
+    /// All IPv6 addresses of one /64 network share a key, because one host usually owns them all.
+    pub fn of_address(address: IpAddr) -> QuotaKey {
+        QuotaKey::Address(match address.to_canonical() {
             IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
             address => address,
         })
     }
 }
 
-/// Cost in a second.
-pub struct Rate {
-    limiter: DefaultKeyedRateLimiter<Key>,
+/// Cost per second.
+pub struct RateLimit {
+    limiter: DefaultKeyedRateLimiter<QuotaKey>,
     clock: DefaultClock,
     burst: NonZeroU32,
 }
 
-impl Rate {
-    /// A caller who has been idle may ask at once for what a second allows, or for one operation of the cost `dearest`.
-    pub fn new(rate: NonZeroU32, dearest: usize) -> Rate {
-        let dearest = NonZeroU32::new(dearest.try_into().unwrap_or(u32::MAX)).unwrap_or(rate);
-        let burst = rate.max(dearest);
-        let limiter = DefaultKeyedRateLimiter::keyed(Quota::per_second(rate).allow_burst(burst));
-        Rate { limiter, clock: DefaultClock::default(), burst }
+impl RateLimit {
+    /// After a pause, a caller may use the cost of one second, or of one operation of the cost `max_operation_cost`, at once.
+    pub fn new(per_second: NonZeroU32, max_operation_cost: usize) -> RateLimit {
+        let operation = NonZeroU32::new(max_operation_cost.try_into().unwrap_or(u32::MAX)).unwrap_or(per_second);
+        let burst = per_second.max(operation);
+        let limiter = DefaultKeyedRateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst));
+        RateLimit { limiter, clock: DefaultClock::default(), burst }
     }
 
     /// # Errors
-    /// When that is more than is left: the time after which it is not.
-    pub fn charge(&self, key: &Key, cost: usize) -> Result<(), Duration> {
+    /// When the cost exceeds what is left.
+    pub fn charge(&self, key: &QuotaKey, cost: usize) -> Result<(), Refusal> {
         let cost = NonZeroU32::new(cost.try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN).min(self.burst);
         match self.limiter.check_key_n(key, cost) {
             Ok(Ok(())) | Err(_) => Ok(()),
-            Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
+            Ok(Err(not_until)) => Err(Refusal::RateLimited(not_until.wait_time_from(self.clock.now()))),
         }
     }
 
-    /// Forgets who has not asked for a while.
-    pub fn forget_idle(&self) {
+    /// Frees the memory of callers whose quota is full again.
+    pub fn remove_idle(&self) {
         self.limiter.retain_recent();
     }
 }
 
-/// Things of which each caller may hold so many at once.
-pub struct Shares {
-    each: usize,
-    held: Mutex<HashMap<Key, usize>>,
+/// Bounds how many of something are active at once: in total, and per caller.
+pub struct ConcurrencyQuota {
+    total: Arc<Semaphore>,
+    per_caller: usize,
+    active: Mutex<HashMap<QuotaKey, usize>>,
 }
 
-/// One of them; given back when dropped.
-pub struct Share {
-    shares: Arc<Shares>,
-    key: Key,
+/// Counts as one active operation or connection until it is dropped.
+pub struct Permit {
+    _total: OwnedSemaphorePermit,
+    caller: CallerPermit,
 }
 
-impl Shares {
-    pub fn new(each: usize) -> Arc<Shares> {
-        Arc::new(Shares { each, held: Mutex::default() })
+struct CallerPermit {
+    quota: Arc<ConcurrencyQuota>,
+    key: QuotaKey,
+}
+
+impl ConcurrencyQuota {
+    pub fn new(total: usize, per_caller: usize) -> Arc<ConcurrencyQuota> {
+        Arc::new(ConcurrencyQuota { total: Arc::new(Semaphore::new(total)), per_caller, active: Mutex::default() })
     }
 
-    pub fn take(self: &Arc<Shares>, key: Key) -> Option<Share> {
-        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = all.entry(key.clone()).or_default();
-        if *held >= self.each {
-            return None;
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn acquire(self: &Arc<Self>, key: QuotaKey) -> Result<Permit, Refusal> {
+        let caller = self.count(key)?;
+        let total = self.total.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        Ok(Permit { _total: total, caller })
+    }
+
+    fn count(self: &Arc<Self>, key: QuotaKey) -> Result<CallerPermit, Refusal> {
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = active.entry(key.clone()).or_default();
+        if *count >= self.per_caller {
+            return Err(Refusal::Busy);
         }
-        *held += 1;
-        Some(Share { shares: self.clone(), key })
+        *count += 1;
+        Ok(CallerPermit { quota: self.clone(), key })
     }
 }
 
-impl Drop for Share {
+impl Permit {
+    /// Counts for another caller from now on.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn move_to(&mut self, key: QuotaKey) -> Result<(), Refusal> {
+        self.caller = self.caller.quota.count(key)?;
+        Ok(())
+    }
+}
+
+impl Drop for CallerPermit {
     fn drop(&mut self) {
-        let mut all = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = all.get_mut(&self.key) {
-            *held -= 1;
-            if *held == 0 {
-                all.remove(&self.key);
+        let mut active = self.quota.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = active.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                active.remove(&self.key);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_graphql::{Pos, Response, ServerError};
+use axum::http::StatusCode;
 
 use crate::graphql::error::Error;
 
@@ -15,6 +16,8 @@ pub enum Refusal {
     RateLimited(Duration),
     /// Too many operations or connections are active.
     Busy,
+    /// The HTTP request is refused before its operation is known.
+    Http { status: StatusCode, code: &'static str, message: String },
 }
 
 impl From<ServerError> for Refusal {
@@ -24,6 +27,18 @@ impl From<ServerError> for Refusal {
 }
 
 impl Refusal {
+    pub fn http(status: StatusCode, code: &'static str, message: impl Into<String>) -> Refusal {
+        Refusal::Http { status, code, message: message.into() }
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Refusal {
+        Refusal::http(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+    }
+
+    pub fn method_not_allowed(message: impl Into<String>) -> Refusal {
+        Refusal::http(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message)
+    }
+
     pub fn errors(self) -> Vec<ServerError> {
         match self {
             Refusal::Invalid(errors) => errors,
@@ -34,6 +49,7 @@ impl Refusal {
                 vec![error]
             }
             Refusal::Busy => vec![error("SERVER_BUSY", "The service is overloaded. Try again in a moment.", None)],
+            Refusal::Http { code, message, .. } => vec![error(code, message, None)],
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Answers as server-sent events: [GraphQL over SSE](https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md),
+//! Results as server-sent events: [GraphQL over SSE](https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md),
 //! distinct connections mode.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use async_graphql::ServerError;
 use axum::http::HeaderName;
 use axum::http::header::VARY;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -11,63 +12,57 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::json;
+use tower_http::request_id::RequestId;
 
 use super::Edge;
-use super::access_log::{RequestId, Underway};
-use super::response::{self, MediaType};
-use crate::edge::executor::{Prepared, expiry};
-use crate::edge::quota::Caller;
-use crate::edge::refusal::Refusal;
+use super::access_log::OperationLog;
+use super::caller::Caller;
+use super::executor::{PreparedOperation, token_expiry};
+use super::refusal::Refusal;
 
-/// How often a comment keeps an idle stream open in proxies.
+/// A comment after this time keeps proxies from closing an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// The answers of an operation. A subscription that ends by itself, because its token expires or the service stops, ends
-/// without `complete`: clients then connect again.
-pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: Prepared) -> Response {
-    let connection = match edge.live_connection(caller) {
-        Ok(connection) => connection,
-        Err(refused) => return response::not_executed(MediaType::EventStream, refused),
-    };
-    let open = (Underway::new(prepared.operation.clone(), id, "sse"), connection);
-    let goes_on = prepared.operation.is_subscription();
+/// Streams the results of an operation. When the token expires or the service shuts down, a subscription ends without
+/// `complete`, so that clients reconnect.
+pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOperation) -> Result<Response, Refusal> {
+    let permit = edge.connections.acquire(caller.quota_key())?;
+    let active = (OperationLog::new(prepared.info.clone(), id, "sse"), permit);
+    let is_subscription = prepared.info.is_subscription();
     let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
     let end = async move {
-        if !goes_on {
+        if !is_subscription {
             std::future::pending::<()>().await;
         }
         tokio::select! {
-            () = expiry(expires) => {}
+            () = token_expiry(expires) => {}
             () = shutdown.cancelled() => {}
         }
     };
-    let answers = edge.executor.stream(prepared).take_until(Box::pin(end));
-    let events = answers.flat_map(move |answer| {
-        let is_last = !goes_on || !answer.errors.is_empty();
-        stream::iter([Some(next(&answer)), is_last.then(complete)].into_iter().flatten())
+    let results = edge.executor.stream(prepared).take_until(Box::pin(end));
+    let events = results.flat_map(move |result| {
+        let is_last = !is_subscription || !result.errors.is_empty();
+        stream::iter([Some(next(&result)), is_last.then(complete)].into_iter().flatten())
     });
-    send(events.map(move |event| {
-        let _ = &open; // until the stream ends
+    Ok(respond(events.map(move |event| {
+        let _ = &active; // dropped with the stream
         event
-    }))
+    })))
 }
 
-/// What is wrong with a request, for those who only look into the stream.
-pub fn refuse(refused: Refusal) -> Response {
-    match refused {
-        Refusal::Invalid(errors) => send(stream::iter([next(&json!({ "errors": errors })), complete()])),
-        refused => response::not_executed(MediaType::EventStream, refused),
-    }
+/// Reports a refused operation in the stream, for clients that read nothing else.
+pub fn errors(errors: &[ServerError]) -> Response {
+    respond(stream::iter([next(&json!({ "errors": errors })), complete()]))
 }
 
-fn send(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+fn respond(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let events = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // Proxies like to collect what they pass on.
+    // nginx buffers responses unless it is told not to.
     ([(VARY, "Accept"), (HeaderName::from_static("x-accel-buffering"), "no")], events).into_response()
 }
 
-fn next(answer: &impl Serialize) -> Event {
-    Event::default().event("next").json_data(answer).unwrap_or_else(|_| complete())
+fn next(result: &impl Serialize) -> Event {
+    Event::default().event("next").json_data(result).unwrap_or_else(|_| complete())
 }
 
 fn complete() -> Event {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::edge::pages::graphiql::Exploring;
+use api::edge::settings::SchemaExposure;
 use read_model::Memory;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -13,8 +13,8 @@ use crate::support::{ALL_SCOPES, Api, code, queue, sqlite};
 async fn introspection_and_pages_are_off_unless_enabled() {
     let db = sqlite().await;
     let start =
-        async |exploring| Api::start_exploring(&db, Arc::new(Memory::default()), queue().await, &[], exploring).await;
-    let closed = start(Exploring::Off).await;
+        async |exposure| Api::start_exposing(&db, Arc::new(Memory::default()), queue().await, &[], exposure).await;
+    let closed = start(SchemaExposure::Hidden).await;
     let schema = "{ __schema { queryType { name } } }";
     let answer = closed.graphql(&closed.token(ALL_SCOPES, None), schema, json!({})).await;
     assert_eq!((code(&answer), answer.get("data")), ("INTROSPECTION_DISABLED", None));
@@ -24,11 +24,11 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     for path in ["/", "/graphiql/", "/graphiql/config.json", "/dashboard", "/shop", "/pages/config.json"] {
         assert_eq!(closed.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }
-    let readable = start(Exploring::Introspection).await;
+    let readable = start(SchemaExposure::Introspection).await;
     assert_eq!(readable.graphql("", schema, json!({})).await["data"]["__schema"]["queryType"]["name"], json!("Query"));
     assert_eq!(readable.get("/graphiql/").send().await.unwrap().status(), StatusCode::NOT_FOUND);
 
-    let open = start(Exploring::Graphiql { token: Some("of-the-page".into()) }).await;
+    let open = start(SchemaExposure::Graphiql { token: Some("of-the-page".into()) }).await;
     let page = open.get("/").header("accept", "text/html").send().await.unwrap();
     assert_eq!((page.status(), page.url().path()), (StatusCode::OK, "/graphiql/"));
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
@@ -46,9 +46,9 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "another host name gets no token");
 
     // The same for the other pages, which pages.test.js opens in a browser.
-    let page = Exploring::Graphiql { token: Some("of-the-page".into()) };
+    let page = SchemaExposure::Graphiql { token: Some("of-the-page".into()) };
     let (memory, queue) = (Arc::new(Memory::default()), queue().await);
-    let pages = Api::start_exploring(&db, memory, queue, &["--dashboard"], page).await;
+    let pages = Api::start_exposing(&db, memory, queue, &["--dashboard"], page).await;
     let config = async |host: &str| {
         let answer = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
         answer.json::<Value>().await.unwrap()["headers"].clone()

@@ -11,7 +11,7 @@ use api::Service;
 use api::commands::place_order::{Item, PlaceOrder};
 use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
-use api::edge::pages::graphiql::Exploring;
+use api::edge::settings::SchemaExposure;
 use api::graphql::App;
 use api::outbox::relay::Queue;
 use aws_config::SdkConfig;
@@ -125,17 +125,17 @@ impl Api {
     }
 
     pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
-        let exploring = Exploring::Graphiql { token: Some("of-the-page".into()) };
-        Api::start_exploring(db, read_model, queue, flags, exploring).await
+        let exposure = SchemaExposure::Graphiql { token: Some("of-the-page".into()) };
+        Api::start_exposing(db, read_model, queue, flags, exposure).await
     }
 
     /// With this access to introspection and the pages.
-    pub async fn start_exploring(
+    pub async fn start_exposing(
         db: &Db,
         read_model: Arc<dyn ReadModel>,
         queue: Queue,
         flags: &[&str],
-        exploring: Exploring,
+        exposure: SchemaExposure,
     ) -> Api {
         let settings = settings(&[&["--jwt-secret", SECRET, "--read-wait", "200ms"], flags].concat());
         let app = App {
@@ -150,7 +150,7 @@ impl Api {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let edge = settings.edge;
-        let service = Service::new(app, queue, authenticator, edge, exploring, shutdown.clone()).unwrap();
+        let service = Service::new(app, queue, authenticator, edge, exposure, shutdown.clone()).unwrap();
         tokio::spawn(service.serve(listener));
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }

@@ -129,7 +129,7 @@ async fn claims_become_an_identity() {
 #[tokio::test]
 async fn invalid_token_settings_are_reported_with_what_to_do() {
     let refused: [(&[&str], &str); 4] = [
-        (&[], "JWT_SECRET is not set, nor JWT_JWKS_URL"),
+        (&[], "JWT_SECRET is not set, and neither is JWT_JWKS_URL"),
         (&["--jwt-secret", "thirty-one bytes are one too few"], ""),
         (&["--jwt-secret", "short"], "JWT_SECRET has 5 bytes and needs at least 32"),
         (&["--jwt-secret", SECRET, "--jwt-jwks-url", "http://127.0.0.1:1"], "both set"),

@@ -1,5 +1,5 @@
-//! GraphiQL, where it is switched on: the page that `web/` builds, which needs no other host. A build without it has a
-//! page whose scripts come from a CDN, in pinned versions whose hashes the browser checks.
+//! The GraphiQL page, if it is enabled. `web/` builds it, and it needs no other host. A build without npm has a page that
+//! loads its scripts from a CDN, in pinned versions whose hashes the browser checks.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,37 +11,8 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
-use crate::edge::{Edge, not_found};
-
-/// What may be asked of the schema itself.
-#[derive(Clone, Debug)]
-pub enum Exploring {
-    Off,
-    Introspection,
-    /// Introspection, and a page for it.
-    Graphiql {
-        /// What the page sends, to begin with. Whoever can open the page can use it.
-        token: Option<String>,
-    },
-}
-
-impl Exploring {
-    pub fn has_page(&self) -> bool {
-        matches!(self, Exploring::Graphiql { .. })
-    }
-
-    /// What pages send, to begin with.
-    pub fn token(&self) -> Option<&str> {
-        match self {
-            Exploring::Graphiql { token } => token.as_deref(),
-            _ => None,
-        }
-    }
-
-    pub fn allows_introspection(&self) -> bool {
-        !matches!(self, Exploring::Off)
-    }
-}
+use crate::edge::Edge;
+use crate::edge::response::not_found;
 
 #[derive(RustEmbed)]
 #[folder = "../web/dist/graphiql"]
@@ -61,7 +32,7 @@ const POLICY_WITH_CDN: &str = "default-src 'self'; script-src 'self' https://unp
                                https://unpkg.com; font-src 'self' data:; img-src 'self' data:; base-uri 'none'; \
                                form-action 'none'; frame-ancestors 'none'";
 
-/// Whether the page was there when this was built.
+/// Whether the page was built before this program.
 pub fn is_built_in() -> bool {
     Built::get("index.html").is_some()
 }
@@ -72,11 +43,11 @@ pub async fn page(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
 
 /// A file of the page, or its configuration.
 pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
-    if !edge.exploring.has_page() {
+    if !edge.exposure.has_page() {
         return not_found().await;
     }
     if path == "config.json" {
-        let headers = to_send(edge.exploring.token(), &headers);
+        let headers = initial_headers(edge.exposure.page_token(), &headers);
         return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": EXAMPLES })).into_response();
     }
     let (policy, media_type, content) = match (Built::get(&path), is_built_in(), path.as_str()) {
@@ -85,26 +56,26 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
             (POLICY_WITH_CDN, "text/html".into(), include_bytes!("graphiql/cdn.html").into())
         }
         (None, false, "cdn.js") => (POLICY, "text/javascript".into(), include_bytes!("graphiql/cdn.js").into()),
-        _ => return (StatusCode::NOT_FOUND, "There is no such file.\n").into_response(),
+        _ => return (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
     };
-    file_of_page(&path, &media_type, content, policy)
+    page_file(&path, &media_type, content, policy)
 }
 
-/// A file of a page. The names of the assets have hashes of their contents.
-pub fn file_of_page(path: &str, media_type: &str, content: Cow<'static, [u8]>, policy: &str) -> Response {
+/// Assets can be cached for ever because their names contain a hash of their content.
+pub fn page_file(path: &str, media_type: &str, content: Cow<'static, [u8]>, policy: &str) -> Response {
     let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = [(CONTENT_TYPE, media_type), (CACHE_CONTROL, cache), (CONTENT_SECURITY_POLICY, policy)];
     (headers, content.into_owned()).into_response()
 }
 
-/// The headers that a page sends to begin with. A page of another host, whose name was made to lead here, is not to get
-/// the token.
-pub fn to_send(token: Option<&str>, headers: &HeaderMap) -> Value {
-    let token = token.filter(|_| is_for_this_machine(headers));
+/// The headers that a page sends until the user changes them. Only a page that was opened under a local name gets the
+/// token, because an attacker can let a name of their own resolve to this machine (DNS rebinding).
+pub fn initial_headers(token: Option<&str>, headers: &HeaderMap) -> Value {
+    let token = token.filter(|_| is_local_host(headers));
     token.map_or(json!({}), |token| json!({ "Authorization": format!("Bearer {token}") }))
 }
 
-fn is_for_this_machine(headers: &HeaderMap) -> bool {
+fn is_local_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
@@ -115,9 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_only_leads_here_is_not_this_machine() {
-        let is = |host: &str| is_for_this_machine(&HeaderMap::from_iter([(HOST, host.parse().unwrap())]));
-        assert!(["localhost:8080", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080"].into_iter().all(is));
-        assert!(!["evil.example.com", "127.0.0.1.evil.com:8080", "localhost.evil.com", ""].into_iter().any(is));
+    fn only_loopback_names_are_local() {
+        let is_local = |host: &str| is_local_host(&HeaderMap::from_iter([(HOST, host.parse().unwrap())]));
+        assert!(["localhost:8080", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080"].into_iter().all(is_local));
+        assert!(!["evil.example.com", "127.0.0.1.evil.com:8080", "localhost.evil.com", ""].into_iter().any(is_local));
     }
 }

@@ -1,5 +1,5 @@
-//! The dashboard and the shop, where they are switched on: pages that `web/` builds, which need no other host. They send
-//! only the documents of their manifest.
+//! The dashboard and the shop, if they are enabled. `web/` builds these pages, and they need no other host. They send only
+//! the documents of their manifest.
 
 pub mod graphiql;
 
@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::json;
 
-use self::graphiql::{file_of_page, to_send};
-use super::{Edge, not_found};
+use self::graphiql::{initial_headers, page_file};
+use super::Edge;
+use super::response::not_found;
 
 #[derive(RustEmbed)]
 #[folder = "../web/dist/pages"]
@@ -22,12 +23,12 @@ struct Built;
 const POLICY: &str =
     "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Whether the pages were there when this was built.
+/// Whether the pages were built before this program.
 pub fn are_built_in() -> bool {
     manifest().is_some()
 }
 
-/// The documents that the pages send, by their hashes.
+/// The manifest of the documents that the pages send.
 pub fn manifest() -> Option<Vec<u8>> {
     Built::get("documents.json").map(|file| file.data.into_owned())
 }
@@ -46,14 +47,18 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
         return not_found().await;
     }
     if path == "config.json" {
-        return axum::Json(json!({ "headers": to_send(edge.exploring.token(), &headers) })).into_response();
+        return axum::Json(json!({ "headers": initial_headers(edge.exposure.page_token(), &headers) })).into_response();
     }
     match Built::get(&path) {
         Some(file) => {
             let media_type = file.metadata.mimetype().to_owned();
-            file_of_page(&path, &media_type, file.data, POLICY)
+            page_file(&path, &media_type, file.data, POLICY)
         }
-        None if are_built_in() => (StatusCode::NOT_FOUND, "There is no such file.\n").into_response(),
-        None => (StatusCode::NOT_FOUND, "This program was built without its pages: that needs npm.\n").into_response(),
+        None if are_built_in() => (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            "This program was built without its pages. To include them, build with npm installed.\n",
+        )
+            .into_response(),
     }
 }

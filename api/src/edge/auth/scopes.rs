@@ -1,0 +1,13 @@
+//! Scopes that a token can have. Others are ignored.
+
+pub const PLACE_ORDERS: &str = "orders:place";
+pub const READ_CLIENTS: &str = "clients:read";
+pub const WRITE_CLIENTS: &str = "clients:write";
+pub const READ_PRODUCTS: &str = "products:read";
+pub const WRITE_PRODUCTS: &str = "products:write";
+pub const READ_SALES: &str = "sales:read";
+/// Run any document, even when documents must be trusted.
+pub const EXPLORE: &str = "graphql:explore";
+
+pub const SCOPES: [&str; 7] =
+    [PLACE_ORDERS, READ_CLIENTS, WRITE_CLIENTS, READ_PRODUCTS, WRITE_PRODUCTS, READ_SALES, EXPLORE];

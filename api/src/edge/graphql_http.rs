@@ -1,0 +1,153 @@
+//! `/graphql` with GET and POST: [GraphQL over HTTP](https://graphql.github.io/graphql-over-http/draft/). A GET request can
+//! also open a WebSocket.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apollo_compiler::executable::OperationType;
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::header::{ACCEPT, CONTENT_ENCODING, UPGRADE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use tower_http::request_id::RequestId;
+use tower_http::timeout::TimeoutError;
+
+use super::executor::PreparedOperation;
+use super::negotiation::{Accepted, MediaType, is_json};
+use super::refusal::{self, Refusal};
+use super::request::{Parameters, UrlParameters};
+use super::{Edge, response, sse, websocket};
+
+/// Time for a client to send a whole request body.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+pub async fn post(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
+    let result = match read_body(&edge, &headers, body) {
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::POST).await,
+        Err(refusal) => Err(refusal),
+    };
+    result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
+}
+
+/// A query in the URL or the opening of a WebSocket. Browsers are redirected to GraphiQL.
+pub async fn get(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    parameters: Result<Query<UrlParameters>, QueryRejection>,
+) -> Response {
+    if headers.contains_key(UPGRADE) {
+        return match upgrade {
+            Ok(upgrade) => websocket::open(edge, &headers, peer, id, upgrade)
+                .await
+                .unwrap_or_else(|refusal| response::refused(MediaType::Json, refusal)),
+            Err(rejection) => rejection.into_response(),
+        };
+    }
+    let wants_html = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    let is_empty = parameters.as_ref().is_ok_and(|Query(parameters)| parameters.is_empty());
+    if wants_html && is_empty && edge.exposure.has_page() {
+        return Redirect::temporary("/graphiql/").into_response();
+    }
+    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
+    let result = match read_url(&edge, parameters) {
+        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::GET).await,
+        Err(refusal) => Err(refusal),
+    };
+    result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
+}
+
+fn not_acceptable() -> Response {
+    let message = "Supported media types: application/json, application/graphql-response+json, text/event-stream.";
+    response::refused(MediaType::Json, Refusal::http(StatusCode::NOT_ACCEPTABLE, "BAD_REQUEST", message))
+}
+
+fn read_body(edge: &Edge, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Parameters, Refusal> {
+    if !is_json(headers) || headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let message = "Send the request as application/json without compression.";
+        return Err(Refusal::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", message));
+    }
+    let body = body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!("The request body is larger than {} bytes.", edge.limits.max_body_bytes);
+            return Refusal::http(rejection.status(), "MAX_BODY_LIMIT", message);
+        }
+        let mut causes = std::iter::successors(rejection.source(), |error| (*error).source());
+        if causes.any(|cause| cause.is::<TimeoutError>()) {
+            let message = format!("The request body did not arrive within {BODY_DEADLINE:?}.");
+            return Refusal::http(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message);
+        }
+        Refusal::bad_request("The request body cannot be read.")
+    })?;
+    Parameters::from_json(&body).map_err(Refusal::bad_request)
+}
+
+fn read_url(edge: &Edge, parameters: Result<Query<UrlParameters>, QueryRejection>) -> Result<Parameters, Refusal> {
+    if !edge.settings.graphql_get {
+        return Err(Refusal::method_not_allowed("Send GraphQL requests with POST."));
+    }
+    let Query(parameters) = parameters.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+    parameters.try_into().map_err(Refusal::bad_request)
+}
+
+async fn execute(
+    edge: &Arc<Edge>,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+    accepted: Accepted,
+    id: RequestId,
+    parameters: Parameters,
+    method: &Method,
+) -> Result<Response, Refusal> {
+    let caller = edge.identify(headers, peer).await?;
+    let prepared = edge.executor.prepare(parameters, &caller)?;
+    let (kind, is_get) = (prepared.info.kind, method == Method::GET);
+    let as_stream =
+        accepted.media_type == MediaType::EventStream || (kind == OperationType::Subscription && accepted.event_stream);
+    if as_stream && !(is_get && kind == OperationType::Mutation) {
+        return sse::stream(edge, &caller, id, prepared);
+    }
+    let info = prepared.info.clone();
+    let result = run(edge, accepted.media_type, prepared, is_get).await;
+    let mut response = result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal));
+    response.extensions_mut().insert(info); // for the access log
+    Ok(response)
+}
+
+/// Executes an operation that has a single result.
+async fn run(
+    edge: &Edge,
+    media_type: MediaType,
+    prepared: PreparedOperation,
+    is_get: bool,
+) -> Result<Response, Refusal> {
+    match prepared.info.kind {
+        OperationType::Mutation if is_get => {
+            Err(Refusal::method_not_allowed("GET accepts only queries. Send mutations with POST."))
+        }
+        OperationType::Subscription => {
+            let message = "Subscriptions need a WebSocket (graphql-transport-ws) or `Accept: text/event-stream`.";
+            Err(refusal::error("BAD_REQUEST", message, None).into())
+        }
+        OperationType::Query | OperationType::Mutation => {
+            let result = edge.executor.execute(prepared).await?;
+            Ok(response::executed(media_type, &result))
+        }
+    }
+}

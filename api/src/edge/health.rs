@@ -1,0 +1,48 @@
+//! Health checks for load balancers and orchestrators.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::Edge;
+use crate::commands::database;
+use crate::queries;
+
+/// How long a check waits for a store.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The process runs.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// The service can take orders and answer queries. The queue is reported too, but orders do not need it: events wait in
+/// the outbox.
+pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
+    let (database, read_model, queue) = tokio::join!(
+        within_timeout(database::is_reachable(&edge.app.db)),
+        within_timeout(queries::is_reachable(&*edge.app.read_model)),
+        within_timeout(async { edge.queue.check().await.is_ok() }),
+    );
+    let is_draining = edge.draining.is_cancelled();
+    let status = match database && read_model && !is_draining {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
+    let mut body = json!({ "database": word(database), "readModel": word(read_model), "queue": word(queue) });
+    if is_draining {
+        body["stopping"] = json!(true);
+    }
+    (status, Json(body)).into_response()
+}
+
+async fn within_timeout(check: impl Future<Output = bool>) -> bool {
+    timeout(CHECK_TIMEOUT, check).await.unwrap_or(false)
+}

@@ -1,0 +1,119 @@
+//! Media types of requests and responses.
+
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+
+/// A media type of responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`, which every client knows. The status is 200 for every well-formed GraphQL request.
+    Json,
+    /// `application/graphql-response+json`. The status says whether the operation was executed.
+    GraphqlResponse,
+    /// `text/event-stream`: any number of results. A refusal before the first result is JSON.
+    EventStream,
+}
+
+impl MediaType {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            MediaType::Json | MediaType::EventStream => "application/json; charset=utf-8",
+            MediaType::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+        }
+    }
+}
+
+/// The result of content negotiation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The preferred media type.
+    pub media_type: MediaType,
+    /// Whether the client accepts an event stream at all.
+    pub event_stream: bool,
+}
+
+impl Accepted {
+    /// Reads `Accept` (RFC 9110, section 12.5.1). Without the header, the type is JSON. An event stream must be preferred
+    /// to all other types, because clients list it for subscriptions beside the types they want for queries.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Accepted> {
+        let (mut json, mut any, mut response, mut events) = (None, None, 0.0, 0.0);
+        let mut is_empty = true;
+        let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+        for range in ranges.map(str::trim).filter(|range| !range.is_empty()) {
+            is_empty = false;
+            let (name, quality) = parse_range(range);
+            match name.as_str() {
+                "application/graphql-response+json" => response = quality,
+                "text/event-stream" => events = quality,
+                "application/json" => json = Some(quality),
+                "application/*" | "*/*" => any = Some(quality.max(any.unwrap_or(0.0))),
+                _ => {}
+            }
+        }
+        // `application/json` takes precedence over a range that includes it.
+        let json = json.or(any).unwrap_or(if is_empty { 1.0 } else { 0.0 });
+        let media_type = match () {
+            () if events > json && events > response => MediaType::EventStream,
+            () if response > 0.0 && response >= json => MediaType::GraphqlResponse,
+            () if json > 0.0 => MediaType::Json,
+            () if any.is_some_and(|any| any > 0.0) => MediaType::GraphqlResponse,
+            () => return None,
+        };
+        Some(Accepted { media_type, event_stream: events > 0.0 })
+    }
+}
+
+/// The name of a media range in lower case, and its `q` value.
+fn parse_range(range: &str) -> (String, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let quality = parts.find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
+    });
+    (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+}
+
+/// Whether the body is declared as JSON in UTF-8.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let charset = parameters.trim().to_ascii_lowercase();
+    media_type.trim().eq_ignore_ascii_case("application/json")
+        && matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MediaType::{EventStream, GraphqlResponse, Json};
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn the_preferred_media_type_is_chosen() {
+        let urql = "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed";
+        let cases = [
+            ("", Some((Json, false))),
+            ("*/*", Some((Json, false))),
+            ("application/*;q=0.1", Some((Json, false))),
+            ("application/json, */*;q=0", Some((Json, false))),
+            ("application/json;q=0, */*", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json, application/json;q=0.9", Some((GraphqlResponse, false))),
+            ("application/graphql-response+json; q = 0.5, application/json", Some((Json, false))),
+            ("Application/GraphQL-Response+JSON;charset=utf-8", Some((GraphqlResponse, false))),
+            ("text/event-stream", Some((EventStream, true))),
+            ("text/event-stream, application/json;q=0.5", Some((EventStream, true))),
+            (urql, Some((GraphqlResponse, true))),
+            ("text/html", None),
+            ("application/json;q=0", None),
+            ("application/json;q=x", None),
+        ];
+        for (accept, expected) in cases {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).unwrap())]);
+            let expected = expected.map(|(media_type, event_stream)| Accepted { media_type, event_stream });
+            assert_eq!(Accepted::from_headers(&headers), expected, "{accept}");
+        }
+        assert_eq!(Accepted::from_headers(&HeaderMap::new()).unwrap().media_type, Json);
+    }
+}

@@ -1,0 +1,65 @@
+//! GraphQL over WebSocket, sub-protocol `graphql-transport-ws`:
+//! <https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md>.
+//!
+//! - [`protocol`]: messages and close codes
+//! - [`connection`]: one open WebSocket
+
+mod connection;
+mod protocol;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use tower_http::request_id::RequestId;
+
+use self::connection::Connection;
+use super::Edge;
+use super::executor::VALIDATION_COST;
+use super::quota::QuotaKey;
+use super::refusal::Refusal;
+
+/// Initial size of the buffers in bytes. Most connections are idle, and buffers grow on demand.
+const BUFFER_SIZE: usize = 1024;
+/// Messages up to this multiple of the limit are read, so that the client gets a close code instead of a closed connection.
+const READ_FACTOR: usize = 4;
+
+/// Upgrades a request to a WebSocket.
+pub async fn open(
+    edge: Arc<Edge>,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+    id: RequestId,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Refusal> {
+    if !is_origin_allowed(&edge, headers) {
+        let message = "This origin is not allowed. Add it to CORS_ORIGINS.";
+        return Err(Refusal::http(StatusCode::FORBIDDEN, "FORBIDDEN", message));
+    }
+    let caller = edge.identify(headers, peer).await?;
+    // The token may arrive only in `connection_init`, so opening is charged to the address.
+    edge.executor.charge(&QuotaKey::of_address(caller.address), VALIDATION_COST)?;
+    let permit = edge.connections.acquire(caller.quota_key())?;
+    let max_size = edge.limits.max_body_bytes.saturating_mul(READ_FACTOR);
+    let upgrade = upgrade
+        .protocols([protocol::NAME])
+        .read_buffer_size(BUFFER_SIZE)
+        .write_buffer_size(BUFFER_SIZE)
+        .max_message_size(max_size)
+        .max_frame_size(max_size);
+    Ok(upgrade.on_upgrade(async move |socket| {
+        let sockets = edge.sockets.clone();
+        sockets.track_future(Connection::new(edge, socket, caller, id, permit).serve()).await;
+    }))
+}
+
+/// Browsers let every page open a WebSocket, but send the origin of the page.
+fn is_origin_allowed(edge: &Edge, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let own_host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    edge.settings.allows_origin(origin) || (own_host.is_some() && own_host == host)
+}

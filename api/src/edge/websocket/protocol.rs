@@ -1,0 +1,51 @@
+//! Messages and close codes of `graphql-transport-ws`.
+
+use async_graphql::{Response, ServerError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub const NAME: &str = "graphql-transport-ws";
+
+/// A close code of the protocol or of RFC 6455, and its reason.
+pub struct CloseReason(pub u16, pub &'static str);
+
+pub const GOING_AWAY: CloseReason = CloseReason(1001, "Service is shutting down");
+pub const TOO_BIG: CloseReason = CloseReason(1009, "Message too big");
+pub const TRY_AGAIN_LATER: CloseReason = CloseReason(1013, "Too many connections");
+pub const INVALID_MESSAGE: CloseReason = CloseReason(4400, "Invalid message");
+pub const UNAUTHORIZED: CloseReason = CloseReason(4401, "Unauthorized");
+/// Clients reconnect after this code and can then send another token.
+pub const FORBIDDEN: CloseReason = CloseReason(4403, "Forbidden");
+pub const SUBPROTOCOL_NOT_ACCEPTABLE: CloseReason = CloseReason(4406, "Subprotocol not acceptable");
+pub const INIT_TIMEOUT: CloseReason = CloseReason(4408, "Connection initialisation timeout");
+pub const SUBSCRIBER_EXISTS: CloseReason = CloseReason(4409, "Subscriber already exists");
+pub const TOO_MANY_INITS: CloseReason = CloseReason(4429, "Too many initialisation requests");
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    ConnectionInit {
+        #[serde(default)]
+        payload: Value,
+    },
+    Ping,
+    Pong,
+    Subscribe {
+        id: String,
+        payload: Value,
+    },
+    Complete {
+        id: String,
+    },
+}
+
+/// Serialised directly, not through a map, so that the fields of results keep their order.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage<'a> {
+    ConnectionAck,
+    Pong,
+    Next { id: &'a str, payload: &'a Response },
+    Error { id: &'a str, payload: &'a [ServerError] },
+    Complete { id: &'a str },
+}
