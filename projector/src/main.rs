@@ -96,7 +96,7 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     let shutdown = runtime::shutdown_signal()?;
     info!(health = %listener.local_addr()?, pollers = settings.pollers, sweep = settings.database_url.is_some(), "ready");
     let activity = consumer.activity.clone();
-    let tidying = tokio::spawn(rebuild::tidy((*read_model).clone(), shutdown.clone()));
+    let tidying = tokio::spawn(rebuild::clean_up((*read_model).clone(), shutdown.clone()));
     let sweeping = async {
         let Some(url) = settings.database_url else { return Ok(()) };
         let (in_flight, interval) = (settings.in_flight, settings.sweep_interval);

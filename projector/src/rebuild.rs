@@ -1,5 +1,5 @@
-//! Makes the read model anew beside the live one, which goes on, and puts it in its place when it is complete. What was
-//! live is kept for a while, as up to date as before, and can be put back.
+//! Rebuilds the read model beside the live one, which stays in use, and makes the new generation live when it is complete. The
+//! replaced generation is kept for a while and still receives events, so that a rollback can make it live again.
 
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -14,45 +14,48 @@ use runtime::{crash_point, crash_points, one_line};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
-use crate::replay::{self, Replayed, Selection};
+use crate::replay::{self, Replayed};
 use crate::verify::sums::WrongSum;
 use crate::verify::{Difference, Finding, Step, Verifier};
 
-/// How often all clients are compared before it is given up to find none that differs.
-const PASSES: u32 = 5;
-/// How often projectors look for what can be removed.
-const TIDIED: Duration = Duration::from_secs(10);
+/// How often all clients are compared before the rebuild fails because some still differ.
+const MAX_COMPARISONS: u32 = 5;
+/// How often projectors look for generations that can be removed.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct Rebuild {
-    /// Compares, and repairs whatever differs.
+    /// Compares the new generation, and repairs whatever differs.
     pub verifier: Verifier,
-    /// How long the generation that was live is kept.
+    /// How long the replaced generation is kept.
     pub keep: Duration,
 }
 
-/// How far it has got.
+/// Progress of a rebuild.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Phase {
+    /// So many events are replayed.
     Replayed(u64),
+    /// So many clients are compared.
     Compared(u64),
 }
 
-/// It was interrupted: what was done so far is gone on with by the next one.
+/// The rebuild was interrupted. The next one continues it.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
 impl Rebuild {
-    /// Fills a new generation, or goes on with one that somebody began, and makes it live once nothing in it differs from
-    /// the database; returns its number.
+    /// Fills a new generation, or continues one, and makes it live once it does not differ from the database. Returns its
+    /// number.
     ///
     /// # Errors
-    /// When a store fails, or something differs all the time. The live generation is as it was then.
-    pub async fn run(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
+    /// When a store fails, or differences remain. The live generation stays as it is.
+    pub async fn start(&self, mut each: impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<u64> {
         let generation = self.verifier.read_model.change_generations(Generations::start).await??;
         crash_point(crash_points::REBUILD_BEFORE_REPLAY);
-        // From here on each event is applied to both. What came before is in the log by now.
+        // From now on each event is applied to both generations. All earlier events are in the log.
         self.replay(&self.verifier.read_model.pinned_to(generation), &mut each).await?;
         self.compare(generation, &mut each).await?;
         crash_point(crash_points::REBUILD_BEFORE_SWITCH);
@@ -60,72 +63,49 @@ impl Rebuild {
         Ok(generation)
     }
 
-    /// Makes live again what was live before, once nothing in it differs from the database; returns its number.
+    /// Makes the previous generation live again, once it does not differ from the database. Returns its number.
     ///
     /// # Errors
-    /// When there is none, or as [`Rebuild::run`].
-    pub async fn roll_back(&self, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<u64> {
+    /// When there is no previous generation, or as [`Rebuild::start`].
+    pub async fn roll_back(&self, mut each: impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<u64> {
         let kept = self.verifier.read_model.generations().await?.previous().ok_or(TransitionError::NoPrevious)?;
         self.compare(kept, &mut each).await?;
         self.change(|generations, now, keep| generations.roll_back(kept, now, keep)).await?;
         Ok(kept)
     }
 
-    async fn replay(&self, building: &Redis, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
-        let noted = building.rebuild_position().await?;
-        let after = noted.map(|id| id.parse()).transpose().context("what a rebuild noted is damaged")?;
-        let selection = Selection { after, ..Selection::default() };
-        let mut steps = pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, &selection));
-        let mut noted = after;
+    /// Stores its progress in the new generation, so that a rebuild that was interrupted does not begin again.
+    async fn replay(&self, building: &Redis, each: &mut impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let stored = building.rebuild_position().await?;
+        let mut after: Option<Uuid> =
+            stored.map(|id| id.parse()).transpose().context("the stored progress of the rebuild is damaged")?;
+        let mut steps = pin!(replay::replay(&self.verifier.db, building, self.verifier.currency, after));
         while let Some(replayed) = steps.next().await {
             let Replayed { events, last } = replayed?;
-            if noted != Some(last) {
+            if after != Some(last) {
                 building.save_rebuild_position(&last.to_string()).await?;
-                noted = Some(last);
+                after = Some(last);
             }
-            ensure!(each(Progress::Replayed(events)).is_continue(), Interrupted);
+            ensure!(each(Phase::Replayed(events)).is_continue(), Interrupted);
         }
         Ok(())
     }
 
-    /// Compares, and repairs, until nothing differs. What is only late does not count: while projectors have much to do,
-    /// there is always some of it, and the live generation lacks it as well.
-    async fn compare(&self, generation: u64, each: &mut impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
+    /// Compares and repairs until nothing differs.
+    async fn compare(&self, generation: u64, each: &mut impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<()> {
         let verifier = Verifier { read_model: self.verifier.read_model.pinned_to(generation), ..self.verifier.clone() };
-        let (mut found, mut interrupted) = (None, false);
-        for _ in 0..PASSES {
-            let mut compared = 0;
-            found = None;
-            // Whatever lacks by now of what came before that is applied while clients are compared.
-            let arrived = Utc::now() - verifier.in_flight;
-            let step = |Step { clients, findings, .. }: Step| {
-                let is_late = |finding: &Finding| {
-                    finding.repaired
-                        && matches!(finding.difference, Difference::Missing { .. } | Difference::Behind { .. })
-                };
-                let example = findings.iter().find(|finding| !is_late(finding)).map(ToString::to_string);
-                found = found.take().or(example);
-                compared = clients;
-                interrupted = each(Progress::Compared(clients)).is_break();
-                if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            verifier.all(0, step).await?;
-            ensure!(!interrupted, Interrupted);
-            // What an older release made has no sums.
-            if verifier.read_model.has_reports().await? {
-                let sums = |wrong: Vec<WrongSum>| {
-                    found = found.take().or_else(|| wrong.first().map(ToString::to_string));
-                    interrupted = each(Progress::Compared(compared)).is_break();
-                    if interrupted || found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                };
-                verifier.sums(arrived, sums).await?;
-                ensure!(!interrupted, Interrupted);
-            }
-            if found.is_none() {
-                return Ok(());
+        for comparison in 1.. {
+            match compare_once(&verifier, each).await? {
+                None => return Ok(()),
+                Some(difference) if comparison == MAX_COMPARISONS => {
+                    bail!(
+                        "generation {generation} still differs from the database after {comparison} comparisons: {difference}"
+                    )
+                }
+                Some(_) => {}
             }
         }
-        bail!("generation {generation} differs from the database again and again: {}", found.unwrap_or_default())
+        Ok(())
     }
 
     async fn change(
@@ -137,17 +117,54 @@ impl Rebuild {
     }
 }
 
-/// Removes what rebuilds have left, whenever it can go, until `shutdown`.
-pub async fn tidy(read_model: Redis, shutdown: CancellationToken) {
-    let mut told = false;
-    while timeout(TIDIED, shutdown.cancelled()).await.is_err() {
+/// Compares everything once, and returns an example of what differs.
+async fn compare_once(
+    verifier: &Verifier,
+    each: &mut impl FnMut(Phase) -> ControlFlow<()>,
+) -> anyhow::Result<Option<String>> {
+    let (mut example, mut compared, mut interrupted) = (None, 0, false);
+    // Events that the sums may lack by now are applied while clients are compared.
+    let arrived = Utc::now() - verifier.in_flight;
+    let clients = |Step { clients, findings, .. }: Step| {
+        let difference = findings.iter().find(|finding| !was_late(finding)).map(ToString::to_string);
+        example = example.take().or(difference);
+        compared = clients;
+        let flow = each(Phase::Compared(clients));
+        interrupted = flow.is_break();
+        flow
+    };
+    verifier.all(0, clients).await?;
+    ensure!(!interrupted, Interrupted);
+    // Generations of older releases have no sums.
+    if verifier.read_model.has_reports().await? {
+        let sums = |wrong: Vec<WrongSum>| {
+            example = example.take().or_else(|| wrong.first().map(ToString::to_string));
+            interrupted = each(Phase::Compared(compared)).is_break();
+            if interrupted || example.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        verifier.sums(arrived, sums).await?;
+        ensure!(!interrupted, Interrupted);
+    }
+    Ok(example)
+}
+
+/// Whether only late events were missing, which have been applied since. During a backlog there are always some, and the live
+/// generation misses them, too.
+fn was_late(finding: &Finding) -> bool {
+    finding.repaired && matches!(finding.difference, Difference::Missing { .. } | Difference::Behind { .. })
+}
+
+/// Removes abandoned and expired generations until `shutdown`.
+pub async fn clean_up(read_model: Redis, shutdown: CancellationToken) {
+    let mut failing = false;
+    while timeout(CLEANUP_INTERVAL, shutdown.cancelled()).await.is_err() {
         match read_model.remove_expired_generations().await {
             Ok(removed) => {
-                told = false;
-                removed.iter().for_each(|generation| info!(generation, "an old generation of the read model is gone"));
+                failing = false;
+                removed.iter().for_each(|generation| info!(generation, "removed an old generation of the read model"));
             }
-            Err(error) if !std::mem::replace(&mut told, true) => {
-                warn!("old generations of the read model stay for now: {}", one_line(&error));
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                warn!("cannot remove old generations of the read model now: {}", one_line(&error));
             }
             Err(_) => {}
         }

@@ -1,10 +1,9 @@
-//! The event log, applied once more: fills an empty read model, and changes nothing in a complete one. Safe at any time,
-//! also while projectors run.
+//! Applies the event log to the read model. That fills an empty read model and changes nothing in a complete one. Safe at any
+//! time, also while projectors run.
 
 use std::mem;
 
 use anyhow::{Context, anyhow};
-use chrono::{DateTime, Duration, Utc};
 use entity::Event;
 use entity::order_event::{self, Column};
 use futures::channel::mpsc;
@@ -15,123 +14,99 @@ use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-/// Events that are sorted by whose they are: what several of a client change is written once.
-const PAGE: usize = 50_000;
-/// Lines of orders with which a page ends all the same, for memory's sake.
-const LINES: usize = 100_000;
-/// Rows that are read at once.
+/// Events sorted by subject at once. The more there are, the more changes of one client are written together.
+const SECTION_EVENTS: usize = 50_000;
+/// Order lines after which a section ends early, to bound memory.
+const SECTION_LINES: usize = 100_000;
+/// Rows read by one statement.
 const ROWS: usize = 1_000;
-/// Events that are applied together, about. Few where a crash is to come in the middle of a small log.
-const TOGETHER: usize = if cfg!(feature = "failpoints") { 5 } else { 500 };
-/// How often that is done at once, so that neither the store waits for us nor we for the store.
-const AT_ONCE: usize = 3;
+/// Events applied by one call, approximately. Few for crash tests, so that a crash hits the middle of a small log.
+const APPLY: usize = if cfg!(feature = "failpoints") { 5 } else { 500 };
+/// Concurrent calls, so that neither the read model nor this process waits for the other.
+const CONCURRENT_CALLS: usize = 3;
 
-/// Which events to replay: all, unless it says otherwise.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    pub client: Option<i64>,
-    /// Those that happened at this time or later.
-    pub since: Option<DateTime<Utc>>,
-    /// Those that follow this one in the log.
-    pub after: Option<Uuid>,
-}
-
-impl Selection {
-    /// The id after which the first event can be.
-    fn start(&self) -> Uuid {
-        // Clocks of api processes may differ a little.
-        let since = self.since.map_or(Uuid::nil(), |since| order_event::least_id_at(since - Duration::minutes(1)));
-        self.after.map_or(since, |after| after.max(since))
-    }
-}
-
-/// How far a replay has got.
+/// Progress of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Replayed {
     pub events: u64,
-    /// Up to this one all of the log have been applied: from here a later replay can go on.
+    /// All events of the log up to this one are applied, so a later replay can continue after it.
     pub last: Uuid,
 }
 
-/// A part of the log, and the id of its last event.
-type Page = (Vec<Event>, Uuid);
+/// Consecutive events of the log, and the id of the last one.
+type Section = (Vec<Event>, Uuid);
 
-/// Applies the events that are in the log, and tells again and again how far it has got.
+/// Applies the events of the log after one event, or all, and reports progress after each call.
 ///
 /// # Errors
-/// When a store fails, or an event in the log cannot be read or applied; all up to what was told last have been applied.
+/// When a store fails, or an event in the log cannot be read or applied. All events up to the last reported one are applied.
 pub fn replay(
     db: &DatabaseConnection,
     read_model: &dyn ReadModel,
     currency: Currency,
-    selection: &Selection,
+    after: Option<Uuid>,
 ) -> impl Stream<Item = anyhow::Result<Replayed>> {
-    // One page waits while another is applied.
-    let (pages, read_pages) = mpsc::channel(0);
-    let reading = stream::once(read(db, currency, selection, pages)).filter_map(async |()| None);
-    let steps = read_pages.map_ok(|page| stream::iter(steps(page)).map(anyhow::Ok)).try_flatten();
-    // In their order: what came before an error is applied, and told.
-    let applied = steps.map(move |step| async move {
-        let (events, last) = step?;
+    let after = after.unwrap_or_default();
+    // Reads the next section while one is being applied.
+    let (sections, read_sections) = mpsc::channel(0);
+    let reading = stream::once(read(db, currency, after, sections)).filter_map(async |()| None);
+    let calls = read_sections.map_ok(|section| stream::iter(split(section)).map(anyhow::Ok)).try_flatten();
+    // Results keep their order: all events before an error are applied and reported.
+    let applied = calls.map(move |call| async move {
+        let (events, last) = call?;
         apply(read_model, &events).await?;
         crash_point(crash_points::REPLAY_MID_LOG);
         anyhow::Ok((events.len() as u64, last))
     });
-    let mut replayed = Replayed { events: 0, last: selection.start() };
-    let told = applied.buffered(AT_ONCE).map_ok(move |(events, last)| {
+    let mut replayed = Replayed { events: 0, last: after };
+    let progress = applied.buffered(CONCURRENT_CALLS).map_ok(move |(events, last)| {
         replayed.events += events;
         replayed.last = last.unwrap_or(replayed.last);
         replayed
     });
-    stream::select(told, reading)
+    stream::select(progress, reading)
 }
 
-/// Reads the log a page at a time.
+/// Reads the log section by section.
 async fn read(
     db: &DatabaseConnection,
     currency: Currency,
-    selection: &Selection,
-    mut pages: mpsc::Sender<anyhow::Result<Page>>,
+    mut after: Uuid,
+    mut sections: mpsc::Sender<anyhow::Result<Section>>,
 ) {
-    let (mut after, mut more) = (selection.start(), Ok(true));
+    let mut more = Ok(true);
     while let Ok(true) = more {
         let (mut events, before) = (Vec::new(), after);
-        more = read_page(db, currency, selection, &mut after, &mut events).await;
-        if after > before && pages.send(Ok((events, after))).await.is_err() {
-            return; // nobody wants them any more
+        more = read_section(db, currency, &mut after, &mut events).await;
+        if after > before && sections.send(Ok((events, after))).await.is_err() {
+            return; // the replay was dropped
         }
     }
     if let Err(error) = more {
-        let _ = pages.send(Err(error)).await;
+        let _ = sections.send(Err(error)).await;
     }
 }
 
-/// Adds the selected events that follow one, which becomes the last that was looked at. Returns whether there may be more.
-async fn read_page(
+/// Adds the events that follow `after`, and moves `after` to the last of them. Returns whether there may be more.
+async fn read_section(
     db: &DatabaseConnection,
     currency: Currency,
-    selection: &Selection,
     after: &mut Uuid,
     events: &mut Vec<Event>,
 ) -> anyhow::Result<bool> {
     let mut lines = 0;
-    while events.len() < PAGE && lines < LINES {
-        let mut rows = order_event::Entity::find().filter(Column::Id.gt(*after));
-        if let Some(client) = selection.client {
-            rows = rows.filter(Column::ClientId.eq(client));
-        }
-        let rows = rows.order_by_asc(Column::Id).limit(ROWS as u64).all(db).await.map_err(|error| {
+    while events.len() < SECTION_EVENTS && lines < SECTION_LINES {
+        let rows = order_event::Entity::find().filter(Column::Id.gt(*after)).order_by_asc(Column::Id);
+        let rows = rows.limit(ROWS as u64).all(db).await.map_err(|error| {
             anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
         })?;
         let is_end = rows.len() < ROWS;
         for row in rows {
             let id = row.id;
-            if selection.since.is_none_or(|since| row.occurred_at >= since) {
-                let event = Event::from_row(row, currency.code());
-                let event = event.with_context(|| format!("event {id} of the log is not understood"))?;
-                lines += event.order().map_or(0, |order| order.lines.len());
-                events.push(event);
-            }
+            let event = Event::from_row(row, currency.code());
+            let event = event.with_context(|| format!("event {id} of the log is invalid"))?;
+            lines += event.order().map_or(0, |order| order.lines.len());
+            events.push(event);
             *after = id;
         }
         if is_end {
@@ -141,18 +116,19 @@ async fn read_page(
     Ok(true)
 }
 
-/// What is applied together: all events of a client in one step. The last step of a page has the id of its last event.
-fn steps((mut events, last): Page) -> Vec<(Vec<Event>, Option<Uuid>)> {
+/// Splits a section into calls. All events of one client are in one call. The last call has the id of the section's last
+/// event.
+fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
     events.sort_by_key(Event::subject);
-    let (mut steps, mut step) = (Vec::new(), Vec::<Event>::new());
+    let (mut calls, mut call) = (Vec::new(), Vec::<Event>::new());
     for event in events {
-        if step.len() >= TOGETHER && step.last().is_some_and(|before| before.subject() != event.subject()) {
-            steps.push((mem::take(&mut step), None));
+        if call.len() >= APPLY && call.last().is_some_and(|before| before.subject() != event.subject()) {
+            calls.push((mem::take(&mut call), None));
         }
-        step.push(event);
+        call.push(event);
     }
-    steps.push((step, Some(last)));
-    steps
+    calls.push((call, Some(last)));
+    calls
 }
 
 async fn apply(read_model: &dyn ReadModel, events: &[Event]) -> anyhow::Result<()> {

@@ -102,7 +102,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
 
     let cleanup = async {
         if let Some(redis) = redis {
-            rebuild::tidy(redis, shutdown.clone()).await;
+            rebuild::clean_up(redis, shutdown.clone()).await;
         }
         Ok(())
     };

@@ -6,7 +6,6 @@ use anyhow::{anyhow, ensure};
 use api::config::Settings;
 use aws_config::SdkConfig;
 use futures::TryStreamExt;
-use projector::replay::Selection;
 use projector::{queues, replay};
 use read_model::{Memory, ReadModel, Redis};
 use runtime::queue::aws_settings;
@@ -71,8 +70,7 @@ impl Stores {
             None => Arc::new(Memory::new(settings.read_model.keep_orders)),
         };
         if redis.is_none() || settings.queue_url.is_none() {
-            let all = Selection::default();
-            let pages = replay::replay(&db, &*read_model, currency, &all);
+            let pages = replay::replay(&db, &*read_model, currency, None);
             let events = pages.try_fold(0, async |_, replayed| Ok(replayed.events)).await?;
             info!(events, "event log replayed into the read model");
         }

@@ -159,7 +159,7 @@ async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
     assert_eq!(counted as usize, placed);
 
     // After a rebuild, the old generation is gone from all shards.
-    block_in_place(|| stores.run("projector", &["rebuild", "--keep", "0s"]));
+    block_in_place(|| stores.run("projector", &["rebuild", "start", "--keep", "0s"]));
     let has_no_old_keys = |shard: &Shard| shard.run(&["keys", "*:g1:*"]).trim().is_empty();
     until("the old generation is gone", async || shards.iter().all(has_no_old_keys)).await;
     check_each_client(user).await;

@@ -22,7 +22,7 @@ async fn a_replay_restores_a_redis_that_was_emptied_or_set_back_under_load() {
 
     let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
     load.place_more(20).await;
-    run(&["replay"]);
+    run(&["verify", "--repair", "--in-flight", "5s"]);
     let placed_so_far = load.placed.load(Ordering::Relaxed);
     let total = async || {
         let response = services.users[0].graphql("{ clientsByIds(ids: [\"1\", \"2\", \"3\"]) { orderCount } }").await;
@@ -49,7 +49,7 @@ async fn a_replay_restores_a_redis_that_was_emptied_or_set_back_under_load() {
     }
     let () = old.query_async(&mut redis).await.unwrap();
     load.place_more(20).await;
-    run(&["replay"]);
+    run(&["verify", "--repair", "--in-flight", "5s"]);
     let placed = load.stop().await;
     services.stores.until_nothing_differs().await;
     println!("outages: {placed} orders while Redis was emptied and set back, none lost, none counted twice");

@@ -84,9 +84,9 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
     }
     let unreachable = with(&variables, "DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/none");
     fails("api", &[], &unreachable, &["cannot reach the database of DATABASE_URL"]);
-    fails("projector", &["replay"], &unreachable, &["cannot reach the database of DATABASE_URL"]);
+    fails("projector", &["verify"], &unreachable, &["cannot reach the database of DATABASE_URL"]);
     fails("api", &[], &variables, &["run `migration up`"]);
-    fails("projector", &["replay"], &variables, &["cannot read the event log", "`migration up`"]);
+    fails("projector", &["verify"], &variables, &["cannot read the command database", "`migration up`"]);
     stores.run("migration", &["up"]);
 
     for name in ["api", "projector"] {

@@ -21,9 +21,9 @@ pub const API_POINTS: [&str; 5] = [
     points::RELAY_BEFORE_MARKING,
 ];
 pub const PROJECTOR_POINTS: [&str; 2] = [points::PROJECTOR_BEFORE_APPLY, points::PROJECTOR_BEFORE_DELETE];
-pub const REPLAY_POINTS: [&str; 1] = [points::REPLAY_MID_LOG];
 pub const REPAIR_POINTS: [&str; 3] = [points::REPAIR_MID_LOG, points::REPAIR_BEFORE_REPLACE, points::REPAIR_PRODUCT];
-pub const REBUILD_POINTS: [&str; 2] = [points::REBUILD_BEFORE_REPLAY, points::REBUILD_BEFORE_SWITCH];
+pub const REBUILD_POINTS: [&str; 3] =
+    [points::REBUILD_BEFORE_REPLAY, points::REPLAY_MID_LOG, points::REBUILD_BEFORE_SWITCH];
 
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
@@ -31,7 +31,6 @@ pub enum Fault {
     KillProjector,
     ArmApi,
     ArmProjector,
-    KillReplay,
     KillRepair,
     KillRebuild,
     LoseRedis,
@@ -60,7 +59,7 @@ pub const HARMLESS: [Fault; 11] = [
     Fault::KillRebuild,
 ];
 
-pub const HARMFUL: [Fault; 3] = [Fault::KillReplay, Fault::KillRepair, Fault::LoseRedis];
+pub const HARMFUL: [Fault; 2] = [Fault::KillRepair, Fault::LoseRedis];
 
 impl Chaos {
     pub async fn cause(&mut self, fault: Fault) {
@@ -69,7 +68,6 @@ impl Chaos {
             Fault::KillProjector => self.restart_one(false, None),
             Fault::ArmApi => self.restart_one(true, Some(&API_POINTS)),
             Fault::ArmProjector => self.restart_one(false, Some(&PROJECTOR_POINTS)),
-            Fault::KillReplay => self.run_armed(&["replay"], REPLAY_POINTS[0]),
             Fault::KillRepair => self.kill_repair().await,
             Fault::KillRebuild => self.kill_rebuild(),
             Fault::LoseRedis => self.lose_redis().await,
@@ -120,11 +118,11 @@ impl Chaos {
     /// A rebuild dies on its way. Then another one continues it, or it is aborted.
     fn kill_rebuild(&mut self) {
         let point = self.next_point(&REBUILD_POINTS);
-        self.run_armed(&["rebuild"], point);
+        self.run_armed(&["rebuild", "start"], point);
         let then: &[&[&str]] = match self.random.random_range(0..3) {
-            0 => &[&["rebuild", "--abort"]],
-            1 => &[&["rebuild", "--keep", "0s"]],
-            _ => &[&["rebuild"], &["rebuild", "--rollback"]],
+            0 => &[&["rebuild", "abort"]],
+            1 => &[&["rebuild", "start", "--keep", "0s"]],
+            _ => &[&["rebuild", "start"], &["rebuild", "rollback"]],
         };
         // These must succeed: the stores are up during this fault.
         for arguments in then {

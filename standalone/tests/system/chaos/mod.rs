@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use faults::{API_POINTS, Fault, HARMFUL, HARMLESS, PROJECTOR_POINTS, REBUILD_POINTS, REPAIR_POINTS, REPLAY_POINTS};
+use faults::{API_POINTS, Fault, HARMFUL, HARMLESS, PROJECTOR_POINTS, REBUILD_POINTS, REPAIR_POINTS};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use redis::aio::MultiplexedConnection;
@@ -73,7 +73,7 @@ async fn no_order_is_lost_or_counted_twice_whatever_fails() {
     }
 
     println!("chaos: {} orders in {rounds} rounds, none lost, none counted twice", acknowledged.lock().unwrap().len());
-    let points = [&API_POINTS[..], &PROJECTOR_POINTS, &REPLAY_POINTS, &REPAIR_POINTS, &REBUILD_POINTS].concat();
+    let points = [&API_POINTS[..], &PROJECTOR_POINTS, &REPAIR_POINTS, &REBUILD_POINTS].concat();
     for point in points {
         let crashes = chaos.crashes.get(point).copied().unwrap_or(0);
         println!("chaos: {crashes:>4} crashes at {point}");

@@ -1,0 +1,127 @@
+//! `projector dead-letters`
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Subcommand;
+use projector::queues;
+use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters};
+use runtime::queue::aws_settings;
+use serde_json::Value;
+
+use super::report::Report;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// URL of the SQS queue; its redrive policy names the dead-letter queue
+    #[arg(long, env, global = true)]
+    queue_url: Option<String>,
+    /// Print JSON, one line per result
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    read_model: read_model::RedisSettings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the dead letters, each with whether the read model still needs it
+    List,
+    /// Show one dead letter with its body
+    Show {
+        /// Message id, as printed by `list`
+        id: String,
+    },
+    /// Send dead letters back to the queue
+    Redrive(Chosen),
+    /// Delete dead letters
+    Discard(Chosen),
+}
+
+#[derive(clap::Args)]
+struct Chosen {
+    /// Message ids, as printed by `list`
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// All dead letters, except that `redrive` skips foreign ones and `discard` skips needed ones
+    #[arg(long)]
+    all: bool,
+}
+
+impl Arguments {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let queue_url =
+            self.queue_url.context("QUEUE_URL is not set: the SQS queue that the dead letters come from")?;
+        let (read_model, currency) = (self.read_model.connect().await?, self.read_model.currency);
+        let queue = queues::client(&aws_settings().await?);
+        let mut letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
+        let shutdown = runtime::shutdown_signal()?;
+        let done = tokio::select! {
+            done = self.command.run(&mut letters, Report::new(self.json)) => done,
+            () = shutdown.cancelled() => Err(anyhow!("interrupted")),
+        };
+        // Also after a failure. Otherwise the letters would stay hidden for some minutes.
+        let hidden = letters.close().await;
+        done?;
+        if let Ok(hidden @ 1..) = hidden {
+            eprintln!("{hidden} more are hidden for some minutes because another command is reading them");
+        }
+        Ok(())
+    }
+}
+
+impl Command {
+    async fn run(self, letters: &mut DeadLetters, mut report: Report) -> anyhow::Result<()> {
+        match self {
+            Command::List => {
+                let mut count = 0;
+                let print = |letter: &DeadLetter| {
+                    count += 1;
+                    report.result(letter);
+                };
+                letters.list(print).await?;
+                eprintln!("dead letters: {count}");
+                Ok(())
+            }
+            Command::Show { id } => {
+                let mut found = false;
+                let show = |letter: &DeadLetter| {
+                    if letter.id == id {
+                        found = true;
+                        report.result(letter);
+                        report.text(&letter.body);
+                    }
+                };
+                letters.list(show).await?;
+                ensure!(found, "there is no dead letter {id}");
+                Ok(())
+            }
+            Command::Redrive(chosen) => act(letters, Action::Redrive, chosen.ids, &mut report).await,
+            Command::Discard(chosen) => act(letters, Action::Discard, chosen.ids, &mut report).await,
+        }
+    }
+}
+
+/// No ids mean all.
+async fn act(letters: &mut DeadLetters, action: Action, ids: Vec<String>, report: &mut Report) -> anyhow::Result<()> {
+    let (mut done, mut skipped) = (0, 0);
+    let print = |letter: &DeadLetter, is_done: bool| {
+        if is_done {
+            done += 1;
+            report.result(letter);
+        } else {
+            skipped += 1;
+        }
+    };
+    let missing = letters.act(action, ids, print).await?;
+    let (count, reason) = match action {
+        Action::Redrive => ("redriven", "they are not events of this service"),
+        Action::Discard => ("discarded", "the read model needs them"),
+    };
+    report.summary(&[(count, done), ("skipped", skipped)], false, Value::Null);
+    if skipped > 0 {
+        eprintln!("{skipped} skipped: {reason}");
+    }
+    ensure!(missing.is_empty(), "there are no dead letters {}", missing.join(", "));
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! `projector verify`
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use chrono::Utc;
+use projector::verify::sums::WrongSum;
+use projector::verify::{Repair, Step};
+use serde_json::json;
+
+use super::{INTERRUPTED, StoreArguments, continue_unless};
+
+/// Exit status when differences remain.
+const DIFFERENCES: u8 = 3;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    stores: StoreArguments,
+    /// Repair each client and product that differs, from the event log
+    #[arg(long)]
+    repair: bool,
+    /// Also remove clients and events that the database no longer has, for example after restoring a backup
+    #[arg(long, requires = "repair")]
+    remove_orphans: bool,
+    /// Only clients with a larger id, to continue after an interruption
+    #[arg(long, value_name = "CLIENT", default_value_t = 0)]
+    after: i64,
+}
+
+impl Arguments {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let repair = match (self.repair, self.remove_orphans) {
+            (false, _) => Repair::Nothing,
+            (true, false) => Repair::FromLog,
+            (true, true) => Repair::AndTakeBack,
+        };
+        let verifier = self.stores.verifier(repair).await?;
+        let shutdown = runtime::shutdown_signal()?;
+        let mut report = self.stores.report();
+        let arrived = Utc::now() - self.stores.in_flight;
+        let total = verifier.clients_after(self.after).await?;
+        let (mut clients, mut last, mut differences, mut repaired) = (0, self.after, 0, 0);
+        let compared = verifier.all(self.after, |progress: Step| {
+            (clients, last) = (progress.clients, progress.last);
+            report.progress("clients", clients, Some(total));
+            for finding in progress.findings {
+                differences += 1;
+                repaired += u64::from(finding.repaired);
+                report.result(&finding);
+            }
+            continue_unless(&shutdown)
+        });
+        compared.await.with_context(|| format!("continue with --after {last}"))?;
+
+        let (mut wrong_sums, has_sums) = (0, verifier.read_model.has_reports().await?);
+        if has_sums && !shutdown.is_cancelled() {
+            let sums = verifier.sums(arrived, |wrong: Vec<WrongSum>| {
+                wrong_sums += wrong.len() as u64;
+                wrong.iter().for_each(|wrong| report.result(wrong));
+                continue_unless(&shutdown)
+            });
+            sums.await?;
+        }
+        let interrupted = shutdown.is_cancelled();
+        let (unpublished, since) = verifier.unpublished().await?;
+        let mut counts = vec![("clients", clients), ("differences", differences), ("repaired", repaired)];
+        counts.extend((has_sums && !interrupted).then_some(("wrongSums", wrong_sums)));
+        counts.push(("unpublished", unpublished));
+        report.summary(&counts, interrupted, json!({ "unpublishedSince": since, "last": last }));
+        if !has_sums {
+            eprintln!("sums were not compared: an older release built this read model; run `projector rebuild start`");
+        } else if wrong_sums > 0 {
+            eprintln!("{wrong_sums} wrong sums: run `projector rebuild start`");
+        }
+        if let Some(since) = since {
+            eprintln!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC"));
+        }
+        if interrupted {
+            eprintln!("interrupted; continue with --after {last}");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Ok(if differences > repaired || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
+    }
+}
