@@ -28,11 +28,6 @@ pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnect
     Ok(db)
 }
 
-/// Whether the database answers now.
-pub async fn is_reachable(db: &DatabaseConnection) -> bool {
-    db.ping().await.is_ok()
-}
-
 /// Whether every table and column that this release uses is there.
 async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     client::Entity::find().limit(0).all(db).await?;

@@ -147,7 +147,7 @@ async fn run(
         }
         OperationType::Query | OperationType::Mutation => {
             let result = edge.executor.execute(prepared).await?;
-            Ok(response::executed(media_type, &result))
+            Ok(response::executed(media_type, result))
         }
     }
 }

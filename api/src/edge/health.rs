@@ -11,8 +11,6 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::Edge;
-use crate::commands::database;
-use crate::queries;
 
 /// How long a check waits for a store.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,8 +24,8 @@ pub async fn live() -> &'static str {
 /// the outbox.
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let (database, read_model, queue) = tokio::join!(
-        within_timeout(database::is_reachable(&edge.app.db)),
-        within_timeout(queries::is_reachable(&*edge.app.read_model)),
+        within_timeout(edge.app.is_database_reachable()),
+        within_timeout(edge.app.is_read_model_reachable()),
         within_timeout(async { edge.queue.check().await.is_ok() }),
     );
     let is_draining = edge.draining.is_cancelled();

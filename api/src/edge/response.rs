@@ -1,17 +1,18 @@
 //! HTTP responses: status codes, headers and bodies.
 
+use async_graphql_axum::GraphQLResponse;
+use axum::Json;
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::json;
 
 use super::refusal::{self, Refusal, whole_seconds};
 use super::{MediaType, sse};
 
 /// The response to an operation that was executed. Some of its fields may have failed.
-pub fn executed(media_type: MediaType, result: &async_graphql::Response) -> Response {
-    body(media_type, StatusCode::OK, result)
+pub fn executed(media_type: MediaType, result: async_graphql::Response) -> Response {
+    (headers(media_type), GraphQLResponse::from(result)).into_response()
 }
 
 /// The error code of a refused request, for the log.
@@ -34,7 +35,8 @@ pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
         Refusal::Invalid(errors) if media_type == MediaType::EventStream => return sse::errors(&errors),
         refusal => refusal.errors(),
     };
-    let mut response = body(media_type, status, &json!({ "errors": errors }));
+    // Not a `GraphQLResponse`, which would add `"data": null`.
+    let mut response = (status, headers(media_type), Json(json!({ "errors": errors }))).into_response();
     if let Some(code) = errors.first().and_then(refusal::code) {
         response.extensions_mut().insert(Code(code.to_owned()));
     }
@@ -53,15 +55,8 @@ fn status(media_type: MediaType, refusal: &Refusal) -> StatusCode {
     }
 }
 
-fn body(media_type: MediaType, status: StatusCode, body: &impl Serialize) -> Response {
-    let headers = [(CONTENT_TYPE, media_type.content_type()), (VARY, "Accept")];
-    match serde_json::to_vec(body) {
-        Ok(body) => (status, headers, body).into_response(),
-        Err(error) => {
-            tracing::error!("cannot serialise a response: {error}");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+fn headers(media_type: MediaType) -> [(HeaderName, &'static str); 2] {
+    [(CONTENT_TYPE, media_type.content_type()), (VARY, "Accept")]
 }
 
 pub async fn not_found() -> Response {

@@ -46,6 +46,16 @@ pub struct App {
     pub read_wait: Duration,
 }
 
+impl App {
+    pub async fn is_database_reachable(&self) -> bool {
+        self.db.ping().await.is_ok()
+    }
+
+    pub async fn is_read_model_reachable(&self) -> bool {
+        self.read_model.ping().await.is_ok()
+    }
+}
+
 /// The request's [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 pub struct Traceparent(pub String);
 
