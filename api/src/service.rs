@@ -1,20 +1,24 @@
-//! Puts the parts of the api together, serves requests, and shuts down without losing any.
+//! Assembles the parts of the api, serves requests, and drains without losing any.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::Accept;
+use futures::FutureExt;
+use futures::future::{Fuse, FusedFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{interval, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::commands::master_data::MasterData;
 use crate::commands::place_order::batcher::{self, Placing};
@@ -31,15 +35,15 @@ use crate::outbox::relay::{Queue, Relay};
 use crate::queries::live::{Updates, live};
 use crate::queries::sales_snapshots::Snapshots;
 
-/// How long each may take to finish once `shutdown` was asked for: requests, then orders, then the relay.
+/// Time for each stage of the shutdown: active requests, then waiting orders, then the outbox relay.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long a new connection may take for its first request's headers.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How long a client may leave unread what it was sent, before the system hangs up (Linux only).
+/// Time for a new connection to send the headers of its first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a client to acknowledge data before the kernel closes the connection (Linux only).
 #[cfg(target_os = "linux")]
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often callers that have been idle are forgotten.
-const FORGET: Duration = Duration::from_secs(60);
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval at which the rate limits of idle callers are removed from memory.
+const IDLE_CALLERS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An api that is ready to serve.
 pub struct Service {
@@ -52,7 +56,7 @@ pub struct Service {
 
 impl Service {
     /// # Errors
-    /// When the settings contradict each other, or the trusted documents cannot be used.
+    /// When the settings contradict each other, or a trusted document is refused.
     pub fn new(
         app: App,
         queue: Queue,
@@ -78,7 +82,7 @@ impl Service {
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
-            documents.add_built_in(&manifest).context("the documents of the dashboard")?;
+            documents.add_built_in(&manifest).context("the documents of the pages")?;
         }
         let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
         let edge = Arc::new(Edge {
@@ -97,71 +101,95 @@ impl Service {
         Ok(Service { edge, placing, relay, updates, snapshots })
     }
 
-    /// What answers requests. They need the address of their sender: [`axum::extract::ConnectInfo`].
+    /// The routes. Requests need the address of their sender: [`axum::extract::ConnectInfo`].
     pub fn router(&self) -> Router {
         edge::router(self.edge.clone())
     }
 
-    /// Serves until it is stopping: then says that it is not ready, and goes on for the drain delay, so that a load balancer
-    /// looks elsewhere; takes no more connections, finishes the requests it has, closes streams, places the orders that
-    /// wait, and publishes what is left in the outbox.
+    /// Serves until `draining` is cancelled or a part fails. Then `/health/ready` returns 503 for the drain delay, so that
+    /// load balancers stop sending requests. After that it accepts no connections, finishes active requests, closes streams,
+    /// places waiting orders, and publishes the rest of the outbox.
     ///
     /// # Errors
-    /// When a part of it stops although nobody asked for that.
+    /// When a part stopped by itself. The other parts have drained first.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let handle = Handle::new();
-        let server = axum_server::from_tcp(listener.into_std()?)?.handle(handle.clone()).acceptor(Accepting);
-        let mut server = server.first_request_timeout(FIRST_REQUEST);
-        let mut http = Builder::new(TokioExecutor::new()).http1_only();
-        http.http1().timer(TokioTimer::new()).header_read_timeout(self.edge.settings.idle_timeout);
-        *server.http_builder() = http;
-        let router = self.router().into_make_service_with_connect_info::<SocketAddr>();
-
+        let server = http_server(&self.edge, listener, handle.clone())?;
         let Service { edge, placing, relay, updates, snapshots } = self;
-        let stopped = async {
+        let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
+        let mut server = tokio::spawn(server).fuse();
+        let mut orders = tokio::spawn(placing.run(requests_done.clone())).fuse();
+        let mut relay = tokio::spawn(relay.run(orders_done.clone())).fuse();
+        let mut updates = tokio::spawn(updates.run(orders_done.clone()));
+        let mut snapshots = tokio::spawn(snapshots.run(orders_done.clone()));
+        let drained = async {
             edge.draining.cancelled().await;
-            tokio::time::sleep(edge.settings.drain_delay).await;
+            sleep(edge.settings.drain_delay).await;
         };
-        tokio::pin!(stopped);
-        let (served_all, drained) = (CancellationToken::new(), CancellationToken::new());
-        let mut server = tokio::spawn(server.serve(router));
-        let mut placing = tokio::spawn(placing.run(served_all.clone()));
-        let mut relay = tokio::spawn(relay.run(drained.clone()));
-        let mut updates = tokio::spawn(updates.run(drained.clone()));
-        let mut snapshots = tokio::spawn(snapshots.run(drained.clone()));
-        let mut forget = interval(FORGET);
-        loop {
-            tokio::select! {
-                () = &mut stopped => break,
-                _ = forget.tick() => edge.executor.remove_idle_callers(),
-                ended = &mut server => bail!("the HTTP server stopped: {ended:?}"),
-                ended = &mut placing => bail!("placing orders stopped: {ended:?}"),
-                ended = &mut relay => bail!("the outbox relay stopped: {ended:?}"),
-                ended = &mut updates => bail!("following changes stopped: {ended:?}"),
-                ended = &mut snapshots => bail!("telling what is sold stopped: {ended:?}"),
-            }
+        let failure = tokio::select! {
+            () = drained => None,
+            never = remove_idle_callers(&edge) => match never {},
+            ended = &mut server => Some(anyhow!("the HTTP server stopped: {ended:?}")),
+            ended = &mut orders => Some(anyhow!("the order batcher stopped: {ended:?}")),
+            ended = &mut relay => Some(anyhow!("the outbox relay stopped: {ended:?}")),
+            ended = &mut updates => Some(anyhow!("the live updates stopped: {ended:?}")),
+            ended = &mut snapshots => Some(anyhow!("the sales snapshots stopped: {ended:?}")),
+        };
+        if let Some(failure) = &failure {
+            error!("shutting down: {failure}");
+            edge.draining.cancel();
+            sleep(edge.settings.drain_delay).await;
         }
+
         edge.shutdown.cancel();
         handle.graceful_shutdown(Some(GRACE));
-        let (served, _) = tokio::join!(server, timeout(GRACE, edge.sockets_closed()));
-        served?.context("the HTTP server failed")?;
-        served_all.cancel();
-        if timeout(GRACE, placing).await.is_err() {
+        let _ = tokio::join!(finishes(server), timeout(GRACE, edge.sockets_closed()));
+        requests_done.cancel();
+        if !finishes(orders).await {
             warn!("some orders were not placed: the database did not answer");
         }
-        drained.cancel();
-        if timeout(GRACE, relay).await.is_err() {
-            warn!("some events are not published yet; they wait in the outbox");
+        orders_done.cancel();
+        if !finishes(relay).await {
+            warn!("some events are not published yet: they stay in the outbox");
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }
 
-/// Sets up each connection.
-#[derive(Clone)]
-struct Accepting;
+/// Bounds how long a connection may send nothing.
+fn http_server(
+    edge: &Arc<Edge>,
+    listener: TcpListener,
+    handle: Handle<SocketAddr>,
+) -> anyhow::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+    let mut server = axum_server::from_tcp(listener.into_std()?)?
+        .handle(handle)
+        .acceptor(ConnectionSetup)
+        .first_request_timeout(FIRST_REQUEST_TIMEOUT);
+    let mut http = Builder::new(TokioExecutor::new()).http1_only();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(edge.settings.idle_timeout);
+    *server.http_builder() = http;
+    Ok(server.serve(edge::router(edge.clone()).into_make_service_with_connect_info::<SocketAddr>()))
+}
 
-impl<S> Accept<TcpStream, S> for Accepting {
+async fn remove_idle_callers(edge: &Edge) -> Infallible {
+    let mut ticks = interval(IDLE_CALLERS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        edge.executor.remove_idle_callers();
+    }
+}
+
+/// Whether a task that was asked to stop has stopped within the grace period.
+async fn finishes<T>(task: Fuse<JoinHandle<T>>) -> bool {
+    task.is_terminated() || timeout(GRACE, task).await.is_ok()
+}
+
+/// Sets the options of each TCP connection.
+#[derive(Clone)]
+struct ConnectionSetup;
+
+impl<S> Accept<TcpStream, S> for ConnectionSetup {
     type Stream = TcpStream;
     type Service = S;
     type Future = std::future::Ready<std::io::Result<(TcpStream, S)>>;
@@ -170,7 +198,7 @@ impl<S> Accept<TcpStream, S> for Accepting {
         let set_up = || {
             stream.set_nodelay(true)?;
             #[cfg(target_os = "linux")]
-            socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(READ_TIMEOUT))?;
+            socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(ACK_TIMEOUT))?;
             Ok(())
         };
         std::future::ready(set_up().map(|()| (stream, service)))
