@@ -1,4 +1,5 @@
-//! Any body of a request is answered: without a panic, an error of ours, or more than 100 ms of work. `scripts/fuzz` runs it.
+//! Every request body gets a response without a panic, an internal error, or more than 100 ms of CPU time. `scripts/fuzz` runs
+//! this target.
 
 #![no_main]
 
@@ -28,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
-const MAX_WORK: Duration = Duration::from_millis(100);
+const MAX_CPU_TIME: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 struct Cli {
@@ -38,7 +39,7 @@ struct Cli {
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 
-/// The router of an api on embedded stores, and a token that may do everything.
+/// The router of an api on embedded stores, and a token with all scopes.
 static API: LazyLock<(Router, String)> = LazyLock::new(|| {
     RUNTIME.block_on(async {
         let flags = [
@@ -55,7 +56,7 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         migration::up(&db).await.unwrap();
         let app =
             App { db, read_model: Arc::new(Memory::default()), currency: Currency::USD, read_wait: settings.read_wait };
-        // Nobody publishes here.
+        // Nothing listens at this address.
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(&aws, "http://127.0.0.1:1/orders".into());
         let authenticator = Authenticator::new(&settings.tokens).await.unwrap();
@@ -64,7 +65,7 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let exposure = SchemaExposure::Introspection;
         let service = Service::new(app, queue, authenticator, settings.edge, exposure, Default::default()).unwrap();
         let router = service.router();
-        // Orders are placed by a task of its own.
+        // `serve` runs the task that places orders.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         tokio::spawn(service.serve(listener));
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -80,16 +81,16 @@ fuzz_target!(|body: &[u8]| {
         .body(Body::from(body.to_vec()))
         .unwrap();
     let began = ThreadTime::now();
-    let (status, answer) = RUNTIME.block_on(async {
+    let (status, body) = RUNTIME.block_on(async {
         let response = router.clone().oneshot(request).await.unwrap();
         (response.status(), to_bytes(response.into_body(), usize::MAX).await.unwrap())
     });
-    let work = began.elapsed();
-    assert!(work < MAX_WORK, "{work:?} of work");
+    let cpu_time = began.elapsed();
+    assert!(cpu_time < MAX_CPU_TIME, "{cpu_time:?} of CPU time");
     assert!(!status.is_server_error(), "{status}");
-    let answer: Value = serde_json::from_slice(&answer).expect("an answer is JSON");
-    for error in answer["errors"].as_array().into_iter().flatten() {
-        let code = error["extensions"]["code"].as_str().expect("an error has a code");
+    let body: Value = serde_json::from_slice(&body).expect("the body is not JSON");
+    for error in body["errors"].as_array().into_iter().flatten() {
+        let code = error["extensions"]["code"].as_str().expect("an error has no code");
         assert!(code != "INTERNAL_SERVER_ERROR", "{error}");
     }
 });

@@ -1,4 +1,4 @@
-//! The settings: environment variables, each also a flag. Their descriptions are the help text.
+//! The settings. Each is an environment variable and a flag; the comment of a field is its help text.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::edge::settings::HttpSettings;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Address to serve HTTP on
+    /// Address and port of the HTTP server
     #[arg(long, env, default_value = "127.0.0.1:8080")]
     pub listen_addr: SocketAddr,
-    /// Command database, such as postgres://user:password@host/database or sqlite://orders.db
+    /// URL of the command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Database connections, at most; placing orders needs two of them, the outbox relay one
+    /// Maximum number of database connections, from 3 to 1000. Two place orders, and one serves the outbox relay
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_connections: u32,
-    /// URL of the SQS queue; region, credentials and endpoint are the AWS SDK's own AWS_* variables
+    /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
     #[arg(long, env)]
     pub queue_url: Option<String>,
     #[command(flatten)]
     pub read_model: read_model::RedisSettings,
-    /// How long client(minVersion:) waits for that version
+    /// How long client(minVersion:) waits for the version, such as 2s; must be shorter than OPERATION_TIMEOUT
     #[arg(long, env, default_value = "2s", value_parser = humantime::parse_duration)]
     pub read_wait: Duration,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct Settings {
     pub edge: EdgeSettings,
 }
 
-/// How requests are taken.
+/// Settings of the HTTP edge.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EdgeSettings {
     #[command(flatten)]

@@ -1,12 +1,12 @@
-//! The api: GraphQL over HTTP, commands to the database, queries from the read model, the outbox relay.
+//! The api: a GraphQL service that takes commands, answers queries, and publishes events from its outbox.
 //!
-//! - [`edge`]: from bytes to one validated, authorised and paid operation, and back to bytes
+//! - [`edge`]: HTTP; from bytes to one valid, authorised and paid operation, and from its result to bytes
 //! - [`graphql`]: the schema and its resolvers
 //! - [`commands`]: writes to the command database
 //! - [`outbox`]: publishes committed events to the queue
 //! - [`queries`]: reads from the read model
 //! - [`config`]: the settings
-//! - [`service`]: puts the parts together, serves, shuts down
+//! - [`service`]: assembles the parts, serves, and drains
 
 pub mod commands;
 pub mod config;

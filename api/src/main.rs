@@ -1,4 +1,4 @@
-//! The `api` process: configure, connect, serve, drain.
+//! The `api` program: configure, connect, serve, drain.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Order service: GraphQL over HTTP, and the outbox relay
 ///
-/// Without a command it serves. Settings are environment variables, each also a flag.
+/// Serves unless a command is given. Each setting is an environment variable and a flag.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Let clients ask for the schema
+    /// Let clients query the schema (introspection)
     #[arg(long, env)]
     introspection: bool,
-    /// Serve the GraphiQL page at /graphiql/; it needs introspection, and brings it
+    /// Serve the GraphiQL page at /graphiql/ and enable introspection
     #[arg(long, env)]
     graphiql: bool,
     #[command(flatten)]
@@ -42,21 +42,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the GraphQL schema
+    /// Print the GraphQL schema
     Schema,
-    /// Mints a token for development from JWT_SECRET
+    /// Create a token for development, signed with JWT_SECRET
     Token {
-        /// What it allows, separated by spaces: orders:place, clients:read, products:read, sales:read,
+        /// Scopes separated by spaces: orders:place, clients:read, clients:write, products:read, products:write, sales:read,
         /// graphql:explore
         #[arg(long)]
         scope: String,
-        /// The one client it may act for; any without it
+        /// Id of the only client that the token may act for (unset: any)
         #[arg(long, value_name = "ID")]
         client: Option<String>,
-        /// How long it is valid, such as 15m or 8h
+        /// Lifetime of the token, such as 15m or 8h, at least 1s
         #[arg(long, default_value = "1h", value_parser = duration_from(Duration::from_secs(1)))]
         ttl: Duration,
-        /// Whom it is for
+        /// Subject of the token
         #[arg(long, default_value = "developer")]
         subject: String,
         #[command(flatten)]
@@ -82,7 +82,7 @@ async fn main() -> ExitCode {
         }
         Some(Command::Token { scope, client, ttl, subject, tokens }) => {
             for unknown in scope.split_whitespace().filter(|scope| !SCOPES.contains(scope)) {
-                eprintln!("warning: {unknown} allows nothing; there are {}", SCOPES.join(", "));
+                eprintln!("warning: unknown scope {unknown}; known scopes are {}", SCOPES.join(", "));
             }
             tokens.mint(&subject, &scope, client.as_deref(), ttl).map(|token| println!("{token}"))
         }
@@ -91,8 +91,8 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
     logging::init(settings.log)?;
-    let database_url = settings.database_url.context("DATABASE_URL is not set: the command database")?;
-    let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue that events are published to")?;
+    let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
+    let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
     let read_model = settings.read_model.connect().await?;
@@ -114,7 +114,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
     info!(address = %listener.local_addr()?, "ready");
     if is_cdn_needed {
-        info!("GraphiQL is not built in: its page loads it from unpkg.com");
+        info!("GraphiQL is not built in: the page loads it from unpkg.com");
     }
     service.serve(listener).await?;
     info!("stopped");

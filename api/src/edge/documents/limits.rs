@@ -37,55 +37,55 @@ const LIST_SIZES: [&str; 2] = ["first", "ids"];
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
-    /// Largest request body and WebSocket message, in bytes
+    /// Maximum size of a request body or WebSocket message, in bytes, up to 16777216
     #[arg(long, env, default_value_t = 65_536, value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub max_body_bytes: usize,
-    /// Tokens of a document: names, numbers, strings and punctuation
+    /// Maximum number of tokens (names, values and punctuation) in a document
     #[arg(long, env, default_value_t = 2_000)]
     pub max_tokens: usize,
-    /// Brackets inside one another in a document, and selections inside one another through fragments; at most 64
+    /// Maximum depth of nested brackets in a document and of nested selections after expanding fragments, from 1 to 64
     #[arg(long, env, default_value_t = 32, value_parser = parse_nesting)]
     pub max_nesting: usize,
-    /// Selections of a document, with fragments counted wherever they are used
+    /// Maximum number of selections in a document after expanding fragments
     #[arg(long, env, default_value_t = 2_000)]
     pub max_selections: usize,
-    /// Aliases of an operation
+    /// Maximum number of aliases in an operation
     #[arg(long, env, default_value_t = 30)]
     pub max_aliases: usize,
-    /// Fields at the root of a query
+    /// Maximum number of root fields of a query or subscription
     #[arg(long, env, default_value_t = 20)]
     pub max_root_fields: usize,
-    /// Fields at the root of a mutation
+    /// Maximum number of root fields of a mutation
     #[arg(long, env, default_value_t = 10)]
     pub max_mutation_fields: usize,
-    /// Directives of an operation
+    /// Maximum number of directives in an operation
     #[arg(long, env, default_value_t = 20)]
     pub max_directives: usize,
-    /// Fields inside one another; introspection may have 20
+    /// Maximum depth of nested fields; introspection may always nest 20
     #[arg(long, env, default_value_t = 10)]
     pub max_depth: usize,
-    /// Cost of an operation: 1 for each field, times the size of the lists it is in, and 9 more for one of a mutation
+    /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, multiplied by the sizes of the lists around it
     #[arg(long, env, default_value_t = 1_000)]
     pub max_complexity: usize,
-    /// How long an operation may take; an order that is being placed is placed all the same
+    /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
     #[arg(long, env, default_value = "5s", value_parser = humantime::parse_duration)]
     pub operation_timeout: Duration,
-    /// Operations under way at once; more are answered with status 503
+    /// Maximum number of concurrent queries and mutations. Further ones get status 503
     #[arg(long, env, default_value_t = 512, value_parser = count())]
     pub max_concurrent_operations: usize,
-    /// Of those, operations of one token's subject, or of one address without a token
+    /// The same for one caller: a token subject, or an address without a token
     #[arg(long, env, default_value_t = 128, value_parser = count())]
     pub max_operations_per_caller: usize,
-    /// WebSockets and event streams open at once; more are answered with status 503
+    /// Maximum number of open WebSockets and event streams. Further ones get status 503
     #[arg(long, env, default_value_t = 10_000, value_parser = count())]
     pub max_live_connections: usize,
-    /// Of those, connections of one token's subject, or of one address without a token
+    /// The same for one caller: a token subject, or an address without a token
     #[arg(long, env, default_value_t = 1_000, value_parser = count())]
     pub max_live_connections_per_caller: usize,
-    /// Operations under way at once on one WebSocket
+    /// Maximum number of active operations on one WebSocket
     #[arg(long, env, default_value_t = 100)]
     pub max_streams: usize,
-    /// Cost that each token's subject, and each address without a token, may ask for in a second; 0 for no limit
+    /// Maximum cost per second for one caller: a token subject, or an address without a token (0: unlimited)
     #[arg(long, env, default_value_t = 5_000)]
     pub rate_limit: u32,
 }
@@ -94,17 +94,17 @@ fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1_000_000)
 }
 
-/// The parsers recurse: what they may nest must fit on any stack.
+/// The upper bound protects the stack, because parsers recurse.
 fn parse_nesting(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|levels| (1..=64).contains(levels)).ok_or_else(|| "must be from 1 to 64".into())
 }
 
 impl LimitSettings {
-    /// Refuses a text that is too long or nests too deep to be parsed. Returns how many tokens it has.
+    /// Refuses a text that has too many tokens or nests too deeply to be parsed. Returns the number of tokens.
     pub fn check_text(&self, text: &str) -> Result<usize, ServerError> {
         let (mut tokens, mut nesting) = (0, 0usize);
         for token in Lexer::new(text) {
-            // The first fault ends it: there may be as many as characters.
+            // Only the first error is reported: there can be one per character.
             let token = token.map_err(|error| {
                 let before = text.get(..error.index()).unwrap_or(text);
                 let line_begins = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -146,14 +146,14 @@ impl LimitSettings {
                 _ => self.max_root_fields,
             };
             self.bound("SELECTIONS", "selections", selections, self.max_selections)?;
-            self.bound("ROOT_FIELDS", "fields at its root", size.fields, max_fields)?;
+            self.bound("ROOT_FIELDS", "root fields", size.fields, max_fields)?;
             self.bound("ALIASES", "aliases", size.aliases, self.max_aliases)?;
             self.bound("DIRECTIVES", "directives", size.directives, self.max_directives)?;
-            self.bound("DEPTH", "fields inside one another", size.depth, self.max_depth)?;
-            let introspection = "fields inside one another for introspection";
+            self.bound("DEPTH", "levels of nested fields", size.depth, self.max_depth)?;
+            let introspection = "levels of nested fields for introspection";
             self.bound("DEPTH", introspection, size.introspection_depth, MAX_INTROSPECTION_DEPTH)?;
         }
-        // Those that are not used, too: they are validated.
+        // Unused fragments are validated too.
         let names: Vec<_> = measure.fragments.keys().copied().collect();
         for name in names {
             let size = measure.fragment(name, 0)?;
@@ -164,7 +164,11 @@ impl LimitSettings {
 
     /// Refuses an operation that costs too much.
     pub fn check_cost(&self, cost: usize) -> Result<(), ServerError> {
-        self.bound("COMPLEXITY", "as its cost", cost, self.max_complexity)
+        if cost > self.max_complexity {
+            let message = format!("The operation costs {cost}, more than the maximum of {}.", self.max_complexity);
+            return Err(refusal::error("MAX_COMPLEXITY_LIMIT", message, None));
+        }
+        Ok(())
     }
 
     fn bound_nesting(&self, levels: usize) -> Result<(), ServerError> {
@@ -179,22 +183,22 @@ impl LimitSettings {
     }
 }
 
-/// Sizes with all fragments expanded. Each saturates.
+/// Sizes of a selection set after expanding fragments. All saturate.
 #[derive(Clone, Copy, Default)]
 struct Size {
     selections: usize,
     aliases: usize,
     directives: usize,
-    /// At the top level.
+    /// Fields at the top level.
     fields: usize,
     depth: usize,
     introspection_depth: usize,
-    /// Selection sets inside one another, those of fragments included.
+    /// Depth of nested selection sets, including those of fragments.
     nesting: usize,
 }
 
 impl Size {
-    /// One more selection, with this inside.
+    /// Adds one selection with the given content.
     fn add(&mut self, inner: Size, directives: &[Node<Directive>]) {
         self.selections = self.selections.saturating_add(inner.selections).saturating_add(1);
         self.aliases = self.aliases.saturating_add(inner.aliases);
@@ -208,7 +212,7 @@ impl Size {
 
 struct Measure<'a> {
     limits: &'a LimitSettings,
-    /// By name, with the size once it is known.
+    /// By name, with the size once it is measured.
     fragments: HashMap<&'a Name, (&'a FragmentDefinition, Option<Size>)>,
 }
 
@@ -244,12 +248,12 @@ impl<'a> Measure<'a> {
     }
 
     fn fragment(&mut self, name: &Name, level: usize) -> Result<Size, ServerError> {
-        // An unknown fragment is for the validation to report.
-        let Some(&(fragment, known)) = self.fragments.get(name) else { return Ok(Size::default()) };
-        if let Some(size) = known {
+        // Validation reports an unknown fragment.
+        let Some(&(fragment, measured)) = self.fragments.get(name) else { return Ok(Size::default()) };
+        if let Some(size) = measured {
             return Ok(size);
         }
-        // One that contains itself is for the validation to report: inside itself it counts for nothing.
+        // Validation reports a fragment that contains itself. Inside itself it counts as empty.
         self.fragments.insert(&fragment.name, (fragment, Some(Size::default())));
         let size = self.selections(&fragment.selection_set, level)?;
         self.fragments.insert(&fragment.name, (fragment, Some(size)));
@@ -354,7 +358,7 @@ mod tests {
         limits: LimitSettings,
     }
 
-    /// The code that the document is refused with.
+    /// The error code for this document.
     fn refused(document: &str) -> Option<String> {
         let limits = Cli::parse_from(["test"]).limits;
         let checked = limits.check_text(document).and_then(|_| {
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_is_met_and_passed() {
+    fn each_limit_accepts_its_maximum_and_refuses_more() {
         let fields = |n| format!("{{ {} }}", repeat(n, |_| "a ".into()));
         let deep = |n: usize| format!("{}{}", "{ a ".repeat(n), "}".repeat(n));
         let within = |field: &str, document: String| document.replacen("{ a ", &format!("{{ {field} "), 1);
@@ -402,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_count_where_they_are_used_and_cost_nothing_to_count() {
+    fn fragments_are_expanded_in_linear_time() {
         let spread_twice = |n: usize| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1);
         let bomb = repeat(30, spread_twice) + "fragment f30 on Query { __typename }";
         assert!(bomb.len() < 2_048);
@@ -411,11 +415,11 @@ mod tests {
         }
         let chain = repeat(240, |n| format!("fragment f{n} on Q {{ ...f{} }} ", n + 1));
         assert_eq!(refused(&format!("{{ a }} {chain}")), Some("MAX_NESTING_LIMIT".into()));
-        // Known from a shallow use, then used deep down.
+        // Measured at a shallow use, then used deeper.
         let nested = |inner: &str| format!("{}{inner}{}", "{ a ".repeat(9), "}".repeat(9));
         let twice = format!("{{ ...f b {} }} fragment f on Query {}", nested("{ ...f }"), nested(""));
         assert_eq!(refused(&twice), Some("MAX_DEPTH_LIMIT".into()));
-        // Those that contain themselves are for the validation.
+        // Validation reports cycles.
         assert_eq!(refused("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }"), None);
     }
 

@@ -343,10 +343,7 @@ mod tests {
         let message = |path: &str| format!("{:#}", documents(&["--trusted-documents", path], true).err().unwrap());
         for (path, why) in [
             (manifest("wrong", apollo("{ nothing }")), "document one is refused: type `Query` does not have"),
-            (
-                manifest("bomb", apollo(&format!("{{ {} }}", "__typename ".repeat(21)))),
-                "more than 20 fields at its root",
-            ),
+            (manifest("bomb", apollo(&format!("{{ {} }}", "__typename ".repeat(21)))), "more than 20 root fields"),
             (manifest("list", serde_json::json!(["a"])), "not a manifest"),
             (
                 manifest("version", serde_json::json!({ "format": "other", "version": 1, "operations": [] })),
