@@ -29,10 +29,10 @@ async fn each_operation_requires_its_scope_and_a_client_token_only_reaches_its_c
         "{ clientsByIds(ids: [\"2\", \"1\"]) { id } }",
         "mutation { placeOrder(input: { clientId: \"1\", items: [] }) { replayed } }",
     ] {
-        let answer = api.graphql(&of_two, operation, json!({})).await;
-        assert_eq!(code(&answer), "FORBIDDEN", "{operation}");
-        assert_eq!(answer["errors"][0]["message"], json!("The token does not allow this."));
-        assert_eq!(answer["errors"][0]["extensions"], json!({ "code": "FORBIDDEN" }), "nothing else is revealed");
+        let response = api.graphql(&of_two, operation, json!({})).await;
+        assert_eq!(code(&response), "FORBIDDEN", "{operation}");
+        assert_eq!(response["errors"][0]["message"], json!("The token does not allow this."));
+        assert_eq!(response["errors"][0]["extensions"], json!({ "code": "FORBIDDEN" }), "nothing else is revealed");
     }
     assert_eq!(
         code(&api.graphql(&api.token(ALL_SCOPES, Some("")), "{ client(id: \"1\") { id } }", json!({})).await),
@@ -45,10 +45,10 @@ async fn an_invalid_token_is_rejected_with_401() {
     let api = Api::start(&sqlite().await).await;
     for header in ["Bearer x", "Bearer", "Basic eDp5", "x", ""] {
         let request = api.request().header("authorization", header).json(&json!({ "query": "{ __typename }" }));
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{header:?}");
-        assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
-        let body: Value = answer.json().await.unwrap();
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{header:?}");
+        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        let body: Value = response.json().await.unwrap();
         assert_eq!(code(&body), "UNAUTHENTICATED");
         assert!(body.get("data").is_none());
     }

@@ -48,10 +48,10 @@ async fn ranked_clients_are_paginated() {
         let token = api.token(ALL_SCOPES, None);
         for wrong in ["first: 0", "first: 101", "first: -1", "after: \"\"", "after: \"t1\"", "after: \"t01:1\""] {
             let query = format!("{{ clients({wrong}) {{ nodes {{ id }} }} }}");
-            assert_eq!(refused(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
+            assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
         let other = "{ clients(after: \"t100:1\", orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
-        assert_eq!(refused(api, &token, other).await, "BAD_USER_INPUT", "a cursor of another sort order");
+        assert_eq!(error_code(api, &token, other).await, "BAD_USER_INPUT", "a cursor of another sort order");
     })
     .await;
 }
@@ -80,12 +80,12 @@ async fn a_page_shows_each_client_as_a_single_read_does() {
             let query =
                 format!("{{ clientsByIds(ids: [1, 2, 3]) {{ {fields} }} clients(first: 3) {{ {lists} }} }} {fragment}");
             for _ in 0..2 {
-                let answer = ask(api, &query).await;
-                assert_eq!(answer["clients"]["nodes"], answer["clientsByIds"], "{fields}");
-                let edges = answer["clients"]["edges"].as_array().unwrap();
+                let response = ask(api, &query).await;
+                assert_eq!(response["clients"]["nodes"], response["clientsByIds"], "{fields}");
+                let edges = response["clients"]["edges"].as_array().unwrap();
                 let nodes = json!(edges.iter().map(|edge| &edge["node"]).collect::<Vec<_>>());
-                assert_eq!((nodes, edges.len()), (answer["clientsByIds"].clone(), 3), "{fields}");
-                assert!(edges[0]["cursor"].as_str().unwrap().ends_with(":1"), "{answer}");
+                assert_eq!((nodes, edges.len()), (response["clientsByIds"].clone(), 3), "{fields}");
+                assert!(edges[0]["cursor"].as_str().unwrap().ends_with(":1"), "{response}");
             }
         }
         assert_eq!(
@@ -130,14 +130,14 @@ async fn orders_are_shown_only_to_those_allowed_to_see_them() {
             "{ topProducts(from: \"2024-01-01\", to: \"2024-01-02\") { units } }",
         ];
         for query in of_all {
-            assert_eq!(refused(api, &own, query).await, "FORBIDDEN", "{query}");
-            assert_eq!(refused(api, &api.token("clients:read", None), query).await, "FORBIDDEN", "{query}");
-            assert_eq!(refused(api, "", query).await, "UNAUTHENTICATED", "{query}");
-            assert_eq!(refused(api, &api.token(scope, None), query).await, "none", "{query}");
+            assert_eq!(error_code(api, &own, query).await, "FORBIDDEN", "{query}");
+            assert_eq!(error_code(api, &api.token("clients:read", None), query).await, "FORBIDDEN", "{query}");
+            assert_eq!(error_code(api, "", query).await, "UNAUTHENTICATED", "{query}");
+            assert_eq!(error_code(api, &api.token(scope, None), query).await, "none", "{query}");
         }
         let without = api.token("clients:read", None);
         for query in [query, &order(1_001)] {
-            assert_eq!(refused(api, &without, query).await, "FORBIDDEN", "{query}");
+            assert_eq!(error_code(api, &without, query).await, "FORBIDDEN", "{query}");
         }
     })
     .await;

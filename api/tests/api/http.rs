@@ -11,8 +11,8 @@ use crate::support::{Api, code, sqlite};
 async fn a_malformed_request_gets_a_clear_error() {
     let api = Api::start(&sqlite().await).await;
     let post = async |content_type: &str, body: String| {
-        let answer = api.request().header("content-type", content_type).body(body).send().await.unwrap();
-        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        let response = api.request().header("content-type", content_type).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.json::<Value>().await.unwrap())
     };
     let good = json!({ "query": "{ __typename }" }).to_string();
     for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"] {
@@ -22,15 +22,15 @@ async fn a_malformed_request_gets_a_clear_error() {
         assert_eq!(post(content_type, good.clone()).await.0, 415, "{content_type}");
     }
     for body in ["", "{", "null", "7", "[]", "{}", "{\"query\":null}", "{\"query\":7}", "\u{0}"] {
-        let (status, answer) = post("application/json", body.into()).await;
-        assert_eq!((status, code(&answer)), (400, "BAD_REQUEST"), "{body:?}");
+        let (status, response) = post("application/json", body.into()).await;
+        assert_eq!((status, code(&response)), (400, "BAD_REQUEST"), "{body:?}");
     }
     for body in [format!("[{good}]"), good.replace('}', ", \"variables\": [1]}"), "[".repeat(60_000)] {
         assert_eq!(post("application/json", body).await.0, 400);
     }
-    let (status, answer) = post("application/json", json!({ "query": " ".repeat(65 * 1024) }).to_string()).await;
+    let (status, response) = post("application/json", json!({ "query": " ".repeat(65 * 1024) }).to_string()).await;
     assert_eq!(status, 413);
-    assert!(answer["errors"][0]["message"].as_str().unwrap().contains("65536"));
+    assert!(response["errors"][0]["message"].as_str().unwrap().contains("65536"));
 
     let get = async |query: &str| api.get(&format!("/graphql?query={query}")).send().await.unwrap().status().as_u16();
     assert_eq!((get("").await, get("%7B__typename%7D").await, get("mutation%7B__typename%7D").await), (400, 200, 405));
@@ -55,8 +55,8 @@ async fn every_response_has_a_request_id_and_security_headers() {
         assert_eq!(id(given).await.len(), 36, "{given:?}");
     }
     for path in ["/graphql", "/health/live", "/graphiql/", "/graphiql/config.json", "/nothing"] {
-        let answer = api.get(path).header("origin", "https://evil.example.com").send().await.unwrap();
-        let headers = answer.headers();
+        let response = api.get(path).header("origin", "https://evil.example.com").send().await.unwrap();
+        let headers = response.headers();
         assert_eq!(headers["x-content-type-options"], "nosniff");
         assert!(headers.contains_key("content-security-policy") && headers.contains_key("cache-control"), "{path}");
         let shared = headers.contains_key("access-control-allow-origin");
@@ -76,9 +76,9 @@ async fn only_configured_origins_are_allowed_and_get_can_be_disabled() {
     let allowed_for = async |api: &Api, origin: &str| {
         let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, format!("{}/graphql", api.address));
         let request = request.header("origin", origin).header("access-control-request-method", "POST");
-        let answer =
+        let response =
             request.header("access-control-request-headers", "authorization,content-type").send().await.unwrap();
-        answer.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+        response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
     };
     let closed = Api::start(&db).await;
     assert_eq!(allowed_for(&closed, "https://shop.example.com").await, None);
@@ -132,8 +132,8 @@ async fn persisted_queries_work_over_get_and_post() {
     assert_eq!(ask(json!({ "documentId": format!("sha256:{hash}") })).await, known);
     let url =
         reqwest::Url::parse_with_params("http://x/graphql", [("extensions", extensions(&hash).to_string())]).unwrap();
-    let answer = api.get(&format!("/graphql?{}", url.query().unwrap())).send().await.unwrap();
-    assert_eq!(answer.json::<Value>().await.unwrap(), known);
+    let response = api.get(&format!("/graphql?{}", url.query().unwrap())).send().await.unwrap();
+    assert_eq!(response.json::<Value>().await.unwrap(), known);
     assert_eq!(code(&ask(json!({ "query": query, "extensions": extensions("0000") })).await), "BAD_REQUEST");
     for wrong in
         [json!(7), json!({}), json!({ "version": 2, "sha256Hash": hash }), json!({ "version": 1, "sha256Hash": 7 })]
@@ -148,15 +148,15 @@ async fn persisted_queries_work_over_get_and_post() {
 #[tokio::test]
 async fn a_stopping_service_is_not_ready_but_still_responds() {
     let api = Api::start_with(&sqlite().await, &["--drain-delay", "1s"]).await;
-    let ready = async || api.get("/health/ready").send().await.map(|answer| answer.status().as_u16()).ok();
+    let ready = async || api.get("/health/ready").send().await.map(|response| response.status().as_u16()).ok();
     assert_eq!(ready().await, Some(200));
     api.stop();
-    let mut answers = 0;
+    let mut responses = 0;
     while let Some(status) = ready().await {
         assert_eq!(status, 503, "a load balancer stops sending requests");
         let request = api.request().json(&json!({ "query": "{ __typename }" })).send().await;
-        answers += u32::from(request.is_ok_and(|answer| answer.status() == 200));
+        responses += u32::from(request.is_ok_and(|response| response.status() == 200));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(answers > 5, "requests that still arrive get a response: {answers}");
+    assert!(responses > 5, "requests that still arrive get a response: {responses}");
 }

@@ -27,11 +27,11 @@ async fn variables_are_coerced_before_anything_is_executed() {
         (page, json!({ "first": [2] })),
         (page, json!({ "all": null })),
     ] {
-        let answer = api.graphql(&token, query, variables.clone()).await;
-        assert_eq!((code(&answer), answer.get("data")), ("BAD_USER_INPUT", None), "{variables}: {answer}");
+        let response = api.graphql(&token, query, variables.clone()).await;
+        assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{variables}: {response}");
     }
-    let answer = api.graphql(&token, page, json!({ "first": 2, "unused": {} })).await;
-    assert_eq!(answer["data"]["products"]["nodes"].as_array().unwrap().len(), 2, "a default in a directive counts");
+    let response = api.graphql(&token, page, json!({ "first": 2, "unused": {} })).await;
+    assert_eq!(response["data"]["products"]["nodes"].as_array().unwrap().len(), 2, "a default in a directive counts");
     let one = json!({ "input": { "clientId": 1, "items": { "productId": 1, "quantity": 1 } } });
     assert_eq!(
         api.graphql(&token, place, one).await["data"]["placeOrder"]["replayed"],
@@ -59,20 +59,20 @@ async fn hostile_strings_are_treated_as_plain_strings() {
         "{p0}",
         "\u{202e}\u{0}\u{ffff}",
     ] {
-        let answer = api.graphql(&token, client, json!({ "id": hostile, "ids": [hostile] })).await;
+        let response = api.graphql(&token, client, json!({ "id": hostile, "ids": [hostile] })).await;
         let nothing = json!({ "client": null, "clientsByIds": [null], "product": null });
-        assert_eq!((code(&answer), &answer["data"]), ("none", &nothing), "{hostile}");
+        assert_eq!((code(&response), &response["data"]), ("none", &nothing), "{hostile}");
         let items = json!([{ "productId": 1, "quantity": 1 }]);
         let order = json!({ "input": { "clientId": 1, "items": items, "idempotencyKey": hostile } });
         for replayed in [false, true] {
-            let answer = api.graphql(&token, place, order.clone()).await;
-            let placed = &answer["data"]["placeOrder"];
+            let response = api.graphql(&token, place, order.clone()).await;
+            let placed = &response["data"]["placeOrder"];
             let expected = if hostile.contains(char::is_control) {
                 json!({ "replayed": false, "userErrors": [{ "code": "INVALID_IDEMPOTENCY_KEY" }] })
             } else {
                 json!({ "replayed": replayed, "userErrors": [] })
             };
-            assert_eq!(placed, &expected, "{hostile}: {answer}");
+            assert_eq!(placed, &expected, "{hostile}: {response}");
         }
     }
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 7);

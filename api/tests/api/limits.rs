@@ -41,10 +41,10 @@ async fn each_document_limit_has_an_error_code_and_a_setting() {
         ("MAX_COMPLEXITY_LIMIT", "{ products(first: 100) { nodes { id name price { amount } } edges { cursor node { id name price { amount } } } } }".into()),
     ];
     for (limit, query) in cases {
-        let answer = api.graphql(&token, &query, json!({})).await;
-        assert_eq!((code(&answer), answer.get("data")), (limit, None), "{query}");
-        let answer = open.graphql(&token, &query, json!({})).await;
-        assert_eq!(code(&answer), "none", "{limit} has no setting: {answer}");
+        let response = api.graphql(&token, &query, json!({})).await;
+        assert_eq!((code(&response), response.get("data")), (limit, None), "{query}");
+        let response = open.graphql(&token, &query, json!({})).await;
+        assert_eq!(code(&response), "none", "{limit} has no setting: {response}");
     }
     // In this schema only introspection can exceed the default depth.
     let shallow = Api::start_with(&db, &["--max-depth", "2"]).await;
@@ -60,12 +60,12 @@ async fn too_deep_and_too_large_documents_are_rejected() {
     let wide: String = (0..600).map(|n| format!("a{n}: product(id: \"1\") {{ id }} ")).collect();
     let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
     for query in [deep, format!("{{ {wide} }}"), "{".repeat(5_000)] {
-        let answer = api.graphql(&token, &query, json!({})).await;
-        assert!(answer["errors"].is_array(), "{answer}");
+        let response = api.graphql(&token, &query, json!({})).await;
+        assert!(response["errors"].is_array(), "{response}");
     }
-    let answer =
+    let response =
         api.graphql(&token, "query ($ids: [ID!]!) { clientsByIds(ids: $ids) { id } }", json!({ "ids": many })).await;
-    assert_eq!(code(&answer), "BAD_USER_INPUT");
+    assert_eq!(code(&response), "BAD_USER_INPUT");
 }
 
 #[tokio::test]
@@ -74,10 +74,10 @@ async fn a_too_large_body_is_rejected() {
     let api = Api::start_with(&db, &["--max-body-bytes", "100"]).await;
     for (length, expected) in [(60, 200), (101, 413)] {
         let body = format!("{:<length$}", r#"{"query": "{ __typename }"}"#);
-        let answer = api.request().header("content-type", "application/json").body(body).send().await.unwrap();
-        assert_eq!(answer.status().as_u16(), expected);
+        let response = api.request().header("content-type", "application/json").body(body).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), expected);
         if expected == 413 {
-            assert_eq!(code(&answer.json().await.unwrap()), "MAX_BODY_LIMIT");
+            assert_eq!(code(&response.json().await.unwrap()), "MAX_BODY_LIMIT");
         }
     }
 }
@@ -85,9 +85,9 @@ async fn a_too_large_body_is_rejected() {
 #[tokio::test]
 async fn only_the_first_syntax_error_is_reported() {
     let api = Api::start(&sqlite().await).await;
-    let answer = api.graphql("", &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
-    assert_eq!((code(&answer), answer["errors"].as_array().unwrap().len()), ("GRAPHQL_PARSE_FAILED", 1));
-    assert_eq!(answer["errors"][0]["locations"], json!([{ "line": 2, "column": 3 }]));
+    let response = api.graphql("", &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
+    assert_eq!((code(&response), response["errors"].as_array().unwrap().len()), ("GRAPHQL_PARSE_FAILED", 1));
+    assert_eq!(response["errors"][0]["locations"], json!([{ "line": 2, "column": 3 }]));
     let long = format!("{{ {} {} }}", "a".repeat(20_000), "b".repeat(20_000));
     assert!(api.graphql("", &long, json!({})).await.to_string().len() < 2_000, "names in errors are shortened");
     let request = api.request().header("content-type", "application/json").header("content-encoding", "gzip");

@@ -23,7 +23,7 @@ fn event(client_id: i64, version: i32) -> Event {
     Event { id: Uuid::now_v7(), time: Utc::now(), version, data: Change::OrderPlaced(order) }
 }
 
-fn seen(version: i32) -> Value {
+fn client_at(version: i32) -> Value {
     json!({ "version": version, "orderCount": version, "total": { "amount": format!("{version}.00") } })
 }
 
@@ -32,9 +32,9 @@ struct Stream(reqwest::Response, String);
 impl Stream {
     async fn open(api: &Api, token: &str, query: &str) -> Stream {
         let request = api.request().bearer_auth(token).header("accept", "text/event-stream");
-        let answer = request.json(&json!({ "query": query })).send().await.unwrap();
-        assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Stream(answer, String::new())
+        let response = request.json(&json!({ "query": query })).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Stream(response, String::new())
     }
 
     /// The name and the data of the next event; `None` at the end of the stream.
@@ -58,9 +58,9 @@ impl Stream {
     }
 
     async fn client(&mut self) -> Value {
-        let (name, answer) = self.next().await.expect("the stream has ended");
-        assert_eq!(name, "next", "{answer}");
-        answer["data"]["clientChanged"].clone()
+        let (name, response) = self.next().await.expect("the stream has ended");
+        assert_eq!(name, "next", "{response}");
+        response["data"]["clientChanged"].clone()
     }
 }
 
@@ -70,21 +70,21 @@ async fn check(read_model: Arc<dyn ReadModel>) {
     // Nothing before the first order. Then each subscriber gets the current state at once, and then every change.
     let mut early = Stream::open(&api, &token, WATCH).await;
     read_model.apply(&[event(7, 1), event(8, 1)]).await;
-    assert_eq!(early.client().await, seen(1));
+    assert_eq!(early.client().await, client_at(1));
     let mut socket = Socket::acknowledged(&api, &token).await;
     socket.subscribe("w", WATCH).await;
-    assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], seen(1));
+    assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], client_at(1));
     for version in 2..=5 {
         read_model.apply(&[event(7, version), event(8, version), event(7, version)]).await;
-        assert_eq!(early.client().await, seen(version));
-        assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], seen(version));
+        assert_eq!(early.client().await, client_at(version));
+        assert_eq!(socket.receive().await["payload"]["data"]["clientChanged"], client_at(version));
     }
     // After `complete`, this subscriber gets nothing more, and the others go on.
     socket.send(json!({ "id": "w", "type": "complete" })).await;
     socket.send(json!({ "type": "ping" })).await;
     assert_eq!(socket.receive().await["type"], "pong");
     read_model.apply(&[event(7, 6)]).await;
-    assert_eq!(early.client().await, seen(6));
+    assert_eq!(early.client().await, client_at(6));
     socket.send(json!({ "type": "ping" })).await;
     assert_eq!(socket.receive().await["type"], "pong");
 }
@@ -100,8 +100,8 @@ async fn changes_reach_every_subscriber() {
 async fn subscriptions_require_the_same_scope_and_client_as_queries() {
     let api = Api::start(&sqlite().await).await;
     let first = async |token: &str, query: &str| {
-        let (name, answer) = Stream::open(&api, token, query).await.next().await.unwrap();
-        (name, answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none").to_owned())
+        let (name, response) = Stream::open(&api, token, query).await.next().await.unwrap();
+        (name, response["errors"][0]["extensions"]["code"].as_str().unwrap_or("none").to_owned())
     };
     let next = |code: &str| ("next".to_owned(), code.to_owned());
     assert_eq!(first(&api.token("products:read", None), WATCH).await, next("FORBIDDEN"));
@@ -111,9 +111,9 @@ async fn subscriptions_require_the_same_scope_and_client_as_queries() {
         next("GRAPHQL_VALIDATION_FAILED")
     );
     assert_eq!(first(&api.token(ALL_SCOPES, None), "{ __typename }").await, next("none"));
-    // Without a stream to answer with.
-    let answer = api.graphql(&api.token(ALL_SCOPES, None), WATCH, json!({})).await;
-    assert_eq!((crate::support::code(&answer), answer.get("data")), ("BAD_REQUEST", None));
+    // Without a stream to response with.
+    let response = api.graphql(&api.token(ALL_SCOPES, None), WATCH, json!({})).await;
+    assert_eq!((crate::support::code(&response), response.get("data")), ("BAD_REQUEST", None));
     let mut wrong = Stream::open(&api, &api.token(ALL_SCOPES, Some("8")), WATCH).await;
     assert_eq!(wrong.next().await.unwrap().0, "next");
     assert_eq!(wrong.next().await, Some(("complete".into(), Value::Null)));
@@ -148,7 +148,7 @@ async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_st
     redis.apply(&[event(7, 1)]).await;
     let mut streams = join_all((0..50).map(|_| Stream::open(&api, &token, WATCH))).await;
     for stream in &mut streams {
-        assert_eq!(stream.client().await, seen(1));
+        assert_eq!(stream.client().await, client_at(1));
     }
     let mut connection = server.connect().await;
     let mut listeners = ::redis::cmd("PUBSUB");
@@ -165,7 +165,7 @@ async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_st
     let before = reads().await;
     redis.apply(&[event(7, 2)]).await;
     for stream in &mut streams {
-        assert_eq!(stream.client().await, seen(2));
+        assert_eq!(stream.client().await, client_at(2));
     }
     let read = reads().await - before; // one of them by `apply`
     assert!((2..=3).contains(&read), "{read} reads");
@@ -175,8 +175,8 @@ async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_st
     for watched in ["9", "7"] {
         until("a new subscriber gets an error at once", async || {
             let mut stream = Stream::open(&api, &token, &WATCH.replace('7', watched)).await;
-            let (_, answer) = stream.next().await.unwrap();
-            crate::support::code(&answer) == "READ_MODEL_UNAVAILABLE"
+            let (_, response) = stream.next().await.unwrap();
+            crate::support::code(&response) == "READ_MODEL_UNAVAILABLE"
         })
         .await;
     }
@@ -185,12 +185,12 @@ async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_st
     redis.apply(&[event(7, 1), event(7, 2), event(7, 3)]).await;
     for stream in &mut streams {
         let mut last = stream.client().await;
-        while last != seen(3) {
+        while last != client_at(3) {
             last = stream.client().await;
         }
     }
     redis.apply(&[event(7, 4)]).await;
-    assert_eq!(streams[0].client().await, seen(4), "changes are announced as before");
+    assert_eq!(streams[0].client().await, client_at(4), "changes are announced as before");
 }
 
 #[tokio::test]
@@ -202,10 +202,10 @@ async fn an_event_stream_ends_silently_when_its_token_expires_or_the_service_sto
     let expiring = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
     let mut expiring = Stream::open(&api, &expiring, WATCH).await;
     let mut lasting = Stream::open(&api, &api.token(ALL_SCOPES, None), WATCH).await;
-    assert_eq!((expiring.client().await, lasting.client().await), (seen(1), seen(1)));
+    assert_eq!((expiring.client().await, lasting.client().await), (client_at(1), client_at(1)));
     assert_eq!(expiring.next().await, None, "a `complete` would keep clients from connecting again");
     memory.apply(&[event(7, 2)]).await;
-    assert_eq!(lasting.client().await, seen(2));
+    assert_eq!(lasting.client().await, client_at(2));
     drop(api);
     assert_eq!(lasting.next().await, None);
 }

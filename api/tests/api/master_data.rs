@@ -21,9 +21,9 @@ const PLACE: &str = "mutation($input: PlaceOrderInput!) { placeOrder(input: $inp
 
 /// The payload of a mutation.
 async fn change(api: &Api, mutation: &str, input: Value) -> Value {
-    let answer = api.graphql(&api.token(ALL_SCOPES, None), mutation, json!({ "input": input })).await;
-    assert_eq!(answer["errors"], Value::Null, "{input}");
-    answer["data"].as_object().unwrap().values().next().unwrap().clone()
+    let response = api.graphql(&api.token(ALL_SCOPES, None), mutation, json!({ "input": input })).await;
+    assert_eq!(response["errors"], Value::Null, "{input}");
+    response["data"].as_object().unwrap().values().next().unwrap().clone()
 }
 
 async fn log(db: &Db) -> Vec<order_event::Model> {
@@ -128,15 +128,15 @@ async fn invalid_changes_are_reported_and_change_nothing() {
             (CREATE, json!({ "name": "Lamp", "price": "0.001" }), json!(["PRICE_OUT_OF_RANGE"])),
             (CHANGE, json!({ "productId": "9", "price": "0.001" }), json!(["PRODUCT_NOT_FOUND", "PRICE_OUT_OF_RANGE"])),
         ] {
-            let answer = change(&api, mutation, input.clone()).await;
-            let errors = answer["userErrors"].as_array().unwrap();
+            let response = change(&api, mutation, input.clone()).await;
+            let errors = response["userErrors"].as_array().unwrap();
             assert_eq!(json!(errors.iter().map(|error| &error["code"]).collect::<Vec<_>>()), codes, "{input}");
-            assert!(errors.iter().all(|error| error["field"][0] == "input"), "{answer}");
+            assert!(errors.iter().all(|error| error["field"][0] == "input"), "{response}");
         }
         for price in [json!(5), json!("five"), json!("-1"), json!("1e3"), json!("")] {
             let input = json!({ "input": { "name": "Lamp", "price": price } });
-            let answer = api.graphql(&api.token(ALL_SCOPES, None), CREATE, input).await;
-            assert_eq!(code(&answer), "BAD_USER_INPUT", "{price}: {answer}");
+            let response = api.graphql(&api.token(ALL_SCOPES, None), CREATE, input).await;
+            assert_eq!(code(&response), "BAD_USER_INPUT", "{price}: {response}");
         }
         assert!(log(&db).await.is_empty());
         let clients = client::Entity::find().all(&db.connection).await.unwrap();
@@ -168,11 +168,11 @@ async fn changes_require_their_scopes() {
         ("products:write", None, CREATE, &create, "none"),
         ("products:write", None, CHANGE, &price, "none"),
     ] {
-        let answer = api.graphql(&api.token(scope, client), mutation, json!({ "input": input })).await;
-        assert_eq!(code(&answer), expected, "{scope} {client:?} {input}");
+        let response = api.graphql(&api.token(scope, client), mutation, json!({ "input": input })).await;
+        assert_eq!(code(&response), expected, "{scope} {client:?} {input}");
     }
-    let answer = api.graphql("", REGISTER, json!({ "input": register })).await;
-    assert_eq!(code(&answer), "UNAUTHENTICATED");
+    let response = api.graphql("", REGISTER, json!({ "input": register })).await;
+    assert_eq!(code(&response), "UNAUTHENTICATED");
 }
 
 /// All changes of a client have contiguous versions, and an e-mail address belongs to one client.
@@ -190,8 +190,8 @@ async fn concurrent_changes_leave_no_version_gap_and_an_email_address_goes_to_on
         change(&api, REGISTER, json!({ "name": format!("Zoë {n}"), "email": "zoe@example.com" })).await
     }));
     let (changes, registrations) = tokio::join!(changes, registrations);
-    assert!(changes.iter().all(|answer| answer["userErrors"] == json!([])), "{changes:?}");
-    assert_eq!(registrations.iter().filter(|answer| answer["client"] != Value::Null).count(), 1);
+    assert!(changes.iter().all(|response| response["userErrors"] == json!([])), "{changes:?}");
+    assert_eq!(registrations.iter().filter(|response| response["client"] != Value::Null).count(), 1);
     let log = log(&db).await;
     let versions = |is_of: fn(&order_event::Model) -> bool| {
         let mut versions: Vec<i32> = log.iter().filter(|row| is_of(row)).map(|row| row.version).collect();

@@ -173,13 +173,13 @@ async fn a_failing_order_does_not_affect_others_in_its_batch() {
         let items = json!([{ "productId": "1", "quantity": quantity }]);
         api.graphql(&token, order, json!({ "input": { "clientId": client.to_string(), "items": items } }))
     });
-    let answers = join_all(placing).await;
-    for (n, answer) in answers.iter().enumerate() {
-        let payload = &answer["data"]["placeOrder"];
+    let responses = join_all(placing).await;
+    for (n, response) in responses.iter().enumerate() {
+        let payload = &response["data"]["placeOrder"];
         match n {
-            50 => assert_eq!(code(answer), "INTERNAL_SERVER_ERROR"),
-            _ if n % 10 == 7 => assert_eq!(payload["userErrors"][0]["code"], "CLIENT_NOT_FOUND", "{answer}"),
-            _ => assert!(payload["clientVersion"].is_i64(), "{answer}"),
+            50 => assert_eq!(code(response), "INTERNAL_SERVER_ERROR"),
+            _ if n % 10 == 7 => assert_eq!(payload["userErrors"][0]["code"], "CLIENT_NOT_FOUND", "{response}"),
+            _ => assert!(payload["clientVersion"].is_i64(), "{response}"),
         }
     }
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 89);
@@ -196,13 +196,13 @@ async fn a_locked_client_blocks_only_its_own_orders() {
     let order = "mutation ($id: ID!) {
         placeOrder(input: { clientId: $id, items: [{ productId: \"1\", quantity: 1 }] }) { clientVersion } }";
     let placing = (0..60).map(|n| api.graphql(&token, order, json!({ "id": (n % 3 + 1).to_string() })));
-    for (n, answer) in join_all(placing).await.iter().enumerate() {
+    for (n, response) in join_all(placing).await.iter().enumerate() {
         match n % 3 + 1 {
-            2 => assert_eq!(code(answer), "COMMAND_STORE_UNAVAILABLE"),
-            _ => assert!(answer["data"]["placeOrder"]["clientVersion"].is_i64(), "{answer}"),
+            2 => assert_eq!(code(response), "COMMAND_STORE_UNAVAILABLE"),
+            _ => assert!(response["data"]["placeOrder"]["clientVersion"].is_i64(), "{response}"),
         }
     }
     other.rollback().await.unwrap();
-    let answer = api.graphql(&token, order, json!({ "id": "2" })).await;
-    assert_eq!(answer["data"]["placeOrder"]["clientVersion"], 1, "no rejected order was placed");
+    let response = api.graphql(&token, order, json!({ "id": "2" })).await;
+    assert_eq!(response["data"]["placeOrder"]["clientVersion"], 1, "no rejected order was placed");
 }

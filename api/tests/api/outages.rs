@@ -15,8 +15,8 @@ async fn an_unreachable_store_has_an_error_code_and_shows_in_health() {
     let api = Api::start_on(&db, redis, queue().await, &[]).await;
     let token = api.token(ALL_SCOPES, None);
     let ready = async || {
-        let answer = api.get("/health/ready").send().await.unwrap();
-        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        let response = api.get("/health/ready").send().await.unwrap();
+        (response.status().as_u16(), response.json::<Value>().await.unwrap())
     };
     let up = json!({ "database": "reachable", "readModel": "reachable", "queue": "reachable" });
     assert_eq!(ready().await, (200, up.clone()));
@@ -26,8 +26,8 @@ async fn an_unreachable_store_has_an_error_code_and_shows_in_health() {
     assert_eq!(code(&api.graphql(&token, "{ client(id: \"1\") { id } }", json!({})).await), "READ_MODEL_UNAVAILABLE");
     let placed = api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
     assert_eq!(placed["data"]["placeOrder"]["clientVersion"], json!(1), "orders are still accepted");
-    let (status, told) = ready().await;
-    assert_eq!((status, &told["readModel"], &told["database"]), (503, &json!("unreachable"), &json!("reachable")));
+    let (status, health) = ready().await;
+    assert_eq!((status, &health["readModel"], &health["database"]), (503, &json!("unreachable"), &json!("reachable")));
 
     db.connection.clone().close().await.unwrap();
     assert_eq!(code(&api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await), "COMMAND_STORE_UNAVAILABLE");
@@ -40,11 +40,11 @@ async fn unexpected_errors_are_masked_and_have_an_id() {
     let db = sqlite().await;
     let api = Api::start(&db).await;
     db.connection.execute_unprepared("DROP TABLE order_items").await.unwrap();
-    let answer = api.graphql(&api.token(ALL_SCOPES, None), PLACE, order("1", &[("1", 1)], None)).await;
-    assert_eq!(code(&answer), "INTERNAL_SERVER_ERROR");
-    assert!(!answer.to_string().contains("order_items"), "{answer}");
-    let id = answer["errors"][0]["extensions"]["id"].as_str().unwrap();
-    assert!(answer["errors"][0]["message"].as_str().unwrap().contains(id));
+    let response = api.graphql(&api.token(ALL_SCOPES, None), PLACE, order("1", &[("1", 1)], None)).await;
+    assert_eq!(code(&response), "INTERNAL_SERVER_ERROR");
+    assert!(!response.to_string().contains("order_items"), "{response}");
+    let id = response["errors"][0]["extensions"]["id"].as_str().unwrap();
+    assert!(response["errors"][0]["message"].as_str().unwrap().contains(id));
 }
 
 /// A rejected field cancels its siblings at any point. A cancelled query could close the only connection and thereby drop the

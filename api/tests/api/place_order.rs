@@ -21,8 +21,8 @@ async fn a_placed_order_appears_in_the_clients_total() {
     let query = "{ client(id: \"1\") { id name email total { amount currencyCode } orderCount lastPurchase version } }";
     assert_eq!(api.graphql(&token, query, json!({})).await, json!({ "data": { "client": null } }));
 
-    let answer = api.graphql(&token, PLACE, order("1", &[("1", 1), ("2", 3)], None)).await;
-    let placed = &answer["data"]["placeOrder"];
+    let response = api.graphql(&token, PLACE, order("1", &[("1", 1), ("2", 3)], None)).await;
+    let placed = &response["data"]["placeOrder"];
     assert_eq!(placed["order"]["total"], json!({ "amount": "3000.00", "currencyCode": "USD" }));
     assert_eq!(
         placed["order"]["items"],
@@ -57,9 +57,9 @@ async fn all_problems_of_an_order_are_reported_together_with_their_fields() {
     let api = Api::start(&db).await;
     let token = api.token(ALL_SCOPES, None);
     let faults = async |variables: Value| -> Vec<(String, String)> {
-        let answer = api.graphql(&token, PLACE, variables).await;
-        let placed = &answer["data"]["placeOrder"];
-        assert_eq!((&placed["order"], &placed["clientVersion"]), (&Value::Null, &Value::Null), "{answer}");
+        let response = api.graphql(&token, PLACE, variables).await;
+        let placed = &response["data"]["placeOrder"];
+        assert_eq!((&placed["order"], &placed["clientVersion"]), (&Value::Null, &Value::Null), "{response}");
         let fault = |error: &Value| {
             assert!(!error["message"].as_str().unwrap().is_empty());
             let path: Vec<&str> =
@@ -121,8 +121,8 @@ async fn products_are_paginated() {
     let mut names = Vec::new();
     let mut variables = json!({ "first": 2 });
     loop {
-        let answer = api.graphql(&token, query, variables.clone()).await;
-        let page = &answer["data"]["products"];
+        let response = api.graphql(&token, query, variables.clone()).await;
+        let page = &response["data"]["products"];
         names.extend(page["nodes"].as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()));
         if page["pageInfo"]["hasNextPage"] == json!(false) {
             break;

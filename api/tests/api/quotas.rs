@@ -20,10 +20,10 @@ async fn slow_requests_time_out_and_silent_sockets_are_pinged() {
     let send = async |text: &str| {
         let mut socket = TcpStream::connect(api.address.trim_start_matches("http://")).await.unwrap();
         socket.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = String::new();
+        let mut response = String::new();
         // Until the server closes the connection.
-        let _ = tokio::time::timeout(Duration::from_secs(60), socket.read_to_string(&mut answer)).await.unwrap();
-        answer
+        let _ = tokio::time::timeout(Duration::from_secs(60), socket.read_to_string(&mut response)).await.unwrap();
+        response
     };
     let headers = send("GET /health/live HTTP/1.1\r\nhost:");
     let head = "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
@@ -42,16 +42,16 @@ async fn a_slow_operation_times_out_but_its_order_is_still_placed() {
         Api::start_on(&db, Arc::new(Silent), queue().await, &["--read-wait", "10ms", "--operation-timeout", "300ms"])
             .await;
     let token = api.token(ALL_SCOPES, None);
-    let answer = api.graphql(&token, "{ client(id: 1) { id } }", json!({})).await;
-    assert_eq!(code(&answer), "OPERATION_TIMEOUT");
+    let response = api.graphql(&token, "{ client(id: 1) { id } }", json!({})).await;
+    assert_eq!(code(&response), "OPERATION_TIMEOUT");
 
     // Another transaction locks the client for longer than that.
     let other = db.connection.begin().await.unwrap();
     entity::client::Entity::find_by_id(1).lock_exclusive().one(&other).await.unwrap();
     let place = "mutation { placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { replayed } }";
-    let answer = api.graphql(&token, place, json!({})).await;
-    assert_eq!(code(&answer), "OPERATION_TIMEOUT");
-    assert!(answer["errors"][0]["message"].as_str().unwrap().contains("idempotencyKey"), "{answer}");
+    let response = api.graphql(&token, place, json!({})).await;
+    assert_eq!(code(&response), "OPERATION_TIMEOUT");
+    assert!(response["errors"][0]["message"].as_str().unwrap().contains("idempotencyKey"), "{response}");
     other.rollback().await.unwrap();
     until("the order is placed", async || order::Entity::find().count(&db.connection).await.unwrap() == 1).await;
 }
@@ -64,15 +64,15 @@ async fn too_many_concurrent_operations_get_server_busy() {
     let token = api.token(ALL_SCOPES, None);
     let ask = async || {
         let request = api.request().bearer_auth(&token).json(&json!({ "query": "{ client(id: 1) { id } }" }));
-        let answer = request.send().await.unwrap();
-        let (status, retry) = (answer.status(), answer.headers().get("retry-after").cloned());
-        (status, retry.is_some(), code(&answer.json().await.unwrap()).to_owned())
+        let response = request.send().await.unwrap();
+        let (status, retry) = (response.status(), response.headers().get("retry-after").cloned());
+        (status, retry.is_some(), code(&response.json().await.unwrap()).to_owned())
     };
-    let mut answers = join_all((0..5).map(|_| ask())).await;
-    answers.sort_by_key(|(status, ..)| *status);
+    let mut responses = join_all((0..5).map(|_| ask())).await;
+    responses.sort_by_key(|(status, ..)| *status);
     let timeout = (StatusCode::OK, false, "OPERATION_TIMEOUT".into());
     let busy = (StatusCode::SERVICE_UNAVAILABLE, true, "SERVER_BUSY".into());
-    assert_eq!(answers, [timeout.clone(), timeout.clone(), busy.clone(), busy.clone(), busy]);
+    assert_eq!(responses, [timeout.clone(), timeout.clone(), busy.clone(), busy.clone(), busy]);
     assert_eq!(ask().await, timeout, "the quota is free again");
 
     // One caller cannot use the whole quota.
@@ -96,9 +96,9 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
         if !token.is_empty() {
             request = request.bearer_auth(token);
         }
-        let answer = request.send().await.unwrap();
-        let retry = answer.headers().get("retry-after").map(|after| after.to_str().unwrap().parse::<u64>().unwrap());
-        (answer.status().as_u16(), retry, code(&answer.json().await.unwrap()).to_owned())
+        let response = request.send().await.unwrap();
+        let retry = response.headers().get("retry-after").map(|after| after.to_str().unwrap().parse::<u64>().unwrap());
+        (response.status().as_u16(), retry, code(&response.json().await.unwrap()).to_owned())
     };
     let of = |subject: &str| api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
     let (one, other) = (of("one"), of("other"));

@@ -40,11 +40,11 @@ pub async fn both(check: impl AsyncFn(&Api)) {
 }
 
 pub async fn ask(api: &Api, query: &str) -> Value {
-    let answer = api.graphql(&api.token(ALL_SCOPES, None), query, json!({})).await;
-    assert_eq!(answer["errors"], Value::Null, "{query}");
-    answer["data"].clone()
+    let response = api.graphql(&api.token(ALL_SCOPES, None), query, json!({})).await;
+    assert_eq!(response["errors"], Value::Null, "{query}");
+    response["data"].clone()
 }
 
-pub async fn refused(api: &Api, token: &str, query: &str) -> String {
+pub async fn error_code(api: &Api, token: &str, query: &str) -> String {
     code(&api.graphql(token, query, json!({})).await).to_owned()
 }

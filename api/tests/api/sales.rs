@@ -86,10 +86,10 @@ async fn sales_have_one_point_per_period() {
             let request = api.request().bearer_auth(api.token(ALL_SCOPES, None)).json(&json!({ "query": query }));
             request.send().await.unwrap().text().await.unwrap()
         };
-        let told = r#"{"revenue":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
-        let turned = r#"{"start":"2024-02-29T00:00:00.000Z","revenue":{"amount":"2.00","currencyCode":"USD"}}"#;
+        let reversed = r#"{"revenue":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
+        let ordered = r#"{"start":"2024-02-29T00:00:00.000Z","revenue":{"amount":"2.00","currencyCode":"USD"}}"#;
         for (fields, point) in
-            [("revenue { currencyCode amount } start", told), ("start revenue { amount currencyCode }", turned)]
+            [("revenue { currencyCode amount } start", reversed), ("start revenue { amount currencyCode }", ordered)]
         {
             let query = format!("{{ sales(from: \"2024-02-29\", to: \"2024-02-29\") {{ points {{ {fields} }} }} }}");
             assert_eq!(text(&query).await, format!(r#"{{"data":{{"sales":{{"points":[{point}]}}}}}}"#));
@@ -97,16 +97,16 @@ async fn sales_have_one_point_per_period() {
         // However it is transported.
         let token = api.token(ALL_SCOPES, None);
         let request = api.request().bearer_auth(&token).header("accept", "text/event-stream");
-        let told = request.json(&json!({ "query": starts })).send().await.unwrap().text().await.unwrap();
-        let told = told.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-        let told: Value = serde_json::from_str(told).unwrap();
-        assert_eq!(told["data"]["sales"]["points"], start);
+        let text = request.json(&json!({ "query": starts })).send().await.unwrap().text().await.unwrap();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let event: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(event["data"]["sales"]["points"], start);
         let mut socket = Socket::acknowledged(api, &token).await;
         socket.subscribe("1", starts).await;
         assert_eq!(socket.receive().await["payload"]["data"]["sales"]["points"], start);
 
         let ever = "{ sales(from: \"0001-01-01\", to: \"9999-12-31\", granularity: MONTH) { orderCount } }";
-        assert_eq!(refused(api, &token, ever).await, "MAX_COMPLEXITY_LIMIT");
+        assert_eq!(error_code(api, &token, ever).await, "MAX_COMPLEXITY_LIMIT");
         for wrong in [
             "from: \"2024-03-02\", to: \"2024-03-01\"",
             "from: \"2024-02-30\", to: \"2024-03-01\"",
@@ -117,7 +117,7 @@ async fn sales_have_one_point_per_period() {
             "from: \"2024-02-28\", to: \"2024-02-29\", granularity: HOUR",
         ] {
             let query = format!("{{ sales({wrong}) {{ orderCount }} }}");
-            assert_eq!(refused(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
+            assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
     })
     .await;
@@ -137,11 +137,11 @@ async fn top_products_are_ranked_over_any_days() {
         let top = async |arguments: &str| {
             let query =
                 format!("{{ topProducts({arguments}) {{ product {{ id name }} units revenue {{ amount }} }} }}");
-            let answer = ask(api, &query).await;
-            let products = answer["topProducts"].as_array().unwrap().clone();
-            let told =
+            let response = ask(api, &query).await;
+            let products = response["topProducts"].as_array().unwrap().clone();
+            let id_and_units =
                 |sold: &Value| (sold["product"]["id"].as_str().unwrap().to_owned(), sold["units"].as_i64().unwrap());
-            products.iter().map(told).collect::<Vec<_>>()
+            products.iter().map(id_and_units).collect::<Vec<_>>()
         };
         let sold = |all: &[(&str, i64)]| all.iter().map(|(id, units)| ((*id).to_owned(), *units)).collect::<Vec<_>>();
         // Single days, a whole month, and both together.
@@ -154,7 +154,7 @@ async fn top_products_are_ranked_over_any_days() {
         for wrong in ["from: \"2024-01-01\", to: \"2034-02-01\"", "from: \"2024-01-01\", to: \"2024-01-01\", first: 0"]
         {
             let query = format!("{{ topProducts({wrong}) {{ units }} }}");
-            assert_eq!(refused(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
+            assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
     })
     .await;

@@ -16,8 +16,8 @@ async fn introspection_and_pages_are_off_unless_enabled() {
         async |exposure| Api::start_exposing(&db, Arc::new(Memory::default()), queue().await, &[], exposure).await;
     let closed = start(SchemaExposure::Hidden).await;
     let schema = "{ __schema { queryType { name } } }";
-    let answer = closed.graphql(&closed.token(ALL_SCOPES, None), schema, json!({})).await;
-    assert_eq!((code(&answer), answer.get("data")), ("INTROSPECTION_DISABLED", None));
+    let response = closed.graphql(&closed.token(ALL_SCOPES, None), schema, json!({})).await;
+    assert_eq!((code(&response), response.get("data")), ("INTROSPECTION_DISABLED", None));
     assert_eq!(closed.graphql("", "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
     let misspelt = closed.graphql("", "{ clyent(id: 1) { id } }", json!({})).await;
     assert!(!misspelt.to_string().contains("client"), "no suggestions: {misspelt}");
@@ -38,8 +38,8 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     assert_eq!(config["headers"], json!({ "Authorization": "Bearer of-the-page" }));
     for example in config["examples"].as_array().unwrap() {
         let request = open.request().header("accept", "text/event-stream, application/json;q=0.5");
-        let mut answer = request.json(&json!({ "query": example })).send().await.unwrap();
-        let first = answer.chunk().await.unwrap().unwrap();
+        let mut response = request.json(&json!({ "query": example })).send().await.unwrap();
+        let first = response.chunk().await.unwrap().unwrap();
         assert!(String::from_utf8_lossy(&first).contains("UNAUTHENTICATED"), "an example is invalid: {example}");
     }
     let rebound = open.get("/graphiql/config.json").header("host", "evil.example.com").send().await.unwrap();
@@ -50,8 +50,8 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     let (memory, queue) = (Arc::new(Memory::default()), queue().await);
     let pages = Api::start_exposing(&db, memory, queue, &["--dashboard"], page).await;
     let config = async |host: &str| {
-        let answer = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
-        answer.json::<Value>().await.unwrap()["headers"].clone()
+        let response = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
+        response.json::<Value>().await.unwrap()["headers"].clone()
     };
     assert_eq!(config("127.0.0.1").await, json!({ "Authorization": "Bearer of-the-page" }));
     assert_eq!(config("evil.example.com").await, json!({}));
@@ -70,14 +70,14 @@ async fn introspection_works_and_everything_has_a_description() {
             fields {{ name description args {{ name description type {{ {of_type} }} }} type {{ {of_type} }} }}
             inputFields {{ name description type {{ {of_type} }} }} enumValues {{ name description }} }} }} }}"
     );
-    let answer = api.graphql("", &query, json!({})).await;
+    let response = api.graphql("", &query, json!({})).await;
     let mut undescribed = Vec::new();
     let mut look = |path: String, thing: &Value| {
         if thing["description"].as_str().is_none_or(str::is_empty) {
             undescribed.push(path);
         }
     };
-    for kind in answer["data"]["__schema"]["types"].as_array().unwrap_or_else(|| panic!("{answer}")) {
+    for kind in response["data"]["__schema"]["types"].as_array().unwrap_or_else(|| panic!("{response}")) {
         let name = kind["name"].as_str().unwrap();
         if name.starts_with("__") || ["Boolean", "Float", "ID", "Int", "String"].contains(&name) {
             continue;
@@ -100,8 +100,8 @@ async fn a_failing_non_null_field_nulls_its_parent_and_fields_keep_their_order()
     let api = Api::start(&sqlite().await).await;
     let token = api.token("products:read", None);
     let query = "{ b: __typename a: product(id: \"1\") { name id } products { nodes { id } } c: clientsByIds(ids: [\"1\"]) { id } }";
-    let answer = api.graphql(&token, query, json!({})).await;
-    assert_eq!((code(&answer), &answer["data"]), ("FORBIDDEN", &Value::Null));
+    let response = api.graphql(&token, query, json!({})).await;
+    assert_eq!((code(&response), &response["data"]), ("FORBIDDEN", &Value::Null));
     let request = api
         .request()
         .bearer_auth(&token)

@@ -58,7 +58,7 @@ async fn every_kind_of_invalid_token_is_rejected() {
     let unsigned = format!("{}.{}.", part(json!({ "alg": "none", "typ": "JWT" })), part(claims()));
     let hs512 =
         encode(&Header::new(Algorithm::HS512), &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
-    let refused = [
+    let rejected = [
         ("expired", changed("exp", json!(now() - 60))),
         ("malformed exp", changed("exp", json!("tomorrow"))),
         ("negative exp", changed("exp", json!(-1))),
@@ -84,7 +84,7 @@ async fn every_kind_of_invalid_token_is_rejected() {
         ("not a token", "x.y.z".to_owned()),
         ("empty", String::new()),
     ];
-    for (fault, token) in refused {
+    for (fault, token) in rejected {
         assert!(authenticator.authenticate(&token).await.is_err(), "{fault}");
     }
 }
@@ -128,13 +128,13 @@ async fn claims_become_an_identity() {
 
 #[tokio::test]
 async fn invalid_token_settings_are_reported_with_what_to_do() {
-    let refused: [(&[&str], &str); 4] = [
+    let rejected: [(&[&str], &str); 4] = [
         (&[], "JWT_SECRET is not set, and neither is JWT_JWKS_URL"),
         (&["--jwt-secret", "thirty-one bytes are one too few"], ""),
         (&["--jwt-secret", "short"], "JWT_SECRET has 5 bytes and needs at least 32"),
         (&["--jwt-secret", SECRET, "--jwt-jwks-url", "http://127.0.0.1:1"], "both set"),
     ];
-    for (flags, message) in refused {
+    for (flags, message) in rejected {
         match Authenticator::new(&token_settings(flags)).await {
             Err(error) => assert!(!message.is_empty() && error.to_string().contains(message), "{error}"),
             Ok(_) => assert!(message.is_empty(), "{flags:?}"),
@@ -197,11 +197,11 @@ async fn key_server(keys: Vec<Jwk>) -> KeyServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap());
     let (published, count) = (keys.clone(), asked.clone());
-    let answer = async move || {
+    let response = async move || {
         count.fetch_add(1, Ordering::SeqCst);
         Json(JwkSet { keys: published.lock().unwrap().clone() })
     };
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(answer))).await });
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(response))).await });
     KeyServer { url, keys, asked }
 }
 

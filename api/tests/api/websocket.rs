@@ -124,9 +124,9 @@ async fn streams_and_sockets_are_limited() {
     for id in ["1", "2", "3"] {
         socket.subscribe(id, "subscription { clientChanged(id: 1) { id } }").await;
     }
-    let refused = socket.receive().await;
-    assert_eq!((&refused["id"], &refused["type"]), (&json!("3"), &json!("error")));
-    assert_eq!(refused["payload"][0]["extensions"]["code"], "MAX_STREAMS_LIMIT");
+    let rejected = socket.receive().await;
+    assert_eq!((&rejected["id"], &rejected["type"]), (&json!("3"), &json!("error")));
+    assert_eq!(rejected["payload"][0]["extensions"]["code"], "MAX_STREAMS_LIMIT");
     socket.send(json!({ "id": "1", "type": "complete" })).await;
     socket.subscribe("3", TYPENAME).await;
     assert_eq!(socket.receive().await["type"], "next", "there is room again");

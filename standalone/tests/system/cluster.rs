@@ -54,9 +54,9 @@ impl Shard {
 
 fn cli(arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    said
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success(), "{arguments:?}: {printed}");
+    printed
 }
 
 async fn cluster() -> Vec<Shard> {

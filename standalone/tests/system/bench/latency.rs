@@ -48,14 +48,14 @@ async fn latency() {
         });
         let refused = Mutex::new(Vec::new());
         let placing = at_rate(rate, number, async |n| {
-            if let Err(answer) = user.try_to_place(&(n + 1).to_string(), &SAMPLE_ORDER, None).await {
-                refused.lock().unwrap().push(answer);
+            if let Err(response) = user.try_to_place(&(n + 1).to_string(), &SAMPLE_ORDER, None).await {
+                refused.lock().unwrap().push(response);
             }
         });
         let (sent, answered) = placing.await;
         let (seen, refused) = (seen.await.unwrap(), refused.into_inner().unwrap());
-        if let Some(answer) = refused.first() {
-            println!("{} of {number} orders were refused at {rate}/s: {}", refused.len(), answer["errors"]);
+        if let Some(response) = refused.first() {
+            println!("{} of {number} orders were refused at {rate}/s: {}", refused.len(), response["errors"]);
             continue;
         }
         let visible =
@@ -76,8 +76,8 @@ async fn latency() {
                 tokio::spawn(async move {
                     loop {
                         let asked = json!({ "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20 });
-                        let told = sqs::call(&http, &endpoint, "ReceiveMessage", asked).await;
-                        let messages = told["Messages"].as_array().cloned().unwrap_or_default();
+                        let batch = sqs::call(&http, &endpoint, "ReceiveMessage", asked).await;
+                        let messages = batch["Messages"].as_array().cloned().unwrap_or_default();
                         for message in &messages {
                             let n: u32 = message["Body"].as_str().unwrap().parse().unwrap();
                             received.lock().unwrap().entry(n).or_insert_with(Instant::now);

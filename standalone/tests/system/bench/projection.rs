@@ -76,8 +76,8 @@ async fn projection() {
         let process = Process::start(program, &[], &variables);
         let left = async || -> i32 {
             let asked = json!({ "QueueUrl": url, "AttributeNames": ["All"] });
-            let told = sqs::call(&http, &endpoint, "GetQueueAttributes", asked).await;
-            let number = |name: &str| told["Attributes"][name].as_str().unwrap().parse::<i32>().unwrap();
+            let queue = sqs::call(&http, &endpoint, "GetQueueAttributes", asked).await;
+            let number = |name: &str| queue["Attributes"][name].as_str().unwrap().parse::<i32>().unwrap();
             number("ApproximateNumberOfMessages") + number("ApproximateNumberOfMessagesNotVisible")
         };
         // The time to start does not count.
@@ -102,9 +102,9 @@ async fn projection() {
     let apply = |_| async {
         let mut redis = bench.redis().await;
         let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
-        let told = bench.stores.run("projector", &["rebuild", "start", "--keep", "0s", "--json"]);
-        let told: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
-        Sample { rate: told["events"].as_f64().unwrap() / told["seconds"].as_f64().unwrap(), ..Sample::default() }
+        let report = bench.stores.run("projector", &["rebuild", "start", "--keep", "0s", "--json"]);
+        let report: Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
+        Sample { rate: report["events"].as_f64().unwrap() / report["seconds"].as_f64().unwrap(), ..Sample::default() }
     };
     let replayed: Vec<Sample> = stream::iter(0..ROUNDS).then(apply).collect().await;
     let mut redis = bench.redis().await;
@@ -141,8 +141,8 @@ async fn projection() {
             .args(apply_arguments(&fencing_token))
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = said.lines().last().unwrap_or_default();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = printed.lines().last().unwrap_or_default();
         let rate = line.rsplit(',').nth(6).and_then(|rate| rate.trim_matches('"').parse::<f64>().ok());
         let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
         assert!(keys > LOG * 9 / 10, "{keys} keys: {output:?}");
@@ -159,11 +159,11 @@ async fn projection() {
     );
     let () = redis::cmd("FLUSHALL").arg("ASYNC").query_async(&mut redis).await.unwrap();
     bench.stores.run("projector", &["rebuild", "start", "--keep", "0s"]);
-    let told: Value = serde_json::from_str(&bench.stores.run("projector", &["verify", "--json"])).unwrap();
+    let report: Value = serde_json::from_str(&bench.stores.run("projector", &["verify", "--json"])).unwrap();
     println!(
         "\n`projector verify`: {} clients of {LOG} orders in {:.2} s",
-        told["clients"],
-        told["seconds"].as_f64().unwrap()
+        report["clients"],
+        report["seconds"].as_f64().unwrap()
     );
 }
 

@@ -115,8 +115,8 @@ async fn reports() {
             vec![format!("{{ topProducts(from: \"{}\", to: \"{}\") {sold} }}", from(1_094), from(0))],
         ),
     ] {
-        let answer = bench.user().graphql(&queries[0]).await;
-        assert_eq!(answer["errors"], Value::Null, "{name}");
+        let response = bench.user().graphql(&queries[0]).await;
+        assert_eq!(response["errors"], Value::Null, "{name}");
         let sample = server.repeat(TURN, 16, &queries);
         println!("| {name:<44} | {:>7.0} | {:>8.2} | {:>8.2} |", sample.rate, sample.p50, sample.p99);
     }

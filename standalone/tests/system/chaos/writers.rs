@@ -1,4 +1,4 @@
-//! Writers: each places orders, and now and then changes a client or a price, until it is told to stop.
+//! Writers: each places orders, and now and then changes a client or a price, until the test stops it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
