@@ -3,24 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
-use entity::{Change, Event, Line, OrderPlaced};
+use entity::Event;
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
-use uuid::Uuid;
+use test_support::events::order_placed;
 
 use crate::support::{ALL_SCOPES, Api, SECRET, Socket, queue, redis, sqlite, until};
 
 const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
 
 fn event(client_id: i64, version: i32) -> Event {
-    let line = Line { product_id: 1, name: "Computer".into(), unit_price: 100, quantity: 1 };
-    let (client_name, client_email) = ("Seven".into(), "seven@example.com".into());
-    let (order_id, currency) = (Uuid::now_v7(), "USD".into());
-    let order = OrderPlaced { client_id, client_name, client_email, order_id, currency, total: 100, lines: vec![line] };
-    Event { id: Uuid::now_v7(), time: Utc::now(), version, data: Change::OrderPlaced(order) }
+    order_placed(client_id, version, &[(1, 1, 100)])
 }
 
 fn client_at(version: i32) -> Value {

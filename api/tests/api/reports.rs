@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, Line, OrderPlaced};
+use entity::Event;
 use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
-use uuid::Uuid;
+use test_support::events::order_placed_at;
 
 use crate::support::{ALL_SCOPES, Api, code, queue, redis, sqlite};
 
@@ -15,19 +15,9 @@ pub fn at(text: &str) -> DateTime<Utc> {
 }
 
 /// An order of (product, quantity) lines; every product costs 1.00.
-pub fn event(client_id: i64, version: i32, time: DateTime<Utc>, pieces: &[(i64, i32)]) -> Event {
-    let line = |&(product_id, quantity): &(i64, i32)| Line { product_id, name: "It".into(), unit_price: 100, quantity };
-    let lines: Vec<Line> = pieces.iter().map(line).collect();
-    let order = OrderPlaced {
-        client_id,
-        client_name: format!("Client {client_id}"),
-        client_email: format!("{client_id}@example.com"),
-        order_id: Uuid::from_u128((client_id * 1_000 + i64::from(version)) as u128),
-        currency: "USD".into(),
-        total: entity::event::total(&lines).unwrap(),
-        lines,
-    };
-    Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
+pub fn event(client_id: i64, version: i32, time: DateTime<Utc>, lines: &[(i64, i32)]) -> Event {
+    let lines: Vec<_> = lines.iter().map(|&(product, quantity)| (product, quantity, 100)).collect();
+    order_placed_at(time, client_id, version, &lines)
 }
 
 /// Runs a check with an api on each read model.

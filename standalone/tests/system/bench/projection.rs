@@ -4,12 +4,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use chrono::Utc;
-use entity::{Change, Event, Line, OrderPlaced, order_event};
+use entity::{Event, OrderPlaced, order_event};
 use futures::{StreamExt, stream};
 use read_model::batch::Batch;
 use read_model::redis::KEEP_ORDERS;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
+use test_support::events::order_placed;
 use test_support::process::{Process, program, repository_file};
 use test_support::sqs;
 use test_support::until;
@@ -171,7 +172,8 @@ async fn projection() {
 fn apply_arguments(fencing_token: &str) -> Vec<String> {
     // redis-benchmark replaces ids from here on by random ones.
     const FIRST: i64 = 1_000_000_000_000;
-    let events: Vec<Event> = (FIRST..FIRST + EVENTS_IN_A_STEP).map(first_order).collect();
+    let events: Vec<Event> =
+        (FIRST..FIRST + EVENTS_IN_A_STEP).map(|client| order_placed(client, 1, &[(1, 1, 150_000)])).collect();
     let mut batch = Batch::default();
     for (index, event) in events.iter().enumerate() {
         batch.add(index, FIRST + index as i64, event);
@@ -194,19 +196,4 @@ fn apply_arguments(fencing_token: &str) -> Vec<String> {
         }
     }
     arguments
-}
-
-/// A client's first order: one line, placed now.
-fn first_order(client_id: i64) -> Event {
-    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 }];
-    let order = OrderPlaced {
-        client_id,
-        client_name: "Client".into(),
-        client_email: "client@example.com".into(),
-        order_id: uuid::Uuid::now_v7(),
-        currency: "USD".into(),
-        total: 150_000,
-        lines,
-    };
-    Event { id: order.order_id, time: Utc::now(), version: 1, data: Change::OrderPlaced(order) }
 }
