@@ -6,7 +6,7 @@
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 
 local applied, is_first = 0, true
-local partition = KEYS[1]:XX
+local partition = KEYS[1]:sub(1, -#'fencing_token' - 1)
 for number in ARGV[2]:gmatch('%d+') do
   local key = partition .. 'g' .. number .. ':catalogue'
   local stored = redis.pcall('HGET', key, ARGV[3])
