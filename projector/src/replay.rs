@@ -9,7 +9,7 @@ use entity::order_event::{self, Column};
 use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
-use read_model::ReadModel;
+use read_model::Projection;
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -42,7 +42,7 @@ type Section = (Vec<Event>, Uuid);
 /// When a store fails, or an event in the log cannot be read or applied. All events up to the last reported one are applied.
 pub fn replay(
     db: &DatabaseConnection,
-    read_model: &dyn ReadModel,
+    read_model: &dyn Projection,
     currency: Currency,
     after: Option<Uuid>,
 ) -> impl Stream<Item = anyhow::Result<Replayed>> {
@@ -131,7 +131,7 @@ fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
     calls
 }
 
-async fn apply(read_model: &dyn ReadModel, events: &[Event]) -> anyhow::Result<()> {
+async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<()> {
     for (event, result) in events.iter().zip(read_model.apply(events).await) {
         result.map_err(|error| anyhow!("event {} was not applied: {error}", event.id))?;
     }

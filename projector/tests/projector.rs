@@ -1,6 +1,5 @@
 //! The projector on an SQS and a Redis.
 
-use std::collections::HashMap;
 use std::future::{Future, IntoFuture};
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -13,7 +12,6 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use chrono::{DateTime, Datelike, SubsecRound, Timelike, Utc};
 use entity::Subject::{self, Client, Product};
 use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
-use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
 use projector::consume::{Batch, Consumer, health};
@@ -24,11 +22,8 @@ use projector::verify::sums::WrongSum;
 use projector::verify::{Difference, Finding, Repair, Step, Verifier};
 use projector::{queues, replay};
 use read_model::generations::{FORMAT, TransitionError};
-use read_model::sales::{self, OrderSummary, StoredOrder, Sum};
-use read_model::{
-    Applied, Client as ReadClient, Error, Generations, Memory, Product as ReadProduct, ProjectedClient, RankPosition,
-    Ranking, ReadModel, Redis,
-};
+use read_model::reports;
+use read_model::{Applied, Error, Generations, Memory, ProjectedClient, Projection, Queries, ReadModel, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
@@ -70,7 +65,7 @@ async fn sqs() -> Sqs {
     Sqs::new(&MockAws::builder().with_service(SqsService::new()).build().sdk_config("us-east-1").await)
 }
 
-async fn consumer(read_model: Arc<dyn ReadModel>) -> (Consumer, String) {
+async fn consumer(read_model: Arc<dyn Projection>) -> (Consumer, String) {
     let queue = sqs().await;
     let [orders, dead_letters] = queues::create(&queue, "orders").await.unwrap();
     let consumer = Consumer::new(queue, orders.url, read_model, Currency::USD);
@@ -90,7 +85,7 @@ async fn waiting(queue: &Sqs, url: &str) -> (u32, u32) {
     (number(Visible), number(Held))
 }
 
-async fn total(read_model: &dyn ReadModel, client: i64) -> i64 {
+async fn total(read_model: &dyn Queries, client: i64) -> i64 {
     read_model.clients(&[client]).await.unwrap().remove(0).map_or(0, |client| client.total)
 }
 
@@ -251,49 +246,12 @@ impl Switched {
 }
 
 #[async_trait::async_trait]
-impl ReadModel for Switched {
+impl Projection for Switched {
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
         match self.check() {
             Ok(()) => self.0.apply(events).await,
             Err(error) => vec![Err(error); events.len()],
         }
-    }
-
-    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<ReadClient>>, Error> {
-        self.0.clients(ids).await
-    }
-
-    async fn ranked_clients(
-        &self,
-        by: Ranking,
-        after: Option<RankPosition>,
-        count: usize,
-    ) -> Result<Vec<RankPosition>, Error> {
-        self.0.ranked_clients(by, after, count).await
-    }
-
-    async fn recent_orders(&self, ids: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
-        self.0.recent_orders(ids, count).await
-    }
-
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
-        self.0.order(id, client).await
-    }
-
-    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<ReadProduct>>, Error> {
-        self.0.products(ids).await
-    }
-
-    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
-        self.0.buckets(pages).await
-    }
-
-    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
-        self.0.product_sales(periods).await
-    }
-
-    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
-        self.0.changes().await
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -751,7 +709,7 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     assert_eq!(redis.generations().await.unwrap().live(), 1);
     assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
     assert!(!redis.has_reports().await.unwrap());
-    let refused = sales::latest_orders(&redis, 10).await.unwrap_err();
+    let refused = reports::latest_orders(&redis, 10).await.unwrap_err();
     assert!(refused.to_string().contains("`projector rebuild` makes it anew"), "{refused}");
 
     // What lacks in its sums alone is found as well, and not made live.
@@ -927,7 +885,7 @@ async fn a_replay_can_be_continued() {
     assert_eq!(memory.clients(&[2]).await.unwrap()[0].as_ref().unwrap().version, 1);
 }
 
-async fn replay_all(db: &DatabaseConnection, read_model: &dyn ReadModel, currency: Currency) -> anyhow::Result<u64> {
+async fn replay_all(db: &DatabaseConnection, read_model: &dyn Projection, currency: Currency) -> anyhow::Result<u64> {
     let pages = replay::replay(db, read_model, currency, None);
     pages.try_fold(0, async |_, replayed| Ok(replayed.events)).await
 }

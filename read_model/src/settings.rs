@@ -4,19 +4,19 @@ use iso_currency::Currency;
 
 use crate::{ConnectError, Redis};
 
-/// Where the read model is, and what all processes on it must agree on.
+/// The address of the read model, and the settings that all processes on it share.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RedisSettings {
-    /// Read model, such as redis://host:6379, or rediss:// with TLS; of a Cluster any node, or several with commas between them
+    /// Redis of the read model, such as redis://host:6379, or rediss:// for TLS; for a Cluster any node, or several separated by commas
     #[arg(long, env, hide_env_values = true)]
     pub redis_url: Option<String>,
     /// Currency of all amounts (ISO 4217)
     #[arg(long, env, default_value = "USD", value_parser = parse_currency)]
     pub currency: Currency,
-    /// Partitions of the read model; fixed for as long as the data in Redis live
+    /// Number of partitions of the read model; cannot be changed while Redis holds data
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: u16,
-    /// For how long orders can be read one by one, from when they were placed; processes that apply events keep them so long
+    /// How long an order can be read after it was placed; used by the processes that apply events
     #[arg(long, env, default_value = "30d", value_parser = humantime::parse_duration)]
     pub keep_orders: Duration,
 }

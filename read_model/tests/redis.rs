@@ -16,10 +16,10 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
 use read_model::generations::{FORMAT, Generation, GenerationState, TransitionError};
 use read_model::redis::KEEP_ORDERS;
-use read_model::sales::{self, Granularity, Sum};
+use read_model::reports::{self, Granularity};
 use read_model::{
-    Applied, Awaited, ConnectError, Cursor, Error, Generations, Memory, ProjectedClient, Ranking, ReadModel, Redis,
-    client_at,
+    Applied, Awaited, ConnectError, Cursor, Error, Generations, Memory, ProjectedClient, Projection, Queries, Ranking,
+    ReadModel, Redis, Sum, client_at,
 };
 use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
@@ -147,11 +147,11 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
         (today - Days::new(3), Granularity::Hour),
         (today - Days::new(101), Granularity::Hour),
     ] {
-        reports.push(sales::report(model, from, today, granularity).await.unwrap());
+        reports.push(reports::report(model, from, today, granularity).await.unwrap());
     }
     let mut products = Vec::new();
     for from in [long_ago, today - Days::new(40), today] {
-        let sold = model.product_sales(&sales::periods(from, today)).await.unwrap();
+        let sold = model.product_sales(&reports::periods(from, today)).await.unwrap();
         products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
     }
     let numbers = (1..=4i64).flat_map(|client| (1..=12).map(move |version| (client, version)));
@@ -164,8 +164,8 @@ async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + s
     }))
     .await;
     let recent = model.recent_orders(&ids, 5).await.unwrap();
-    let latest = sales::latest_orders(model, 10).await.unwrap();
-    let today = sales::today(model, now).await.unwrap();
+    let latest = reports::latest_orders(model, 10).await.unwrap();
+    let today = reports::today(model, now).await.unwrap();
     let clients = (model.clients(&ids).await.unwrap(), model.products(&ids).await.unwrap());
     (clients, ranked, reports, products, orders, recent, latest, today)
 }
@@ -236,9 +236,9 @@ fn does_what_memory_does(runtime: &Runtime, url: &str, connection: impl Connecti
                 let counted: Vec<&OrderPlaced> = counted.iter().filter_map(Event::order).collect();
                 let revenue: i64 = counted.iter().map(|order| order.total).sum();
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
-                let report = sales::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
+                let report = reports::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
                 prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
-                let sold = redis.product_sales(&sales::periods(long_ago, today)).await.unwrap();
+                let sold = redis.product_sales(&reports::periods(long_ago, today)).await.unwrap();
                 prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);
                 Ok(())
             })

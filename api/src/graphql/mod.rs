@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_graphql::{Context, Schema, ValidationMode};
 use iso_currency::Currency;
-use read_model::ReadModel;
+use read_model::Queries;
 use sea_orm::DatabaseConnection;
 
 use crate::commands::master_data::MasterData;
@@ -40,7 +40,7 @@ pub type OrderSchema = Schema<Query, Mutation, Subscription>;
 #[derive(Clone)]
 pub struct App {
     pub db: DatabaseConnection,
-    pub read_model: Arc<dyn ReadModel>,
+    pub read_model: Arc<dyn Queries>,
     pub currency: Currency,
     /// How long `client(minVersion:)` waits.
     pub read_wait: Duration,

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Object};
 use chrono::{NaiveDate, Utc};
 use entity::product;
-use read_model::sales::{self, HOURS_RETAINED, points};
+use read_model::reports::{self, points};
+use read_model::rules::sales::HOURS_RETAINED;
 use read_model::{Awaited, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -88,7 +89,7 @@ impl Query {
         if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
-        if granularity == sales::Granularity::Hour
+        if granularity == reports::Granularity::Hour
             && Some(from) < Utc::now().date_naive().checked_sub_days(HOURS_RETAINED)
         {
             return Err(Error::BadUserInput(

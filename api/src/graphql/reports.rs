@@ -18,8 +18,9 @@ use entity::product;
 use futures::{StreamExt, TryStreamExt, stream};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use read_model::sales::{self, Granularity, Sum, periods};
-use read_model::{RankPosition, Ranking};
+use read_model::reports::{self as sales_reports, Granularity, periods};
+use read_model::rules::sales;
+use read_model::{RankPosition, Ranking, Sum};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokio::sync::Mutex;
 use tracing::warn;
@@ -170,7 +171,7 @@ impl Reports {
         Ok(ClientConnection::new(clients, by, after.is_some(), has_next_page, self.app.currency))
     }
 
-    /// As [`sales::report`].
+    /// As [`sales_reports::report`].
     pub async fn sales(
         self: &Arc<Self>,
         from: NaiveDate,
@@ -180,7 +181,7 @@ impl Reports {
         let key = ((from, to, Slot::of(Utc::now(), FRESH)), granularity);
         let reports = self.clone();
         kept(&self.sales, key, async move {
-            let report = sales::report(&*reports.app.read_model, from, to, granularity).await?;
+            let report = sales_reports::report(&*reports.app.read_model, from, to, granularity).await?;
             Ok(SalesReport::new(&report, reports.app.currency))
         })
         .await
@@ -287,7 +288,7 @@ fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap
 mod tests {
     use entity::{Change, Event, Line, OrderPlaced};
     use iso_currency::Currency;
-    use read_model::{Memory, ReadModel};
+    use read_model::{Memory, Projection as _};
     use uuid::Uuid;
 
     use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::Either;
 use futures::stream::{self, BoxStream, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
-use read_model::{Client, Error, ReadModel};
+use read_model::{Client, Error, Queries};
 use runtime::one_line;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -38,12 +38,12 @@ pub struct Live {
 /// Keeps what is watched up to date.
 pub struct Updates {
     live: Arc<Live>,
-    read_model: Arc<dyn ReadModel>,
+    read_model: Arc<dyn Queries>,
     new: mpsc::UnboundedReceiver<i64>,
 }
 
 /// Nothing is seen until [`Updates::run`] runs.
-pub fn live(read_model: Arc<dyn ReadModel>) -> (Arc<Live>, Updates) {
+pub fn live(read_model: Arc<dyn Queries>) -> (Arc<Live>, Updates) {
     #[expect(
         clippy::disallowed_methods,
         reason = "holds at most one id for each new subscriber, whose number is limited"

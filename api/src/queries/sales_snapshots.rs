@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
-use read_model::sales::{OrderSummary, Sum, latest_orders, today};
-use read_model::{Client, Error, ReadModel};
+use read_model::reports::{latest_orders, today};
+use read_model::{Client, Error, OrderSummary, Queries, Sum};
 use runtime::one_line;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -46,13 +46,13 @@ impl Snapshot {
 type Seen = Option<Result<Snapshot, Error>>;
 
 pub struct Snapshots {
-    read_model: Arc<dyn ReadModel>,
+    read_model: Arc<dyn Queries>,
     seen: watch::Sender<Seen>,
 }
 
 impl Snapshots {
     /// Nothing is seen until [`Snapshots::run`] runs.
-    pub fn new(read_model: Arc<dyn ReadModel>) -> Arc<Snapshots> {
+    pub fn new(read_model: Arc<dyn Queries>) -> Arc<Snapshots> {
         Arc::new(Snapshots { read_model, seen: watch::Sender::new(None) })
     }
 

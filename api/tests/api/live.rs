@@ -6,7 +6,7 @@ use std::time::Duration;
 use entity::Event;
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
-use read_model::{Memory, ReadModel};
+use read_model::{Memory, Projection, ReadModel};
 use serde_json::{Value, json};
 use test_support::events::order_placed;
 

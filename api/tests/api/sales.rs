@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use entity::Event;
-use read_model::sales::today;
-use read_model::{Memory, ReadModel};
+use read_model::reports::today;
+use read_model::{Memory, Projection};
 use serde_json::{Value, json};
 
 use crate::reports::*;

@@ -7,7 +7,7 @@ use api::outbox::relay::{Pass, Relay};
 use entity::{Event, order, order_event};
 use futures::future::join_all;
 use iso_currency::Currency;
-use read_model::{Memory, ReadModel};
+use read_model::{Memory, Projection, ReadModel};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 use uuid::Uuid;
 

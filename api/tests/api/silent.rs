@@ -4,18 +4,26 @@ use std::collections::HashMap;
 
 use entity::Event;
 use futures::stream::{BoxStream, StreamExt};
-use read_model::sales::{OrderSummary, StoredOrder, Sum};
-use read_model::{Applied, Client, Error, Product, RankPosition, Ranking, ReadModel};
+use read_model::{
+    Applied, Client, Error, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, StoredOrder, Sum,
+};
 use uuid::Uuid;
 
 pub struct Silent;
 
 #[async_trait::async_trait]
-impl ReadModel for Silent {
+impl Projection for Silent {
     async fn apply(&self, _: &[Event]) -> Vec<Result<Applied, Error>> {
         std::future::pending().await
     }
 
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Queries for Silent {
     async fn clients(&self, _: &[i64]) -> Result<Vec<Option<Client>>, Error> {
         std::future::pending().await
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use entity::{Change, Event, Line, OrderPlaced};
 use iso_currency::Currency;
-use read_model::{ReadModel, Redis};
+use read_model::{Projection as _, Redis};
 use uuid::Uuid;
 
 #[global_allocator]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use entity::Event;
-use read_model::{Applied, Error, ReadModel};
+use read_model::{Applied, Error, Projection};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -22,7 +22,7 @@ struct Waiting {
 
 /// Where all pollers apply what they have received.
 pub struct Applying {
-    read_model: Arc<dyn ReadModel>,
+    read_model: Arc<dyn Projection>,
     waiting: Mutex<Vec<Waiting>>,
     /// Told when more wait.
     more: Notify,
@@ -31,7 +31,7 @@ pub struct Applying {
 }
 
 impl Applying {
-    pub fn new(read_model: Arc<dyn ReadModel>) -> Applying {
+    pub fn new(read_model: Arc<dyn Projection>) -> Applying {
         Applying { read_model, waiting: Mutex::default(), more: Notify::new(), turn: tokio::sync::Mutex::default() }
     }
 
@@ -83,7 +83,7 @@ impl Applying {
 mod tests {
     use entity::{Change, ClientChanged};
     use futures::future::join_all;
-    use read_model::Memory;
+    use read_model::{Memory, Queries};
     use tokio::time::Instant;
     use uuid::Uuid;
 

@@ -18,7 +18,7 @@ use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemA
 use entity::Event;
 use futures::future::try_join_all;
 use iso_currency::Currency;
-use read_model::{Error, ReadModel};
+use read_model::{Error, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub struct Consumer {
     /// The same, for calls that wait.
     long_polling: Client,
     pub queue_url: String,
-    pub read_model: Arc<dyn ReadModel>,
+    pub read_model: Arc<dyn Projection>,
     applying: Arc<Applying>,
     /// The one that amounts are counted in.
     pub currency: Currency,
@@ -72,7 +72,7 @@ pub struct Batch {
 }
 
 impl Consumer {
-    pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn ReadModel>, currency: Currency) -> Consumer {
+    pub fn new(queue: Client, queue_url: String, read_model: Arc<dyn Projection>, currency: Currency) -> Consumer {
         let waits = queue.config().to_builder().timeout_config(at_most(LONG_POLL + CALL_TIMEOUT));
         Consumer {
             long_polling: Client::from_conf(waits.build()),

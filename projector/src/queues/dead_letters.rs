@@ -13,7 +13,7 @@ use aws_sdk_sqs::types::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use entity::{Event, Subject};
 use iso_currency::Currency;
-use read_model::{Error, ReadModel, Redis};
+use read_model::{Error, Queries, Redis};
 use runtime::one_line;
 use serde::Serialize;
 

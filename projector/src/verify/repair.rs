@@ -3,7 +3,7 @@
 use anyhow::Context;
 use entity::order_event::{self, Column};
 use entity::{Event, Subject};
-use read_model::{Error, ProjectedClient, ReadModel};
+use read_model::{Error, ProjectedClient, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;

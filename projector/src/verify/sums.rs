@@ -11,8 +11,9 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
 use entity::order;
-use read_model::ReadModel;
-use read_model::sales::{Granularity, Resolution, Sum, products_of_day, products_of_month, report};
+use read_model::reports::{Granularity, report};
+use read_model::rules::sales::{products_of_day, products_of_month};
+use read_model::{Queries, Resolution, Sum};
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryOrder, QueryResult, QuerySelect, Statement, TryGetable,
 };

@@ -13,7 +13,7 @@ use apollo_parser::{Lexer, TokenKind};
 use async_graphql::{Pos, ServerError};
 use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
-use read_model::sales::periods;
+use read_model::reports::periods;
 
 use crate::edge::refusal;
 

@@ -2,7 +2,7 @@ use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
 use chrono::Utc;
 use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
-use read_model::sales::OrderSummary;
+use read_model::OrderSummary;
 
 use super::client::Client;
 use super::money::Money;

@@ -1,7 +1,8 @@
 use async_graphql::{Enum, SimpleObject};
 use chrono::Utc;
 use iso_currency::Currency;
-use read_model::sales::{self, Report, Sum};
+use read_model::Sum;
+use read_model::reports::{self, Report};
 
 use super::client::Client;
 use super::money::Money;
@@ -12,7 +13,7 @@ use crate::queries::sales_snapshots::Snapshot;
 
 /// How long each point of a report is.
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
-#[graphql(remote = "sales::Granularity")]
+#[graphql(remote = "reports::Granularity")]
 pub enum Granularity {
     /// An hour. Kept for 90 days.
     Hour,

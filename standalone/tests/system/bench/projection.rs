@@ -6,8 +6,8 @@ use std::time::Instant;
 use chrono::Utc;
 use entity::{Event, OrderPlaced, order_event};
 use futures::{StreamExt, stream};
-use read_model::batch::Batch;
 use read_model::redis::KEEP_ORDERS;
+use read_model::redis::batch::Batch;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
 use test_support::events::order_placed;
@@ -117,7 +117,7 @@ async fn projection() {
         let rate = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|_| panic!("{output:?}"));
         applied.push(Sample { rate, ..Sample::default() });
     }
-    let script = std::fs::read_to_string(repository_file("read_model/src/apply.lua")).unwrap();
+    let script = std::fs::read_to_string(repository_file("read_model/src/redis/scripts/apply.lua")).unwrap();
     let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(&script).query_async(&mut redis).await.unwrap();
     let fencing_token: String =
         redis::cmd("GET").arg("orders:{p1}:fencing_token").query_async(&mut redis).await.unwrap();

@@ -1,32 +1,30 @@
-//! Generations: complete sets of the read model's keys, one of which is live. To make the read model anew, another is
-//! built beside it, made live when it is complete, and the old one is kept for a while, as up to date as before.
+//! Which generations there can be, and every change that they may go through. No I/O: see `registry`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What a generation's keys hold. Raise it when a projection is added or its meaning changes: the read model must then be
-/// made anew with `projector rebuild`, and releases that know only less do not touch what it makes.
+/// The format of a generation's keys. Raise it when a projection is added or its meaning changes: then `projector rebuild` is needed,
+/// and older releases do not write to the new generation.
 ///
-/// Events are applied to all generations by the newest rules that a release knows, also to those of a lesser format: it may
-/// only add to what there was.
+/// Events are applied to every generation by the rules of the writing release, also to generations of an older format. So a new
+/// format may only add to the previous one.
 ///
-/// 2 added all but the clients themselves: their lists, rankings, and sums over time and products. The catalogue came later,
-/// and needed no other: it fills with the events of products, which no release without it has.
+/// Format 2 added everything but the clients: recent orders, rankings, and sums over time and products.
 pub const FORMAT: u32 = 2;
-/// How long one that was live is kept at least (ms): some readers do not know yet that it is not.
+/// How long a generation that was live is kept at least (ms): some readers have not noticed the change yet.
 const STILL_READ: i64 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum GenerationState {
-    /// Queries read it.
+    /// Queries read this generation.
     Live,
-    /// It is being filled.
+    /// A rebuild fills it.
     Building,
-    /// It was live, and can be again until this time (ms since 1970).
+    /// It was live, and can become live again until this time (ms since 1970).
     Kept { until: i64 },
-    /// Given up at this time (ms since 1970): nothing is applied to it any more, and its keys are to go.
+    /// Removed at this time (ms since 1970): no event is applied to it, and its keys will be deleted.
     Removed { since: i64 },
 }
 
@@ -38,32 +36,33 @@ pub struct Generation {
     pub format: u32,
 }
 
-/// All generations by their numbers. One is live; others may be building, kept and removed.
+/// All generations by number. Exactly one is live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
-    /// Rises with each change, and is never used twice, also not by a store that has lost it: ms since 1970, or more.
+    /// The fencing token: it rises with each change. No token is used twice, even after a store has lost it, because it is at least the
+    /// time of the change in ms since 1970.
     #[serde(alias = "epoch")]
     pub fencing_token: u64,
-    /// The largest number that was ever given.
+    /// The largest number ever used.
     last: u64,
     pub generations: BTreeMap<u64, Generation>,
 }
 
-/// Why a generation cannot be made what it should be.
+/// Why a change is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransitionError {
     #[error("no generation is being built")]
     NotBuilding,
-    #[error("no generation is kept from before")]
+    #[error("there is no previous generation")]
     NoPrevious,
-    #[error("generation {0} was given up meanwhile, or Redis lost it")]
+    #[error("generation {0} was removed meanwhile, or Redis lost it")]
     Gone(u64),
-    #[error("what is live was made by a newer release, in format {0}")]
+    #[error("a newer release made the live generation, in format {0}")]
     Newer(u32),
 }
 
 impl Generations {
-    /// Those of an empty store.
+    /// The generations of an empty store: one, which is live.
     pub fn first(now: i64) -> Generations {
         let first = Generation { state: GenerationState::Live, format: FORMAT };
         Generations {
@@ -73,13 +72,13 @@ impl Generations {
         }
     }
 
-    /// The one that queries read.
+    /// The generation that queries read.
     pub fn live(&self) -> u64 {
         self.find(|state| *state == GenerationState::Live).unwrap_or(1)
     }
 
-    /// Those that each event is applied to: the live one first.
-    pub fn applied(&self) -> impl Iterator<Item = u64> {
+    /// The generations that events are applied to, the live one first.
+    pub fn written(&self) -> impl Iterator<Item = u64> {
         let live = self.live();
         let others = self.generations.iter().filter(move |(number, generation)| {
             **number != live && !matches!(generation.state, GenerationState::Removed { .. })
@@ -87,16 +86,17 @@ impl Generations {
         std::iter::once(live).chain(others.map(|(number, _)| *number))
     }
 
-    /// The largest format of those that events are applied to.
+    /// The largest format of the generations that events are applied to.
     pub fn format(&self) -> u32 {
-        self.applied().filter_map(|number| self.generations.get(&number)).map(|one| one.format).max().unwrap_or(FORMAT)
+        self.written().filter_map(|number| self.generations.get(&number)).map(|one| one.format).max().unwrap_or(FORMAT)
     }
 
+    /// The generation that a rebuild fills.
     pub fn building(&self) -> Option<u64> {
         self.find(|state| *state == GenerationState::Building)
     }
 
-    /// The one that is kept for longest: it was live last.
+    /// The generation that was live before, which a rollback makes live again: the one that is kept for longest.
     pub fn previous(&self) -> Option<u64> {
         let until = |generation: &Generation| match generation.state {
             GenerationState::Kept { until } => Some(until),
@@ -106,7 +106,7 @@ impl Generations {
         kept.max().map(|(_, number)| number)
     }
 
-    /// Begins one, unless one of this format is being built already; returns its number.
+    /// Starts a rebuild, or continues one of this format. Returns the number of its generation.
     pub fn start(&mut self, now: i64) -> Result<u64, TransitionError> {
         let format = |number: &u64| self.generations.get(number).map_or(FORMAT, |generation| generation.format);
         let live = format(&self.live());
@@ -124,10 +124,10 @@ impl Generations {
         Ok(self.last)
     }
 
-    /// Makes live what was built, and keeps what was live so long (ms). What was kept before is to go.
+    /// Makes a rebuilt generation live, and keeps the live one for `keep` ms. An earlier kept one is discarded.
     pub fn switch(&mut self, building: u64, now: i64, keep: i64) -> Result<(), TransitionError> {
         if self.live() == building {
-            return Ok(()); // somebody else has done it
+            return Ok(()); // another process has done it
         }
         if self.building() != Some(building) {
             return Err(TransitionError::Gone(building));
@@ -137,7 +137,7 @@ impl Generations {
         Ok(())
     }
 
-    /// Makes this one live again, and keeps what was live.
+    /// Makes the previous generation live again, and keeps the live one for `keep` ms.
     pub fn roll_back(&mut self, kept: u64, now: i64, keep: i64) -> Result<(), TransitionError> {
         if self.previous() != Some(kept) {
             return Err(TransitionError::Gone(kept));
@@ -146,14 +146,14 @@ impl Generations {
         Ok(())
     }
 
-    /// Gives up what is being built; returns its number.
+    /// Removes the generation that a rebuild fills. Returns its number.
     pub fn abort(&mut self, now: i64) -> Result<u64, TransitionError> {
         let building = self.building().ok_or(TransitionError::NotBuilding)?;
         self.set(building, GenerationState::Removed { since: now });
         Ok(building)
     }
 
-    /// Keeps what is kept no longer than readers may need it; returns its number.
+    /// Keeps the previous generation only for as long as readers may need it. Returns its number.
     pub fn discard(&mut self, now: i64) -> Result<u64, TransitionError> {
         let kept = self.previous().ok_or(TransitionError::NoPrevious)?;
         for generation in self.generations.values_mut() {
@@ -164,14 +164,14 @@ impl Generations {
         Ok(kept)
     }
 
-    /// Gives up what has been kept for long enough.
+    /// Removes the generations that were kept for long enough.
     pub fn expire(&mut self, now: i64) {
         while let Some(kept) = self.find(|state| matches!(state, GenerationState::Kept { until } if *until <= now)) {
             self.set(kept, GenerationState::Removed { since: now });
         }
     }
 
-    /// Forgets one whose keys are gone.
+    /// Forgets a removed generation after its keys were deleted.
     pub fn forget(&mut self, removed: u64) {
         if self.is_removed(removed) {
             self.generations.remove(&removed);
@@ -182,8 +182,8 @@ impl Generations {
         self.generations.get(&number).is_some_and(|one| matches!(one.state, GenerationState::Removed { .. }))
     }
 
-    /// Those that were given up so long ago (ms) that nobody is about to write to them any more.
-    pub fn to_remove(&self, now: i64, after: i64) -> Vec<u64> {
+    /// Returns the generations that were removed at least `after` ms ago, so that no write to them is still on its way.
+    pub fn removable(&self, now: i64, after: i64) -> Vec<u64> {
         let is_due =
             |state: &GenerationState| matches!(state, GenerationState::Removed { since } if since + after <= now);
         self.generations.iter().filter(|(_, one)| is_due(&one.state)).map(|(number, _)| *number).collect()

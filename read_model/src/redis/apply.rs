@@ -1,0 +1,164 @@
+//! The projection: events become calls of `apply.lua` and `apply_product.lua`, in few round trips.
+
+use std::collections::BTreeMap;
+
+use ::redis::{Cmd, RedisError, RedisResult, Script, Value, from_redis_value, pipe};
+use chrono::Utc;
+use entity::{Change, Event, ProductChanged};
+
+use super::batch::Batch;
+use super::generations::registry::{ATTEMPTS, WriteTarget, keep_changing};
+use super::keys::{CHANGED, fencing_token_key, missing_key};
+use super::scripts::{is_not_loaded, is_stale};
+use super::{Redis, is_read_only};
+use crate::{Applied, Error, Projection};
+
+/// The most events and lines of orders that are applied in one round trip: a busy server must manage it well within
+/// [`TIMEOUT`](super::connection::TIMEOUT).
+const MAX_BATCH_SIZE: usize = 1_000;
+
+#[async_trait::async_trait]
+impl Projection for Redis {
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        if events.is_empty() {
+            return Vec::new();
+        }
+        let results = self.apply_all(events).await;
+        if results.iter().flatten().any(|result| result.as_ref().is_err_and(is_read_only)) {
+            self.leave_server();
+        }
+        match results {
+            Ok(results) => results.into_iter().map(|result| result.map_err(Error::from)).collect(),
+            // The outcome of the events is unknown, and nothing is wrong with them.
+            Err(Error::Unavailable(why) | Error::Damaged(why)) => vec![Err(Error::Unavailable(why)); events.len()],
+        }
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Redis::ping(self).await
+    }
+}
+
+impl Redis {
+    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<Applied>>, Error> {
+        let mut results = Vec::with_capacity(events.len());
+        let (mut first, mut size) = (0, 0);
+        for (index, event) in events.iter().enumerate() {
+            size += 1 + event.order().map_or(0, |order| order.lines.len());
+            if size >= MAX_BATCH_SIZE || index + 1 == events.len() {
+                results.extend(self.apply_round_trip(&events[first..=index]).await?);
+                (first, size) = (index + 1, 0);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Applies the events of each partition as one batch. If a batch is refused because of one of its events, each of them is
+    /// retried in isolation.
+    async fn apply_round_trip(&self, events: &[Event]) -> Result<Vec<RedisResult<Applied>>, Error> {
+        let mut results = vec![Ok(Applied::Before); events.len()];
+        let mut by_partition: BTreeMap<i64, Batch> = BTreeMap::new();
+        let (mut products, mut product_indices, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, event) in events.iter().enumerate() {
+            let client = match &event.data {
+                Change::Product(product) => {
+                    products.push((product, event.version));
+                    product_indices.push(index);
+                    continue;
+                }
+                Change::Client(client) => client.client_id,
+                Change::OrderPlaced(order) => order.client_id,
+            };
+            let first = by_partition.entry(self.partition(client)).or_default().add(index, client, event);
+            if first != index {
+                repeats.push((index, first));
+            }
+        }
+        for (index, result) in product_indices.into_iter().zip(self.apply_products(&products).await?) {
+            results[index] = result;
+        }
+        let (batches, too_large): (Vec<Batch>, Vec<Batch>) = by_partition.into_values().partition(Batch::fits);
+        let mut isolated: Vec<(usize, i64)> = too_large.iter().flat_map(Batch::indices).collect();
+        for (batch, result) in batches.iter().zip(self.apply_batches(&batches).await?) {
+            let blames_an_event = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT"));
+            if result.as_ref().is_err_and(blames_an_event) && batch.has_several() {
+                isolated.extend(batch.indices());
+            } else {
+                batch.indices().for_each(|(index, _)| results[index] = result.clone());
+            }
+        }
+        isolated.sort_unstable();
+        let batches: Vec<Batch> = isolated.iter().map(|(index, id)| Batch::of(*index, *id, &events[*index])).collect();
+        for ((index, _), result) in isolated.into_iter().zip(self.apply_batches(&batches).await?) {
+            results[index] = result;
+        }
+        for (index, first) in repeats {
+            results[index] = results[first].clone().map(|_| Applied::Before);
+        }
+        Ok(results)
+    }
+
+    /// Applies each batch as one atomic step.
+    async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<Applied>>, Error> {
+        let now = Utc::now();
+        let call = |batch: &Batch, target: &WriteTarget| {
+            let mut call = self.write(&self.shared.scripts.apply, self.partition(batch.client()), target);
+            batch.write(call.arg(self.channel()), now, self.keep_orders);
+            call
+        };
+        self.call(|target| batches.iter().map(|batch| call(batch, target)).collect()).await
+    }
+
+    async fn apply_products(&self, products: &[(&ProductChanged, i32)]) -> Result<Vec<RedisResult<Applied>>, Error> {
+        let call = |(product, version): &(&ProductChanged, i32), target: &WriteTarget| {
+            let partition = self.partition(product.product_id);
+            let mut call = self.write(&self.shared.scripts.apply_product, partition, target);
+            call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
+            call
+        };
+        self.call(|target| products.iter().map(|product| call(product, target)).collect()).await
+    }
+
+    /// Returns a call of a script that writes to a partition, without its last arguments.
+    fn write(&self, script: &Script, partition: i64, target: &WriteTarget) -> Cmd {
+        let mut call = ::redis::cmd("EVALSHA");
+        call.arg(script.get_hash()).arg(2).arg(fencing_token_key(partition)).arg(missing_key(partition));
+        call.arg(target.fencing_token).arg(&target.generations);
+        call
+    }
+
+    /// Makes calls of scripts in one round trip. Calls that fail because a script is not loaded or the fencing token is stale are
+    /// repeated with all others: what has been applied is then only reported as applied before.
+    async fn call(&self, calls: impl Fn(&WriteTarget) -> Vec<Cmd>) -> Result<Vec<RedisResult<Applied>>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut pipeline = pipe();
+            for call in calls(&self.write_target()?) {
+                pipeline.add_command(call);
+            }
+            if pipeline.is_empty() {
+                return Ok(Vec::new());
+            }
+            let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+            let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+            if errors.clone().any(is_not_loaded) {
+                self.shared.scripts.load(&mut self.connection()).await?;
+            } else if errors.any(is_stale) {
+                self.reconcile().await?;
+            } else {
+                return Ok(results.into_iter().map(|result| applied(result?)).collect());
+            }
+        }
+        Err(keep_changing())
+    }
+
+    /// The channel for changes. Nobody watches a generation that is being built.
+    pub(super) fn channel(&self) -> &'static str {
+        if self.pinned_to.is_some() { "" } else { CHANGED }
+    }
+}
+
+/// Reads the result of a script: the number of generations that changed.
+fn applied(result: Value) -> RedisResult<Applied> {
+    let generations: u32 = from_redis_value(result)?;
+    Ok(if generations == 0 { Applied::Before } else { Applied::Now })
+}

@@ -1,0 +1,136 @@
+//! Where the read model is, and connecting to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub, SendError};
+use ::redis::cluster::ClusterClientBuilder;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::io::tcp::TcpSettings;
+use ::redis::{
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisError,
+    RedisResult, cmd,
+};
+use socket2::TcpKeepalive;
+use tokio::time::timeout;
+
+use super::cluster::{Cluster, Renewed};
+use super::{Connection, TIMEOUT};
+use crate::redis::client_cache::ClientCache;
+
+/// How long sent bytes may stay unacknowledged before the connection counts as dead, and how long it may be idle before a probe.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// How often a command follows its slot to another node of a Cluster, or is retried.
+const MAX_REDIRECTS: u32 = 16;
+/// The shortest and the longest pause before a retry in a Cluster (ms).
+const RETRY_PAUSES_MS: [u64; 2] = [10, 100];
+
+/// The address of a read model.
+#[derive(Clone)]
+pub struct Servers {
+    /// One server, or some nodes of a Cluster.
+    addresses: Vec<ConnectionInfo>,
+    is_cluster: bool,
+}
+
+impl Servers {
+    /// Finds out whether a server or a Cluster is there. `url` may name several nodes of a Cluster, separated by commas: one that responds is
+    /// enough.
+    pub async fn find(url: &str) -> RedisResult<Servers> {
+        // A connection that only listens notices in no other way that the server is gone.
+        let keepalive =
+            TcpKeepalive::new().with_time(MAX_SILENCE).with_interval(Duration::from_secs(1)).with_retries(3);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(MAX_SILENCE);
+        let address = |url: &str| Ok(url.trim().into_connection_info()?.set_tcp_settings(tcp.clone()));
+        let mut servers =
+            Servers { addresses: url.split(',').map(address).collect::<RedisResult<_>>()?, is_cluster: false };
+        let mut connection =
+            first(&servers.addresses, async |client| client.get_multiplexed_async_connection().await).await?;
+        // If INFO is forbidden, this counts as one server.
+        let info: RedisResult<String> = cmd("INFO").arg("cluster").query_async(&mut connection).await;
+        servers.is_cluster = info.is_ok_and(|info| info.contains("cluster_enabled:1"));
+        if servers.addresses.len() > 1 && !servers.is_cluster {
+            let why = "it names several servers, but they are not a Cluster";
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, why)));
+        }
+        Ok(servers)
+    }
+
+    /// Connects. A single server sends invalidations to `client_cache`, a Cluster does not.
+    pub async fn connect(&self, client_cache: &Arc<ClientCache>) -> RedisResult<Connection> {
+        if self.is_cluster {
+            let (direct, following) = (Renewed::connect(self, 1).await?, Renewed::connect(self, MAX_REDIRECTS).await?);
+            return Ok(Connection::Cluster(Cluster { direct, following, turn: Arc::default() }));
+        }
+        Ok(Connection::Server(ConnectionManager::new_with_config(self.client()?, config(client_cache)).await?))
+    }
+
+    pub(super) async fn connect_to_cluster(&self, redirects: u32) -> RedisResult<ClusterConnection> {
+        let client = ClusterClientBuilder::new(self.addresses.iter().cloned())
+            .connection_timeout(TIMEOUT)
+            .response_timeout(TIMEOUT)
+            .overall_response_timeout(Some(2 * TIMEOUT))
+            .retries(redirects)
+            .min_retry_wait(RETRY_PAUSES_MS[0])
+            .max_retry_wait(RETRY_PAUSES_MS[1])
+            .tcp_settings(self.addresses[0].tcp_settings().clone());
+        client.build()?.get_async_connection().await
+    }
+
+    /// Returns a new connection, which connects when it is first used, to the server that the URL names then. `None` for a Cluster,
+    /// whose connection does so by itself.
+    pub fn reconnect(&self, client_cache: &Arc<ClientCache>) -> Option<Connection> {
+        let client = self.client().ok().filter(|_| !self.is_cluster)?;
+        ConnectionManager::new_lazy_with_config(client, config(client_cache)).ok().map(Connection::Server)
+    }
+
+    /// A client that speaks RESP3, in which a server can send invalidations.
+    fn client(&self) -> RedisResult<Client> {
+        let server = &self.addresses[0];
+        let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        Client::open(server.clone().set_redis_settings(settings))
+    }
+
+    /// Connects to any node, for a subscription: each node passes on what is published on another.
+    pub async fn listen(&self, connection: &mut Connection) -> RedisResult<PubSub> {
+        let mut addresses = self.addresses.clone();
+        for (host, port) in connection.primaries().await.unwrap_or_default() {
+            let address = match self.addresses[0].addr().clone() {
+                ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                    ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+                }
+                _ => ConnectionAddr::Tcp(host, port),
+            };
+            addresses.push(self.addresses[0].clone().set_addr(address));
+        }
+        first(&addresses, async |client| client.get_async_pubsub().await).await
+    }
+}
+
+/// Returns the first success of `connect`, trying one address after the other.
+async fn first<T>(addresses: &[ConnectionInfo], connect: impl AsyncFn(Client) -> RedisResult<T>) -> RedisResult<T> {
+    let mut last_error = RedisError::from((ErrorKind::InvalidClientConfig, "no address"));
+    for address in addresses {
+        match timeout(TIMEOUT, connect(Client::open(address.clone())?)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => last_error = error,
+            Err(_) => last_error = RedisError::from((ErrorKind::Io, "it does not respond")),
+        }
+    }
+    Err(last_error)
+}
+
+/// Without retries: a request fails at once, and the next request connects again.
+fn config(client_cache: &Arc<ClientCache>) -> ConnectionManagerConfig {
+    let client_cache = client_cache.clone();
+    ConnectionManagerConfig::new()
+        .set_push_sender(move |push: PushInfo| -> Result<(), SendError> {
+            client_cache.on_push(&push);
+            Ok(())
+        })
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT))
+}

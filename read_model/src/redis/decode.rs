@@ -1,0 +1,106 @@
+//! Parsing stored values.
+
+use std::collections::HashMap;
+
+use chrono::DateTime;
+
+use crate::{Client, Error, OrderSummary, Product, ProjectedClient, RankPosition, Sum};
+
+/// The fields of a client that [`read_client`] needs, in the order of [`ClientFields`].
+pub const CLIENT_FIELDS: [&str; 6] = ["name", "email", "total", "orders", "last_purchase", "version"];
+/// The values of [`CLIENT_FIELDS`].
+pub type ClientFields = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>);
+
+pub fn read_client(id: i64, fields: ClientFields) -> Result<Option<Client>, Error> {
+    let damaged = || Error::Damaged(format!("client {id} lacks fields or has an impossible date"));
+    match fields {
+        (None, None, None, None, None, None) => Ok(None),
+        (Some(name), Some(email), Some(total), Some(order_count), last_purchase, version) => {
+            let last_purchase =
+                last_purchase.map(|ms| DateTime::from_timestamp_millis(ms).ok_or_else(damaged)).transpose()?;
+            let version = version.unwrap_or(0);
+            Ok(Some(Client { id, name, email, total, order_count, last_purchase, version }))
+        }
+        _ => Err(damaged()),
+    }
+}
+
+/// Reads all fields of a client, as bytes: a value that is not text is damaged.
+pub fn read_projected_client(id: i64, fields: &HashMap<Vec<u8>, Vec<u8>>) -> Result<Option<ProjectedClient>, Error> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let damaged = |field: &str| Error::Damaged(format!("the field {field} of client {id}"));
+    let mut projected = ProjectedClient::new(id);
+    let client = &mut projected.client;
+    let (mut name, mut email) = (None, None);
+    for (field, value) in fields {
+        let field = str::from_utf8(field).map_err(|_| damaged("whose name is not text"))?;
+        let value = str::from_utf8(value).map_err(|_| damaged(field))?;
+        let count = || value.parse::<i32>().map_err(|_| damaged(field));
+        match field {
+            "name" => name = Some(value.to_owned()),
+            "email" => email = Some(value.to_owned()),
+            "total" => client.total = value.parse().map_err(|_| damaged(field))?,
+            "orders" => client.order_count = value.parse().map_err(|_| damaged(field))?,
+            "version" => client.version = count()?,
+            "newest" => projected.newest = count()?,
+            "last_purchase" => {
+                let time = value.parse().ok().and_then(DateTime::from_timestamp_millis);
+                client.last_purchase = Some(time.ok_or_else(|| damaged(field))?);
+            }
+            _ => {
+                let version = field.strip_prefix("ahead:").and_then(|version| version.parse().ok());
+                projected.ahead.insert(version.ok_or_else(|| damaged(field))?);
+            }
+        }
+    }
+    (client.name, client.email) = name.zip(email).ok_or_else(|| damaged("name or email"))?;
+    Ok(Some(projected))
+}
+
+pub fn read_order_summary(text: &str) -> Result<OrderSummary, Error> {
+    OrderSummary::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in the recent orders of a client")))
+}
+
+/// Reads ids and ranks in turn.
+pub fn read_positions(text: &str) -> Result<Vec<RankPosition>, Error> {
+    let parts: Vec<&str> = text.split_ascii_whitespace().collect();
+    let position =
+        |[id, rank]: &[&str; 2]| Some(RankPosition { rank: rank.parse::<f64>().ok()? as i64, id: id.parse().ok()? });
+    let positions = parts.as_chunks().0.iter().map(position).collect::<Option<_>>();
+    positions.ok_or_else(|| Error::Damaged(format!("{text:?} in a ranking")))
+}
+
+/// Reads a bucket page: revenue and number of orders of each bucket. The last bucket may be shorter.
+pub fn read_buckets(page: &[u8]) -> impl ExactSizeIterator<Item = Sum> {
+    let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
+    page.chunks(size_of::<[i64; 2]>())
+        .map(move |bucket| Sum { revenue: number(bucket.get(..8)), count: number(bucket.get(8..16)) })
+}
+
+/// Adds the fields and values of a product hash, in turn, to `sales`.
+pub fn read_product_sales(text: &str, sales: &mut HashMap<i64, Sum>) -> Result<(), Error> {
+    let mut parts = text.split_ascii_whitespace();
+    while let Some(field) = parts.next() {
+        let damaged = || Error::Damaged(format!("the field {field} of the product sales"));
+        let (product, part) = field.split_once(':').ok_or_else(damaged)?;
+        let amount = parts.next().and_then(|amount| amount.parse().ok()).ok_or_else(damaged)?;
+        let sold = match part {
+            "units" => Sum { count: amount, revenue: 0 },
+            "revenue" => Sum { count: 0, revenue: amount },
+            _ => return Err(damaged()),
+        };
+        sales.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+    }
+    Ok(())
+}
+
+pub fn read_product(id: i64, text: &str) -> Result<Product, Error> {
+    let product = || {
+        let (version, rest) = text.split_once(' ')?;
+        let (price, name) = rest.split_once(' ')?;
+        Some(Product { id, name: name.to_owned(), price: price.parse().ok()?, version: version.parse().ok()? })
+    };
+    product().ok_or_else(|| Error::Damaged(format!("product {id} of the catalogue: {text:?}")))
+}

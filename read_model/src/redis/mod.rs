@@ -1,0 +1,169 @@
+//! The read model in Redis ≥ 6.2 or Valkey, on one server or a Cluster.
+//!
+//! | module         | holds                                                                    |
+//! |----------------|--------------------------------------------------------------------------|
+//! | [`keys`]       | the keys and their meaning                                               |
+//! | `apply`        | the projection: events become calls of `scripts/apply.lua`               |
+//! | [`batch`]      | the arguments of `scripts/apply.lua`                                     |
+//! | `read`         | the queries                                                              |
+//! | `repair`       | what `projector verify` compares and replaces                            |
+//! | `decode`       | parsing stored values                                                    |
+//! | `client_cache` | recently read clients, invalidated by Redis                              |
+//! | [`generations`] | which sets of keys there are: their states, and how processes learn of a change |
+//! | [`connection`] | one server or a Cluster behind the same calls                            |
+
+mod apply;
+pub mod batch;
+mod client_cache;
+pub mod connection;
+mod decode;
+pub mod generations;
+pub mod keys;
+mod read;
+mod repair;
+mod scripts;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use ::redis::{AsyncCommands, ErrorKind, RedisError, ServerErrorKind, pipe};
+use iso_currency::Currency;
+
+use self::client_cache::ClientCache;
+use self::connection::{Connection, Servers};
+use self::generations::registry::Registry;
+use self::keys::{META, generation_key};
+use self::scripts::Scripts;
+use crate::Error;
+
+/// How long orders are stored by default.
+pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The read model in Redis. Clones share their connection.
+#[derive(Clone)]
+pub struct Redis {
+    shared: Arc<Shared>,
+    /// How long orders are stored.
+    keep_orders: Duration,
+    /// The only generation that is read and written. Otherwise the live one is read, and all that receive events are written.
+    pinned_to: Option<u64>,
+}
+
+struct Shared {
+    servers: Servers,
+    client_cache: Arc<ClientCache>,
+    connection: RwLock<Connection>,
+    partitions: u16,
+    currency: Currency,
+    registry: Registry,
+    scripts: Scripts,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("REDIS_URL is not set: the read model")]
+    NotSet,
+    #[error("cannot reach the Redis of REDIS_URL")]
+    Unreachable(#[from] RedisError),
+    #[error(
+        "this Redis was filled with {name}={stored}, but this process is set to {name}={configured}; \
+         set {name}={stored}, or use another Redis"
+    )]
+    Differs { name: &'static str, stored: String, configured: String },
+    #[error(transparent)]
+    ReadModel(#[from] Error),
+}
+
+impl Redis {
+    /// Connects, and stores or checks the settings that all processes on this Redis share. `partitions` is at least 1.
+    pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
+        // Two cryptography providers are compiled into rustls, by different libraries, so that it requires a choice.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (servers, client_cache) = (Servers::find(url).await?, Arc::new(ClientCache::new()));
+        let connection = RwLock::new(servers.connect(&client_cache).await?);
+        let (registry, scripts) = (Registry::new(), Scripts::new());
+        let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts };
+        let redis = Redis { shared: Arc::new(shared), keep_orders: KEEP_ORDERS, pinned_to: None };
+        redis.check_shared_settings().await?;
+        redis.fence_partitions().await?;
+        Ok(redis)
+    }
+
+    /// Returns a read model that reads and writes only this generation, in whatever state it is.
+    pub fn pinned_to(&self, generation: u64) -> Redis {
+        Redis { pinned_to: Some(generation), ..self.clone() }
+    }
+
+    /// Returns a read model that stores orders for this long.
+    pub fn keeping_orders(self, keep_orders: Duration) -> Redis {
+        Redis { keep_orders, ..self }
+    }
+
+    /// Checks that the store responds.
+    pub async fn ping(&self) -> Result<(), Error> {
+        // In a Cluster this asks only the node that has the key: others may be down.
+        let _: bool = self.connection().exists(META).await?;
+        Ok(())
+    }
+
+    /// Stores the settings that all processes share, or compares them with the stored ones.
+    async fn check_shared_settings(&self) -> Result<(), ConnectError> {
+        let Shared { partitions, currency, .. } = &*self.shared;
+        let settings =
+            [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
+        for (name, field, configured) in settings {
+            let (_, stored): (bool, String) =
+                pipe().hset_nx(META, field, &configured).hget(META, field).query_async(&mut self.connection()).await?;
+            if stored != configured {
+                return Err(ConnectError::Differs { name, stored, configured });
+            }
+        }
+        Ok(())
+    }
+
+    fn connection(&self) -> Connection {
+        self.shared.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects again, to the server that the URL names now: a demoted primary keeps its connections open.
+    fn leave_server(&self) {
+        if let Some(connection) = self.shared.servers.reconnect(&self.shared.client_cache) {
+            *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+            // The old connection does not report its end.
+            self.shared.client_cache.on_disconnect();
+        }
+    }
+
+    /// Converts the error of a write. Leaves a server that no longer accepts writes.
+    fn write_failed(&self, error: RedisError) -> Error {
+        if is_read_only(&error) {
+            self.leave_server();
+        }
+        error.into()
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = i64> + Clone {
+        0..self.shared.partitions.into()
+    }
+
+    fn partition(&self, id: i64) -> i64 {
+        id.rem_euclid(self.shared.partitions.into())
+    }
+
+    fn client_key(&self, generation: u64, id: i64) -> String {
+        generation_key(self.partition(id), generation, format_args!("client:{id}"))
+    }
+}
+
+fn is_read_only(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+impl From<RedisError> for Error {
+    /// Only an error that blames the stored data is [`Error::Damaged`]. Any other can pass, and must not cost an event.
+    fn from(error: RedisError) -> Error {
+        let blames_data = matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
+            || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse);
+        if blames_data { Error::Damaged(error.to_string()) } else { Error::Unavailable(error.to_string()) }
+    }
+}

@@ -1,0 +1,207 @@
+//! The queries.
+
+use std::collections::{HashMap, HashSet};
+
+use ::redis::{FromRedisValue, Pipeline, RedisResult, Value, from_redis_value, pipe};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::Redis;
+use super::connection::TIMEOUT;
+use super::decode::{
+    CLIENT_FIELDS, ClientFields, read_buckets, read_client, read_order_summary, read_positions, read_product_sales,
+};
+use super::keys::{CHANGED, RANKINGS, generation_key};
+use super::scripts::is_not_loaded;
+use crate::rules::sales::RECENT_ORDERS;
+use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, StoredOrder, Sum};
+
+#[async_trait::async_trait]
+impl Queries for Redis {
+    async fn clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        self.clients_of(self.live_generation().await?, ids).await
+    }
+
+    async fn cached_clients(&self, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        let (generation, cache) = (self.live_generation().await?, &self.shared.client_cache);
+        let mut clients: Vec<Option<Option<Client>>> = ids.iter().map(|id| cache.get(generation, *id)).collect();
+        let missing: Vec<i64> =
+            ids.iter().zip(&clients).filter(|(_, client)| client.is_none()).map(|(id, _)| *id).collect();
+        if !missing.is_empty() {
+            let marks: Vec<_> = missing.iter().map(|id| cache.mark(*id)).collect();
+            let read = self.clients_of(generation, &missing).await?;
+            let places = clients.iter_mut().filter(|client| client.is_none());
+            for (((id, mark), client), place) in missing.into_iter().zip(marks).zip(read).zip(places) {
+                cache.insert(mark, generation, id, &client);
+                *place = Some(client);
+            }
+        }
+        Ok(clients.into_iter().map(Option::flatten).collect())
+    }
+
+    async fn ranked_clients(
+        &self,
+        by: Ranking,
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<RankPosition>, Error> {
+        let generation = self.report_generation().await?;
+        // Most partitions have about the same share of the first clients.
+        let share = count / usize::from(self.shared.partitions);
+        let limit = count.min(share + 3 * share.isqrt() + 3);
+        let all: Vec<i64> = self.partitions().collect();
+        let results = self.ranked_in(generation, by, &all, after, limit).await?;
+        let positions = first_of(results.concat(), count);
+        // A partition that returned as many as it was asked for, all of them among the first, may have more. It is asked for all
+        // of them again: in two parts, a client that rises in between would be missed.
+        let may_have_more = |result: &[RankPosition]| {
+            result.len() == limit && result.last().is_some_and(|last| positions.contains(last))
+        };
+        let more: Vec<i64> =
+            all.into_iter().zip(&results).filter(|(_, result)| may_have_more(result)).map(|(one, _)| one).collect();
+        if limit == count || more.is_empty() {
+            return Ok(positions);
+        }
+        let more = self.ranked_in(generation, by, &more, after, count).await?.concat();
+        Ok(first_of([positions, more].concat(), count))
+    }
+
+    async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
+        let (generation, Some(last)) = (self.report_generation().await?, count.min(RECENT_ORDERS).checked_sub(1))
+        else {
+            return Ok(vec![Vec::new(); clients.len()]);
+        };
+        let mut pipeline = pipe();
+        for id in clients {
+            let key = generation_key(self.partition(*id), generation, format_args!("recent:{id}"));
+            pipeline.zrevrange(key, 0, last as isize);
+        }
+        let lists: Vec<Vec<String>> = self.read_all(&mut pipeline).await?;
+        lists.iter().map(|list| list.iter().map(|text| read_order_summary(text)).collect()).collect()
+    }
+
+    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
+        let (generation, mut pipeline) = (self.report_generation().await?, pipe());
+        for partition in self.partitions().filter(|one| client.is_none_or(|client| self.partition(client) == *one)) {
+            pipeline.get(generation_key(partition, generation, format_args!("order:{id}")));
+        }
+        let orders: Vec<Option<String>> = self.read_all(&mut pipeline).await?;
+        let Some(text) = orders.into_iter().flatten().next() else { return Ok(None) };
+        let stored: StoredOrder =
+            serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
+        Ok(Some(stored).filter(|stored| client.is_none_or(|client| stored.order.client_id == client)))
+    }
+
+    async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
+        self.projected_products(ids).await?.into_iter().collect()
+    }
+
+    async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
+        let (generation, mut pipeline) = (self.report_generation().await?, pipe());
+        for page in pages {
+            for partition in self.partitions() {
+                pipeline.get(generation_key(partition, generation, page));
+            }
+        }
+        let stored: Vec<Option<Vec<u8>>> = self.read_all(&mut pipeline).await?;
+        let sum = |partitions: &[Option<Vec<u8>>]| {
+            let mut sum: Vec<Sum> = Vec::new();
+            for page in partitions.iter().flatten() {
+                let buckets = read_buckets(page);
+                sum.resize(sum.len().max(buckets.len()), Sum::default());
+                sum.iter_mut().zip(buckets).for_each(|(sum, bucket)| sum.add(bucket));
+            }
+            sum
+        };
+        Ok(stored.chunks(self.shared.partitions.into()).map(sum).collect())
+    }
+
+    async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error> {
+        let (generation, mut calls) = (self.report_generation().await?, pipe());
+        for period in periods {
+            for partition in self.partitions() {
+                let call = calls.cmd("EVALSHA").arg(self.shared.scripts.read_hash.get_hash()).arg(1);
+                call.arg(generation_key(partition, generation, period));
+            }
+        }
+        let mut sales: HashMap<i64, Sum> = HashMap::new();
+        for text in self.read_all::<String>(&mut calls).await? {
+            read_product_sales(&text, &mut sales)?;
+        }
+        Ok(sales)
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        let subscribe = async {
+            let mut listener = self.shared.servers.listen(&mut self.connection()).await?;
+            listener.subscribe(CHANGED).await?;
+            RedisResult::Ok(listener.into_on_message())
+        };
+        let messages =
+            timeout(3 * TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not respond".into()))??;
+        let ids = |text: String| text.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<i64>>();
+        Ok(messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default())).boxed())
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Redis::ping(self).await
+    }
+}
+
+impl Redis {
+    async fn clients_of(&self, generation: u64, ids: &[i64]) -> Result<Vec<Option<Client>>, Error> {
+        let mut pipeline = pipe();
+        for id in ids {
+            pipeline.hmget(self.client_key(generation, *id), &CLIENT_FIELDS);
+        }
+        let clients: Vec<ClientFields> = self.read_all(&mut pipeline).await?;
+        ids.iter().zip(clients).map(|(id, fields)| read_client(*id, fields)).collect()
+    }
+
+    /// Returns the clients of each partition that follow a position. One round trip.
+    async fn ranked_in(
+        &self,
+        generation: u64,
+        by: Ranking,
+        partitions: &[i64],
+        after: Option<RankPosition>,
+        count: usize,
+    ) -> Result<Vec<Vec<RankPosition>>, Error> {
+        let (rank, id) = after.map(|after| (after.rank.to_string(), after.id.to_string())).unwrap_or_default();
+        let (name, mut calls) = (RANKINGS[by as usize], pipe());
+        for partition in partitions {
+            let call = calls.cmd("EVALSHA").arg(self.shared.scripts.read_ranking.get_hash()).arg(1);
+            call.arg(generation_key(*partition, generation, name)).arg(count).arg(&rank).arg(&id);
+        }
+        let texts: Vec<String> = self.read_all(&mut calls).await?;
+        texts.iter().map(|text| read_positions(text)).collect()
+    }
+
+    /// Returns the results of all commands of a pipeline, which may be empty.
+    ///
+    /// # Errors
+    /// If the store fails, or one of the keys is damaged.
+    async fn read_all<T: FromRedisValue>(&self, pipeline: &mut Pipeline) -> Result<Vec<T>, Error> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        pipeline.ignore_errors();
+        let mut results: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.connection()).await?;
+        if results.iter().any(|result| result.as_ref().is_err_and(is_not_loaded)) {
+            self.shared.scripts.load(&mut self.connection()).await?;
+            results = pipeline.query_async(&mut self.connection()).await?;
+        }
+        results.into_iter().map(|result| Ok(from_redis_value(result?).map_err(::redis::RedisError::from)?)).collect()
+    }
+}
+
+/// Returns the first positions, each client once: one may have moved while the partitions were read.
+fn first_of(mut positions: Vec<RankPosition>, count: usize) -> Vec<RankPosition> {
+    positions.sort_unstable_by(RankPosition::order);
+    let mut seen = HashSet::new();
+    positions.retain(|position| seen.insert(position.id));
+    positions.truncate(count);
+    positions
+}

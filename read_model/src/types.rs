@@ -1,0 +1,72 @@
+//! What the read model returns.
+
+use std::cmp::Ordering;
+
+use chrono::{DateTime, Utc};
+
+/// The state of a client after its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub id: i64,
+    pub name: String,
+    pub email: String,
+    /// The sum of all orders, in minor units.
+    pub total: i64,
+    pub order_count: i64,
+    pub last_purchase: Option<DateTime<Utc>>,
+    /// The watermark: every event up to this version is included. Later events may be included as well, if they arrived out of
+    /// order.
+    pub version: i32,
+}
+
+/// The state of a product after its newest event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    pub id: i64,
+    pub name: String,
+    /// Minor units.
+    pub price: i64,
+    pub version: i32,
+}
+
+/// The value that clients are ranked by, largest first. Clients with equal values are ordered by their ids as text, largest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ranking {
+    /// The sum of a client's orders, in minor units.
+    Total,
+    /// The time of a client's newest order, in ms since 1970; 0 for a client without orders.
+    LastPurchase,
+}
+
+/// A position in a [`Ranking`]. It remains valid when the client that had it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RankPosition {
+    /// The value that the client is ranked by, exact to 53 bits.
+    pub rank: i64,
+    pub id: i64,
+}
+
+impl RankPosition {
+    /// `Less` if this position comes before the other.
+    pub(crate) fn order(&self, other: &RankPosition) -> Ordering {
+        other.rank.cmp(&self.rank).then_with(|| other.id.to_string().cmp(&self.id.to_string()))
+    }
+}
+
+/// The result of applying an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    Now,
+    /// The event had been applied before; nothing changed.
+    Before,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The store is down, full, loading or misconfigured. The same request can succeed later.
+    #[error("the read model is unavailable: {0}")]
+    Unavailable(String),
+    /// The stored data prevent the operation. Nothing was changed, and repeating it does not help.
+    #[error("the read model is damaged: {0}")]
+    Damaged(String),
+}
