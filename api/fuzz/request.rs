@@ -54,6 +54,7 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let settings = Cli::parse_from(flags).settings;
         let db = database::connect("sqlite::memory:", 1, None).await.unwrap();
         migration::up(&db).await.unwrap();
+        migration::sample_data(&db, "USD").await.unwrap();
         let app =
             App { db, read_model: Arc::new(Memory::default()), currency: Currency::USD, read_wait: settings.read_wait };
         // Nothing listens at this address.

@@ -8,6 +8,10 @@ pub struct Migration;
 /// small row instead of rewriting the event. The release before must be stopped: it writes the column that goes.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // Without a foreign key: its check would lock, and so write, the row of the log.
         let id = ColumnDef::new("event_id").uuid().not_null().primary_key().to_owned();

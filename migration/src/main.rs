@@ -1,11 +1,13 @@
-//! `migration up`: brings the command database to the schema this release needs.
+//! `migration up` brings the command database to the schema that this release needs.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail, ensure};
 use clap::{Parser, Subcommand};
+use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
-use runtime::{database, one_line};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
@@ -24,19 +26,34 @@ enum Command {
     Up,
     /// Lists all migrations and whether each is applied
     Status,
+    /// Inserts three clients and three products, if the database has neither clients nor products
+    SampleData {
+        /// Currency of the prices (ISO 4217)
+        #[arg(long, env, default_value = "USD", value_parser = parse_currency)]
+        currency: Currency,
+    },
+}
+
+fn parse_currency(code: &str) -> Result<Currency, String> {
+    Currency::from_code(code).ok_or_else(|| "not a currency code of ISO 4217, such as USD".into())
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    runtime::exit_code(run(Cli::parse()).await)
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    // One connection, for the lock that makes concurrent runs wait for each other.
-    let db = database::connect(&cli.database_url, 1, None).await?;
+    let db = connect(&cli.database_url).await?;
     match cli.command {
         Command::Up => {
-            let applied = migration::up(&db).await.map_err(|e| anyhow!("the migration failed: {}", one_line(&e)))?;
+            let applied = migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {error}"))?;
             applied.iter().for_each(|name| println!("applied  {name}"));
             println!("The database is up to date.");
         }
@@ -45,6 +62,29 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 println!("{:<8} {}", migration.status().to_string().to_lowercase(), migration.name());
             }
         }
+        Command::SampleData { currency } => {
+            let inserted = migration::sample_data(&db, currency.code()).await;
+            match inserted.map_err(|error| anyhow!("cannot insert sample data (run `migration up` first): {error}"))? {
+                true => println!("Three clients and three products were inserted."),
+                false => println!("The database has clients or products already: nothing was inserted."),
+            }
+        }
     }
     Ok(())
+}
+
+/// Connects with one connection: the lock that makes concurrent runs wait for each other belongs to it.
+async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {
+    let known = ["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.starts_with(scheme));
+    ensure!(known, "DATABASE_URL must begin with postgres:// or sqlite://");
+    let creates_file = url.starts_with("sqlite:") && !url.contains('?') && url != "sqlite::memory:";
+    let mut options = ConnectOptions::new(if creates_file { format!("{url}?mode=rwc") } else { url.to_owned() });
+    options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(3));
+    match Database::connect(options).await {
+        Ok(db) => Ok(db),
+        // The URL may hold a password.
+        Err(error) => {
+            bail!("cannot reach the database of DATABASE_URL: {}", error.to_string().replace(url, "DATABASE_URL"))
+        }
+    }
 }

@@ -69,6 +69,8 @@ async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
             .await
         };
         Migrator::up(&db, Some(3)).await.unwrap();
+        db.execute_unprepared("INSERT INTO clients (name, email) VALUES ('Bob', 'bob@example.com')").await.unwrap();
+        db.execute_unprepared("INSERT INTO products (name, price) VALUES ('Computer', 150000)").await.unwrap();
         for version in 1..=3 {
             insert(version as u8, "1", version, "").await.unwrap();
         }
@@ -99,6 +101,8 @@ async fn events_that_are_not_published_move_to_the_outbox() {
     for url in [file, server.connection_uri()] {
         let db = Database::connect(&url).await.unwrap();
         Migrator::up(&db, Some(4)).await.unwrap();
+        let client = "INSERT INTO clients (name, email, version) VALUES ('Bob', 'bob@example.com', 3)";
+        db.execute_unprepared(client).await.unwrap();
         for (number, published_at) in [(1, "NULL"), (2, "'2026-01-31T12:00:01Z'"), (3, "NULL")] {
             db.execute_unprepared(&format!(
                 "INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, published_at) VALUES

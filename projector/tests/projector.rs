@@ -341,12 +341,18 @@ async fn queues_are_created_once_with_the_settings_that_matter() {
     assert!(error.contains("`projector queues create`"), "{error}");
 }
 
-/// A database with the clients of the seed data.
+/// A database with three clients and products that have no events.
 async fn database() -> DatabaseConnection {
     let mut options = sea_orm::ConnectOptions::new("sqlite::memory:");
     options.max_connections(1);
     let db = Database::connect(options).await.unwrap();
     migration::up(&db).await.unwrap();
+    for row in [
+        "clients (name, email) VALUES ('Bob', 'bob@example.com'), ('Alice', 'alice@example.com'), ('John', 'john@example.com')",
+        "products (name, price) VALUES ('Computer', 150000), ('Phone', 50000), ('TV', 100000)",
+    ] {
+        db.execute_unprepared(&format!("INSERT INTO {row}")).await.unwrap();
+    }
     db
 }
 

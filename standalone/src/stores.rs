@@ -45,14 +45,17 @@ pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens the database. A SQLite database is also migrated; PostgreSQL is migrated by `migration up`.
+/// Opens the database. A SQLite database is also migrated, and gets sample data when it is new; for PostgreSQL `migration`
+/// does both.
 pub async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
     let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
     if !url.starts_with("sqlite:") {
         return api::commands::database::open(url, settings.database_connections).await;
     }
     let db = database::connect(url, 1, None).await?;
-    migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {}", one_line(&error)))?;
+    let failed = |error| anyhow!("the migration failed: {}", one_line(&error));
+    migration::up(&db).await.map_err(failed)?;
+    migration::sample_data(&db, settings.read_model.currency.code()).await.map_err(failed)?;
     Ok(db)
 }
 

@@ -63,6 +63,7 @@ impl Stores {
     /// Creates the tables and the queues, and sets `QUEUE_URL`.
     pub fn prepare(&mut self) {
         assert!(self.run("migration", &["up"]).contains("up to date"));
+        assert!(self.run("migration", &["sample-data"]).contains("inserted"));
         let created = self.run("projector", &["queues", "create"]);
         let url = created.lines().next().unwrap().split_whitespace().last().unwrap().to_owned();
         self.set("QUEUE_URL", &url);

@@ -66,13 +66,14 @@ impl User {
     }
 }
 
+/// Bob's first event is his registration.
 pub fn assert_is_bob(client: &Value, total: &str, orders: i64, last_purchase: &Value) {
     assert_eq!(
         *client,
         json!({
             "name": "Bob", "email": "bob@anemailprovider.com",
             "total": { "amount": total, "currencyCode": "USD" },
-            "orderCount": orders, "lastPurchase": last_purchase, "version": orders,
+            "orderCount": orders, "lastPurchase": last_purchase, "version": orders + 1,
         })
     );
 }

@@ -6,7 +6,7 @@ import { browse, start, test, web } from './support.js';
 
 const MUTATION =
   'mutation Order { placeOrder(input: { clientId: "2", items: [{ productId: "2", quantity: 3 }] }) { clientVersion } }';
-const QUERY = 'query Alice { client(id: "2", minVersion: 1) { name total { amount } } }';
+const QUERY = 'query Alice { client(id: "2", minVersion: 2) { name total { amount } } }';
 
 let service;
 let newPage;
@@ -35,7 +35,7 @@ test('GraphiQL runs mutations, queries and subscriptions and loads nothing from 
   await page.getByLabel('New tab').click();
   await type(page, 'Operation Editor', MUTATION);
   await execute(page, 'mutation Order');
-  await responseContains(page, /"clientVersion": 1/);
+  await responseContains(page, /"clientVersion": 2/);
 
   await page.getByLabel('New tab').click();
   await type(page, 'Operation Editor', QUERY);

@@ -16,6 +16,7 @@ mod relay;
 mod reports;
 mod sales;
 mod sample;
+mod sample_data;
 mod schema;
 mod silent;
 mod support;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use api::commands::place_order::{PlaceOrder, Placed, Rejection, place};
+use entity::event::ORDER_PLACED;
 use entity::{client, order, order_event, order_item, outbox, product};
 use futures::future::join_all;
 use iso_currency::Currency;
 use sea_orm::{
-    ActiveValue, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect,
-    TransactionTrait,
+    ActiveValue, ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect, Select, TransactionTrait,
 };
 use serde_json::json;
 
@@ -22,13 +23,18 @@ async fn place_one(db: &DatabaseConnection, command: PlaceOrder) -> Result<Place
     place(db, Currency::USD, &[command]).await.unwrap().results.remove(0)
 }
 
-/// Orders, items, events, and the clients' versions.
+/// The events of orders, without those of the sample data.
+fn placed_events() -> Select<order_event::Entity> {
+    order_event::Entity::find().filter(order_event::Column::Type.eq(ORDER_PLACED))
+}
+
+/// Orders, items, their events, and the clients' versions.
 async fn counts(db: &DatabaseConnection) -> (u64, u64, u64, Vec<i32>) {
     let clients = client::Entity::find().order_by_asc(client::Column::Id).all(db).await.unwrap();
     (
         order::Entity::find().count(db).await.unwrap(),
         order_item::Entity::find().count(db).await.unwrap(),
-        order_event::Entity::find().count(db).await.unwrap(),
+        placed_events().count(db).await.unwrap(),
         clients.into_iter().map(|client| client.version).collect(),
     )
 }
@@ -38,11 +44,11 @@ async fn an_order_its_items_and_its_event_are_written_together() {
     for db in both().await {
         let db = &db.connection;
         let placed = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
-        assert_eq!(counts(db).await, (1, 2, 1, vec![1, 0, 0]));
+        assert_eq!(counts(db).await, (1, 2, 1, vec![2, 1, 1]));
         let order = order::Entity::find().one(db).await.unwrap().unwrap();
         assert_eq!((order.id, order.placed_at), (placed.event.data.order_id, placed.event.time));
-        assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 1, Some("k")));
-        let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
+        assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 2, Some("k")));
+        let row = placed_events().one(db).await.unwrap().unwrap();
         assert_eq!(row.id, placed.event.id);
         let pending = outbox::Entity::find().all(db).await.unwrap();
         assert_eq!(pending, [outbox::Model { event_id: row.id }]);
@@ -63,7 +69,7 @@ async fn rejected_orders_write_nothing_and_do_not_affect_others() {
         ];
         let results = place(db, Currency::USD, &commands).await.unwrap().results;
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true, true]);
-        assert_eq!(counts(db).await, (3, 3, 3, vec![2, 1, 0]));
+        assert_eq!(counts(db).await, (3, 3, 3, vec![3, 2, 1]));
         assert!(place(db, Currency::USD, &[]).await.unwrap().results.is_empty());
     }
 }
@@ -98,7 +104,7 @@ async fn fifty_concurrent_requests_with_one_key_place_one_order() {
         let placed: Vec<Placed> = join_all(racing).await.into_iter().map(Result::unwrap).collect();
         assert_eq!(placed.iter().filter(|placed| !placed.replayed).count(), 1);
         assert!(placed.iter().all(|other| other.event == placed[0].event));
-        assert_eq!(counts(db).await, (1, 2, 1, vec![1, 0, 0]));
+        assert_eq!(counts(db).await, (1, 2, 1, vec![2, 1, 1]));
     }
 }
 
@@ -111,12 +117,12 @@ async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gap
             .collect();
         let placing = batches.iter().map(|batch| place(db, Currency::USD, batch));
         assert!(join_all(placing).await.into_iter().all(|batch| batch.unwrap().results.iter().all(Result::is_ok)));
-        assert_eq!(counts(db).await, (72, 72, 72, vec![24, 24, 24]));
+        assert_eq!(counts(db).await, (72, 72, 72, vec![25, 25, 25]));
         let mut versions: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
-        for event in order_event::Entity::find().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
+        for event in placed_events().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
             versions.entry(event.client_id.unwrap()).or_default().push(event.version);
         }
-        assert!(versions.values().all(|versions| versions.iter().copied().eq(1..=24)), "{versions:?}");
+        assert!(versions.values().all(|versions| versions.iter().copied().eq(2..=25)), "{versions:?}");
     }
 }
 
@@ -127,8 +133,8 @@ async fn a_failed_write_leaves_nothing_behind() {
         db.execute_unprepared("DROP TABLE order_items").await.unwrap();
         assert!(place(db, Currency::USD, &[command(1, &[(1, 1)], None)]).await.is_err());
         assert_eq!(order::Entity::find().count(db).await.unwrap(), 0);
-        assert_eq!(order_event::Entity::find().count(db).await.unwrap(), 0);
-        assert_eq!(client::Entity::find_by_id(1).one(db).await.unwrap().unwrap().version, 0);
+        assert_eq!(placed_events().count(db).await.unwrap(), 0);
+        assert_eq!(client::Entity::find_by_id(1).one(db).await.unwrap().unwrap().version, 1);
     }
 }
 
@@ -144,7 +150,7 @@ async fn the_largest_order_fits_into_one_message() {
         };
         let product = product::Entity::insert(product).exec(db).await.unwrap().last_insert_id;
         place_one(db, command(1, &vec![(product, 10_000); 100], None)).await.unwrap();
-        let row = order_event::Entity::find().one(db).await.unwrap().unwrap();
+        let row = placed_events().one(db).await.unwrap().unwrap();
         assert!(row.message().len() < 256 * 1024, "{} bytes", row.message().len());
         let longer = product::ActiveModel {
             name: ActiveValue::Set("x".repeat(201)),
@@ -204,5 +210,5 @@ async fn a_locked_client_blocks_only_its_own_orders() {
     }
     other.rollback().await.unwrap();
     let response = api.graphql(&token, order, json!({ "id": "2" })).await;
-    assert_eq!(response["data"]["placeOrder"]["clientVersion"], 1, "no rejected order was placed");
+    assert_eq!(response["data"]["placeOrder"]["clientVersion"], 2, "no rejected order was placed");
 }

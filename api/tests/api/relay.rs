@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Queue, Relay};
+use entity::event::ORDER_PLACED;
 use entity::{order_event, outbox};
 use futures::future::join_all;
 use iso_currency::Currency;
 use read_model::Memory;
-use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, QuerySelect, TransactionTrait};
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    TransactionTrait,
+};
 use serde_json::{Value, json};
 use test_support::sqs::{intercepted, is_call};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +81,8 @@ async fn arrived(queue: &Queue) -> BTreeMap<String, usize> {
 }
 
 async fn event_ids(db: &DatabaseConnection) -> BTreeSet<String> {
-    order_event::Entity::find().all(db).await.unwrap().into_iter().map(|event| event.id.to_string()).collect()
+    let placed = order_event::Entity::find().filter(order_event::Column::Type.eq(ORDER_PLACED));
+    placed.all(db).await.unwrap().into_iter().map(|event| event.id.to_string()).collect()
 }
 
 async fn unpublished(db: &DatabaseConnection) -> u64 {

@@ -16,11 +16,12 @@ use api::graphql::App;
 use api::outbox::relay::Queue;
 use aws_config::SdkConfig;
 use clap::Parser;
+use entity::outbox;
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use read_model::{Memory, ReadModel, Redis};
 use runtime::database;
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, EntityTrait};
 use serde_json::{Value, json};
 pub use test_support::until;
 pub use test_support::user::{ALL_SCOPES, SECRET};
@@ -30,7 +31,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
-/// A migrated database of its own.
+/// A migrated database of its own, with the sample data.
 pub struct Db {
     pub connection: DatabaseConnection,
     _postgres: Option<PostgresDatabase>,
@@ -56,6 +57,9 @@ pub async fn postgres_alone() -> Db {
 async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
     let one = database::connect(url, 1, None).await.unwrap();
     migration::up(&one).await.unwrap();
+    migration::sample_data(&one, "USD").await.unwrap();
+    // The events of the sample data are published.
+    outbox::Entity::delete_many().exec(&one).await.unwrap();
     // A SQLite database in memory ends with its only connection.
     let connection = if postgres.is_some() { api::commands::database::open(url, 16).await.unwrap() } else { one };
     Db { connection, _postgres: postgres }

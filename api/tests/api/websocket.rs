@@ -22,7 +22,7 @@ async fn queries_and_mutations_get_a_result_and_complete() {
     let place =
         "mutation { placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { clientVersion } }";
     socket.subscribe("q", place).await;
-    assert_eq!(socket.receive().await["payload"]["data"]["placeOrder"]["clientVersion"], json!(1));
+    assert_eq!(socket.receive().await["payload"]["data"]["placeOrder"]["clientVersion"], json!(2));
     assert_eq!(socket.receive().await["type"], "complete");
 
     // An operation that is rejected gets an error and ends no other operation.

@@ -17,7 +17,7 @@ async fn the_sample_order_is_placed_through_one_api_and_read_through_another() {
     for n in 1..=5 {
         let (writer, reader) = if n % 2 == 0 { (one, other) } else { (other, one) };
         let (placed, version) = writer.place("1", &SAMPLE_ORDER, None).await;
-        assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n));
+        assert_eq!((&placed["order"]["total"]["amount"], version), (&"3000.00".into(), n + 1));
         let total = format!("{}.00", 3_000 * n);
         assert_is_bob(&reader.client_at("1", version).await, &total, n, &placed["order"]["placedAt"]);
     }
@@ -102,17 +102,19 @@ async fn ten_thousand_orders_from_32_connections_are_all_counted() {
         connection.await.unwrap();
     }
     let ids: Vec<String> = (1..=CLIENTS).map(|id| format!("\"{id}\"")).collect();
-    let query = format!("{{ clientsByIds(ids: [{}]) {{ version orderCount total {{ amount }} }} }}", ids.join(" "));
+    let query = format!("{{ clientsByIds(ids: [{}]) {{ id version orderCount total {{ amount }} }} }}", ids.join(" "));
     until("all orders are projected", async || {
         let response = services.users[0].graphql(&query).await;
         let clients = response["data"]["clientsByIds"].as_array().unwrap();
-        clients.iter().map(|client| client["version"].as_i64().unwrap_or(0)).sum::<i64>() == ORDERS
+        clients.iter().map(|client| client["orderCount"].as_i64().unwrap_or(0)).sum::<i64>() == ORDERS
     })
     .await;
     let response = services.users[1].graphql(&query).await;
     for client in response["data"]["clientsByIds"].as_array().unwrap() {
         let each = ORDERS / CLIENTS;
-        assert_eq!((client["orderCount"].as_i64(), client["version"].as_i64()), (Some(each), Some(each)));
+        // The clients of the sample data have one event more.
+        let version = each + i64::from(["1", "2", "3"].contains(&client["id"].as_str().unwrap()));
+        assert_eq!((client["orderCount"].as_i64(), client["version"].as_i64()), (Some(each), Some(version)));
         assert_eq!(client["total"]["amount"], format!("{}.00", 3_000 * each));
     }
 }

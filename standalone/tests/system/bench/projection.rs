@@ -54,6 +54,7 @@ async fn projection() {
         LOG / CLIENTS as u64,
         LOG / CLIENTS as u64
     );
+    bench.db.execute_unprepared("TRUNCATE order_events, outbox").await.unwrap();
     bench.db.execute_unprepared(&orders).await.unwrap();
     let events = order_event::Entity::find().filter(order_event::Column::Version.eq(1)).all(&bench.db).await.unwrap();
     let messages: Vec<String> = events.iter().take(MESSAGES as usize).map(order_event::Model::message).collect();
