@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::request::coerce_variable_values;
 use apollo_compiler::response::JsonMap;
-use async_graphql::{Pos, Request, Response, ServerError, Variables};
+use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use super::auth::EXPLORE;
 use super::caller::Caller;
 use super::documents::limits::{self, LimitSettings};
+use super::documents::position::position_of;
 use super::documents::validation::Document;
-use super::documents::{DocumentRef, Documents};
+use super::documents::{DocumentRef, Documents, variables};
 use super::quota::{ConcurrencyQuota, QuotaKey, RateLimit};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
@@ -109,25 +110,30 @@ impl Executor {
         &self,
         document: &Document,
         operation_name: Option<String>,
-        variables: &JsonMap,
+        given: &JsonMap,
         caller: &Caller,
     ) -> Result<(Request, OperationInfo), ServerError> {
         let operation = document.operation(operation_name.as_deref())?;
-        let variables = coerce_variable_values(self.documents.schema(), operation, variables).map_err(|error| {
-            let position = error.location().and_then(|location| location.line_column(&document.validated.sources));
-            let position = position.map(|at| Pos { line: at.line, column: at.column });
+        let schema = self.documents.schema();
+        let coerced = coerce_variable_values(schema, operation, given).map_err(|error| {
+            let position = error.location().and_then(|location| position_of(location, &document.validated.sources));
             refusal::error("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
         })?;
-        let cost = limits::cost(&document.validated, operation, &variables);
+        let cost = limits::cost(&document.validated, operation, &coerced);
         self.limits.check_cost(cost)?;
+
+        let variables = variables::convert(schema, operation, given, &coerced)
+            .map_err(|error| refusal::error("BAD_USER_INPUT", error.to_string(), None))?;
+        let mut executable = document.executable.clone();
+        if variables.len() < operation.variables.len() {
+            variables::omit_absent(&mut executable, &variables);
+        }
 
         let name = operation.name.as_ref().map(ToString::to_string);
         let info = OperationInfo { name, kind: operation.operation_type, cost };
-        let variables = async_graphql::to_value(&*variables)
-            .map_err(|error| refusal::error("BAD_USER_INPUT", error.to_string(), None))?;
-        let mut request = Request::new("").variables(Variables::from_value(variables));
+        let mut request = Request::new("").variables(variables);
         request.operation_name = operation_name;
-        request.set_parsed_query(document.executable.clone());
+        request.set_parsed_query(executable);
         if let Some(identity) = &caller.identity {
             request = request.data(identity.clone());
         }

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod client_lists;
+mod documents;
 mod http;
 mod input;
 mod limits;

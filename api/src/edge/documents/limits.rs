@@ -10,11 +10,12 @@ use apollo_compiler::executable::{self, ExecutableDocument, Operation};
 use apollo_compiler::response::{JsonMap, JsonValue};
 use apollo_compiler::{Name, Node};
 use apollo_parser::{Lexer, TokenKind};
-use async_graphql::{Pos, ServerError};
+use async_graphql::ServerError;
 use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
 use read_model::reports::periods;
 
+use super::position::Positions;
 use crate::edge::refusal;
 
 /// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
@@ -106,21 +107,13 @@ impl LimitSettings {
         for token in Lexer::new(text) {
             // Only the first error is reported: there can be one per character.
             let token = token.map_err(|error| {
-                let before = text.get(..error.index()).unwrap_or(text);
-                let line_begins = before.rfind('\n').map_or(0, |newline| newline + 1);
-                let column = before[line_begins..].chars().count() + 1;
-                let position = Pos { line: before.matches('\n').count() + 1, column };
+                let position = Positions::new(text).at(error.index());
                 refusal::error("GRAPHQL_PARSE_FAILED", format!("Syntax error: {}.", error.message()), Some(position))
             })?;
             match token.kind() {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
                 TokenKind::LCurly | TokenKind::LParen | TokenKind::LBracket => nesting += 1,
                 TokenKind::RCurly | TokenKind::RParen | TokenKind::RBracket => nesting = nesting.saturating_sub(1),
-                // As an ID it would be valid, and fail when it is read.
-                TokenKind::Int if token.data().parse::<i64>().is_err() => {
-                    let message = "The document has a number that is too large: send it as a string.";
-                    return Err(refusal::error("GRAPHQL_VALIDATION_FAILED", message, None));
-                }
                 _ => {}
             }
             tokens += 1;

@@ -5,11 +5,12 @@ use apollo_compiler::executable::{ExecutableDocument, Operation};
 use apollo_compiler::introspection::check_max_depth;
 use apollo_compiler::validation::{DiagnosticList, Valid};
 use apollo_compiler::{Schema, ast};
-use async_graphql::parser::parse_query;
 use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
 use async_graphql::{Pos, ServerError};
 
+use super::convert::convert;
 use super::limits::LimitSettings;
+use super::syntax::remove_unsupported;
 use crate::edge::refusal;
 
 /// Validation errors reported for one document.
@@ -63,14 +64,15 @@ impl Validator {
     /// Parses, measures and validates a document.
     pub fn validate(&self, text: &str) -> Result<Document, Vec<ServerError>> {
         let tokens = self.limits.check_text(text).map_err(|error| vec![error])?;
-        let parsed = ast::Document::parse(text, "document").map_err(|error| errors(PARSE_FAILED, &error.errors))?;
+        let supported = remove_unsupported(text);
+        let parsed =
+            ast::Document::parse(supported, "document").map_err(|error| errors(PARSE_FAILED, &error.errors))?;
         self.limits.check_document(&parsed).map_err(|error| vec![error])?;
         let validated = parsed
             .to_executable_validate(&self.schema)
             .map_err(|error| errors("GRAPHQL_VALIDATION_FAILED", &error.errors))?;
         self.check_introspection(&validated)?;
-        let executable = parse_query(text)
-            .map_err(|error| vec![refusal::error(PARSE_FAILED, error.to_string(), error.positions().next())])?;
+        let executable = convert(&validated, &self.schema, text);
         Ok(Document { validated, executable, bytes: text.len() + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT })
     }
 
