@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use super::auth::EXPLORE;
 use super::caller::Caller;
-use super::documents::limits::{self, LimitSettings};
+use super::documents::cost::cost;
+use super::documents::limits::LimitSettings;
 use super::documents::position::position_of;
 use super::documents::validation::Document;
 use super::documents::{DocumentRef, Documents, variables};
@@ -119,7 +120,7 @@ impl Executor {
             let position = error.location().and_then(|location| position_of(location, &document.validated.sources));
             refusal::error("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
         })?;
-        let cost = limits::cost(&document.validated, operation, &coerced);
+        let cost = cost(&document.validated, operation, &coerced);
         self.limits.check_cost(cost)?;
 
         let variables = variables::convert(schema, operation, given, &coerced)

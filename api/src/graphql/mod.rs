@@ -1,6 +1,7 @@
 //! The GraphQL schema. Resolvers parse, call one function, and map the result.
 
 mod authorize;
+pub mod cost_directives;
 pub mod error;
 mod mutation;
 mod query;

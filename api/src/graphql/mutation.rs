@@ -1,5 +1,6 @@
 use async_graphql::{Context, Object};
 
+use super::cost_directives::cost;
 use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
 use super::types::order::{Order, PlaceOrderInput, PlaceOrderPayload};
 use super::types::product::{ChangePriceInput, CreateProductInput, ProductPayload};
@@ -16,6 +17,7 @@ pub struct Mutation;
 #[Object]
 impl Mutation {
     /// Places an order, or reports in `userErrors` everything that is wrong with it. Needs the scope `orders:place`.
+    #[graphql(directive = cost::apply("10".into()))]
     async fn place_order(
         &self,
         ctx: &Context<'_>,
@@ -40,6 +42,7 @@ impl Mutation {
     }
 
     /// Registers a client, which is there with a total of zero then. Needs the scope `clients:write`.
+    #[graphql(directive = cost::apply("10".into()))]
     async fn register_client(
         &self,
         ctx: &Context<'_>,
@@ -52,6 +55,7 @@ impl Mutation {
 
     /// Changes what a client is called and where it gets mail. Needs the scope `clients:write`; a token for one client
     /// changes that client.
+    #[graphql(directive = cost::apply("10".into()))]
     async fn update_client(
         &self,
         ctx: &Context<'_>,
@@ -66,6 +70,7 @@ impl Mutation {
 
     /// Creates a product, which can be ordered at once. Sent again after a lost answer it creates another: look first. Needs
     /// the scope `products:write`.
+    #[graphql(directive = cost::apply("10".into()))]
     async fn create_product(
         &self,
         ctx: &Context<'_>,
@@ -80,6 +85,7 @@ impl Mutation {
 
     /// Changes what a product costs from now on: orders keep the price that they were placed at. Needs the scope
     /// `products:write`.
+    #[graphql(directive = cost::apply("10".into()))]
     async fn change_price(
         &self,
         ctx: &Context<'_>,

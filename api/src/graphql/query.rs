@@ -9,6 +9,7 @@ use read_model::{Awaited, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
+use super::cost_directives::{cost, list_size, names, range_cost};
 use super::reports::{ProductRank, Reports};
 use super::scalars::Date;
 use super::types::client::{Client, ClientConnection, ClientOrderBy, place_of_cursor};
@@ -18,11 +19,12 @@ use super::types::product::{Product, ProductConnection, ProductEdge};
 use super::types::sales::{Granularity, ProductSales, SalesReport};
 use super::{app, authorize, authorize_for, authorize_for_all, cached_clients, page_size, parse_id};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
-use crate::edge::documents::limits::MOST_DAYS;
 use crate::graphql::error::Error;
 
 const MAX_IDS: usize = 100;
 const MAX_POINTS: usize = 1_000;
+/// Longest range of `topProducts`.
+const MAX_DAYS: i32 = 3_660;
 
 pub struct Query;
 
@@ -38,7 +40,8 @@ impl Query {
         #[graphql(desc = "The client's id.")] id: ID,
         #[graphql(
             desc = "Wait until the answer includes every event up to this version, such as `clientVersion` of a mutation. \
-                    After a while (2 seconds, if not configured otherwise) the field fails with READ_MODEL_BEHIND."
+                    After a while (2 seconds, if not configured otherwise) the field fails with READ_MODEL_BEHIND.",
+            directive = cost::apply("10".into())
         )]
         min_version: Option<i32>,
     ) -> Option<Result<Client, Error>> {
@@ -46,6 +49,7 @@ impl Query {
     }
 
     /// Several clients at once, in the order of their ids; null where `client` would be null. Needs `clients:read`.
+    #[graphql(directive = list_size::apply(None, names(&["ids"]), None, None))]
     async fn clients_by_ids(
         &self,
         ctx: &Context<'_>,
@@ -60,6 +64,7 @@ impl Query {
     }
 
     /// All clients that were registered or have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
+    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn clients(
         &self,
         ctx: &Context<'_>,
@@ -74,6 +79,7 @@ impl Query {
     }
 
     /// What was sold from one day to another, both included; a second old at most. Needs the scope `sales:read`.
+    #[graphql(directive = range_cost::apply("from".into(), "to".into(), Some(100), None, None))]
     async fn sales(
         &self,
         ctx: &Context<'_>,
@@ -101,6 +107,10 @@ impl Query {
 
     /// The products of which most was sold from one day to another, both included; a second old at most, and two minutes where
     /// it is over since the day before yesterday. Needs the scope `sales:read`.
+    #[graphql(
+        directive = list_size::apply(None, names(&["first"]), None, Some(false)),
+        directive = range_cost::apply("from".into(), "to".into(), None, Some(4), Some(MAX_DAYS))
+    )]
     async fn top_products(
         &self,
         ctx: &Context<'_>,
@@ -112,7 +122,7 @@ impl Query {
         authorize_for_all(ctx, READ_SALES)?;
         let (Date(from), Date(to), first) = (from, to, page_size(first)?);
         check_range(from, to)?;
-        if (to - from).num_days() > MOST_DAYS as i64 {
+        if (to - from).num_days() > i64::from(MAX_DAYS) {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
         let top = reports(ctx).top(from, to, by).await?;
@@ -139,6 +149,7 @@ impl Query {
     }
 
     /// All products, a page at a time, in the order of their ids. Needs the scope `products:read`.
+    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn products(
         &self,
         ctx: &Context<'_>,

@@ -1,39 +1,21 @@
 //! What a document may ask for. The text is measured before it is parsed, the parsed document before it is validated:
-//! whoever looks at it later expands fragments without memory, and 2 KiB can have 2³⁰ selections that way. What it costs
-//! depends on the variables, so that is counted for each request.
+//! whoever looks at it later expands fragments without memory, and 2 KiB can have 2³⁰ selections that way. The cost depends on
+//! the variables, so [`cost`](super::cost) measures each request.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use apollo_compiler::ast::{Definition, Directive, Document, FragmentDefinition, OperationType, Selection, Value};
-use apollo_compiler::executable::{self, ExecutableDocument, Operation};
-use apollo_compiler::response::{JsonMap, JsonValue};
+use apollo_compiler::ast::{Definition, Directive, Document, FragmentDefinition, OperationType, Selection};
 use apollo_compiler::{Name, Node};
 use apollo_parser::{Lexer, TokenKind};
 use async_graphql::ServerError;
-use chrono::NaiveDate;
 use clap::builder::RangedU64ValueParser;
-use read_model::reports::periods;
 
 use super::position::Positions;
 use crate::edge::refusal;
 
 /// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
-/// What a field of a mutation costs besides its selection.
-const MUTATION_COST: usize = 9;
-/// How many elements a list counts for when no argument says so.
-const ASSUMED_LIST: usize = 10;
-/// The argument that lets a field wait, and look again and again meanwhile, and what that costs.
-const WAITS: &str = "minVersion";
-const WAIT_COST: usize = 10;
-/// Days of a report that cost 1: they are read by the year.
-const DAYS_OF_SALES: usize = 100;
-/// What each day and each whole month of a ranking of products costs: all that was sold then is read. And the longest.
-const PERIOD_COST: usize = 4;
-pub const MOST_DAYS: usize = 3_660;
-/// Arguments that say how many elements there will be.
-const LIST_SIZES: [&str; 2] = ["first", "ids"];
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
@@ -254,95 +236,9 @@ impl<'a> Measure<'a> {
     }
 }
 
-/// What an operation costs. Saturates.
-pub fn cost(document: &ExecutableDocument, operation: &Operation, variables: &JsonMap) -> usize {
-    let cost = Cost { document, variables, assumed_list: ASSUMED_LIST }.of(&operation.selection_set, false);
-    let mutations = if operation.is_mutation() { operation.root_fields(document).count() } else { 0 };
-    cost.saturating_add(mutations.saturating_mul(MUTATION_COST))
-}
-
-#[derive(Clone, Copy)]
-struct Cost<'a> {
-    document: &'a ExecutableDocument,
-    variables: &'a JsonMap,
-    /// How many elements a list counts for when no argument says so.
-    assumed_list: usize,
-}
-
-impl Cost<'_> {
-    /// `counted`: the field around it is a page, whose lists are counted there.
-    fn of(self, set: &executable::SelectionSet, counted: bool) -> usize {
-        let costs = set.selections.iter().map(|selection| match selection {
-            executable::Selection::Field(field) => self.of_field(field, counted),
-            executable::Selection::InlineFragment(inline) => self.of(&inline.selection_set, counted),
-            executable::Selection::FragmentSpread(spread) => {
-                spread.fragment_def(self.document).map_or(0, |fragment| self.of(&fragment.selection_set, counted))
-            }
-        });
-        costs.fold(0, usize::saturating_add)
-    }
-
-    fn of_field(self, field: &executable::Field, counted: bool) -> usize {
-        // The lists of introspection are as long as the schema is large, which is bounded.
-        let assumed_list = if field.name.starts_with("__") { 1 } else { self.assumed_list };
-        let told = LIST_SIZES.iter().find_map(|name| self.told_by(field, name));
-        let size = match told {
-            Some(size) => size,
-            None if field.ty().is_list() && !counted => assumed_list,
-            None => 1,
-        };
-        // An object with such an argument is a page: what was told is the size of the lists in it.
-        let is_page = told.is_some() && !field.ty().is_list();
-        let inner = Cost { assumed_list, ..self }.of(&field.selection_set, is_page);
-        let waits = field.specified_argument_by_name(WAITS).map_or(0, |_| WAIT_COST);
-        inner.saturating_mul(size).saturating_add(1 + waits).saturating_add(self.span(field))
-    }
-
-    /// What a report costs besides, by the time that it is over.
-    fn span(self, field: &executable::Field) -> usize {
-        let day = |argument| {
-            let value = match &**field.specified_argument_by_name(argument)? {
-                Value::Variable(name) => self.variables.get(name.as_str())?.as_str()?,
-                value => value.as_str()?,
-            };
-            value.parse::<NaiveDate>().ok()
-        };
-        let Some((from, to)) = day("from").zip(day("to")) else { return 0 };
-        let days = usize::try_from((to - from).num_days()).unwrap_or(0);
-        match field.name.as_str() {
-            "sales" => days / DAYS_OF_SALES,
-            // What is longer is refused.
-            "topProducts" if days <= MOST_DAYS => periods(from, to).len() * PERIOD_COST,
-            _ => 0,
-        }
-    }
-
-    /// How many elements the argument of this name asks for; `None` when the field has no such argument.
-    fn told_by(self, field: &executable::Field, argument: &str) -> Option<usize> {
-        let definition = field.definition.argument_by_name(argument)?;
-        let default = definition.default_value.as_deref();
-        let given = field.specified_argument_by_name(argument).map(|value| &**value);
-        // What stands in the place of a list is one element.
-        let is_list = definition.ty.is_list();
-        let size = |value: &Value| match value {
-            Value::List(list) => Some(list.len()),
-            Value::Int(number) if !is_list => number.as_str().parse().ok(),
-            Value::Variable(name) => match self.variables.get(name.as_str())? {
-                JsonValue::Array(list) => Some(list.len()),
-                number if !is_list => number.as_u64().and_then(|number| number.try_into().ok()),
-                _ => None,
-            },
-            _ => None,
-        };
-        // What is negative is refused by the resolver, and costs nothing.
-        Some(given.and_then(size).or(default.and_then(size)).unwrap_or(1).max(1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apollo_compiler::Schema;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -414,53 +310,5 @@ mod tests {
         assert_eq!(refused(&twice), Some("MAX_DEPTH_LIMIT".into()));
         // Validation reports cycles.
         assert_eq!(refused("{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }"), None);
-    }
-
-    #[test]
-    fn a_cost_counts_lists_by_their_arguments() {
-        let schema = "type Query { page(first: Int = 50): Page! some(ids: [ID!]!): [Thing] things: [Thing] thing: Thing
-                      wait(minVersion: Int): Thing sales(from: Day, to: Day): Thing topProducts(from: Day, to: Day): Thing }
-                      scalar Day
-                      type Mutation { make: Thing } type Page { nodes: [Thing] edges: [Thing] }
-                      type Thing { id: ID! parts: [Thing] }";
-        let schema = Schema::parse_and_validate(schema, "schema").unwrap();
-        let cost = |document: &str, variables: &str| {
-            let document = ExecutableDocument::parse_and_validate(&schema, document, "document").unwrap();
-            let operation = document.operations.get(None).unwrap();
-            super::cost(&document, operation, &serde_json::from_str(variables).unwrap())
-        };
-        assert_eq!(cost("{ thing { id } }", "{}"), 2);
-        assert_eq!(cost("{ things { id } }", "{}"), 1 + 10);
-        assert_eq!(cost("{ things { parts { id } } }", "{}"), 1 + 10 * (1 + 10));
-        assert_eq!(cost("{ page { nodes { id } } }", "{}"), 1 + 50 * 2);
-        assert_eq!(cost("{ page(first: 3) { nodes { id } edges { id } } }", "{}"), 1 + 3 * 4);
-        assert_eq!(cost("{ page(first: null) { nodes { id } } }", "{}"), 1 + 50 * 2);
-        assert_eq!(cost("{ page(first: -7) { nodes { id } } }", "{}"), 1 + 50 * 2);
-        assert_eq!(cost("query ($n: Int) { page(first: $n) { nodes { id } } }", r#"{"n": 7}"#), 1 + 7 * 2);
-        assert_eq!(cost("query ($n: Int) { page(first: $n) { nodes { id } } }", "{}"), 1 + 50 * 2);
-        assert_eq!(cost("{ some(ids: [1, 2]) { id parts { id } } }", "{}"), 1 + 2 * (1 + 11));
-        assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": ["1", "2", "3"]}"#), 1 + 3);
-        assert_eq!(cost("{ some(ids: 4711) { id } }", "{}"), 1 + 1);
-        assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": 4711}"#), 1 + 1);
-        assert_eq!(cost("{ wait(minVersion: 1) { id } }", "{}"), 2 + WAIT_COST);
-        let over = |field: &str, from: &str, to: &str| {
-            let days = format!(r#"{{"from": "{from}", "to": "{to}"}}"#);
-            let document = format!("query ($from: Day, $to: Day) {{ {field}(from: $from, to: $to) {{ id }} }}");
-            let literal = format!(r#"{{ {field}(from: "{from}", to: "{to}") {{ id }} }}"#);
-            assert_eq!(cost(&document, &days), cost(&literal, "{}"));
-            cost(&literal, "{}") - 2
-        };
-        assert_eq!(over("sales", "2024-01-01", "2024-12-31"), 3);
-        assert_eq!(over("sales", "1940-01-01", "2023-04-30"), 304);
-        assert_eq!(over("topProducts", "2024-01-01", "2024-12-31"), 12 * PERIOD_COST);
-        assert_eq!(over("topProducts", "2024-01-31", "2024-03-02"), 4 * PERIOD_COST);
-        assert_eq!(over("topProducts", "0001-01-01", "9999-12-31"), 0, "it is refused");
-        assert_eq!(over("sales", "2024-12-31", "2024-01-01"), 0);
-        assert_eq!(over("sales", "any", "day"), 0);
-        assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
-        assert_eq!(cost("{ ...f } fragment f on Query { ... { thing { id } } }", "{}"), 2);
-        assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 5);
-        let deep = format!("{{ things {{ {} id {} }} }}", "parts { ".repeat(25), "}".repeat(25));
-        assert_eq!(cost(&deep, "{}"), usize::MAX);
     }
 }

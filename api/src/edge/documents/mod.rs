@@ -1,6 +1,7 @@
 //! GraphQL documents. Each is parsed, measured and validated once and then served from the [`cache`].
 //!
 //! - [`limits`]: bounds on size and cost
+//! - [`cost`]: the cost of an operation, by the directives of the schema
 //! - [`validation`]: from text to a valid document
 //! - [`convert`] and [`variables`]: a valid document and its variables for async-graphql, which executes them
 //! - [`syntax`]: removes syntax that the parser does not support
@@ -10,6 +11,7 @@
 
 pub mod cache;
 pub mod convert;
+pub mod cost;
 pub mod hash;
 pub mod limits;
 pub mod position;

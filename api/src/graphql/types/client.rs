@@ -9,6 +9,7 @@ use super::order::ClientOrder;
 use super::page::page_info;
 use crate::commands::master_data::Fault;
 use crate::edge::auth::READ_SALES;
+use crate::graphql::cost_directives::{list_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::{UserError, UserErrorCode, fault_of};
@@ -51,6 +52,7 @@ impl Client {
 #[ComplexObject]
 impl Client {
     /// The client's newest orders, newest first: the last 50 are kept. Needs the scope `sales:read`.
+    #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
     async fn recent_orders(
         &self,
         ctx: &Context<'_>,

@@ -1,0 +1,37 @@
+//! Directives that state in the schema what its fields cost. [`edge::documents::cost`](crate::edge::documents::cost) reads them.
+//! `@cost` and `@listSize` are those of <https://ibm.github.io/graphql-specs/cost-spec.html>.
+
+use async_graphql::TypeDirective;
+
+/// The cost of a field without its selection (1 if not stated), or the cost that an argument adds to its field. A whole number.
+#[TypeDirective(location = "ArgumentDefinition", location = "FieldDefinition")]
+pub fn cost(weight: String) {}
+
+/// The number of elements in a list: the largest of the slicing arguments (the value of a number, the length of a list), or else
+/// the assumed size. With `sizedFields` it applies to the lists in the object that the field returns. A list without this
+/// directive counts as 10 elements.
+#[TypeDirective(name = "listSize", location = "FieldDefinition")]
+pub fn list_size(
+    assumed_size: Option<i32>,
+    slicing_arguments: Option<Vec<String>>,
+    sized_fields: Option<Vec<String>>,
+    #[graphql(default_with = "Some(true)")] require_one_slicing_argument: Option<bool>,
+) {
+}
+
+/// The cost of the time between two arguments of type `Date`: 1 for each `daysPerUnit` days, plus `periodWeight` for each whole
+/// calendar month and for each other day. A range of more than `maxDays` days adds nothing: the field rejects it.
+#[TypeDirective(name = "rangeCost", location = "FieldDefinition")]
+pub fn range_cost(
+    from: String,
+    to: String,
+    days_per_unit: Option<i32>,
+    period_weight: Option<i32>,
+    max_days: Option<i32>,
+) {
+}
+
+/// Names of arguments or fields.
+pub fn names(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(ToString::to_string).collect())
+}
