@@ -1,10 +1,9 @@
-//! From the queue into the read model.
+//! Applies events from the queue to the read model, and keeps the read model right.
 //!
-//! - [`consume`]: receive, apply, delete; [`consume::health`]: `/health/live` and `/health/ready`
-//! - [`replay`]: the event log of the command database, applied once more
-//! - [`verify`]: the read model, compared with the command database and repaired; [`sweep`]: the same without being asked
-//! - [`rebuild`]: another read model, made beside the live one and put in its place
-//! - [`queues`]: creating the queue and its dead-letter queue, and what was not applied
+//! - [`consume`]: receives messages, applies their events, deletes the messages; [`consume::health`]: health endpoints
+//! - [`replay`]: applies the event log; [`rebuild`]: makes a new generation of the read model from it
+//! - [`verify`]: compares the read model with the command database and repairs it; [`sweep`]: does that in the background
+//! - [`queues`]: creates the queue and its dead-letter queue, and handles dead letters
 
 pub mod consume;
 pub mod queues;

@@ -1,36 +1,36 @@
-//! The `projector` process: configure, connect, project, drain. And the commands ([`cli`]) of whoever operates it.
+//! The `projector` process: configure, connect, consume until shutdown. With a command it does that instead ([`cli`]).
 
 mod cli;
 
-use std::future::IntoFuture;
+use std::future::{IntoFuture, pending};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use backon::{ExponentialBuilder, Retryable};
 use clap::Parser;
 use cli::Command;
 use iso_currency::Currency;
 use projector::consume::activity::Activity;
 use projector::consume::{Consumer, health};
 use projector::sweep::Sweep;
-use projector::verify::{CONCURRENT, Repair, Verifier};
+use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::logging::{self, LogSettings};
 use runtime::{database, duration_from, one_line, queue::aws_settings};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Order service: projects events from the queue into the read model
+/// Order service: applies events from the queue to the read model
 ///
-/// Without a command it consumes the queue. Settings are environment variables, each also a flag.
+/// Without a command it consumes the queue. Each setting is an environment variable and a flag.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -45,19 +45,19 @@ struct Settings {
     /// Address to serve health on
     #[arg(long, env, default_value = "127.0.0.1:8081")]
     listen_addr: SocketAddr,
-    /// URL of the SQS queue; region, credentials and endpoint are the AWS SDK's own AWS_* variables
+    /// URL of the SQS queue; region, credentials and endpoint come from the AWS SDK's own AWS_* variables
     #[arg(long, env)]
     queue_url: Option<String>,
-    /// Receiving calls under way at once while there is a backlog, which is applied together; 4 when there is none
+    /// Concurrent SQS receive calls during a backlog (4 when idle)
     #[arg(long, env, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=64))]
     pollers: u16,
-    /// Command database; where it is given, what the read model lacks is noticed and healed
+    /// Command database; if set, differences between it and the read model are found and repaired
     #[arg(long, env, hide_env_values = true)]
     database_url: Option<String>,
-    /// How often clients are compared with the command database, those that changed lately first
+    /// How often clients are compared with the command database, those that changed recently first
     #[arg(long, env, default_value = "10s", value_parser = duration_from(Duration::from_millis(100)))]
     sweep_interval: Duration,
-    /// How long after its publication an event counts as on its way to the read model
+    /// How long a published event may take to reach the read model before it counts as missing
     #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
     in_flight: Duration,
     #[command(flatten)]
@@ -66,7 +66,7 @@ struct Settings {
     log: LogSettings,
 }
 
-/// How long a statement of the sweep may take.
+/// Time limit of a database statement of the sweep.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::main]
@@ -84,67 +84,49 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn consume(settings: Settings) -> anyhow::Result<()> {
-    let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
+    let queue_url = settings.queue_url.clone().context("QUEUE_URL is not set: the SQS queue to consume")?;
     let read_model = Arc::new(settings.read_model.connect().await?);
     let queue = queues::client(&aws_settings().await?);
     queues::check(&queue, &queue_url).await?;
-    let currency = settings.read_model.currency;
-    let consumer = Consumer::new(queue, queue_url, read_model.clone(), currency);
+    let consumer = Consumer::new(queue, queue_url, read_model.clone(), settings.read_model.currency);
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
     let shutdown = runtime::shutdown_signal()?;
     info!(health = %listener.local_addr()?, pollers = settings.pollers, sweep = settings.database_url.is_some(), "ready");
-    let activity = consumer.activity.clone();
-    let tidying = tokio::spawn(rebuild::clean_up((*read_model).clone(), shutdown.clone()));
-    let sweeping = async {
-        let Some(url) = settings.database_url else { return Ok(()) };
-        let (in_flight, interval) = (settings.in_flight, settings.sweep_interval);
-        let sweeping = sweep(url, (*read_model).clone(), currency, in_flight, interval, activity, shutdown.clone());
-        tokio::spawn(sweeping).await?
-    };
+
+    let pollers = settings.pollers.into();
+    let clean_up = tokio::spawn(rebuild::clean_up((*read_model).clone(), shutdown.clone()));
+    let sweep = tokio::spawn(sweep(settings, (*read_model).clone(), consumer.activity.clone(), shutdown.clone()));
     let background = async {
-        tokio::try_join!(async { anyhow::Ok(tidying.await?) }, sweeping)?;
-        // That they end with the shutdown must not cut off the others.
-        std::future::pending::<anyhow::Result<()>>().await
+        tokio::try_join!(clean_up, sweep).context("a background task failed")?;
+        // They end at the shutdown, which must not cut off the consumer.
+        pending::<anyhow::Result<()>>().await
     };
     tokio::select! {
-        stopped = consumer.clone().run(settings.pollers.into(), shutdown.clone()) => stopped?,
+        stopped = consumer.clone().run(pollers, shutdown) => stopped?,
         stopped = axum::serve(listener, health::router(consumer)).into_future() => bail!("health stopped: {stopped:?}"),
-        failed = background => failed.context("keeping the read model right failed")?,
+        failed = background => failed?,
     }
     info!("stopped");
     Ok(())
 }
 
-/// Sweeps as soon as the database can be reached: the projector does not need it for anything else.
-async fn sweep(
-    url: String,
-    read_model: Redis,
-    currency: Currency,
-    in_flight: Duration,
-    interval: Duration,
-    activity: Arc<Activity>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut waiting = false;
-    let db = loop {
-        match database::connect(&url, CONCURRENT as u32, Some(SWEEP_TIMEOUT)).await {
-            Ok(db) => break db,
-            Err(error) if !std::mem::replace(&mut waiting, true) => warn!("no sweep for now: {error}"),
-            Err(_) => {}
-        }
-        if timeout(interval, shutdown.cancelled()).await.is_ok() {
-            return Ok(());
-        }
-    };
-    let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::FromLog };
-    while let Err(error) = verifier.check_database().await {
-        warn!("no sweep for now: {}", one_line(error.as_ref()));
-        if timeout(SWEEP_TIMEOUT, shutdown.cancelled()).await.is_ok() {
-            return Ok(());
-        }
+/// Sweeps as soon as the database is reachable. The projector needs it for nothing else.
+async fn sweep(settings: Settings, read_model: Redis, activity: Arc<Activity>, shutdown: CancellationToken) {
+    let Settings { database_url: Some(url), in_flight, sweep_interval, .. } = settings else { return };
+    let currency = settings.read_model.currency;
+    let connected = (|| verifier(url.clone(), read_model.clone(), currency, in_flight))
+        .retry(ExponentialBuilder::default().without_max_times())
+        .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
+    if let Some(Ok(verifier)) = shutdown.run_until_cancelled(connected).await {
+        Sweep::new(verifier, sweep_interval, activity).run(shutdown).await;
     }
-    Sweep::new(verifier, interval, activity).run(shutdown).await;
-    Ok(())
+}
+
+async fn verifier(url: String, read_model: Redis, currency: Currency, in_flight: Duration) -> anyhow::Result<Verifier> {
+    let db = database::connect(&url, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
+    let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::FromLog };
+    verifier.check_database().await?;
+    Ok(verifier)
 }

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use chrono::Utc;
 use futures::StreamExt;
 use read_model::generations::TransitionError;
 use read_model::{Generations, Redis};
@@ -18,7 +17,7 @@ use uuid::Uuid;
 
 use crate::replay::{self, Replayed};
 use crate::verify::sums::WrongSum;
-use crate::verify::{Difference, Finding, Step, Verifier};
+use crate::verify::{Difference, Finding, Progress, Verifier};
 
 /// How often all clients are compared before the rebuild fails because some still differ.
 const MAX_COMPARISONS: u32 = 5;
@@ -123,9 +122,7 @@ async fn compare_once(
     each: &mut impl FnMut(Phase) -> ControlFlow<()>,
 ) -> anyhow::Result<Option<String>> {
     let (mut example, mut compared, mut interrupted) = (None, 0, false);
-    // Events that the sums may lack by now are applied while clients are compared.
-    let arrived = Utc::now() - verifier.in_flight;
-    let clients = |Step { clients, findings, .. }: Step| {
+    let clients = |Progress { clients, findings, .. }: Progress| {
         let difference = findings.iter().find(|finding| !was_late(finding)).map(ToString::to_string);
         example = example.take().or(difference);
         compared = clients;
@@ -142,7 +139,7 @@ async fn compare_once(
             interrupted = each(Phase::Compared(compared)).is_break();
             if interrupted || example.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        verifier.sums(arrived, sums).await?;
+        verifier.sums(sums).await?;
         ensure!(!interrupted, Interrupted);
     }
     Ok(example)

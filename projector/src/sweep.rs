@@ -1,7 +1,6 @@
-//! Heals the read model without being asked: compares clients and products with the command database all the time, those
-//! that changed lately first, and repairs what differs. It never takes anything back: that is for an operator to decide.
+//! Repairs the read model in the background: compares clients and products with the command database all the time, those that
+//! changed recently first. It removes nothing that the database does not have: an operator decides that.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,51 +12,53 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::consume::activity::Activity;
-use crate::verify::{Compared, Finding, Verifier};
+use crate::verify::{Finding, FirstMissed, Verifier};
 
-/// How far back the first look at what changed lately goes, beyond what may still be on its way.
+/// How far the first look at recent changes goes back.
 const LOOK_BACK: Duration = Duration::from_secs(300);
-/// Findings of one pass that are logged one by one.
-const TOLD: usize = 10;
+/// Recent changes are compared when they are this old. By then their transactions are over, so none is skipped, and most are
+/// applied.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Findings of one run that are logged one by one.
+const LOGGED_FINDINGS: usize = 10;
 
 pub struct Sweep {
     verifier: Verifier,
     interval: Duration,
-    /// Of the projector that it belongs to: while that has much to do, what lacks is in the queue.
+    /// Of the projector in this process. While that lags behind, missing events are in the queue.
     activity: Arc<Activity>,
-    /// Clients with events up to this one in the log have been looked at.
-    looked_at: Uuid,
-    /// Those of them that lacked something which was on its way.
-    incomplete: BTreeSet<i64>,
+    /// All changes up to this event in the log have been compared.
+    changes: Uuid,
     /// All clients up to this id have been compared in this round.
-    compared: i64,
-    /// Whether something was found in this round: where one is, there may be more.
-    in_a_hurry: bool,
+    clients: i64,
+    first_missed: FirstMissed,
+    /// Whether this round has repaired something. Then there may be more, so it does not pause.
+    is_repairing: bool,
 }
 
 impl Sweep {
     pub fn new(verifier: Verifier, interval: Duration, activity: Arc<Activity>) -> Sweep {
-        let looked_at = least_id_at(Utc::now() - verifier.in_flight - LOOK_BACK);
-        let (incomplete, compared, in_a_hurry) = (BTreeSet::new(), 0, false);
-        Sweep { verifier, interval, activity, looked_at, incomplete, compared, in_a_hurry }
+        let changes = least_id_at(Utc::now() - verifier.in_flight - LOOK_BACK);
+        let (clients, first_missed, is_repairing) = (0, FirstMissed::default(), false);
+        Sweep { verifier, interval, activity, changes, clients, first_missed, is_repairing }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut healthy = true;
+        let mut is_failing = false;
         loop {
             let mut pause = self.interval;
             match self.run_once().await {
                 Ok(findings) => {
-                    if !std::mem::replace(&mut healthy, true) {
+                    if std::mem::replace(&mut is_failing, false) {
                         info!("comparing the read model with the database again");
                     }
-                    if self.in_a_hurry {
+                    if self.is_repairing {
                         pause = Duration::ZERO;
                     }
-                    tell(&findings);
+                    log(&findings);
                 }
                 Err(error) => {
-                    if std::mem::replace(&mut healthy, false) {
+                    if !std::mem::replace(&mut is_failing, true) {
                         warn!("cannot compare the read model with the database: {}", one_line(error.as_ref()));
                     }
                 }
@@ -68,43 +69,43 @@ impl Sweep {
         }
     }
 
-    /// Looks at the clients that changed since it was called last, and at some of all; returns what it found.
+    /// Compares recent changes, events that were missed `in_flight` ago, and the next clients of the round. Returns what it
+    /// found.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
         if self.activity.is_lagging() {
-            self.in_a_hurry = false;
+            self.is_repairing = false;
             return Ok(Vec::new());
         }
-        let until = least_id_at(Utc::now() - self.verifier.in_flight);
-        let mut ids = self.incomplete.clone();
-        let (clients, products) = self.verifier.changed_between(self.looked_at, until).await?;
-        ids.extend(clients);
-        let ids: Vec<i64> = ids.into_iter().collect();
-        let Compared { mut findings, incomplete } = self.verifier.clients(&ids).await?;
-        findings.extend(self.verifier.products(&products).await?);
-        (self.looked_at, self.incomplete) = (self.looked_at.max(until), incomplete.into_iter().collect());
+        let until = least_id_at(Utc::now() - SETTLED.min(self.verifier.in_flight));
+        let mut subjects = self.first_missed.missed_for(self.verifier.in_flight);
+        subjects.extend(self.verifier.changed_between(self.changes, until).await?);
+        subjects.sort();
+        subjects.dedup();
+        let mut findings = self.verifier.subjects(&subjects, &mut self.first_missed).await?;
+        self.changes = self.changes.max(until);
 
-        match self.verifier.page(self.compared).await? {
+        match self.verifier.next_clients(self.clients, &mut self.first_missed).await? {
             Some(page) => {
-                self.compared = page.last;
-                findings.extend(page.compared.findings);
-                self.in_a_hurry |= findings.iter().any(|finding| finding.repaired);
+                self.clients = page.last;
+                findings.extend(page.findings);
+                self.is_repairing |= findings.iter().any(|finding| finding.repaired);
             }
             None => {
-                self.compared = 0;
-                findings.extend(self.verifier.all_products().await?);
-                self.in_a_hurry = findings.iter().any(|finding| finding.repaired);
+                self.clients = 0;
+                findings.extend(self.verifier.all_products(&mut self.first_missed).await?);
+                self.is_repairing = findings.iter().any(|finding| finding.repaired);
             }
         }
         Ok(findings)
     }
 }
 
-fn tell(findings: &[Finding]) {
-    for Finding { subject, difference, repaired } in findings.iter().take(TOLD) {
-        warn!(%subject, repaired, "the read model was not right: {difference}");
+fn log(findings: &[Finding]) {
+    for Finding { subject, difference, repaired } in findings.iter().take(LOGGED_FINDINGS) {
+        warn!(%subject, repaired, "the read model differs: {difference}");
     }
-    if findings.len() > TOLD {
+    if findings.len() > LOGGED_FINDINGS {
         let repaired = findings.iter().filter(|finding| finding.repaired).count();
-        warn!(findings = findings.len(), repaired, "the read model was not right, and so on");
+        warn!(findings = findings.len(), repaired, "the read model differs in more places");
     }
 }

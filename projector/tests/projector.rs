@@ -14,12 +14,12 @@ use entity::Subject::{self, Client, Product};
 use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
 use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
-use projector::consume::{Batch, Consumer, health};
+use projector::consume::{Consumer, Processed, health};
 use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
 use projector::rebuild::{self, Phase, Rebuild};
 use projector::sweep::Sweep;
 use projector::verify::sums::WrongSum;
-use projector::verify::{Difference, Finding, Repair, Step, Verifier};
+use projector::verify::{Difference, Finding, FirstMissed, Progress, Repair, Verifier};
 use projector::{queues, replay};
 use read_model::generations::{FORMAT, TransitionError};
 use read_model::reports;
@@ -116,8 +116,8 @@ async fn messages_are_applied_once_and_deleted() {
     for event in &events {
         send(&consumer, &event.message()).await;
     }
-    assert_eq!(consumer.run_once().await, Ok(Batch { applied: 4, refused: 0 }));
-    assert_eq!(consumer.run_once().await, Ok(Batch::default()));
+    assert_eq!(consumer.run_once().await, Ok(Processed { applied: 4, refused: 0 }));
+    assert_eq!(consumer.run_once().await, Ok(Processed::default()));
     assert_eq!((total(&*memory, 1).await, total(&*memory, 2).await), (300_000, 150_000));
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
 }
@@ -160,7 +160,7 @@ async fn a_message_that_could_not_be_deleted_comes_again_and_changes_nothing() {
 
     send(&consumer, &row(1, 1).message()).await;
     for deliveries in [1, 1, 0] {
-        assert_eq!(consumer.run_once().await, Ok(Batch { applied: deliveries, refused: 0 }));
+        assert_eq!(consumer.run_once().await, Ok(Processed { applied: deliveries, refused: 0 }));
         assert_eq!(total(&*memory, 1).await, 150_000);
     }
 }
@@ -177,12 +177,12 @@ async fn what_is_not_ours_goes_to_the_dead_letters_and_delays_nothing() {
         send(&consumer, foreign).await;
     }
     send(&consumer, &row(1, 1).message()).await;
-    assert_eq!(consumer.run_once().await, Ok(Batch { applied: 1, refused: 3 }));
+    assert_eq!(consumer.run_once().await, Ok(Processed { applied: 1, refused: 3 }));
     assert_eq!(total(&*memory, 1).await, 150_000);
     for _ in 2..=5 {
-        assert_eq!(consumer.run_once().await, Ok(Batch { applied: 0, refused: 3 }));
+        assert_eq!(consumer.run_once().await, Ok(Processed { applied: 0, refused: 3 }));
     }
-    assert_eq!(consumer.run_once().await, Ok(Batch::default()), "five times are enough");
+    assert_eq!(consumer.run_once().await, Ok(Processed::default()), "five times are enough");
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
     let received = consumer.queue.receive_message().queue_url(&dead_letters).max_number_of_messages(10).send().await;
     let bodies: Vec<String> =
@@ -422,21 +422,21 @@ fn events(rows: &[order_event::Model]) -> Vec<Event> {
 
 async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
     let (server, read_model, url) = redis().await;
-    let in_flight = Duration::from_secs(60);
+    let in_flight = Duration::ZERO;
     (server, url, Verifier { db: database().await, read_model, currency: Currency::USD, in_flight, repair })
 }
 
 /// All that differs, clients that the database does not have among it.
 async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
     let mut findings = Vec::new();
-    let each = |step: Step| {
+    let each = |step: Progress| {
         findings.extend(step.findings);
         ControlFlow::Continue(())
     };
     verifier.all(0, each).await.unwrap();
     for Finding { difference, repaired, .. } in &findings {
-        let is_unknown = matches!(difference, Difference::Unknown { .. });
-        let expected = verifier.repair >= if is_unknown { Repair::AndTakeBack } else { Repair::FromLog };
+        let is_unknown = matches!(difference, Difference::Orphaned { .. });
+        let expected = verifier.repair >= if is_unknown { Repair::RemoveOrphans } else { Repair::FromLog };
         assert_eq!(*repaired, expected, "{difference}");
     }
     findings.into_iter().map(|finding| (finding.subject, finding.difference)).collect()
@@ -444,22 +444,28 @@ async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
 
 #[tokio::test]
 async fn verify_names_every_difference_and_repairs_it() {
-    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     let missing = |client| (Client(client), Difference::Missing { events: 4 });
     assert_eq!(differences(&verifier).await, [missing(1), missing(2), missing(3)]);
 
-    // An event that is in the outbox, or that happened just now, is on its way.
+    // An event that is in the outbox, or that left it recently, is on its way.
     let young = [row(1, 5), order_event::Model { occurred_at: Utc::now().trunc_subsecs(3), ..row(2, 5) }];
     assert_eq!(verifier.unpublished().await.unwrap(), (0, None));
     place(&verifier.db, &young[..1], Outbox::Pending).await;
     assert_eq!(verifier.unpublished().await.unwrap(), (1, Some(young[0].occurred_at)));
     place(&verifier.db, &young[1..], Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
-    assert_eq!(differences(&verifier).await, []);
-    // Delivered out of order, some of it twice: right at any time.
-    verifier.read_model.apply(&events(&[young[1].clone(), young[1].clone()])).await;
+    assert_eq!(differences(&verifier).await, [(Client(2), Difference::Behind { events: 1, version: 4 })]);
+    // It arrives while the comparison waits for it, and twice.
+    verifier.in_flight = Duration::from_millis(500);
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        verifier.read_model.apply(&events(&[young[1].clone(), young[1].clone()])).await;
+    };
+    assert_eq!(tokio::join!(differences(&verifier), arrives).0, []);
+    verifier.in_flight = Duration::ZERO;
     assert_eq!(differences(&verifier).await, []);
 
     let key = |client: i64| format!("orders:{{p{client}}}:g1:client:{client}");
@@ -472,15 +478,15 @@ async fn verify_names_every_difference_and_repairs_it() {
     let found = differences(&verifier).await;
     assert_eq!(found[0], (Client(1), Difference::Behind { events: 2, version: 1 }));
     let (orders, orders_expected) = (5, 5);
-    let differs = Difference::Differs { orders, orders_expected, total: total + 1, total_expected: total };
+    let differs = Difference::WrongTotal { orders, orders_expected, total: total + 1, total_expected: total };
     assert_eq!(found[1], (Client(2), differs));
     assert!(matches!(&found[2], (Client(3), Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
-    assert_eq!(found[3..], [(Client(99), Difference::Unknown { version: 1 })]);
+    assert_eq!(found[3..], [(Client(99), Difference::Orphaned { version: 1 })]);
 
     verifier.repair = Repair::FromLog;
     assert_eq!(differences(&verifier).await, found);
     assert_eq!(differences(&verifier).await, found[3..], "nothing is taken back without being asked");
-    verifier.repair = Repair::AndTakeBack;
+    verifier.repair = Repair::RemoveOrphans;
     assert_eq!(differences(&verifier).await, found[3..]);
     assert_eq!(differences(&verifier).await, []);
     let clients = verifier.read_model.clients(&[1, 2, 3, 99]).await.unwrap();
@@ -491,7 +497,7 @@ async fn verify_names_every_difference_and_repairs_it() {
 
     // The database was restored from an old copy: what it does not have any more is taken back.
     verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
-    assert_eq!(differences(&verifier).await, [(Client(3), Difference::Unknown { version: 7 })]);
+    assert_eq!(differences(&verifier).await, [(Client(3), Difference::Orphaned { version: 7 })]);
     assert_eq!(differences(&verifier).await, []);
 
     // Clients of a partition whose rankings are lost are ranked anew, also where something else is in their place.
@@ -501,7 +507,7 @@ async fn verify_names_every_difference_and_repairs_it() {
         if damage == "SET" {
             command(&url, &["SET", &rankings[0], "damaged"]).await;
         }
-        assert_eq!(differences(&verifier).await, [(Client(id), Difference::Misplaced)]);
+        assert_eq!(differences(&verifier).await, [(Client(id), Difference::Misranked)]);
         assert_eq!(differences(&verifier).await, []);
     }
 
@@ -510,8 +516,8 @@ async fn verify_names_every_difference_and_repairs_it() {
     command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
     command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
     verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
-    let page = verifier.page(0).await.unwrap().unwrap();
-    let repaired: Vec<_> = page.compared.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
+    let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+    let repaired: Vec<_> = page.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
     assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
 }
 
@@ -532,7 +538,7 @@ fn told(subject: Subject, version: i32, name: &str) -> order_event::Model {
 
 #[tokio::test]
 async fn verify_compares_what_clients_and_products_are_called_and_cost() {
-    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
     let rows = [
         told(Client(1), 1, "Robert"),
         told(Client(1), 2, "Bob"),
@@ -567,9 +573,9 @@ async fn verify_compares_what_clients_and_products_are_called_and_cost() {
     command(&url, &["HSET", "orders:{p2}:g1:catalogue", "2", "many"]).await;
     verifier.read_model.apply(&events(&[told(Product(9), 1, "Nobody's")])).await;
     let found = differences(&verifier).await;
-    assert_eq!(found[..2], [(Client(1), Difference::Misdescribed), (Product(1), Difference::Misdescribed)]);
+    assert_eq!(found[..2], [(Client(1), Difference::WrongDetails), (Product(1), Difference::WrongDetails)]);
     assert!(matches!(&found[2], (Product(2), Difference::Damaged { .. })), "{found:?}");
-    let unknown = (Product(9), Difference::Unknown { version: 1 });
+    let unknown = (Product(9), Difference::Orphaned { version: 1 });
     assert_eq!(found[3..], [(Product(3), Difference::Behind { events: 1, version: 1 }), unknown.clone()]);
 
     verifier.repair = Repair::FromLog;
@@ -579,7 +585,7 @@ async fn verify_compares_what_clients_and_products_are_called_and_cost() {
         std::slice::from_ref(&unknown),
         "nothing is taken back without being asked"
     );
-    verifier.repair = Repair::AndTakeBack;
+    verifier.repair = Repair::RemoveOrphans;
     assert_eq!(differences(&verifier).await, [unknown]);
     command(&url, &["DEL", "orders:{p3}:g1:catalogue"]).await;
     command(&url, &["SET", "orders:{p3}:g1:catalogue", "damaged"]).await;
@@ -598,13 +604,13 @@ async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
         all.extend(wrong.iter().map(ToString::to_string));
         ControlFlow::Continue(())
     };
-    verifier.sums(Utc::now() - verifier.in_flight, each).await.unwrap();
+    verifier.sums(each).await.unwrap();
     all
 }
 
 #[tokio::test]
 async fn verify_names_every_wrong_sum() {
-    let (_server, url, mut verifier) = verifier(Repair::Nothing).await;
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
     verifier.in_flight = Duration::ZERO;
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
     let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
@@ -614,35 +620,37 @@ async fn verify_names_every_wrong_sum() {
         (1..).zip(times).map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) }).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     let late = wrong_sums(&verifier).await;
-    assert!(
-        late.contains(&"2024-02-29          differs: 0 orders for 0 in all, where 1 for 150000 were sold".to_owned())
-    );
-    assert!(
-        late.contains(&"2024-02 product 1   differs: 0 pieces for 0 in all, where 1 for 150000 were sold".to_owned())
-    );
+    assert!(late.contains(&"2024-02-29           wrong sum: 0 for 0 orders, expected 150000 for 1".to_owned()));
+    assert!(late.contains(&"2024-02 product 1    wrong sum: 0 for 0 units, expected 150000 for 1".to_owned()));
 
     // An event that is in the outbox is on its way.
     verifier.in_flight = Duration::from_secs(60);
     verifier.db.execute_unprepared("INSERT INTO outbox SELECT id FROM order_events").await.unwrap();
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
     verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
-    assert_eq!(verifier.read_model.apply(&events(&rows)).await.len(), rows.len());
-    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
-    // What is too much is not.
+    // So is one that left it recently. It arrives while the comparison waits for it.
+    verifier.in_flight = Duration::from_millis(500);
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(verifier.read_model.apply(&events(&rows)).await.len(), rows.len());
+    };
+    assert_eq!(tokio::join!(wrong_sums(&verifier), arrives).0, Vec::<String>::new());
+    // A sum that is too large is wrong at once.
+    verifier.in_flight = Duration::from_secs(60);
     let (day, hour) = (now.format("%Y-%m-%d"), now.format("%Y-%m-%dT%H"));
     let key = |name: String| format!("orders:{{p1}}:g1:{name}");
     let cell = format!("#{}", 2 * now.ordinal0());
     command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "1"]).await;
-    let expected = format!("{day}          differs: 2 orders for 300001 in all, where 2 for 300000 were sold");
+    let expected = format!("{day}           wrong sum: 300001 for 2 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
     let cell = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
     command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "1"]).await;
-    let expected = format!("{hour}       differs: 3 orders for 300000 in all, where 2 for 300000 were sold");
+    let expected = format!("{hour}        wrong sum: 300000 for 3 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
     command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
-    let expected = format!("{day} product 2 differs: 7 pieces for 0 in all, where 0 for 0 were sold");
+    let expected = format!("{day} product 2 wrong sum: 0 for 7 units, expected 0 for 0");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["HDEL", &key(format!("products:{day}")), "2:units"]).await;
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
@@ -668,7 +676,7 @@ async fn a_repair_never_takes_back_what_is_applied_meanwhile() {
 
 #[tokio::test]
 async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
-    let (_server, url, verifier) = verifier(Repair::AndTakeBack).await;
+    let (_server, url, verifier) = verifier(Repair::RemoveOrphans).await;
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
@@ -747,12 +755,13 @@ async fn a_rebuild_can_be_interrupted_gone_on_with_and_put_back() {
     redis.change_generations(Generations::discard).await.unwrap().unwrap();
     redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
     let error = rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap_err();
-    assert_eq!(error.to_string(), "no generation is kept from before");
+    assert_eq!(error.to_string(), "there is no previous generation");
 }
 
 #[tokio::test]
 async fn the_sweep_heals_what_was_lost_without_being_asked() {
-    let (_server, url, verifier) = verifier(Repair::FromLog).await;
+    let (_server, url, mut verifier) = verifier(Repair::FromLog).await;
+    verifier.in_flight = Duration::from_millis(100);
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
@@ -774,7 +783,7 @@ async fn the_sweep_heals_what_was_lost_without_being_asked() {
 
 #[tokio::test]
 async fn clients_that_changed_lately_come_first_and_stay_until_they_are_complete() {
-    let (_server, _, mut verifier) = verifier(Repair::Nothing).await;
+    let (_server, _, mut verifier) = verifier(Repair::Off).await;
     let id = |seconds_ago: i64| {
         Uuid::from_u128(
             ((Utc::now().timestamp_millis() - seconds_ago * 1_000) as u128) << 80 | u128::from(rand::random::<u64>()),
@@ -786,14 +795,15 @@ async fn clients_that_changed_lately_come_first_and_stay_until_they_are_complete
     place(&verifier.db, &[old, lately], Outbox::Published).await;
     place(&verifier.db, &[delayed], Outbox::Pending).await;
     let mut changed = verifier.changed_between(id(200), id(60)).await.unwrap();
-    changed.0.sort();
-    assert_eq!(changed, (vec![2, 3], vec![]));
-    let compared = verifier.clients(&[2, 3]).await.unwrap();
-    assert_eq!((compared.findings.len(), &*compared.incomplete), (1, &[3][..]));
+    changed.sort();
+    assert_eq!(changed, [Client(2), Client(3)]);
+    let mut first_missed = FirstMissed::default();
+    assert_eq!(verifier.subjects(&changed, &mut first_missed).await.unwrap().len(), 1);
+    assert_eq!(first_missed.missed_for(Duration::ZERO), [Client(3)], "it is in the outbox");
     // Published long after it happened, and lost then.
     verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     verifier.repair = Repair::FromLog;
-    assert_eq!(verifier.clients(&[3]).await.unwrap().findings.len(), 1);
+    assert_eq!(verifier.subjects(&[Client(3)], &mut first_missed).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

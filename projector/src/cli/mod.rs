@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use projector::verify::{CONCURRENT, Repair, Verifier};
+use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use runtime::database;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +74,7 @@ pub struct StoreArguments {
 
 impl StoreArguments {
     async fn verifier(&self, repair: Repair) -> anyhow::Result<Verifier> {
-        let db = database::connect(&self.database_url, CONCURRENT as u32, Some(STATEMENT_TIMEOUT)).await?;
+        let db = database::connect(&self.database_url, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
         let settings = &self.stored.read_model;
         let read_model = settings.connect().await?;
         let verifier = Verifier { db, read_model, currency: settings.currency, in_flight: self.in_flight, repair };

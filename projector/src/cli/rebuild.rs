@@ -62,7 +62,7 @@ impl Command {
 
 impl Arguments {
     async fn run(self, roll_back: bool) -> anyhow::Result<ExitCode> {
-        let verifier = self.stores.verifier(Repair::AndTakeBack).await?;
+        let verifier = self.stores.verifier(Repair::RemoveOrphans).await?;
         let total = verifier.clients_after(0).await?;
         let rebuild = Rebuild { verifier, keep: self.keep };
         let shutdown = runtime::shutdown_signal()?;

@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use chrono::Utc;
 use projector::verify::sums::WrongSum;
-use projector::verify::{Repair, Step};
+use projector::verify::{Progress, Repair};
 use serde_json::json;
 
 use super::{INTERRUPTED, StoreArguments, continue_unless};
@@ -31,17 +30,16 @@ pub struct Arguments {
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let repair = match (self.repair, self.remove_orphans) {
-            (false, _) => Repair::Nothing,
+            (false, _) => Repair::Off,
             (true, false) => Repair::FromLog,
-            (true, true) => Repair::AndTakeBack,
+            (true, true) => Repair::RemoveOrphans,
         };
         let verifier = self.stores.verifier(repair).await?;
         let shutdown = runtime::shutdown_signal()?;
         let mut report = self.stores.report();
-        let arrived = Utc::now() - self.stores.in_flight;
         let total = verifier.clients_after(self.after).await?;
         let (mut clients, mut last, mut differences, mut repaired) = (0, self.after, 0, 0);
-        let compared = verifier.all(self.after, |progress: Step| {
+        let compared = verifier.all(self.after, |progress: Progress| {
             (clients, last) = (progress.clients, progress.last);
             report.progress("clients", clients, Some(total));
             for finding in progress.findings {
@@ -55,7 +53,7 @@ impl Arguments {
 
         let (mut wrong_sums, has_sums) = (0, verifier.read_model.has_reports().await?);
         if has_sums && !shutdown.is_cancelled() {
-            let sums = verifier.sums(arrived, |wrong: Vec<WrongSum>| {
+            let sums = verifier.sums(|wrong: Vec<WrongSum>| {
                 wrong_sums += wrong.len() as u64;
                 wrong.iter().for_each(|wrong| report.result(wrong));
                 continue_unless(&shutdown)

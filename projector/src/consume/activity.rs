@@ -1,71 +1,73 @@
-//! What the pollers have done lately.
+//! What the pollers have done recently.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// Pollers that have heard nothing of the queue for so long, not even that it is empty, have stopped: a long poll takes 20
-/// seconds.
-const FROZEN: Duration = Duration::from_secs(60);
-/// Events that are applied later than this after they happened make a lag.
-const LAGGING: Duration = Duration::from_secs(10);
+/// The queue answers at least every 20 seconds, when a long poll ends. Pollers without any answer for this long have stopped.
+const FROZEN_AFTER: Duration = Duration::from_secs(60);
+/// The age of applied events above which the projector lags behind.
+const LAGGING_ABOVE: Duration = Duration::from_secs(10);
 
-/// What the pollers have done lately.
 #[derive(Debug, Default)]
-pub struct Activity(Mutex<Lately>);
+pub struct Activity(Mutex<Recent>);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Lately {
+struct Recent {
     /// When the queue last answered.
     received: Option<Instant>,
-    /// How old the oldest event was that was applied last; nothing when the queue was empty since.
+    /// The age of the oldest event of the last batch, or zero if the queue has been empty since.
     lag: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Progressing {
+pub(super) enum Condition {
     Current,
-    /// It works, but has much to do.
+    /// There is a backlog.
     Lagging,
-    /// It holds what it has until a store is there again.
+    /// A store is unavailable.
     Waiting,
-    /// It does nothing although there is no reason.
+    /// The pollers have stopped without a known reason.
     Frozen,
 }
 
 impl Activity {
-    pub(super) fn received(&self, nothing: bool) {
-        let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lately.received = Some(Instant::now());
-        if nothing {
-            lately.lag = Duration::ZERO;
+    pub(super) fn received(&self, is_empty: bool) {
+        let mut recent = self.recent();
+        recent.received = Some(Instant::now());
+        if is_empty {
+            recent.lag = Duration::ZERO;
         }
     }
 
     pub(super) fn applied(&self, oldest: Option<DateTime<Utc>>) {
         if let Some(oldest) = oldest {
-            let lag = (Utc::now() - oldest).to_std().unwrap_or_default();
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).lag = lag;
+            self.recent().lag = (Utc::now() - oldest).to_std().unwrap_or_default();
         }
     }
 
-    /// Whether there is much to do.
+    /// Whether there is a backlog.
     pub fn is_lagging(&self) -> bool {
-        self.state().0 == Progressing::Lagging
+        self.condition().0 == Condition::Lagging
     }
 
-    pub(super) fn state(&self) -> (Progressing, Duration) {
-        let Lately { received, lag } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = match received {
-            Some(received) if received.elapsed() > FROZEN => Progressing::Frozen,
-            _ if lag > LAGGING => Progressing::Lagging,
-            _ => Progressing::Current,
+    /// The condition of the pollers, and the lag.
+    pub(super) fn condition(&self) -> (Condition, Duration) {
+        let Recent { received, lag } = *self.recent();
+        let condition = match received {
+            Some(received) if received.elapsed() > FROZEN_AFTER => Condition::Frozen,
+            _ if lag > LAGGING_ABOVE => Condition::Lagging,
+            _ => Condition::Current,
         };
-        (state, lag)
+        (condition, lag)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,25 +76,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lagging_is_not_frozen() {
+    fn lagging_and_frozen_are_different_conditions() {
         let activity = Activity::default();
         let at = |received: Option<Instant>, lag: u64| {
-            *activity.0.lock().unwrap() = Lately { received, lag: Duration::from_secs(lag) };
-            activity.state().0
+            *activity.0.lock().unwrap() = Recent { received, lag: Duration::from_secs(lag) };
+            activity.condition().0
         };
         let now = Instant::now();
-        let long_ago = now.checked_sub(FROZEN + Duration::from_secs(1));
-        assert_eq!(at(None, 0), Progressing::Current);
-        assert_eq!(at(Some(now), 9), Progressing::Current);
-        assert_eq!(at(Some(now), 11), Progressing::Lagging);
-        assert_eq!(at(long_ago, 0), Progressing::Frozen);
-        assert_eq!(at(long_ago, 3_600), Progressing::Frozen);
+        let long_ago = now.checked_sub(FROZEN_AFTER + Duration::from_secs(1));
+        assert_eq!(at(None, 0), Condition::Current);
+        assert_eq!(at(Some(now), 9), Condition::Current);
+        assert_eq!(at(Some(now), 11), Condition::Lagging);
+        assert_eq!(at(long_ago, 0), Condition::Frozen);
+        assert_eq!(at(long_ago, 3_600), Condition::Frozen);
 
         activity.received(false);
-        assert_eq!(activity.state().0, Progressing::Lagging, "there is more to do");
+        assert_eq!(activity.condition().0, Condition::Lagging, "there is more to do");
         activity.received(true);
-        assert_eq!(activity.state(), (Progressing::Current, Duration::ZERO), "an empty queue is no lag");
+        assert_eq!(activity.condition(), (Condition::Current, Duration::ZERO), "an empty queue means no lag");
         activity.applied(Some(Utc::now() - Duration::from_secs(60)));
-        assert_eq!(activity.state().0, Progressing::Lagging);
+        assert_eq!(activity.condition().0, Condition::Lagging);
     }
 }

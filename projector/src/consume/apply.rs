@@ -1,5 +1,5 @@
-//! Events that come while others are being applied wait for that, and then share a step: the more there are, the less each
-//! costs. When none are under way nobody waits, unless there is a backlog: then some more are waited for.
+//! Applies the events of all pollers in batches (group commit): events that arrive while a batch is being applied form the next
+//! one. The more arrive, the less each costs. Without a backlog no event waits for others.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,60 +10,65 @@ use read_model::{Applied, Error, Projection};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-/// How long more events are waited for while there is a backlog.
-const GATHER: Duration = Duration::from_millis(25);
+/// How long a batch waits for more events during a backlog.
+const LINGER: Duration = Duration::from_millis(25);
 
 type Results = Vec<Result<Applied, Error>>;
 
-struct Waiting {
+/// The events of one caller, returned to it with their results.
+struct Submission {
     events: Vec<Event>,
     done: oneshot::Sender<(Vec<Event>, Results)>,
 }
 
-/// Where all pollers apply what they have received.
-pub struct Applying {
+pub struct EventBatcher {
     read_model: Arc<dyn Projection>,
-    waiting: Mutex<Vec<Waiting>>,
-    /// Told when more wait.
+    submitted: Mutex<Vec<Submission>>,
+    /// Notified when events are submitted.
     more: Notify,
-    /// Held by who applies, for all who wait.
+    /// Held by the caller that applies the batch, for all that have submitted events.
     turn: tokio::sync::Mutex<()>,
 }
 
-impl Applying {
-    pub fn new(read_model: Arc<dyn Projection>) -> Applying {
-        Applying { read_model, waiting: Mutex::default(), more: Notify::new(), turn: tokio::sync::Mutex::default() }
+impl EventBatcher {
+    pub fn new(read_model: Arc<dyn Projection>) -> EventBatcher {
+        EventBatcher {
+            read_model,
+            submitted: Mutex::default(),
+            more: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
-    /// Applies events, and returns them with one result for each; `None` when whoever did it was interrupted. `enough` says for
-    /// how many it is worth to wait a little.
-    pub async fn apply(&self, events: Vec<Event>, enough: usize) -> Option<(Vec<Event>, Results)> {
+    /// Applies events and returns them with one result for each, or `None` if the caller that applied them was cancelled. The
+    /// batch waits for [`LINGER`] or until it has `min_batch` events.
+    pub async fn apply(&self, events: Vec<Event>, min_batch: usize) -> Option<(Vec<Event>, Results)> {
         if events.is_empty() {
             return Some((events, Vec::new()));
         }
         let (done, mut applied) = oneshot::channel();
-        self.waiting().push(Waiting { events, done });
+        self.submitted().push(Submission { events, done });
         self.more.notify_one();
         let turn = tokio::select! {
             biased;
             applied = &mut applied => return applied.ok(),
             turn = self.turn.lock() => turn,
         };
-        let gathered = async {
-            while self.waiting().iter().map(|waiting| waiting.events.len()).sum::<usize>() < enough {
+        let is_large_enough = async {
+            while self.submitted().iter().map(|submission| submission.events.len()).sum::<usize>() < min_batch {
                 self.more.notified().await;
             }
         };
-        let _ = timeout(GATHER, gathered).await;
-        let together = mem::take(&mut *self.waiting());
-        self.apply_together(together).await;
+        let _ = timeout(LINGER, is_large_enough).await;
+        let batch = mem::take(&mut *self.submitted());
+        self.apply_batch(batch).await;
         drop(turn);
         applied.await.ok()
     }
 
-    async fn apply_together(&self, together: Vec<Waiting>) {
-        let (mut all, mut callers) = (Vec::new(), Vec::with_capacity(together.len()));
-        for Waiting { mut events, done } in together {
+    async fn apply_batch(&self, batch: Vec<Submission>) {
+        let (mut all, mut callers) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for Submission { mut events, done } in batch {
             callers.push((events.len(), done));
             all.append(&mut events);
         }
@@ -74,8 +79,8 @@ impl Applying {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn submitted(&self) -> MutexGuard<'_, Vec<Submission>> {
+        self.submitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// Of a client, from one version to another.
+    /// Events of one client.
     fn events(client_id: i64, versions: std::ops::RangeInclusive<i32>) -> Vec<Event> {
         let event = |version| {
             let (client_name, client_email) = ("Bob".into(), "bob@example.com".into());
@@ -100,16 +105,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_gets_its_own_results_also_where_another_was_interrupted() {
+    async fn each_caller_gets_its_own_results_even_if_another_was_cancelled() {
         let memory = Arc::new(Memory::default());
-        let applying = Applying::new(memory.clone());
-        let turn = applying.turn.lock().await;
-        // It waits for its turn, and is gone before that comes.
-        let waiting = applying.apply(events(99, 1..=2), 0);
+        let batcher = EventBatcher::new(memory.clone());
+        let turn = batcher.turn.lock().await;
+        // It is cancelled while it waits for its turn.
+        let waiting = batcher.apply(events(99, 1..=2), 0);
         assert!(futures::poll!(std::pin::pin!(waiting)).is_pending());
         let callers = (1..=50).map(async |client| {
             let versions = client as i32 % 4;
-            let applied = applying.apply([events(client, 1..=versions), events(client, 1..=1)].concat(), 0).await;
+            let applied = batcher.apply([events(client, 1..=versions), events(client, 1..=1)].concat(), 0).await;
             let (events, results) = applied.unwrap();
             assert!(events.iter().all(|event| event.client().unwrap().id == client));
             let mut expected = vec![Ok(Applied::Now); versions as usize];
@@ -119,18 +124,22 @@ mod tests {
         let callers = join_all(callers);
         drop(turn);
         callers.await;
-        assert_eq!(memory.clients(&[99]).await.unwrap()[0].as_ref().unwrap().version, 2, "it was applied all the same");
+        assert_eq!(
+            memory.clients(&[99]).await.unwrap()[0].as_ref().unwrap().version,
+            2,
+            "its events were applied all the same"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_a_backlog_more_is_waited_for_but_not_long() {
-        let applying = Applying::new(Arc::new(Memory::default()));
-        let (began, enough) = (Instant::now(), 3);
-        tokio::join!(applying.apply(events(1, 1..=1), enough), applying.apply(events(2, 1..=2), enough));
-        assert_eq!(began.elapsed(), Duration::ZERO, "there were enough");
-        applying.apply(events(3, 1..=1), enough).await.unwrap();
-        assert_eq!(began.elapsed(), GATHER);
-        applying.apply(events(3, 2..=2), 0).await.unwrap();
-        assert_eq!(began.elapsed(), GATHER, "without a backlog nobody waits");
+    async fn during_a_backlog_a_batch_waits_for_more_events_but_not_long() {
+        let batcher = EventBatcher::new(Arc::new(Memory::default()));
+        let (began, min_batch) = (Instant::now(), 3);
+        tokio::join!(batcher.apply(events(1, 1..=1), min_batch), batcher.apply(events(2, 1..=2), min_batch));
+        assert_eq!(began.elapsed(), Duration::ZERO, "the batch is large enough");
+        batcher.apply(events(3, 1..=1), min_batch).await.unwrap();
+        assert_eq!(began.elapsed(), LINGER);
+        batcher.apply(events(3, 2..=2), 0).await.unwrap();
+        assert_eq!(began.elapsed(), LINGER, "without a backlog no event waits");
     }
 }

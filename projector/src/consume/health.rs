@@ -1,5 +1,5 @@
-//! `/health/live`: the process runs. `/health/ready`: it can reach the queue and the read model, and its pollers go on; and
-//! how far behind they are.
+//! `/health/live`: the process runs. `/health/ready`: the queue and the read model are reachable and the pollers work. The body
+//! has the details, and the lag.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::Consumer;
-use super::activity::Progressing;
+use super::activity::Condition;
 
 /// How long a check waits for a store.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pollers that have heard nothing of the queue for so long, not even that it is empty, have stopped: a long poll takes 20
+
 pub fn router(consumer: Consumer) -> Router {
     Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(consumer)
 }
@@ -26,12 +26,13 @@ async fn ready(State(consumer): State<Consumer>) -> Response {
     let (read_model, queue) =
         tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.ping()), timeout(CHECK_TIMEOUT, queue));
     let (read_model, queue) = (matches!(read_model, Ok(Ok(()))), matches!(queue, Ok(Ok(_))));
-    let (state, lag) = consumer.activity.state();
-    let state = if consumer.is_receiving() { state } else { Progressing::Waiting };
-    let good = read_model && queue && matches!(state, Progressing::Current | Progressing::Lagging);
-    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
-    let told =
-        json!({ "readModel": word(read_model), "queue": word(queue), "state": state, "lagSeconds": lag.as_secs() });
-    (status, Json(told)).into_response()
+    let (condition, lag) = consumer.activity.condition();
+    let condition = if consumer.is_receiving() { condition } else { Condition::Waiting };
+    let is_ready = read_model && queue && matches!(condition, Condition::Current | Condition::Lagging);
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = |is_reachable| if is_reachable { "reachable" } else { "unreachable" };
+    let body = json!({
+        "readModel": word(read_model), "queue": word(queue), "state": condition, "lagSeconds": lag.as_secs(),
+    });
+    (status, Json(body)).into_response()
 }

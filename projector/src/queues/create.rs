@@ -1,4 +1,4 @@
-//! The queue and its dead-letter queue.
+//! Creates the queue and its dead-letter queue.
 
 use anyhow::{Context, anyhow, bail};
 use aws_sdk_sqs::Client;
@@ -9,25 +9,23 @@ use runtime::one_line;
 use serde_json::json;
 use tracing::warn;
 
-/// A message goes to the dead-letter queue after so many deliveries…
+/// Deliveries after which a message moves to the dead-letter queue.
 const MAX_RECEIVES: u32 = 5;
-/// …each of which hides it from others for so long (seconds).
+/// Seconds for which a delivery hides the message from other receivers.
 const VISIBILITY_TIMEOUT: u32 = 30;
-/// How long queues keep messages (seconds): 14 days, the most there is.
+/// Seconds for which the queues keep a message: 14 days, the largest value that SQS allows.
 const RETENTION: u32 = 14 * 24 * 60 * 60;
 
-/// A queue that is there now.
 #[derive(Debug)]
-pub struct Queue {
+pub struct CreatedQueue {
     pub name: String,
     pub url: String,
-    /// Whether it was created just now.
+    /// False if it existed before.
     pub created: bool,
 }
 
-/// Creates the dead-letter queue NAME-dead-letters and the queue NAME, where they do not exist. A queue that exists is
-/// left as it is.
-pub async fn create(client: &Client, name: &str) -> anyhow::Result<[Queue; 2]> {
+/// Creates the queue NAME and the dead-letter queue NAME-dead-letters. Existing queues are not changed.
+pub async fn create(client: &Client, name: &str) -> anyhow::Result<[CreatedQueue; 2]> {
     let common = [(VisibilityTimeout, VISIBILITY_TIMEOUT.to_string()), (MessageRetentionPeriod, RETENTION.to_string())];
     let common = common.into_iter().chain([(SqsManagedSseEnabled, "true".to_owned())]);
 
@@ -35,7 +33,7 @@ pub async fn create(client: &Client, name: &str) -> anyhow::Result<[Queue; 2]> {
     let attributes = runtime::queue::attributes(client, &dead_letters.url).await?;
     let arn = attributes.get(&QueueArn).context("the dead-letter queue has no ARN")?;
 
-    // The count as a string, as AWS has it in its examples.
+    // The count is a string, as in the examples of AWS.
     let policy = json!({ "deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES.to_string() });
     let queue = ensure(client, name.to_owned(), common.chain([(RedrivePolicy, policy.to_string())])).await?;
     Ok([queue, dead_letters])
@@ -45,26 +43,26 @@ async fn ensure(
     client: &Client,
     name: String,
     attributes: impl Iterator<Item = (QueueAttributeName, String)>,
-) -> anyhow::Result<Queue> {
+) -> anyhow::Result<CreatedQueue> {
     match client.get_queue_url().queue_name(&name).send().await {
-        Ok(answer) => {
-            let url = answer.queue_url.with_context(|| format!("the queue {name} has no URL"))?;
-            return Ok(Queue { name, url, created: false });
+        Ok(found) => {
+            let url = found.queue_url.with_context(|| format!("the queue {name} has no URL"))?;
+            return Ok(CreatedQueue { name, url, created: false });
         }
         Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {}
-        Err(error) => bail!("cannot look for the queue {name}: {}", one_line(&error)),
+        Err(error) => bail!("cannot look up the queue {name}: {}", one_line(&error)),
     }
     let create = client.create_queue().queue_name(&name).set_attributes(Some(attributes.collect()));
-    let answer =
+    let created =
         create.send().await.map_err(|error| anyhow!("cannot create the queue {name}: {}", one_line(&error)))?;
-    let url = answer.queue_url.with_context(|| format!("the queue {name} has no URL"))?;
-    Ok(Queue { name, url, created: true })
+    let url = created.queue_url.with_context(|| format!("the queue {name} has no URL"))?;
+    Ok(CreatedQueue { name, url, created: true })
 }
 
-/// Whether the queue is there; warns when nothing would ever take refused messages out of it.
+/// Fails if the queue does not exist. Warns if it has no dead-letter queue.
 pub async fn check(client: &Client, url: &str) -> anyhow::Result<()> {
     if !runtime::queue::attributes(client, url).await?.contains_key(&RedrivePolicy) {
-        warn!("the queue has no dead-letter queue: messages that are refused come again until they expire");
+        warn!("the queue has no dead-letter queue: invalid messages are delivered again until they expire");
     }
     Ok(())
 }

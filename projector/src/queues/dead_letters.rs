@@ -1,4 +1,4 @@
-//! Dead letters: messages that were received five times and not applied. For each: what it is, and whether the read model
+//! Dead letters: messages that were received five times and not applied. Each is judged: what it is, and whether the read model
 //! still needs it.
 
 use std::collections::HashMap;
@@ -17,24 +17,23 @@ use read_model::{Error, Queries, Redis};
 use runtime::one_line;
 use serde::Serialize;
 
-/// What one call takes at most.
-const BATCH: i32 = 10;
-/// How long the letters that are looked at stay hidden from others, in seconds. They are shown again when that is done.
+/// The largest number of messages that one SQS call takes.
+const MAX_ENTRIES: i32 = 10;
+/// Seconds for which received letters are hidden from other receivers. [`DeadLetters::close`] ends this early.
 const HIDDEN: i32 = 300;
-/// How long to wait for another letter before there are taken to be no more, in seconds.
+/// Seconds to wait for another letter. If none comes there are no more.
 const WAIT: i32 = 2;
 
-/// A dead letter.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
-    /// SQS's id of the message.
+    /// The message id of SQS.
     pub id: String,
     pub sent_at: Option<String>,
-    /// How often it has been received, the dead-letter queue's own deliveries included.
+    /// Deliveries so far, including those from the dead-letter queue.
     pub receives: u32,
     pub verdict: Verdict,
-    /// Why it was not applied, as far as that can be told now.
+    /// Why it was not applied, as far as that is known now.
     pub why: String,
     #[serde(flatten)]
     pub subject: Option<Subject>,
@@ -50,19 +49,19 @@ impl fmt::Display for DeadLetter {
             (Some(subject), Some(version)) => format!("{subject} version {version}: "),
             _ => String::new(),
         };
-        let (sent_at, why) = (self.sent_at.as_deref().unwrap_or("-"), &self.why);
-        write!(f, "{}  {sent_at:<24}  {:<10}  {event}{why}", self.id, self.verdict.to_string())
+        let (sent_at, why) = (self.sent_at.as_deref().unwrap_or("unknown"), &self.why);
+        write!(f, "{:<20} {}: {event}{why} (sent {sent_at})", self.id, self.verdict)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Not an event of ours: it can only be discarded.
+    /// Not an event of this service: it can only be discarded.
     Foreign,
-    /// The read model has it already: it can be discarded.
+    /// Applied since, so it can be discarded.
     Superseded,
-    /// The read model lacks it: redrive it, or replay the log.
+    /// Missing in the read model: redrive it, or repair the read model from the log.
     Needed,
 }
 
@@ -76,12 +75,11 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What to do with those that were chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Sends them to the queue again.
+    /// Send back to the queue.
     Redrive,
-    /// Deletes them.
+    /// Delete.
     Discard,
 }
 
@@ -91,7 +89,7 @@ pub struct DeadLetters {
     pub dead_letters_url: String,
     pub read_model: Redis,
     pub currency: Currency,
-    /// Letters that were received and are hidden since, by their ids: their receipt handles.
+    /// The receipt handles of the letters that are hidden, by message id.
     hidden: HashMap<String, String>,
 }
 
@@ -108,12 +106,12 @@ impl DeadLetters {
         let mut parts = arn.rsplit(':');
         let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let request = queue.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
-        let answer = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
-        let dead_letters_url = answer.queue_url.with_context(|| format!("{arn} has no URL"))?;
+        let response = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
+        let dead_letters_url = response.queue_url.with_context(|| format!("{arn} has no URL"))?;
         Ok(DeadLetters { queue, queue_url, dead_letters_url, read_model, currency, hidden: HashMap::new() })
     }
 
-    /// Looks at every dead letter. `each` is called for one after another.
+    /// Calls `each` for every dead letter.
     pub async fn list(&mut self, mut each: impl FnMut(&DeadLetter)) -> anyhow::Result<()> {
         while let Some(letters) = self.receive().await? {
             letters.iter().for_each(&mut each);
@@ -121,13 +119,11 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Redrives or discards those with these ids, or all if there are none given; of all, a letter that is needed is not
-    /// discarded, and one that is foreign not redriven. Calls `each` for every letter of these, and says whether it was
-    /// done; returns the ids that were not found.
+    /// Redrives or discards the letters with these ids. Without ids it takes all, but does not discard needed ones nor redrive
+    /// foreign ones. Calls `each` for every letter with whether it was taken. Returns the ids that were not found.
     ///
     /// # Errors
-    /// When the queue fails; what was done until then is done. Repeating it is safe: an event that is sent twice is
-    /// applied once.
+    /// When the queue fails, possibly after some letters. Repeating is safe: an event that is sent twice is applied once.
     pub async fn act(
         &mut self,
         action: Action,
@@ -159,38 +155,38 @@ impl DeadLetters {
         Ok(ids)
     }
 
-    /// Shows those that were looked at, and not acted upon, to others again; returns how many are still hidden from
-    /// whoever looks: somebody else may be looking at them.
+    /// Makes the letters that remain visible to other receivers again. Returns how many others are hidden, because another
+    /// command is reading them.
     pub async fn close(&mut self) -> anyhow::Result<u32> {
         let handles: Vec<String> = std::mem::take(&mut self.hidden).into_values().collect();
-        for batch in handles.chunks(BATCH as usize) {
+        for batch in handles.chunks(MAX_ENTRIES as usize) {
             let entries = batch.iter().enumerate().map(|(index, handle)| {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder();
                 let entry = entry.id(index.to_string()).receipt_handle(handle).visibility_timeout(0);
                 entry.build().expect("an id and a handle are given")
             });
             let request = self.queue.change_message_visibility_batch().queue_url(&self.dead_letters_url);
-            let answer = request.set_entries(Some(entries.collect())).send().await;
-            answer.map_err(|error| anyhow!("cannot show the dead letters again: {}", one_line(&error)))?;
+            let response = request.set_entries(Some(entries.collect())).send().await;
+            response.map_err(|error| anyhow!("cannot make the dead letters visible again: {}", one_line(&error)))?;
         }
         let attributes = runtime::queue::attributes(&self.queue, &self.dead_letters_url).await?;
         let hidden = attributes.get(&QueueAttributeName::ApproximateNumberOfMessagesNotVisible);
         Ok(hidden.and_then(|hidden| hidden.parse().ok()).unwrap_or(0))
     }
 
-    /// The next letters, those that were seen before left out; `None` when there are no more.
+    /// The next letters, without those received before; `None` when there are no more.
     async fn receive(&mut self) -> anyhow::Result<Option<Vec<DeadLetter>>> {
         let request = self
             .queue
             .receive_message()
             .queue_url(&self.dead_letters_url)
-            .max_number_of_messages(BATCH)
+            .max_number_of_messages(MAX_ENTRIES)
             .wait_time_seconds(WAIT)
             .visibility_timeout(HIDDEN)
             .message_system_attribute_names(MessageSystemAttributeName::All);
-        let answer =
+        let response =
             request.send().await.map_err(|error| anyhow!("cannot read the dead-letter queue: {}", one_line(&error)))?;
-        let messages = answer.messages.unwrap_or_default();
+        let messages = response.messages.unwrap_or_default();
         if messages.is_empty() {
             return Ok(None);
         }
@@ -215,7 +211,7 @@ impl DeadLetters {
             Ok(event) => {
                 let (verdict, why) = match self.has_applied(&event).await {
                     Ok(true) => (Verdict::Superseded, "it has been applied since".into()),
-                    Ok(false) => (Verdict::Needed, "it could not be applied then; nothing hinders it now".into()),
+                    Ok(false) => (Verdict::Needed, "it can be applied now".into()),
                     Err(error @ Error::Damaged(_)) => (Verdict::Needed, error.to_string()),
                     Err(error @ Error::Unavailable(_)) => return Err(error.into()),
                 };
@@ -249,18 +245,18 @@ impl DeadLetters {
     }
 
     async fn send(&self, letters: &[DeadLetter]) -> anyhow::Result<()> {
-        // One by one where they are large: together they might be more than a call takes.
+        // One by one if they are large, because one call takes 256 KiB.
         let total: usize = letters.iter().map(|letter| letter.body.len()).sum();
-        let size = if total > 256 * 1024 { 1 } else { BATCH as usize };
+        let size = if total > 256 * 1024 { 1 } else { MAX_ENTRIES as usize };
         for batch in letters.chunks(size) {
             let entries = batch.iter().enumerate().map(|(index, letter)| {
                 let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&letter.body);
                 entry.build().expect("an id and a body are given")
             });
             let request = self.queue.send_message_batch().queue_url(&self.queue_url);
-            let answer = request.set_entries(Some(entries.collect())).send().await;
-            let answer = answer.map_err(|error| anyhow!("cannot send to the queue: {}", one_line(&error)))?;
-            ensure!(answer.failed().is_empty(), "the queue refused a message: {:?}", answer.failed()[0].message());
+            let response = request.set_entries(Some(entries.collect())).send().await;
+            let response = response.map_err(|error| anyhow!("cannot send to the queue: {}", one_line(&error)))?;
+            ensure!(response.failed().is_empty(), "the queue refused a message: {:?}", response.failed()[0].message());
         }
         Ok(())
     }
@@ -274,10 +270,14 @@ impl DeadLetters {
             entry.build().expect("an id and a handle are given")
         });
         let request = self.queue.delete_message_batch().queue_url(&self.dead_letters_url);
-        let answer = request.set_entries(Some(entries.collect())).send().await;
-        let answer =
-            answer.map_err(|error| anyhow!("cannot delete from the dead-letter queue: {}", one_line(&error)))?;
-        ensure!(answer.failed().is_empty(), "a dead letter could not be deleted: {:?}", answer.failed()[0].message());
+        let response = request.set_entries(Some(entries.collect())).send().await;
+        let response =
+            response.map_err(|error| anyhow!("cannot delete from the dead-letter queue: {}", one_line(&error)))?;
+        ensure!(
+            response.failed().is_empty(),
+            "a dead letter could not be deleted: {:?}",
+            response.failed()[0].message()
+        );
         Ok(())
     }
 }

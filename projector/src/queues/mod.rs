@@ -1,4 +1,4 @@
-//! The queue and its dead-letter queue.
+//! The SQS queue and its dead-letter queue.
 
 mod create;
 pub mod dead_letters;
@@ -10,20 +10,20 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::StalledStreamProtectionConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 
-pub use create::{Queue, check, create};
+pub use create::{CreatedQueue, check, create};
 
-/// How long one attempt of a call may take, besides the waiting that it asks for.
+/// Time limit of one attempt of a call, not counting the wait of a long poll.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client for SQS whose calls end, also when the other side falls silent.
+/// An SQS client whose calls end even if the other side stops responding.
 pub fn client(settings: &SdkConfig) -> Client {
-    // A long poll is silent for longer than the SDK lets a stream be.
+    // A long poll is silent for longer than the SDK allows by default.
     let config = aws_sdk_sqs::config::Builder::from(settings)
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .timeout_config(at_most(CALL_TIMEOUT));
+        .timeout_config(timeout_config(CALL_TIMEOUT));
     Client::from_conf(config.build())
 }
 
-pub(crate) fn at_most(attempt: Duration) -> TimeoutConfig {
+pub(crate) fn timeout_config(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().operation_attempt_timeout(attempt).build()
 }

@@ -1,4 +1,7 @@
 //! Compares clients.
+//!
+//! A client is right when the orders of the versions that it includes add up to its total, its name and e-mail address are
+//! those of its newest event, and its places in the rankings match.
 
 use std::collections::HashMap;
 
@@ -11,59 +14,71 @@ use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
+use super::first_missed::{Examined, Missing};
 use super::{
-    CONCURRENT, Compared, Difference, Finding, PAGE, Page, State, StoreFailed, Verifier, database, read_model,
+    COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, StoreFailed, Verifier, database,
+    is_pending, read_model,
 };
 
+/// Clients that were compared.
+pub struct ClientPage {
+    pub clients: usize,
+    /// The largest id. The next page begins after it.
+    pub last: i64,
+    pub findings: Vec<Finding>,
+}
+
 impl Verifier {
-    /// How many clients there are after this id.
     pub async fn clients_after(&self, after: i64) -> anyhow::Result<u64> {
         Ok(client::Entity::find().filter(client::Column::Id.gt(after)).count(&self.db).await.map_err(database)?)
     }
 
     /// Compares the next clients after this id; `None` when there are no more.
-    pub async fn page(&self, after: i64) -> anyhow::Result<Option<Page>> {
-        let clients = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
-        let clients = clients.limit(PAGE).all(&self.db).await.map_err(database)?;
-        let Some(last) = clients.last().map(|client| client.id) else { return Ok(None) };
-        Ok(Some(Page { clients: clients.len(), last, compared: self.compare(&clients).await? }))
+    pub async fn next_clients(&self, after: i64, first_missed: &mut FirstMissed) -> anyhow::Result<Option<ClientPage>> {
+        let rows = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
+        let rows = rows.limit(COMPARED_AT_ONCE).all(&self.db).await.map_err(database)?;
+        let Some(last) = rows.last().map(|client| client.id) else { return Ok(None) };
+        let findings = self.compare(&rows, first_missed).await?;
+        Ok(Some(ClientPage { clients: rows.len(), last, findings }))
     }
 
-    /// The ids of clients, and of products, that have events after the one id in the log, up to the other.
-    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<(Vec<i64>, Vec<i64>)> {
+    /// The clients and products that have events after one id in the log, up to another.
+    pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<Subject>> {
         let changed =
             order_event::Entity::find().select_only().columns([Column::ClientId, Column::ProductId]).distinct();
         let changed = changed.filter(Column::Id.gt(after)).filter(Column::Id.lte(until));
         let changed: Vec<(Option<i64>, Option<i64>)> = changed.into_tuple().all(&self.db).await.map_err(database)?;
-        let (clients, products): (Vec<_>, Vec<_>) = changed.into_iter().unzip();
-        Ok((clients.into_iter().flatten().collect(), products.into_iter().flatten().collect()))
+        let subject = |(client, product): (Option<i64>, Option<i64>)| {
+            client.map(Subject::Client).or(product.map(Subject::Product))
+        };
+        Ok(changed.into_iter().filter_map(subject).collect())
     }
 
-    /// Compares the clients of these ids.
-    pub async fn clients(&self, ids: &[i64]) -> anyhow::Result<Compared> {
-        let mut compared = Compared::default();
-        for ids in ids.chunks(PAGE as usize) {
-            let clients = client::Entity::find().filter(client::Column::Id.is_in(ids.iter().copied()));
-            let clients = clients.all(&self.db).await.map_err(database)?;
-            let Compared { findings, incomplete } = self.compare(&clients).await?;
-            compared.findings.extend(findings);
-            compared.incomplete.extend(incomplete);
+    pub(super) async fn clients(&self, ids: &[i64], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for ids in ids.chunks(COMPARED_AT_ONCE as usize) {
+            let rows = client::Entity::find().filter(client::Column::Id.is_in(ids.iter().copied()));
+            let rows = rows.all(&self.db).await.map_err(database)?;
+            if rows.len() < ids.len() {
+                let gone = ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id));
+                gone.for_each(|id| first_missed.forget(Subject::Client(*id)));
+            }
+            findings.extend(self.compare(&rows, first_missed).await?);
         }
-        Ok(compared)
+        Ok(findings)
     }
 
-    /// Compares clients, as the database has them.
-    async fn compare(&self, clients: &[client::Model]) -> anyhow::Result<Compared> {
-        let ids: Vec<i64> = clients.iter().map(|client| client.id).collect();
+    /// Compares many clients at once with their rows, and examines those that differ. Most do not.
+    async fn compare(&self, rows: &[client::Model], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+        let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
         let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
-        let ((sums, projected), ranks) = try_join(try_join(sums, projected), self.ranks(&ids)).await?;
+        let ((sums, projected), scores) = try_join(try_join(sums, projected), self.scores(&ids)).await?;
         let sums: HashMap<i64, (i64, i64)> =
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
-        // Most are as they should be. Whatever is not may also have changed just now.
         let looks_right = |row: &client::Model, projected: &Result<Option<ProjectedClient>, Error>| match projected {
             Ok(Some(ProjectedClient { client, ahead, .. })) => {
                 let (orders, total) = sums.get(&row.id).copied().unwrap_or_default();
@@ -74,137 +89,144 @@ impl Verifier {
             Ok(None) => row.version == 0,
             Err(_) => false,
         };
-        let mut examined = Vec::new();
-        for ((row, projected), ranks) in clients.iter().zip(&projected).zip(ranks) {
-            if !looks_right(row, projected) || !are_its_own(ranks, projected) {
-                examined.push(self.client(row.id));
+        let mut suspects = Vec::new();
+        for ((row, projected), scores) in rows.iter().zip(&projected).zip(scores) {
+            if looks_right(row, projected) && match_scores(scores, projected) {
+                first_missed.forget(Subject::Client(row.id));
+            } else {
+                suspects.push(row.id);
             }
         }
-        let examined: Vec<Compared> = stream::iter(examined).buffered(CONCURRENT).try_collect().await?;
-        let mut compared = Compared::default();
-        for Compared { findings, incomplete } in examined {
-            compared.findings.extend(findings);
-            compared.incomplete.extend(incomplete);
-        }
-        Ok(compared)
+        self.examine_all(&suspects, first_missed).await
     }
 
-    /// By what clients are ranked; `None` where that cannot be told, by a generation of an older release.
-    async fn ranks(&self, ids: &[i64]) -> Result<Vec<Option<Ranks>>, StoreFailed> {
+    /// What clients are ranked by; `None` in generations of older releases, which cannot be compared.
+    async fn scores(&self, ids: &[i64]) -> Result<Vec<Option<Scores>>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(vec![None; ids.len()]);
         }
         match self.read_model.scores(ids).await {
-            Ok(ranks) => Ok(ranks.into_iter().map(Some).collect()),
-            // Nobody is where it should be.
+            Ok(scores) => Ok(scores.into_iter().map(Some).collect()),
             Err(Error::Damaged(_)) => Ok(vec![Some([None; 2]); ids.len()]),
             Err(error) => Err(read_model(error)),
         }
     }
 
-    /// Looks for clients that the database does not have; returns where to go on, if that was not all.
-    pub(super) async fn strangers(&self, cursor: &Cursor) -> anyhow::Result<(Option<Cursor>, Vec<Finding>)> {
-        let (cursor, ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
-        if ids.is_empty() {
-            return Ok((cursor, Vec::new()));
+    /// Looks for clients that the database does not have. Returns where to continue, if there are more.
+    pub(super) async fn orphans(
+        &self,
+        cursor: &Cursor,
+        first_missed: &mut FirstMissed,
+    ) -> anyhow::Result<(Option<Cursor>, Vec<Finding>)> {
+        let (cursor, mut ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
+        if !ids.is_empty() {
+            let rows = client::Entity::find().select_only().column(client::Column::Id);
+            let rows = rows.filter(client::Column::Id.is_in(ids.iter().copied())).into_tuple::<i64>();
+            let rows: Vec<i64> = rows.all(&self.db).await.map_err(database)?;
+            ids.retain(|id| !rows.contains(id));
         }
-        let known = client::Entity::find().select_only().column(client::Column::Id);
-        let known = known.filter(client::Column::Id.is_in(ids.iter().copied())).into_tuple::<i64>();
-        let known: Vec<i64> = known.all(&self.db).await.map_err(database)?;
+        Ok((cursor, self.examine_all(&ids, first_missed).await?))
+    }
+
+    /// Examines each client, and repairs those that are wrong.
+    async fn examine_all(&self, ids: &[i64], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+        let examined: Vec<_> = ids.iter().map(|id| self.examine(*id)).collect();
+        let examined: Vec<Examined> = stream::iter(examined).buffered(CONCURRENT_CLIENTS).try_collect().await?;
         let mut findings = Vec::new();
-        for id in ids.into_iter().filter(|id| !known.contains(id)) {
-            findings.extend(self.client(id).await?.findings);
+        for (id, examined) in ids.iter().zip(examined) {
+            if let Some(difference) = first_missed.difference(Subject::Client(*id), examined, self.in_flight) {
+                findings.push(self.finding(Subject::Client(*id), difference, self.repair_client(*id)));
+            }
         }
-        Ok((cursor, findings))
+        stream::iter(findings).buffered(CONCURRENT_CLIENTS).try_collect().await
     }
 
-    /// Compares one client exactly, and repairs it where that is asked for.
-    async fn client(&self, id: i64) -> anyhow::Result<Compared> {
-        let difference = match self.examine(id).await? {
-            State::Right => return Ok(Compared::default()),
-            State::Incomplete => return Ok(Compared { findings: Vec::new(), incomplete: vec![id] }),
-            State::Wrong(difference) => difference,
-        };
-        let finding = self.finding(Subject::Client(id), difference, self.mend(id)).await?;
-        Ok(Compared { findings: vec![finding], incomplete: Vec::new() })
-    }
-
-    pub(super) async fn examine(&self, id: i64) -> anyhow::Result<State> {
-        let projected = self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
-        let projected = match projected {
+    /// Compares one client exactly, also while it changes.
+    pub(super) async fn examine(&self, id: i64) -> anyhow::Result<Examined> {
+        let projected = match self.projected_client(id).await? {
             Ok(projected) => projected.unwrap_or_else(|| ProjectedClient::new(id)),
-            Err(Error::Damaged(why)) => return Ok(State::Wrong(Difference::Damaged { why })),
-            Err(error) => return Err(read_model(error).into()),
+            Err(why) => return Ok(Examined::Wrong(Difference::Damaged { why })),
         };
-        let ProjectedClient { client: Client { version, order_count, total, .. }, ahead, newest } = &projected;
-        // As numbers in the text: there may be more than a statement has parameters.
+        if let Some(difference) = self.difference_of_client(&projected).await? {
+            return Ok(Examined::Wrong(difference));
+        }
+        // The client is read again after its scores, so that a change between the two does not look like a difference.
+        let scores = self.scores(&[id]).await?.pop().flatten();
+        let again = self.projected_client(id).await?.map_err(Error::Damaged);
+        let unchanged = matches!(&again, Ok(again) if again.as_ref().is_none_or(|again| *again == projected));
+        if unchanged && !match_scores(scores, &again) {
+            return Ok(Examined::Wrong(Difference::Misranked));
+        }
+        let rows = order_event::Entity::find().filter(Column::ClientId.eq(id));
+        let rows = rows.filter(Column::Version.gt(projected.client.version)).select_only().column(Column::Version);
+        let rows = rows.expr_as(is_pending(), "pending").order_by_asc(Column::Version);
+        let rows = rows.into_tuple::<(i32, bool)>().all(&self.db).await.map_err(database)?;
+        let missing = rows.into_iter().filter(|(version, _)| !projected.ahead.contains(version));
+        let (pending, published): (Vec<_>, Vec<_>) = missing.partition(|(_, pending)| *pending);
+        Ok(Examined::Right(Missing {
+            version: projected.client.version,
+            has_any: projected.newest > 0,
+            published: published.into_iter().map(|(version, _)| version).collect(),
+            is_pending: !pending.is_empty(),
+        }))
+    }
+
+    /// The inner error says why the stored data cannot be read.
+    async fn projected_client(&self, id: i64) -> Result<Result<Option<ProjectedClient>, String>, StoreFailed> {
+        match self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop() {
+            Some(Err(Error::Damaged(why))) => Ok(Err(why)),
+            projected => projected.transpose().map(|projected| Ok(projected.flatten())).map_err(read_model),
+        }
+    }
+
+    /// Compares what the read model includes of a client with the same versions in the database.
+    async fn difference_of_client(&self, projected: &ProjectedClient) -> Result<Option<Difference>, StoreFailed> {
+        let ProjectedClient { client: Client { id, version, order_count, total, .. }, ahead, newest } = projected;
+        // Written into the statement, because there may be more than a statement has parameters.
         let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
-
         let included = |below: Expr| Condition::any().add(below).add_option(is_ahead.clone());
-        let of_client = order_event::Entity::find().filter(Column::ClientId.eq(id));
-        let known = of_client.clone().filter(included(Column::Version.lte(*version)));
-        let counted = u64::try_from(*version).unwrap_or(0) + ahead.len() as u64;
-        if known.count(&self.db).await.map_err(database)? < counted {
-            return Ok(State::Wrong(Difference::Unknown { version: ahead.last().copied().unwrap_or(*version) }));
+
+        let events = order_event::Entity::find().filter(Column::ClientId.eq(*id));
+        let included_events = events.clone().filter(included(Column::Version.lte(*version)));
+        let count = u64::try_from(*version).unwrap_or(0) + ahead.len() as u64;
+        if included_events.count(&self.db).await.map_err(database)? < count {
+            return Ok(Some(Difference::Orphaned { version: ahead.last().copied().unwrap_or(*version) }));
         }
-        let sums = sums_of_orders().filter(order::Column::ClientId.eq(id));
+        let sums = sums_of_orders().filter(order::Column::ClientId.eq(*id));
         let sums = sums.filter(included(order::Column::Version.lte(*version)));
         let sums = sums.into_tuple::<(i64, Option<i64>)>().one(&self.db).await.map_err(database)?;
         let (orders_expected, total_expected) = sums.map_or((0, 0), |(orders, total)| (orders, total.unwrap_or(0)));
         if (*order_count, *total) != (orders_expected, total_expected) {
             let (orders, total) = (*order_count, *total);
-            return Ok(State::Wrong(Difference::Differs { orders, orders_expected, total, total_expected }));
+            return Ok(Some(Difference::WrongTotal { orders, orders_expected, total, total_expected }));
         }
-
-        if counted > 0 {
-            let event = of_client.clone().filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
-            // Where the log itself is not understood it tells nothing.
-            let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
-            let of_event = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
-            if of_event.is_some_and(|told| told != (&projected.client.name, &projected.client.email)) {
-                return Ok(State::Wrong(Difference::Misdescribed));
-            }
-        }
-
-        // The client is read once more, after its ranks: what was applied meanwhile is not taken for a difference.
-        let ranks = self.ranks(&[id]).await?.pop().flatten();
-        let again = self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop().unwrap_or(Ok(None));
-        let unchanged = matches!(&again, Ok(again) if again.as_ref().is_none_or(|again| *again == projected));
-        if unchanged && !are_its_own(ranks, &again) {
-            return Ok(State::Wrong(Difference::Misplaced));
-        }
-
-        let lacking = of_client.filter(Column::Version.gt(*version));
-        let lacking = lacking.filter(Condition::all().add_option(is_ahead.map(Expr::not)));
-        let overdue = lacking.clone().filter(self.is_overdue());
-        let overdue = overdue.count(&self.db).await.map_err(database)?;
-        Ok(match (overdue, counted) {
-            (0, _) if lacking.count(&self.db).await.map_err(database)? == 0 => State::Right,
-            (0, _) => State::Incomplete,
-            (events, 0) => State::Wrong(Difference::Missing { events }),
-            (events, _) => State::Wrong(Difference::Behind { events, version: *version }),
-        })
+        let event = events.filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
+        // An invalid event in the log says nothing.
+        let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
+        let details = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
+        let differs = details.is_some_and(|details| details != (&projected.client.name, &projected.client.email));
+        Ok(differs.then_some(Difference::WrongDetails))
     }
 }
 
-/// By what a client is ranked: by total, and by last purchase.
-type Ranks = [Option<i64>; 2];
+/// What a client is ranked by: total and last purchase.
+type Scores = [Option<i64>; 2];
 
-/// Whether a client is ranked by its own figures, as far as that can be told.
-fn are_its_own(ranks: Option<Ranks>, projected: &Result<Option<ProjectedClient>, Error>) -> bool {
-    match (ranks, projected) {
-        (Some(ranks), Ok(Some(ProjectedClient { client, .. }))) => {
-            // Ranks are exact to 53 bits.
+/// Whether a client is ranked by its own figures, if that can be compared.
+fn match_scores(scores: Option<Scores>, projected: &Result<Option<ProjectedClient>, Error>) -> bool {
+    match (scores, projected) {
+        (Some(scores), Ok(Some(ProjectedClient { client, .. }))) => {
+            // Scores are exact to 53 bits.
             let last = client.last_purchase.map_or(0, |time| time.timestamp_millis());
-            ranks == [Some(client.total as f64 as i64), Some(last)]
+            scores == [Some(client.total as f64 as i64), Some(last)]
         }
-        (Some(ranks), Ok(None)) => ranks == [None; 2],
+        (Some(scores), Ok(None)) => scores == [None; 2],
         (None, _) | (_, Err(_)) => true,
     }
 }
 
-/// How many orders there are, and what they add up to.
+/// The number of orders and their total.
 fn sums_of_orders() -> sea_orm::Select<order::Entity> {
     order::Entity::find()
         .select_only()

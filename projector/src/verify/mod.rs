@@ -1,17 +1,19 @@
-//! Compares the read model with the command database, client by client and product by product, while both are in use. The
-//! database is right: what differs can be repaired from the event log.
+//! Compares the read model with the command database while both are in use, and repairs differences from the event log. The
+//! database is right.
 //!
-//! A client is right when the orders that its projection says it includes add up to its total, its name and address are
-//! those of the newest event included, and what it lacks is on its way. That can be told exactly at any time: the projection
-//! is read first, so all that it includes is in the database by the time that is read. (Of a replica of the database that is
-//! not so.)
+//! The read model is read first and the database second, so the database has all events that the read model includes. That
+//! makes the comparison exact at any time. A replica of the database may lag behind, so it is refused.
+//!
+//! An event may still be on its way: in the outbox, or in the queue. Nothing records when an event left the outbox, so an event
+//! is only missing if it is missing twice, `in_flight` apart ([`FirstMissed`]).
 
 mod clients;
+mod finding;
+mod first_missed;
 mod products;
 mod repair;
 pub mod sums;
 
-use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -22,86 +24,36 @@ use entity::{Subject, outbox};
 use iso_currency::Currency;
 use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QuerySelect, QueryTrait, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect,
+    QueryTrait, Statement,
 };
-use serde::Serialize;
+use tokio::time::sleep;
 
-/// Clients compared in one round trip to each store.
-const PAGE: u64 = 2_000;
-/// Clients examined at once; each needs a connection to the database.
-pub const CONCURRENT: usize = 8;
+pub use finding::{Difference, Finding};
+pub use first_missed::FirstMissed;
 
-/// What is wrong with a client or a product.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "difference", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum Difference {
-    /// The read model does not have it.
-    Missing { events: u64 },
-    /// It lacks events that are not on their way any more.
-    Behind { events: u64, version: i32 },
-    /// What it includes does not add up.
-    Differs { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
-    /// It is in another place among all clients than its total and its last purchase say.
-    Misplaced,
-    /// It is not called, does not get mail, or does not cost, what the newest event that it includes says.
-    Misdescribed,
-    /// It includes events that the database does not have, or is not in the database at all.
-    Unknown { version: i32 },
-    /// What is stored cannot be read.
-    Damaged { why: String },
-}
+/// Clients or products compared by one call to each store.
+const COMPARED_AT_ONCE: u64 = 2_000;
+/// Clients examined concurrently. Each needs a connection to the database.
+pub const CONCURRENT_CLIENTS: usize = 8;
+/// How often missing events are looked for again, until they arrive or are overdue.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Difference::Missing { events } => write!(f, "missing: none of {events} events was applied"),
-            Difference::Behind { events, version } => write!(f, "behind: {events} events lack above version {version}"),
-            Difference::Differs { orders, orders_expected, total, total_expected } => write!(
-                f,
-                "differs: {orders} orders of {total} in all, where {orders_expected} of {total_expected} were placed"
-            ),
-            Difference::Misplaced => write!(f, "misplaced: it is ranked by other figures than its own"),
-            Difference::Misdescribed => write!(f, "misdescribed: its newest event says something else"),
-            Difference::Unknown { version } => write!(f, "unknown: version {version} is not in the database"),
-            Difference::Damaged { why } => write!(f, "damaged: {why}"),
-        }
-    }
-}
-
-/// A client or a product that is not right.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    #[serde(flatten)]
-    pub subject: Subject,
-    #[serde(flatten)]
-    pub difference: Difference,
-    /// Whether it is right now.
-    pub repaired: bool,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let repaired = if self.repaired { "  (repaired)" } else { "" };
-        write!(f, "{:<20} {}{repaired}", self.subject.to_string(), self.difference)
-    }
-}
-
-/// A store failed; nothing is known of any client.
+/// A store failed, so the comparison has no result.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct StoreFailed(String);
 
-/// What to do about what differs.
+/// What to do about differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repair {
-    Nothing,
-    /// Make each client that the database has what the log says, unless it includes what the database does not have.
+    Off,
+    /// Repair each client and product from the event log, unless it includes events that the database does not have.
     FromLog,
-    /// That, too: takes back what the database does not have, as after it was set back to an older copy.
-    AndTakeBack,
+    /// Also remove clients and events that the database does not have, for example after restoring a backup.
+    RemoveOrphans,
 }
 
 #[derive(Clone)]
@@ -109,92 +61,94 @@ pub struct Verifier {
     pub db: DatabaseConnection,
     pub read_model: Redis,
     pub currency: Currency,
-    /// How long after its publication an event may be on its way. One that is not published yet is so for ever.
+    /// How long a published event may take to reach the read model.
     pub in_flight: Duration,
     pub repair: Repair,
 }
 
-/// A step of [`Verifier::all`].
-pub struct Step {
-    /// Clients compared so far, and the last of them.
+/// Progress of [`Verifier::all`].
+pub struct Progress {
+    /// Clients compared so far.
     pub clients: u64,
+    /// All clients up to this id are done.
     pub last: i64,
     /// What this step found.
     pub findings: Vec<Finding>,
 }
 
-/// Some clients that were compared.
-pub struct Page {
-    pub clients: usize,
-    /// The last of them: the next page begins after it.
-    pub last: i64,
-    pub compared: Compared,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Compared {
-    pub findings: Vec<Finding>,
-    /// Clients that are right so far, but lack events that are on their way.
-    pub incomplete: Vec<i64>,
-}
-
-enum State {
-    Right,
-    Incomplete,
-    Wrong(Difference),
-}
-
 impl Verifier {
     /// # Errors
-    /// When the database is a replica: it may not have yet what has been applied.
+    /// When the database is a replica, which may lack events that are already applied.
     pub async fn check_database(&self) -> anyhow::Result<()> {
         if self.db.get_database_backend() == DbBackend::Postgres {
             let query = Statement::from_string(DbBackend::Postgres, "SELECT pg_is_in_recovery() AS replica");
             let row = self.db.query_one_raw(query).await.map_err(database)?;
             let replica = row.is_some_and(|row| row.try_get("", "replica").unwrap_or(false));
-            ensure!(!replica, "DATABASE_URL is a replica, which lags behind: give the writer's endpoint");
+            ensure!(!replica, "DATABASE_URL is a replica, which lags behind: use the endpoint of the writer");
         }
         Ok(())
     }
 
     /// Compares all clients after this id, then looks for clients that the database does not have, and compares all products.
-    /// Calls `each` after every step.
-    pub async fn all(&self, after: i64, mut each: impl FnMut(Step) -> ControlFlow<()>) -> anyhow::Result<()> {
-        let (mut clients, mut last) = (0, after);
-        while let Some(page) = self.page(last).await? {
-            (clients, last) = (clients + page.clients as u64, page.last);
-            if each(Step { clients, last, findings: page.compared.findings }).is_break() {
+    /// Then looks again for events that were missing. Calls `each` after every step.
+    pub async fn all(&self, after: i64, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let (mut clients, mut compared, mut first_missed) = (0, after, FirstMissed::default());
+        while let Some(page) = self.next_clients(compared, &mut first_missed).await? {
+            (clients, compared) = (clients + page.clients as u64, page.last);
+            let last = first_missed.before_first_client().unwrap_or(compared);
+            if each(Progress { clients, last, findings: page.findings }).is_break() {
                 return Ok(());
             }
         }
+        let mut each = |findings, first_missed: &FirstMissed| {
+            let last = first_missed.before_first_client().unwrap_or(compared);
+            each(Progress { clients, last, findings }).is_break()
+        };
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
             let findings;
-            (cursor, findings) = self.strangers(&at).await?;
-            if each(Step { clients, last, findings }).is_break() {
+            (cursor, findings) = self.orphans(&at, &mut first_missed).await?;
+            if each(findings, &first_missed) {
                 return Ok(());
             }
         }
-        let _the_last = each(Step { clients, last, findings: self.all_products().await? });
+        let mut interrupted = each(self.all_products(&mut first_missed).await?, &first_missed);
+        first_missed.forget_pending();
+        while !interrupted && !first_missed.is_empty() {
+            sleep(LOOK_AGAIN.min(self.in_flight)).await;
+            let subjects = first_missed.subjects();
+            let findings = self.subjects(&subjects, &mut first_missed).await?;
+            first_missed.forget_pending();
+            interrupted = each(findings, &first_missed);
+        }
         Ok(())
     }
 
-    /// How many events wait in the outbox, and since when.
-    pub async fn unpublished(&self) -> anyhow::Result<(u64, Option<DateTime<Utc>>)> {
-        let waiting = order_event::Entity::find().filter(is_pending()).select_only();
-        let waiting = waiting.column_as(Column::Id.count(), "events").column_as(Column::OccurredAt.min(), "since");
-        let waiting = waiting.into_tuple::<(i64, Option<DateTime<Utc>>)>().one(&self.db).await.map_err(database)?;
-        let (events, since) = waiting.unwrap_or_default();
-        Ok((u64::try_from(events).unwrap_or(0), since))
+    /// Compares these clients and products.
+    pub async fn subjects(&self, subjects: &[Subject], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+        let (mut clients, mut products) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            match subject {
+                Subject::Client(id) => clients.push(*id),
+                Subject::Product(id) => products.push(*id),
+            }
+        }
+        let mut findings = self.clients(&clients, first_missed).await?;
+        findings.extend(self.products(&products, first_missed).await?);
+        Ok(findings)
     }
 
-    /// Whether an event should have arrived in the read model by now.
-    fn is_overdue(&self) -> Condition {
-        Condition::all().add(is_pending().not()).add(Column::OccurredAt.lt(Utc::now() - self.in_flight))
+    /// How many events are in the outbox, and when the oldest of them occurred.
+    pub async fn unpublished(&self) -> anyhow::Result<(u64, Option<DateTime<Utc>>)> {
+        let pending = order_event::Entity::find().filter(is_pending()).select_only();
+        let pending = pending.column_as(Column::Id.count(), "events").column_as(Column::OccurredAt.min(), "since");
+        let pending = pending.into_tuple::<(i64, Option<DateTime<Utc>>)>().one(&self.db).await.map_err(database)?;
+        let (events, since) = pending.unwrap_or_default();
+        Ok((u64::try_from(events).unwrap_or(0), since))
     }
 }
 
-/// Whether an event waits in the outbox.
+/// Whether an event is still in the outbox.
 fn is_pending() -> Expr {
     let pending = outbox::Entity::find().select_only().column(outbox::Column::EventId);
     Column::Id.in_subquery(pending.into_query())

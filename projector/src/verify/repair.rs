@@ -8,30 +8,30 @@ use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;
 
-use super::{Difference, Finding, Repair, State, StoreFailed, Verifier, database, read_model};
+use super::{Difference, Finding, Repair, StoreFailed, Verifier, database, read_model};
 
-/// Events applied in one round trip.
+/// Events read and applied at once.
 const EVENTS: u64 = 1_000;
-/// How often a repair is tried anew because the client went on meanwhile.
-const ATTEMPTS: u32 = 5;
+/// How often a repair is tried again because the client has changed meanwhile.
+const MAX_ATTEMPTS: u32 = 5;
 
 impl Verifier {
-    /// What differs, after it was mended where that is asked for.
+    /// Repairs what differs, if that is asked for.
     pub(super) async fn finding(
         &self,
         subject: Subject,
         difference: Difference,
-        mend: impl Future<Output = anyhow::Result<bool>>,
+        repair: impl Future<Output = anyhow::Result<bool>>,
     ) -> anyhow::Result<Finding> {
         let needed = match difference {
-            Difference::Unknown { .. } => Repair::AndTakeBack,
+            Difference::Orphaned { .. } => Repair::RemoveOrphans,
             _ => Repair::FromLog,
         };
         let repaired = self.repair >= needed
-            && match mend.await {
+            && match repair.await {
                 Err(error) if !error.is::<StoreFailed>() => {
-                    // It must not keep the others from being repaired.
-                    warn!(%subject, "cannot be repaired: {}", one_line(error.as_ref()));
+                    // The other subjects must still be repaired.
+                    warn!(%subject, "cannot repair: {}", one_line(error.as_ref()));
                     false
                 }
                 repaired => repaired?,
@@ -39,37 +39,39 @@ impl Verifier {
         Ok(Finding { subject, difference, repaired })
     }
 
-    /// Makes a product what its newest event says; returns whether it is that now.
-    pub(super) async fn mend_product(&self, id: i64) -> anyhow::Result<bool> {
+    /// Makes a product what its newest event says. Returns whether it is right now.
+    pub(super) async fn repair_product(&self, id: i64) -> anyhow::Result<bool> {
         let newest = async || {
             let newest = order_event::Entity::find().filter(Column::ProductId.eq(id)).order_by_desc(Column::Version);
             let newest = newest.one(&self.db).await.map_err(database)?;
             let event = newest.map(|row| Event::from_row(row, self.currency.code())).transpose();
-            event.with_context(|| format!("the newest event of product {id} is not understood"))
+            event.with_context(|| format!("the newest event of product {id} is invalid"))
         };
         newest().await?;
         self.read_model.remove_product(id).await.map_err(read_model)?;
         crash_point(crash_points::REPAIR_PRODUCT);
-        // Read once more: what was applied before it was forgotten is in the log by now.
-        if let Some(event) = newest().await? {
-            for result in self.read_model.apply(std::slice::from_ref(&event)).await {
+        // Read again, because everything that was applied before the removal is in the log by now.
+        let event = newest().await?;
+        if let Some(event) = &event {
+            for result in self.read_model.apply(std::slice::from_ref(event)).await {
                 result.map_err(read_model)?;
             }
         }
-        Ok(self.wrong_products(&[id]).await?.is_empty())
+        let version = event.map_or(0, |event| event.version);
+        Ok(self.examine_products(&[id]).await?.iter().all(|(_, examined)| examined.is_right_up_to(version)))
     }
 
-    /// Makes a client what the event log says; returns whether it is that now.
-    pub(super) async fn mend(&self, id: i64) -> anyhow::Result<bool> {
-        for _ in 0..ATTEMPTS {
-            // Before the log is read: what is applied later is newer, or in the log.
+    /// Makes a client what the event log says. Returns whether it is right now.
+    pub(super) async fn repair_client(&self, id: i64) -> anyhow::Result<bool> {
+        for _ in 0..MAX_ATTEMPTS {
+            // Read before the log: everything applied later is newer, or in the log.
             let newest = self.read_model.newest_version(id).await.map_err(read_model)?;
             let mut projected = ProjectedClient::new(id);
-            while let Some(events) = self.log(id, projected.newest).await? {
+            while let Some(events) = self.next_events(id, projected.newest).await? {
                 for event in &events {
                     projected.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
                 }
-                // What lacks is applied as it would have been, so that it counts for more than its client.
+                // Applied in the ordinary way, so that a missing order also counts in the sums.
                 for result in self.read_model.apply(&events).await {
                     match result {
                         Err(error @ Error::Unavailable(_)) => return Err(read_model(error).into()),
@@ -78,12 +80,12 @@ impl Verifier {
                 }
                 crash_point(crash_points::REPAIR_MID_LOG);
             }
-            if !matches!(self.examine(id).await?, State::Wrong(_)) {
+            if self.examine(id).await?.is_right_up_to(projected.newest) {
                 return Ok(true);
             }
             crash_point(crash_points::REPAIR_BEFORE_REPLACE);
             let replaced = self.read_model.replace_client(&projected, &newest).await.map_err(read_model)?;
-            if replaced && !matches!(self.examine(id).await?, State::Wrong(_)) {
+            if replaced && self.examine(id).await?.is_right_up_to(projected.newest) {
                 return Ok(true);
             }
         }
@@ -91,13 +93,12 @@ impl Verifier {
     }
 
     /// The next events of a client after a version; `None` when there are no more.
-    async fn log(&self, id: i64, after: i32) -> anyhow::Result<Option<Vec<Event>>> {
+    async fn next_events(&self, id: i64, after: i32) -> anyhow::Result<Option<Vec<Event>>> {
         let rows = order_event::Entity::find().filter(Column::ClientId.eq(id)).filter(Column::Version.gt(after));
         let rows = rows.order_by_asc(Column::Version).limit(EVENTS).all(&self.db).await.map_err(database)?;
         let events = rows.into_iter().map(|row| {
             let id = row.id;
-            Event::from_row(row, self.currency.code())
-                .with_context(|| format!("event {id} of the log is not understood"))
+            Event::from_row(row, self.currency.code()).with_context(|| format!("event {id} of the log is invalid"))
         });
         let events = events.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Some(events).filter(|events| !events.is_empty()))

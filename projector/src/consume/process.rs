@@ -1,0 +1,120 @@
+//! Parse, apply, delete.
+
+use std::fmt::Display;
+
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
+use entity::Event;
+use read_model::{Applied, Error};
+use runtime::{crash_point, crash_points, one_line};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::poll::RETRY_PAUSE;
+use super::{Consumer, CountGuard};
+
+/// The outcome of the messages of one receive call.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Processed {
+    pub applied: usize,
+    /// Left for the dead-letter queue.
+    pub refused: usize,
+}
+
+impl Consumer {
+    /// Applies messages, and deletes those that were applied. The batch waits briefly until it has `min_batch` events.
+    pub(super) async fn process(
+        &self,
+        messages: Vec<Message>,
+        min_batch: usize,
+        shutdown: &CancellationToken,
+    ) -> Processed {
+        crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
+        let mut processed = Processed::default();
+        let (mut events, mut valid) = (Vec::new(), Vec::new());
+        for message in messages {
+            match Event::parse(message.body().unwrap_or_default(), self.currency.code()) {
+                Ok(event) => {
+                    events.push(event);
+                    valid.push(message);
+                }
+                Err(error) => {
+                    processed.refused += 1;
+                    log_refusal(&message, &error);
+                }
+            }
+        }
+        let oldest = events.iter().map(|event| event.time).min();
+        let Some(results) = self.apply(events, min_batch, shutdown).await else { return processed };
+        self.activity.applied(oldest);
+
+        let mut done = Vec::new();
+        for (message, result) in valid.into_iter().zip(results) {
+            match result {
+                Ok(_) => done.push(message),
+                Err(error) => {
+                    processed.refused += 1;
+                    log_refusal(&message, &error);
+                }
+            }
+        }
+        processed.applied = done.len();
+        crash_point(crash_points::PROJECTOR_BEFORE_DELETE);
+        self.delete(done).await;
+        processed
+    }
+
+    /// Applies events, again and again while the read model is unavailable. `None` after a shutdown: SQS delivers the messages
+    /// to another projector, for which events that were applied here are already applied.
+    async fn apply(
+        &self,
+        mut events: Vec<Event>,
+        min_batch: usize,
+        shutdown: &CancellationToken,
+    ) -> Option<Vec<Result<Applied, Error>>> {
+        let mut keeping = None;
+        loop {
+            let results;
+            (events, results) = self.batcher.apply(events, min_batch).await?;
+            let unavailable = results.iter().find_map(|result| match result {
+                Err(error @ Error::Unavailable(_)) => Some(error),
+                _ => None,
+            });
+            let Some(error) = unavailable else { return Some(results) };
+            keeping.get_or_insert_with(|| CountGuard::new(&self.keeping));
+            self.pause(error);
+            if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
+                return None;
+            }
+        }
+    }
+
+    /// A message that could not be deleted is delivered again, and its event is recognised as already applied.
+    async fn delete(&self, messages: Vec<Message>) {
+        if messages.is_empty() {
+            return;
+        }
+        let entries = messages.into_iter().enumerate().map(|(index, message)| {
+            let handle = message.receipt_handle.unwrap_or_default();
+            let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);
+            entry.build().expect("an id and a handle are given")
+        });
+        let request = self.queue.delete_message_batch().queue_url(&self.queue_url);
+        match request.set_entries(Some(entries.collect())).send().await {
+            Ok(deleted) => {
+                for failed in deleted.failed() {
+                    warn!(code = failed.code(), "cannot delete a message; it will be delivered again");
+                }
+            }
+            Err(error) => warn!("cannot delete messages; they will be delivered again: {}", one_line(&error)),
+        }
+    }
+}
+
+/// Logs the first delivery of a message that is left for the dead-letter queue.
+fn log_refusal(message: &Message, reason: &dyn Display) {
+    let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
+    if received.is_none_or(|count| count == "1") {
+        warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+    }
+}

@@ -1,0 +1,68 @@
+//! What a comparison finds.
+
+use std::fmt;
+
+use entity::Subject;
+use serde::Serialize;
+
+/// How a client or a product differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "difference", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Difference {
+    /// The read model does not have it.
+    Missing { events: u64 },
+    /// The read model has it without some events, which are no longer on their way.
+    Behind { events: u64, version: i32 },
+    /// Its orders do not add up.
+    WrongTotal { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
+    /// Its places in the rankings do not match its total and last purchase.
+    Misranked,
+    /// Its name, e-mail address or price is not that of the newest event that it includes.
+    WrongDetails,
+    /// The database does not have it, or not this version of it.
+    Orphaned { version: i32 },
+    /// The stored data cannot be read.
+    Damaged { why: String },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let count = |events| match events {
+            1 => "1 event".to_owned(),
+            events => format!("{events} events"),
+        };
+        match self {
+            Difference::Missing { events } => write!(f, "missing: not one of {} is applied", count(*events)),
+            Difference::Behind { events, version } => {
+                let verb = if *events == 1 { "is" } else { "are" };
+                write!(f, "behind: {} after version {version} {verb} missing", count(*events))
+            }
+            Difference::WrongTotal { orders, orders_expected, total, total_expected } => write!(
+                f,
+                "wrong total: {total} for {orders} orders, expected {total_expected} for {orders_expected} orders"
+            ),
+            Difference::Misranked => write!(f, "misranked: the rankings do not match its total and last purchase"),
+            Difference::WrongDetails => write!(f, "wrong details: they do not match its newest event"),
+            Difference::Orphaned { version } => write!(f, "orphaned: version {version} is not in the database"),
+            Difference::Damaged { why } => write!(f, "damaged: {why}"),
+        }
+    }
+}
+
+/// A client or a product that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    #[serde(flatten)]
+    pub subject: Subject,
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// Whether it has been repaired.
+    pub repaired: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let repaired = if self.repaired { "  (repaired)" } else { "" };
+        write!(f, "{:<20} {}{repaired}", self.subject.to_string(), self.difference)
+    }
+}
