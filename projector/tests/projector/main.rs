@@ -1,0 +1,11 @@
+//! The projector on SQS, Redis and a database.
+
+mod consume;
+mod dead_letters;
+mod queues;
+mod rebuild;
+mod replay;
+mod sums;
+mod support;
+mod sweep;
+mod verify;

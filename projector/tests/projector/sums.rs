@@ -1,0 +1,71 @@
+//! Comparing sums.
+
+use crate::support::*;
+use chrono::{DateTime, Datelike, Timelike, Utc};
+use entity::order_event;
+use futures::StreamExt;
+use projector::verify::sums::WrongSum;
+use projector::verify::{Repair, Verifier};
+use read_model::Projection;
+use sea_orm::{ActiveModelTrait, ConnectionTrait};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// All sums that are wrong, as they are change_of.
+async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
+    let mut all = Vec::new();
+    let each = |wrong: Vec<WrongSum>| {
+        all.extend(wrong.iter().map(ToString::to_string));
+        ControlFlow::Continue(())
+    };
+    verifier.sums(each).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn verify_reports_every_wrong_sum() {
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
+    verifier.in_flight = Duration::ZERO;
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+    let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+    let now = Utc::now();
+    let times = [at("2024-02-29T23:59:59.999Z"), at("2024-03-01T00:00:00Z"), now, now, now - chrono::Days::new(40)];
+    let rows: Vec<_> =
+        (1..).zip(times).map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) }).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    let late = wrong_sums(&verifier).await;
+    assert!(late.contains(&"2024-02-29           wrong sum: 0 for 0 orders, expected 150000 for 1".to_owned()));
+    assert!(late.contains(&"2024-02 product 1    wrong sum: 0 for 0 units, expected 150000 for 1".to_owned()));
+
+    // An event that is in the outbox is on its way.
+    verifier.in_flight = Duration::from_secs(60);
+    verifier.db.execute_unprepared("INSERT INTO outbox SELECT id FROM order_events").await.unwrap();
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+    verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
+    // So is one that left it recently. It arrives while the comparison waits for it.
+    verifier.in_flight = Duration::from_millis(500);
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(verifier.read_model.apply(&events(&rows)).await.len(), rows.len());
+    };
+    assert_eq!(tokio::join!(wrong_sums(&verifier), arrives).0, Vec::<String>::new());
+    // A sum that is too large is wrong at once.
+    verifier.in_flight = Duration::from_secs(60);
+    let (day, hour) = (now.format("%Y-%m-%d"), now.format("%Y-%m-%dT%H"));
+    let key = |name: String| format!("orders:{{p1}}:g1:{name}");
+    let cell = format!("#{}", 2 * now.ordinal0());
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    let expected = format!("{day}           wrong sum: 300001 for 2 orders, expected 300000 for 2");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
+    let cell = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    let expected = format!("{hour}        wrong sum: 300000 for 3 orders, expected 300000 for 2");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
+    command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
+    let expected = format!("{day} product 2 wrong sum: 0 for 7 units, expected 0 for 0");
+    assert_eq!(wrong_sums(&verifier).await, [expected]);
+    command(&url, &["HDEL", &key(format!("products:{day}")), "2:units"]).await;
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}

@@ -1,0 +1,160 @@
+//! What the tests share: events, stores and a consumer.
+
+use aws_sdk_sqs::Client as Sqs;
+use aws_sdk_sqs::types::QueueAttributeName;
+use chrono::DateTime;
+use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
+use futures::StreamExt;
+use iso_currency::Currency;
+use projector::consume::Consumer;
+use projector::queues;
+use projector::verify::{Repair, Verifier};
+use read_model::{Projection, Redis};
+use redis_test::server::RedisServer;
+use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+use winterbaume_core::MockAws;
+use winterbaume_sqs::SqsService;
+
+pub fn row(client_id: i64, version: i32) -> order_event::Model {
+    row_of(client_id, version, 1)
+}
+
+pub fn row_of(client_id: i64, version: i32, lines: usize) -> order_event::Model {
+    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price: 150_000, quantity: 1 }; lines];
+    let order = OrderPlaced {
+        client_id,
+        client_name: "Bob".into(),
+        client_email: "bob@anemailprovider.com".into(),
+        order_id: Uuid::now_v7(),
+        currency: "USD".into(),
+        total: event::total(&lines).unwrap(),
+        lines,
+    };
+    order_event::Model {
+        id: Uuid::now_v7(),
+        client_id: Some(client_id),
+        product_id: None,
+        version,
+        r#type: event::ORDER_PLACED.into(),
+        payload: serde_json::to_value(order).unwrap(),
+        occurred_at: DateTime::from_timestamp_millis(1_700_000_000_000).unwrap(),
+        traceparent: None,
+    }
+}
+
+pub async fn sqs() -> Sqs {
+    Sqs::new(&MockAws::builder().with_service(SqsService::new()).build().sdk_config("us-east-1").await)
+}
+
+pub async fn consumer(read_model: Arc<dyn Projection>) -> (Consumer, String) {
+    let queue = sqs().await;
+    let [orders, dead_letters] = queues::create(&queue, "orders").await.unwrap();
+    let consumer = Consumer::new(queue, orders.url, read_model, Currency::USD);
+    (consumer, dead_letters.url)
+}
+
+/// Messages there are, and of those the ones that have been received and not deleted.
+pub async fn waiting(queue: &Sqs, url: &str) -> (u32, u32) {
+    use QueueAttributeName::{ApproximateNumberOfMessages as Visible, ApproximateNumberOfMessagesNotVisible as Held};
+    let answer = queue.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send();
+    let attributes = answer.await.unwrap().attributes.unwrap();
+    let number = |name| attributes[&name].parse::<u32>().unwrap();
+    (number(Visible), number(Held))
+}
+
+pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.expect("it never came true");
+}
+
+/// A database with three clients and products that have no events.
+pub async fn database() -> DatabaseConnection {
+    let mut options = sea_orm::ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1);
+    let db = Database::connect(options).await.unwrap();
+    migration::up(&db).await.unwrap();
+    for row in [
+        "clients (name, email) VALUES ('Bob', 'bob@example.com'), ('Alice', 'alice@example.com'), ('John', 'john@example.com')",
+        "products (name, price) VALUES ('Computer', 150000), ('Phone', 50000), ('TV', 100000)",
+    ] {
+        db.execute_unprepared(&format!("INSERT INTO {row}")).await.unwrap();
+    }
+    db
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Outbox {
+    Pending,
+    Published,
+}
+
+/// Writes what placing orders writes; the events are still in the outbox, or published.
+pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbox: Outbox) {
+    for event in events {
+        let placed: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
+        let order = order::Model {
+            id: placed.order_id,
+            client_id: placed.client_id,
+            version: event.version,
+            placed_at: event.occurred_at,
+            total: placed.total,
+            idempotency_key: None,
+        };
+        let item = |(number, line): (i32, &Line)| order_item::Model {
+            order_id: order.id,
+            line: number,
+            product_id: line.product_id,
+            unit_price: line.unit_price,
+            quantity: line.quantity,
+        };
+        let items: Vec<_> = (0..).zip(&placed.lines).map(item).collect();
+        let items = items.into_iter().map(|item| item.into_active_model().reset_all());
+        order::Entity::insert(order.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+        order_item::Entity::insert_many(items).exec_without_returning(db).await.unwrap();
+        if outbox == Outbox::Pending {
+            let pending = outbox::Model { event_id: event.id };
+            let pending = outbox::Entity::insert(pending.into_active_model().reset_all());
+            pending.exec_without_returning(db).await.unwrap();
+        }
+        let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, placed.client_id);
+        db.execute_unprepared(&raise).await.unwrap();
+        let event = event.clone().into_active_model().reset_all();
+        order_event::Entity::insert(event).exec_without_returning(db).await.unwrap();
+    }
+}
+
+pub async fn redis() -> (RedisServer, Redis, String) {
+    let server = RedisServer::new();
+    let (host, port) = server.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    loop {
+        match Redis::connect(&url, 16, Currency::USD).await {
+            Ok(redis) => return (server, redis, url),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+pub async fn command(url: &str, command: &[&str]) {
+    let client = ::redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut request = ::redis::cmd(command[0]);
+    let () = request.arg(&command[1..]).query_async(&mut connection).await.unwrap();
+}
+
+pub fn events(rows: &[order_event::Model]) -> Vec<Event> {
+    rows.iter().map(|row| Event::from_row(row.clone(), "USD").unwrap()).collect()
+}
+
+pub async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
+    let (server, read_model, url) = redis().await;
+    let in_flight = Duration::ZERO;
+    (server, url, Verifier { db: database().await, read_model, currency: Currency::USD, in_flight, repair })
+}

@@ -1,0 +1,198 @@
+//! Comparing and repairing clients and products.
+
+use crate::support::*;
+use chrono::{SubsecRound, Utc};
+use entity::Subject::{self, Client, Product};
+use entity::{event, order_event};
+use futures::StreamExt;
+use projector::verify::{Difference, Finding, FirstMissed, Progress, Repair, Verifier};
+use read_model::{ProjectedClient, Projection, Queries};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel};
+use serde_json::json;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// All that differs, clients that the database does not have among it.
+async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
+    let mut findings = Vec::new();
+    let each = |step: Progress| {
+        findings.extend(step.findings);
+        ControlFlow::Continue(())
+    };
+    verifier.all(0, each).await.unwrap();
+    for Finding { difference, repaired, .. } in &findings {
+        let is_unknown = matches!(difference, Difference::Orphaned { .. });
+        let expected = verifier.repair >= if is_unknown { Repair::RemoveOrphans } else { Repair::FromLog };
+        assert_eq!(*repaired, expected, "{difference}");
+    }
+    findings.into_iter().map(|finding| (finding.subject, finding.difference)).collect()
+}
+
+#[tokio::test]
+async fn verify_reports_every_kind_of_difference_and_repairs_it() {
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
+    let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    let missing = |client| (Client(client), Difference::Missing { events: 4 });
+    assert_eq!(differences(&verifier).await, [missing(1), missing(2), missing(3)]);
+
+    // An event that is in the outbox, or that left it recently, is on its way.
+    let young = [row(1, 5), order_event::Model { occurred_at: Utc::now().trunc_subsecs(3), ..row(2, 5) }];
+    assert_eq!(verifier.unpublished().await.unwrap(), (0, None));
+    place(&verifier.db, &young[..1], Outbox::Pending).await;
+    assert_eq!(verifier.unpublished().await.unwrap(), (1, Some(young[0].occurred_at)));
+    place(&verifier.db, &young[1..], Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    assert_eq!(differences(&verifier).await, [(Client(2), Difference::Behind { events: 1, version: 4 })]);
+    // It arrives while the comparison waits for it, and twice.
+    verifier.in_flight = Duration::from_millis(500);
+    let arrives = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        verifier.read_model.apply(&events(&[young[1].clone(), young[1].clone()])).await;
+    };
+    assert_eq!(tokio::join!(differences(&verifier), arrives).0, []);
+    verifier.in_flight = Duration::ZERO;
+    assert_eq!(differences(&verifier).await, []);
+
+    let key = |client: i64| format!("orders:{{p{client}}}:g1:client:{client}");
+    command(&url, &["DEL", &key(1)]).await;
+    verifier.read_model.apply(&events(&[rows[0].clone(), rows[3].clone()])).await;
+    command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
+    command(&url, &["HSET", &key(3), "orders", "many"]).await;
+    verifier.read_model.apply(&events(&[row(99, 1)])).await;
+    let total = 5 * 150_000;
+    let found = differences(&verifier).await;
+    assert_eq!(found[0], (Client(1), Difference::Behind { events: 2, version: 1 }));
+    let (orders, orders_expected) = (5, 5);
+    let differs = Difference::WrongTotal { orders, orders_expected, total: total + 1, total_expected: total };
+    assert_eq!(found[1], (Client(2), differs));
+    assert!(matches!(&found[2], (Client(3), Difference::Damaged { why }) if why.contains("orders")), "{found:?}");
+    assert_eq!(found[3..], [(Client(99), Difference::Orphaned { version: 1 })]);
+
+    verifier.repair = Repair::FromLog;
+    assert_eq!(differences(&verifier).await, found);
+    assert_eq!(differences(&verifier).await, found[3..], "orphans are only removed if asked for");
+    verifier.repair = Repair::RemoveOrphans;
+    assert_eq!(differences(&verifier).await, found[3..]);
+    assert_eq!(differences(&verifier).await, []);
+    let clients = verifier.read_model.clients(&[1, 2, 3, 99]).await.unwrap();
+    let change_of: Vec<_> =
+        clients.iter().map(|client| client.as_ref().map(|c| (c.version, c.order_count, c.total))).collect();
+    // What was on its way has been applied as well: the log has it.
+    assert_eq!(change_of, [Some((5, 5, total)), Some((5, 5, total)), Some((4, 4, 4 * 150_000)), None]);
+
+    // The database was restored from an old copy: what it no longer has is removed.
+    verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
+    assert_eq!(differences(&verifier).await, [(Client(3), Difference::Orphaned { version: 7 })]);
+    assert_eq!(differences(&verifier).await, []);
+
+    // Clients of a partition whose rankings are lost are ranked anew, also where something else is in their place.
+    for (partition, id, damage) in [(1, 1, "DEL"), (2, 2, "SET")] {
+        let rankings = ["total", "last"].map(|name| format!("orders:{{p{partition}}}:g1:rank:{name}"));
+        command(&url, &["DEL", &rankings[0], &rankings[1]]).await;
+        if damage == "SET" {
+            command(&url, &["SET", &rankings[0], "damaged"]).await;
+        }
+        assert_eq!(differences(&verifier).await, [(Client(id), Difference::Misranked)]);
+        assert_eq!(differences(&verifier).await, []);
+    }
+
+    // What is damaged beyond reading, and what the log itself cannot mend, keeps no other from being repaired.
+    command(&url, &["HSET", &key(1), "newest", "999999999999"]).await;
+    command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
+    command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
+    verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
+    let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+    let repaired: Vec<_> = page.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
+    assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
+}
+
+/// An event of the same of a client or a product.
+fn change_of(subject: Subject, version: i32, name: &str) -> order_event::Model {
+    let (r#type, client_id, product_id, payload) = match subject {
+        Client(id) => {
+            let data = json!({ "clientId": id, "clientName": name, "clientEmail": "bob@anemailprovider.com" });
+            (event::CLIENT_UPDATED, Some(id), None, data)
+        }
+        Product(id) => {
+            let data = json!({ "productId": id, "name": name, "price": 5 * version, "currency": "USD" });
+            (event::PRICE_CHANGED, None, Some(id), data)
+        }
+    };
+    order_event::Model { r#type: r#type.into(), client_id, product_id, payload, ..row(1, version) }
+}
+
+#[tokio::test]
+async fn verify_compares_names_addresses_and_prices() {
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
+    let rows = [
+        change_of(Client(1), 1, "Robert"),
+        change_of(Client(1), 2, "Bob"),
+        change_of(Product(1), 1, "Computer"),
+        change_of(Product(2), 1, "Phone"),
+        change_of(Product(3), 1, "TV"),
+        change_of(Product(3), 2, "TV"),
+    ];
+    for row in rows.clone() {
+        order_event::Entity::insert(row.into_active_model().reset_all())
+            .exec_without_returning(&verifier.db)
+            .await
+            .unwrap();
+    }
+    for raise in [
+        "clients SET version = 2 WHERE id = 1",
+        "products SET version = 1, price = 5",
+        "products SET version = 2 WHERE id = 3",
+    ] {
+        verifier.db.execute_unprepared(&format!("UPDATE {raise}")).await.unwrap();
+    }
+    let missing = |subject, events| (subject, Difference::Missing { events });
+    let all = [missing(Client(1), 2), missing(Product(1), 1), missing(Product(2), 1), missing(Product(3), 2)];
+    assert_eq!(differences(&verifier).await, all);
+    // A client without orders is right when it has what its events say; so is one whose row somebody changed by hand.
+    verifier.read_model.apply(&events(&rows[..5])).await;
+    verifier.db.execute_unprepared("UPDATE clients SET name = 'By hand' WHERE id = 1").await.unwrap();
+    assert_eq!(differences(&verifier).await, [(Product(3), Difference::Behind { events: 1, version: 1 })]);
+
+    command(&url, &["HSET", "orders:{p1}:g1:client:1", "name", "Eve"]).await;
+    command(&url, &["HSET", "orders:{p1}:g1:catalogue", "1", "1 4 Computer"]).await;
+    command(&url, &["HSET", "orders:{p2}:g1:catalogue", "2", "many"]).await;
+    verifier.read_model.apply(&events(&[change_of(Product(9), 1, "Nobody's")])).await;
+    let found = differences(&verifier).await;
+    assert_eq!(found[..2], [(Client(1), Difference::WrongDetails), (Product(1), Difference::WrongDetails)]);
+    assert!(matches!(&found[2], (Product(2), Difference::Damaged { .. })), "{found:?}");
+    let unknown = (Product(9), Difference::Orphaned { version: 1 });
+    assert_eq!(found[3..], [(Product(3), Difference::Behind { events: 1, version: 1 }), unknown.clone()]);
+
+    verifier.repair = Repair::FromLog;
+    assert_eq!(differences(&verifier).await, found);
+    assert_eq!(differences(&verifier).await, std::slice::from_ref(&unknown), "orphans are only removed if asked for");
+    verifier.repair = Repair::RemoveOrphans;
+    assert_eq!(differences(&verifier).await, [unknown]);
+    command(&url, &["DEL", "orders:{p3}:g1:catalogue"]).await;
+    command(&url, &["SET", "orders:{p3}:g1:catalogue", "damaged"]).await;
+    assert!(matches!(&differences(&verifier).await[..], [(Product(3), Difference::Damaged { .. })]));
+    assert_eq!(differences(&verifier).await, []);
+    let products = verifier.read_model.products(&[1, 2, 3, 9]).await.unwrap();
+    let prices: Vec<_> = products.iter().map(|product| product.as_ref().map(|product| product.price)).collect();
+    assert_eq!(prices, [Some(5), Some(5), Some(10), None]);
+    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap()[0].as_ref().unwrap().name, "Bob");
+}
+
+#[tokio::test]
+async fn a_repair_never_reverts_events_that_are_applied_meanwhile() {
+    let (_server, _, verifier) = verifier(Repair::FromLog).await;
+    let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
+    verifier.read_model.apply(&events(&rows)).await;
+    let projected = async || verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap().unwrap();
+    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
+    verifier.read_model.apply(&events(&[row(1, 3)])).await;
+    assert!(!verifier.read_model.replace_client(&log, &newest).await.unwrap(), "version 3 is not in that log");
+    assert!(!verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
+    assert_eq!(projected().await.client.version, 3);
+    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
+    assert!(verifier.read_model.replace_client(&log, &newest).await.unwrap());
+    assert_eq!(projected().await, log);
+    assert!(verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
+    assert_eq!(verifier.read_model.clients(&[1]).await.unwrap(), [None]);
+}
