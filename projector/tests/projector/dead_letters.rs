@@ -1,11 +1,9 @@
 //! Dead letters.
 
 use crate::support::*;
-use futures::StreamExt;
 use iso_currency::Currency;
 use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters, Verdict};
 use read_model::{Memory, Projection, ReadModel};
-use sea_orm::{ActiveModelTrait, EntityTrait};
 use std::sync::Arc;
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use crate::support::*;
 use aws_sdk_sqs::types::QueueAttributeName;
-use futures::StreamExt;
 use projector::queues;
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! Rebuilding the read model.
 
 use crate::support::*;
-use futures::StreamExt;
 use projector::rebuild::{self, Phase, Rebuild};
 use projector::verify::Repair;
 use read_model::generations::{FORMAT, TransitionError};

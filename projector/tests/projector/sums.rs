@@ -3,11 +3,10 @@
 use crate::support::*;
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use entity::order_event;
-use futures::StreamExt;
 use projector::verify::sums::WrongSum;
 use projector::verify::{Repair, Verifier};
 use read_model::Projection;
-use sea_orm::{ActiveModelTrait, ConnectionTrait};
+use sea_orm::ConnectionTrait;
 use std::ops::ControlFlow;
 use std::time::Duration;
 

@@ -4,7 +4,6 @@ use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
 use chrono::DateTime;
 use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
-use futures::StreamExt;
 use iso_currency::Currency;
 use projector::consume::Consumer;
 use projector::queues;

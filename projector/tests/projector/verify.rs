@@ -4,7 +4,6 @@ use crate::support::*;
 use chrono::{SubsecRound, Utc};
 use entity::Subject::{self, Client, Product};
 use entity::{event, order_event};
-use futures::StreamExt;
 use projector::verify::{Difference, Finding, FirstMissed, Progress, Repair, Verifier};
 use read_model::{ProjectedClient, Projection, Queries};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel};
