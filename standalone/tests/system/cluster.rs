@@ -13,7 +13,7 @@ use test_support::until;
 use test_support::user::{SAMPLE_ORDER, User};
 use tokio::task::block_in_place;
 
-const CLIENTS: usize = 64;
+const CLIENTS: usize = 32;
 
 struct Shard {
     address: String,

@@ -46,7 +46,7 @@ fn an_invalid_flag_or_value_is_named() {
         fails(name, &[], &[("PARTITIONS", "0")], &["--partitions"]);
     }
     for origin in ["shop.example.com", "https://", "https://shop.example.com/path"] {
-        fails("api", &[], &[("CORS_ORIGINS", origin)], &["not an origin"]);
+        fails("api", &[], &[("CORS_ORIGINS", origin)], &["expected an origin such as https://shop.example.com"]);
     }
     fails("api", &[], &[("READ_WAIT", "soon")], &["'soon'", "--read-wait"]);
     fails("api", &[], &[("MAX_NESTING", "65")], &["from 1 to 64", "--max-nesting"]);
