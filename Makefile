@@ -19,6 +19,7 @@ check: # format, lints, schema, documents, compose.yaml, dependencies
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets --features api/failpoints,projector/failpoints -- -D warnings
+	scripts/check-layers
 	scripts/check-schema
 	scripts/check-links
 	scripts/check-configuration
