@@ -4,6 +4,7 @@ pub mod crash_points;
 pub mod database;
 pub mod logging;
 pub mod queue;
+pub mod single_flight;
 
 use std::error::Error;
 use std::process::ExitCode;
