@@ -7,12 +7,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use api::Service;
 use api::config::Settings;
 use api::edge::auth::Authenticator;
 use api::edge::settings::SchemaExposure;
-use api::graphql::App;
 use api::outbox::relay::Queue;
+use api::{Backend, Service};
 use aws_config::{BehaviorVersion, SdkConfig};
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -55,8 +54,12 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let db = database::connect("sqlite::memory:", 1, None).await.unwrap();
         migration::up(&db).await.unwrap();
         migration::sample_data(&db, "USD").await.unwrap();
-        let app =
-            App { db, read_model: Arc::new(Memory::default()), currency: Currency::USD, read_wait: settings.read_wait };
+        let backend = Backend {
+            db,
+            read_model: Arc::new(Memory::default()),
+            currency: Currency::USD,
+            read_wait: settings.read_wait,
+        };
         // Nothing listens at this address.
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(&aws, "http://127.0.0.1:1/orders".into());
@@ -64,7 +67,7 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
         let scope = api::edge::auth::SCOPES.join(" ");
         let token = settings.tokens.mint("fuzzer", &scope, None, Duration::from_secs(86_400)).unwrap();
         let exposure = SchemaExposure::Introspection;
-        let service = Service::new(app, queue, authenticator, settings.edge, exposure, Default::default()).unwrap();
+        let service = Service::new(backend, queue, authenticator, settings.edge, exposure, Default::default()).unwrap();
         let router = service.router();
         // `serve` runs the task that places orders.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

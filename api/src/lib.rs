@@ -16,4 +16,4 @@ pub mod outbox;
 pub mod queries;
 pub mod service;
 
-pub use service::Service;
+pub use service::{Backend, Service};

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::Service;
 use api::commands::database;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES, TokenSettings};
 use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
-use api::graphql::{App, schema};
+use api::graphql::schema;
 use api::outbox::relay::Queue;
+use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use runtime::queue::aws_settings;
 use runtime::{duration_from, logging};
@@ -100,7 +100,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
 
-    let app = App {
+    let backend = Backend {
         db,
         read_model: Arc::new(read_model),
         currency: settings.read_model.currency,
@@ -108,7 +108,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
-    let service = Service::new(app, queue, authenticator, settings.edge, exposure, shutdown)?;
+    let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown)?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;

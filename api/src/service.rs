@@ -13,6 +13,9 @@ use futures::FutureExt;
 use futures::future::{Fuse, FusedFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use iso_currency::Currency;
+use read_model::Queries;
+use sea_orm::DatabaseConnection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
@@ -30,10 +33,12 @@ use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
-use crate::graphql::{App, Shared, schema};
+use crate::graphql::{App, schema};
 use crate::outbox::relay::{Queue, Relay};
-use crate::queries::live::{Updates, live};
-use crate::queries::sales_snapshots::Snapshots;
+use crate::queries::clients::Clients;
+use crate::queries::live::{LiveUpdates, live};
+use crate::queries::reports::Reports;
+use crate::queries::sales_snapshots::SalesSnapshots;
 
 /// Time for each stage of the shutdown: active requests, then waiting orders, then the outbox relay.
 const GRACE: Duration = Duration::from_secs(10);
@@ -45,20 +50,30 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the rate limits of idle callers are removed from memory.
 const IDLE_CALLERS_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The stores behind the api, and how they are used.
+pub struct Backend {
+    pub db: DatabaseConnection,
+    pub read_model: Arc<dyn Queries>,
+    /// The currency of all amounts.
+    pub currency: Currency,
+    /// The longest wait of `client(minVersion:)`.
+    pub read_wait: Duration,
+}
+
 /// An api that is ready to serve.
 pub struct Service {
     edge: Arc<Edge>,
     placing: Placing,
     relay: Relay,
-    updates: Updates,
-    snapshots: Arc<Snapshots>,
+    live_updates: LiveUpdates,
+    sales_snapshots: Arc<SalesSnapshots>,
 }
 
 impl Service {
     /// # Errors
     /// When the settings contradict each other, or a trusted document is refused.
     pub fn new(
-        app: App,
+        backend: Backend,
         queue: Queue,
         authenticator: Authenticator,
         settings: EdgeSettings,
@@ -67,18 +82,29 @@ impl Service {
     ) -> anyhow::Result<Service> {
         let EdgeSettings { http, documents, limits } = settings;
         ensure!(
-            app.read_wait < limits.operation_timeout,
+            backend.read_wait < limits.operation_timeout,
             "READ_WAIT ({:?}) must be shorter than OPERATION_TIMEOUT ({:?})",
-            app.read_wait,
+            backend.read_wait,
             limits.operation_timeout
         );
-        let (relay, outgoing) = Relay::new(app.db.clone(), queue.clone());
-        let master_data = MasterData::new(app.db.clone(), app.currency, outgoing.clone());
-        let (orders, placing) = batcher::orders(app.db.clone(), app.currency, outgoing);
-        let (live, updates) = live(app.read_model.clone());
-        let snapshots = Snapshots::new(app.read_model.clone());
-        let shared = Shared { app: app.clone(), orders, master_data, live, snapshots: snapshots.clone() };
-        let schema = schema(Some(shared));
+        let Backend { db, read_model, currency, read_wait } = backend;
+        let (relay, outgoing) = Relay::new(db.clone(), queue.clone());
+        let (orders, placing) = batcher::orders(db.clone(), currency, outgoing.clone());
+        let (live_clients, live_updates) = live(read_model.clone());
+        let sales_snapshots = SalesSnapshots::new(read_model.clone());
+        let app = App {
+            currency,
+            read_wait,
+            master_data: MasterData::new(db.clone(), currency, outgoing),
+            db,
+            orders,
+            clients: Arc::new(Clients::new(read_model.clone())),
+            reports: Arc::new(Reports::new(read_model.clone())),
+            read_model,
+            live_clients,
+            sales_snapshots: sales_snapshots.clone(),
+        };
+        let schema = schema(Some(app.clone()));
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
@@ -98,7 +124,7 @@ impl Service {
             draining,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, placing, relay, updates, snapshots })
+        Ok(Service { edge, placing, relay, live_updates, sales_snapshots })
     }
 
     /// The routes. Requests need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -115,13 +141,13 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let handle = Handle::new();
         let server = http_server(&self.edge, listener, handle.clone())?;
-        let Service { edge, placing, relay, updates, snapshots } = self;
+        let Service { edge, placing, relay, live_updates, sales_snapshots } = self;
         let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
         let mut server = tokio::spawn(server).fuse();
         let mut orders = tokio::spawn(placing.run(requests_done.clone())).fuse();
         let mut relay = tokio::spawn(relay.run(orders_done.clone())).fuse();
-        let mut updates = tokio::spawn(updates.run(orders_done.clone()));
-        let mut snapshots = tokio::spawn(snapshots.run(orders_done.clone()));
+        let mut live_updates = tokio::spawn(live_updates.run(orders_done.clone()));
+        let mut sales_snapshots = tokio::spawn(sales_snapshots.run(orders_done.clone()));
         let drained = async {
             edge.draining.cancelled().await;
             sleep(edge.settings.drain_delay).await;
@@ -132,8 +158,8 @@ impl Service {
             ended = &mut server => Some(anyhow!("the HTTP server stopped: {ended:?}")),
             ended = &mut orders => Some(anyhow!("the order batcher stopped: {ended:?}")),
             ended = &mut relay => Some(anyhow!("the outbox relay stopped: {ended:?}")),
-            ended = &mut updates => Some(anyhow!("the live updates stopped: {ended:?}")),
-            ended = &mut snapshots => Some(anyhow!("the sales snapshots stopped: {ended:?}")),
+            ended = &mut live_updates => Some(anyhow!("the live updates stopped: {ended:?}")),
+            ended = &mut sales_snapshots => Some(anyhow!("the sales snapshots stopped: {ended:?}")),
         };
         if let Some(failure) = &failure {
             error!("shutting down: {failure}");

@@ -11,12 +11,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::Service;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES};
 use api::edge::settings::SchemaExposure;
-use api::graphql::App;
 use api::outbox::relay;
+use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use projector::consume::Consumer;
 use projector::{queues, rebuild};
@@ -82,7 +81,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     queues::check(&sqs, &queue_url).await?;
 
     let currency = settings.read_model.currency;
-    let app = App { db, read_model: read_model.clone(), currency, read_wait: settings.read_wait };
+    let backend = Backend { db, read_model: read_model.clone(), currency, read_wait: settings.read_wait };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;
@@ -96,7 +95,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     if demo.is_some() {
         edge.limits.rate_limit = 0; // one subject places all orders of the demo
     }
-    let service = Service::new(app, queue, authenticator, edge, exposure, shutdown.clone())?;
+    let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone())?;
     info!(%address, "ready");
     println!("{}", welcome::text(&settings, address, token.as_deref()));
 

@@ -1,19 +1,19 @@
-//! What the token behind a request allows.
+//! Checks of the token behind a request.
 
 use std::sync::Arc;
 
 use async_graphql::Context;
 
+use super::error::Error;
 use crate::edge::auth::Identity;
-use crate::graphql::error::Error;
 
-/// The identity behind the request, if its token has the scope.
+/// The identity of the caller, if its token has the scope.
 pub fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
     let identity = ctx.data_opt::<Arc<Identity>>().ok_or(Error::Unauthenticated)?;
     if identity.may(scope) { Ok(identity) } else { Err(Error::Forbidden) }
 }
 
-/// The same, if the token may also act for all of these clients.
+/// Also requires that the token allows all these clients.
 pub fn authorize_for<'a>(
     ctx: &Context<'_>,
     scope: &str,
@@ -25,7 +25,7 @@ pub fn authorize_for<'a>(
     }
 }
 
-/// The same, if the token is not for one client alone.
+/// Also requires that the token is not restricted to one client.
 pub fn authorize_for_all(ctx: &Context<'_>, scope: &str) -> Result<(), Error> {
     match authorize(ctx, scope)?.client {
         Some(_) => Err(Error::Forbidden),

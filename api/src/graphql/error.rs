@@ -1,10 +1,9 @@
-//! What a request can fail with, as its sender sees it: a code in `extensions.code`, a message that tells what to do, and
-//! nothing of the inside. (What a *user* did wrong in an order is not an error but part of the answer: `userErrors`.)
+//! Failures as clients see them: a code in `extensions.code` and a message that says what to do. Problems with the input
+//! that a user can fix are not failures: see [`user_error`](super::user_error).
 //!
-//! [`Error`] has no `Display` on purpose: async-graphql would show whatever can be displayed to the client.
+//! [`Error`] does not implement `Display`, because async-graphql sends the text of every error that does to the client.
 
 use async_graphql::ErrorExtensionValues;
-use read_model::Error as ReadModelError;
 use sea_orm::DbErr;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -13,21 +12,21 @@ use crate::commands::database;
 
 #[derive(Clone, Debug)]
 pub enum Error {
-    /// No token.
+    /// The request has no token.
     Unauthenticated,
-    /// The token does not allow this.
+    /// The token does not allow this field or these arguments.
     Forbidden,
     BadUserInput(String),
-    /// The read model had only reached this version of the client when the wait was over.
+    /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
     ReadModelUnavailable,
     CommandStoreUnavailable,
-    /// Anything unexpected: logged already, under this id.
+    /// Anything unexpected. The cause was logged with this id.
     Internal(Uuid),
 }
 
 impl Error {
-    /// Logs what went wrong and keeps only the id under which it was logged.
+    /// Logs the cause with an id.
     pub fn internal(cause: &dyn std::fmt::Display) -> Error {
         let id = Uuid::now_v7();
         error!(error_id = %id, "{cause}");
@@ -48,15 +47,19 @@ impl Error {
 
     fn message(&self) -> String {
         match self {
-            Error::Unauthenticated => "A valid bearer token is needed.".into(),
+            Error::Unauthenticated => "A valid bearer token is required.".into(),
             Error::Forbidden => "The token does not allow this.".into(),
             Error::BadUserInput(message) => message.clone(),
             Error::ReadModelBehind(version) => {
-                format!("The client has only reached version {version} so far. Ask again in a moment.")
+                format!("The client has only reached version {version} so far. Try again in a moment.")
             }
-            Error::ReadModelUnavailable => "Queries cannot be answered at the moment. Try again.".into(),
-            Error::CommandStoreUnavailable => "The command database cannot be reached at the moment. Try again; an order only with the same `idempotencyKey`, since it may have been placed, and what creates something only after a look whether it is there.".into(),
-            Error::Internal(id) => format!("Something went wrong here. It was logged as {id}."),
+            Error::ReadModelUnavailable => "Queries are unavailable at the moment. Try again.".into(),
+            Error::CommandStoreUnavailable => {
+                "The command database is unavailable at the moment, and the change may have been made. Repeat an order \
+                 only with the same `idempotencyKey`. Before you repeat another change, check whether it was made."
+                    .into()
+            }
+            Error::Internal(id) => format!("Internal error. It was logged with the id {id}."),
         }
     }
 }
@@ -74,14 +77,14 @@ impl From<Error> for async_graphql::Error {
     }
 }
 
-impl From<ReadModelError> for Error {
-    fn from(error: ReadModelError) -> Error {
+impl From<read_model::Error> for Error {
+    fn from(error: read_model::Error) -> Error {
         match error {
-            ReadModelError::Unavailable(_) => {
+            read_model::Error::Unavailable(_) => {
                 warn!("{error}");
                 Error::ReadModelUnavailable
             }
-            ReadModelError::Damaged(_) => Error::internal(&error),
+            read_model::Error::Damaged(_) => Error::internal(&error),
         }
     }
 }

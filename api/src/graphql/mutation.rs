@@ -1,104 +1,142 @@
 use async_graphql::{Context, Object};
+use entity::product;
+use iso_currency::Currency;
 
+use super::arguments::parse_id;
+use super::authorize::{authorize_for, authorize_for_all};
 use super::cost_directives::cost;
+use super::error::Error;
 use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
 use super::types::order::{Order, PlaceOrderInput, PlaceOrderPayload};
-use super::types::product::{ChangePriceInput, CreateProductInput, ProductPayload};
-use super::{app, authorize_for, authorize_for_all, parse_id, traceparent};
-use crate::commands::master_data::MasterData;
-use crate::commands::place_order::PlaceOrder;
-use crate::commands::place_order::batcher::Orders;
+use super::types::product::{ChangePriceInput, CreateProductInput, Product, ProductPayload};
+use super::user_error::UserError;
+use super::{app, traceparent};
+use crate::commands::master_data::Fault;
 use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
-use crate::graphql::error::Error;
 
 pub struct Mutation;
 
-/// Changes. What a user can mend is answered in `userErrors`; what fails otherwise is in `errors`.
+/// Changes. Problems that the user can fix are listed in `userErrors`. Other failures are in `errors`; such a field is null,
+/// and other fields of the request keep their results.
 #[Object]
 impl Mutation {
-    /// Places an order, or reports in `userErrors` everything that is wrong with it. Needs the scope `orders:place`.
+    /// Places an order. Requires the scope `orders:place`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn place_order(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The order.")] input: PlaceOrderInput,
-    ) -> Result<PlaceOrderPayload, Error> {
-        authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
-        let order = PlaceOrder { traceparent: traceparent(ctx), ..input.into() };
-        match ctx.data_unchecked::<Orders>().place(order).await? {
-            Ok(placed) => Ok(PlaceOrderPayload {
-                client_version: Some(placed.event.version),
-                replayed: placed.replayed,
-                order: Some(Order::new(placed.event.data, placed.event.time, app(ctx).currency)),
-                user_errors: Vec::new(),
-            }),
-            Err(rejections) => Ok(PlaceOrderPayload {
-                order: None,
-                client_version: None,
-                replayed: false,
-                user_errors: rejections.into_iter().map(Into::into).collect(),
-            }),
-        }
+    ) -> Option<Result<PlaceOrderPayload, Error>> {
+        Some(place_order(ctx, input).await)
     }
 
-    /// Registers a client, which is there with a total of zero then. Needs the scope `clients:write`.
+    /// Registers a client. Requires the scope `clients:write`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn register_client(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The client.")] input: RegisterClientInput,
-    ) -> Result<ClientPayload, Error> {
-        authorize_for_all(ctx, WRITE_CLIENTS)?;
-        let RegisterClientInput { name, email } = input;
-        Ok(master_data(ctx).register_client(&name, &email, traceparent(ctx)).await?.into())
+    ) -> Option<Result<ClientPayload, Error>> {
+        Some(register_client(ctx, input).await)
     }
 
-    /// Changes what a client is called and where it gets mail. Needs the scope `clients:write`; a token for one client
-    /// changes that client.
+    /// Changes the name or the e-mail address of a client. Requires the scope `clients:write`. A token for one client can
+    /// change that client.
     #[graphql(directive = cost::apply("10".into()))]
     async fn update_client(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "What changes.")] input: UpdateClientInput,
-    ) -> Result<ClientPayload, Error> {
-        authorize_for(ctx, WRITE_CLIENTS, [input.id.as_str()])?;
-        let UpdateClientInput { id, name, email } = input;
-        let updated =
-            master_data(ctx).update_client(parse_id(&id), name.as_deref(), email.as_deref(), traceparent(ctx));
-        Ok(updated.await?.into())
+        #[graphql(desc = "The changes.")] input: UpdateClientInput,
+    ) -> Option<Result<ClientPayload, Error>> {
+        Some(update_client(ctx, input).await)
     }
 
-    /// Creates a product, which can be ordered at once. Sent again after a lost answer it creates another: look first. Needs
-    /// the scope `products:write`.
+    /// Creates a product, which can be ordered at once. It is not idempotent: a repeated request creates a second product.
+    /// Requires the scope `products:write`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn create_product(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The product.")] input: CreateProductInput,
-    ) -> Result<ProductPayload, Error> {
-        authorize_for_all(ctx, WRITE_PRODUCTS)?;
-        let CreateProductInput { name, price } = input;
-        let currency = app(ctx).currency;
-        let created = master_data(ctx).create_product(&name, price.minor(currency), traceparent(ctx)).await?;
-        Ok(ProductPayload::new(created, currency))
+    ) -> Option<Result<ProductPayload, Error>> {
+        Some(create_product(ctx, input).await)
     }
 
-    /// Changes what a product costs from now on: orders keep the price that they were placed at. Needs the scope
-    /// `products:write`.
+    /// Changes the price of a product. Existing orders keep the old price. Requires the scope `products:write`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn change_price(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "What changes.")] input: ChangePriceInput,
-    ) -> Result<ProductPayload, Error> {
-        authorize_for_all(ctx, WRITE_PRODUCTS)?;
-        let ChangePriceInput { product_id, price } = input;
-        let currency = app(ctx).currency;
-        let changed = master_data(ctx).change_price(parse_id(&product_id), price.minor(currency), traceparent(ctx));
-        Ok(ProductPayload::new(changed.await?, currency))
+        #[graphql(desc = "The new price.")] input: ChangePriceInput,
+    ) -> Option<Result<ProductPayload, Error>> {
+        Some(change_price(ctx, input).await)
     }
 }
 
-fn master_data<'a>(ctx: &Context<'a>) -> &'a MasterData {
-    ctx.data_unchecked::<MasterData>()
+async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceOrderPayload, Error> {
+    authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
+    let app = app(ctx);
+    Ok(match app.orders.place(input.into_command(traceparent(ctx))).await? {
+        Ok(placed) => PlaceOrderPayload {
+            client_version: Some(placed.event.version),
+            replayed: placed.replayed,
+            order: Some(Order::new(placed.event.data, placed.event.time, app.currency)),
+            user_errors: Vec::new(),
+        },
+        Err(rejections) => PlaceOrderPayload {
+            order: None,
+            client_version: None,
+            replayed: false,
+            user_errors: rejections.into_iter().map(UserError::from).collect(),
+        },
+    })
+}
+
+async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Result<ClientPayload, Error> {
+    authorize_for_all(ctx, WRITE_CLIENTS)?;
+    let app = app(ctx);
+    let RegisterClientInput { name, email } = input;
+    Ok(match app.master_data.register_client(&name, &email, traceparent(ctx)).await? {
+        Ok(row) => ClientPayload::registered(row, app.currency),
+        Err(faults) => ClientPayload::rejected(UserError::of_client(faults)),
+    })
+}
+
+async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<ClientPayload, Error> {
+    authorize_for(ctx, WRITE_CLIENTS, [input.id.as_str()])?;
+    let app = app(ctx);
+    let UpdateClientInput { id, name, email } = input;
+    let id = parse_id(&id).unwrap_or_default();
+    let updated = app.master_data.update_client(id, name.as_deref(), email.as_deref(), traceparent(ctx));
+    Ok(match updated.await? {
+        Ok(row) => {
+            let projected = app.clients.by_ids(&[id]).await;
+            let projected = projected.map(|mut clients| clients.pop().flatten()).map_err(Error::from);
+            ClientPayload::updated(row, projected, app.currency)
+        }
+        Err(faults) => ClientPayload::rejected(UserError::of_client(faults)),
+    })
+}
+
+async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<ProductPayload, Error> {
+    authorize_for_all(ctx, WRITE_PRODUCTS)?;
+    let app = app(ctx);
+    let price = input.price.to_minor(app.currency);
+    let created = app.master_data.create_product(&input.name, price, traceparent(ctx)).await?;
+    Ok(product_payload(created, app.currency))
+}
+
+async fn change_price(ctx: &Context<'_>, input: ChangePriceInput) -> Result<ProductPayload, Error> {
+    authorize_for_all(ctx, WRITE_PRODUCTS)?;
+    let app = app(ctx);
+    let (id, price) = (parse_id(&input.product_id).unwrap_or_default(), input.price.to_minor(app.currency));
+    let changed = app.master_data.change_price(id, price, traceparent(ctx)).await?;
+    Ok(product_payload(changed, app.currency))
+}
+
+fn product_payload(changed: Result<product::Model, Vec<Fault>>, currency: Currency) -> ProductPayload {
+    match changed {
+        Ok(row) => ProductPayload { product: Some(Product::of_row(row, currency)), user_errors: Vec::new() },
+        Err(faults) => ProductPayload { product: None, user_errors: UserError::of_product(faults) },
+    }
 }

@@ -1,46 +1,46 @@
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use async_graphql::{Context, ID, Object};
-use chrono::{NaiveDate, Utc};
+use chrono::Utc;
 use entity::product;
-use read_model::reports::{self, points};
+use read_model::reports::points;
 use read_model::rules::sales::HOURS_RETAINED;
-use read_model::{Awaited, client_at};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
+use super::arguments::{date_range, invalid_cursor, page_size, parse_id, parse_ids};
+use super::authorize::{authorize, authorize_for, authorize_for_all};
 use super::cost_directives::{cost, list_size, names, range_cost};
-use super::reports::{ProductRank, Reports};
+use super::error::Error;
 use super::scalars::Date;
-use super::types::client::{Client, ClientConnection, ClientOrderBy, place_of_cursor};
+use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor};
 use super::types::order::Order;
-use super::types::page::page_info;
-use super::types::product::{Product, ProductConnection, ProductEdge};
-use super::types::sales::{Granularity, ProductSales, SalesReport};
-use super::{app, authorize, authorize_for, authorize_for_all, cached_clients, page_size, parse_id};
+use super::types::product::{Product, ProductConnection};
+use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
+use super::{App, app};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
-use crate::graphql::error::Error;
+use crate::queries::clients::AtVersion;
+use crate::queries::reports;
 
-const MAX_IDS: usize = 100;
 const MAX_POINTS: usize = 1_000;
 /// Longest range of `topProducts`.
 const MAX_DAYS: i32 = 3_660;
 
 pub struct Query;
 
-/// Questions. All but those about products are answered from the read model, which follows the orders with a short delay.
+/// Queries. They follow changes with a short delay.
 //
-// Nullable fields return `Option<Result<_>>`: a failure then nulls the field alone, not the field around it.
+// Nullable fields return `Option<Result<_>>`, so that a failure nulls only this field and not the object around it.
 #[Object]
 impl Query {
-    /// A client and its total; null where it was never registered and has no orders. Needs the scope `clients:read`.
+    /// A client. Null if no client with this id was registered. Requires the scope `clients:read`.
     async fn client(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The client's id.")] id: ID,
+        #[graphql(desc = "The id of the client.")] id: ID,
         #[graphql(
-            desc = "Wait until the answer includes every event up to this version, such as `clientVersion` of a mutation. \
-                    After a while (2 seconds, if not configured otherwise) the field fails with READ_MODEL_BEHIND.",
+            desc = "Wait until the client includes all events up to this version, for example `clientVersion` of a \
+                    mutation. The field fails with READ_MODEL_BEHIND after a time limit (by default 2 seconds).",
             directive = cost::apply("10".into())
         )]
         min_version: Option<i32>,
@@ -48,65 +48,67 @@ impl Query {
         client(ctx, &id, min_version).await.transpose()
     }
 
-    /// Several clients at once, in the order of their ids; null where `client` would be null. Needs `clients:read`.
+    /// Several clients, in the order of the ids. Null for an id without a client. Requires the scope `clients:read`.
     #[graphql(directive = list_size::apply(None, names(&["ids"]), None, None))]
     async fn clients_by_ids(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "At most 100 ids.")] ids: Vec<ID>,
+        #[graphql(desc = "The ids of the clients, at most 100.")] ids: Vec<ID>,
     ) -> Result<Vec<Option<Client>>, Error> {
         authorize_for(ctx, READ_CLIENTS, ids.iter().map(|id| id.as_str()))?;
-        if ids.len() > MAX_IDS {
-            return Err(Error::BadUserInput(format!("{} ids are too many: at most {MAX_IDS}.", ids.len())));
-        }
-        let ids: Vec<i64> = ids.iter().map(|id| parse_id(id)).collect();
-        cached_clients(ctx, &ids).await
+        let (app, ids) = (app(ctx), parse_ids(&ids)?);
+        let valid: Vec<i64> = ids.iter().flatten().copied().collect();
+        let mut found = app.clients.by_ids(&valid).await?.into_iter();
+        let client = |id: Option<i64>| Some(Client::new(id.and_then(|_| found.next())??, app.currency));
+        Ok(ids.into_iter().map(client).collect())
     }
 
-    /// All clients that were registered or have placed an order, ranked, a page at a time. Needs the scope `sales:read`.
+    /// All clients, a page at a time. Requires the scope `sales:read`.
     #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn clients(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many, from 1 to 100.", default = 20)] first: i32,
-        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the page before.")] after: Option<String>,
-        #[graphql(desc = "How they are ranked.", default_with = "ClientOrderBy::TotalDesc")] order_by: ClientOrderBy,
-    ) -> Result<Arc<ClientConnection>, Error> {
+        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
+        #[graphql(desc = "The sort order.", default_with = "ClientSort::TotalDesc")] sort_by: ClientSort,
+    ) -> Result<ClientConnection, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let (first, by) = (page_size(first)?, order_by.into());
-        let after = after.map(|cursor| place_of_cursor(&cursor, by)).transpose()?;
-        reports(ctx).clients(by, after, first).await
+        let first = page_size(first)?;
+        let after = after.map(|cursor| parse_cursor(&cursor, sort_by)).transpose()?;
+        let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
+        Ok(ClientConnection::new(page, sort_by, after.is_some()))
     }
 
-    /// What was sold from one day to another, both included; a second old at most. Needs the scope `sales:read`.
+    /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
     #[graphql(directive = range_cost::apply("from".into(), "to".into(), Some(100), None, None))]
     async fn sales(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The first day.")] from: Date,
-        #[graphql(desc = "The last day.")] to: Date,
-        #[graphql(desc = "How long each point is; at most 1000 points.", default_with = "Granularity::Day")]
+        #[graphql(desc = "The last day, which is included.")] to: Date,
+        #[graphql(
+            desc = "The length of the points. A report has at most 1000 points.",
+            default_with = "Granularity::Day"
+        )]
         granularity: Granularity,
-    ) -> Result<Arc<SalesReport>, Error> {
+    ) -> Result<SalesReport, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let (Date(from), Date(to)) = (from, to);
-        check_range(from, to)?;
-        let granularity = granularity.into();
+        let ((from, to), granularity) = (date_range(from, to)?, granularity.into());
         if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
-        if granularity == reports::Granularity::Hour
-            && Some(from) < Utc::now().date_naive().checked_sub_days(HOURS_RETAINED)
-        {
-            return Err(Error::BadUserInput(
-                "`from` is too long ago: hours are kept for 90 days, days for ever.".into(),
-            ));
+        let first_hour = Utc::now().date_naive().checked_sub_days(HOURS_RETAINED);
+        if granularity == read_model::reports::Granularity::Hour && Some(from) < first_hour {
+            let message = "`from` is too long ago: hours are available for 90 days.";
+            return Err(Error::BadUserInput(message.into()));
         }
-        reports(ctx).sales(from, to, granularity).await
+        Ok(SalesReport(app(ctx).reports.sales(from, to, granularity).await?))
     }
 
-    /// The products of which most was sold from one day to another, both included; a second old at most, and two minutes where
-    /// it is over since the day before yesterday. Needs the scope `sales:read`.
+    /// The products with the highest sales in a range of days. The result is at most one second old; orders that arrive more
+    /// than a day late count within two minutes. Requires the scope `sales:read`.
     #[graphql(
         directive = list_size::apply(None, names(&["first"]), None, Some(false)),
         directive = range_cost::apply("from".into(), "to".into(), None, Some(4), Some(MAX_DAYS))
@@ -115,105 +117,116 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The first day.")] from: Date,
-        #[graphql(desc = "The last day, at most ten years later.")] to: Date,
-        #[graphql(desc = "How many, from 1 to 100.", default = 10)] first: i32,
-        #[graphql(desc = "By what they are ranked.", default_with = "ProductRank::Revenue")] by: ProductRank,
+        #[graphql(desc = "The last day, which is included. At most ten years after the first day.")] to: Date,
+        #[graphql(desc = "The number of products, from 1 to 100.", default = 10)] first: i32,
+        #[graphql(desc = "The sort order.", default_with = "ProductSort::Revenue")] sort_by: ProductSort,
     ) -> Result<Vec<ProductSales>, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let (Date(from), Date(to), first) = (from, to, page_size(first)?);
-        check_range(from, to)?;
+        let ((from, to), first, app) = (date_range(from, to)?, page_size(first)?, app(ctx));
         if (to - from).num_days() > i64::from(MAX_DAYS) {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
-        let top = reports(ctx).top(from, to, by).await?;
-        Ok(top.iter().take(first).cloned().collect())
+        let top = app.reports.top_products(from, to, sort_by.into()).await?;
+        product_sales(app, &top[..first.min(top.len())]).await
     }
 
-    /// An order, for 30 days (if not configured otherwise) after it was placed; null later, or when there is none of that
-    /// id. A token for one client sees those of that client. Needs the scope `sales:read`.
+    /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
+    /// `sales:read`.
     async fn order(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The order's id.")] id: ID,
+        #[graphql(desc = "The id of the order.")] id: ID,
     ) -> Option<Result<Order, Error>> {
         order(ctx, &id).await.transpose()
     }
 
-    /// A product; null when there is none of that id. Needs the scope `products:read`.
+    /// A product. Null if no product has this id. Requires the scope `products:read`.
     async fn product(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The product's id.")] id: ID,
+        #[graphql(desc = "The id of the product.")] id: ID,
     ) -> Option<Result<Product, Error>> {
         product(ctx, &id).await.transpose()
     }
 
-    /// All products, a page at a time, in the order of their ids. Needs the scope `products:read`.
+    /// All products in the order of their ids, a page at a time. Requires the scope `products:read`.
     #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn products(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many, from 1 to 100.", default = 50)] first: Option<i32>,
-        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the page before.")] after: Option<String>,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default = 50)] first: i32,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
     ) -> Result<ProductConnection, Error> {
         authorize(ctx, READ_PRODUCTS)?;
-        let first = page_size(first.unwrap_or(50))?;
-        let after = match after.as_deref().map(parse_id) {
-            Some(0) => return Err(Error::BadUserInput("`after` is not a cursor of this list.".into())),
-            after => after.unwrap_or(0),
-        };
-        let app = app(ctx);
-        // One more than asked for tells whether there is a next page.
-        let mut products = product::Entity::find()
-            .filter(product::Column::Id.gt(after))
-            .order_by_asc(product::Column::Id)
-            .limit(first as u64 + 1)
-            .all(&app.db)
-            .await?;
-        let has_next_page = products.len() > first;
-        products.truncate(first);
-        let nodes: Vec<_> = products.into_iter().map(|row| Product::new(row, app.currency)).collect();
-        let edges: Vec<_> =
-            nodes.iter().map(|node| ProductEdge { cursor: node.id.to_string(), node: node.clone() }).collect();
-        let page_info = page_info(edges.iter().map(|edge| &edge.cursor), after > 0, has_next_page);
-        Ok(ProductConnection { edges, nodes, page_info })
+        products(ctx, page_size(first)?, after.as_deref()).await
     }
-}
-
-fn reports<'a>(ctx: &Context<'a>) -> &'a Arc<Reports> {
-    ctx.data_unchecked::<Arc<Reports>>()
 }
 
 async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<Option<Client>, Error> {
     authorize_for(ctx, READ_CLIENTS, [id.as_str()])?;
-    let id = parse_id(id);
-    let Some(version) = min_version.filter(|version| *version > 0) else {
-        return Ok(cached_clients(ctx, &[id]).await?.pop().flatten());
-    };
     let app = app(ctx);
-    match client_at(&*app.read_model, id, version, app.read_wait).await? {
-        Awaited::Reached(client) => Ok(Some(Client::new(client, app.currency))),
-        Awaited::Behind(version) => Err(Error::ReadModelBehind(version)),
-    }
+    let min_version = min_version.unwrap_or(0);
+    let client = match parse_id(id) {
+        Some(id) if min_version > 0 => match app.clients.at_version(id, min_version, app.read_wait).await? {
+            AtVersion::Reached(client) => Some(client),
+            AtVersion::Behind(version) => return Err(Error::ReadModelBehind(version)),
+        },
+        Some(id) => app.clients.by_ids(&[id]).await?.pop().flatten(),
+        None => None,
+    };
+    Ok(client.map(|client| Client::new(client, app.currency)))
 }
 
 async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
-    let client = authorize(ctx, READ_SALES)?.client.as_deref().map(parse_id);
+    let only_client = authorize(ctx, READ_SALES)?.client.as_deref().map(parse_id);
     let (Ok(id), app) = (id.parse::<Uuid>(), app(ctx)) else { return Ok(None) };
-    let kept = app.read_model.order(id, client).await?;
-    Ok(kept.map(|kept| Order::new(kept.order, kept.time, app.currency)))
-}
-
-fn check_range(from: NaiveDate, to: NaiveDate) -> Result<(), Error> {
-    match from <= to {
-        true => Ok(()),
-        false => Err(Error::BadUserInput(format!("`from` ({from}) is after `to` ({to})."))),
-    }
+    let order = match only_client {
+        Some(None) => None,
+        Some(client) => app.read_model.order(id, client).await?,
+        None => app.read_model.order(id, None).await?,
+    };
+    Ok(order.map(|stored| Order::new(stored.order, stored.time, app.currency)))
 }
 
 async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {
     authorize(ctx, READ_PRODUCTS)?;
+    let (Some(id), app) = (parse_id(id), app(ctx)) else { return Ok(None) };
+    let product = product::Entity::find_by_id(id).one(&app.db).await?;
+    Ok(product.map(|row| Product::of_row(row, app.currency)))
+}
+
+async fn products(ctx: &Context<'_>, first: usize, after: Option<&str>) -> Result<ProductConnection, Error> {
     let app = app(ctx);
-    let product = product::Entity::find_by_id(parse_id(id)).one(&app.db).await?;
-    Ok(product.map(|product| Product::new(product, app.currency)))
+    let after = after.map(|cursor| parse_id(cursor).ok_or_else(invalid_cursor)).transpose()?;
+    // One more product shows whether there is a next page.
+    let mut rows = product::Entity::find()
+        .filter(product::Column::Id.gt(after.unwrap_or(0)))
+        .order_by_asc(product::Column::Id)
+        .limit(first as u64 + 1)
+        .all(&app.db)
+        .await?;
+    let has_next_page = rows.len() > first;
+    rows.truncate(first);
+    let nodes = rows.into_iter().map(|row| Product::of_row(row, app.currency)).collect();
+    Ok(ProductConnection::new(nodes, after.is_some(), has_next_page))
+}
+
+/// Products without events are read from the database.
+async fn product_sales(app: &App, top: &[reports::ProductSales]) -> Result<Vec<ProductSales>, Error> {
+    let unknown: Vec<i64> = top.iter().filter(|sales| sales.product.is_none()).map(|sales| sales.product_id).collect();
+    let mut rows = HashMap::new();
+    if !unknown.is_empty() {
+        let found = product::Entity::find().filter(product::Column::Id.is_in(unknown)).all(&app.db).await?;
+        rows.extend(found.into_iter().map(|row| (row.id, row)));
+    }
+    let mut product_sales = |sales: &reports::ProductSales| {
+        let product = match &sales.product {
+            Some(product) => Product::new(product.clone(), app.currency),
+            None => Product::of_row(rows.remove(&sales.product_id)?, app.currency),
+        };
+        Some(ProductSales::new(product, sales.sold, app.currency))
+    };
+    Ok(top.iter().filter_map(&mut product_sales).collect())
 }

@@ -5,10 +5,10 @@ use chrono::{NaiveDate, SecondsFormat, Utc};
 use iso_currency::Currency;
 
 #[derive(Clone)]
-pub struct Decimal(pub String);
+pub struct Decimal(String);
 
-/// An exact decimal number as a string, with as many digits after the point as the currency has, such as "3000.00". In an
-/// argument they may be fewer.
+/// An exact decimal number as a string, for example "3000.00". Results have as many decimal places as the currency;
+/// arguments may have fewer.
 #[Scalar]
 impl ScalarType for Decimal {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -32,10 +32,37 @@ impl ScalarType for Decimal {
     }
 }
 
+impl Decimal {
+    /// `minor` is in minor units of the currency, such as cents.
+    pub fn from_minor(minor: i64, currency: Currency) -> Decimal {
+        Decimal(decimal(minor, currency.exponent().unwrap_or(0)))
+    }
+
+    /// In minor units of the currency. `None` if it has more decimal places than the currency, or does not fit.
+    pub fn to_minor(&self, currency: Currency) -> Option<i64> {
+        let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));
+        let digits = usize::from(currency.exponent().unwrap_or(0));
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.len() > digits {
+            return None;
+        }
+        format!("{whole}{fraction:0<digits$}").parse().ok()
+    }
+}
+
+fn decimal(minor: i64, digits: u16) -> String {
+    let (sign, digits) = (if minor < 0 { "-" } else { "" }, usize::from(digits));
+    let text = format!("{:0>width$}", minor.unsigned_abs(), width = digits + 1);
+    match text.split_at(text.len() - digits) {
+        (whole, "") => format!("{sign}{whole}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
+    }
+}
+
 #[derive(Clone)]
 pub struct DateTime(pub chrono::DateTime<Utc>);
 
-/// A moment in UTC as RFC 3339 writes it, with milliseconds, such as "2026-01-31T23:59:59.123Z".
+/// A time in UTC with milliseconds, in the format of RFC 3339, for example "2026-01-31T23:59:59.123Z".
 #[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -50,7 +77,7 @@ impl ScalarType for DateTime {
 #[derive(Clone, Copy)]
 pub struct Date(pub NaiveDate);
 
-/// A day in UTC as RFC 3339 writes it, such as "2026-01-31".
+/// A day in UTC, in the format of RFC 3339, for example "2026-01-31".
 #[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
 impl ScalarType for Date {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -58,8 +85,8 @@ impl ScalarType for Date {
             Value::String(text) if text.len() == 10 => NaiveDate::parse_from_str(text, "%Y-%m-%d").ok(),
             _ => None,
         };
-        let wrong = || InputValueError::custom(format!("{value} is not a day such as \"2026-01-31\"."));
-        day.map(Date).ok_or_else(|| wrong().with_extension("code", "BAD_USER_INPUT"))
+        let invalid = || InputValueError::custom(format!("{value} is not a day such as \"2026-01-31\"."));
+        day.map(Date).ok_or_else(|| invalid().with_extension("code", "BAD_USER_INPUT"))
     }
 
     fn to_value(&self) -> Value {
@@ -67,29 +94,7 @@ impl ScalarType for Date {
     }
 }
 
-impl Decimal {
-    /// In the currency's smallest units; `None` where it has more digits than the currency, or does not fit.
-    pub fn minor(&self, currency: Currency) -> Option<i64> {
-        let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));
-        let digits = usize::from(currency.exponent().unwrap_or(0));
-        let fraction = fraction.trim_end_matches('0');
-        if fraction.len() > digits {
-            return None;
-        }
-        format!("{whole}{fraction:0<digits$}").parse().ok()
-    }
-}
-
-pub fn decimal(minor: i64, digits: u16) -> String {
-    let (sign, digits) = (if minor < 0 { "-" } else { "" }, usize::from(digits));
-    let text = format!("{:0>width$}", minor.unsigned_abs(), width = digits + 1);
-    match text.split_at(text.len() - digits) {
-        (whole, "") => format!("{sign}{whole}"),
-        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
-    }
-}
-
-/// GraphQL's integers have 32 bits.
+/// The number as a GraphQL `Int`, which has 32 bits. Larger numbers become 2147483647.
 pub fn int(number: i64) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -99,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_have_the_digits_of_the_currency() {
+    fn amounts_have_the_decimal_places_of_the_currency() {
         assert_eq!(decimal(300_000, 2), "3000.00");
         assert_eq!(decimal(0, 2), "0.00");
         assert_eq!(decimal(7, 2), "0.07");
@@ -111,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_exactly() {
-        let minor = |text: &str, currency| Decimal::parse(Value::from(text)).ok().and_then(|it| it.minor(currency));
+    fn amounts_are_parsed_exactly() {
+        let minor = |text: &str, currency| Decimal::parse(Value::from(text)).ok()?.to_minor(currency);
         for (text, cents) in [("3000.00", 300_000), ("3000", 300_000), ("0.1", 10), ("007.050", 705), ("0", 0)] {
             assert_eq!(minor(text, Currency::USD), Some(cents), "{text}");
         }
@@ -122,11 +127,11 @@ mod tests {
         for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", " 1", "1.005", "92233720368547758.08", "٣"] {
             assert_eq!(minor(text, Currency::USD), None, "{text:?}");
         }
-        assert!(Decimal::parse(Value::from(5)).is_err(), "a number in JSON may not be exact");
+        assert!(Decimal::parse(Value::from(5)).is_err(), "a JSON number may be inexact");
     }
 
     #[test]
-    fn times_are_utc_with_milliseconds() {
+    fn times_are_in_utc_with_milliseconds() {
         let text = |ms| DateTime(chrono::DateTime::from_timestamp_millis(ms).unwrap()).to_value().to_string();
         assert_eq!(text(1_700_000_000_000), r#""2023-11-14T22:13:20.000Z""#);
         assert_eq!(text(1_700_000_000_120), r#""2023-11-14T22:13:20.120Z""#);

@@ -1,23 +1,23 @@
-//! Problems with a command that the user can fix, as `userErrors` lists them.
+//! Problems with a command that the user can fix, as `userErrors` lists them. This is the one place that maps rejections.
 
 use async_graphql::{Enum, SimpleObject};
-use entity::event::{MAX_LINES, MAX_QUANTITY};
+use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY};
 
 use crate::commands::master_data::Fault;
 use crate::commands::place_order::{MAX_KEY_CHARACTERS, Rejection};
 
-/// Something in a request that its sender can mend.
-#[derive(SimpleObject)]
+/// A problem with the input that the user can fix.
+#[derive(Clone, SimpleObject)]
 pub struct UserError {
-    /// What is wrong, for programs.
-    pub code: UserErrorCode,
-    /// What is wrong, for people.
-    pub message: String,
-    /// Where it is wrong: the path from the arguments, such as ["input", "items", "0", "quantity"].
-    pub field: Option<Vec<String>>,
+    /// The problem, for programs.
+    code: UserErrorCode,
+    /// The problem, for people.
+    message: String,
+    /// The path of the input field, for example ["input", "items", "0", "quantity"].
+    field: Option<Vec<String>>,
 }
 
-/// What can be wrong with a request.
+/// A kind of problem with the input.
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
 pub enum UserErrorCode {
     /// No client has this id.
@@ -28,77 +28,91 @@ pub enum UserErrorCode {
     EmptyOrder,
     /// The order has more than 100 items.
     TooManyItems,
-    /// A quantity is below 1 or above 10000.
+    /// The quantity is below 1 or above 10000.
     QuantityOutOfRange,
-    /// The order adds up to more than this service takes in one order.
+    /// The total of the order is too large.
     TotalOutOfRange,
-    /// The idempotency key was used before, for another order of this client.
+    /// The idempotency key was used for a different order of this client.
     IdempotencyKeyReused,
     /// The idempotency key is empty, longer than 255 characters, or has control characters.
     InvalidIdempotencyKey,
     /// The name is empty, longer than 200 characters, or has control characters.
     InvalidName,
-    /// What is to be an e-mail address is none.
+    /// The e-mail address is not valid.
     InvalidEmail,
     /// Another client has this e-mail address.
     EmailTaken,
-    /// The price is too large, or has more digits after the point than the currency.
+    /// The price is too large, or has more decimal places than the currency.
     PriceOutOfRange,
 }
 
-pub fn fault_of(fault: Fault, not_found: (UserErrorCode, &'static str, &'static str)) -> UserError {
-    let (code, message, field) = match fault {
-        Fault::NotFound => not_found,
-        Fault::InvalidName => (
-            UserErrorCode::InvalidName,
-            "The name must have from 1 to 200 characters, and no control characters.",
-            "name",
-        ),
-        Fault::InvalidEmail => (UserErrorCode::InvalidEmail, "This is not an e-mail address.", "email"),
-        Fault::EmailTaken => (UserErrorCode::EmailTaken, "Another client has this e-mail address.", "email"),
-        Fault::PriceOutOfRange => (
-            UserErrorCode::PriceOutOfRange,
-            "The price is too large, or has more digits after the point than the currency.",
-            "price",
-        ),
-    };
-    UserError { code, message: message.into(), field: Some(vec!["input".into(), field.into()]) }
+impl UserError {
+    fn new(code: UserErrorCode, message: impl Into<String>, field: &[&str]) -> UserError {
+        let field = ["input"].iter().chain(field).map(ToString::to_string).collect();
+        UserError { code, message: message.into(), field: Some(field) }
+    }
+
+    pub fn of_client(faults: Vec<Fault>) -> Vec<UserError> {
+        let not_found = UserError::new(UserErrorCode::ClientNotFound, "There is no such client.", &["id"]);
+        faults.into_iter().map(|fault| UserError::of_fault(fault, not_found.clone())).collect()
+    }
+
+    pub fn of_product(faults: Vec<Fault>) -> Vec<UserError> {
+        let not_found = UserError::new(UserErrorCode::ProductNotFound, "There is no such product.", &["productId"]);
+        faults.into_iter().map(|fault| UserError::of_fault(fault, not_found.clone())).collect()
+    }
+
+    fn of_fault(fault: Fault, not_found: UserError) -> UserError {
+        use UserErrorCode as Code;
+        match fault {
+            Fault::NotFound => not_found,
+            Fault::InvalidName => {
+                let message = format!("The name must have from 1 to {MAX_NAME} characters and no control characters.");
+                UserError::new(Code::InvalidName, message, &["name"])
+            }
+            Fault::InvalidEmail => UserError::new(Code::InvalidEmail, "The e-mail address is not valid.", &["email"]),
+            Fault::EmailTaken => {
+                UserError::new(Code::EmailTaken, "Another client has this e-mail address.", &["email"])
+            }
+            Fault::PriceOutOfRange => {
+                let message = "The price is too large, or has more decimal places than the currency.";
+                UserError::new(Code::PriceOutOfRange, message, &["price"])
+            }
+        }
+    }
 }
 
 impl From<Rejection> for UserError {
     fn from(rejection: Rejection) -> UserError {
-        let of_item = |item: usize, field: &str| vec!["input".into(), "items".into(), item.to_string(), field.into()];
-        let of_input = |field: &str| vec!["input".into(), field.into()];
-        let (code, message, field) = match rejection {
+        use UserErrorCode as Code;
+        match rejection {
             Rejection::ClientNotFound => {
-                (UserErrorCode::ClientNotFound, "There is no such client.".into(), of_input("clientId"))
+                UserError::new(Code::ClientNotFound, "There is no such client.", &["clientId"])
             }
-            Rejection::EmptyOrder => (UserErrorCode::EmptyOrder, "The order has no items.".into(), of_input("items")),
+            Rejection::EmptyOrder => UserError::new(Code::EmptyOrder, "The order has no items.", &["items"]),
             Rejection::TooManyItems => {
-                (UserErrorCode::TooManyItems, format!("An order has at most {MAX_LINES} items."), of_input("items"))
+                UserError::new(Code::TooManyItems, format!("An order has at most {MAX_LINES} items."), &["items"])
             }
             Rejection::ProductNotFound { item } => {
-                (UserErrorCode::ProductNotFound, "There is no such product.".into(), of_item(item, "productId"))
+                let field = ["items", &item.to_string(), "productId"];
+                UserError::new(Code::ProductNotFound, "There is no such product.", &field)
             }
-            Rejection::QuantityOutOfRange { item } => (
-                UserErrorCode::QuantityOutOfRange,
-                format!("The quantity must be from 1 to {MAX_QUANTITY}."),
-                of_item(item, "quantity"),
-            ),
+            Rejection::QuantityOutOfRange { item } => {
+                let message = format!("The quantity must be from 1 to {MAX_QUANTITY}.");
+                UserError::new(Code::QuantityOutOfRange, message, &["items", &item.to_string(), "quantity"])
+            }
             Rejection::TotalOutOfRange => {
-                (UserErrorCode::TotalOutOfRange, "The order's total is too large.".into(), of_input("items"))
+                UserError::new(Code::TotalOutOfRange, "The total of the order is too large.", &["items"])
             }
-            Rejection::InvalidIdempotencyKey => (
-                UserErrorCode::InvalidIdempotencyKey,
-                format!("The key must have from 1 to {MAX_KEY_CHARACTERS} characters, and no control characters."),
-                of_input("idempotencyKey"),
-            ),
-            Rejection::IdempotencyKeyReused => (
-                UserErrorCode::IdempotencyKeyReused,
-                "The key was used for another order of this client. Choose a new one.".into(),
-                of_input("idempotencyKey"),
-            ),
-        };
-        UserError { code, message, field: Some(field) }
+            Rejection::InvalidIdempotencyKey => {
+                let message =
+                    format!("The key must have from 1 to {MAX_KEY_CHARACTERS} characters and no control characters.");
+                UserError::new(Code::InvalidIdempotencyKey, message, &["idempotencyKey"])
+            }
+            Rejection::IdempotencyKeyReused => {
+                let message = "The key was used for a different order of this client. Choose a new key.";
+                UserError::new(Code::IdempotencyKeyReused, message, &["idempotencyKey"])
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Clients as they change. However many watch, each client is read once for all of them, and one subscription to the
-//! read model tells when.
+//! Clients as they change. Each watched client is read once for all its watchers, after one subscription to the read model
+//! has reported a change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,61 +15,61 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Clients read in one round trip.
-const READ: usize = 500;
-/// How often all that are watched are read anew, whatever was told: a server may fall silent without hanging up.
+/// Clients in one read.
+const MAX_READ: usize = 500;
+/// Interval of reading all watched clients, because a server may stop sending changes without closing the connection.
 const REFRESH: Duration = Duration::from_secs(10);
-/// Pause before changes are followed again that could not be told one by one.
-const RESUME: Duration = Duration::from_millis(20);
-/// Pause before a read model is asked again that is not there.
-const RETRY: Duration = Duration::from_millis(500);
+/// Pause before changes are subscribed to again after the read model could not report each of them.
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(20);
+/// Pause before the read model is tried again after an outage.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What is known of a client that is watched; `None` before it was first read.
-type Seen = Option<Result<Option<Client>, Error>>;
+/// The newest state of a client; `None` before the first read.
+type State = Option<Result<Option<Client>, Error>>;
 
-pub struct Live {
-    watched: Mutex<HashMap<i64, watch::Sender<Seen>>>,
-    /// Why nothing is told at the moment.
+pub struct LiveClients {
+    watched: Mutex<HashMap<i64, watch::Sender<State>>>,
+    /// Why the states are not kept up to date at the moment.
     problem: Mutex<Option<Error>>,
-    /// Those that somebody has just begun to watch.
+    /// The ids of clients with a new watcher.
     new: mpsc::UnboundedSender<i64>,
 }
 
-/// Keeps what is watched up to date.
-pub struct Updates {
-    live: Arc<Live>,
+/// Keeps the states of the watched clients up to date.
+pub struct LiveUpdates {
+    live: Arc<LiveClients>,
     read_model: Arc<dyn Queries>,
     new: mpsc::UnboundedReceiver<i64>,
 }
 
-/// Nothing is seen until [`Updates::run`] runs.
-pub fn live(read_model: Arc<dyn Queries>) -> (Arc<Live>, Updates) {
+/// Watchers receive nothing before [`LiveUpdates::run`] runs.
+pub fn live(read_model: Arc<dyn Queries>) -> (Arc<LiveClients>, LiveUpdates) {
     #[expect(
         clippy::disallowed_methods,
         reason = "holds at most one id for each new subscriber, whose number is limited"
     )]
     let (sender, new) = mpsc::unbounded_channel();
-    let live = Arc::new(Live { watched: Mutex::default(), problem: Mutex::default(), new: sender });
-    (live.clone(), Updates { live, read_model, new })
+    let live = Arc::new(LiveClients { watched: Mutex::default(), problem: Mutex::default(), new: sender });
+    (live.clone(), LiveUpdates { live, read_model, new })
 }
 
-impl Live {
-    /// A client now and after each change; whoever reads slowly gets the newest state alone. Nothing comes while the
-    /// client has no orders. An error is the last item.
+impl LiveClients {
+    /// The current state of a client, and its state after each change. A slow consumer only receives the newest state.
+    /// Nothing is sent while the read model does not have the client. An error is the last item.
     pub fn watch(self: &Arc<Self>, id: i64) -> impl Stream<Item = Result<Client, Error>> + Send + use<> {
         if let Some(problem) = self.problem().clone() {
-            // What is known may be stale.
+            // The known state may be stale.
             return Either::Left(stream::once(async { Err(problem) }));
         }
-        let mut seen = self.watched().entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
-        seen.mark_changed();
+        let mut state = self.watched().entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        state.mark_changed();
         let _ = self.new.send(id);
-        let watching = Watching { live: self.clone(), id, seen: Some(seen) };
-        Either::Right(stream::unfold(Some(watching), async |watching| {
-            let mut watching = watching?;
+        let watcher = Watcher { live: self.clone(), id, state: Some(state) };
+        Either::Right(stream::unfold(Some(watcher), async |watcher| {
+            let mut watcher = watcher?;
             loop {
-                match next(watching.seen.as_mut()?).await? {
-                    Ok(Some(client)) => return Some((Ok(client), Some(watching))),
+                match next_state(watcher.state.as_mut()?).await? {
+                    Ok(Some(client)) => return Some((Ok(client), Some(watcher))),
                     Err(error) => return Some((Err(error), None)),
                     Ok(None) => {}
                 }
@@ -81,42 +81,42 @@ impl Live {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watched(&self) -> MutexGuard<'_, HashMap<i64, watch::Sender<Seen>>> {
+    fn watched(&self) -> MutexGuard<'_, HashMap<i64, watch::Sender<State>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The next state that is known; `None` when there will be none.
-pub async fn next<T: Clone>(seen: &mut watch::Receiver<Option<Result<T, Error>>>) -> Option<Result<T, Error>> {
+/// Waits for the next state. `None` if the sender is gone.
+pub async fn next_state<T: Clone>(state: &mut watch::Receiver<Option<Result<T, Error>>>) -> Option<Result<T, Error>> {
     loop {
-        seen.changed().await.ok()?;
-        let known = seen.borrow_and_update().clone();
-        if known.is_some() {
-            return known;
+        state.changed().await.ok()?;
+        let current = state.borrow_and_update().clone();
+        if current.is_some() {
+            return current;
         }
     }
 }
 
-/// Somebody's watching of a client. The last one to leave takes the client out.
-struct Watching {
-    live: Arc<Live>,
+/// One watcher of a client. The last watcher removes the client from the map when it is dropped.
+struct Watcher {
+    live: Arc<LiveClients>,
     id: i64,
-    /// There until it is dropped.
-    seen: Option<watch::Receiver<Seen>>,
+    /// `None` only while it is dropped.
+    state: Option<watch::Receiver<State>>,
 }
 
-impl Drop for Watching {
+impl Drop for Watcher {
     fn drop(&mut self) {
         let mut watched = self.live.watched();
-        // While nobody else can look: of two who leave at once, the second sees that there is no other.
-        drop(self.seen.take());
+        // Under the lock, so that the second of two watchers that are dropped at once sees that it is the last.
+        drop(self.state.take());
         if watched.get(&self.id).is_some_and(|sender| sender.receiver_count() == 0) {
             watched.remove(&self.id);
         }
     }
 }
 
-impl Updates {
+impl LiveUpdates {
     pub async fn run(mut self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let ended = tokio::select! {
@@ -124,37 +124,38 @@ impl Updates {
                 () = shutdown.cancelled() => return,
             };
             let pause = match ended {
-                Ok(()) => RESUME,
+                Ok(()) => RESUBSCRIBE_PAUSE,
                 Err(problem) => {
-                    self.interrupted(problem);
-                    RETRY
+                    self.report(problem);
+                    RETRY_PAUSE
                 }
             };
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// Whoever has seen a state keeps it. The others need not wait.
-    fn interrupted(&self, problem: Error) {
+    /// Sends the problem to the watchers that have no state yet. The others keep the state they have.
+    fn report(&self, problem: Error) {
         if self.live.problem().replace(problem.clone()).is_none() {
-            warn!("changes are not told for now: {}", one_line(&problem));
+            warn!("subscriptions to clients are interrupted: {}", one_line(&problem));
         }
         for sender in self.live.watched().values() {
-            sender.send_if_modified(|seen| {
-                let unread = seen.is_none();
-                seen.get_or_insert_with(|| Err(problem.clone()));
-                unread
+            sender.send_if_modified(|state| {
+                let is_unread = state.is_none();
+                state.get_or_insert_with(|| Err(problem.clone()));
+                is_unread
             });
         }
     }
 
-    /// Reads clients when they change, until it is not told of every change any more: then all are to be read anew.
+    /// Reads clients when they change. Returns when the read model can no longer report every change, so that all watched
+    /// clients must be read again.
     async fn follow(&mut self) -> Result<(), Error> {
         let mut changes = self.read_model.changes().await?.fuse();
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The first tick comes at once: what changed while nobody told of it is read now.
+            // The first tick is immediate and finds the changes that were missed.
             let ids = tokio::select! {
                 _ = refresh.tick() => self.live.watched().keys().copied().collect(),
                 Some(first) = self.new.recv() => {
@@ -165,38 +166,38 @@ impl Updates {
                     ids
                 }
                 change = changes.next() => match change {
-                    Some(first) => self.watched_of(first, &mut changes),
+                    Some(first) => self.pending_changes(first, &mut changes),
                     None => return Ok(()),
                 },
             };
             self.read(ids).await?;
             if self.live.problem().take().is_some() {
-                info!("changes are told again");
+                info!("subscriptions to clients are resumed");
             }
         }
     }
 
-    /// Those of the changes that are there by now which somebody watches.
-    fn watched_of(&self, first: i64, changes: &mut Fuse<BoxStream<'static, i64>>) -> Vec<i64> {
+    /// The changes that have arrived by now, as far as they are of watched clients.
+    fn pending_changes(&self, first: i64, changes: &mut Fuse<BoxStream<'static, i64>>) -> Vec<i64> {
         let watched = self.live.watched();
         let more = std::iter::from_fn(|| changes.next().now_or_never().flatten());
-        std::iter::once(first).chain(more.take(READ)).filter(|id| watched.contains_key(id)).collect()
+        std::iter::once(first).chain(more.take(MAX_READ)).filter(|id| watched.contains_key(id)).collect()
     }
 
     async fn read(&self, mut ids: Vec<i64>) -> Result<(), Error> {
         ids.sort_unstable();
         ids.dedup();
-        for ids in ids.chunks(READ) {
+        for ids in ids.chunks(MAX_READ) {
             match self.read_model.clients(ids).await {
-                Ok(clients) => ids.iter().zip(clients).for_each(|(id, client)| self.tell(*id, Ok(client))),
+                Ok(clients) => ids.iter().zip(clients).for_each(|(id, client)| self.send(*id, Ok(client))),
                 Err(error @ Error::Unavailable(_)) => return Err(error),
-                // One of them is damaged: the others are not to suffer.
+                // One client is damaged. Read alone, the others succeed.
                 Err(Error::Damaged(_)) => {
                     for id in ids {
                         match self.read_model.clients(&[*id]).await {
-                            Ok(mut client) => self.tell(*id, Ok(client.pop().flatten())),
+                            Ok(mut client) => self.send(*id, Ok(client.pop().flatten())),
                             Err(error @ Error::Unavailable(_)) => return Err(error),
-                            Err(error) => self.tell(*id, Err(error)),
+                            Err(error) => self.send(*id, Err(error)),
                         }
                     }
                 }
@@ -205,12 +206,12 @@ impl Updates {
         Ok(())
     }
 
-    fn tell(&self, id: i64, now: Result<Option<Client>, Error>) {
+    fn send(&self, id: i64, new: Result<Option<Client>, Error>) {
         if let Some(sender) = self.live.watched().get(&id) {
-            sender.send_if_modified(|seen| {
-                let changed = seen.as_ref() != Some(&now);
-                *seen = Some(now);
-                changed
+            sender.send_if_modified(|state| {
+                let is_changed = state.as_ref() != Some(&new);
+                *state = Some(new);
+                is_changed
             });
         }
     }

@@ -1,4 +1,4 @@
-//! What is sold, as it is sold: read for all who watch at once, and no more often than [`PAUSE`] says.
+//! Snapshots of the current sales, made once for all watchers and at most every [`PAUSE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,114 +14,119 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::queries::live::next;
+use super::live::next_state;
 
-/// Least time between two snapshots.
+/// The shortest time between two snapshots.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often one is made although nothing was told: the rate of the last minute falls by itself.
+/// The longest time between two snapshots: the number of orders in the last minute falls without any change.
 const REFRESH: Duration = Duration::from_secs(5);
 /// Orders in a snapshot.
-const LATEST: usize = 10;
-/// Pause before a read model is asked again that is not there.
-const RETRY: Duration = Duration::from_millis(500);
+const LATEST_ORDERS: usize = 10;
+/// Pause before the read model is tried again after an outage.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct SalesSnapshot {
     pub time: DateTime<Utc>,
-    /// Since midnight, UTC.
+    /// Since midnight UTC.
     pub today: Sum,
-    /// About how many orders there were in the last minute.
-    pub rate: i64,
-    /// The newest orders, newest first, and who placed each.
-    pub latest: Vec<(OrderSummary, Option<Client>)>,
+    /// The approximate number of orders in the last minute.
+    pub orders_per_minute: i64,
+    /// The newest orders, newest first, each with its client.
+    pub latest_orders: Vec<(OrderSummary, Option<Client>)>,
 }
 
-impl Snapshot {
-    fn is_like(&self, other: &Snapshot) -> bool {
-        (self.today, self.rate, &self.latest) == (other.today, other.rate, &other.latest)
+impl SalesSnapshot {
+    async fn read(read_model: &dyn Queries) -> Result<SalesSnapshot, Error> {
+        let time = Utc::now();
+        let (sales, orders) = (today(read_model, time), latest_orders(read_model, LATEST_ORDERS));
+        let ((today, orders_per_minute), orders) = futures::try_join!(sales, orders)?;
+        let ids: Vec<i64> = orders.iter().map(|order| order.client_id).collect();
+        let clients = read_model.cached_clients(&ids).await?;
+        Ok(SalesSnapshot { time, today, orders_per_minute, latest_orders: orders.into_iter().zip(clients).collect() })
+    }
+
+    /// Whether the snapshots differ in nothing but their time.
+    fn has_sales_of(&self, other: &SalesSnapshot) -> bool {
+        self.today == other.today
+            && self.orders_per_minute == other.orders_per_minute
+            && self.latest_orders == other.latest_orders
     }
 }
 
-/// The last snapshot; `None` while nobody watches.
-type Seen = Option<Result<Snapshot, Error>>;
+/// The newest snapshot; `None` while nobody watches.
+type State = Option<Result<SalesSnapshot, Error>>;
 
-pub struct Snapshots {
+pub struct SalesSnapshots {
     read_model: Arc<dyn Queries>,
-    seen: watch::Sender<Seen>,
+    state: watch::Sender<State>,
 }
 
-impl Snapshots {
-    /// Nothing is seen until [`Snapshots::run`] runs.
-    pub fn new(read_model: Arc<dyn Queries>) -> Arc<Snapshots> {
-        Arc::new(Snapshots { read_model, seen: watch::Sender::new(None) })
+impl SalesSnapshots {
+    /// Watchers receive nothing before [`SalesSnapshots::run`] runs.
+    pub fn new(read_model: Arc<dyn Queries>) -> Arc<SalesSnapshots> {
+        Arc::new(SalesSnapshots { read_model, state: watch::Sender::new(None) })
     }
 
-    /// A snapshot now and after each change; whoever reads slowly gets the newest alone. An error is the last item.
-    pub fn watch(&self) -> impl Stream<Item = Result<Snapshot, Error>> + Send + use<> {
-        let mut seen = self.seen.subscribe();
-        seen.mark_changed();
-        stream::unfold(Some(seen), async |seen| {
-            let mut seen = seen?;
-            match next(&mut seen).await? {
-                Ok(snapshot) => Some((Ok(snapshot), Some(seen))),
+    /// The current sales, and the sales after each change. A slow consumer only receives the newest snapshot. An error is
+    /// the last item.
+    pub fn watch(&self) -> impl Stream<Item = Result<SalesSnapshot, Error>> + Send + use<> {
+        let mut state = self.state.subscribe();
+        state.mark_changed();
+        stream::unfold(Some(state), async |state| {
+            let mut state = state?;
+            match next_state(&mut state).await? {
+                Ok(snapshot) => Some((Ok(snapshot), Some(state))),
                 Err(error) => Some((Err(error), None)),
             }
         })
     }
 
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut failing = false;
+        let mut is_failing = false;
         while !shutdown.is_cancelled() {
             let watched = async {
-                while self.seen.receiver_count() == 0 {
+                while self.state.receiver_count() == 0 {
                     sleep(PAUSE).await;
                 }
-                self.follow(&mut failing).await
+                self.follow(&mut is_failing).await
             };
-            let problem = tokio::select! {
-                watched = watched => watched.err(),
+            let ended = tokio::select! {
+                ended = watched => ended,
                 () = shutdown.cancelled() => return,
             };
-            // Whoever comes next is not to see what was, and whoever watches is told.
-            let pause = if problem.is_some() { RETRY } else { Duration::ZERO };
-            if let Some(problem) = problem {
-                if !std::mem::replace(&mut failing, true) {
-                    warn!("what is sold cannot be told for now: {}", one_line(&problem));
+            if let Err(problem) = ended {
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!("subscriptions to sales are interrupted: {}", one_line(&problem));
                 }
-                self.seen.send_replace(Some(Err(problem)));
+                self.state.send_replace(Some(Err(problem)));
+                sleep(RETRY_PAUSE).await;
             }
-            sleep(pause).await;
-            self.seen.send_if_modified(|seen| {
-                *seen = None;
+            // The next watcher must not receive an old snapshot.
+            self.state.send_if_modified(|state| {
+                *state = None;
                 false
             });
         }
     }
 
-    /// Makes snapshots until nobody watches, or the read model can no longer tell of every change.
-    async fn follow(&self, failing: &mut bool) -> Result<(), Error> {
-        let read_model = &*self.read_model;
-        let mut changes = read_model.changes().await?;
-        while self.seen.receiver_count() > 0 {
+    /// Makes snapshots until nobody watches, or the read model can no longer report every change.
+    async fn follow(&self, is_failing: &mut bool) -> Result<(), Error> {
+        let mut changes = self.read_model.changes().await?;
+        while self.state.receiver_count() > 0 {
             let began = Instant::now();
-            let now = Utc::now();
-            let ((today, rate), latest) =
-                futures::try_join!(today(read_model, now), latest_orders(read_model, LATEST))?;
-            let ids: Vec<i64> = latest.iter().map(|purchase| purchase.client_id).collect();
-            let clients = read_model.cached_clients(&ids).await?;
-            let latest = latest.into_iter().zip(clients).collect();
-            let snapshot = Snapshot { time: now, today, rate, latest };
-            if std::mem::take(failing) {
-                info!("what is sold is told again");
+            let snapshot = SalesSnapshot::read(&*self.read_model).await?;
+            if std::mem::take(is_failing) {
+                info!("subscriptions to sales are resumed");
             }
-            self.seen.send_if_modified(|seen| {
-                let is_new = !seen.as_ref().is_some_and(|seen| seen.as_ref().is_ok_and(|seen| seen.is_like(&snapshot)));
-                *seen = Some(Ok(snapshot));
+            self.state.send_if_modified(|state| {
+                let is_new = !matches!(state, Some(Ok(last)) if last.has_sales_of(&snapshot));
+                *state = Some(Ok(snapshot));
                 is_new
             });
             let change = timeout(REFRESH, changes.next()).await;
             sleep_until(began + PAUSE).await;
-            // Of what has changed until now, one snapshot tells.
+            // The next snapshot includes all changes until now.
             if change == Ok(None) || has_ended(&mut changes) {
                 return Ok(());
             }
@@ -130,7 +135,7 @@ impl Snapshots {
     }
 }
 
-/// Takes all changes that are there.
+/// Discards the changes that have arrived.
 fn has_ended(changes: &mut BoxStream<'static, i64>) -> bool {
     loop {
         match changes.next().now_or_never() {

@@ -16,11 +16,11 @@ async fn ranked_clients_are_paginated() {
         let buys = |id: i64| event(id, 1, now + chrono::TimeDelta::milliseconds(id), &[(1, (id / 3) as i32 + 1)]);
         let events: Vec<Event> = (1..=50).map(buys).collect();
         api.read_model.apply(&events).await;
-        for (order_by, first) in [("TOTAL_DESC", 7), ("LAST_PURCHASE_DESC", 20), ("TOTAL_DESC", 1)] {
+        for (sort_by, first) in [("TOTAL_DESC", 7), ("LAST_PURCHASE_DESC", 20), ("TOTAL_DESC", 1)] {
             let (mut ids, mut after) = (Vec::new(), Value::Null);
             loop {
                 let query = format!(
-                    "{{ clients(first: {first}, orderBy: {order_by}, after: {after}) {{ \
+                    "{{ clients(first: {first}, sortBy: {sort_by}, after: {after}) {{ \
                      edges {{ cursor node {{ id total {{ amount }} }} }} pageInfo {{ hasNextPage endCursor }} }} }}"
                 );
                 let page = ask(api, &query).await["clients"].clone();
@@ -31,11 +31,11 @@ async fn ranked_clients_are_paginated() {
                 }
             }
             let mut expected: Vec<i64> = (1..=50).collect();
-            match order_by {
+            match sort_by {
                 "TOTAL_DESC" => expected.sort_by_key(|id| std::cmp::Reverse((id / 3, id.to_string()))),
                 _ => expected.reverse(),
             }
-            assert_eq!(ids, expected.iter().map(i64::to_string).collect::<Vec<_>>(), "{order_by}");
+            assert_eq!(ids, expected.iter().map(i64::to_string).collect::<Vec<_>>(), "{sort_by}");
         }
         // The next page continues at the cursor even if the client there has moved.
         let first = ask(api, "{ clients(first: 3) { nodes { id } pageInfo { endCursor } } }").await;
@@ -50,7 +50,7 @@ async fn ranked_clients_are_paginated() {
             let query = format!("{{ clients({wrong}) {{ nodes {{ id }} }} }}");
             assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
-        let other = "{ clients(after: \"t100:1\", orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
+        let other = "{ clients(after: \"t100:1\", sortBy: LAST_PURCHASE_DESC) { nodes { id } } }";
         assert_eq!(error_code(api, &token, other).await, "BAD_USER_INPUT", "a cursor of another sort order");
     })
     .await;

@@ -47,7 +47,7 @@ async fn clients_appear_when_registered_and_updates_reach_queries() {
         assert_eq!(registered, json!({ "client": zoe, "clientVersion": 1, "userErrors": [] }));
         project(&api, &db).await;
         let all = "{ client(id: 4, minVersion: 1) { name total { amount } orderCount lastPurchase version }
-            clients { nodes { id email } } latest: clients(orderBy: LAST_PURCHASE_DESC) { nodes { id } } }";
+            clients { nodes { id email } } latest: clients(sortBy: LAST_PURCHASE_DESC) { nodes { id } } }";
         let seen = api.graphql(&api.token(ALL_SCOPES, None), all, json!({})).await["data"].clone();
         let expected = json!({
             "name": "Zoë", "total": { "amount": "0.00" }, "orderCount": 0, "lastPurchase": null, "version": 1
@@ -60,6 +60,13 @@ async fn clients_appear_when_registered_and_updates_reach_queries() {
         assert_eq!(change(&api, PLACE, order).await["clientVersion"], 2);
         let updated = change(&api, UPDATE, json!({ "id": "4", "name": "Zoë B." })).await;
         assert_eq!((&updated["clientVersion"], &updated["client"]["email"]), (&json!(3), &zoe["email"]));
+        // The read model does not include the order and the update yet, and the version in the result shows it.
+        let fields = "client { email total { amount } orderCount version }";
+        let update = UPDATE.replace("client { id name email }", fields);
+        let unchanged = change(&api, &update, json!({ "id": "4" })).await;
+        let email = &zoe["email"];
+        let expected = json!({ "email": email, "total": { "amount": "0.00" }, "orderCount": 0, "version": 1 });
+        assert_eq!((&unchanged["client"], &unchanged["clientVersion"]), (&expected, &json!(3)));
         // An update that changes nothing has no event.
         for same in [json!({ "id": "4" }), json!({ "id": "4", "name": "Zoë B.", "email": "ZOE@anemailprovider.com" })]
         {
@@ -71,7 +78,24 @@ async fn clients_appear_when_registered_and_updates_reach_queries() {
         let seen = api.graphql(&api.token(ALL_SCOPES, None), all, json!({})).await["data"]["client"].clone();
         assert_eq!((&seen["name"], &seen["version"], &seen["orderCount"]), (&json!("Zoë B."), &json!(3), &json!(1)));
         assert_eq!(seen["total"]["amount"], "3000.00");
+        // The result includes the update itself and everything before it.
+        let updated = change(&api, &update, json!({ "id": "4", "email": "z@example.com" })).await;
+        let expected =
+            json!({ "email": "z@example.com", "total": { "amount": "3000.00" }, "orderCount": 1, "version": 4 });
+        assert_eq!(updated["client"], expected);
     }
+}
+
+#[tokio::test]
+async fn a_failed_mutation_does_not_hide_the_order_placed_before_it() {
+    let api = Api::start(&sqlite().await).await;
+    let document = "mutation {
+        placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { order { id } }
+        registerClient(input: { name: \"Zoë\", email: \"zoe@example.com\" }) { client { id } } }";
+    let result = api.graphql(&api.token("orders:place", None), document, json!({})).await;
+    assert!(result["data"]["placeOrder"]["order"]["id"].is_string(), "{result}");
+    assert_eq!(result["data"]["registerClient"], Value::Null);
+    assert_eq!((code(&result), &result["errors"][0]["path"]), ("FORBIDDEN", &json!(["registerClient"])));
 }
 
 #[tokio::test]

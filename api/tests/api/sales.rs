@@ -149,7 +149,10 @@ async fn top_products_are_ranked_over_any_days() {
         assert_eq!(top("from: \"2024-02-01\", to: \"2024-02-29\"").await, sold(&[("2", 4), ("3", 3)]));
         assert_eq!(top("from: \"2024-01-31\", to: \"2024-03-02\"").await, sold(&[("1", 6), ("2", 5), ("3", 3)]));
         assert_eq!(top("from: \"2024-02-02\", to: \"2024-03-01\"").await, sold(&[("3", 3)]));
-        assert_eq!(top("from: \"2024-01-01\", to: \"2024-12-31\", first: 1, by: UNITS").await, sold(&[("1", 6)]));
+        assert_eq!(
+            top("from: \"2024-01-01\", to: \"2024-12-31\", first: 1, sortBy: UNITS_DESC").await,
+            sold(&[("1", 6)])
+        );
         let token = api.token(ALL_SCOPES, None);
         for wrong in ["from: \"2024-01-01\", to: \"2034-02-01\"", "from: \"2024-01-01\", to: \"2024-01-01\", first: 0"]
         {

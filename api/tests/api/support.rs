@@ -7,13 +7,12 @@ use test_support::sqs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Service;
 use api::commands::place_order::{Item, PlaceOrder};
 use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
 use api::edge::settings::SchemaExposure;
-use api::graphql::App;
 use api::outbox::relay::Queue;
+use api::{Backend, Service};
 use aws_config::SdkConfig;
 use clap::Parser;
 use entity::outbox;
@@ -142,7 +141,7 @@ impl Api {
         exposure: SchemaExposure,
     ) -> Api {
         let settings = settings(&[&["--jwt-secret", SECRET, "--read-wait", "200ms"], flags].concat());
-        let app = App {
+        let backend = Backend {
             db: db.connection.clone(),
             read_model: read_model.clone(),
             currency: Currency::USD,
@@ -154,7 +153,7 @@ impl Api {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let edge = settings.edge;
-        let service = Service::new(app, queue, authenticator, edge, exposure, shutdown.clone()).unwrap();
+        let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone()).unwrap();
         tokio::spawn(service.serve(listener));
         Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
     }

@@ -1,37 +1,41 @@
-use async_graphql::connection::PageInfo;
-use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, SimpleObject};
+use std::sync::Arc;
+
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::client;
 use iso_currency::Currency;
 use read_model::{RankPosition, Ranking};
 
 use super::money::Money;
-use super::order::ClientOrder;
-use super::page::page_info;
-use crate::commands::master_data::Fault;
+use super::order::OrderSummary;
+use super::page::PageInfo;
 use crate::edge::auth::READ_SALES;
+use crate::graphql::app;
+use crate::graphql::arguments::{invalid_cursor, page_size, parse_id};
+use crate::graphql::authorize::authorize_for;
 use crate::graphql::cost_directives::{list_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
-use crate::graphql::user_error::{UserError, UserErrorCode, fault_of};
-use crate::graphql::{app, authorize_for, page_size, parse_id};
+use crate::graphql::user_error::UserError;
+use crate::queries::clients::ClientPage;
 
-/// A client and what its orders add up to, as projected from the events so far.
+/// A client and the totals of its orders.
 #[derive(Clone, SimpleObject)]
 #[graphql(complex)]
 pub struct Client {
-    /// The client's id.
+    /// The id of the client.
     id: ID,
-    /// The client's name, as of its newest projected event.
+    /// The name of the client.
     name: String,
-    /// The client's e-mail address, as of its newest projected event.
+    /// The e-mail address of the client, in lower case.
     email: String,
-    /// What all orders of the client add up to.
+    /// The sum of all orders of the client.
     total: Money,
-    /// How many orders the client has placed.
+    /// The number of orders of the client.
     order_count: i32,
-    /// When the client placed its newest order.
+    /// The time of the newest order of the client. Null if it has no orders.
     last_purchase: Option<DateTime>,
-    /// Every event of the client up to this version is included. Compare it with `clientVersion` of a mutation.
+    /// The version of the client: all its events up to this version are included. Compare it with `clientVersion` of a
+    /// mutation.
     version: i32,
 }
 
@@ -51,93 +55,111 @@ impl Client {
 
 #[ComplexObject]
 impl Client {
-    /// The client's newest orders, newest first: the last 50 are kept. Needs the scope `sales:read`.
+    /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`.
     #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
     async fn recent_orders(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many, from 1 to 100.", default = 10)] first: i32,
-    ) -> Result<Vec<ClientOrder>, Error> {
+        #[graphql(desc = "The number of orders, from 1 to 100.", default = 10)] first: i32,
+    ) -> Result<Vec<OrderSummary>, Error> {
         authorize_for(ctx, READ_SALES, [self.id.as_str()])?;
-        let app = app(ctx);
-        let recent = app.read_model.recent_orders(&[parse_id(&self.id)], page_size(first)?).await?;
-        Ok(recent
-            .into_iter()
-            .flatten()
-            .map(|purchase| ClientOrder::new(purchase, Some(self.clone()), app.currency))
-            .collect())
+        let (app, first) = (app(ctx), page_size(first)?);
+        let Some(id) = parse_id(&self.id) else { return Ok(Vec::new()) };
+        let orders = app.read_model.recent_orders(&[id], first).await?.concat();
+        Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(self.clone()), app.currency)).collect())
+    }
+}
+
+pub struct ClientConnection {
+    page: Arc<ClientPage>,
+    sort_by: ClientSort,
+    has_previous_page: bool,
+}
+
+impl ClientConnection {
+    /// `has_previous_page`: whether the page has been requested with a cursor.
+    pub fn new(page: Arc<ClientPage>, sort_by: ClientSort, has_previous_page: bool) -> ClientConnection {
+        ClientConnection { page, sort_by, has_previous_page }
     }
 }
 
 /// A page of clients.
-#[derive(SimpleObject)]
-pub struct ClientConnection {
-    /// The clients of this page, each with its cursor.
-    pub edges: Vec<ClientEdge>,
-    /// The same clients without cursors.
-    pub nodes: Vec<Client>,
-    /// Whether there is more, and where it continues.
-    pub page_info: PageInfo,
-}
-
-/// A client and where it stands in the list.
-#[derive(SimpleObject)]
-pub struct ClientEdge {
-    /// The client.
-    pub node: Client,
-    /// Continue after this place with `clients(after:)`. It stays where it is when clients move.
-    pub cursor: String,
-}
-
+#[Object]
 impl ClientConnection {
-    pub fn new(
-        clients: impl Iterator<Item = (RankPosition, read_model::Client)>,
-        by: Ranking,
-        has_previous_page: bool,
-        has_next_page: bool,
-        currency: Currency,
-    ) -> ClientConnection {
-        let edge =
-            |(place, client)| ClientEdge { node: Client::new(client, currency), cursor: place_to_cursor(place, by) };
-        let edges: Vec<ClientEdge> = clients.map(edge).collect();
-        let page_info = page_info(edges.iter().map(|edge| &edge.cursor), has_previous_page, has_next_page);
-        let nodes: Vec<Client> = edges.iter().map(|edge| edge.node.clone()).collect();
-        ClientConnection { edges, nodes, page_info }
+    /// The clients of the page, each with its cursor.
+    async fn edges(&self, ctx: &Context<'_>) -> Vec<ClientEdge> {
+        let clients = self.page.clients.iter();
+        let edge = |(position, client): &(RankPosition, read_model::Client)| ClientEdge {
+            node: Client::new(client.clone(), app(ctx).currency),
+            cursor: cursor(*position, self.sort_by),
+        };
+        clients.map(edge).collect()
+    }
+
+    /// The clients of the page.
+    async fn nodes(&self, ctx: &Context<'_>) -> Vec<Client> {
+        let clients = self.page.clients.iter();
+        clients.map(|(_, client)| Client::new(client.clone(), app(ctx).currency)).collect()
+    }
+
+    /// The position of the page in the list.
+    async fn page_info(&self) -> PageInfo {
+        let ClientPage { clients, has_next_page } = &*self.page;
+        let cursor = |(position, _): &(RankPosition, _)| cursor(*position, self.sort_by);
+        PageInfo {
+            has_previous_page: self.has_previous_page,
+            has_next_page: *has_next_page,
+            start_cursor: clients.first().map(cursor),
+            end_cursor: clients.last().map(cursor),
+        }
     }
 }
 
-/// `rank:id`, after a letter that tells the ranking.
-fn place_to_cursor(RankPosition { rank, id }: RankPosition, by: Ranking) -> String {
-    let letter = match by {
-        Ranking::Total => 't',
-        Ranking::LastPurchase => 'p',
+/// A client and its cursor.
+#[derive(SimpleObject)]
+pub struct ClientEdge {
+    /// The client.
+    node: Client,
+    /// The cursor for `clients(after:)`. It names a position in the ranking, so it stays valid when clients move.
+    cursor: String,
+}
+
+/// A letter for the ranking, then `rank:id`.
+fn cursor(RankPosition { rank, id }: RankPosition, sort_by: ClientSort) -> String {
+    let letter = match sort_by {
+        ClientSort::TotalDesc => 't',
+        ClientSort::LastPurchaseDesc => 'p',
     };
     format!("{letter}{rank}:{id}")
 }
 
-pub fn place_of_cursor(text: &str, by: Ranking) -> Result<RankPosition, Error> {
-    let place = || {
+/// The position after which a page begins.
+///
+/// # Errors
+/// If the text is not a cursor of a list sorted like this.
+pub fn parse_cursor(text: &str, sort_by: ClientSort) -> Result<RankPosition, Error> {
+    let position = || {
         let (rank, id) = text.get(1..)?.split_once(':')?;
-        let place = RankPosition { rank: rank.parse().ok()?, id: parse_id(id) };
-        (place_to_cursor(place, by) == text).then_some(place)
+        let position = RankPosition { rank: rank.parse().ok()?, id: parse_id(id)? };
+        (cursor(position, sort_by) == text).then_some(position)
     };
-    place().ok_or_else(|| Error::BadUserInput("`after` is not a cursor of this list.".into()))
+    position().ok_or_else(invalid_cursor)
 }
 
-/// The order of a list of clients.
+/// The sort order of a list of clients.
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
-pub enum ClientOrderBy {
-    /// By what their orders add up to, the most first.
+pub enum ClientSort {
+    /// The highest total first.
     TotalDesc,
-    /// By when they placed their newest order, the last first.
+    /// The newest purchase first.
     LastPurchaseDesc,
 }
 
-impl From<ClientOrderBy> for Ranking {
-    fn from(by: ClientOrderBy) -> Ranking {
-        match by {
-            ClientOrderBy::TotalDesc => Ranking::Total,
-            ClientOrderBy::LastPurchaseDesc => Ranking::LastPurchase,
+impl From<ClientSort> for Ranking {
+    fn from(sort_by: ClientSort) -> Ranking {
+        match sort_by {
+            ClientSort::TotalDesc => Ranking::Total,
+            ClientSort::LastPurchaseDesc => Ranking::LastPurchase,
         }
     }
 }
@@ -145,58 +167,107 @@ impl From<ClientOrderBy> for Ranking {
 /// A client to register.
 #[derive(InputObject)]
 pub struct RegisterClientInput {
-    /// What it is called: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters.
     pub name: String,
-    /// Its e-mail address, at most 200 characters, which no other client has. Kept in small letters.
+    /// The e-mail address: at most 200 characters. It must be unique and is stored in lower case.
     pub email: String,
 }
 
-/// What changes of a client. What is left out stays.
+/// Changes of a client. Fields that are left out or null keep their value.
 #[derive(InputObject)]
 pub struct UpdateClientInput {
-    /// The client.
+    /// The id of the client.
     pub id: ID,
-    /// What it is called: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters.
     pub name: Option<String>,
-    /// Its e-mail address, at most 200 characters, which no other client has. Kept in small letters.
+    /// The e-mail address: at most 200 characters. It must be unique and is stored in lower case.
     pub email: Option<String>,
 }
 
-/// What became of a client that was to be registered or changed: either `client` is there, or `userErrors` says why not.
+/// The result of registering or updating a client.
 #[derive(SimpleObject)]
 pub struct ClientPayload {
-    /// The client from now on.
-    pub client: Option<ClientDetails>,
-    /// The client's version that this made. `client(id:, minVersion:)` with it waits until the read model has it.
-    pub client_version: Option<i32>,
-    /// Everything that is wrong; empty when it was done.
-    pub user_errors: Vec<UserError>,
+    /// The client after the change. Null if `userErrors` is not empty. If only this field fails, with
+    /// READ_MODEL_UNAVAILABLE, the change was made all the same.
+    client: Option<Result<Client, Error>>,
+    /// The version of the client after the change. With it, `client(id:, minVersion:)` waits until queries include the
+    /// change.
+    client_version: Option<i32>,
+    /// All problems that the user can fix. Empty if the change was made.
+    user_errors: Vec<UserError>,
 }
 
-/// What a client is, without what its orders add up to.
-#[derive(SimpleObject)]
-pub struct ClientDetails {
-    /// The client's id.
-    id: ID,
-    /// The client's name.
-    name: String,
-    /// The client's e-mail address.
-    email: String,
-}
+impl ClientPayload {
+    /// A client that has been registered now, so that it has no orders.
+    pub fn registered(row: client::Model, currency: Currency) -> ClientPayload {
+        ClientPayload::written(row.version, Ok(after_write(row, None)), currency)
+    }
 
-impl From<Result<client::Model, Vec<Fault>>> for ClientPayload {
-    fn from(changed: Result<client::Model, Vec<Fault>>) -> ClientPayload {
-        match changed {
-            Ok(client::Model { id, name, email, version }) => ClientPayload {
-                client: Some(ClientDetails { id: id.into(), name, email }),
-                client_version: Some(version),
-                user_errors: Vec::new(),
-            },
-            Err(faults) => {
-                let not_found = (UserErrorCode::ClientNotFound, "There is no such client.", "id");
-                let user_errors = faults.into_iter().map(|fault| fault_of(fault, not_found)).collect();
-                ClientPayload { client: None, client_version: None, user_errors }
-            }
+    /// `projected` is the client of the read model.
+    pub fn updated(
+        row: client::Model,
+        projected: Result<Option<read_model::Client>, Error>,
+        currency: Currency,
+    ) -> ClientPayload {
+        ClientPayload::written(row.version, projected.map(|projected| after_write(row, projected)), currency)
+    }
+
+    fn written(version: i32, client: Result<read_model::Client, Error>, currency: Currency) -> ClientPayload {
+        ClientPayload {
+            client: Some(client.map(|client| Client::new(client, currency))),
+            client_version: Some(version),
+            user_errors: Vec::new(),
         }
+    }
+
+    pub fn rejected(user_errors: Vec<UserError>) -> ClientPayload {
+        ClientPayload { client: None, client_version: None, user_errors }
+    }
+}
+
+/// Combines the written row with the client of the read model, which may not include the change yet: name and e-mail address
+/// are of the newer of the two, the totals are of the read model.
+fn after_write(row: client::Model, projected: Option<read_model::Client>) -> read_model::Client {
+    let client = projected.unwrap_or_else(|| read_model::Client {
+        id: row.id,
+        name: String::new(),
+        email: String::new(),
+        total: 0,
+        order_count: 0,
+        last_purchase: None,
+        version: 0,
+    });
+    if client.version >= row.version {
+        return client;
+    }
+    // If only this change is missing in the read model, the result includes all events up to it.
+    let version = if client.version + 1 == row.version { row.version } else { client.version };
+    read_model::Client { name: row.name, email: row.email, version, ..client }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn projected(version: i32) -> read_model::Client {
+        let (name, email) = ("Bob".into(), "bob@example.com".into());
+        read_model::Client { id: 1, name, email, total: 500, order_count: 1, last_purchase: None, version }
+    }
+
+    #[test]
+    fn a_written_client_is_as_new_as_the_row_and_includes_what_its_version_says() {
+        let row = || client::Model { id: 1, name: "Robert".into(), email: "bob@example.com".into(), version: 5 };
+        let states = [
+            (None, ("Robert", 0, 0)),
+            (Some(projected(3)), ("Robert", 500, 3)),
+            (Some(projected(4)), ("Robert", 500, 5)),
+            (Some(projected(6)), ("Bob", 500, 6)),
+        ];
+        for (projected, expected) in states {
+            let client = after_write(row(), projected.clone());
+            assert_eq!((&*client.name, client.total, client.version), expected, "{projected:?}");
+        }
+        let registered = after_write(client::Model { version: 1, ..row() }, None);
+        assert_eq!((registered.total, registered.version), (0, 1));
     }
 }

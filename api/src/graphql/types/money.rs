@@ -1,20 +1,20 @@
 use async_graphql::SimpleObject;
 use iso_currency::Currency;
 
-use crate::graphql::scalars::{Decimal, decimal};
+use crate::graphql::scalars::Decimal;
 
 /// An amount of money.
 #[derive(Clone, SimpleObject)]
 pub struct Money {
-    /// The amount, exact, in whole currency units: "3000.00" is three thousand dollars where the currency is USD.
+    /// The exact amount in units of the currency: "3000.00" is three thousand dollars if the currency is USD.
     amount: Decimal,
-    /// The currency, as ISO 4217 writes it, such as "USD". It is the same throughout this service.
+    /// The ISO 4217 code of the currency, for example "USD". All amounts of this service have the same currency.
     currency_code: &'static str,
 }
 
 impl Money {
-    /// `minor` are the currency's smallest units, such as cents.
+    /// `minor` is in minor units of the currency, such as cents.
     pub fn new(minor: i64, currency: Currency) -> Money {
-        Money { amount: Decimal(decimal(minor, currency.exponent().unwrap_or(0))), currency_code: currency.code() }
+        Money { amount: Decimal::from_minor(minor, currency), currency_code: currency.code() }
     }
 }

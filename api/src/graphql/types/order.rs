@@ -2,71 +2,75 @@ use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
 use chrono::Utc;
 use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
-use read_model::OrderSummary;
 
 use super::client::Client;
 use super::money::Money;
 use crate::commands::place_order::{Item, PlaceOrder};
+use crate::graphql::app;
+use crate::graphql::arguments::parse_id;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
-use crate::graphql::{cached_clients, parse_id};
 
-/// An order as lists show it.
+/// An order without its items.
 #[derive(SimpleObject)]
 #[graphql(complex)]
-pub struct ClientOrder {
-    /// The order's id, a UUID.
+pub struct OrderSummary {
+    /// The id of the order, a UUID.
     id: ID,
-    /// The client who placed it.
+    /// The id of the client that placed the order.
     client_id: ID,
-    /// When it was placed.
+    /// The time of the order.
     placed_at: DateTime,
-    /// What its items add up to.
+    /// The sum of the items.
     total: Money,
-    /// How many lines it has.
+    /// The number of items.
     item_count: i32,
-    /// Who placed it, where that is known already.
+    /// The client, if it has been read already.
     #[graphql(skip)]
-    placed_by: Option<Client>,
+    known_client: Option<Client>,
 }
 
-impl ClientOrder {
-    pub fn new(purchase: OrderSummary, placed_by: Option<Client>, currency: Currency) -> ClientOrder {
-        ClientOrder {
-            placed_by,
-            id: purchase.order_id.to_string().into(),
-            client_id: purchase.client_id.into(),
-            placed_at: DateTime(purchase.time),
-            total: Money::new(purchase.total, currency),
-            item_count: int(purchase.lines.into()),
+impl OrderSummary {
+    pub fn new(order: read_model::OrderSummary, known_client: Option<Client>, currency: Currency) -> OrderSummary {
+        OrderSummary {
+            id: order.order_id.to_string().into(),
+            client_id: order.client_id.into(),
+            placed_at: DateTime(order.time),
+            total: Money::new(order.total, currency),
+            item_count: int(order.lines.into()),
+            known_client,
         }
     }
 }
 
 #[ComplexObject]
-impl ClientOrder {
-    /// The client who placed it, as it is now.
+impl OrderSummary {
+    /// The client that placed the order, in its current state.
     async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
-        if let Some(client) = &self.placed_by {
+        if let Some(client) = &self.known_client {
             return Some(Ok(client.clone()));
         }
-        cached_clients(ctx, &[parse_id(&self.client_id)]).await.map(|mut clients| clients.pop().flatten()).transpose()
+        let app = app(ctx);
+        match app.clients.by_ids(&[parse_id(&self.client_id)?]).await {
+            Ok(mut clients) => clients.pop().flatten().map(|client| Ok(Client::new(client, app.currency))),
+            Err(error) => Some(Err(error.into())),
+        }
     }
 }
 
-/// An order as it was placed.
+/// An order.
 #[derive(SimpleObject)]
 pub struct Order {
-    /// The order's id, a UUID.
+    /// The id of the order, a UUID.
     id: ID,
-    /// The client who placed it.
+    /// The id of the client that placed the order.
     client_id: ID,
-    /// When it was placed.
+    /// The time of the order.
     placed_at: DateTime,
-    /// What its items add up to.
+    /// The sum of the items.
     total: Money,
-    /// Its items, in the order they were given.
+    /// The items, in the order of the request.
     items: Vec<OrderItem>,
 }
 
@@ -82,18 +86,18 @@ impl Order {
     }
 }
 
-/// One line of an order.
+/// An item of an order.
 #[derive(SimpleObject)]
 pub struct OrderItem {
-    /// The product ordered.
+    /// The id of the product.
     product_id: ID,
-    /// The product's name when it was ordered.
+    /// The name of the product at the time of the order.
     name: String,
-    /// The price of one piece when it was ordered.
+    /// The price of one unit at the time of the order.
     unit_price: Money,
-    /// How many pieces.
+    /// The number of units.
     quantity: i32,
-    /// Unit price times quantity.
+    /// The unit price times the quantity.
     line_total: Money,
 }
 
@@ -112,46 +116,50 @@ impl OrderItem {
 /// An order to place.
 #[derive(InputObject)]
 pub struct PlaceOrderInput {
-    /// Who orders.
+    /// The id of the client that places the order.
     pub client_id: ID,
-    /// What is ordered: from 1 to 100 items.
-    pub items: Vec<OrderItemInput>,
-    /// A name of your choice for this order, from 1 to 255 characters, such as a UUID. Sent again with the same order, it
-    /// answers with the order that was placed the first time instead of placing another, so that a request whose answer
-    /// was lost can safely be repeated.
-    pub idempotency_key: Option<String>,
+    /// The items: from 1 to 100.
+    items: Vec<OrderItemInput>,
+    /// A key of your choice for this order: from 1 to 255 characters, for example a UUID. A repeated request with the same
+    /// key and the same order returns the order that was placed first instead of placing another. So a request whose
+    /// response was lost can be repeated safely.
+    idempotency_key: Option<String>,
 }
 
-/// One line of an order to place.
+/// An item of an order to place.
 #[derive(InputObject)]
 pub struct OrderItemInput {
-    /// The product to order.
-    pub product_id: ID,
-    /// How many pieces: from 1 to 10000.
-    pub quantity: i32,
+    /// The id of the product.
+    product_id: ID,
+    /// The number of units: from 1 to 10000.
+    quantity: i32,
 }
 
-impl From<PlaceOrderInput> for PlaceOrder {
-    fn from(input: PlaceOrderInput) -> PlaceOrder {
-        let item = |item: OrderItemInput| Item { product_id: parse_id(&item.product_id), quantity: item.quantity };
+impl PlaceOrderInput {
+    pub fn into_command(self, traceparent: Option<String>) -> PlaceOrder {
+        let item = |item: OrderItemInput| Item {
+            product_id: parse_id(&item.product_id).unwrap_or_default(),
+            quantity: item.quantity,
+        };
         PlaceOrder {
-            client_id: parse_id(&input.client_id),
-            items: input.items.into_iter().map(item).collect(),
-            idempotency_key: input.idempotency_key,
-            traceparent: None,
+            client_id: parse_id(&self.client_id).unwrap_or_default(),
+            items: self.items.into_iter().map(item).collect(),
+            idempotency_key: self.idempotency_key,
+            traceparent,
         }
     }
 }
 
-/// What became of an order: either `order` is there, or `userErrors` says why not.
+/// The result of placing an order.
 #[derive(SimpleObject)]
 pub struct PlaceOrderPayload {
-    /// The order, when it stands.
+    /// The order. Null if `userErrors` is not empty.
     pub order: Option<Order>,
-    /// The client's version that this order made. `client(id:, minVersion:)` with it waits until the read model has it.
+    /// The version of the client after this order. With it, `client(id:, minVersion:)` waits until queries include the
+    /// order.
     pub client_version: Option<i32>,
-    /// Whether the order had already been placed, with the same idempotency key. Then nothing was written now.
+    /// Whether an earlier request with the same idempotency key had placed the order. This request wrote nothing then.
     pub replayed: bool,
-    /// Everything that is wrong with the order; empty when it stands.
+    /// All problems that the user can fix. Empty if the order was placed.
     pub user_errors: Vec<UserError>,
 }

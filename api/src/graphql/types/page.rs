@@ -1,11 +1,14 @@
-use async_graphql::connection::PageInfo;
+use async_graphql::SimpleObject;
 
-/// Of a page that has these cursors.
-pub fn page_info<'a>(
-    mut cursors: impl DoubleEndedIterator<Item = &'a String> + Clone,
-    has_previous_page: bool,
-    has_next_page: bool,
-) -> PageInfo {
-    let start_cursor = cursors.clone().next().cloned();
-    PageInfo { has_previous_page, has_next_page, start_cursor, end_cursor: cursors.next_back().cloned() }
+/// The position of a page in its list.
+#[derive(SimpleObject)]
+pub struct PageInfo {
+    /// Whether there are items before this page.
+    pub has_previous_page: bool,
+    /// Whether there are items after this page.
+    pub has_next_page: bool,
+    /// The cursor of the first item. Null if the page is empty.
+    pub start_cursor: Option<String>,
+    /// The cursor of the last item. Null if the page is empty.
+    pub end_cursor: Option<String>,
 }

@@ -1,26 +1,29 @@
-use async_graphql::connection::PageInfo;
 use async_graphql::{ID, InputObject, SimpleObject};
 use entity::product;
 use iso_currency::Currency;
 
 use super::money::Money;
-use crate::commands::master_data::Fault;
+use super::page::PageInfo;
 use crate::graphql::scalars::Decimal;
-use crate::graphql::user_error::{UserError, UserErrorCode, fault_of};
+use crate::graphql::user_error::UserError;
 
-/// Something that can be ordered.
+/// A product of the catalogue.
 #[derive(Clone, SimpleObject)]
 pub struct Product {
-    /// The product's id, for `OrderItemInput.productId`.
-    pub id: ID,
-    /// The product's name.
+    /// The id of the product.
+    id: ID,
+    /// The name of the product.
     name: String,
-    /// The price of one piece now. An order keeps the price it was placed at.
+    /// The current price of one unit. Orders keep the price at which they were placed.
     price: Money,
 }
 
 impl Product {
-    pub fn new(row: product::Model, currency: Currency) -> Product {
+    pub fn new(product: read_model::Product, currency: Currency) -> Product {
+        Product { id: product.id.into(), name: product.name, price: Money::new(product.price, currency) }
+    }
+
+    pub fn of_row(row: product::Model, currency: Currency) -> Product {
         Product { id: row.id.into(), name: row.name, price: Money::new(row.price, currency) }
     }
 }
@@ -28,59 +31,61 @@ impl Product {
 /// A page of products.
 #[derive(SimpleObject)]
 pub struct ProductConnection {
-    /// The products of this page, each with its cursor.
-    pub edges: Vec<ProductEdge>,
-    /// The same products without cursors.
-    pub nodes: Vec<Product>,
-    /// Whether there is more, and where it continues.
-    pub page_info: PageInfo,
+    /// The products of the page, each with its cursor.
+    edges: Vec<ProductEdge>,
+    /// The products of the page.
+    nodes: Vec<Product>,
+    /// The position of the page in the list.
+    page_info: PageInfo,
 }
 
-/// A product and where it stands in the list.
+impl ProductConnection {
+    pub fn new(nodes: Vec<Product>, has_previous_page: bool, has_next_page: bool) -> ProductConnection {
+        let edge = |node: &Product| ProductEdge { node: node.clone(), cursor: node.id.to_string() };
+        let edges: Vec<ProductEdge> = nodes.iter().map(edge).collect();
+        let cursor = |edge: &ProductEdge| edge.cursor.clone();
+        let page_info = PageInfo {
+            has_previous_page,
+            has_next_page,
+            start_cursor: edges.first().map(cursor),
+            end_cursor: edges.last().map(cursor),
+        };
+        ProductConnection { edges, nodes, page_info }
+    }
+}
+
+/// A product and its cursor.
 #[derive(SimpleObject)]
 pub struct ProductEdge {
     /// The product.
-    pub node: Product,
-    /// Continue after this product with `products(after:)`.
-    pub cursor: String,
+    node: Product,
+    /// The cursor for `products(after:)`.
+    cursor: String,
 }
 
 /// A product to create.
 #[derive(InputObject)]
 pub struct CreateProductInput {
-    /// What it is called: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters.
     pub name: String,
-    /// The price of one piece, in whole currency units: "1500.00" is fifteen hundred dollars where the currency is USD.
+    /// The price of one unit, in units of the currency: "1500.00" is fifteen hundred dollars if the currency is USD.
     pub price: Decimal,
 }
 
-/// What a product costs from now on.
+/// A new price of a product.
 #[derive(InputObject)]
 pub struct ChangePriceInput {
-    /// The product.
+    /// The id of the product.
     pub product_id: ID,
-    /// The price of one piece, in whole currency units.
+    /// The price of one unit, in units of the currency.
     pub price: Decimal,
 }
 
-/// What became of a product that was to be created or changed: either `product` is there, or `userErrors` says why not.
+/// The result of creating a product or changing its price.
 #[derive(SimpleObject)]
 pub struct ProductPayload {
-    /// The product from now on.
+    /// The product after the change. Null if `userErrors` is not empty.
     pub product: Option<Product>,
-    /// Everything that is wrong; empty when it was done.
+    /// All problems that the user can fix. Empty if the change was made.
     pub user_errors: Vec<UserError>,
-}
-
-impl ProductPayload {
-    pub fn new(changed: Result<product::Model, Vec<Fault>>, currency: Currency) -> ProductPayload {
-        match changed {
-            Ok(row) => ProductPayload { product: Some(Product::new(row, currency)), user_errors: Vec::new() },
-            Err(faults) => {
-                let not_found = (UserErrorCode::ProductNotFound, "There is no such product.", "productId");
-                let user_errors = faults.into_iter().map(|fault| fault_of(fault, not_found)).collect();
-                ProductPayload { product: None, user_errors }
-            }
-        }
-    }
 }

@@ -1,4 +1,6 @@
-use async_graphql::{Enum, SimpleObject};
+use std::sync::Arc;
+
+use async_graphql::{Context, Enum, Object, SimpleObject};
 use chrono::Utc;
 use iso_currency::Currency;
 use read_model::Sum;
@@ -6,69 +8,72 @@ use read_model::reports::{self, Report};
 
 use super::client::Client;
 use super::money::Money;
-use super::order::ClientOrder;
+use super::order::OrderSummary;
 use super::product::Product;
+use crate::graphql::app;
 use crate::graphql::scalars::{DateTime, int};
-use crate::queries::sales_snapshots::Snapshot;
+use crate::queries::reports::ProductRanking;
+use crate::queries::sales_snapshots;
 
-/// How long each point of a report is.
+/// The length of the points of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "reports::Granularity")]
 pub enum Granularity {
-    /// An hour. Kept for 90 days.
+    /// An hour. Available for the last 90 days.
     Hour,
-    /// A day, from midnight on.
+    /// A day, from midnight to midnight UTC.
     Day,
-    /// A calendar month, cut where the report begins and ends.
+    /// A calendar month. Days outside the range of the report do not count.
     Month,
 }
 
-/// What was sold in some time, in UTC.
-#[derive(SimpleObject)]
-pub struct SalesReport {
-    /// What all orders of that time add up to.
-    total: Money,
-    /// How many orders were placed; 2147483647 stands for more.
-    order_count: i32,
-    /// Each hour, day or month of that time, also where nothing was sold.
-    points: Vec<SalesPoint>,
-}
+pub struct SalesReport(pub Arc<Report>);
 
-/// What was sold in an hour, a day or a month.
-#[derive(SimpleObject)]
-pub struct SalesPoint {
-    /// Where it begins.
-    start: DateTime,
-    /// What the orders add up to.
-    revenue: Money,
-    /// How many orders were placed.
-    order_count: i32,
-}
-
+/// The sales in a range of days, in UTC.
+#[Object]
 impl SalesReport {
-    pub fn new(report: &Report, currency: Currency) -> SalesReport {
+    /// The sum of all orders in the range.
+    async fn total(&self, ctx: &Context<'_>) -> Money {
+        Money::new(self.0.total.revenue, app(ctx).currency)
+    }
+
+    /// The number of orders in the range. The largest value, 2147483647, also stands for larger numbers.
+    async fn order_count(&self) -> i32 {
+        int(self.0.total.count)
+    }
+
+    /// The sales of each hour, day or month in the range, including those without orders.
+    async fn points(&self, ctx: &Context<'_>) -> Vec<SalesPoint> {
+        let currency = app(ctx).currency;
         let point = |&(start, sum): &(chrono::DateTime<Utc>, Sum)| SalesPoint {
             start: DateTime(start),
             revenue: Money::new(sum.revenue, currency),
             order_count: int(sum.count),
         };
-        SalesReport {
-            total: Money::new(report.total.revenue, currency),
-            order_count: int(report.total.count),
-            points: report.points.iter().map(point).collect(),
-        }
+        self.0.points.iter().map(point).collect()
     }
 }
 
-/// What was sold of a product.
-#[derive(Clone, SimpleObject)]
+/// The sales in an hour, a day or a month.
+#[derive(SimpleObject)]
+pub struct SalesPoint {
+    /// The start of the hour, day or month.
+    start: DateTime,
+    /// The sum of the orders.
+    revenue: Money,
+    /// The number of orders.
+    order_count: i32,
+}
+
+/// The sales of a product.
+#[derive(SimpleObject)]
 pub struct ProductSales {
     /// The product.
-    pub product: Product,
-    /// How many pieces were sold; 2147483647 stands for more.
-    pub units: i32,
-    /// What they brought in, each at the price it was ordered at.
-    pub revenue: Money,
+    product: Product,
+    /// The number of units sold. The largest value, 2147483647, also stands for larger numbers.
+    units: i32,
+    /// The revenue, with each unit at the price of its order.
+    revenue: Money,
 }
 
 impl ProductSales {
@@ -77,32 +82,44 @@ impl ProductSales {
     }
 }
 
-/// What is sold, at a moment.
+/// The sort order of products by their sales.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "ProductRanking")]
+pub enum ProductSort {
+    /// The highest revenue first.
+    #[graphql(name = "REVENUE_DESC")]
+    Revenue,
+    /// The most units sold first.
+    #[graphql(name = "UNITS_DESC")]
+    Units,
+}
+
+/// The current sales of all clients.
 #[derive(SimpleObject)]
 pub struct SalesSnapshot {
-    /// The moment.
+    /// The time of the snapshot.
     time: DateTime,
-    /// What the orders since midnight, in UTC, add up to.
+    /// The sum of the orders since midnight UTC.
     revenue_today: Money,
-    /// How many orders were placed since midnight, in UTC.
+    /// The number of orders since midnight UTC.
     orders_today: i32,
-    /// About how many orders were placed in the last minute.
+    /// The approximate number of orders in the last minute.
     orders_per_minute: i32,
-    /// The last ten orders of all clients, newest first.
-    latest_orders: Vec<ClientOrder>,
+    /// The ten newest orders, newest first.
+    latest_orders: Vec<OrderSummary>,
 }
 
 impl SalesSnapshot {
-    pub fn new(snapshot: Snapshot, currency: Currency) -> SalesSnapshot {
-        let latest = snapshot.latest.into_iter().map(|(purchase, client)| {
-            ClientOrder::new(purchase, client.map(|client| Client::new(client, currency)), currency)
-        });
+    pub fn new(snapshot: sales_snapshots::SalesSnapshot, currency: Currency) -> SalesSnapshot {
+        let order = |(order, client): (read_model::OrderSummary, Option<read_model::Client>)| {
+            OrderSummary::new(order, client.map(|client| Client::new(client, currency)), currency)
+        };
         SalesSnapshot {
             time: DateTime(snapshot.time),
             revenue_today: Money::new(snapshot.today.revenue, currency),
             orders_today: int(snapshot.today.count),
-            orders_per_minute: int(snapshot.rate),
-            latest_orders: latest.collect(),
+            orders_per_minute: int(snapshot.orders_per_minute),
+            latest_orders: snapshot.latest_orders.into_iter().map(order).collect(),
         }
     }
 }

@@ -1,0 +1,63 @@
+//! Parsing and checking of arguments.
+
+use async_graphql::ID;
+use chrono::NaiveDate;
+
+use super::error::Error;
+use super::scalars::Date;
+
+/// The largest `first`, and the largest number of ids.
+pub const MAX_PAGE: usize = 100;
+
+/// An id is a decimal number from 1, without sign and leading zeros. `None` for any other text: nothing has such an id.
+pub fn parse_id(id: &str) -> Option<i64> {
+    id.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == id)
+}
+
+/// # Errors
+/// If there are too many ids.
+pub fn parse_ids(ids: &[ID]) -> Result<Vec<Option<i64>>, Error> {
+    match ids.len() {
+        0..=MAX_PAGE => Ok(ids.iter().map(|id| parse_id(id)).collect()),
+        count => Err(Error::BadUserInput(format!("`ids` has {count} ids: at most {MAX_PAGE} are allowed."))),
+    }
+}
+
+/// The size of a page.
+///
+/// # Errors
+/// If `first` is out of range.
+pub fn page_size(first: i32) -> Result<usize, Error> {
+    let size = usize::try_from(first).ok().filter(|size| (1..=MAX_PAGE).contains(size));
+    size.ok_or_else(|| Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {MAX_PAGE}.")))
+}
+
+/// The first and the last day of a range.
+///
+/// # Errors
+/// If the range is empty.
+pub fn date_range(Date(from): Date, Date(to): Date) -> Result<(NaiveDate, NaiveDate), Error> {
+    match from <= to {
+        true => Ok((from, to)),
+        false => Err(Error::BadUserInput(format!("`from` ({from}) is after `to` ({to})."))),
+    }
+}
+
+/// The error for an `after` that is not a cursor of the list.
+pub fn invalid_cursor() -> Error {
+    Error::BadUserInput("`after` is not a cursor of this list.".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        assert_eq!(parse_id("1"), Some(1));
+        assert_eq!(parse_id("9223372036854775807"), Some(i64::MAX));
+        for id in ["", "0", "-1", "+1", "01", " 1", "1 ", "1.0", "1e3", "٣", "9223372036854775808", "x"] {
+            assert_eq!(parse_id(id), None, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The sums of each product over any range of days.
+//!
+//! A range is split into days and whole months, which the read model has sums for. A period is *closed* once no order is
+//! expected in it any more. A range of years has many closed periods, so they are read again only every [`CLOSED_MAX_AGE`]; an
+//! order that arrives late for one counts within two minutes. Open periods are at most a second old.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use read_model::reports::periods;
+use read_model::rules::sales::{products_of_day, products_of_month};
+use read_model::{Error, Queries, Sum};
+use runtime::single_flight::SingleFlight;
+use tracing::warn;
+
+use super::reports::MAX_AGE;
+
+/// A third of the two minutes: for a period, for the sums over a range, and while these are read again.
+const CLOSED_MAX_AGE: Duration = Duration::from_secs(40);
+/// Kept results, and the products in all of them: about 50 bytes each.
+const MAX_RESULTS: usize = 500;
+const MAX_PRODUCTS: u64 = 1_000_000;
+/// Concurrent reads. A large period occupies Redis for some milliseconds.
+const MAX_READS: usize = 2;
+
+/// By product id.
+type Sums = Arc<HashMap<i64, Sum>>;
+
+/// The closed periods of a range as of a day, read in one interval of [`CLOSED_MAX_AGE`], counted from 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct ClosedRange {
+    from: NaiveDate,
+    to: NaiveDate,
+    today: NaiveDate,
+    interval: i64,
+}
+
+pub struct ProductSums {
+    read_model: Arc<dyn Queries>,
+    periods: SingleFlight<String, Sums, Error>,
+    closed_ranges: SingleFlight<ClosedRange, Sums, Error>,
+}
+
+impl ProductSums {
+    pub fn new(read_model: Arc<dyn Queries>) -> ProductSums {
+        let weight = |sums: &Sums| sums.len() as u64 + 1;
+        ProductSums {
+            read_model,
+            periods: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
+            closed_ranges: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
+        }
+    }
+
+    /// The sums by product id from the first to the last day, both included.
+    pub async fn between(
+        self: &Arc<Self>,
+        from: NaiveDate,
+        to: NaiveDate,
+        now: DateTime<Utc>,
+    ) -> Result<HashMap<i64, Sum>, Error> {
+        // Yesterday is open too: clocks differ, and its last orders arrive today.
+        let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
+        let open = [today, yesterday].map(|day| [products_of_day(day), products_of_month(day)]).concat();
+        let (open, closed): (Vec<_>, Vec<_>) = periods(from, to).into_iter().partition(|period| open.contains(period));
+        let closed = self.closed(from, to, now, closed).await?;
+        let open = self.read(open, MAX_AGE).await?;
+        Ok(add_up([&*closed, &open]))
+    }
+
+    /// The sums over the closed periods of a range, as of this interval. While they are read for the first time, callers get
+    /// the sums of the interval before.
+    async fn closed(
+        self: &Arc<Self>,
+        from: NaiveDate,
+        to: NaiveDate,
+        now: DateTime<Utc>,
+        periods: Vec<String>,
+    ) -> Result<Sums, Error> {
+        let interval = now.timestamp().div_euclid(CLOSED_MAX_AGE.as_secs() as i64);
+        let range = ClosedRange { from, to, today: now.date_naive(), interval };
+        if let Some(current) = self.closed_ranges.peek(&range) {
+            return Ok(current);
+        }
+        let previous = self.closed_ranges.peek(&ClosedRange { interval: interval - 1, ..range });
+        let (sums, reader) = (self.clone(), self.clone());
+        let read = async move {
+            let read = async move { reader.read(periods, CLOSED_MAX_AGE).await.map(Arc::new) };
+            sums.closed_ranges.get(range, CLOSED_MAX_AGE, read).await
+        };
+        let Some(previous) = previous else { return read.await };
+        tokio::spawn(async {
+            if let Err(error) = read.await {
+                warn!("the product sums of closed periods could not be read: {error}");
+            }
+        });
+        Ok(previous)
+    }
+
+    /// The sums over some periods, each at most this old.
+    async fn read(&self, periods: Vec<String>, max_age: Duration) -> Result<HashMap<i64, Sum>, Error> {
+        let reads = periods.into_iter().map(|period| {
+            let (read_model, name) = (self.read_model.clone(), period.clone());
+            let read = async move { read_model.product_sales(&[name]).await.map(Arc::new) };
+            self.periods.get(period, max_age, read)
+        });
+        let sums: Vec<Sums> = stream::iter(reads.collect::<Vec<_>>()).buffered(MAX_READS).try_collect().await?;
+        Ok(add_up(sums.iter().map(Arc::as_ref)))
+    }
+}
+
+fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap<i64, Sum> {
+    let mut all: HashMap<i64, Sum> = HashMap::new();
+    for (product, sum) in parts.into_iter().flatten() {
+        all.entry(*product).or_default().add(*sum);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use entity::{Change, Event, Line, OrderPlaced};
+    use read_model::{Memory, Projection};
+    use tokio::time::advance;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sums_of_the_interval_before_are_returned_while_closed_periods_are_read_again() {
+        let memory = Arc::new(Memory::default());
+        let day: NaiveDate = "2026-11-01".parse().unwrap();
+        let sell = async |version| {
+            let line = Line { product_id: 1, name: "Computer".into(), unit_price: 100, quantity: 1 };
+            let order = OrderPlaced {
+                client_id: 1,
+                client_name: "Bob".into(),
+                client_email: "bob@example.com".into(),
+                order_id: Uuid::now_v7(),
+                currency: "USD".into(),
+                total: 100,
+                lines: vec![line],
+            };
+            let time = day.and_time(Default::default()).and_utc();
+            memory.apply(&[Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }]).await
+        };
+        let sums = Arc::new(ProductSums::new(memory.clone()));
+        let sold = async |interval| {
+            let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap() + CLOSED_MAX_AGE * interval;
+            sums.closed(day, day, now, vec![products_of_day(day)]).await.unwrap()[&1].count
+        };
+        let interval = CLOSED_MAX_AGE + Duration::from_millis(1);
+        sell(1).await;
+        assert_eq!(sold(1).await, 1);
+        sell(2).await;
+        assert_eq!(sold(1).await, 1, "the same interval");
+        advance(interval).await;
+        assert_eq!(sold(2).await, 1, "nobody waits for the read");
+        while sold(2).await == 1 {
+            tokio::task::yield_now().await;
+        }
+        sell(3).await;
+        advance(2 * interval).await;
+        assert_eq!(sold(4).await, 3, "sums older than the interval before are not returned");
+    }
+}

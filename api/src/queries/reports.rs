@@ -1,0 +1,91 @@
+//! Reports on sales. Many dashboards ask for the same report at the same time, so each report is read at most once a second.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{NaiveDate, Utc};
+use read_model::reports::{Granularity, Report, report};
+use read_model::{Error, Product, Queries, Sum};
+use runtime::single_flight::SingleFlight;
+
+use super::product_sums::ProductSums;
+
+/// Age of a report up to which it is returned again.
+pub const MAX_AGE: Duration = Duration::from_secs(1);
+/// Products in a ranking.
+pub const MAX_PRODUCTS: usize = 100;
+/// Reports of each kind that are kept.
+const REPORTS: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProductRanking {
+    Revenue,
+    Units,
+}
+
+/// The sales of a product in a range of days.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProductSales {
+    pub product_id: i64,
+    /// `None` if the read model has no event of the product.
+    pub product: Option<Product>,
+    pub sold: Sum,
+}
+
+type TopProducts = Arc<Vec<ProductSales>>;
+
+pub struct Reports {
+    read_model: Arc<dyn Queries>,
+    product_sums: Arc<ProductSums>,
+    sales: SingleFlight<(NaiveDate, NaiveDate, Granularity), Arc<Report>, Error>,
+    top_products: SingleFlight<(NaiveDate, NaiveDate, ProductRanking), TopProducts, Error>,
+}
+
+impl Reports {
+    pub fn new(read_model: Arc<dyn Queries>) -> Reports {
+        let product_sums = Arc::new(ProductSums::new(read_model.clone()));
+        Reports {
+            read_model,
+            product_sums,
+            sales: SingleFlight::new(REPORTS),
+            top_products: SingleFlight::new(REPORTS),
+        }
+    }
+
+    /// The sales from the first to the last day, both included. At most [`MAX_AGE`] old.
+    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Result<Arc<Report>, Error> {
+        let read_model = self.read_model.clone();
+        let read = async move { report(&*read_model, from, to, granularity).await.map(Arc::new) };
+        self.sales.get((from, to, granularity), MAX_AGE, read).await
+    }
+
+    /// The [`MAX_PRODUCTS`] products with the highest sales from the first to the last day, both included. At most
+    /// [`MAX_AGE`] old, except for closed periods: see [`ProductSums`].
+    pub async fn top_products(&self, from: NaiveDate, to: NaiveDate, by: ProductRanking) -> Result<TopProducts, Error> {
+        let (read_model, product_sums) = (self.read_model.clone(), self.product_sums.clone());
+        let read = async move {
+            let sold = product_sums.between(from, to, Utc::now()).await?;
+            let top = highest(sold.into_iter().collect(), by);
+            let ids: Vec<i64> = top.iter().map(|(id, _)| *id).collect();
+            let products = read_model.products(&ids).await?;
+            let sales = |((product_id, sold), product)| ProductSales { product_id, product, sold };
+            Ok(Arc::new(top.into_iter().zip(products).map(sales).collect()))
+        };
+        self.top_products.get((from, to, by), MAX_AGE, read).await
+    }
+}
+
+/// The first [`MAX_PRODUCTS`] of the ranking, sorted.
+fn highest(mut sold: Vec<(i64, Sum)>, by: ProductRanking) -> Vec<(i64, Sum)> {
+    let rank = |(id, sold): &(i64, Sum)| match by {
+        ProductRanking::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
+        ProductRanking::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
+    };
+    if sold.len() > MAX_PRODUCTS {
+        sold.select_nth_unstable_by_key(MAX_PRODUCTS, rank);
+        sold.truncate(MAX_PRODUCTS);
+    }
+    sold.sort_unstable_by_key(rank);
+    sold
+}
