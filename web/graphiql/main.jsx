@@ -1,4 +1,4 @@
-// GraphiQL for this service. The endpoint, a token and example operations come from config.json, beside the page.
+// GraphiQL for this service. The endpoint, a token and example operations come from config.json in the same folder.
 import 'graphiql/setup-workers/vite';
 import 'graphiql/style.css';
 import { createGraphiQLFetcher } from '@graphiql/toolkit';
@@ -16,27 +16,27 @@ try {
       fetcher={fetcher(new URL(config.endpoint, location.href), config.headers)}
       defaultTabs={config.examples.map((query) => ({ query }))}
       defaultHeaders={JSON.stringify(config.headers, null, 2)}
-      // Headers carry the token: it has no place in the browser's storage, where the history would keep it as well.
+      // The headers contain the token, which must not be stored by the browser. The history would store it too.
       shouldPersistHeaders={false}
       plugins={[]}
     />,
   );
 } catch (error) {
-  page.render(<p role="alert">The settings of this page, config.json, cannot be read: {error.message}</p>);
+  page.render(<p role="alert">The settings of this page (config.json) cannot be read: {error.message}</p>);
 }
 
 function fetcher(url, defaultHeaders) {
   const subscriptions = new URL(url);
   subscriptions.protocol = url.protocol.replace('http', 'ws');
   return (request, options) => {
-    // The schema is asked for before there is a headers editor: only then options say nothing of headers.
+    // `options` has no headers only for the introspection query, which is sent before the headers editor exists.
     const { headers, documentAST } = { headers: defaultHeaders, ...options };
-    // A client for each request, so that a subscription takes the token that is in the headers editor now. It connects
-    // when a subscription starts, and only then.
+    // One client for each request, so that a subscription uses the current token of the headers editor. It connects only
+    // for subscriptions.
     const wsClient = createClient({
       url: subscriptions.href,
       connectionParams: headers,
-      // A refused token stays refused: better to say so at once.
+      // A refused token is reported at once, because trying again does not help.
       shouldRetry: (reason) => reason instanceof CloseEvent && reason.code !== 4403,
     });
     return createGraphiQLFetcher({ url: url.href, wsClient, enableIncrementalDelivery: false })(request, {

@@ -1,4 +1,4 @@
-// What the pages have in common: asking the service, and following it.
+// Functions that both pages use: requests, subscriptions, and tables.
 import { createClient, type Client } from 'graphql-ws';
 import type { TypedDocumentString } from './generated/graphql';
 
@@ -7,21 +7,21 @@ export type Money = { amount: string; currencyCode: string };
 
 let headers: Record<string, string> = {};
 
-/** Takes the token that the service gives to a page on its own machine, which is another after it was started anew. */
-async function askForToken(): Promise<void> {
+/** Fetches the token that a service on the same machine gives to its pages. It changes when the service restarts. */
+async function fetchToken(): Promise<void> {
   const response = await fetch('/pages/config.json').catch(() => undefined);
   const config = response?.ok ? ((await response.json()) as Config) : undefined;
   if (config?.headers['Authorization']) ({ headers } = config);
 }
 
-/** Resolves once there is a token: that one, or one that is typed in. */
+/** Resolves when there is a token: from the service, or typed in. */
 export async function signIn(): Promise<void> {
-  await askForToken();
-  if (!headers['Authorization']) await askForAnother();
+  await fetchToken();
+  if (!headers['Authorization']) await promptForToken();
 }
 
-/** Resolves once a token was typed in. */
-function askForAnother(): Promise<void> {
+/** Resolves when a token has been typed in. */
+function promptForToken(): Promise<void> {
   const form = element<HTMLFormElement>('sign-in');
   form.hidden = false;
   return new Promise<void>((resolve) => {
@@ -29,56 +29,56 @@ function askForAnother(): Promise<void> {
       event.preventDefault();
       headers = { Authorization: `Bearer ${element<HTMLInputElement>('token').value.trim()}` };
       form.hidden = true;
-      problem();
+      showProblem();
       resolve();
     };
   });
 }
 
-/** What went wrong with a request, as the service says it. */
+/** A failed request, with the message and the code of the service. */
 export class Failure extends Error {
   constructor(message: string, readonly code?: string) {
     super(message);
   }
 }
 
-type Answer<Result> = { data?: Result; errors?: { message: string; extensions?: { code?: string } }[] };
+type GraphQLResponse<Result> = { data?: Result; errors?: { message: string; extensions?: { code?: string } }[] };
 
-/** Only the hash is sent: the service has the documents of its pages. */
-const named = (document: TypedDocumentString<unknown, never>) => ({
+/** Only the hash of a document is sent, because the service knows the documents of its pages. */
+const persisted = (document: TypedDocumentString<unknown, never>) => ({
   extensions: { persistedQuery: { version: 1, sha256Hash: document.__meta__?.['hash'] as string } },
 });
 
-/** Asks; fails with a {@link Failure}. */
-export async function ask<Result, Variables>(
+/** Executes a query or a mutation. Throws a {@link Failure} if any field fails. */
+export async function request<Result, Variables>(
   document: TypedDocumentString<Result, Variables>,
   variables: Variables,
 ): Promise<Result> {
   const init = {
     method: 'POST',
     headers: { ...headers, 'Content-Type': 'application/json' },
-    body: JSON.stringify({ ...named(document), variables }),
+    body: JSON.stringify({ ...persisted(document), variables }),
   };
-  let answer: Answer<Result>;
+  let response: GraphQLResponse<Result>;
   try {
-    answer = (await (await fetch('/graphql', init)).json()) as Answer<Result>;
+    response = (await (await fetch('/graphql', init)).json()) as GraphQLResponse<Result>;
   } catch {
     throw new Failure('The service cannot be reached.');
   }
-  const [error] = answer.errors ?? [];
+  const [error] = response.errors ?? [];
   if (error) throw new Failure(error.message, error.extensions?.code);
-  if (!answer.data) throw new Failure('The service gave no answer.');
-  return answer.data;
+  if (!response.data) throw new Failure('The response of the service has no data.');
+  return response.data;
 }
 
-type State = 'connecting' | 'connected' | 'closed';
+type ConnectionState = 'connecting' | 'connected' | 'closed';
 const isRefused = (reason: unknown) => reason instanceof CloseEvent && reason.code === 4403;
 
-/** Follows a subscription for ever, however often the connection is lost or the token ends; tells its state. */
-export async function follow<Result>(
+/** Subscribes for ever: connects again after the connection is lost or the token has expired. Reports each state. */
+export async function subscribe<Result>(
   document: TypedDocumentString<Result, Record<string, never>>,
-  next: (result: Result) => void,
-  state: (state: State) => void,
+  onResult: (result: Result) => void,
+  onState: (state: ConnectionState) => void,
 ): Promise<void> {
   const client: Client = createClient({
     url: new URL('/graphql', location.href.replace(/^http/, 'ws')).href,
@@ -87,17 +87,17 @@ export async function follow<Result>(
     retryAttempts: Infinity,
     retryWait: (retries) => wait(Math.min(2_000, 250 * 2 ** retries) * (0.5 + Math.random())),
     shouldRetry: (reason) => !isRefused(reason),
-    on: { connecting: () => state('connecting'), closed: () => state('closed') },
+    on: { connecting: () => onState('connecting'), closed: () => onState('closed') },
   });
-  let refused = 0;
+  let refusals = 0;
   const once = () =>
     new Promise<void>((resolve, reject) => {
-      client.subscribe<Result>({ query: '', ...named(document) }, {
+      client.subscribe<Result>({ query: '', ...persisted(document) }, {
         next: ({ data, errors }) => {
-          if (errors?.[0]) return problem(errors[0].message);
-          state('connected');
-          refused = 0;
-          if (data) next(data);
+          if (errors?.[0]) return showProblem(errors[0].message);
+          onState('connected');
+          refusals = 0;
+          if (data) onResult(data);
         },
         error: reject,
         complete: resolve,
@@ -106,15 +106,15 @@ export async function follow<Result>(
   for (;;) {
     try {
       await once();
-      state('closed');
+      onState('closed');
     } catch (reason) {
-      state('closed');
+      onState('closed');
       if (isRefused(reason)) {
-        // It may be of a process that is gone; what this one gives is tried once.
-        if (refused++ === 0) await askForToken();
+        // The service may have restarted, so the token that it gives now is tried once.
+        if (refusals++ === 0) await fetchToken();
         else {
-          problem('The token is refused.');
-          await askForAnother();
+          showProblem('The token was refused.');
+          await promptForToken();
         }
       }
     }
@@ -130,8 +130,8 @@ export function element<Kind extends HTMLElement>(id: string): Kind {
   return found as Kind;
 }
 
-/** Shows what went wrong, or that nothing is wrong any more. */
-export function problem(message?: string): void {
+/** Shows a problem, or hides the last one. */
+export function showProblem(message?: string): void {
   const place = element('problem');
   place.hidden = !message;
   place.textContent = message ?? '';
@@ -142,8 +142,11 @@ export const money = ({ amount, currencyCode }: Money): string =>
 
 export const number = (value: number): string => new Intl.NumberFormat('en').format(value);
 
-/** Fills the body of a table with rows of texts; those whose key is new are marked. */
-export function rows(table: string, all: { key: string; cells: string[] }[]): void {
+/** For example "1 order" or "2,000 orders". */
+export const orders = (count: number): string => `${number(count)} ${count === 1 ? 'order' : 'orders'}`;
+
+/** Fills the body of a table. Rows with a new key get the class `new`. */
+export function showRows(table: string, all: { key: string; cells: string[] }[]): void {
   const body = element<HTMLTableElement>(table).tBodies[0]!;
   const before = new Set([...body.rows].map((row) => row.dataset['key']));
   const numbers = [...element<HTMLTableElement>(table).tHead!.rows[0]!.cells].map((cell) => cell.className);

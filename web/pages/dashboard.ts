@@ -1,8 +1,8 @@
-// What is sold, as it is sold. Sums come with the subscription; charts and rankings are asked for when it says that they
-// have changed.
+// The dashboard. A subscription brings today's sums and the recent orders; after each change, the chart and the rankings are
+// queried again.
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
-import { ask, element, follow, money, number, problem, rows, signIn } from './api';
+import { element, money, number, orders, request, showProblem, showRows, signIn, subscribe } from './api';
 import { graphql } from './generated';
 import type { Granularity, SalesQuery } from './generated/graphql';
 
@@ -15,8 +15,8 @@ const SALES = graphql(`
     }
   }
 `);
-const BEST = graphql(`
-  query Best($from: Date!, $to: Date!) {
+const TOP = graphql(`
+  query Top($from: Date!, $to: Date!) {
     clients(first: 10) { nodes { id name orderCount total { amount currencyCode } } }
     topProducts(from: $from, to: $to, first: 10) { product { id name } units revenue { amount currencyCode } }
   }
@@ -33,14 +33,14 @@ const CHANGED = graphql(`
   }
 `);
 
-/** Least time between two questions, however often something is told. */
+/** The shortest time between two refreshes, in milliseconds. */
 const PAUSE = 2_000;
-/** How old an answer may be: what is asked after that has the change. */
+/** Longer than the service returns the same report, in milliseconds: a query after that includes the change. */
 const FRESH = 1_100;
 const DAY = 86_400_000;
 
 type Format = Intl.DateTimeFormatOptions;
-/** The day that it begins with, how its times are written in the table, and how below the chart. */
+/** The first day, and the formats of times in the table (`title`) and below the chart (`short`). */
 type Range = { granularity: Granularity; from: () => string; title: Format; short: Format };
 const HOURS: Format = { hour: '2-digit', minute: '2-digit' };
 const DAYS: Format = { month: 'short', day: 'numeric' };
@@ -49,12 +49,12 @@ const RANGES: Record<string, Range> = {
   days: { granularity: 'DAY', from: () => ago(29), title: { year: 'numeric', ...DAYS }, short: DAYS },
   months: { granularity: 'MONTH', from: months, title: { year: 'numeric', month: 'long' }, short: { year: '2-digit', month: 'short' } },
 };
-const written = (format: Format) => {
-  const writes = new Intl.DateTimeFormat('en', { ...format, timeZone: 'UTC', hourCycle: 'h23' });
-  return (milliseconds: number) => writes.format(milliseconds);
+const formatter = (format: Format) => {
+  const utc = new Intl.DateTimeFormat('en', { ...format, timeZone: 'UTC', hourCycle: 'h23' });
+  return (milliseconds: number) => utc.format(milliseconds);
 };
 
-/** The day so many days ago, in UTC. */
+/** The day this number of days ago, in UTC. */
 function ago(days: number): string {
   return new Date(Date.now() - days * DAY).toISOString().slice(0, 10);
 }
@@ -83,7 +83,7 @@ function draw({ sales }: SalesQuery, { title, short }: Range): void {
   const half = ((data[0][1] ?? 0) - (data[0][0] ?? 0)) / 2;
   const currency = sales.total.currencyCode;
   const compact = new Intl.NumberFormat('en', { style: 'currency', currency, notation: 'compact' });
-  const [long, brief] = [written(title), written(short)];
+  const [long, brief] = [formatter(title), formatter(short)];
   const axis = { stroke: colour('--quiet'), grid: { stroke: colour('--line'), width: 1 }, ticks: { show: false } };
   const bars = uPlot.paths.bars?.({ size: [0.7, 60] });
   chart?.destroy();
@@ -94,7 +94,7 @@ function draw({ sales }: SalesQuery, { title, short }: Range): void {
       legend: { show: false },
       cursor: { show: false },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
-      // Room for half a bar beside the first and the last.
+      // Leaves room for half a bar before the first point and after the last.
       scales: { x: { range: (_, first, last) => [first - half, last + half] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
       axes: [
         { ...axis, grid: { show: false }, space: 70, values: (_, times) => times.map((time) => brief(time * 1000)) },
@@ -105,11 +105,11 @@ function draw({ sales }: SalesQuery, { title, short }: Range): void {
     data,
     place,
   );
-  rows('points', sales.points.toReversed().map(({ start, orderCount, revenue }) => ({
+  showRows('points', sales.points.toReversed().map(({ start, orderCount, revenue }) => ({
     key: start,
     cells: [long(Date.parse(start)), number(orderCount), money(revenue)],
   })));
-  const total = `${money(sales.total)} in ${number(sales.orderCount)} orders`;
+  const total = `${money(sales.total)} in ${orders(sales.orderCount)}`;
   element('over-time-total').textContent = total;
   place.setAttribute('aria-label', `Revenue over time: ${total}`);
 }
@@ -117,75 +117,75 @@ function draw({ sales }: SalesQuery, { title, short }: Range): void {
 let shown: [SalesQuery, Range] | undefined;
 let refreshes = 0;
 
-/** Asks for what the subscription does not bring. */
+/** Queries the chart and the rankings. */
 async function refresh(): Promise<void> {
   const [mine, chosen] = [++refreshes, range()];
   try {
-    const [sales, best] = await Promise.all([
-      ask(SALES, { from: chosen.from(), to: ago(0), granularity: chosen.granularity }),
-      ask(BEST, { from: ago(29), to: ago(0) }),
+    const [sales, top] = await Promise.all([
+      request(SALES, { from: chosen.from(), to: ago(0), granularity: chosen.granularity }),
+      request(TOP, { from: ago(29), to: ago(0) }),
     ]);
-    if (mine !== refreshes) return; // another has begun since, and has newer answers
+    if (mine !== refreshes) return; // a newer refresh has begun
     shown = [sales, chosen];
     draw(...shown);
-    rows('clients', best.clients.nodes.map(({ id, name, orderCount, total }) => ({
+    showRows('clients', top.clients.nodes.map(({ id, name, orderCount, total }) => ({
       key: id,
       cells: [name, number(orderCount), money(total)],
     })));
-    rows('products', best.topProducts.map(({ product, units, revenue }) => ({
+    showRows('products', top.topProducts.map(({ product, units, revenue }) => ({
       key: product.id,
       cells: [product.name, number(units), money(revenue)],
     })));
-    problem();
+    showProblem();
   } catch (error) {
-    if (mine === refreshes) problem((error as Error).message);
+    if (mine === refreshes) showProblem((error as Error).message);
   }
 }
 
 let due: ReturnType<typeof setTimeout> | undefined;
-let asked = 0;
+let lastRefresh = 0;
 
-/** Refreshes soon, and not too often. What comes while an answer is under way makes another. */
-function changed(): void {
+/** Refreshes soon, but not too often. */
+function scheduleRefresh(): void {
   due ??= setTimeout(() => {
     due = undefined;
-    asked = Date.now();
+    lastRefresh = Date.now();
     void refresh();
-  }, Math.max(FRESH, asked + PAUSE - Date.now()));
+  }, Math.max(FRESH, lastRefresh + PAUSE - Date.now()));
 }
 
 await signIn();
 let newest: string | undefined;
-void follow(
+void subscribe(
   CHANGED,
   ({ salesChanged: { time, revenueToday, ordersToday, ordersPerMinute, latestOrders } }) => {
     element('revenue').textContent = money(revenueToday);
     element('orders').textContent = number(ordersToday);
     element('rate').textContent = number(ordersPerMinute);
     const [last] = latestOrders;
-    // How long the newest order took until it was seen here. What was there before the page says nothing of that.
+    // The time from the newest order to this snapshot. Orders from before the page was opened do not count.
     if (last && newest !== undefined && newest !== last.id) {
       const seconds = Math.max(0, Date.parse(time) - Date.parse(last.placedAt)) / 1000;
       element('lag').textContent = `${seconds.toFixed(2)} s`;
     }
     newest = last?.id ?? '';
-    rows('latest', latestOrders.map(({ id, placedAt, client, itemCount, total }) => ({
+    showRows('latest', latestOrders.map(({ id, placedAt, client, itemCount, total }) => ({
       key: id,
       cells: [placedAt.slice(11, 19), client?.name ?? '', number(itemCount), money(total)],
     })));
-    changed();
+    scheduleRefresh();
   },
   (state) => {
     const place = element('connection');
     const text = { connecting: 'connecting …', connected: 'live', closed: 'not connected' }[state];
-    if (place.textContent === text) return; // nothing new for those who listen
+    if (place.textContent === text) return; // screen readers would announce it again
     place.dataset['state'] = state;
     place.textContent = text;
   },
 );
 void refresh();
 element('ranges').addEventListener('change', refresh);
-// Drawn anew for another size, and for the other colours.
+// The chart does not follow its size and its colours by itself.
 const redraw = () => shown && draw(...shown);
 new ResizeObserver(() => chart && chart.width !== element('chart').clientWidth && redraw()).observe(element('chart'));
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);

@@ -1,5 +1,5 @@
-// A small storefront: choose, place, and see that it has arrived.
-import { ask, element, money, problem, signIn } from './api';
+// A small shop: choose products, place an order, and see when the dashboard has it.
+import { element, money, orders, request, showProblem, signIn } from './api';
 import { graphql } from './generated';
 import type { PlaceMutation } from './generated/graphql';
 
@@ -15,7 +15,7 @@ const CLIENT = graphql(`
 `);
 const CLIENTS = graphql(`
   query Clients {
-    clients(first: 100, orderBy: LAST_PURCHASE_DESC) { nodes { id name } }
+    clients(first: 100, sortBy: LAST_PURCHASE_DESC) { nodes { id name } }
   }
 `);
 const REGISTER = graphql(`
@@ -36,7 +36,7 @@ const PLACE = graphql(`
 const client = element<HTMLInputElement>('client');
 const products = element('products');
 const quantities = () => [...products.querySelectorAll('input')];
-/** What is ordered: whole pieces. */
+/** The items of the order, in whole units. */
 const chosen = () =>
   quantities()
     .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: Math.trunc(Number(input.value)) } }))
@@ -44,7 +44,7 @@ const chosen = () =>
 
 await signIn();
 try {
-  const { products: { nodes } } = await ask(PRODUCTS, {});
+  const { products: { nodes } } = await request(PRODUCTS, {});
   products.replaceChildren(
     ...nodes.map(({ id, name, price }) => {
       const entry = document.createElement('li');
@@ -59,7 +59,7 @@ try {
     }),
   );
 } catch (error) {
-  problem((error as Error).message);
+  showProblem((error as Error).message);
 }
 
 function showTotal(): void {
@@ -69,27 +69,27 @@ function showTotal(): void {
 }
 products.addEventListener('input', showTotal);
 
-/** Who it is, as far as the read model knows. */
+/** Shows the client with the number that is typed in. */
 async function showClient(): Promise<void> {
   const id = client.value.trim();
   let known: string;
   try {
-    const { client } = await ask(CLIENT, { id });
-    known = client ? `${client.name}, ${client.orderCount} orders, ${money(client.total)}` : 'Not known yet.';
+    const { client } = await request(CLIENT, { id });
+    known = client ? `${client.name}, ${orders(client.orderCount)}, ${money(client.total)}` : 'Not known yet.';
   } catch (error) {
     known = (error as Error).message;
   }
-  if (id === client.value.trim()) element('client-known').textContent = known; // or it was typed on meanwhile
+  if (id === client.value.trim()) element('client-known').textContent = known; // unless the number has changed
 }
 client.addEventListener('input', showClient);
 void showClient();
 
-/** Offers those that ordered last, as far as the token allows to see them. */
-async function offerClients(): Promise<void> {
-  const { clients: { nodes } } = await ask(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
+/** Suggests the clients that ordered last, if the token allows to read them. */
+async function suggestClients(): Promise<void> {
+  const { clients: { nodes } } = await request(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
   element('clients').replaceChildren(...nodes.map(({ id, name }) => new Option(name, id)));
 }
-void offerClients();
+void suggestClients();
 
 element<HTMLFormElement>('register').addEventListener('submit', async (event) => {
   event.preventDefault();
@@ -98,55 +98,61 @@ element<HTMLFormElement>('register').addEventListener('submit', async (event) =>
   button.disabled = true;
   try {
     const input = { name: name.value, email: email.value };
-    const { registerClient: { client: registered, clientVersion, userErrors } } = await ask(REGISTER, { input });
-    problem();
-    const wrong = element('register-error');
-    wrong.hidden = userErrors.length === 0;
-    wrong.textContent = userErrors.map(({ message }) => message).join(' ');
-    for (const entry of [name, email]) {
-      entry.setAttribute('aria-invalid', String(userErrors.some(({ field }) => field?.[1] === entry.id)));
+    const { registerClient } = await request(REGISTER, { input });
+    const { client: registered, clientVersion, userErrors } = registerClient!; // `request` throws if the field fails
+    showProblem();
+    const error = element('register-error');
+    error.hidden = userErrors.length === 0;
+    error.textContent = userErrors.map(({ message }) => message).join(' ');
+    for (const input of [name, email]) {
+      input.setAttribute('aria-invalid', String(userErrors.some(({ field }) => field?.[1] === input.id)));
     }
     if (!registered) return;
     element('clients').prepend(new Option(input.name.trim(), registered.id));
     name.value = email.value = '';
     client.value = registered.id;
-    await ask(CLIENT, { id: registered.id, minVersion: clientVersion });
+    await request(CLIENT, { id: registered.id, minVersion: clientVersion });
   } catch (error) {
-    problem((error as Error).message);
+    showProblem((error as Error).message);
   } finally {
     button.disabled = false;
     await showClient();
   }
 });
 
-/** Shows each fault beside what it is about. */
-function showFaults(faults: PlaceMutation['placeOrder']['userErrors'], inputs: HTMLInputElement[]): void {
+type UserErrors = NonNullable<PlaceMutation['placeOrder']>['userErrors'];
+
+/** Shows each error next to its input. `inputs` are those of the items of the order. */
+function showErrors(errors: UserErrors, inputs: HTMLInputElement[]): void {
   const about = (client: boolean) =>
-    faults.filter(({ field }) => (field?.[1] === 'clientId') === client).map(({ message }) => message).join(' ');
+    errors.filter(({ field }) => (field?.[1] === 'clientId') === client).map(({ message }) => message).join(' ');
   for (const [id, message] of [['client-error', about(true)], ['items-error', about(false)]] as const) {
     element(id).textContent = message;
     element(id).hidden = message === '';
   }
   client.setAttribute('aria-invalid', String(about(true) !== ''));
   for (const input of quantities()) {
-    const wrong = faults.some(({ field }) => field?.[1] === 'items' && inputs[Number(field[2])] === input);
-    input.setAttribute('aria-invalid', String(wrong));
+    const isInvalid = errors.some(({ field }) => field?.[1] === 'items' && inputs[Number(field[2])] === input);
+    input.setAttribute('aria-invalid', String(isInvalid));
     input.setAttribute('aria-describedby', 'items-error');
   }
 }
 
-/** A name for an order. (`crypto.randomUUID` is there only on https and on this machine.) */
+/** An idempotency key. (`crypto.randomUUID` exists only on HTTPS and on localhost.) */
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-// The same until an order stands, or another is entered: sent again after a lost answer, it places no second one.
+// It changes when an order has been placed or edited. An order that is sent again after a lost response is placed once.
 let key = newKey();
 
-/** Places what is entered; tells which of the client's versions that made, if it stands. */
-async function place(clientId: string): Promise<{ entry: HTMLElement; version: number | null | undefined } | undefined> {
+type PlacedOrder = { entry: HTMLElement; version: number | null | undefined };
+
+/** Places the order and adds it to the list. Undefined if it was rejected. */
+async function place(clientId: string): Promise<PlacedOrder | undefined> {
   const items = chosen();
   const input = { clientId, items: items.map(({ item }) => item), idempotencyKey: key };
-  const { placeOrder: { order, clientVersion, userErrors } } = await ask(PLACE, { input });
-  problem();
-  showFaults(userErrors, items.map(({ input }) => input));
+  const { placeOrder } = await request(PLACE, { input });
+  const { order, clientVersion, userErrors } = placeOrder!; // `request` throws if the field fails
+  showProblem();
+  showErrors(userErrors, items.map(({ input }) => input));
   if (!order) return;
   key = newKey();
   for (const quantity of quantities()) quantity.value = '0';
@@ -157,15 +163,15 @@ async function place(clientId: string): Promise<{ entry: HTMLElement; version: n
   return { entry, version: clientVersion };
 }
 
-/** Waits until the dashboard has an order: it does as soon as this has. */
-async function arrive(clientId: string, entry: HTMLElement, version: number | null | undefined): Promise<void> {
+/** Waits until queries include an order. Then the dashboard has it too. */
+async function waitForDashboard(clientId: string, entry: HTMLElement, version: number | null | undefined): Promise<void> {
   const began = performance.now();
   try {
-    const { client } = await ask(CLIENT, { id: clientId, minVersion: version });
+    const { client } = await request(CLIENT, { id: clientId, minVersion: version });
     const waited = Math.round(performance.now() - began);
-    if (client) entry.textContent += ` On the dashboard after ${waited} ms: ${client.name} now has ${client.orderCount} orders of ${money(client.total)}.`;
+    if (client) entry.textContent += ` On the dashboard after ${waited} ms: ${client.name} now has ${orders(client.orderCount)} of ${money(client.total)}.`;
   } catch (error) {
-    entry.textContent += ` It stands. Whether the dashboard has it is not known: ${(error as Error).message}`;
+    entry.textContent += ` The order was placed. Whether the dashboard has it is unknown: ${(error as Error).message}`;
   }
   await showClient();
 }
@@ -179,9 +185,9 @@ form.addEventListener('submit', async (event) => {
   const clientId = client.value.trim();
   try {
     const placed = await place(clientId);
-    if (placed) await arrive(clientId, placed.entry, placed.version);
+    if (placed) await waitForDashboard(clientId, placed.entry, placed.version);
   } catch (error) {
-    problem(`${(error as Error).message} Nothing is lost: place it again, and it is placed once.`);
+    showProblem(`${(error as Error).message} You can place the order again: it is placed only once.`);
   } finally {
     button.disabled = false;
   }

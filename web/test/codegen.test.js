@@ -26,9 +26,9 @@ export const order: VariablesOf<typeof PlaceOrder> = {
   input: { clientId: '1', items: [{ productId: '1', quantity: 2 }] },
 };
 export const total = ({ placeOrder }: DocumentType<typeof PlaceOrder>): string | undefined =>
-  placeOrder.order?.total.amount;
+  placeOrder?.order?.total.amount;
 export const isUnknown = ({ placeOrder }: DocumentType<typeof PlaceOrder>): boolean =>
-  placeOrder.userErrors.some(({ code }) => code === 'CLIENT_NOT_FOUND');
+  placeOrder?.userErrors.some(({ code }) => code === 'CLIENT_NOT_FOUND') ?? false;
 export const names = ({ products }: DocumentType<typeof Products>): string[] =>
   products.nodes.map(({ name }) => name);
 export const count = ({ clientChanged }: DocumentType<typeof ClientChanged>): number =>

@@ -21,7 +21,7 @@ const at = (service, page) => new URL(page, service.url).href;
 async function openDashboard(page, service) {
   await page.goto(at(service, '/dashboard'));
   await page.locator('#connection[data-state=connected]').waitFor();
-  await page.locator('#over-time-total', { hasText: 'orders' }).waitFor();
+  await page.locator('#over-time-total', { hasText: 'order' }).waitFor();
 }
 
 /** Waits until the dashboard shows this number of orders today. */
@@ -56,13 +56,13 @@ test('an order from the shop appears on the dashboard within a second', async (t
   const waited = performance.now() - began;
   assert.ok(waited < 1_000, `it took ${waited} ms`);
   const placed = shop.page.locator('#done li');
-  await placed.filter({ hasText: 'Alice now has 1 orders of $2,500.00' }).waitFor();
+  await placed.filter({ hasText: 'Alice now has 1 order of $2,500.00' }).waitFor();
   assert.equal(await dashboard.page.locator('#revenue').textContent(), '$2,500.00');
   const last = dashboard.page.locator('#latest tbody tr');
   assert.match(await last.innerText(), /\tAlice\t2\t\$2,500\.00$/);
   await dashboard.page.locator('#clients tbody tr', { hasText: 'Alice' }).waitFor();
   await dashboard.page.locator('#products tbody tr', { hasText: 'Phone' }).waitFor();
-  await dashboard.page.locator('#over-time-total', { hasText: '$2,500.00 in 1 orders' }).waitFor();
+  await dashboard.page.locator('#over-time-total', { hasText: '$2,500.00 in 1 order' }).waitFor();
   assert.match(await dashboard.page.locator('#lag').textContent(), /^0\.\d\d s$/);
 
   for (const range of ['48 hours', '24 months']) {
@@ -123,9 +123,9 @@ test('problems are shown beside their fields and a lost response does not repeat
     await route.abort();
   }, { times: 1 });
   await button.click();
-  await page.getByRole('alert').filter({ hasText: 'placed once' }).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'placed only once' }).waitFor();
   await button.click();
-  await page.locator('#done li', { hasText: 'Bob now has 1 orders' }).waitFor();
+  await page.locator('#done li', { hasText: 'Bob now has 1 order' }).waitFor();
   assert.equal(await page.locator('#client-error').isVisible(), false);
   // A placed order must not be repeated when the query after it fails.
   await page.getByLabel('TV').fill('2.9');
@@ -135,7 +135,7 @@ test('problems are shown beside their fields and a lost response does not repeat
     return isQuery ? route.abort() : route.continue();
   });
   await button.click();
-  await page.locator('#done li', { hasText: 'It stands.' }).waitFor();
+  await page.locator('#done li', { hasText: 'The order was placed.' }).waitFor();
   assert.equal(await page.getByRole('alert').isVisible(), false);
 });
 
@@ -201,7 +201,7 @@ test('the pages work with trusted documents only, and a page without a token ask
   await page.goto(at(service, '/dashboard'));
   await page.getByLabel('A token with the scope').fill('wrong');
   await page.getByRole('button').click();
-  await page.getByRole('alert').filter({ hasText: 'The token is refused.' }).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'The token was refused.' }).waitFor();
   await page.getByLabel('A token with the scope').fill(output);
   await page.getByRole('button').click();
   await shows(page, 0);
