@@ -1,0 +1,133 @@
+//! Applying events: repeats, exact sums, expiry and batches.
+
+use chrono::Utc;
+use entity::Event;
+use iso_currency::Currency;
+use rand::SeedableRng;
+use rand::prelude::SliceRandom;
+use rand::rngs::StdRng;
+use read_model::redis::KEEP_ORDERS;
+use read_model::{Applied, Error, Memory, Projection, Queries, ReadModel, Redis};
+use std::time::Duration;
+
+use crate::support::{all_of, client_of, command, dated, event, order_of, server};
+
+/// A message that was a dead letter for a month, and the log replayed in any order.
+#[tokio::test]
+async fn an_event_repeated_after_ten_thousand_others_changes_nothing() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let mut log: Vec<Event> = (1..=10_000).map(|version| event(1, version, 5)).collect();
+    for events in log.chunks(1_000) {
+        assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    let before = redis.projected_clients(&[1]).await.unwrap();
+    assert_eq!(redis.apply(&log[..1]).await, [Ok(Applied::Before)]);
+    let mut random = StdRng::from_os_rng();
+    for _ in 0..3 {
+        log.shuffle(&mut random);
+        for events in log.chunks(1_000) {
+            assert!(redis.apply(events).await.iter().all(|result| *result == Ok(Applied::Before)));
+        }
+    }
+    assert_eq!(redis.projected_clients(&[1]).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn memory_per_client_is_constant_once_gaps_are_closed() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let key = "orders:{p7}:g1:client:7";
+    redis.apply(&[event(7, 1, 5)]).await[0].clone().unwrap();
+    let fields = command(&server, &["HLEN", key]).await;
+    let late_first: Vec<Event> = (2..=500).rev().map(|version| event(7, version, 5)).collect();
+    assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Now)));
+    assert_eq!(command(&server, &["HLEN", key]).await, fields);
+    assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Before)));
+    assert_eq!(redis.clients(&[7]).await.unwrap()[0].as_ref().unwrap().version, 500);
+    // The list of its orders is cut now and then, whichever of them come together.
+    for client in [8, 9] {
+        let versions: Vec<Event> =
+            (1..=300).step_by(client as usize - 7).map(|version| event(client, version, 5)).collect();
+        for together in versions.chunks(3) {
+            assert!(redis.apply(together).await.iter().all(|result| *result == Ok(Applied::Now)));
+            let list = format!("orders:{{p{client}}}:g1:recent:{client}");
+            let ::redis::Value::Int(length) = command(&server, &["ZCARD", &list]).await else { panic!("a length") };
+            assert!(length <= 50 + 16 + 3, "{length}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let memory = Memory::default();
+    let models: [&dyn ReadModel; 2] = [&redis, &memory];
+    for model in models {
+        let huge = |version| {
+            let mut event = event(1, version, 0);
+            order_of(&mut event).total = i64::MAX / 2; // larger than any order may be, to get there in a few steps
+            event
+        };
+        let applied = model.apply(&[huge(1), huge(2), huge(3)]).await;
+        assert_eq!(applied[..2], [Ok(Applied::Now), Ok(Applied::Now)]);
+        assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
+        let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();
+        assert_eq!((client.total, client.order_count, client.version), (i64::MAX / 2 * 2, 2, 2));
+    }
+}
+
+#[tokio::test]
+async fn temporary_keys_expire() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap().keeping_orders(Duration::from_secs(600));
+    let now = Utc::now();
+    let event = Event { time: now, ..event(1, 1, 5) };
+    redis.apply(std::slice::from_ref(&event)).await[0].clone().unwrap();
+    let days_left = async |name: String| match command(&server, &["PTTL", &format!("orders:{{p1}}:g1:{name}")]).await {
+        ::redis::Value::Int(milliseconds) => milliseconds as f64 / 86_400_000.0,
+        other => panic!("{other:?}"),
+    };
+    let hours = days_left(now.format("hours:%Y-%m").to_string()).await;
+    assert!((89.9..122.0).contains(&hours), "{hours} days");
+    let moments = days_left(now.format("moments:%Y-%m-%dT%H").to_string()).await * 24.0;
+    assert!((1.9..=2.0).contains(&moments), "{moments} hours");
+    let order = days_left(format!("order:{}", event.order().unwrap().order_id)).await * 86_400.0;
+    assert!((590.0..=600.0).contains(&order), "{order} seconds");
+    for forever in [now.format("days:%Y").to_string(), now.format("products:%Y-%m-%d").to_string()] {
+        assert!(days_left(forever.clone()).await < 0.0, "{forever}");
+    }
+}
+
+/// Events of a partition are applied in one step where that can be.
+#[tokio::test]
+async fn a_batch_gives_each_event_the_result_it_has_in_isolation() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 1, Currency::USD).await.unwrap();
+    let (memory, now) = (Memory::new(KEEP_ORDERS), Utc::now());
+    let before = dated(1, 1, now);
+    let events: Vec<Event> =
+        (1..=5).flat_map(|client| (1..=3).map(move |version| dated(client, version, now))).collect();
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert_eq!(model.apply(std::slice::from_ref(&before)).await, [Ok(Applied::Now)]);
+    }
+    // Noticed late, when all sums have been changed.
+    command(&server, &["SET", "orders:{p0}:g1:recent:3", "damaged"]).await;
+    let results = redis.apply(&[&events[..], &events[3..5], &events[6..7]].concat()).await;
+    for (event, result) in events.iter().zip(&results) {
+        let (client, version) = (client_of(event), event.version);
+        match (client, version) {
+            (3, _) => assert!(matches!(result, Err(Error::Damaged(why)) if why.contains("recent:3")), "{result:?}"),
+            (1, 1) => assert_eq!(*result, Ok(Applied::Before)),
+            _ => assert_eq!(*result, Ok(Applied::Now), "version {version} of client {client}"),
+        }
+    }
+    assert_eq!(results[15..17], [Ok(Applied::Before), Ok(Applied::Before)], "they came twice");
+    assert!(matches!(&results[17], Err(Error::Damaged(_))), "it came twice, and was not applied: {:?}", results[17]);
+    command(&server, &["DEL", "orders:{p0}:g1:recent:3"]).await;
+    let of_others: Vec<Event> = events.iter().filter(|event| client_of(event) != 3).cloned().collect();
+    memory.apply(&of_others).await;
+    let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
+    assert!(stored == specified, "{stored:#?}\n{specified:#?}");
+}

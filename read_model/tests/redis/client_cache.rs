@@ -1,0 +1,138 @@
+//! Waiting for a version, and the cache of clients.
+
+use iso_currency::Currency;
+use read_model::{Awaited, Memory, Projection, Queries, Redis, client_at};
+use std::time::Duration;
+
+use crate::support::{Server, command, event, server, until};
+
+#[tokio::test]
+async fn client_at_waits_for_a_version_and_returns_the_reached_one() {
+    let memory = std::sync::Arc::new(Memory::default());
+    let wait = Duration::from_secs(60);
+    let waiting = tokio::spawn({
+        let memory = memory.clone();
+        async move { client_at(&*memory, 1, 2, wait).await }
+    });
+    memory.apply(&[event(1, 2, 5)]).await;
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "version 2 without version 1 is not enough");
+    memory.apply(&[event(1, 1, 5)]).await;
+    assert!(matches!(waiting.await.unwrap(), Ok(Awaited::Reached(client)) if client.version == 2));
+
+    let short = Duration::from_millis(20);
+    assert_eq!(client_at(&*memory, 1, 3, short).await, Ok(Awaited::Behind(2)));
+    assert_eq!(client_at(&*memory, 9, 1, short).await, Ok(Awaited::Behind(0)));
+}
+
+/// How many clients Redis was asked for.
+async fn reads_of_clients(server: &Server) -> u64 {
+    let stats = match command(server, &["INFO", "commandstats"]).await {
+        ::redis::Value::BulkString(text) => String::from_utf8(text).unwrap(),
+        ::redis::Value::VerbatimString { text, .. } => text,
+        other => panic!("{other:?}"),
+    };
+    let hmget = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls="));
+    hmget.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+/// What was read lately is not asked for again, and is forgotten when anybody changes it, by whatever command, when Redis
+/// is emptied, and when the connection is lost.
+#[tokio::test]
+async fn the_cache_follows_every_change_in_redis() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let version = async |id: i64| {
+        let client = redis.cached_clients(&[id]).await.unwrap().remove(0);
+        client.map_or(0, |client| client.version)
+    };
+    writer.apply(&[event(1, 1, 5), event(2, 1, 5)]).await;
+    // It is asked for until Redis has been asked to tell of changes.
+    let kept = async || {
+        until("it is kept", async || {
+            version(1).await;
+            let before = reads_of_clients(&server).await;
+            version(1).await;
+            reads_of_clients(&server).await == before
+        })
+        .await;
+    };
+    kept().await;
+    assert_eq!(redis.cached_clients(&[1, 9, 2]).await.unwrap().iter().flatten().count(), 2, "in part");
+
+    for next in 2..=200 {
+        let changed = tokio::time::Instant::now();
+        writer.apply(&[event(1, next, 5)]).await;
+        assert_eq!(writer.cached_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, next, "its own");
+        until("the change is seen", async || version(1).await == next).await;
+        assert!(changed.elapsed() < Duration::from_secs(1), "it took {:?}", changed.elapsed());
+    }
+    kept().await;
+    command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "7"]).await;
+    until("a change by hand is seen", async || version(1).await == 7).await;
+
+    kept().await;
+    command(&server, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "8"]).await;
+    until("what changed while it was not connected is seen", async || {
+        redis.cached_clients(&[1]).await.is_ok_and(|clients| clients[0].as_ref().unwrap().version == 8)
+    })
+    .await;
+    kept().await;
+    command(&server, &["FLUSHALL"]).await;
+    until("that it is empty is seen", async || version(1).await == 0).await;
+
+    // It left the server, because that was demoted, and does not hear of changes on the connection that it left.
+    writer.apply(&[event(1, 1, 5)]).await;
+    kept().await;
+    command(&server, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_err());
+    command(&server, &["REPLICAOF", "NO", "ONE"]).await;
+    command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "9"]).await;
+    until("what changed is seen", async || version(1).await == 9).await;
+}
+
+/// Where Redis may not be asked to tell of changes, every client is read anew.
+#[tokio::test]
+async fn nothing_is_cached_without_invalidations() {
+    let server = server().await;
+    command(&server, &["ACL", "SETUSER", "default", "-client|tracking"]).await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    for version in 1..=200 {
+        writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
+        let recent = redis.cached_clients(&[1]).await.unwrap();
+        assert_eq!(recent[0].as_ref().unwrap().version, version);
+        redis.generations().await.unwrap(); // asks to be told, each time
+    }
+}
+
+/// Whoever reads while others write sees no client go back, and in the end sees the last of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_reader_sees_a_client_go_back() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let writer = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    writer.apply(&[event(1, 1, 5)]).await;
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let redis = redis.clone();
+            tokio::spawn(async move {
+                let mut seen = 1;
+                while seen < 5_000 {
+                    let version = redis.cached_clients(&[1]).await.unwrap()[0].as_ref().unwrap().version;
+                    assert!(version >= seen, "{version} after {seen}");
+                    seen = version;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for version in 2..=5_000 {
+        writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
+    }
+    for reader in readers {
+        tokio::time::timeout(Duration::from_secs(20), reader).await.expect("it stays behind").unwrap();
+    }
+}

@@ -1,0 +1,121 @@
+//! Generations and fencing on a real server.
+
+use futures::{FutureExt, StreamExt};
+use iso_currency::Currency;
+use read_model::generations::{FORMAT, Generation, GenerationState, TransitionError};
+use read_model::{Applied, ConnectError, Cursor, Error, Generations, Projection, Queries, Redis};
+
+use crate::support::{command, event, server};
+
+async fn stored(redis: &Redis, generation: u64, id: i64) -> Option<i32> {
+    redis.pinned_to(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
+}
+
+/// Whoever else is connected, and knows nothing of it yet, applies to the new generation from the moment it has begun.
+#[tokio::test]
+async fn a_new_generation_receives_every_event_until_it_is_removed() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 1, 5), event(2, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
+
+    let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert_eq!(redis.change_generations(Generations::start).await.unwrap(), Ok(second), "somebody began it");
+    let log = [event(1, 2, 5), event(1, 1, 5), event(2, 1, 5)];
+    assert_eq!(other.apply(&log[..1]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(2), Some(0)));
+    let building = other.pinned_to(second);
+    let mut told = other.changes().await.unwrap();
+    assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
+    assert_eq!(stored(&redis, second, 1).await, Some(2));
+    assert_eq!(building.scan(&Cursor::default()).await.unwrap().1.len(), 2);
+    // What is wrong with it harms no event.
+    command(&server, &["SET", &format!("orders:{{p3}}:g{second}:client:3"), "damaged"]).await;
+    assert_eq!(other.apply(&[event(3, 1, 5)]).await, [Ok(Applied::Now)]);
+    assert!(matches!(building.apply(&[event(3, 1, 5)]).await[..], [Err(Error::Damaged(_))]));
+
+    // Live: read by whoever does not know it yet either, within the second. What was live goes on, and can be put back.
+    redis.change_generations(|generations, now| generations.switch(second, now, 60_000)).await.unwrap().unwrap();
+    assert_eq!(other.generations().await.unwrap().live(), second);
+    assert_eq!(other.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(3), Some(3)));
+    redis.change_generations(|generations, now| generations.roll_back(1, now, 0)).await.unwrap().unwrap();
+    assert_eq!(redis.generations().await.unwrap().previous(), Some(second));
+    let mut ids = Vec::new();
+    while let Some(Some(id)) = told.next().now_or_never() {
+        ids.push(id);
+    }
+    assert_eq!(ids, [3, 1], "nobody was told of what was filled");
+    // Somebody may not know for some seconds that it is not live any more.
+    redis.change_generations(|generations, now| generations.expire(now + 5_000)).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!(stored(&redis, second, 1).await, Some(4));
+
+    // Given up: nothing is applied to it any more, and its keys go when nobody reads them.
+    redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
+    assert_eq!(other.apply(&[event(1, 5, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), Some(4)));
+    assert!(matches!(building.apply(&log).await[..], [Err(Error::Unavailable(_)), ..]));
+    assert!(redis.remove_expired_generations().await.unwrap().is_empty());
+    let long_ago = Generation { state: GenerationState::Removed { since: 0 }, format: FORMAT };
+    redis.change_generations(|generations, _| generations.generations.insert(second, long_ago)).await.unwrap();
+    assert_eq!(redis.remove_expired_generations().await.unwrap(), [second]);
+    assert_eq!(redis.generations().await.unwrap().generations.len(), 1);
+    assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), None));
+    let third = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert!(third > second, "no number is used twice");
+    let of_another_format = Generation { state: GenerationState::Building, format: 0 };
+    redis.change_generations(|generations, _| generations.generations.insert(third, of_another_format)).await.unwrap();
+    let fourth = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert!(fourth > third, "one of another format cannot be gone on with");
+    assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Ok(fourth));
+    let switched = redis.change_generations(|generations, now| generations.switch(fourth, now, 0)).await.unwrap();
+    assert_eq!(switched, Err(TransitionError::Gone(fourth)));
+}
+
+/// A lost Redis, one of whose parts lost only some, and one that a newer release has taken over.
+#[tokio::test]
+async fn lost_generations_are_reconciled() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    redis.change_generations(|generations, now| generations.switch(second, now, 0)).await.unwrap().unwrap();
+    let before = redis.generations().await.unwrap();
+    command(&server, &["FLUSHALL"]).await;
+    assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
+    let after = redis.generations().await.unwrap();
+    assert!(
+        after.fencing_token > before.fencing_token && after.generations == Generations::first(0).generations,
+        "{after:?}"
+    );
+    assert_eq!(stored(&redis, 1, 1).await, Some(1));
+    let Err(ConnectError::Differs { .. }) = Redis::connect(&server.url, 8, Currency::USD).await else {
+        panic!("what must be agreed on was not settled again")
+    };
+
+    let later = (after.fencing_token + 1_000_000).to_string();
+    for fencing_token in [&*later, "999999999999999999", "many", "7"] {
+        command(&server, &["SET", "orders:{p1}:fencing_token", fencing_token]).await;
+        assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_ok(), "{fencing_token}");
+    }
+    command(&server, &["DEL", "orders:{p1}:fencing_token"]).await;
+    command(&server, &["LPUSH", "orders:{p1}:fencing_token", "1"]).await;
+    assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
+    assert!(
+        redis.generations().await.unwrap().fencing_token > later.parse().unwrap(),
+        "a partition knew of a later fencing_token"
+    );
+    // Set back to what it was before: whoever knows more lets nobody go on as if it had not been.
+    let old = serde_json::to_string(&after).unwrap();
+    command(&server, &["HSET", "orders:meta", "generations", &old]).await;
+    command(&server, &["SET", "orders:{p1}:fencing_token", &after.fencing_token.to_string()]).await;
+    assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Before)]);
+    assert!(redis.generations().await.unwrap().fencing_token > later.parse().unwrap());
+
+    let newer = Generation { state: GenerationState::Building, format: FORMAT + 1 };
+    let other = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    other.change_generations(|generations, _| generations.generations.insert(9, newer)).await.unwrap();
+    let refused = redis.apply(&[event(1, 4, 5)]).await;
+    assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
+    assert_eq!(stored(&redis, 1, 1).await, Some(3), "it is read all the same");
+}

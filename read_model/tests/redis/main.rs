@@ -1,0 +1,10 @@
+//! The read model in Redis on a real `redis-server`, compared with the read model in memory.
+
+mod apply;
+mod client_cache;
+mod damage;
+mod equivalence;
+mod generation_states;
+mod generations;
+mod outages;
+mod support;

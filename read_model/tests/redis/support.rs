@@ -1,0 +1,149 @@
+//! Servers, events, and everything that can be read.
+
+use chrono::{DateTime, Days, Utc};
+use entity::event::{self, Line};
+use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged};
+use futures::future::join_all;
+use read_model::reports::{self, Granularity};
+use read_model::{Ranking, ReadModel};
+use redis_test::cluster::{RedisCluster, RedisClusterConfiguration};
+use redis_test::server::RedisServer;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+pub struct Server {
+    pub process: RedisServer,
+    pub url: String,
+}
+
+pub async fn server() -> Server {
+    let process = RedisServer::new();
+    let (host, port) = process.host_and_port().unwrap();
+    let url = format!("redis://{host}:{port}");
+    wait_until_up(&url).await;
+    Server { process, url }
+}
+
+/// Three nodes that share the slots, and their URLs.
+pub fn cluster() -> (RedisCluster, String) {
+    let cluster = RedisCluster::new(RedisClusterConfiguration::default());
+    let url = |server: &RedisServer| server.host_and_port().map(|(host, port)| format!("redis://{host}:{port}"));
+    let urls: Vec<String> = cluster.iter_servers().filter_map(url).collect();
+    (cluster, urls.join(","))
+}
+
+pub async fn wait_until_up(url: &str) {
+    let client = ::redis::Client::open(url).unwrap();
+    until("redis-server answers", async || client.get_multiplexed_async_connection().await.is_ok()).await;
+}
+
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub async fn command(server: &Server, command: &[&str]) -> ::redis::Value {
+    let client = ::redis::Client::open(server.url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
+}
+
+pub fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
+    let lines = vec![Line { product_id: 1, name: "Computer".into(), unit_price, quantity: 2 }];
+    Event {
+        id: Uuid::now_v7(),
+        time: DateTime::from_timestamp_millis(1_700_000_000_000 + i64::from(version)).unwrap(),
+        version,
+        data: Change::OrderPlaced(OrderPlaced {
+            client_id,
+            client_name: format!("Client {client_id}, as of {version} \u{0} \u{1f600}"),
+            client_email: format!("{client_id}.{version}@example.com"),
+            order_id: Uuid::now_v7(),
+            currency: "USD".into(),
+            total: event::total(&lines).unwrap(),
+            lines,
+        }),
+    }
+}
+
+pub fn order_of(event: &mut Event) -> &mut OrderPlaced {
+    let Change::OrderPlaced(order) = &mut event.data else { panic!("no order") };
+    order
+}
+
+pub fn client_of(event: &Event) -> i64 {
+    event.client().unwrap().id
+}
+
+/// The event of a client's version, the same each time it is delivered: at some time from now to five years ago.
+pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
+    let mut event = event(client_id, version, version.into());
+    let number = client_id * 1_000 + i64::from(version);
+    let ago = [0, 1, 59, 3_600, 86_400, 20 * 86_400, 100 * 86_400, 1_800 * 86_400][(number * 7 % 8) as usize];
+    event.time = DateTime::from_timestamp_millis(now.timestamp_millis() - ago * 1_000 - number % 3).unwrap();
+    let order = order_of(&mut event);
+    let line = |product_id| Line { product_id, ..order.lines[0].clone() };
+    order.lines = (0..=number % 3).map(|line_number| line(1 + (number + line_number) % 5)).collect();
+    order.total = event::total(&order.lines).unwrap();
+    order.order_id = Uuid::from_u128(number as u128);
+    if number % 4 == 0 {
+        let OrderPlaced { client_id, client_name, client_email, .. } = order.clone();
+        event.data = Change::Client(ClientChanged { client_id, client_name, client_email });
+    }
+    event
+}
+
+pub fn priced(product_id: i64, version: i32) -> Event {
+    let (name, currency) = (format!("Product {product_id} as of {version}"), "USD".to_owned());
+    let data = Change::Product(ProductChanged { product_id, name, price: version.into(), currency });
+    Event { id: Uuid::now_v7(), time: Utc::now(), version, data }
+}
+
+/// All that can be read, of clients 1 to 5 and around their orders.
+pub async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq + std::fmt::Debug + use<> {
+    let ids = [1, 2, 3, 4, 5];
+    let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
+    let mut ranked = Vec::new();
+    for by in [Ranking::Total, Ranking::LastPurchase] {
+        // A page at a time, as it is read.
+        let mut after = None;
+        loop {
+            let page = model.ranked_clients(by, after, 2).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(*last);
+            ranked.extend(page);
+        }
+    }
+    let mut reports = Vec::new();
+    for (from, granularity) in [
+        (long_ago, Granularity::Day),
+        (long_ago, Granularity::Month),
+        (today - Days::new(3), Granularity::Hour),
+        (today - Days::new(101), Granularity::Hour),
+    ] {
+        reports.push(reports::report(model, from, today, granularity).await.unwrap());
+    }
+    let mut products = Vec::new();
+    for from in [long_ago, today - Days::new(40), today] {
+        let sold = model.product_sales(&reports::periods(from, today)).await.unwrap();
+        products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
+    }
+    let numbers = (1..=4i64).flat_map(|client| (1..=12).map(move |version| (client, version)));
+    let orders = join_all(numbers.map(async |(client, version)| {
+        let id = Uuid::from_u128((client * 1_000 + version) as u128);
+        let order = model.order(id, None).await.unwrap();
+        assert_eq!(model.order(id, Some(client)).await.unwrap(), order);
+        assert_eq!(model.order(id, Some(client + 1)).await.unwrap(), None, "another's");
+        order
+    }))
+    .await;
+    let recent = model.recent_orders(&ids, 5).await.unwrap();
+    let latest = reports::latest_orders(model, 10).await.unwrap();
+    let today = reports::today(model, now).await.unwrap();
+    let clients = (model.clients(&ids).await.unwrap(), model.products(&ids).await.unwrap());
+    (clients, ranked, reports, products, orders, recent, latest, today)
+}
