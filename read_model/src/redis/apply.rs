@@ -157,8 +157,14 @@ impl Redis {
     }
 }
 
-/// Reads the result of a script: the number of generations that changed.
+/// Reads the result of a script: the number of generations that changed, and the keys that it has quarantined.
 fn applied(result: Value) -> RedisResult<Applied> {
-    let generations: u32 = from_redis_value(result)?;
+    let results = if let Value::Array(results) = result { results } else { vec![result] };
+    let mut results = results.into_iter();
+    let generations: u32 = from_redis_value(results.next().unwrap_or(Value::Nil))?;
+    for key in results {
+        let key: String = from_redis_value(key)?;
+        tracing::error!(key, "quarantined a damaged key: reading it fails until `projector rebuild` has replaced it");
+    }
     Ok(if generations == 0 { Applied::Before } else { Applied::Now })
 }

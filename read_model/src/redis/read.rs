@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ::redis::{FromRedisValue, Pipeline, RedisResult, Value, from_redis_value, pipe};
+use ::redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value, from_redis_value, pipe};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use super::connection::TIMEOUT;
 use super::decode::{
     CLIENT_FIELDS, ClientFields, read_buckets, read_client, read_order_summary, read_positions, read_product_sales,
 };
-use super::keys::{CHANGED, RANKINGS, generation_key};
+use super::keys::{CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::rules::sales::RECENT_ORDERS;
 use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, StoredOrder, Sum};
@@ -105,7 +105,7 @@ impl Queries for Redis {
                 pipeline.get(generation_key(partition, generation, page));
             }
         }
-        let stored: Vec<Option<Vec<u8>>> = self.read_all(&mut pipeline).await?;
+        let stored: Vec<Option<Vec<u8>>> = self.read_shared(generation, self.partitions(), pages, pipeline).await?;
         let sum = |partitions: &[Option<Vec<u8>>]| {
             let mut sum: Vec<Sum> = Vec::new();
             for page in partitions.iter().flatten() {
@@ -127,7 +127,7 @@ impl Queries for Redis {
             }
         }
         let mut sales: HashMap<i64, Sum> = HashMap::new();
-        for text in self.read_all::<String>(&mut calls).await? {
+        for text in self.read_shared::<String>(generation, self.partitions(), periods, calls).await? {
             read_product_sales(&text, &mut sales)?;
         }
         Ok(sales)
@@ -175,8 +175,39 @@ impl Redis {
             let call = calls.cmd("EVALSHA").arg(self.shared.scripts.read_ranking.get_hash()).arg(1);
             call.arg(generation_key(*partition, generation, name)).arg(count).arg(&rank).arg(&id);
         }
-        let texts: Vec<String> = self.read_all(&mut calls).await?;
+        let partitions = partitions.iter().copied();
+        let texts: Vec<String> = self.read_shared(generation, partitions, &[name.to_owned()], calls).await?;
         texts.iter().map(|text| read_positions(text)).collect()
+    }
+
+    /// Like [`Redis::read_all`], for shared keys of these names and partitions.
+    ///
+    /// # Errors
+    /// Also if one of the keys is quarantined.
+    async fn read_shared<T: FromRedisValue>(
+        &self,
+        generation: u64,
+        partitions: impl Iterator<Item = i64> + Clone,
+        names: &[String],
+        mut pipeline: Pipeline,
+    ) -> Result<Vec<T>, Error> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reads = pipeline.cmd_iter().count();
+        // The quarantine is read last: a key that is not in it then missed no event before.
+        for partition in partitions.clone() {
+            pipeline.smembers(generation_key(partition, generation, QUARANTINE));
+        }
+        let mut results: Vec<Value> = self.read_all(&mut pipeline).await?;
+        for (partition, quarantine) in partitions.zip(results.split_off(reads)) {
+            let quarantine: Vec<String> = from_redis_value(quarantine).map_err(RedisError::from)?;
+            if let Some(name) = quarantine.iter().find(|name| names.contains(name)) {
+                let key = generation_key(partition, generation, name);
+                return Err(Error::Damaged(format!("{key} is quarantined; `projector rebuild` replaces it")));
+            }
+        }
+        results.into_iter().map(|result| Ok(from_redis_value(result).map_err(RedisError::from)?)).collect()
     }
 
     /// Returns the results of all commands of a pipeline, which may be empty.
@@ -193,7 +224,7 @@ impl Redis {
             self.shared.scripts.load(&mut self.connection()).await?;
             results = pipeline.query_async(&mut self.connection()).await?;
         }
-        results.into_iter().map(|result| Ok(from_redis_value(result?).map_err(::redis::RedisError::from)?)).collect()
+        results.into_iter().map(|result| Ok(from_redis_value(result?).map_err(RedisError::from)?)).collect()
     }
 }
 

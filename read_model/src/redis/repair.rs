@@ -7,7 +7,9 @@ use ::redis::{AsyncCommands, RedisResult, pipe};
 use super::Redis;
 use super::connection::Cursor;
 use super::decode::{read_product, read_projected_client};
-use super::keys::{CATALOGUE, META, RANKINGS, fencing_token_key, generation_key, missing_key, rebuild_position_field};
+use super::keys::{
+    CATALOGUE, META, QUARANTINE, RANKINGS, fencing_token_key, generation_key, missing_key, rebuild_position_field,
+};
 use super::scripts::is_stale;
 use crate::{Error, Product, ProjectedClient};
 
@@ -48,6 +50,19 @@ impl Redis {
         let scores = scores.into_iter().collect::<RedisResult<Vec<_>>>()?;
         let (clients, _) = scores.as_chunks::<{ RANKINGS.len() }>();
         Ok(clients.iter().map(|scores| scores.map(|score| score.map(|score| score as i64))).collect())
+    }
+
+    /// Returns the quarantined keys of the live generation: see [`keys`](super::keys).
+    pub async fn quarantined_keys(&self) -> Result<Vec<String>, Error> {
+        let (generation, mut pipeline) = (self.live_generation().await?, pipe());
+        for partition in self.partitions() {
+            pipeline.smembers(generation_key(partition, generation, QUARANTINE));
+        }
+        let names: Vec<Vec<String>> = pipeline.query_async(&mut self.connection()).await?;
+        let keys = self.partitions().zip(names).flat_map(|(partition, names)| {
+            names.into_iter().map(move |name| generation_key(partition, generation, name))
+        });
+        Ok(keys.collect())
     }
 
     /// Reads products in the order of `ids`. One round trip.
