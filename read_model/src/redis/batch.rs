@@ -52,7 +52,8 @@ impl<'a> Batch<'a> {
     pub fn write(&self, script: &mut Cmd, now: DateTime<Utc>, keep_orders: Duration) {
         let events: Vec<_> = self.events.iter().map(|((client, _), (_, event))| (*client, *event)).collect();
         let clients: Vec<_> = events.chunk_by(|(one, _), (other, _)| one == other).collect();
-        script.arg(RECENT_ORDERS).arg(clients.len());
+        let ids: Vec<String> = clients.iter().map(|events| events[0].0.to_string()).collect();
+        script.arg(RECENT_ORDERS).arg(ids.join(" ")).arg(clients.len());
         for events in clients {
             let (id, newest) = events[events.len() - 1];
             let (name, email) = newest.client().map_or(("", ""), |client| (client.name, client.email));

@@ -2,8 +2,8 @@
 -- rules/client.rs and rules/sales.rs. The clients' keys are checked before the first write. A script runs alone, so after that only
 -- a server that takes no writes fails, and it refuses the first one. A shared key whose write fails is quarantined: see keys.rs.
 -- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that never exists: see keys.rs
--- ARGV 1 the caller's fencing token; 2 the generations to write, the live one first; 3 the channel for the ids of changed clients,
---   '' for none; 4 how many recent orders of a client are stored; then four lists, each after its length:
+-- ARGV 1 the caller's fencing token; 2 the generations to write, the live one first; 3 the channel for changes, '' for none; 4 how
+--   many recent orders of a client are stored; 5 the ids of the clients; then four lists, each after its length:
 --   clients: id, newest name, newest e-mail, last purchase (ms) or 0, number of orders, their total, number of events; and of
 --     each event, by version: its version, and its entry in the recent orders or ''
 --   buckets: page, offsets of revenue and number of orders, expiry of the page (ms) or '', revenue, number of orders
@@ -39,8 +39,8 @@ end
 
 -- Reads the clients. Returns them, whether their events had been applied before, and where the next list begins; or an error.
 local function read(generation)
-  local clients, known, at = {}, nil, 6
-  for i = 1, ARGV[5] do
+  local clients, known, at = {}, nil, 7
+  for i = 1, ARGV[6] do
     local key, events, number = generation .. 'client:' .. ARGV[at], tonumber(ARGV[at + 6]), nil
     local stored = try('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase')
     if stored.err then return failed(key, stored) end
@@ -160,7 +160,7 @@ end
 
 if try('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 local result, error, is_first = {0}, nil, true
-local is_single = ARGV[5] == '1' and ARGV[12] == '1'
+local is_single = ARGV[6] == '1' and ARGV[13] == '1'
 local partition = KEYS[1]:sub(1, -#'fencing_token' - 1)
 for number in ARGV[2]:gmatch('%d+') do
   local applied = apply(partition .. 'g' .. number .. ':', result)
@@ -172,11 +172,6 @@ for number in ARGV[2]:gmatch('%d+') do
   end
   is_first = false
 end
-if result[1] > 0 and ARGV[3] ~= '' then
-  local ids, at = {}, 6
-  for i = 1, ARGV[5] do
-    ids[i], at = ARGV[at], at + 7 + 2 * ARGV[at + 6]
-  end
-  try('PUBLISH', ARGV[3], table.concat(ids, ' ')) -- an ACL may forbid it, without harm to the sums
-end
+-- An ACL may forbid publishing, without harm to the sums.
+if result[1] > 0 and ARGV[3] ~= '' then try('PUBLISH', ARGV[3], ARGV[5]) end
 return error or result

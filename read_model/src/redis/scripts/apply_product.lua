@@ -1,8 +1,7 @@
--- Puts what a product is into the catalogue of its partition, in each generation, where it is not newer there.
--- KEYS[1] the partition's fencing_token, and a key that is not there: see redis.rs. The other keys are named as the fencing_token is, up to
---   `fencing_token`; all are in the same slot.
--- ARGV the fencing_token and the generations, as in apply.lua; the product's id, version, price and name
--- Returns in how many generations it was put there. The errors are those of apply.lua.
+-- Writes a product to the catalogue of its partition, in each generation that has no newer version of it.
+-- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that never exists: see keys.rs
+-- ARGV the caller's fencing token and the generations, as in apply.lua; the product's id, version, price and name
+-- Returns in how many generations it was written. The errors are those of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 
 local applied, is_first = 0, true

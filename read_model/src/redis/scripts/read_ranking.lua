@@ -1,7 +1,7 @@
--- The clients that follow a place in a ranking of one partition.
+-- Reads the clients that follow a position in a ranking of one partition.
 -- KEYS[1] the ranking, a sorted set of ids
--- ARGV how many; the rank and the id that they follow, '' and '' for the first ones
--- Returns ids and ranks in turn, with spaces between them, the largest rank first, of equals the largest id as text.
+-- ARGV the number of clients; the rank and the id that they follow, '' and '' for the first ones
+-- Returns ids and ranks in turn, separated by spaces: the largest rank first, and among equals the largest id as text.
 local ranking, count, rank, id = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local from = 0
 if rank ~= '' then
@@ -11,7 +11,7 @@ if rank ~= '' then
   if first <= 3 or #found < 2 * (count + 1) then
     return table.concat(found, ' ', first, math.min(#found, first + 2 * count - 1))
   end
-  -- Many have the same rank. Where they begin and end; the place is between them.
+  -- Many clients have the same rank. The position is between the first and the last of them.
   local last = redis.call('ZCOUNT', ranking, rank, '+inf')
   from = redis.call('ZCOUNT', ranking, '(' .. rank, '+inf')
   while from < last do

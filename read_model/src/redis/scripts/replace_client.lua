@@ -1,12 +1,11 @@
--- Puts a client in the place of what is stored of it, or removes it, in one atomic step, and ranks it. Its lists and sums stay.
--- KEYS[1] the partition's fencing_token, a key that is not there, the client's hash
--- ARGV the fencing_token that it is of; what the hash's field `newest` was before the log was read, '' when there was none; the
--- largest version that the log has; the client's id and the channel that tells of changes, '' for none; then fields and values, none to
--- remove it
--- Returns 1 when it did, 0 when something newer than the log has been applied meanwhile. The error STALE is that of apply.lua.
+-- Replaces a client, or removes it, and ranks it, in one atomic step. Its recent orders and the sums stay.
+-- KEYS[1] the partition's fencing token; KEYS[2] a key that never exists: see keys.rs; KEYS[3] the client's hash
+-- ARGV the caller's fencing token; the value of the hash's field `newest` before the log was read, '' for none; the largest version
+--   in the log; the client's id; the channel for changes, '' for none; then fields and values, none to remove the client
+-- Returns 1 if it was replaced, 0 if an event that the log did not have was applied meanwhile. The error STALE is that of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 local stored = redis.pcall('HGET', KEYS[3], 'newest')
-if type(stored) ~= 'string' then stored = '' end -- nothing, or no hash at all
+if type(stored) ~= 'string' then stored = '' end -- no such field, or not a hash
 local is_as_before = stored == ARGV[2]
 local is_in_the_log = (tonumber(stored) or 0) <= tonumber(ARGV[3])
 if not (is_as_before or is_in_the_log) then return 0 end
