@@ -4,6 +4,7 @@
 //! - [`graphql`]: the schema and its resolvers
 //! - [`commands`]: writes to the command database
 //! - [`outbox`]: publishes committed events to the queue
+//! - [`orders`]: reads of order rows
 //! - [`queries`]: reads from the read model
 //! - [`config`]: the settings
 //! - [`service`]: assembles the parts, serves, and drains
@@ -12,6 +13,7 @@ pub mod commands;
 pub mod config;
 pub mod edge;
 pub mod graphql;
+pub mod orders;
 pub mod outbox;
 pub mod queries;
 pub mod service;

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-use crate::commands::master_data::MasterData;
-use crate::commands::place_order::batcher::{self, Placing};
+use crate::commands::Commands;
+use crate::commands::place_order::batcher::{OrderBatcher, order_queue};
 use crate::config::EdgeSettings;
 use crate::edge::auth::Authenticator;
 use crate::edge::documents::Documents;
@@ -63,7 +63,7 @@ pub struct Backend {
 /// An api that is ready to serve.
 pub struct Service {
     edge: Arc<Edge>,
-    placing: Placing,
+    batcher: OrderBatcher,
     relay: Relay,
     live_updates: LiveUpdates,
     sales_snapshots: Arc<SalesSnapshots>,
@@ -89,13 +89,13 @@ impl Service {
         );
         let Backend { db, read_model, currency, read_wait } = backend;
         let (relay, outgoing) = Relay::new(db.clone(), queue.clone());
-        let (orders, placing) = batcher::orders(db.clone(), currency, outgoing.clone());
+        let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
         let (live_clients, live_updates) = live(read_model.clone());
         let sales_snapshots = SalesSnapshots::new(read_model.clone());
         let app = App {
             currency,
             read_wait,
-            master_data: MasterData::new(db.clone(), currency, outgoing),
+            commands: Commands::new(db.clone(), currency, outgoing),
             db,
             orders,
             clients: Arc::new(Clients::new(read_model.clone())),
@@ -124,7 +124,7 @@ impl Service {
             draining,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, placing, relay, live_updates, sales_snapshots })
+        Ok(Service { edge, batcher, relay, live_updates, sales_snapshots })
     }
 
     /// The routes. Requests need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -141,10 +141,10 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let handle = Handle::new();
         let server = http_server(&self.edge, listener, handle.clone())?;
-        let Service { edge, placing, relay, live_updates, sales_snapshots } = self;
+        let Service { edge, batcher, relay, live_updates, sales_snapshots } = self;
         let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
         let mut server = tokio::spawn(server).fuse();
-        let mut orders = tokio::spawn(placing.run(requests_done.clone())).fuse();
+        let mut orders = tokio::spawn(batcher.run(requests_done.clone())).fuse();
         let mut relay = tokio::spawn(relay.run(orders_done.clone())).fuse();
         let mut live_updates = tokio::spawn(live_updates.run(orders_done.clone()));
         let mut sales_snapshots = tokio::spawn(sales_snapshots.run(orders_done.clone()));

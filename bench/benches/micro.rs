@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::commands::place_order::{Book, Item, PlaceOrder};
+use api::commands::place_order::rules::Book;
+use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::edge::documents::limits::LimitSettings;
 use api::edge::documents::{DocumentRef, DocumentSettings, Documents};
 use api::graphql::schema;
@@ -87,9 +88,9 @@ fn events(criterion: &mut Criterion) {
     let client = client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0 };
     let product = |id| product::Model { id, name: "Computer".into(), price: 150_000, version: 0 };
     let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);
-    let items = [1, 2].map(|product_id| Item { product_id, quantity: 3 });
-    let order = PlaceOrder { client_id: 1, items: items.into(), idempotency_key: None, traceparent: None };
-    let event = book.decide(&order, Utc::now()).unwrap().event;
+    let items = [1, 2].map(|product_id| Item { product_id: Some(product_id), quantity: 3 });
+    let order = PlaceOrder { client_id: Some(1), items: items.into(), idempotency_key: None, traceparent: None };
+    let Outcome::Placed(event) = book.decide(&order, Utc::now()) else { unreachable!("the order is valid") };
     let row = order_event::Model {
         id: event.id,
         client_id: Some(1),

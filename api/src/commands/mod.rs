@@ -1,5 +1,154 @@
 //! Writes to the command database. Nothing here knows GraphQL or the read model.
+//!
+//! - [`place_order`]: orders, many in one transaction
+//! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
+//! - [`database`]: opening the database, and the kinds of its errors
 
+pub mod clients;
 pub mod database;
-pub mod master_data;
 pub mod place_order;
+pub mod products;
+
+use chrono::{SubsecRound, Utc};
+use entity::event::MAX_NAME;
+use entity::{Subject, order_event, outbox};
+use iso_currency::Currency;
+use runtime::{crash_point, crash_points};
+use sea_orm::{ActiveModelTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel};
+use tokio::sync::mpsc;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::outbox::relay::Outgoing;
+
+/// Why a command is rejected: a problem that its sender can fix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    ClientNotFound,
+    /// `item` is the position in the order, from 0; `None` for a command about one product.
+    ProductNotFound {
+        item: Option<usize>,
+    },
+    EmptyOrder,
+    TooManyItems,
+    /// `item` counts from 0.
+    QuantityOutOfRange {
+        item: usize,
+    },
+    TotalOutOfRange,
+    InvalidIdempotencyKey,
+    IdempotencyKeyReused,
+    InvalidName,
+    InvalidEmail,
+    EmailTaken,
+    PriceOutOfRange,
+}
+
+/// Why a command has no outcome.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Logged already. The command may have been committed.
+    #[error("the command database is unavailable")]
+    Unavailable,
+    /// Not logged yet.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Error {
+        if database::is_outage(&error) {
+            warn!("the command database is unavailable: {error}");
+            Error::Unavailable
+        } else {
+            Error::Internal(error.to_string())
+        }
+    }
+}
+
+/// The row after a command, or everything that is wrong with the command.
+pub type Outcome<Row> = Result<Result<Row, Vec<Rejection>>, Error>;
+
+/// The commands for clients and products.
+#[derive(Clone)]
+pub struct Commands {
+    db: DatabaseConnection,
+    currency: Currency,
+    /// The relay's fast path for committed events.
+    outgoing: mpsc::Sender<Outgoing>,
+}
+
+impl Commands {
+    pub fn new(db: DatabaseConnection, currency: Currency, outgoing: mpsc::Sender<Outgoing>) -> Commands {
+        Commands { db, currency, outgoing }
+    }
+
+    /// Writes the event and commits.
+    async fn commit(&self, transaction: DatabaseTransaction, event: order_event::Model) -> Result<(), DbErr> {
+        let (outgoing, pending) = (Outgoing::of(&event), outbox::Model { event_id: event.id });
+        order_event::Entity::insert(as_new(event)).exec_without_returning(&transaction).await?;
+        outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;
+        crash_point(crash_points::CHANGE_BEFORE_COMMIT);
+        transaction.commit().await?;
+        // When the fast path is full, the relay's poll finds the event.
+        let _ = self.outgoing.try_send(outgoing);
+        Ok(())
+    }
+}
+
+fn new_event(
+    r#type: &str,
+    subject: Subject,
+    version: i32,
+    data: &impl serde::Serialize,
+    traceparent: Option<String>,
+) -> order_event::Model {
+    let (client_id, product_id) = match subject {
+        Subject::Client(id) => (Some(id), None),
+        Subject::Product(id) => (None, Some(id)),
+    };
+    order_event::Model {
+        id: Uuid::now_v7(),
+        client_id,
+        product_id,
+        version,
+        r#type: r#type.to_owned(),
+        payload: serde_json::to_value(data).expect("names and numbers always serialise"),
+        occurred_at: Utc::now().trunc_subsecs(3),
+        traceparent,
+    }
+}
+
+/// A row to insert with all its columns, keys included.
+fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
+    model.into_active_model().reset_all()
+}
+
+/// Both values, or every rejection.
+fn both<A, B>(one: Result<A, Rejection>, other: Result<B, Rejection>) -> Result<(A, B), Vec<Rejection>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (one, other) => Err(one.err().into_iter().chain(other.err()).collect()),
+    }
+}
+
+/// Trims a name. Control characters are rejected because PostgreSQL cannot store all of them.
+fn valid_name(name: &str) -> Result<String, Rejection> {
+    let name = name.trim();
+    let is_valid = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    if is_valid { Ok(name.to_owned()) } else { Err(Rejection::InvalidName) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_1_to_200_characters() {
+        assert_eq!(valid_name("  Bob \u{1f600} "), Ok("Bob \u{1f600}".into()));
+        assert_eq!(valid_name(&"\u{e4}".repeat(MAX_NAME)), Ok("\u{e4}".repeat(MAX_NAME)));
+        for name in ["", "   ", "a\0b", "a\nb", &"x".repeat(MAX_NAME + 1)] {
+            assert_eq!(valid_name(name), Err(Rejection::InvalidName), "{name:?}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use sea_orm::DbErr;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::commands::database;
+use crate::commands;
 
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -89,13 +89,17 @@ impl From<read_model::Error> for Error {
     }
 }
 
+impl From<commands::Error> for Error {
+    fn from(error: commands::Error) -> Error {
+        match error {
+            commands::Error::Unavailable => Error::CommandStoreUnavailable,
+            commands::Error::Internal(_) => Error::internal(&error),
+        }
+    }
+}
+
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Error {
-        if database::is_outage(&error) {
-            warn!("the command database is unavailable: {error}");
-            Error::CommandStoreUnavailable
-        } else {
-            Error::internal(&error)
-        }
+        commands::Error::from(error).into()
     }
 }

@@ -24,8 +24,8 @@ use iso_currency::Currency;
 use read_model::Queries;
 use sea_orm::DatabaseConnection;
 
-use crate::commands::master_data::MasterData;
-use crate::commands::place_order::batcher::Orders;
+use crate::commands::Commands;
+use crate::commands::place_order::batcher::OrderQueue;
 use crate::queries::clients::Clients;
 use crate::queries::live::LiveClients;
 use crate::queries::reports::Reports;
@@ -44,8 +44,8 @@ pub struct App {
     /// The longest wait of `client(minVersion:)`.
     pub read_wait: Duration,
     pub db: DatabaseConnection,
-    pub orders: Orders,
-    pub master_data: MasterData,
+    pub orders: OrderQueue,
+    pub commands: Commands,
     pub read_model: Arc<dyn Queries>,
     pub clients: Arc<Clients>,
     pub reports: Arc<Reports>,

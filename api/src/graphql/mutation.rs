@@ -9,9 +9,10 @@ use super::error::Error;
 use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
 use super::types::order::{Order, PlaceOrderInput, PlaceOrderPayload};
 use super::types::product::{ChangePriceInput, CreateProductInput, Product, ProductPayload};
-use super::user_error::UserError;
+use super::user_error::user_errors;
 use super::{app, traceparent};
-use crate::commands::master_data::Fault;
+use crate::commands::Rejection;
+use crate::commands::place_order::Outcome;
 use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 
 pub struct Mutation;
@@ -76,18 +77,20 @@ impl Mutation {
 async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceOrderPayload, Error> {
     authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
     let app = app(ctx);
-    Ok(match app.orders.place(input.into_command(traceparent(ctx))).await? {
-        Ok(placed) => PlaceOrderPayload {
-            client_version: Some(placed.event.version),
-            replayed: placed.replayed,
-            order: Some(Order::new(placed.event.data, placed.event.time, app.currency)),
+    let outcome = app.orders.place(input.into_command(traceparent(ctx))).await?;
+    let replayed = matches!(outcome, Outcome::Replayed(_));
+    Ok(match outcome {
+        Outcome::Placed(event) | Outcome::Replayed(event) => PlaceOrderPayload {
+            client_version: Some(event.version),
+            replayed,
+            order: Some(Order::new(event.data, event.time, app.currency)),
             user_errors: Vec::new(),
         },
-        Err(rejections) => PlaceOrderPayload {
+        Outcome::Rejected(rejections) => PlaceOrderPayload {
             order: None,
             client_version: None,
-            replayed: false,
-            user_errors: rejections.into_iter().map(UserError::from).collect(),
+            replayed,
+            user_errors: user_errors(rejections, "clientId"),
         },
     })
 }
@@ -96,9 +99,9 @@ async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Resul
     authorize_for_all(ctx, WRITE_CLIENTS)?;
     let app = app(ctx);
     let RegisterClientInput { name, email } = input;
-    Ok(match app.master_data.register_client(&name, &email, traceparent(ctx)).await? {
+    Ok(match app.commands.register_client(&name, &email, traceparent(ctx)).await? {
         Ok(row) => ClientPayload::registered(row, app.currency),
-        Err(faults) => ClientPayload::rejected(UserError::of_client(faults)),
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
     })
 }
 
@@ -106,15 +109,14 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
     authorize_for(ctx, WRITE_CLIENTS, [input.id.as_str()])?;
     let app = app(ctx);
     let UpdateClientInput { id, name, email } = input;
-    let id = parse_id(&id).unwrap_or_default();
-    let updated = app.master_data.update_client(id, name.as_deref(), email.as_deref(), traceparent(ctx));
+    let updated = app.commands.update_client(parse_id(&id), name.as_deref(), email.as_deref(), traceparent(ctx));
     Ok(match updated.await? {
         Ok(row) => {
-            let projected = app.clients.by_ids(&[id]).await;
+            let projected = app.clients.by_ids(&[row.id]).await;
             let projected = projected.map(|mut clients| clients.pop().flatten()).map_err(Error::from);
             ClientPayload::updated(row, projected, app.currency)
         }
-        Err(faults) => ClientPayload::rejected(UserError::of_client(faults)),
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
     })
 }
 
@@ -122,21 +124,21 @@ async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
     let app = app(ctx);
     let price = input.price.to_minor(app.currency);
-    let created = app.master_data.create_product(&input.name, price, traceparent(ctx)).await?;
+    let created = app.commands.create_product(&input.name, price, traceparent(ctx)).await?;
     Ok(product_payload(created, app.currency))
 }
 
 async fn change_price(ctx: &Context<'_>, input: ChangePriceInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
     let app = app(ctx);
-    let (id, price) = (parse_id(&input.product_id).unwrap_or_default(), input.price.to_minor(app.currency));
-    let changed = app.master_data.change_price(id, price, traceparent(ctx)).await?;
+    let (id, price) = (parse_id(&input.product_id), input.price.to_minor(app.currency));
+    let changed = app.commands.change_price(id, price, traceparent(ctx)).await?;
     Ok(product_payload(changed, app.currency))
 }
 
-fn product_payload(changed: Result<product::Model, Vec<Fault>>, currency: Currency) -> ProductPayload {
+fn product_payload(changed: Result<product::Model, Vec<Rejection>>, currency: Currency) -> ProductPayload {
     match changed {
         Ok(row) => ProductPayload { product: Some(Product::of_row(row, currency)), user_errors: Vec::new() },
-        Err(faults) => ProductPayload { product: None, user_errors: UserError::of_product(faults) },
+        Err(rejections) => ProductPayload { product: None, user_errors: user_errors(rejections, "id") },
     }
 }

@@ -19,6 +19,7 @@ use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use super::{App, app};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
+use crate::orders;
 use crate::queries::clients::AtVersion;
 use crate::queries::reports;
 
@@ -182,12 +183,11 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
 async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
     let only_client = authorize(ctx, READ_SALES)?.client.as_deref().map(parse_id);
     let (Ok(id), app) = (id.parse::<Uuid>(), app(ctx)) else { return Ok(None) };
-    let order = match only_client {
+    let event = match only_client {
         Some(None) => None,
-        Some(client) => app.read_model.order(id, client).await?,
-        None => app.read_model.order(id, None).await?,
+        only_client => orders::order(&app.db, id, only_client.flatten(), app.currency).await?,
     };
-    Ok(order.map(|stored| Order::new(stored.order, stored.time, app.currency)))
+    Ok(event.map(|event| Order::new(event.data, event.time, app.currency)))
 }
 
 async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {

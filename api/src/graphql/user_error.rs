@@ -3,8 +3,8 @@
 use async_graphql::{Enum, SimpleObject};
 use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY};
 
-use crate::commands::master_data::Fault;
-use crate::commands::place_order::{MAX_KEY_CHARACTERS, Rejection};
+use crate::commands::Rejection;
+use crate::commands::place_order::rules::MAX_KEY_CHARACTERS;
 
 /// A problem with the input that the user can fix.
 #[derive(Clone, SimpleObject)]
@@ -51,68 +51,53 @@ impl UserError {
         let field = ["input"].iter().chain(field).map(ToString::to_string).collect();
         UserError { code, message: message.into(), field: Some(field) }
     }
-
-    pub fn of_client(faults: Vec<Fault>) -> Vec<UserError> {
-        let not_found = UserError::new(UserErrorCode::ClientNotFound, "There is no such client.", &["id"]);
-        faults.into_iter().map(|fault| UserError::of_fault(fault, not_found.clone())).collect()
-    }
-
-    pub fn of_product(faults: Vec<Fault>) -> Vec<UserError> {
-        let not_found = UserError::new(UserErrorCode::ProductNotFound, "There is no such product.", &["productId"]);
-        faults.into_iter().map(|fault| UserError::of_fault(fault, not_found.clone())).collect()
-    }
-
-    fn of_fault(fault: Fault, not_found: UserError) -> UserError {
-        use UserErrorCode as Code;
-        match fault {
-            Fault::NotFound => not_found,
-            Fault::InvalidName => {
-                let message = format!("The name must have from 1 to {MAX_NAME} characters and no control characters.");
-                UserError::new(Code::InvalidName, message, &["name"])
-            }
-            Fault::InvalidEmail => UserError::new(Code::InvalidEmail, "The e-mail address is not valid.", &["email"]),
-            Fault::EmailTaken => {
-                UserError::new(Code::EmailTaken, "Another client has this e-mail address.", &["email"])
-            }
-            Fault::PriceOutOfRange => {
-                let message = "The price is too large, or has more decimal places than the currency.";
-                UserError::new(Code::PriceOutOfRange, message, &["price"])
-            }
-        }
-    }
 }
 
-impl From<Rejection> for UserError {
-    fn from(rejection: Rejection) -> UserError {
-        use UserErrorCode as Code;
-        match rejection {
-            Rejection::ClientNotFound => {
-                UserError::new(Code::ClientNotFound, "There is no such client.", &["clientId"])
-            }
-            Rejection::EmptyOrder => UserError::new(Code::EmptyOrder, "The order has no items.", &["items"]),
-            Rejection::TooManyItems => {
-                UserError::new(Code::TooManyItems, format!("An order has at most {MAX_LINES} items."), &["items"])
-            }
-            Rejection::ProductNotFound { item } => {
-                let field = ["items", &item.to_string(), "productId"];
-                UserError::new(Code::ProductNotFound, "There is no such product.", &field)
-            }
-            Rejection::QuantityOutOfRange { item } => {
-                let message = format!("The quantity must be from 1 to {MAX_QUANTITY}.");
-                UserError::new(Code::QuantityOutOfRange, message, &["items", &item.to_string(), "quantity"])
-            }
-            Rejection::TotalOutOfRange => {
-                UserError::new(Code::TotalOutOfRange, "The total of the order is too large.", &["items"])
-            }
-            Rejection::InvalidIdempotencyKey => {
-                let message =
-                    format!("The key must have from 1 to {MAX_KEY_CHARACTERS} characters and no control characters.");
-                UserError::new(Code::InvalidIdempotencyKey, message, &["idempotencyKey"])
-            }
-            Rejection::IdempotencyKeyReused => {
-                let message = "The key was used for a different order of this client. Choose a new key.";
-                UserError::new(Code::IdempotencyKeyReused, message, &["idempotencyKey"])
-            }
+/// Maps rejections. `client_field` is the field of the input that names the client.
+pub fn user_errors(rejections: Vec<Rejection>, client_field: &str) -> Vec<UserError> {
+    rejections.into_iter().map(|rejection| user_error(rejection, client_field)).collect()
+}
+
+fn user_error(rejection: Rejection, client_field: &str) -> UserError {
+    use UserErrorCode as Code;
+    match rejection {
+        Rejection::ClientNotFound => UserError::new(Code::ClientNotFound, "There is no such client.", &[client_field]),
+        Rejection::ProductNotFound { item } => {
+            let item = item.map(|item| item.to_string());
+            let field = item.iter().flat_map(|item| ["items", item]).chain(["productId"]).collect::<Vec<_>>();
+            UserError::new(Code::ProductNotFound, "There is no such product.", &field)
+        }
+        Rejection::EmptyOrder => UserError::new(Code::EmptyOrder, "The order has no items.", &["items"]),
+        Rejection::TooManyItems => {
+            UserError::new(Code::TooManyItems, format!("An order has at most {MAX_LINES} items."), &["items"])
+        }
+        Rejection::QuantityOutOfRange { item } => {
+            let message = format!("The quantity must be from 1 to {MAX_QUANTITY}.");
+            UserError::new(Code::QuantityOutOfRange, message, &["items", &item.to_string(), "quantity"])
+        }
+        Rejection::TotalOutOfRange => {
+            UserError::new(Code::TotalOutOfRange, "The total of the order is too large.", &["items"])
+        }
+        Rejection::InvalidIdempotencyKey => {
+            let message =
+                format!("The key must have from 1 to {MAX_KEY_CHARACTERS} characters and no control characters.");
+            UserError::new(Code::InvalidIdempotencyKey, message, &["idempotencyKey"])
+        }
+        Rejection::IdempotencyKeyReused => {
+            let message = "The key was used for a different order of this client. Choose a new key.";
+            UserError::new(Code::IdempotencyKeyReused, message, &["idempotencyKey"])
+        }
+        Rejection::InvalidName => {
+            let message = format!("The name must have from 1 to {MAX_NAME} characters and no control characters.");
+            UserError::new(Code::InvalidName, message, &["name"])
+        }
+        Rejection::InvalidEmail => UserError::new(Code::InvalidEmail, "The e-mail address is not valid.", &["email"]),
+        Rejection::EmailTaken => {
+            UserError::new(Code::EmailTaken, "Another client has this e-mail address.", &["email"])
+        }
+        Rejection::PriceOutOfRange => {
+            let message = "The price is too large, or has more decimal places than the currency.";
+            UserError::new(Code::PriceOutOfRange, message, &["price"])
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use api::commands::place_order::{PlaceOrder, Placed, Rejection, place};
+use api::commands::Rejection;
+use api::commands::place_order::{Outcome, PlaceOrder, place};
 use entity::event::ORDER_PLACED;
 use entity::{client, order, order_event, order_item, outbox, product};
 use futures::future::join_all;
@@ -13,14 +14,14 @@ use sea_orm::{
 };
 use serde_json::json;
 
-use crate::support::{ALL_SCOPES, Api, Db, code, command, postgres, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, code, command, placed, postgres, sqlite};
 
 async fn both() -> [Db; 2] {
     [sqlite().await, postgres().await]
 }
 
-async fn place_one(db: &DatabaseConnection, command: PlaceOrder) -> Result<Placed, Vec<Rejection>> {
-    place(db, Currency::USD, &[command]).await.unwrap().results.remove(0)
+async fn place_one(db: &DatabaseConnection, command: PlaceOrder) -> Outcome {
+    place(db, Currency::USD, &[command]).await.unwrap().outcomes.remove(0)
 }
 
 /// The events of orders, without those of the sample data.
@@ -43,16 +44,16 @@ async fn counts(db: &DatabaseConnection) -> (u64, u64, u64, Vec<i32>) {
 async fn an_order_its_items_and_its_event_are_written_together() {
     for db in both().await {
         let db = &db.connection;
-        let placed = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
+        let event = placed(place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await);
         assert_eq!(counts(db).await, (1, 2, 1, vec![2, 1, 1]));
         let order = order::Entity::find().one(db).await.unwrap().unwrap();
-        assert_eq!((order.id, order.placed_at), (placed.event.data.order_id, placed.event.time));
+        assert_eq!((order.id, order.placed_at), (event.data.order_id, event.time));
         assert_eq!((order.total, order.version, order.idempotency_key.as_deref()), (300_000, 2, Some("k")));
         let row = placed_events().one(db).await.unwrap().unwrap();
-        assert_eq!(row.id, placed.event.id);
+        assert_eq!(row.id, event.id);
         let pending = outbox::Entity::find().all(db).await.unwrap();
         assert_eq!(pending, [outbox::Model { event_id: row.id }]);
-        assert_eq!(entity::Event::from_row(row, "USD").unwrap(), placed.event.into());
+        assert_eq!(entity::Event::from_row(row, "USD").unwrap(), event.into());
     }
 }
 
@@ -67,10 +68,11 @@ async fn rejected_orders_write_nothing_and_do_not_affect_others() {
             command(2, &[(2, 2)], None),
             command(1, &[(3, 1)], None),
         ];
-        let results = place(db, Currency::USD, &commands).await.unwrap().results;
-        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true, true]);
+        let outcomes = place(db, Currency::USD, &commands).await.unwrap().outcomes;
+        let is_placed = |outcome: &Outcome| matches!(outcome, Outcome::Placed(_));
+        assert_eq!(outcomes.iter().map(is_placed).collect::<Vec<_>>(), [true, false, false, true, true]);
         assert_eq!(counts(db).await, (3, 3, 3, vec![3, 2, 1]));
-        assert!(place(db, Currency::USD, &[]).await.unwrap().results.is_empty());
+        assert!(place(db, Currency::USD, &[]).await.unwrap().outcomes.is_empty());
     }
 }
 
@@ -78,21 +80,21 @@ async fn rejected_orders_write_nothing_and_do_not_affect_others() {
 async fn a_repeated_key_returns_the_first_order() {
     for db in both().await {
         let db = &db.connection;
-        let first = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
-        place_one(db, command(1, &[(1, 1)], None)).await.unwrap();
+        let first = placed(place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await);
+        placed(place_one(db, command(1, &[(1, 1)], None)).await);
         let dearer = product::ActiveModel { id: ActiveValue::Set(1), price: ActiveValue::Set(1), ..Default::default() };
         product::Entity::update(dearer).exec(db).await.unwrap();
 
-        let again = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await.unwrap();
-        assert_eq!((again.event, again.replayed), (first.event, true));
-        assert_eq!(place_one(db, command(1, &[(1, 2)], Some("k"))).await, Err(vec![Rejection::IdempotencyKeyReused]));
+        let again = place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))).await;
+        assert_eq!(again, Outcome::Replayed(first));
+        let other = place_one(db, command(1, &[(1, 2)], Some("k"))).await;
+        assert_eq!(other, Outcome::Rejected(vec![Rejection::IdempotencyKeyReused]));
         assert_eq!(counts(db).await.0, 2);
 
         // Also twice in one batch. Keys of different clients are independent.
         let twins = [command(2, &[(2, 1)], Some("k")), command(2, &[(2, 1)], Some("k"))];
-        let results = place(db, Currency::USD, &twins).await.unwrap().results;
-        let replayed: Vec<bool> = results.into_iter().map(|result| result.unwrap().replayed).collect();
-        assert_eq!(replayed, [false, true]);
+        let outcomes = place(db, Currency::USD, &twins).await.unwrap().outcomes;
+        assert!(matches!(outcomes[..], [Outcome::Placed(_), Outcome::Replayed(_)]), "{outcomes:?}");
     }
 }
 
@@ -101,9 +103,10 @@ async fn fifty_concurrent_requests_with_one_key_place_one_order() {
     for db in both().await {
         let db = &db.connection;
         let racing = (0..50).map(|_| place_one(db, command(1, &[(1, 1), (2, 3)], Some("k"))));
-        let placed: Vec<Placed> = join_all(racing).await.into_iter().map(Result::unwrap).collect();
-        assert_eq!(placed.iter().filter(|placed| !placed.replayed).count(), 1);
-        assert!(placed.iter().all(|other| other.event == placed[0].event));
+        let outcomes = join_all(racing).await;
+        assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Placed(_))).count(), 1);
+        let events: Vec<_> = outcomes.into_iter().map(placed).collect();
+        assert!(events.iter().all(|other| *other == events[0]));
         assert_eq!(counts(db).await, (1, 2, 1, vec![2, 1, 1]));
     }
 }
@@ -116,7 +119,12 @@ async fn concurrent_batches_over_the_same_clients_neither_deadlock_nor_leave_gap
             .map(|n| [1, 2, 3].map(|i| command((i + n) % 3 + 1, &[(1, 1)], None)).into_iter().rev().collect())
             .collect();
         let placing = batches.iter().map(|batch| place(db, Currency::USD, batch));
-        assert!(join_all(placing).await.into_iter().all(|batch| batch.unwrap().results.iter().all(Result::is_ok)));
+        assert!(
+            join_all(placing)
+                .await
+                .into_iter()
+                .all(|batch| batch.unwrap().outcomes.into_iter().map(placed).count() == 3)
+        );
         assert_eq!(counts(db).await, (72, 72, 72, vec![25, 25, 25]));
         let mut versions: BTreeMap<i64, Vec<i32>> = BTreeMap::new();
         for event in placed_events().order_by_asc(order_event::Column::Version).all(db).await.unwrap() {
@@ -149,7 +157,7 @@ async fn the_largest_order_fits_into_one_message() {
             ..Default::default()
         };
         let product = product::Entity::insert(product).exec(db).await.unwrap().last_insert_id;
-        place_one(db, command(1, &vec![(product, 10_000); 100], None)).await.unwrap();
+        placed(place_one(db, command(1, &vec![(product, 10_000); 100], None)).await);
         let row = placed_events().one(db).await.unwrap().unwrap();
         assert!(row.message().len() < 256 * 1024, "{} bytes", row.message().len());
         let longer = product::ActiveModel {

@@ -5,7 +5,7 @@ use entity::{Event, order_event};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
 
-use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, order, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, order, postgres, sqlite};
 
 /// Applies all events, as the projector does.
 async fn project(db: &Db, api: &Api) {
@@ -161,4 +161,42 @@ async fn an_event_carries_the_trace_context_of_its_request() {
     let rows = rows.order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
     assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
     assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "malformed values are ignored");
+}
+
+#[tokio::test]
+async fn an_order_can_be_read_right_after_it_was_placed_by_those_allowed_to_see_it() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let token = api.token(ALL_SCOPES, None);
+        let response = api.graphql(&token, PLACE, order("1", &[("1", 1), ("2", 3)], None)).await;
+        let id = response["data"]["placeOrder"]["order"]["id"].as_str().unwrap().to_owned();
+        // The order keeps the names and prices that it was placed with.
+        db.connection.execute_unprepared("UPDATE products SET name = 'New', price = 1").await.unwrap();
+        let read = async |token: &str, id: &str| {
+            let query = "query ($id: ID!) { order(id: $id) {
+                clientId total { amount } items { productId name quantity lineTotal { amount } } } }";
+            api.graphql(token, query, json!({ "id": id })).await
+        };
+        let expected = json!({
+            "clientId": "1",
+            "total": { "amount": "3000.00" },
+            "items": [
+                { "productId": "1", "name": "Computer", "quantity": 1, "lineTotal": { "amount": "1500.00" } },
+                { "productId": "2", "name": "Phone", "quantity": 3, "lineTotal": { "amount": "1500.00" } },
+            ],
+        });
+        assert_eq!(read(&token, &id).await["data"]["order"], expected);
+        assert_eq!(read(&api.token(ALL_SCOPES, Some("1")), &id).await["data"]["order"], expected);
+        for another in ["2", "01", "x"] {
+            assert_eq!(
+                read(&api.token(ALL_SCOPES, Some(another)), &id).await["data"]["order"],
+                Value::Null,
+                "{another}"
+            );
+        }
+        for absent in ["00000000-0000-0000-0000-000000000007", "7", ""] {
+            assert_eq!(read(&token, absent).await["data"]["order"], Value::Null, "{absent}");
+        }
+        assert_eq!(code(&read(&api.token("clients:read", None), &id).await), "FORBIDDEN");
+    }
 }

@@ -11,7 +11,7 @@ use read_model::{Memory, Projection, ReadModel};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait};
 use uuid::Uuid;
 
-use crate::support::{Db, command, queue, sqlite};
+use crate::support::{Db, command, placed, queue, sqlite};
 
 const MINUTE: u64 = 60;
 
@@ -41,8 +41,8 @@ impl Sample {
 
 async fn ordered(db: &Db, orders: usize) -> Vec<Event> {
     let commands: Vec<_> = (0..orders).map(|_| command(1, &[(1, 1)], None)).collect();
-    let placed = place(&db.connection, Currency::USD, &commands).await.unwrap().results;
-    placed.into_iter().map(|placed| placed.unwrap().event.into()).collect()
+    let outcomes = place(&db.connection, Currency::USD, &commands).await.unwrap().outcomes;
+    outcomes.into_iter().map(|outcome| placed(outcome).into()).collect()
 }
 
 async fn total(read_model: &dyn ReadModel) -> i64 {

@@ -7,7 +7,7 @@ use test_support::sqs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::commands::place_order::{Item, PlaceOrder};
+use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
 use api::edge::settings::SchemaExposure;
@@ -15,7 +15,7 @@ use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use aws_config::SdkConfig;
 use clap::Parser;
-use entity::outbox;
+use entity::{Event, OrderPlaced, outbox};
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use read_model::{Memory, ReadModel, Redis};
@@ -64,9 +64,17 @@ async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
     Db { connection, _postgres: postgres }
 }
 
+/// The event of an order that was placed, now or before.
+pub fn placed(outcome: Outcome) -> Event<OrderPlaced> {
+    match outcome {
+        Outcome::Placed(event) | Outcome::Replayed(event) => event,
+        Outcome::Rejected(rejections) => panic!("{rejections:?}"),
+    }
+}
+
 pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
-    let items = items.iter().map(|&(product_id, quantity)| Item { product_id, quantity }).collect();
-    PlaceOrder { client_id, items, idempotency_key: key.map(Into::into), traceparent: None }
+    let items = items.iter().map(|&(id, quantity)| Item { product_id: Some(id), quantity }).collect();
+    PlaceOrder { client_id: Some(client_id), items, idempotency_key: key.map(Into::into), traceparent: None }
 }
 
 /// A Redis server of its own, and the read model on it.

@@ -3,7 +3,7 @@
 use std::f64::consts::TAU;
 
 use anyhow::ensure;
-use api::commands::master_data::MasterData;
+use api::commands::Commands;
 use api::commands::place_order::{PlaceOrder, place};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, order, order_event, outbox, product};
@@ -71,15 +71,15 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
 
 async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
     // Nothing needs to be published: the read model replays the event log at start.
-    let master_data = MasterData::new(db.clone(), currency, mpsc::channel(1).0);
+    let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
     for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
-        let registered = master_data.register_client(&name, &email, None).await;
+        let registered = commands.register_client(&name, &email, None).await;
         ensure!(matches!(registered, Ok(Ok(_))), "cannot register {name}: {registered:?}");
     }
     let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
     for (name, price) in PRODUCTS {
-        let created = master_data.create_product(name, Some(price * unit), None).await;
+        let created = commands.create_product(name, Some(price * unit), None).await;
         ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
     }
     Ok(())

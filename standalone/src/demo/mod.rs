@@ -80,14 +80,14 @@ impl Catalogue {
         let mut random = rand::rng();
         let mut any_of = |count: usize| (count as f64 * random.random::<f64>().powi(3)) as i64 + 1;
         let (client_id, first) = (any_of(self.clients), any_of(self.products));
-        let mut items = vec![Item { product_id: first, quantity: 1 }];
+        let mut items = vec![Item { product_id: Some(first), quantity: 1 }];
         while items.len() < MAX_LINES && any_of(10) > 4 {
-            let product_id = any_of(self.products);
+            let product_id = Some(any_of(self.products));
             match items.iter_mut().find(|item| item.product_id == product_id) {
                 Some(item) => item.quantity += 1,
                 None => items.push(Item { product_id, quantity: 1 }),
             }
         }
-        PlaceOrder { client_id, items, idempotency_key: None, traceparent: None }
+        PlaceOrder { client_id: Some(client_id), items, idempotency_key: None, traceparent: None }
     }
 }

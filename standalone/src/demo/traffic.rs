@@ -53,9 +53,9 @@ impl Traffic {
     }
 
     async fn place(&self, PlaceOrder { client_id, items, .. }: PlaceOrder) {
-        let item = |item: Item| json!({ "productId": item.product_id.to_string(), "quantity": item.quantity });
+        let item = |item: Item| json!({ "productId": item.product_id, "quantity": item.quantity });
         let items: Vec<Value> = items.into_iter().map(item).collect();
-        let input = json!({ "clientId": client_id.to_string(), "items": items });
+        let input = json!({ "clientId": client_id, "items": items });
         let body = json!({ "query": PLACE, "variables": { "input": input } });
         let request = self.http.post(&self.url).bearer_auth(&self.token).json(&body);
         let response = async { request.send().await?.error_for_status()?.json::<Value>().await };

@@ -1,5 +1,5 @@
-//! Orders that come at the same time are placed together: while some transactions are under way, what comes waits, and then
-//! shares the next one (group commit). When none is under way nobody waits.
+//! Group commit: orders that arrive while transactions are in flight wait and share the next one. When no transaction is in
+//! flight, an order does not wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,196 +15,198 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::commands::database;
-use crate::commands::place_order::{Batch, NotPlaced, PlaceOrder, Placed, Rejection};
-use crate::graphql::error::Error;
+use super::{Batch, Outcome, PlaceError, PlaceOrder};
+use crate::commands::{Error, database};
 use crate::outbox::relay::Outgoing;
 
-/// Orders in one transaction.
-const TOGETHER: usize = 50;
-/// Transactions under way at once.
+/// Orders per transaction.
+const MAX_BATCH_SIZE: usize = 50;
+/// Concurrent transactions.
 const TRANSACTIONS: usize = 2;
-/// Orders that wait, at most.
-const WAITING: usize = 10_000;
-/// How long an order may wait, and then a transaction take, before the database counts as unavailable. What was not
-/// committed by then is rolled back, and what was not begun is not placed: its caller was told long ago.
-const PLACING: Duration = Duration::from_secs(15);
-/// How long an order is tried again while its client is locked: some waits for a lock, one after another.
-const LOCKED: Duration = Duration::from_secs(5);
-/// Transactions under way at once beside these, with orders that could not be placed with others.
-const APART: usize = 4;
+/// Concurrent transactions in addition to these, for orders that failed in a batch and are retried in isolation.
+const ISOLATED_TRANSACTIONS: usize = 4;
+/// Orders that may wait; more are rejected as unavailable.
+const QUEUE_SIZE: usize = 10_000;
+/// How long an order may wait in the queue, and then how long its transaction may take. After that the database counts as
+/// unavailable: the transaction is rolled back, and an order that still waits is dropped.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an order is retried while its client is locked. A statement gives up its wait for a lock earlier.
+const LOCK_RETRY_TIME: Duration = Duration::from_secs(5);
 
-type Answer = Result<Result<Placed, Vec<Rejection>>, Error>;
+type Response = Result<Outcome, Error>;
 
-struct Waiting {
+struct QueuedOrder {
     order: PlaceOrder,
-    since: Instant,
-    answer: oneshot::Sender<Answer>,
+    queued_at: Instant,
+    response: oneshot::Sender<Response>,
 }
 
-/// Where orders are taken.
+/// Accepts orders.
 #[derive(Clone)]
-pub struct Orders(mpsc::Sender<Waiting>);
+pub struct OrderQueue(mpsc::Sender<QueuedOrder>);
 
-/// Places what was taken.
+/// Places the queued orders.
 #[derive(Clone)]
-pub struct Placing {
+pub struct OrderBatcher {
     db: DatabaseConnection,
     currency: Currency,
-    waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>,
-    /// Where events go that were committed.
+    queue: Arc<Mutex<mpsc::Receiver<QueuedOrder>>>,
+    /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
-    /// Transactions beside.
-    apart: TaskTracker,
-    few: Arc<Semaphore>,
+    isolated_retries: TaskTracker,
+    isolated_permits: Arc<Semaphore>,
 }
 
-/// Nothing is placed until [`Placing::run`] runs.
-pub fn orders(db: DatabaseConnection, currency: Currency, outgoing: mpsc::Sender<Outgoing>) -> (Orders, Placing) {
-    let (sender, waiting) = mpsc::channel(WAITING);
-    let (apart, few) = (TaskTracker::new(), Arc::new(Semaphore::new(APART)));
-    (Orders(sender), Placing { db, currency, waiting: Arc::new(Mutex::new(waiting)), outgoing, apart, few })
+/// Queued orders are placed while [`OrderBatcher::run`] runs.
+pub fn order_queue(
+    db: DatabaseConnection,
+    currency: Currency,
+    outgoing: mpsc::Sender<Outgoing>,
+) -> (OrderQueue, OrderBatcher) {
+    let (sender, queue) = mpsc::channel(QUEUE_SIZE);
+    let queue = Arc::new(Mutex::new(queue));
+    let (isolated_retries, isolated_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(ISOLATED_TRANSACTIONS)));
+    (OrderQueue(sender), OrderBatcher { db, currency, queue, outgoing, isolated_retries, isolated_permits })
 }
 
-impl Orders {
-    /// Places an order. It is placed also if the caller does not wait for it.
-    pub async fn place(&self, order: PlaceOrder) -> Answer {
-        let (answer, placed) = oneshot::channel();
-        self.0
-            .try_send(Waiting { order, since: Instant::now(), answer })
-            .map_err(|_| Error::CommandStoreUnavailable)?;
-        placed.await.map_err(|_| Error::CommandStoreUnavailable)?
+impl OrderQueue {
+    /// Places an order, also if the caller stops waiting.
+    pub async fn place(&self, order: PlaceOrder) -> Response {
+        let (response, outcome) = oneshot::channel();
+        let queued = QueuedOrder { order, queued_at: Instant::now(), response };
+        self.0.try_send(queued).map_err(|_| Error::Unavailable)?;
+        outcome.await.map_err(|_| Error::Unavailable)?
     }
 }
 
-impl Placing {
-    /// Places orders until `shutdown`, and then those that wait.
+impl OrderBatcher {
+    /// Places orders until `shutdown`, and then the rest of the queue.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let transactions = (0..TRANSACTIONS).map(|_| tokio::spawn(self.clone().place_in_turn(shutdown.clone())));
-        try_join_all(transactions).await.context("a transaction failed")?;
-        self.apart.close();
-        self.apart.wait().await;
+        let workers = (0..TRANSACTIONS).map(|_| tokio::spawn(self.clone().place_batches(shutdown.clone())));
+        try_join_all(workers).await.context("a transaction panicked")?;
+        self.isolated_retries.close();
+        self.isolated_retries.wait().await;
         Ok(())
     }
 
-    async fn place_in_turn(self, shutdown: CancellationToken) {
-        let mut together = Vec::with_capacity(TOGETHER);
+    async fn place_batches(self, shutdown: CancellationToken) {
+        let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
         loop {
-            let received = async { self.waiting.lock().await.recv_many(&mut together, TOGETHER).await };
+            let received = async { self.queue.lock().await.recv_many(&mut batch, MAX_BATCH_SIZE).await };
             let received = tokio::select! {
                 biased;
                 received = received => received,
                 () = shutdown.cancelled() => return,
             };
             if received == 0 {
-                return; // nobody can place any more
+                return; // every sender is gone
             }
             let (timely, late): (Vec<_>, Vec<_>) =
-                together.drain(..).partition(|waiting: &Waiting| waiting.since.elapsed() < PLACING);
-            refuse(late, &Error::CommandStoreUnavailable);
+                batch.drain(..).partition(|queued: &QueuedOrder| queued.queued_at.elapsed() < PLACE_TIMEOUT);
+            fail(late, &Error::Unavailable);
             if !timely.is_empty() {
                 self.place(timely).await;
             }
         }
     }
 
-    async fn place(&self, together: Vec<Waiting>) {
-        let orders: Vec<PlaceOrder> = together.iter().map(|waiting| waiting.order.clone()).collect();
-        let failed = match self.transact(&orders).await {
-            Ok(results) => {
-                for (waiting, result) in together.into_iter().zip(results) {
-                    let _ = waiting.answer.send(Ok(result)); // who has hung up does not want it
+    async fn place(&self, batch: Vec<QueuedOrder>) {
+        let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.order.clone()).collect();
+        let failure = match self.transact(&orders).await {
+            Ok(outcomes) => {
+                for (queued, outcome) in batch.into_iter().zip(outcomes) {
+                    let _ = queued.response.send(Ok(outcome)); // the caller may be gone
                 }
                 return;
             }
-            Err(failed) => failed,
+            Err(failure) => failure,
         };
-        let is_of_one_client = orders.iter().all(|order| order.client_id == orders[0].client_id);
-        if failed.is_of_one_order() && orders.len() > 1 && !is_of_one_client {
-            // One of them is the reason, by what it is or by a client that somebody has locked.
-            let mut of_clients: BTreeMap<i64, Vec<Waiting>> = BTreeMap::new();
-            for waiting in together {
-                of_clients.entry(waiting.order.client_id).or_default().push(waiting);
+        let has_one_client = orders.iter().all(|order| order.client_id == orders[0].client_id);
+        if failure.may_concern_one_order() && !has_one_client {
+            let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
+            for queued in batch {
+                by_client.entry(queued.order.client_id).or_default().push(queued);
             }
-            of_clients.into_values().for_each(|of_client| self.place_apart(of_client));
-        } else if failed.is_of_one_order() && orders.len() > 1 && !failed.is_lock() {
-            together.into_iter().for_each(|waiting| self.place_apart(vec![waiting]));
-        } else if failed.is_lock() && together.iter().all(|waiting| waiting.since.elapsed() < LOCKED) {
-            // Others may hold this client while they wait for one that somebody has locked.
-            self.place_apart(together);
+            by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
+        } else if failure.may_concern_one_order() && orders.len() > 1 && !failure.is_lock() {
+            batch.into_iter().for_each(|queued| self.retry_isolated(vec![queued]));
+        } else if failure.is_lock() && batch.iter().all(|queued| queued.queued_at.elapsed() < LOCK_RETRY_TIME) {
+            // Another batch may hold this client while it waits for a client that is locked for long.
+            self.retry_isolated(batch);
         } else {
-            let is_outage = failed.is_outage();
-            let error = Error::from(failed);
-            refuse(together, &error);
-            if is_outage && let Ok(mut waiting) = self.waiting.try_lock() {
-                // Those who wait would only wait for the same.
-                refuse(std::iter::from_fn(|| waiting.try_recv().ok()), &error);
+            let is_outage = failure.is_outage();
+            let error = Error::from(failure);
+            fail(batch, &error);
+            if is_outage && let Ok(mut queue) = self.queue.try_lock() {
+                // The rest of the queue would only wait for the same failure.
+                fail(std::iter::from_fn(|| queue.try_recv().ok()), &error);
             }
         }
     }
 
-    /// Places some beside those that come.
-    fn place_apart(&self, together: Vec<Waiting>) {
-        let placing = self.clone();
+    /// Places some orders without others, beside the workers.
+    fn retry_isolated(&self, batch: Vec<QueuedOrder>) {
+        let batcher = self.clone();
         let place: BoxFuture<'static, ()> = Box::pin(async move {
-            if let Ok(_one_of_few) = placing.few.clone().acquire_owned().await {
-                placing.place(together).await;
+            if let Ok(_permit) = batcher.isolated_permits.clone().acquire_owned().await {
+                batcher.place(batch).await;
             }
         });
-        self.apart.spawn(place);
+        self.isolated_retries.spawn(place);
     }
 
-    async fn transact(&self, orders: &[PlaceOrder]) -> Result<Vec<Result<Placed, Vec<Rejection>>>, Failed> {
-        let placed = timeout(PLACING, super::place(&self.db, self.currency, orders)).await;
-        let Batch { results, outgoing } = placed.map_err(|_| Failed::TooSlow)?.map_err(Failed::Database)?;
+    async fn transact(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, Failure> {
+        let placed = timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).await;
+        let Batch { outcomes, outgoing } = placed.map_err(|_| Failure::Timeout)?.map_err(Failure::Database)?;
         for event in outgoing {
-            // Where it does not fit, it is found in the outbox.
+            // When the fast path is full, the relay's poll finds the event.
             let _ = self.outgoing.try_send(event);
         }
-        Ok(results)
+        Ok(outcomes)
     }
 }
 
-fn refuse(orders: impl IntoIterator<Item = Waiting>, error: &Error) {
-    for waiting in orders {
-        let _ = waiting.answer.send(Err(error.clone()));
+fn fail(orders: impl IntoIterator<Item = QueuedOrder>, error: &Error) {
+    for queued in orders {
+        let _ = queued.response.send(Err(error.clone()));
     }
 }
 
-enum Failed {
-    Database(NotPlaced),
-    TooSlow,
+enum Failure {
+    Database(PlaceError),
+    Timeout,
 }
 
-impl Failed {
-    /// Whether it may be different without one of the orders. Never of what may have been committed.
-    fn is_of_one_order(&self) -> bool {
-        matches!(self, Failed::Database(NotPlaced::Surely(error)) if !database::is_outage(error)) || self.is_lock()
+impl Failure {
+    /// Whether the batch may succeed without one of its orders. Never when it may have been committed.
+    fn may_concern_one_order(&self) -> bool {
+        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if !database::is_outage(error))
+            || self.is_lock()
     }
 
-    /// Whether somebody has locked one of the clients.
+    /// Whether one of the clients is locked.
     fn is_lock(&self) -> bool {
-        matches!(self, Failed::Database(NotPlaced::Surely(error)) if database::is_lock(error))
+        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if database::is_lock(error))
     }
 
-    /// Whether any other order would fail as well.
+    /// Whether every other order would fail as well.
     fn is_outage(&self) -> bool {
         match self {
-            Failed::TooSlow => true,
-            Failed::Database(NotPlaced::Surely(error) | NotPlaced::Maybe(error)) => {
+            Failure::Timeout => true,
+            Failure::Database(PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) => {
                 database::is_outage(error) && !database::is_lock(error)
             }
         }
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
-        match failed {
-            Failed::Database(NotPlaced::Surely(error) | NotPlaced::Maybe(error)) => error.into(),
-            Failed::TooSlow => {
-                warn!("the command database did not answer within {PLACING:?}");
-                Error::CommandStoreUnavailable
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure {
+            Failure::Database(PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) => error.into(),
+            Failure::Timeout => {
+                warn!("the command database did not respond within {PLACE_TIMEOUT:?}");
+                Error::Unavailable
             }
         }
     }

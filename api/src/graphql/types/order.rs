@@ -137,12 +137,9 @@ pub struct OrderItemInput {
 
 impl PlaceOrderInput {
     pub fn into_command(self, traceparent: Option<String>) -> PlaceOrder {
-        let item = |item: OrderItemInput| Item {
-            product_id: parse_id(&item.product_id).unwrap_or_default(),
-            quantity: item.quantity,
-        };
+        let item = |item: OrderItemInput| Item { product_id: parse_id(&item.product_id), quantity: item.quantity };
         PlaceOrder {
-            client_id: parse_id(&self.client_id).unwrap_or_default(),
+            client_id: parse_id(&self.client_id),
             items: self.items.into_iter().map(item).collect(),
             idempotency_key: self.idempotency_key,
             traceparent,

@@ -1,0 +1,118 @@
+//! Registering and updating clients.
+
+use email_address::{EmailAddress, Options};
+use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, MAX_NAME};
+use entity::{ClientChanged, Subject, client, order_event};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveValue, ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr, TransactionTrait};
+
+use super::{Commands, Outcome, Rejection, both, new_event, valid_name};
+
+impl Commands {
+    pub async fn register_client(
+        &self,
+        name: &str,
+        email: &str,
+        traceparent: Option<String>,
+    ) -> Outcome<client::Model> {
+        let (name, email) = match both(valid_name(name), valid_email(email)) {
+            Ok(valid) => valid,
+            Err(rejections) => return Ok(Err(rejections)),
+        };
+        let transaction = self.db.begin().await?;
+        let new = client::ActiveModel {
+            id: ActiveValue::NotSet,
+            name: ActiveValue::Set(name),
+            email: ActiveValue::Set(email),
+            version: ActiveValue::Set(1),
+        };
+        match client::Entity::insert(new).exec_with_returning(&transaction).await {
+            Ok(client) => {
+                self.commit(transaction, event(CLIENT_REGISTERED, &client, traceparent)).await?;
+                Ok(Ok(client))
+            }
+            Err(error) => email_taken(error),
+        }
+    }
+
+    /// `None` leaves a field as it is. An update that changes nothing writes no event. An `id` of `None` names no client.
+    pub async fn update_client(
+        &self,
+        id: Option<i64>,
+        name: Option<&str>,
+        email: Option<&str>,
+        traceparent: Option<String>,
+    ) -> Outcome<client::Model> {
+        let (name, email) = match both(name.map(valid_name).transpose(), email.map(valid_email).transpose()) {
+            Ok(valid) => valid,
+            Err(rejections) => return Ok(Err(rejections)),
+        };
+        let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
+        let transaction = self.db.begin().await?;
+        // Orders of the client wait for the lock, so that its versions have no gap.
+        let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
+            return Ok(Err(vec![Rejection::ClientNotFound]));
+        };
+        let before = client.clone();
+        client.name = name.unwrap_or(client.name);
+        client.email = email.unwrap_or(client.email);
+        if client == before {
+            return Ok(Ok(client));
+        }
+        client.version += 1;
+        let update = client::Entity::update_many().filter(client::Column::Id.eq(id));
+        let update = update.col_expr(client::Column::Name, Expr::val(client.name.clone()));
+        let update = update.col_expr(client::Column::Email, Expr::val(client.email.clone()));
+        match update.col_expr(client::Column::Version, Expr::val(client.version)).exec(&transaction).await {
+            Ok(_) => {
+                self.commit(transaction, event(CLIENT_UPDATED, &client, traceparent)).await?;
+                Ok(Ok(client))
+            }
+            Err(error) => email_taken(error),
+        }
+    }
+}
+
+fn event(r#type: &str, client: &client::Model, traceparent: Option<String>) -> order_event::Model {
+    let data =
+        ClientChanged { client_id: client.id, client_name: client.name.clone(), client_email: client.email.clone() };
+    new_event(r#type, Subject::Client(client.id), client.version, &data, traceparent)
+}
+
+/// Trims an address and converts it to lower case: few servers distinguish `Bob@` from `bob@`, and many people do not.
+fn valid_email(email: &str) -> Result<String, Rejection> {
+    let (email, options) = (email.trim().to_lowercase(), Options::default().without_display_text());
+    let is_valid = email.chars().count() <= MAX_NAME && !email.chars().any(char::is_control);
+    let options = options.with_required_tld().without_domain_literal();
+    match EmailAddress::parse_with_options(&email, options) {
+        Ok(_) if is_valid => Ok(email),
+        _ => Err(Rejection::InvalidEmail),
+    }
+}
+
+/// Maps a violation of the unique index of e-mail addresses. The primary key can be violated too, by a sequence that was
+/// reset: that is an error.
+fn email_taken<Row>(error: DbErr) -> Outcome<Row> {
+    match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(what)) if what.contains("email") => Ok(Err(vec![Rejection::EmailTaken])),
+        _ => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_email_address_has_one_spelling() {
+        assert_eq!(valid_email(" Bob.O'Neil+shop@Example.COM "), Ok("bob.o'neil+shop@example.com".into()));
+        assert_eq!(valid_email("zoë@exämple.com"), Ok("zoë@exämple.com".into()));
+        let long = format!("{}@example.com", "x".repeat(MAX_NAME));
+        for email in ["", "bob", "bob@", "@example.com", "bob@localhost", "bob@[127.0.0.1]", "a b@example.com", &long] {
+            assert_eq!(valid_email(email), Err(Rejection::InvalidEmail), "{email}");
+        }
+        for email in ["Bob <bob@example.com>", "bob@example.com\r\nBcc: x@example.com", "bob@exa\0mple.com"] {
+            assert_eq!(valid_email(email), Err(Rejection::InvalidEmail), "{email}");
+        }
+    }
+}
