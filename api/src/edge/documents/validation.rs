@@ -18,7 +18,7 @@ pub const MAX_ERRORS: usize = 10;
 /// Longest message of such an error, in characters: messages quote names from the document.
 const MAX_MESSAGE: usize = 300;
 /// Memory of a document per token, and a constant part: the largest values measured, rounded up.
-const BYTES_PER_TOKEN: usize = 400;
+const BYTES_PER_TOKEN: usize = 450;
 pub const BYTES_PER_DOCUMENT: usize = 4096;
 
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
