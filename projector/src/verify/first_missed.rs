@@ -41,7 +41,11 @@ impl Examined {
 /// Events that comparisons missed, and when they first did. An event that is missed again `in_flight` later is overdue. Until
 /// then it may be on its way.
 #[derive(Debug, Default)]
-pub struct FirstMissed(BTreeMap<Subject, Missed>);
+pub struct FirstMissed {
+    subjects: BTreeMap<Subject, Missed>,
+    /// Whether no more events are recorded.
+    is_closed: bool,
+}
 
 #[derive(Debug)]
 struct Missed {
@@ -61,8 +65,12 @@ impl FirstMissed {
             Examined::Wrong(difference) => return Some(difference),
             Examined::Right(missing) => missing,
         };
-        let mut missed = self.0.remove(&subject).unwrap_or(Missed { since: Instant::now(), versions: Vec::new() });
+        let mut missed =
+            self.subjects.remove(&subject).unwrap_or(Missed { since: Instant::now(), versions: Vec::new() });
         missed.versions.retain(|version| published.binary_search(version).is_ok());
+        if missed.versions.is_empty() && self.is_closed {
+            return None;
+        }
         if missed.versions.is_empty() {
             missed = Missed { since: Instant::now(), versions: published };
         }
@@ -72,14 +80,14 @@ impl FirstMissed {
             return Some(missing);
         }
         if events > 0 || is_pending {
-            self.0.insert(subject, missed);
+            self.subjects.insert(subject, missed);
         }
         None
     }
 
     /// The subjects that were first missed so long ago.
     pub fn missed_for(&self, time: Duration) -> Vec<Subject> {
-        self.0.iter().filter(|(_, missed)| missed.since.elapsed() >= time).map(|(subject, _)| *subject).collect()
+        self.subjects.iter().filter(|(_, missed)| missed.since.elapsed() >= time).map(|(subject, _)| *subject).collect()
     }
 
     pub(super) fn subjects(&self) -> Vec<Subject> {
@@ -87,21 +95,23 @@ impl FirstMissed {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.subjects.is_empty()
     }
 
     pub(super) fn forget(&mut self, subject: Subject) {
-        self.0.remove(&subject);
+        self.subjects.remove(&subject);
     }
 
-    /// Forgets subjects that only miss events in the outbox.
-    pub(super) fn forget_pending(&mut self) {
-        self.0.retain(|_, missed| !missed.versions.is_empty());
+    /// Forgets subjects that only miss events in the outbox, and records no more events. A busy client misses another event at
+    /// every look, so whoever waits until nothing is missed would wait for ever.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.subjects.retain(|_, missed| !missed.versions.is_empty());
     }
 
     /// The id before the first client that misses events: a later comparison must begin there.
     pub(super) fn before_first_client(&self) -> Option<i64> {
-        self.0.iter().find_map(|(subject, missed)| match subject {
+        self.subjects.iter().find_map(|(subject, missed)| match subject {
             Subject::Client(id) if !missed.versions.is_empty() => Some(id - 1),
             _ => None,
         })
@@ -146,7 +156,17 @@ mod tests {
             tokio::time::advance(IN_FLIGHT * 2).await;
         }
         assert_eq!((first_missed.missed_for(IN_FLIGHT), first_missed.before_first_client()), (vec![SUBJECT], None));
-        first_missed.forget_pending();
+        first_missed.close();
+        assert!(first_missed.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_client_is_done_when_the_events_missed_at_first_have_arrived() {
+        let mut first_missed = FirstMissed::default();
+        assert_eq!(first_missed.difference(SUBJECT, without(&[2], false), IN_FLIGHT), None);
+        first_missed.close();
+        assert_eq!(first_missed.subjects(), [SUBJECT]);
+        assert_eq!(first_missed.difference(SUBJECT, without(&[3], false), IN_FLIGHT), None);
         assert!(first_missed.is_empty());
     }
 }

@@ -113,12 +113,11 @@ impl Verifier {
             }
         }
         let mut interrupted = each(self.all_products(&mut first_missed).await?, &first_missed);
-        first_missed.forget_pending();
+        first_missed.close();
         while !interrupted && !first_missed.is_empty() {
             sleep(LOOK_AGAIN.min(self.in_flight)).await;
             let subjects = first_missed.subjects();
             let findings = self.subjects(&subjects, &mut first_missed).await?;
-            first_missed.forget_pending();
             interrupted = each(findings, &first_missed);
         }
         Ok(())
