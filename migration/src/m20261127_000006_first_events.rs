@@ -25,6 +25,7 @@ impl MigrationTrait for Migration {
         let payload: Option<serde_json::Value> =
             db.query_one(&newest).await?.map(|row| row.try_get("", "payload")).transpose()?;
         let logged = payload.and_then(|payload| Some(payload.get("currency")?.as_str()?.to_owned()));
+        #[expect(clippy::disallowed_methods, reason = "the library calls a migration without arguments")]
         let configured = || std::env::var("CURRENCY").ok().filter(|currency| !currency.is_empty());
         first_events::write(db, &logged.or_else(configured).unwrap_or_else(|| "USD".to_owned())).await
     }

@@ -50,7 +50,7 @@ impl Cost<'_> {
             let definition = field.definition.argument_by_name(&argument.name)?;
             weight(definition.directives.get("cost")?)
         });
-        let own = directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(1);
+        let own = directives.get("cost").and_then(weight).unwrap_or(1);
         let range = directives.get("rangeCost").and_then(|directive| self.of_range(field, directive)).unwrap_or(0);
         inner.saturating_mul(size).saturating_add(own + arguments.sum::<usize>()).saturating_add(range)
     }
