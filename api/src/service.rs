@@ -35,6 +35,7 @@ use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, schema};
 use crate::outbox::relay::{Queue, Relay};
+use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
 use crate::queries::live::{LiveUpdates, live};
 use crate::queries::reports::Reports;
@@ -98,6 +99,7 @@ impl Service {
             commands: Commands::new(db.clone(), currency, outgoing),
             db,
             orders,
+            catalogue: Arc::new(Catalogue::new(read_model.clone())),
             clients: Arc::new(Clients::new(read_model.clone())),
             reports: Arc::new(Reports::new(read_model.clone())),
             read_model,

@@ -49,6 +49,9 @@ pub trait Queries: Send + Sync {
     /// Reads products in the order of `ids`, `None` for a product without events. One round trip.
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error>;
 
+    /// Returns the ids of all products, in ascending order. Takes time in proportion to their number.
+    async fn catalogue_ids(&self) -> Result<Vec<i64>, Error>;
+
     /// Reads bucket pages of a [`Resolution`](crate::Resolution). A page may end before its last bucket: the rest is empty.
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 

@@ -193,6 +193,12 @@ impl Queries for Memory {
         Ok(ids.iter().map(|id| stored.products.get(id).cloned()).collect())
     }
 
+    async fn catalogue_ids(&self) -> Result<Vec<i64>, Error> {
+        let mut ids: Vec<i64> = self.stored().products.keys().copied().collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         let mut stored = self.stored();
         stored.expire(Utc::now());

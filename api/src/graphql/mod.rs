@@ -26,6 +26,7 @@ use sea_orm::DatabaseConnection;
 
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
+use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
 use crate::queries::live::LiveClients;
 use crate::queries::reports::Reports;
@@ -47,6 +48,7 @@ pub struct App {
     pub orders: OrderQueue,
     pub commands: Commands,
     pub read_model: Arc<dyn Queries>,
+    pub catalogue: Arc<Catalogue>,
     pub clients: Arc<Clients>,
     pub reports: Arc<Reports>,
     pub live_clients: Arc<LiveClients>,

@@ -1,13 +1,10 @@
-use std::collections::HashMap;
-
 use async_graphql::{Context, ID, Object};
 use chrono::Utc;
-use entity::product;
 use read_model::reports::points;
 use read_model::rules::sales::HOURS_RETAINED;
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
+use super::app;
 use super::arguments::{date_range, invalid_cursor, page_size, parse_id, parse_ids};
 use super::authorize::{authorize, authorize_for, authorize_for_all};
 use super::cost_directives::{cost, list_size, names, range_cost};
@@ -17,11 +14,9 @@ use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor};
 use super::types::order::Order;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
-use super::{App, app};
 use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::orders;
 use crate::queries::clients::AtVersion;
-use crate::queries::reports;
 
 const MAX_POINTS: usize = 1_000;
 /// Longest range of `topProducts`.
@@ -128,7 +123,7 @@ impl Query {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
         let top = app.reports.top_products(from, to, sort_by.into()).await?;
-        product_sales(app, &top[..first.min(top.len())]).await
+        Ok(top.iter().take(first).map(|sales| ProductSales::new(sales.clone(), app.currency)).collect())
     }
 
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
@@ -161,7 +156,10 @@ impl Query {
         >,
     ) -> Result<ProductConnection, Error> {
         authorize(ctx, READ_PRODUCTS)?;
-        products(ctx, page_size(first)?, after.as_deref()).await
+        let (first, app) = (page_size(first)?, app(ctx));
+        let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
+        let page = app.catalogue.page(after, first).await?;
+        Ok(ProductConnection::new(page, after.is_some(), app.currency))
     }
 }
 
@@ -193,40 +191,5 @@ async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
 async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {
     authorize(ctx, READ_PRODUCTS)?;
     let (Some(id), app) = (parse_id(id), app(ctx)) else { return Ok(None) };
-    let product = product::Entity::find_by_id(id).one(&app.db).await?;
-    Ok(product.map(|row| Product::of_row(row, app.currency)))
-}
-
-async fn products(ctx: &Context<'_>, first: usize, after: Option<&str>) -> Result<ProductConnection, Error> {
-    let app = app(ctx);
-    let after = after.map(|cursor| parse_id(cursor).ok_or_else(invalid_cursor)).transpose()?;
-    // One more product shows whether there is a next page.
-    let mut rows = product::Entity::find()
-        .filter(product::Column::Id.gt(after.unwrap_or(0)))
-        .order_by_asc(product::Column::Id)
-        .limit(first as u64 + 1)
-        .all(&app.db)
-        .await?;
-    let has_next_page = rows.len() > first;
-    rows.truncate(first);
-    let nodes = rows.into_iter().map(|row| Product::of_row(row, app.currency)).collect();
-    Ok(ProductConnection::new(nodes, after.is_some(), has_next_page))
-}
-
-/// Products without events are read from the database.
-async fn product_sales(app: &App, top: &[reports::ProductSales]) -> Result<Vec<ProductSales>, Error> {
-    let unknown: Vec<i64> = top.iter().filter(|sales| sales.product.is_none()).map(|sales| sales.product_id).collect();
-    let mut rows = HashMap::new();
-    if !unknown.is_empty() {
-        let found = product::Entity::find().filter(product::Column::Id.is_in(unknown)).all(&app.db).await?;
-        rows.extend(found.into_iter().map(|row| (row.id, row)));
-    }
-    let mut product_sales = |sales: &reports::ProductSales| {
-        let product = match &sales.product {
-            Some(product) => Product::new(product.clone(), app.currency),
-            None => Product::of_row(rows.remove(&sales.product_id)?, app.currency),
-        };
-        Some(ProductSales::new(product, sales.sold, app.currency))
-    };
-    Ok(top.iter().filter_map(&mut product_sales).collect())
+    Ok(app.catalogue.by_id(id).await?.map(|product| Product::new(product, app.currency)))
 }

@@ -27,9 +27,7 @@ pub enum ProductRanking {
 /// The sales of a product in a range of days.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProductSales {
-    pub product_id: i64,
-    /// `None` if the read model has no event of the product.
-    pub product: Option<Product>,
+    pub product: Product,
     pub sold: Sum,
 }
 
@@ -69,8 +67,9 @@ impl Reports {
             let top = highest(sold.into_iter().collect(), by);
             let ids: Vec<i64> = top.iter().map(|(id, _)| *id).collect();
             let products = read_model.products(&ids).await?;
-            let sales = |((product_id, sold), product)| ProductSales { product_id, product, sold };
-            Ok(Arc::new(top.into_iter().zip(products).map(sales).collect()))
+            let sales = top.into_iter().zip(products);
+            let sales = sales.filter_map(|((_, sold), product)| Some(ProductSales { product: product?, sold }));
+            Ok(Arc::new(sales.collect()))
         };
         self.top_products.get((from, to, by), MAX_AGE, read).await
     }

@@ -8,7 +8,7 @@ use read_model::{Memory, ReadModel};
 use serde_json::{Value, json};
 use test_support::events::order_placed_at;
 
-use crate::support::{ALL_SCOPES, Api, code, queue, redis, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, project_products, queue, redis, sqlite};
 
 pub fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).unwrap().to_utc()
@@ -25,7 +25,9 @@ pub async fn both(check: impl AsyncFn(&Api)) {
     let (_server, redis) = redis().await;
     let models: [Arc<dyn ReadModel>; 2] = [Arc::new(Memory::default()), redis];
     for read_model in models {
-        check(&Api::start_on(&sqlite().await, read_model, queue().await, &[]).await).await;
+        let db = sqlite().await;
+        project_products(&db, &*read_model).await;
+        check(&Api::start_on(&db, read_model, queue().await, &[]).await).await;
     }
 }
 

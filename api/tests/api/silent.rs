@@ -44,6 +44,10 @@ impl Queries for Silent {
         std::future::pending().await
     }
 
+    async fn catalogue_ids(&self) -> Result<Vec<i64>, Error> {
+        std::future::pending().await
+    }
+
     async fn buckets(&self, _: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
         std::future::pending().await
     }

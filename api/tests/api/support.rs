@@ -15,12 +15,12 @@ use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use aws_config::SdkConfig;
 use clap::Parser;
-use entity::{Event, OrderPlaced, outbox};
+use entity::{Event, OrderPlaced, order_event, outbox};
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
-use read_model::{Memory, ReadModel, Redis};
+use read_model::{Memory, Projection, ReadModel, Redis};
 use runtime::database;
-use sea_orm::{DatabaseConnection, EntityTrait};
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
 pub use test_support::until;
 pub use test_support::user::{ALL_SCOPES, SECRET};
@@ -110,6 +110,14 @@ pub fn token_settings(flags: &[&str]) -> TokenSettings {
     settings(flags).tokens
 }
 
+/// Applies the events of products, as the projector does.
+pub async fn project_products(db: &Db, read_model: &dyn Projection) {
+    let of_products = order_event::Entity::find().filter(order_event::Column::ProductId.is_not_null());
+    let rows = of_products.all(&db.connection).await.unwrap();
+    let events: Vec<Event> = rows.into_iter().map(|row| Event::from_row(row, "USD").unwrap()).collect();
+    assert!(read_model.apply(&events).await.iter().all(Result::is_ok));
+}
+
 /// An api that serves on a port of its own until it is dropped.
 pub struct Api {
     pub address: String,
@@ -132,7 +140,9 @@ impl Api {
 
     /// With flags as the process takes them.
     pub async fn start_with(db: &Db, flags: &[&str]) -> Api {
-        Api::start_on(db, Arc::new(Memory::default()), queue().await, flags).await
+        let memory = Arc::new(Memory::default());
+        project_products(db, &*memory).await;
+        Api::start_on(db, memory, queue().await, flags).await
     }
 
     pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {

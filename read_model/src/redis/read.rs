@@ -13,7 +13,7 @@ use super::connection::TIMEOUT;
 use super::decode::{
     CLIENT_FIELDS, ClientFields, read_buckets, read_client, read_order_summary, read_positions, read_product_sales,
 };
-use super::keys::{CHANGED, QUARANTINE, RANKINGS, generation_key};
+use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::rules::sales::RECENT_ORDERS;
 use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, StoredOrder, Sum};
@@ -96,6 +96,16 @@ impl Queries for Redis {
 
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
         self.projected_products(ids).await?.into_iter().collect()
+    }
+
+    async fn catalogue_ids(&self) -> Result<Vec<i64>, Error> {
+        let (generation, mut pipeline) = (self.report_generation().await?, pipe());
+        for partition in self.partitions() {
+            pipeline.hkeys(generation_key(partition, generation, CATALOGUE));
+        }
+        let mut ids = self.read_all::<Vec<i64>>(&mut pipeline).await?.concat();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {

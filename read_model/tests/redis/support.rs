@@ -144,6 +144,7 @@ pub async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq
     let recent = model.recent_orders(&ids, 5).await.unwrap();
     let latest = reports::latest_orders(model, 10).await.unwrap();
     let today = reports::today(model, now).await.unwrap();
-    let clients = (model.clients(&ids).await.unwrap(), model.products(&ids).await.unwrap());
+    let catalogue = (model.products(&ids).await.unwrap(), model.catalogue_ids().await.unwrap());
+    let clients = (model.clients(&ids).await.unwrap(), catalogue);
     (clients, ranked, reports, products, orders, recent, latest, today)
 }

@@ -6,6 +6,7 @@ use super::money::Money;
 use super::page::PageInfo;
 use crate::graphql::scalars::Decimal;
 use crate::graphql::user_error::UserError;
+use crate::queries::catalogue::ProductPage;
 
 /// A product of the catalogue.
 #[derive(Clone, SimpleObject)]
@@ -40,13 +41,15 @@ pub struct ProductConnection {
 }
 
 impl ProductConnection {
-    pub fn new(nodes: Vec<Product>, has_previous_page: bool, has_next_page: bool) -> ProductConnection {
+    /// `has_previous_page`: whether the page has been requested with a cursor.
+    pub fn new(page: ProductPage, has_previous_page: bool, currency: Currency) -> ProductConnection {
+        let nodes: Vec<Product> = page.products.into_iter().map(|product| Product::new(product, currency)).collect();
         let edge = |node: &Product| ProductEdge { node: node.clone(), cursor: node.id.to_string() };
         let edges: Vec<ProductEdge> = nodes.iter().map(edge).collect();
         let cursor = |edge: &ProductEdge| edge.cursor.clone();
         let page_info = PageInfo {
             has_previous_page,
-            has_next_page,
+            has_next_page: page.has_next_page,
             start_cursor: edges.first().map(cursor),
             end_cursor: edges.last().map(cursor),
         };

@@ -13,7 +13,7 @@ use super::product::Product;
 use crate::graphql::app;
 use crate::graphql::scalars::{DateTime, int};
 use crate::queries::reports::ProductRanking;
-use crate::queries::sales_snapshots;
+use crate::queries::{self, sales_snapshots};
 
 /// The length of the points of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
@@ -77,8 +77,12 @@ pub struct ProductSales {
 }
 
 impl ProductSales {
-    pub fn new(product: Product, sold: Sum, currency: Currency) -> ProductSales {
-        ProductSales { product, units: int(sold.count), revenue: Money::new(sold.revenue, currency) }
+    pub fn new(sales: queries::reports::ProductSales, currency: Currency) -> ProductSales {
+        ProductSales {
+            product: Product::new(sales.product, currency),
+            units: int(sales.sold.count),
+            revenue: Money::new(sales.sold.revenue, currency),
+        }
     }
 }
 
