@@ -8,7 +8,6 @@
 //! | `types`     | clients, products, rankings, results and errors                                    |
 //! | [`rules`]   | the meaning of an event, as pure functions: the specification                      |
 //! | [`reports`] | reads that combine several queries: sales over time, the latest orders, today      |
-//! | `wait`      | reading a client once it has reached a version                                     |
 //! | `memory`    | the read model in this process: it runs the rules directly                         |
 //! | [`redis`]   | the read model in Redis: keys, the scripts that apply events, reads, generations   |
 //! | `settings`  | the settings that all processes share                                              |
@@ -20,7 +19,6 @@ pub mod reports;
 pub mod rules;
 mod settings;
 mod types;
-mod wait;
 
 pub use interface::{Projection, Queries, ReadModel};
 pub use memory::Memory;
@@ -31,4 +29,3 @@ pub use rules::client::ProjectedClient;
 pub use rules::sales::{OrderSummary, Resolution, StoredOrder, Sum};
 pub use settings::RedisSettings;
 pub use types::{Applied, Client, Error, Product, RankPosition, Ranking};
-pub use wait::{Awaited, client_at};

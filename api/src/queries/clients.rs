@@ -88,3 +88,30 @@ async fn read_page(
     let clients = positions.into_iter().zip(clients).filter_map(|(position, client)| Some((position, client?)));
     Ok(Arc::new(ClientPage { clients: clients.collect(), has_next_page }))
 }
+
+#[cfg(test)]
+mod tests {
+    use read_model::{Memory, Projection};
+    use test_support::events::order_placed;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_waits_until_the_client_has_reached_the_version() {
+        let memory = Arc::new(Memory::default());
+        let clients = Arc::new(Clients::new(memory.clone()));
+        let waiting = tokio::spawn({
+            let clients = clients.clone();
+            async move { clients.at_version(1, 2, Duration::from_secs(60)).await }
+        });
+        memory.apply(&[order_placed(1, 2, &[(1, 1, 100)])]).await;
+        tokio::time::sleep(2 * MAX_PAUSE).await;
+        assert!(!waiting.is_finished(), "version 2 without version 1 is not enough");
+        memory.apply(&[order_placed(1, 1, &[(1, 1, 100)])]).await;
+        assert!(matches!(waiting.await.unwrap(), Ok(AtVersion::Reached(client)) if client.version == 2));
+
+        let short = Duration::from_millis(20);
+        assert_eq!(clients.at_version(1, 3, short).await, Ok(AtVersion::Behind(2)));
+        assert_eq!(clients.at_version(9, 1, short).await, Ok(AtVersion::Behind(0)));
+    }
+}

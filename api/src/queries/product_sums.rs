@@ -121,10 +121,9 @@ fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap
 
 #[cfg(test)]
 mod tests {
-    use entity::{Change, Event, Line, OrderPlaced};
     use read_model::{Memory, Projection};
+    use test_support::events::order_placed_at;
     use tokio::time::advance;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -132,20 +131,8 @@ mod tests {
     async fn the_sums_of_the_interval_before_are_returned_while_closed_periods_are_read_again() {
         let memory = Arc::new(Memory::default());
         let day: NaiveDate = "2026-11-01".parse().unwrap();
-        let sell = async |version| {
-            let line = Line { product_id: 1, name: "Computer".into(), unit_price: 100, quantity: 1 };
-            let order = OrderPlaced {
-                client_id: 1,
-                client_name: "Bob".into(),
-                client_email: "bob@example.com".into(),
-                order_id: Uuid::now_v7(),
-                currency: "USD".into(),
-                total: 100,
-                lines: vec![line],
-            };
-            let time = day.and_time(Default::default()).and_utc();
-            memory.apply(&[Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }]).await
-        };
+        let time = day.and_time(Default::default()).and_utc();
+        let sell = async |version| memory.apply(&[order_placed_at(time, 1, version, &[(1, 1, 100)])]).await;
         let sums = Arc::new(ProductSums::new(memory.clone()));
         let sold = async |interval| {
             let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap() + CLOSED_MAX_AGE * interval;

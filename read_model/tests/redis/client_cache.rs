@@ -1,29 +1,10 @@
-//! Waiting for a version, and the cache of clients.
+//! The cache of clients.
 
 use iso_currency::Currency;
-use read_model::{Awaited, Memory, Projection, Queries, Redis, client_at};
+use read_model::{Projection, Queries, Redis};
 use std::time::Duration;
 
 use crate::support::{Server, command, event, server, until};
-
-#[tokio::test]
-async fn client_at_waits_for_a_version_and_returns_the_reached_one() {
-    let memory = std::sync::Arc::new(Memory::default());
-    let wait = Duration::from_secs(60);
-    let waiting = tokio::spawn({
-        let memory = memory.clone();
-        async move { client_at(&*memory, 1, 2, wait).await }
-    });
-    memory.apply(&[event(1, 2, 5)]).await;
-    tokio::task::yield_now().await;
-    assert!(!waiting.is_finished(), "version 2 without version 1 is not enough");
-    memory.apply(&[event(1, 1, 5)]).await;
-    assert!(matches!(waiting.await.unwrap(), Ok(Awaited::Reached(client)) if client.version == 2));
-
-    let short = Duration::from_millis(20);
-    assert_eq!(client_at(&*memory, 1, 3, short).await, Ok(Awaited::Behind(2)));
-    assert_eq!(client_at(&*memory, 9, 1, short).await, Ok(Awaited::Behind(0)));
-}
 
 /// How many clients Redis was asked for.
 async fn reads_of_clients(server: &Server) -> u64 {
