@@ -9,7 +9,7 @@ pub struct Model {
     pub name: String,
     #[sea_orm(unique)]
     pub email: String,
-    /// How many events this client has: the version of the newest one, 0 when there is none.
+    /// The version of the client's newest event.
     pub version: i32,
 }
 

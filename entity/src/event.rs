@@ -1,23 +1,21 @@
 //! The message on the queue: a [CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)
-//! event in its JSON format. Readers ignore attributes and fields they do not know; a changed meaning is a new `type`.
+//! event in its JSON format. Readers ignore unknown attributes and fields. A changed meaning is a new `type`.
 
 use std::fmt;
 
 use chrono::{DateTime, Datelike, Utc};
-use sea_orm::prelude::Json;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::order_event;
-
-/// `type` of each event there is.
+/// The `type` of each kind of event.
 pub const ORDER_PLACED: &str = "orders.OrderPlaced.v1";
 pub const CLIENT_REGISTERED: &str = "clients.ClientRegistered.v1";
 pub const CLIENT_UPDATED: &str = "clients.ClientUpdated.v1";
 pub const PRODUCT_CREATED: &str = "products.ProductCreated.v1";
 pub const PRICE_CHANGED: &str = "products.PriceChanged.v1";
 
-/// What an order may be. The rules of placing hold new orders to these, reading holds foreign messages to them.
+/// Limits of an order. The rules of placing orders enforce them, and so does reading a message from the queue.
 pub const MAX_LINES: usize = 100;
 pub const MAX_QUANTITY: i32 = 10_000;
 /// Minor units. A client's sums in 64 bits overflow only after nine million orders of this size.
@@ -25,17 +23,17 @@ pub const MAX_TOTAL: i64 = 1_000_000_000_000;
 /// Characters of a name or an e-mail address.
 pub const MAX_NAME: usize = 200;
 
-/// An event that was read and understood.
+/// An event that was read and validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<Data = Change> {
     pub id: Uuid,
     pub time: DateTime<Utc>,
-    /// The version of its [`Subject`] that this event makes, from 1.
+    /// The version of its [`Subject`] after this event, from 1.
     pub version: i32,
     pub data: Data,
 }
 
-/// What an event tells.
+/// The change that an event describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     OrderPlaced(OrderPlaced),
@@ -45,7 +43,7 @@ pub enum Change {
     Product(ProductChanged),
 }
 
-/// Whose versions number an event.
+/// The client or product that an event is about. Each has its own sequence of versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Subject {
@@ -62,7 +60,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// `data` of [`CLIENT_REGISTERED`] and [`CLIENT_UPDATED`]: what the client is from then on.
+/// `data` of [`CLIENT_REGISTERED`] and [`CLIENT_UPDATED`]: the client after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientChanged {
@@ -71,7 +69,7 @@ pub struct ClientChanged {
     pub client_email: String,
 }
 
-/// `data` of [`PRODUCT_CREATED`] and [`PRICE_CHANGED`]: what the product is from then on.
+/// `data` of [`PRODUCT_CREATED`] and [`PRICE_CHANGED`]: the product after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProductChanged {
@@ -83,7 +81,7 @@ pub struct ProductChanged {
     pub currency: String,
 }
 
-/// `data` of [`ORDER_PLACED`]: all that a projection needs, so that none has to ask the database.
+/// `data` of [`ORDER_PLACED`]: everything that a projection needs, so that it does not read the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderPlaced {
@@ -109,7 +107,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Minor units; `None` when it does not fit.
+    /// Minor units; `None` on overflow.
     pub fn total(&self) -> Option<i64> {
         self.unit_price.checked_mul(self.quantity.into())
     }
@@ -120,39 +118,39 @@ pub fn total(lines: &[Line]) -> Option<i64> {
     lines.iter().try_fold(0i64, |sum, line| sum.checked_add(line.total()?)).filter(|total| *total <= MAX_TOTAL)
 }
 
-/// Why a message is not an event of ours.
+/// Why a message is not a valid event of this service.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidEvent {
     #[error("not a CloudEvent in JSON: {0}")]
     Syntax(#[from] serde_json::Error),
-    #[error("event type {0:?} is not known here")]
+    #[error("unknown event type {0:?}")]
     UnknownType(String),
-    #[error("its amounts are in {event}, but {here} is counted in here (CURRENCY)")]
+    #[error("its amounts are in {event}, but CURRENCY is {here}")]
     Currency { event: String, here: String },
     #[error("{0}")]
     Contradiction(&'static str),
 }
 
 #[derive(Serialize, Deserialize)]
-struct CloudEvent<T, D> {
-    specversion: T,
-    id: Uuid,
-    source: T,
-    r#type: T,
-    subject: T,
-    time: DateTime<Utc>,
-    datacontenttype: Option<T>,
+pub(crate) struct CloudEvent<T, D> {
+    pub(crate) specversion: T,
+    pub(crate) id: Uuid,
+    pub(crate) source: T,
+    pub(crate) r#type: T,
+    pub(crate) subject: T,
+    pub(crate) time: DateTime<Utc>,
+    pub(crate) datacontenttype: Option<T>,
     /// The [sequence extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/sequence.md):
     /// ten digits, so that it sorts as text too.
-    sequence: T,
+    pub(crate) sequence: T,
     #[serde(skip_serializing_if = "Option::is_none")]
-    traceparent: Option<T>,
-    data: D,
+    pub(crate) traceparent: Option<T>,
+    pub(crate) data: D,
 }
 
 impl Event {
-    /// Reads a message. Everything that later code relies on is checked here: whoever can write to the queue can
-    /// write anything. `currency` (ISO 4217) is the one that amounts are counted in here.
+    /// Reads a message. Checks everything that later code relies on, because a writer to the queue can send anything.
+    /// `currency` (ISO 4217) is the currency of the store.
     pub fn parse(message: &str, currency: &str) -> Result<Event, InvalidEvent> {
         let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
         if event.specversion != "1.0" {
@@ -168,12 +166,7 @@ impl Event {
         Ok(parsed)
     }
 
-    /// Reads a row of the event log, as [`Event::parse`] reads the message made of it.
-    pub fn from_row(row: order_event::Model, currency: &str) -> Result<Event, InvalidEvent> {
-        Event::from_parts(row.id, row.occurred_at, row.version, &row.r#type, row.payload, currency)
-    }
-
-    fn from_parts(
+    pub(crate) fn from_parts(
         id: Uuid,
         time: DateTime<Utc>,
         version: i32,
@@ -205,7 +198,7 @@ impl Event {
         }
     }
 
-    /// The order that it tells of, if any.
+    /// The order, if the event is about one.
     pub fn order(&self) -> Option<&OrderPlaced> {
         match &self.data {
             Change::OrderPlaced(order) => Some(order),
@@ -213,7 +206,7 @@ impl Event {
         }
     }
 
-    /// What its client is from then on, if it is about one.
+    /// The client after the change, if the event is about one.
     pub fn client(&self) -> Option<ClientDetails<'_>> {
         let (id, name, email) = match &self.data {
             Change::OrderPlaced(order) => (order.client_id, &order.client_name, &order.client_email),
@@ -224,7 +217,7 @@ impl Event {
     }
 }
 
-/// What each event of a client tells of it.
+/// The fields of a client that each of its events contains.
 pub struct ClientDetails<'a> {
     pub id: i64,
     pub name: &'a str,
@@ -273,30 +266,10 @@ impl Change {
     }
 }
 
-impl order_event::Model {
-    /// The message that is published for this row, the same each time.
-    pub fn message(&self) -> String {
-        let event = CloudEvent {
-            specversion: "1.0",
-            id: self.id,
-            source: "/orders",
-            r#type: &self.r#type,
-            subject: &self.client_id.or(self.product_id).unwrap_or_default().to_string(),
-            time: self.occurred_at,
-            datacontenttype: Some("application/json"),
-            sequence: &format!("{:010}", self.version),
-            traceparent: self.traceparent.as_deref(),
-            data: &self.payload,
-        };
-        let message = serde_json::to_string(&event).expect("strings, numbers and JSON always serialise");
-        // The two characters that JSON allows and SQS does not: they can only be inside strings.
-        message.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "tables"))]
 mod tests {
     use super::*;
+    use crate::order_event;
     use serde_json::json;
 
     fn row() -> order_event::Model {
@@ -325,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_reads_back_as_what_was_stored() {
+    fn a_message_is_read_back_as_the_stored_row() {
         let message = row().message();
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
-        assert!(!message.contains('\u{ffff}'), "SQS would refuse it");
+        assert!(!message.contains('\u{ffff}'), "SQS rejects this character");
         let parsed = Event::parse(&message, "USD").unwrap();
         let (id, order_id) = (parsed.id, parsed.order().unwrap().order_id);
         let mut stored = row();
@@ -337,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_and_absent_optional_attributes_are_fine() {
+    fn unknown_fields_and_missing_optional_attributes_are_accepted() {
         let mut message: Json = serde_json::from_str(&row().message()).unwrap();
         message["somethingNew"] = json!({"a": 1});
         message["data"]["coupon"] = json!("X");
@@ -348,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_refused_with_the_reason() {
+    fn an_invalid_message_is_rejected_with_the_reason() {
         let changes: &[(&str, Json, &str)] = &[
             ("/specversion", json!("0.3"), "specversion"),
-            ("/type", json!("orders.OrderPlaced.v2"), "not known"),
+            ("/type", json!("orders.OrderPlaced.v2"), "unknown event type"),
             ("/type", json!(PRICE_CHANGED), "not a CloudEvent"),
             ("/subject", json!("2"), "subject"),
             ("/subject", json!("01"), "subject"),

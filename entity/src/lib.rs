@@ -1,15 +1,21 @@
-//! Every shape that is stored or sent: the tables ([`client`], [`product`], [`order`], [`order_item`],
-//! [`order_event`], [`outbox`]) and the message on the queue ([`event`]). No I/O.
+//! Everything that is stored or sent: the tables ([`client`], [`product`], [`order`], [`order_item`], [`order_event`],
+//! [`outbox`]), with the feature `tables`, and the message on the queue ([`event`]). No I/O.
 //!
-//! Amounts are integers in minor units of the store's one currency (cents for USD). Instants are UTC, in whole
-//! milliseconds, so that database, event and read model hold the very same value.
+//! Amounts are integers in minor units of the store's one currency (cents for USD). Times are UTC in whole milliseconds, so
+//! that database, event and read model hold the same value.
 
+#[cfg(feature = "tables")]
 pub mod client;
 pub mod event;
+#[cfg(feature = "tables")]
 pub mod order;
+#[cfg(feature = "tables")]
 pub mod order_event;
+#[cfg(feature = "tables")]
 pub mod order_item;
+#[cfg(feature = "tables")]
 pub mod outbox;
+#[cfg(feature = "tables")]
 pub mod product;
 
 pub use event::{Change, ClientChanged, Event, InvalidEvent, Line, OrderPlaced, ProductChanged, Subject};

@@ -8,13 +8,13 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
     pub client_id: i64,
-    /// The client's version that this order made. With `client_id` it names the order's event, which holds the
-    /// order exactly as it was placed.
+    /// The client's version after this order. With `client_id` it identifies the order's event, which holds the order exactly
+    /// as it was placed.
     pub version: i32,
     pub placed_at: DateTimeUtc,
     /// Minor units.
     pub total: i64,
-    /// Unique for a client.
+    /// Unique per client.
     pub idempotency_key: Option<String>,
 }
 

@@ -10,7 +10,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub line: i32,
     pub product_id: i64,
-    /// Minor units, as it was when the order was placed.
+    /// Minor units, at the time of the order.
     pub unit_price: i64,
     pub quantity: i32,
 }

@@ -9,7 +9,7 @@ pub struct Model {
     pub name: String,
     /// Minor units, 0 or more.
     pub price: i64,
-    /// How many events this product has: the version of the newest one, 0 when there is none.
+    /// The version of the product's newest event.
     pub version: i32,
 }
 

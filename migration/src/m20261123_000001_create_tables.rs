@@ -106,7 +106,7 @@ impl MigrationTrait for Migration {
                     .to_owned(),
             )
             .await?;
-        // What the relay looks for: stays small however long the log grows.
+        // For the relay's poll: it stays small while the log grows.
         manager
             .create_index(
                 Index::create()

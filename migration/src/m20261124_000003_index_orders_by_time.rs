@@ -4,11 +4,11 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// Orders of some time are summed to compare them with the read model. They are stored in about the order of time, so a
-/// BRIN index of a few pages finds them, and costs hardly anything to keep. SQLite has none, and few orders.
+/// `verify` sums the orders of a period. Orders are stored roughly in the sequence of their times, so a BRIN index of a few
+/// pages finds them at almost no cost. SQLite has no BRIN indexes, and few orders.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// Orders are placed meanwhile.
+    /// `CREATE INDEX CONCURRENTLY`, so that orders can be placed meanwhile, cannot run in a transaction.
     fn use_transaction(&self) -> Option<bool> {
         Some(false)
     }
@@ -16,7 +16,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         if manager.get_database_backend() == DbBackend::Postgres {
             let connection = manager.get_connection();
-            // What an interrupted run left.
+            // Removes an invalid index of an interrupted run.
             connection.execute_unprepared("DROP INDEX CONCURRENTLY IF EXISTS orders_placed_at").await?;
             let index =
                 "CREATE INDEX CONCURRENTLY orders_placed_at ON orders USING brin (placed_at) WITH (autosummarize = on)";

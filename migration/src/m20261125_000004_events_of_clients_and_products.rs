@@ -3,17 +3,17 @@ use std::time::Duration;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
 
-/// How often a lock is waited for, and the pause between: five minutes in all.
+/// Attempts to get a lock, and the pause between them: five minutes in all.
 const ATTEMPTS: u32 = 250;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// An event is a client's or a product's, and need not be an order.
+/// Allows events of clients and products beside those of orders.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// Orders are placed meanwhile, and an index that is built beside them needs a statement of its own.
+    /// `CREATE INDEX CONCURRENTLY`, so that orders can be placed meanwhile, cannot run in a transaction.
     fn use_transaction(&self) -> Option<bool> {
         Some(false)
     }
@@ -26,7 +26,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// No statement reads a table while it locks it for others, and each can be done again.
+/// No statement scans a table while it locks others out, and each can be repeated after an interrupted run.
 async fn on_postgres(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     for statement in [
         "ALTER TABLE products ADD COLUMN IF NOT EXISTS version integer NOT NULL DEFAULT 0",
@@ -51,7 +51,7 @@ async fn on_postgres(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Waits for its lock in short turns: all others wait behind whoever waits for it.
+/// Waits for the lock in short attempts, because other transactions queue behind a waiting one.
 async fn alter(manager: &SchemaManager<'_>, statement: &str) -> Result<(), DbErr> {
     for attempt in 1.. {
         let transaction = manager.begin().await?;
@@ -65,7 +65,7 @@ async fn alter(manager: &SchemaManager<'_>, statement: &str) -> Result<(), DbErr
     Ok(())
 }
 
-/// A column's `NOT NULL` goes only with its table.
+/// SQLite cannot drop `NOT NULL` from a column, so the table is rebuilt.
 async fn on_sqlite(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     let transaction = manager.begin().await?;
     let column = |name: &'static str| ColumnDef::new(name);

@@ -29,7 +29,7 @@ fn postgres() -> PgTempDBBuilder {
 }
 
 #[test]
-fn four_at_once_migrate_once() {
+fn four_concurrent_runs_migrate_once() {
     let server = postgres().start();
     let url = server.connection_uri();
     let running: Vec<_> =
@@ -42,7 +42,7 @@ fn four_at_once_migrate_once() {
 }
 
 #[test]
-fn a_file_is_migrated_and_status_tells() {
+fn a_file_is_migrated_and_status_shows_it() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
     assert!(stdout(&migration("status", &url).output().unwrap()).lines().all(|line| line.starts_with("pending ")));
@@ -50,9 +50,9 @@ fn a_file_is_migrated_and_status_tells() {
     assert_eq!(stdout(&migration("up", &url).output().unwrap()), "The database is up to date.\n");
 }
 
-/// What was in the log before it got events of products.
+/// A log from before there were events of products.
 #[tokio::test]
-async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
+async fn events_survive_and_each_belongs_to_a_client_or_a_product() {
     let directory = tempfile::tempdir().unwrap();
     let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
     let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
@@ -94,7 +94,7 @@ async fn events_are_kept_and_each_is_of_a_client_or_a_product() {
 }
 
 #[tokio::test]
-async fn events_that_are_not_published_move_to_the_outbox() {
+async fn unpublished_events_move_to_the_outbox() {
     let directory = tempfile::tempdir().unwrap();
     let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
     let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
@@ -123,7 +123,7 @@ async fn events_that_are_not_published_move_to_the_outbox() {
 }
 
 #[test]
-fn faults_are_told_in_a_line() {
+fn errors_are_printed_in_one_line() {
     for (url, told) in [
         ("postgres://127.0.0.1:1/none", "cannot reach the database of DATABASE_URL"),
         ("mysql://127.0.0.1/none", "DATABASE_URL must begin with postgres:// or sqlite://"),

@@ -1,4 +1,4 @@
-//! The command database: what it must hold, and telling an outage from a fault.
+//! Opening the command database, and classifying its errors.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use sea_orm::{
     RuntimeErr, Value,
 };
 
-/// How long a statement may take, waiting for another order of the same client included.
+/// Limit for a statement, including its wait for another order of the same client.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects, and checks that the schema is there.
+/// Connects and checks the schema.
 ///
 /// # Errors
 /// Each says what to do.
@@ -23,12 +23,14 @@ pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnect
     let db = database::connect(url, connections, Some(STATEMENT_TIMEOUT)).await?;
     check_schema(&db).await.map_err(|error| match is_outage(&error) {
         true => anyhow!("cannot reach the database of DATABASE_URL: {}", one_line(&error)),
-        false => anyhow!("the database lacks what this release needs: run `migration up` ({})", one_line(&error)),
+        false => {
+            anyhow!("the schema of the database is older than this release: run `migration up` ({})", one_line(&error))
+        }
     })?;
     Ok(db)
 }
 
-/// Whether every table and column that this release uses is there.
+/// Fails if a table or column that this release uses is missing.
 async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     client::Entity::find().limit(0).all(db).await?;
     product::Entity::find().limit(0).all(db).await?;
@@ -39,8 +41,8 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Whether a column has one of some values. On PostgreSQL these are one parameter, so that the statement's text does not
-/// depend on how many there are: it is parsed and planned once.
+/// Whether a column has one of some values. On PostgreSQL the values are one parameter: the text of the statement does not
+/// depend on their number, so PostgreSQL parses and plans it once.
 pub fn is_one_of<V: Into<Value> + NotU8>(
     db: &impl ConnectionTrait,
     column: impl ColumnTrait,
@@ -52,7 +54,7 @@ pub fn is_one_of<V: Into<Value> + NotU8>(
     }
 }
 
-/// Whether two columns have one of some pairs of values; the same of the statement's text.
+/// Whether two columns have one of some pairs of values, with a text that does not depend on their number.
 pub fn is_one_pair_of<C: ColumnTrait, V: Into<Value> + NotU8 + ValueType>(
     db: &impl ConnectionTrait,
     [one, other]: [C; 2],
@@ -68,7 +70,7 @@ pub fn is_one_pair_of<C: ColumnTrait, V: Into<Value> + NotU8 + ValueType>(
     pairs.into_iter().map(pair).fold(Condition::any(), Condition::add).into()
 }
 
-/// Whether somebody else had locked what a statement needs, for longer than it waits.
+/// Whether a statement timed out waiting for a lock.
 pub fn is_lock(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
         return false;
@@ -76,7 +78,7 @@ pub fn is_lock(error: &DbErr) -> bool {
     matches!(&**error, SqlxError::Database(error) if matches!(error.code().as_deref(), Some("55P03" | "57014")))
 }
 
-/// Whether the database could not be reached or could not cope just now, so that the same request may succeed later.
+/// Whether the database was unreachable or overloaded, so that the same request may succeed later.
 pub fn is_outage(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,

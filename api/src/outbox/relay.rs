@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use chrono::Utc;
 use entity::{order_event, outbox};
 use futures::{StreamExt, stream};
@@ -28,26 +29,31 @@ use uuid::Uuid;
 
 use crate::commands::database::is_one_of;
 
-/// Rows claimed at once.
+/// Rows per claim.
 const CLAIM: u64 = 200;
-/// `SendMessageBatch` calls under way at once.
+/// Concurrent `SendMessageBatch` calls.
 const CONCURRENT_SENDS: usize = 4;
-/// What one `SendMessageBatch` takes; 256 KiB is the limit that every SQS-compatible server knows.
+/// Limits of one `SendMessageBatch` call. Every SQS-compatible server accepts 256 KiB.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
-const BATCH_ENTRIES: usize = 10;
-const BATCH_BYTES: usize = 256 * 1024;
-/// How often to look into the outbox, and how old what is found there is at least: what is younger is being sent.
-const SWEEP: Duration = Duration::from_secs(1);
-const LEFT_BEHIND: Duration = Duration::from_secs(3);
-/// What was handed over and has waited longer is left for that: nothing is to be sent by both.
-const FRESH: Duration = Duration::from_secs(2);
-/// Events that were handed over and wait, at most, some kilobytes each. Others are found by looking.
-const HANDED_OVER: usize = 2_000;
-/// How long one attempt of a call to SQS may take.
+const MAX_BATCH_ENTRIES: usize = 10;
+const MAX_BATCH_BYTES: usize = 256 * 1024;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The least age of events that a poll claims: the fast path sends younger ones.
+const UNCLAIMED_AGE: Duration = Duration::from_secs(3);
+/// The greatest age of events on the fast path. A poll sends older ones, so that no event is sent by both.
+const FAST_PATH_AGE: Duration = Duration::from_secs(2);
+/// Events that may wait on the fast path, some kilobytes each. A poll sends the rest.
+const FAST_PATH_SIZE: usize = 2_000;
+/// Limit for one attempt of a call to SQS.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a pass may take: its calls to SQS, four at a time, each tried three times.
-const PASS: Duration = Duration::from_secs(90);
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// Limit for one pass: its calls to SQS, four at a time, each tried three times.
+const PASS_TIMEOUT: Duration = Duration::from_secs(90);
+/// Pauses between passes that publish nothing: they double, with jitter.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(10))
+    .without_max_times()
+    .with_jitter();
 
 #[derive(Clone)]
 pub struct Queue {
@@ -62,13 +68,14 @@ impl Queue {
         Queue { client: aws_sdk_sqs::Client::from_conf(config), url }
     }
 
-    /// Whether the queue is there.
+    /// # Errors
+    /// When the queue does not exist or cannot be reached.
     pub async fn check(&self) -> anyhow::Result<()> {
         queue::attributes(&self.client, &self.url).await.map(drop)
     }
 }
 
-/// An event as it is published.
+/// An event and its message.
 #[derive(Debug)]
 pub struct Outgoing {
     id: Uuid,
@@ -84,111 +91,136 @@ impl Outgoing {
 pub struct Relay {
     db: DatabaseConnection,
     queue: Queue,
-    handed_over: mpsc::Receiver<Outgoing>,
+    fast_path: mpsc::Receiver<Outgoing>,
 }
 
-/// What one pass did.
+/// The result of one pass.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     pub published: usize,
-    /// What the queue was asked for and refused.
-    pub refused: usize,
-    /// Why some of what was claimed was not published: it stays in the outbox.
+    /// Events that the queue rejected.
+    pub rejected: usize,
+    /// Why some claimed events were not published. They stay in the outbox.
     pub problem: Option<String>,
 }
 
-/// What became of one call.
+impl Pass {
+    fn failed(problem: String) -> Pass {
+        Pass { problem: Some(problem), ..Pass::default() }
+    }
+
+    /// Whether the queue responded, or nothing was to be sent.
+    fn reached_queue(&self) -> bool {
+        self.problem.is_none() || self.published + self.rejected > 0
+    }
+}
+
+/// The result of one call.
 #[derive(Default)]
 struct Sent {
     accepted: Vec<Uuid>,
-    refused: usize,
-    /// What the queue said of one that it refused, or of the whole call.
+    rejected: usize,
+    /// Why the queue rejected an event, or why the call failed.
     problem: Option<String>,
 }
 
 impl Relay {
-    /// A relay, and where to hand over what was committed.
+    /// A relay, and the sender of its fast path.
     pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
-        let (sender, handed_over) = mpsc::channel(HANDED_OVER);
-        (Relay { db, queue, handed_over }, sender)
+        let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
+        (Relay { db, queue, fast_path }, sender)
     }
 
-    /// Publishes until `shutdown`, then what is left.
+    /// Publishes until `shutdown`, then the rest.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::default();
-        let (mut healthy, mut is_there) = (true, true);
-        let mut look = Instant::now();
+        let (mut next_poll, mut is_reachable) = (Instant::now(), true);
+        // While nothing can be published.
+        let mut pauses: Option<ExponentialBackoff> = None;
         while !shutdown.is_cancelled() {
             let mut events = Vec::new();
-            if is_there && Instant::now() < look {
+            if is_reachable {
                 tokio::select! {
-                    received = self.handed_over.recv_many(&mut events, CLAIM as usize) => {
-                        drop_stale(&mut events);
-                        if received == 0 {
-                            sleep_until(look).await; // nobody can hand over any more
-                        }
-                        if events.is_empty() {
-                            continue;
-                        }
-                    }
-                    () = sleep_until(look) => {}
+                    committed = self.next_committed(next_poll) => events = committed,
                     () = shutdown.cancelled() => break,
                 }
             }
-            let looks = events.is_empty();
-            let failed = |problem| Pass { problem: Some(problem), ..Pass::default() };
-            let published = async {
-                if !events.is_empty() {
-                    return self.publish(&self.db, events).await;
-                }
-                // While the queue is away one call is enough to see whether it is back.
-                let claim = if is_there { CLAIM } else { BATCH_ENTRIES as u64 };
-                self.publish_claimed(claim, LEFT_BEHIND).await
-            };
-            let pass = match timeout(PASS, published).await {
-                Ok(Ok(pass)) => pass,
-                Ok(Err(error)) => failed(one_line(&error)),
-                Err(_) => failed(format!("no answer within {PASS:?}")),
-            };
-            let Pass { published, refused, problem } = pass;
-            is_there = problem.is_none() || published + refused > 0;
-            if looks && published < CLAIM as usize {
-                look = Instant::now() + SWEEP;
+            let is_poll = events.is_empty();
+            let pass = self.pass(events, is_reachable).await;
+            is_reachable = pass.reached_queue();
+            if is_poll && pass.published < CLAIM as usize {
+                next_poll = Instant::now() + POLL_INTERVAL;
             }
-            // Where some were accepted the queue is there, and the others have their turn with the next pass.
-            if let (0, Some(problem)) = (published, problem) {
-                let pause = backoff.next();
+            // When the queue accepted some events, the next pass tries the others.
+            if let (0, Some(problem)) = (pass.published, pass.problem) {
+                let pause = pauses.get_or_insert_with(|| BACKOFF.build()).next().unwrap_or(POLL_INTERVAL);
                 warn!(retry_in_ms = pause.as_millis(), "cannot publish events, which wait in the outbox: {problem}");
-                healthy = false;
                 let _ = timeout(pause, shutdown.cancelled()).await;
-                // It is all in the outbox.
-                while !is_there && self.handed_over.try_recv().is_ok() {}
-                look = Instant::now();
-                continue;
-            }
-            if !healthy && published > 0 {
+                // The next poll finds the events of the fast path too.
+                while !is_reachable && self.fast_path.try_recv().is_ok() {}
+                next_poll = Instant::now();
+            } else if pass.published > 0 && pauses.take().is_some() {
                 info!("publishing events again");
-                (healthy, backoff) = (true, Backoff::default());
             }
         }
+        self.drain().await;
+    }
+
+    /// The next events on the fast path, or none when a poll is due.
+    async fn next_committed(&mut self, next_poll: Instant) -> Vec<Outgoing> {
         let mut events = Vec::new();
-        while let Ok(event) = self.handed_over.try_recv() {
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(next_poll) => return events,
+                received = self.fast_path.recv_many(&mut events, CLAIM as usize) => {
+                    drop_stale(&mut events);
+                    if received == 0 {
+                        sleep_until(next_poll).await; // every sender is gone
+                    } else if !events.is_empty() {
+                        return events;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes these events, or else what a poll claims.
+    async fn pass(&self, events: Vec<Outgoing>, is_reachable: bool) -> Pass {
+        let published = async {
+            if !events.is_empty() {
+                return self.publish(&self.db, events).await;
+            }
+            // One call is enough to find out whether the queue is back.
+            let claim = if is_reachable { CLAIM } else { MAX_BATCH_ENTRIES as u64 };
+            self.publish_claimed(claim, UNCLAIMED_AGE).await
+        };
+        match timeout(PASS_TIMEOUT, published).await {
+            Ok(Ok(pass)) => pass,
+            Ok(Err(error)) => Pass::failed(one_line(&error)),
+            Err(_) => Pass::failed(format!("no response within {PASS_TIMEOUT:?}")),
+        }
+    }
+
+    /// Publishes the rest of the fast path and of the outbox, as far as the queue accepts it.
+    async fn drain(&mut self) {
+        let mut events = Vec::new();
+        while let Ok(event) = self.fast_path.try_recv() {
             events.push(event);
         }
         drop_stale(&mut events);
         let _ = self.publish(&self.db, events).await;
-        while self.publish_claimed(CLAIM, LEFT_BEHIND).await.is_ok_and(|pass| pass.published > 0) {}
+        while self.publish_claimed(CLAIM, UNCLAIMED_AGE).await.is_ok_and(|pass| pass.published > 0) {}
     }
 
-    /// Claims, sends and marks at most [`CLAIM`] events, oldest first.
+    /// Claims, sends and removes at most [`CLAIM`] events, oldest first.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
         self.publish_claimed(CLAIM, Duration::ZERO).await
     }
 
-    /// Those that have this age at least.
+    /// The same for events of this age or older.
     async fn publish_claimed(&self, claim: u64, age: Duration) -> Result<Pass, DbErr> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
-            // One process owns the file; there is nothing to claim, and no lock to hold while the queue answers.
+            // One process owns the file, so a claim needs no lock.
             let claimed = claimed(&self.db, claim, age).await?;
             return self.publish(&self.db, claimed).await;
         }
@@ -204,9 +236,9 @@ impl Relay {
         let sent: Vec<Sent> = stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).collect().await;
         crash_point(crash_points::RELAY_BEFORE_MARKING);
         let published: Vec<Uuid> = sent.iter().flat_map(|sent| sent.accepted.iter().copied()).collect();
-        let refused = sent.iter().map(|sent| sent.refused).sum();
+        let rejected = sent.iter().map(|sent| sent.rejected).sum();
         let problem = sent.into_iter().find_map(|sent| sent.problem);
-        let pass = Pass { published: published.len(), refused, problem };
+        let pass = Pass { published: published.len(), rejected, problem };
         if !published.is_empty() {
             let accepted = is_one_of(db, outbox::Column::EventId, published);
             outbox::Entity::delete_many().filter(accepted).exec(db).await?;
@@ -222,17 +254,17 @@ impl Relay {
         crash_point(crash_points::RELAY_MID_BATCHES);
         let request = self.queue.client.send_message_batch().queue_url(&self.queue.url);
         match request.set_entries(Some(entries.collect())).send().await {
-            Ok(answer) => {
-                let problem = answer.failed().first().map(|entry| {
+            Ok(response) => {
+                let problem = response.failed().first().map(|entry| {
                     format!(
-                        "the queue refused event {}: {} {}",
+                        "the queue rejected event {}: {} {}",
                         entry.id(),
                         entry.code(),
                         entry.message().unwrap_or("")
                     )
                 });
-                let accepted = answer.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect();
-                Sent { accepted, refused: answer.failed().len(), problem }
+                let accepted = response.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect();
+                Sent { accepted, rejected: response.failed().len(), problem }
             }
             Err(error) => Sent { problem: Some(one_line(&error)), ..Sent::default() },
         }
@@ -240,7 +272,7 @@ impl Relay {
 }
 
 fn drop_stale(events: &mut Vec<Outgoing>) {
-    let fresh = order_event::least_id_at(Utc::now() - FRESH);
+    let fresh = order_event::least_id_at(Utc::now() - FAST_PATH_AGE);
     events.retain(|event| event.id >= fresh);
 }
 
@@ -262,13 +294,13 @@ async fn claimed(db: &impl ConnectionTrait, claim: u64, age: Duration) -> Result
     Ok(events.order_by_asc(order_event::Column::Id).all(db).await?.iter().map(Outgoing::of).collect())
 }
 
-/// Packs messages, in order, into as few batches as SQS takes.
+/// Divides messages, in their sequence, into batches within the limits of SQS.
 fn batches(events: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
     let mut batches: Vec<Vec<Outgoing>> = Vec::new();
     let mut bytes = 0;
     for event in events {
         match batches.last_mut() {
-            Some(batch) if batch.len() < BATCH_ENTRIES && bytes + event.message.len() <= BATCH_BYTES => {
+            Some(batch) if batch.len() < MAX_BATCH_ENTRIES && bytes + event.message.len() <= MAX_BATCH_BYTES => {
                 bytes += event.message.len();
                 batch.push(event);
             }
@@ -279,21 +311,6 @@ fn batches(events: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
         }
     }
     batches
-}
-
-/// Doubling pauses with full jitter.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let ceiling = Duration::from_millis(100 << self.failures.min(10)).min(MAX_BACKOFF);
-        self.failures += 1;
-        // Any spread will do; a version 7 UUID ends in random bits.
-        ceiling.mul_f64(f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0).max(Duration::from_millis(50))
-    }
 }
 
 #[cfg(test)]
@@ -310,8 +327,8 @@ mod tests {
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&[1; 10]), [10]);
         assert_eq!(sizes(&[1; 21]), [10, 10, 1]);
-        assert_eq!(sizes(&[BATCH_BYTES / 2, BATCH_BYTES / 2]), [2]);
-        assert_eq!(sizes(&[BATCH_BYTES / 2, BATCH_BYTES / 2 + 1, 1]), [1, 2]);
-        assert_eq!(sizes(&[BATCH_BYTES, 1, BATCH_BYTES]), [1, 1, 1]);
+        assert_eq!(sizes(&[MAX_BATCH_BYTES / 2, MAX_BATCH_BYTES / 2]), [2]);
+        assert_eq!(sizes(&[MAX_BATCH_BYTES / 2, MAX_BATCH_BYTES / 2 + 1, 1]), [1, 2]);
+        assert_eq!(sizes(&[MAX_BATCH_BYTES, 1, MAX_BATCH_BYTES]), [1, 1, 1]);
     }
 }
