@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use entity::Event;
 use futures::stream::BoxStream;
-use uuid::Uuid;
 
-use crate::{Applied, Client, Error, OrderSummary, Product, RankPosition, Ranking, StoredOrder, Sum};
+use crate::{Applied, Client, Error, OrderSummary, Product, RankPosition, Ranking, Sum};
 
 /// The writing side, for the projector.
 #[async_trait::async_trait]
@@ -42,9 +41,6 @@ pub trait Queries: Send + Sync {
     /// Returns the newest orders of each client, newest first, at most
     /// [`RECENT_ORDERS`](crate::rules::sales::RECENT_ORDERS) of them.
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error>;
-
-    /// Reads an order until it expires; this is faster if its client is known.
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error>;
 
     /// Reads products in the order of `ids`, `None` for a product without events. One round trip.
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error>;

@@ -26,6 +26,6 @@ pub use redis::connection::Cursor;
 pub use redis::generations::{self, Generations};
 pub use redis::{ConnectError, Redis};
 pub use rules::client::ProjectedClient;
-pub use rules::sales::{OrderSummary, Resolution, StoredOrder, Sum};
+pub use rules::sales::{OrderSummary, Resolution, Sum};
 pub use settings::RedisSettings;
 pub use types::{Applied, Client, Error, Product, RankPosition, Ranking};

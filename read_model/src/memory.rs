@@ -1,20 +1,17 @@
 //! The read model in memory: the standalone service uses it, and property tests compare Redis with it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::{Change, Event, OrderPlaced, ProductChanged, Subject};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
-use crate::rules::sales::{RECENT_ORDERS, SalesDelta, order_expires_at};
+use crate::rules::sales::{RECENT_ORDERS, SalesDelta};
 use crate::{
-    Applied, Client, Error, OrderSummary, Product, ProjectedClient, Projection, Queries, RankPosition, Ranking,
-    StoredOrder, Sum,
+    Applied, Client, Error, OrderSummary, Product, ProjectedClient, Projection, Queries, RankPosition, Ranking, Sum,
 };
 
 /// The number of changes that a subscriber may be behind.
@@ -22,7 +19,6 @@ const BACKLOG: usize = 1024;
 
 pub struct Memory {
     stored: Mutex<Stored>,
-    keep_orders: Duration,
     changed: broadcast::Sender<i64>,
 }
 
@@ -31,9 +27,6 @@ struct Stored {
     clients: HashMap<i64, ProjectedClient>,
     /// The newest orders of each client, by version.
     recent: HashMap<i64, BTreeMap<i32, OrderSummary>>,
-    orders: HashMap<Uuid, StoredOrder>,
-    /// The orders by their time of expiry.
-    expiring: BTreeSet<(DateTime<Utc>, Uuid)>,
     pages: HashMap<String, BucketPage>,
     /// By period and product.
     product_sales: HashMap<String, HashMap<i64, Sum>>,
@@ -47,25 +40,19 @@ struct BucketPage {
 }
 
 impl Memory {
-    /// Orders are stored for `keep_orders`.
-    pub fn new(keep_orders: Duration) -> Memory {
-        Memory { stored: Mutex::default(), keep_orders, changed: broadcast::Sender::new(BACKLOG) }
-    }
-
     fn stored(&self) -> MutexGuard<'_, Stored> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Default for Memory {
-    /// Orders never expire.
     fn default() -> Memory {
-        Memory::new(Duration::MAX)
+        Memory { stored: Mutex::default(), changed: broadcast::Sender::new(BACKLOG) }
     }
 }
 
 impl Stored {
-    fn apply(&mut self, event: &Event, keep_orders: Duration) -> Result<Applied, Error> {
+    fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
         let client = match &event.data {
             Change::Product(product) => return Ok(self.put(product, event.version)),
             Change::Client(client) => client.client_id,
@@ -74,7 +61,7 @@ impl Stored {
         let applied = self.clients.entry(client).or_insert_with(|| ProjectedClient::new(client)).apply(event)?;
         if let (Applied::Now, Some(order)) = (applied, event.order()) {
             let now = Utc::now();
-            self.add(order, event, now, keep_orders);
+            self.add(order, event, now);
             self.expire(now);
         }
         Ok(applied)
@@ -89,7 +76,7 @@ impl Stored {
         Applied::Now
     }
 
-    fn add(&mut self, order: &OrderPlaced, event: &Event, now: DateTime<Utc>, keep_orders: Duration) {
+    fn add(&mut self, order: &OrderPlaced, event: &Event, now: DateTime<Utc>) {
         let mut delta = SalesDelta::default();
         delta.add(order, event.time, now);
         for ((page, bucket), delta) in delta.buckets {
@@ -108,21 +95,10 @@ impl Stored {
         if recent.len() > RECENT_ORDERS {
             recent.pop_first();
         }
-        if let Some(expires_at) = order_expires_at(event.time, now, keep_orders) {
-            self.orders.insert(order.order_id, StoredOrder { time: event.time, order: order.clone() });
-            self.expiring.insert((expires_at, order.order_id));
-        }
     }
 
-    /// Removes the orders and bucket pages that have expired.
+    /// Removes the bucket pages that have expired.
     fn expire(&mut self, now: DateTime<Utc>) {
-        while let Some((expires_at, id)) = self.expiring.pop_first() {
-            if expires_at > now {
-                self.expiring.insert((expires_at, id));
-                break;
-            }
-            self.orders.remove(&id);
-        }
         self.pages.retain(|_, page| page.expires_at.is_none_or(|expires_at| expires_at > now));
     }
 }
@@ -132,7 +108,7 @@ impl Projection for Memory {
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
         let mut stored = self.stored();
         let apply = |event: &Event| {
-            let applied = stored.apply(event, self.keep_orders);
+            let applied = stored.apply(event);
             if let (Ok(Applied::Now), Subject::Client(id)) = (&applied, event.subject()) {
                 let _ = self.changed.send(id); // fails if there are no subscribers
             }
@@ -179,13 +155,6 @@ impl Queries for Memory {
         let stored = self.stored();
         let recent = |id| stored.recent.get(id).into_iter().flat_map(BTreeMap::values).rev().take(count).cloned();
         Ok(clients.iter().map(|id| recent(id).collect()).collect())
-    }
-
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
-        let mut stored = self.stored();
-        stored.expire(Utc::now());
-        let of_client = |stored: &&StoredOrder| client.is_none_or(|client| stored.order.client_id == client);
-        Ok(stored.orders.get(&id).filter(of_client).cloned())
     }
 
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {

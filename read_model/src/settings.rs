@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use iso_currency::Currency;
 
 use crate::{ConnectError, Redis};
@@ -16,15 +14,12 @@ pub struct RedisSettings {
     /// Number of partitions of the read model; cannot be changed while Redis holds data
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: u16,
-    /// How long an order can be read after it was placed; used by the processes that apply events
-    #[arg(long, env, default_value = "30d", value_parser = humantime::parse_duration)]
-    pub keep_orders: Duration,
 }
 
 impl RedisSettings {
     pub async fn connect(&self) -> Result<Redis, ConnectError> {
         let url = self.redis_url.as_deref().ok_or(ConnectError::NotSet)?;
-        Ok(Redis::connect(url, self.partitions, self.currency).await?.keeping_orders(self.keep_orders))
+        Redis::connect(url, self.partitions, self.currency).await
     }
 }
 

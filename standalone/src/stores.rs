@@ -70,7 +70,7 @@ impl Stores {
         };
         let read_model: Arc<dyn ReadModel> = match &redis {
             Some(redis) => Arc::new(redis.clone()),
-            None => Arc::new(Memory::new(settings.read_model.keep_orders)),
+            None => Arc::new(Memory::default()),
         };
         if redis.is_none() || settings.queue_url.is_none() {
             let pages = replay::replay(&db, &*read_model, currency, None);

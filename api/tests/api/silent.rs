@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use entity::Event;
 use futures::stream::{BoxStream, StreamExt};
-use read_model::{
-    Applied, Client, Error, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, StoredOrder, Sum,
-};
-use uuid::Uuid;
+use read_model::{Applied, Client, Error, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, Sum};
 
 pub struct Silent;
 
@@ -33,10 +30,6 @@ impl Queries for Silent {
     }
 
     async fn recent_orders(&self, _: &[i64], _: usize) -> Result<Vec<Vec<OrderSummary>>, Error> {
-        std::future::pending().await
-    }
-
-    async fn order(&self, _: Uuid, _: Option<i64>) -> Result<Option<StoredOrder>, Error> {
         std::future::pending().await
     }
 

@@ -3,7 +3,7 @@
 use crate::support::*;
 use projector::rebuild::{self, Phase, Rebuild};
 use projector::verify::Repair;
-use read_model::generations::{FORMAT, TransitionError};
+use read_model::generations::{REPORTS_FORMAT, TransitionError};
 use read_model::reports;
 use read_model::{Generations, Projection, Queries, Redis};
 use sea_orm::ConnectionTrait;
@@ -52,7 +52,7 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     redis.apply(&events(&more)).await;
     // Also when an older release made it, which knew of no sums.
     let older = |generations: &mut Generations, _| {
-        generations.generations.get_mut(&1).unwrap().format = FORMAT - 1;
+        generations.generations.get_mut(&1).unwrap().format = REPORTS_FORMAT - 1;
     };
     redis.change_generations(older).await.unwrap();
     assert_eq!(rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap(), 1);

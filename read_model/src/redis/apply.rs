@@ -103,7 +103,7 @@ impl Redis {
         let now = Utc::now();
         let call = |batch: &Batch, target: &WriteTarget| {
             let mut call = self.write(&self.shared.scripts.apply, self.partition(batch.client()), target);
-            batch.write(call.arg(self.channel()), now, self.keep_orders);
+            batch.write(call.arg(self.channel()), now);
             call
         };
         self.call(|target| batches.iter().map(|batch| call(batch, target)).collect()).await

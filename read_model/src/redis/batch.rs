@@ -1,14 +1,13 @@
 //! The arguments of `apply.lua` for events of one partition. What they add to the same sum is added up first.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::Event;
 use redis::{Cmd, ToRedisArgs};
 
-use crate::rules::sales::{RECENT_ORDERS, SalesDelta, order_expires_at};
-use crate::{OrderSummary, StoredOrder};
+use crate::OrderSummary;
+use crate::rules::sales::{RECENT_ORDERS, SalesDelta};
 
 /// Different events of clients of one partition, each with its index in a longer list. Public for the benchmark of the script.
 #[derive(Default)]
@@ -49,7 +48,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Appends the arguments of the script that follow the channel.
-    pub fn write(&self, script: &mut Cmd, now: DateTime<Utc>, keep_orders: Duration) {
+    pub fn write(&self, script: &mut Cmd, now: DateTime<Utc>) {
         let events: Vec<_> = self.events.iter().map(|((client, _), (_, event))| (*client, *event)).collect();
         let clients: Vec<_> = events.chunk_by(|(one, _), (other, _)| one == other).collect();
         let ids: Vec<String> = clients.iter().map(|events| events[0].0.to_string()).collect();
@@ -70,7 +69,7 @@ impl<'a> Batch<'a> {
 
         let orders = events.iter().filter_map(|(_, event)| Some((event.order()?, event.time)));
         let mut delta = SalesDelta::default();
-        orders.clone().for_each(|(order, time)| delta.add(order, time, now));
+        orders.for_each(|(order, time)| delta.add(order, time, now));
         script.arg(delta.buckets.len());
         for ((page, bucket), delta) in delta.buckets {
             // A bucket has two numbers of 64 bits.
@@ -80,15 +79,6 @@ impl<'a> Batch<'a> {
         script.arg(delta.products.len());
         for ((period, product), sum) in delta.products {
             script.arg(period).arg(product).arg(sum.count).arg(sum.revenue);
-        }
-
-        let stored = orders.filter_map(|(order, time)| Some((order, time, order_expires_at(time, now, keep_orders)?)));
-        let stored: Vec<_> = stored.collect();
-        script.arg(stored.len());
-        for (order, time, expires_at) in stored {
-            let text = serde_json::to_string(&StoredOrder { time, order: order.clone() });
-            let text = text.expect("an order always serialises");
-            script.arg(order.order_id.to_string()).arg(text).arg(expires_at.timestamp_millis());
         }
     }
 }

@@ -7,7 +7,6 @@
 //! | `orders:{pN}:generations` | string | a copy of `generations`, in case `orders:meta` alone is lost                |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted | the client's newest orders, by version                                        |
-//! | `…:order:UUID`           | string | an order of one of the partition's clients, as JSON, until it expires         |
 //! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms) or 0         |
 //! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, hour and ten seconds, 64 bits each |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold in that day or month |

@@ -24,7 +24,6 @@ mod repair;
 mod scripts;
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use ::redis::{AsyncCommands, ErrorKind, RedisError, ServerErrorKind, pipe};
 use iso_currency::Currency;
@@ -36,15 +35,10 @@ use self::keys::{META, generation_key};
 use self::scripts::Scripts;
 use crate::Error;
 
-/// How long orders are stored by default.
-pub const KEEP_ORDERS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
 /// The read model in Redis. Clones share their connection.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
-    /// How long orders are stored.
-    keep_orders: Duration,
     /// The only generation that is read and written. Otherwise the live one is read, and all that receive events are written.
     pinned_to: Option<u64>,
 }
@@ -83,7 +77,7 @@ impl Redis {
         let connection = RwLock::new(servers.connect(&client_cache).await?);
         let (registry, scripts) = (Registry::new(), Scripts::new());
         let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts };
-        let redis = Redis { shared: Arc::new(shared), keep_orders: KEEP_ORDERS, pinned_to: None };
+        let redis = Redis { shared: Arc::new(shared), pinned_to: None };
         redis.check_shared_settings().await?;
         redis.fence_partitions().await?;
         Ok(redis)
@@ -91,12 +85,7 @@ impl Redis {
 
     /// Returns a read model that reads and writes only this generation, in whatever state it is.
     pub fn pinned_to(&self, generation: u64) -> Redis {
-        Redis { pinned_to: Some(generation), ..self.clone() }
-    }
-
-    /// Returns a read model that stores orders for this long.
-    pub fn keeping_orders(self, keep_orders: Duration) -> Redis {
-        Redis { keep_orders, ..self }
+        Redis { pinned_to: Some(generation), shared: self.shared.clone() }
     }
 
     /// Checks that the store responds.

@@ -6,7 +6,6 @@ use ::redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value, from_red
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::Redis;
 use super::connection::TIMEOUT;
@@ -16,7 +15,7 @@ use super::decode::{
 use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::rules::sales::RECENT_ORDERS;
-use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, StoredOrder, Sum};
+use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, Sum};
 
 #[async_trait::async_trait]
 impl Queries for Redis {
@@ -80,18 +79,6 @@ impl Queries for Redis {
         }
         let lists: Vec<Vec<String>> = self.read_all(&mut pipeline).await?;
         lists.iter().map(|list| list.iter().map(|text| read_order_summary(text)).collect()).collect()
-    }
-
-    async fn order(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, Error> {
-        let (generation, mut pipeline) = (self.report_generation().await?, pipe());
-        for partition in self.partitions().filter(|one| client.is_none_or(|client| self.partition(client) == *one)) {
-            pipeline.get(generation_key(partition, generation, format_args!("order:{id}")));
-        }
-        let orders: Vec<Option<String>> = self.read_all(&mut pipeline).await?;
-        let Some(text) = orders.into_iter().flatten().next() else { return Ok(None) };
-        let stored: StoredOrder =
-            serde_json::from_str(&text).map_err(|error| Error::Damaged(format!("order {id}: {error}")))?;
-        Ok(Some(stored).filter(|stored| client.is_none_or(|client| stored.order.client_id == client)))
     }
 
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {

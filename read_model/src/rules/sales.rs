@@ -4,19 +4,16 @@
 //! Sums over time are stored in bucket pages: a page of a [`Resolution`] has one bucket for each step of time.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
 use entity::OrderPlaced;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 /// How long the sums by hour are stored after their month. The sums by day never expire.
 pub const HOURS_RETAINED: Days = Days::new(90);
 /// How long the sums by ten seconds are stored: longer than the rate of the last minute needs them.
 const TEN_SECONDS_RETAINED: TimeDelta = TimeDelta::hours(2);
-/// The longest time that orders are stored.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The number of recent orders that are stored for each client.
 pub const RECENT_ORDERS: usize = 50;
 
@@ -124,22 +121,6 @@ impl OrderSummary {
         };
         parts.next().is_none().then_some(summary)
     }
-}
-
-/// A complete order, as it is stored until it expires.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredOrder {
-    /// Ms since 1970.
-    #[serde(with = "chrono::serde::ts_milliseconds")]
-    pub time: DateTime<Utc>,
-    #[serde(flatten)]
-    pub order: OrderPlaced,
-}
-
-/// Returns when an order of that time expires, `None` if it has expired.
-pub fn order_expires_at(time: DateTime<Utc>, now: DateTime<Utc>, keep_orders: Duration) -> Option<DateTime<Utc>> {
-    let keep = TimeDelta::from_std(keep_orders.min(FOREVER)).ok()?;
-    time.checked_add_signed(keep).filter(|until| *until > now)
 }
 
 /// What some orders add to the sums.

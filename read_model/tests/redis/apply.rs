@@ -6,9 +6,7 @@ use iso_currency::Currency;
 use rand::SeedableRng;
 use rand::prelude::SliceRandom;
 use rand::rngs::StdRng;
-use read_model::redis::KEEP_ORDERS;
 use read_model::{Applied, Error, Memory, Projection, Queries, ReadModel, Redis};
-use std::time::Duration;
 
 use crate::support::{all_of, client_of, command, dated, event, order_of, server};
 
@@ -81,7 +79,7 @@ async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
 #[tokio::test]
 async fn temporary_keys_expire() {
     let server = server().await;
-    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap().keeping_orders(Duration::from_secs(600));
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     let now = Utc::now();
     let event = Event { time: now, ..event(1, 1, 5) };
     redis.apply(std::slice::from_ref(&event)).await[0].clone().unwrap();
@@ -93,8 +91,6 @@ async fn temporary_keys_expire() {
     assert!((89.9..122.0).contains(&hours), "{hours} days");
     let moments = days_left(now.format("moments:%Y-%m-%dT%H").to_string()).await * 24.0;
     assert!((1.9..=2.0).contains(&moments), "{moments} hours");
-    let order = days_left(format!("order:{}", event.order().unwrap().order_id)).await * 86_400.0;
-    assert!((590.0..=600.0).contains(&order), "{order} seconds");
     for forever in [now.format("days:%Y").to_string(), now.format("products:%Y-%m-%d").to_string()] {
         assert!(days_left(forever.clone()).await < 0.0, "{forever}");
     }
@@ -105,7 +101,7 @@ async fn temporary_keys_expire() {
 async fn a_batch_gives_each_event_the_result_it_has_in_isolation() {
     let server = server().await;
     let redis = Redis::connect(&server.url, 1, Currency::USD).await.unwrap();
-    let (memory, now) = (Memory::new(KEEP_ORDERS), Utc::now());
+    let (memory, now) = (Memory::default(), Utc::now());
     let before = dated(1, 1, now);
     let events: Vec<Event> =
         (1..=5).flat_map(|client| (1..=3).map(move |version| dated(client, version, now))).collect();

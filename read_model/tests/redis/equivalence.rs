@@ -8,14 +8,12 @@ use proptest::test_runner::{Config, TestRunner};
 use rand::prelude::IndexedRandom;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
-use read_model::redis::KEEP_ORDERS;
 use read_model::reports::{self, Granularity};
 use read_model::{Applied, Error, Memory, ProjectedClient, Projection, Queries, Ranking, ReadModel, Redis, Sum};
 use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
 use redis_test::server::RedisServer;
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::support::{all_of, cluster, dated, event, priced, server};
@@ -46,14 +44,13 @@ fn a_cluster_equals_memory_for_any_order_and_repeats() {
 fn equals_memory(runtime: &Runtime, url: &str, connection: impl ConnectionLike + Clone, cases: u32) {
     let redis = runtime.block_on(Redis::connect(url, 3, Currency::USD)).unwrap();
     let ids = [1, 2, 3, 4, 5];
-    let keep = Duration::from_secs(30 * 86_400);
     let strategy = (histories(), 1usize..12);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&strategy, |(history, batch)| {
             runtime.block_on(async {
                 let () = ::redis::cmd("FLUSHDB").query_async(&mut connection.clone()).await.unwrap();
-                let (memory, now) = (Memory::new(keep), Utc::now());
+                let (memory, now) = (Memory::default(), Utc::now());
                 let of_history = |(is_product, id, version)| match is_product {
                     true => priced(id, version),
                     false => dated(id, version, now),
@@ -107,7 +104,7 @@ fn equals_memory(runtime: &Runtime, url: &str, connection: impl ConnectionLike +
 async fn nothing_is_applied_while_a_cluster_moves_a_partition() {
     let (cluster, url) = tokio::task::spawn_blocking(cluster).await.unwrap();
     let redis = Redis::connect(&url, 1, Currency::USD).await.unwrap();
-    let (memory, now) = (Memory::new(KEEP_ORDERS), Utc::now());
+    let (memory, now) = (Memory::default(), Utc::now());
     let first: Vec<Event> = (1..=4).map(|client| dated(client, 1, now)).collect();
     // Of a client that is there, and of one that is not yet.
     let second: Vec<Event> = (1..=5).map(|client| dated(client, 2, now)).collect();

@@ -3,6 +3,7 @@
 use futures::{FutureExt, StreamExt};
 use iso_currency::Currency;
 use read_model::generations::{FORMAT, Generation, GenerationState, TransitionError};
+use read_model::reports::latest_orders;
 use read_model::{Applied, ConnectError, Cursor, Error, Generations, Projection, Queries, Redis};
 
 use crate::support::{command, event, server};
@@ -118,4 +119,31 @@ async fn lost_generations_are_reconciled() {
     let refused = redis.apply(&[event(1, 4, 5)]).await;
     assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
     assert_eq!(stored(&redis, 1, 1).await, Some(3), "it is read all the same");
+}
+
+#[tokio::test]
+async fn a_generation_of_format_2_is_read_and_receives_events_and_its_orders_go_with_it() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
+    let format_2 = Generation { state: GenerationState::Live, format: 2 };
+    redis.change_generations(|generations, _| generations.generations.insert(1, format_2)).await.unwrap();
+    let order = "orders:{p1}:g1:order:018bcfe5-6801-7000-8000-000000000001";
+    command(&server, &["SET", order, "{}"]).await;
+
+    assert_eq!(redis.apply(&[event(1, 2, 5), event(1, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Before)]);
+    assert_eq!(latest_orders(&redis, 9).await.unwrap().len(), 2);
+    assert!(redis.has_reports().await.unwrap());
+    assert_eq!(
+        command(&server, &["KEYS", "*:order:*"]).await,
+        ::redis::Value::Array(vec![::redis::Value::BulkString(order.into())])
+    );
+
+    let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    redis.change_generations(|generations, now| generations.switch(second, now, 0)).await.unwrap().unwrap();
+    let long_ago = Generation { state: GenerationState::Removed { since: 0 }, ..format_2 };
+    redis.change_generations(|generations, _| generations.generations.insert(1, long_ago)).await.unwrap();
+    assert_eq!(redis.remove_expired_generations().await.unwrap(), [1]);
+    assert_eq!(command(&server, &["EXISTS", order]).await, ::redis::Value::Int(0));
+    assert_eq!(redis.generations().await.unwrap().generations[&second].format, FORMAT);
 }

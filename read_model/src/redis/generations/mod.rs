@@ -7,4 +7,4 @@
 pub(super) mod registry;
 mod state;
 
-pub use state::{FORMAT, Generation, GenerationState, Generations, TransitionError};
+pub use state::{FORMAT, Generation, GenerationState, Generations, REPORTS_FORMAT, TransitionError};

@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{FORMAT, Generations};
+use super::{FORMAT, Generations, REPORTS_FORMAT};
 use crate::Error;
 use crate::redis::connection::Cursor;
 use crate::redis::keys::{META, fencing_token_key, partition_generations_key, rebuild_position_field};
@@ -108,7 +108,7 @@ impl Redis {
     /// Returns whether the live generation has rankings and sums: those of older releases have none.
     pub async fn has_reports(&self) -> Result<bool, Error> {
         let generation = self.live_generation().await?;
-        Ok(self.format_of(generation) >= FORMAT)
+        Ok(self.format_of(generation) >= REPORTS_FORMAT)
     }
 
     /// Removes generations that were kept for long enough, and the keys of those that were removed a while ago. Returns the numbers
@@ -177,7 +177,7 @@ impl Redis {
     /// Returns the generation to read rankings and sums from.
     pub(in crate::redis) async fn report_generation(&self) -> Result<u64, Error> {
         let generation = self.live_generation().await?;
-        if self.format_of(generation) < FORMAT {
+        if self.format_of(generation) < REPORTS_FORMAT {
             let why = "it was made by an older release; `projector rebuild` makes it anew";
             return Err(Error::Unavailable(why.into()));
         }

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 /// The format of a generation's keys. Raise it when a projection is added or its meaning changes: then `projector rebuild` is needed,
 /// and older releases do not write to the new generation.
 ///
-/// Events are applied to every generation by the rules of the writing release, also to generations of an older format. So a new
-/// format may only add to the previous one.
+/// Events are applied to every generation by the rules of the writing release, also to generations of an older format. A new
+/// format may add keys, and stop writing keys that expire.
 ///
-/// Format 2 added everything but the clients: recent orders, rankings, and sums over time and products.
-pub const FORMAT: u32 = 2;
+/// Format 3 has no whole orders; in format 2, they expire.
+pub const FORMAT: u32 = 3;
+/// The first format with more than clients: recent orders, rankings, and sums over time and products.
+pub const REPORTS_FORMAT: u32 = 2;
 /// How long a generation that was live is kept at least (ms): some readers have not noticed the change yet.
 const STILL_READ: i64 = 10_000;
 

@@ -3,11 +3,11 @@
 -- a server that takes no writes fails, and it refuses the first one. A shared key whose write fails is quarantined: see keys.rs.
 -- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that never exists: see keys.rs
 -- ARGV 1 the caller's fencing token; 2 the generations to write, the live one first; 3 the channel for changes, '' for none; 4 how
---   many recent orders of a client are stored; 5 the ids of the clients; then four lists, each after its length:
+--   many recent orders of a client are stored; 5 the ids of the clients; then three lists, each after its length:
 --   clients: id, newest name, newest e-mail, last purchase (ms) or 0, number of orders, their total, number of events; and of
 --     each event, by version: its version, and its entry in the recent orders or ''
 --   buckets: page, offsets of revenue and number of orders, expiry of the page (ms) or '', revenue, number of orders
---   product sums: period, product, units, revenue; orders: id, the order, expiry (ms)
+--   product sums: period, product, units, revenue
 -- Returns in how many generations the events were applied (0: they had been before), then the keys that were quarantined.
 -- Errors, after which that generation is unchanged: STALE: the fencing token has changed. MIXED: only some events had been applied
 -- before. CORRUPT: a client's keys are damaged; a single event ignores that in all generations but the first.
@@ -132,7 +132,6 @@ local function write_shared(generation, clients, at, found)
     write_to(ARGV[i + 1], 'HINCRBY', ARGV[i + 2] .. ':units', ARGV[i + 3])
     write_to(ARGV[i + 1], 'HINCRBY', ARGV[i + 2] .. ':revenue', ARGV[i + 4])
   end)
-  list(3, function(i) call('SET', generation .. 'order:' .. ARGV[i + 1], ARGV[i + 2], 'PXAT', ARGV[i + 3]) end)
   for i, client in ipairs(clients) do
     by_total[2 * i - 1], by_total[2 * i] = client.total, ARGV[client.at]
     if client.is_last or client.is_first then

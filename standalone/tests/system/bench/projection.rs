@@ -6,7 +6,6 @@ use std::time::Instant;
 use chrono::Utc;
 use entity::{Event, OrderPlaced, order_event};
 use futures::{StreamExt, stream};
-use read_model::redis::KEEP_ORDERS;
 use read_model::redis::batch::Batch;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -181,7 +180,7 @@ fn apply_arguments(fencing_token: &str) -> Vec<String> {
     }
     let mut script = redis::cmd(fencing_token);
     script.arg("1").arg("orders:changed");
-    batch.write(&mut script, Utc::now(), KEEP_ORDERS);
+    batch.write(&mut script, Utc::now());
     let arguments = script.args_iter().filter_map(|argument| match argument {
         redis::Arg::Simple(text) => Some(String::from_utf8_lossy(text).into_owned()),
         _ => None,
