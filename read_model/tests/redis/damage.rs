@@ -178,3 +178,26 @@ async fn a_damaged_shared_key_is_quarantined_and_all_else_stays_exact() {
     }
     assert!(cases >= 20, "{cases}");
 }
+
+#[tokio::test]
+async fn events_are_refused_as_a_whole_while_the_quarantine_is_damaged() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 1, Currency::USD).await.unwrap();
+    let (memory, now, quarantine) = (Memory::default(), Utc::now(), "orders:{p0}:g1:quarantine");
+    let log: Vec<Event> = (1..=3).map(|client| dated(client, 1, now)).collect();
+    command(&server, &["SET", quarantine, "damaged"]).await;
+    for size in [log.len(), 1] {
+        for events in log.chunks(size) {
+            for result in redis.apply(events).await {
+                assert!(matches!(&result, Err(Error::Damaged(why)) if why.contains(quarantine)), "{result:?}");
+            }
+        }
+    }
+    let keys: Vec<String> = ::redis::from_redis_value(command(&server, &["KEYS", "orders:{p0}:g1:*"]).await).unwrap();
+    assert_eq!(keys, [quarantine], "nothing was written");
+    command(&server, &["DEL", quarantine]).await;
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert!(model.apply(&log).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    assert!(all_of(&redis, now).await == all_of(&memory, now).await);
+}
