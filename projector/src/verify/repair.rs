@@ -84,9 +84,8 @@ impl Verifier {
                 return Ok(true);
             }
             crash_point(crash_points::REPAIR_BEFORE_REPLACE);
-            let replaced = self.read_model.replace_client(&projected, &newest).await.map_err(read_model)?;
-            if replaced && self.examine(id).await?.is_right_up_to(projected.newest) {
-                return Ok(true);
+            if self.read_model.replace_client(&projected, &newest).await.map_err(read_model)? {
+                return Ok(self.examine(id).await?.is_right_up_to(projected.newest));
             }
         }
         Ok(false)

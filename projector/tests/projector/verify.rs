@@ -95,6 +95,15 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
         assert_eq!(differences(&verifier).await, [(Client(id), Difference::Misranked)]);
         assert_eq!(differences(&verifier).await, []);
     }
+    // A quarantined ranking misses events: only a rebuild repairs it.
+    command(&url, &["SADD", "orders:{p2}:g1:quarantine", "rank:last"]).await;
+    for _ in 0..2 {
+        let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+        let findings: Vec<_> =
+            page.findings.iter().map(|found| (found.subject, &found.difference, found.repaired)).collect();
+        assert_eq!(findings, [(Client(2), &Difference::Misranked, false)]);
+    }
+    command(&url, &["DEL", "orders:{p2}:g1:quarantine"]).await;
 
     // What is damaged beyond reading, and what the log itself cannot mend, keeps no other from being repaired.
     command(&url, &["HSET", &key(1), "newest", "999999999999"]).await;

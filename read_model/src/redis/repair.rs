@@ -31,10 +31,11 @@ impl Redis {
         Ok(ids.iter().zip(clients).map(|(id, fields)| read_projected_client(*id, &fields?)).collect())
     }
 
-    /// Reads the value of each client in both rankings, `None` where the client is missing. One round trip.
+    /// Reads the value of each client in both rankings, `None` where the client is missing or the ranking is quarantined. One round
+    /// trip.
     ///
     /// # Errors
-    /// If the store fails, or a ranking has another type.
+    /// If the store fails, or a ranking or the quarantine has another type.
     pub async fn scores(&self, ids: &[i64]) -> Result<Vec<[Option<i64>; 2]>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -44,12 +45,17 @@ impl Redis {
             for ranking in RANKINGS {
                 pipeline.zscore(generation_key(self.partition(*id), generation, ranking), id);
             }
+            for ranking in RANKINGS {
+                pipeline.sismember(generation_key(self.partition(*id), generation, QUARANTINE), ranking);
+            }
         }
-        let scores: Vec<RedisResult<Option<f64>>> =
+        let results: Vec<RedisResult<Option<f64>>> =
             pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        let scores = scores.into_iter().collect::<RedisResult<Vec<_>>>()?;
-        let (clients, _) = scores.as_chunks::<{ RANKINGS.len() }>();
-        Ok(clients.iter().map(|scores| scores.map(|score| score.map(|score| score as i64))).collect())
+        let results = results.into_iter().collect::<RedisResult<Vec<_>>>()?;
+        let score =
+            |score: Option<f64>, quarantined| score.filter(|_| quarantined == Some(0.0)).map(|score| score as i64);
+        let (clients, _) = results.as_chunks();
+        Ok(clients.iter().map(|&[total, last, q_total, q_last]| [score(total, q_total), score(last, q_last)]).collect())
     }
 
     /// Returns the quarantined keys of the live generation: see [`keys`](super::keys).
