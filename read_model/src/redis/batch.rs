@@ -18,7 +18,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// A batch of one event.
-    pub fn of(index: usize, client: i64, event: &'a Event) -> Batch<'a> {
+    pub(super) fn of(index: usize, client: i64, event: &'a Event) -> Batch<'a> {
         Batch { events: BTreeMap::from([((client, event.version), (index, event))]) }
     }
 
@@ -27,22 +27,22 @@ impl<'a> Batch<'a> {
         self.events.entry((client, event.version)).or_insert((index, event)).0
     }
 
-    pub fn has_several(&self) -> bool {
+    pub(super) fn has_several(&self) -> bool {
         self.events.len() > 1
     }
 
     /// Returns the index and the client of each event.
-    pub fn indices(&self) -> impl Iterator<Item = (usize, i64)> {
+    pub(super) fn indices(&self) -> impl Iterator<Item = (usize, i64)> {
         self.events.iter().map(|((client, _), (index, _))| (*index, *client))
     }
 
     /// Returns one of the clients.
-    pub fn client(&self) -> i64 {
+    pub(super) fn client(&self) -> i64 {
         self.events.keys().next().map_or(0, |(client, _)| *client)
     }
 
     /// Returns whether the sum of its orders fits into 64 bits.
-    pub fn fits(&self) -> bool {
+    pub(super) fn fits(&self) -> bool {
         let orders = self.events.values().filter_map(|(_, event)| event.order());
         orders.map(|order| order.total).try_fold(0i64, i64::checked_add).is_some()
     }

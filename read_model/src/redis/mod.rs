@@ -2,7 +2,7 @@
 //!
 //! | module         | holds                                                                    |
 //! |----------------|--------------------------------------------------------------------------|
-//! | [`keys`]       | the keys and their meaning                                               |
+//! | `keys`         | the keys and their meaning                                               |
 //! | `apply`        | the projection: events become calls of `scripts/apply.lua`               |
 //! | [`batch`]      | the arguments of `scripts/apply.lua`                                     |
 //! | `read`         | the queries                                                              |
@@ -10,15 +10,15 @@
 //! | `decode`       | parsing stored values                                                    |
 //! | `client_cache` | recently read clients, invalidated by Redis                              |
 //! | [`generations`] | which sets of keys there are: their states, and how processes learn of a change |
-//! | [`connection`] | one server or a Cluster behind the same calls                            |
+//! | `connection`   | one server or a Cluster behind the same calls                            |
 
 mod apply;
 pub mod batch;
 mod client_cache;
-pub mod connection;
+pub(crate) mod connection;
 mod decode;
 pub mod generations;
-pub mod keys;
+mod keys;
 mod read;
 mod repair;
 mod scripts;

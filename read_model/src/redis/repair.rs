@@ -58,19 +58,6 @@ impl Redis {
         Ok(clients.iter().map(|&[total, last, q_total, q_last]| [score(total, q_total), score(last, q_last)]).collect())
     }
 
-    /// Returns the quarantined keys of the live generation: see [`keys`](super::keys).
-    pub async fn quarantined_keys(&self) -> Result<Vec<String>, Error> {
-        let (generation, mut pipeline) = (self.live_generation().await?, pipe());
-        for partition in self.partitions() {
-            pipeline.smembers(generation_key(partition, generation, QUARANTINE));
-        }
-        let names: Vec<Vec<String>> = pipeline.query_async(&mut self.connection()).await?;
-        let keys = self.partitions().zip(names).flat_map(|(partition, names)| {
-            names.into_iter().map(move |name| generation_key(partition, generation, name))
-        });
-        Ok(keys.collect())
-    }
-
     /// Reads products in the order of `ids`. One round trip.
     ///
     /// # Errors

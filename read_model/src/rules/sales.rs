@@ -104,13 +104,13 @@ impl OrderSummary {
     }
 
     /// Returns the stored form.
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let OrderSummary { order_id, client_id, time, total, lines } = self;
         format!("{} {client_id} {} {total} {lines}", order_id.simple(), time.timestamp_millis())
     }
 
     /// Parses the stored form.
-    pub fn from_text(text: &str) -> Option<OrderSummary> {
+    pub(crate) fn from_text(text: &str) -> Option<OrderSummary> {
         let mut parts = text.split(' ');
         let summary = OrderSummary {
             order_id: parts.next()?.parse().ok()?,
@@ -125,7 +125,7 @@ impl OrderSummary {
 
 /// What some orders add to the sums.
 #[derive(Default)]
-pub struct SalesDelta {
+pub(crate) struct SalesDelta {
     /// By bucket page and index of the bucket, without the pages that have expired.
     pub buckets: BTreeMap<(String, usize), BucketDelta>,
     /// By period and product.
@@ -134,7 +134,7 @@ pub struct SalesDelta {
 
 /// What is added to a bucket.
 #[derive(Default)]
-pub struct BucketDelta {
+pub(crate) struct BucketDelta {
     pub sum: Sum,
     /// When the page expires, `None` for never.
     pub expires_at: Option<DateTime<Utc>>,
