@@ -69,7 +69,7 @@ test('the page reports that its settings cannot be loaded', async (t) => {
   const { page } = await newPage(t);
   await page.route('**/config.json', (route) => route.fulfill({ status: 503 }));
   await page.goto(service.url);
-  assert.match(await page.getByRole('alert').textContent(), /config.json, cannot be read: 503/);
+  assert.match(await page.getByRole('alert').textContent(), /config.json\) cannot be read: 503/);
 });
 
 /** Opens GraphiQL; resolves when it can be used. */
