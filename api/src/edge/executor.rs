@@ -18,7 +18,6 @@ use super::auth::EXPLORE;
 use super::caller::Caller;
 use super::documents::cost::cost;
 use super::documents::limits::LimitSettings;
-use super::documents::position::position_of;
 use super::documents::validation::Document;
 use super::documents::{DocumentRef, Documents, variables};
 use super::quota::{ConcurrencyQuota, QuotaKey, RateLimit};
@@ -117,7 +116,7 @@ impl Executor {
         let operation = document.operation(operation_name.as_deref())?;
         let schema = self.documents.schema();
         let coerced = coerce_variable_values(schema, operation, given).map_err(|error| {
-            let position = error.location().and_then(|location| position_of(location, &document.validated.sources));
+            let position = error.location().and_then(|location| document.position(location));
             refusal::error("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
         })?;
         let cost = cost(&document.validated, operation, &coerced);

@@ -183,3 +183,26 @@ async fn a_socket_closes_when_its_token_expires_or_the_service_stops() {
     drop(api); // stops it
     assert_eq!(socket.closed().await, 1001);
 }
+
+#[tokio::test]
+async fn a_running_query_finishes_and_no_new_operation_starts_while_the_service_stops() {
+    let flags = ["--read-wait", "3s", "--drain-delay", "0s"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
+    socket.subscribe("slow", "{ client(id: 1, minVersion: 99) { id } }").await;
+    api.stop();
+    let refusal = loop {
+        socket.subscribe("new", TYPENAME).await;
+        let message = socket.receive().await;
+        assert_eq!(message["id"], "new", "{message}");
+        if message["type"] == "error" {
+            break message;
+        }
+        assert_eq!(socket.receive().await["type"], "complete");
+    };
+    assert_eq!(refusal["payload"][0]["extensions"]["code"], "SERVER_BUSY");
+    let result = socket.receive().await;
+    assert_eq!((&result["id"], &result["type"]), (&json!("slow"), &json!("next")));
+    assert_eq!(socket.receive().await, json!({ "id": "slow", "type": "complete" }));
+    assert_eq!(socket.closed().await, 1001);
+}

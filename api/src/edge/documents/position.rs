@@ -1,13 +1,6 @@
 //! Lines and columns of a document, as errors report them.
 
-use apollo_compiler::parser::{SourceMap, SourceSpan};
 use async_graphql::Pos;
-
-/// Line and column of a location. apollo-compiler's own method would keep an index of lines in the cached document.
-pub fn position_of(location: SourceSpan, sources: &SourceMap) -> Option<Pos> {
-    let source = sources.get(&location.file_id())?;
-    Some(Positions::new(source.source_text()).at(location.offset()))
-}
 
 pub struct Positions<'a> {
     text: &'a str,

@@ -1,8 +1,10 @@
-//! Removes valid syntax that apollo-parser rejects and that means nothing to an execution.
+//! Removes valid syntax that apollo-parser rejects and that does not affect execution.
 
 use apollo_parser::{Lexer, TokenKind};
 
-/// Replaces commas, and descriptions of operations, fragments and variables, by spaces, so that all other tokens keep their place.
+/// Replaces each byte of commas, and of descriptions of operations, fragments and variables, by a space. All other tokens keep
+/// their byte offset, but not their column: a character of several bytes becomes several spaces.
+///
 /// apollo-parser rejects such descriptions, and a comma before the colon of an alias or before the `on` of a fragment.
 pub fn remove_unsupported(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
@@ -26,12 +28,14 @@ pub fn remove_unsupported(text: &str) -> String {
             TokenKind::RCurly | TokenKind::RParen | TokenKind::RBracket => nesting = nesting.saturating_sub(1),
             TokenKind::StringValue => {
                 let is_value = matches!(previous, TokenKind::Colon | TokenKind::Eq);
-                let describes = match next.kind() {
+                let is_description = match next.kind() {
+                    // Outside of all brackets, before `query`, `mutation`, `subscription` or `fragment`.
                     TokenKind::Name => nesting == 0,
+                    // In the brackets of an operation, before a variable. There, `= "…" $` is a default value.
                     TokenKind::Dollar => nesting == 1 && !is_value,
                     _ => false,
                 };
-                if describes {
+                if is_description {
                     remove(token.index(), token.data().len());
                 }
             }
@@ -39,8 +43,7 @@ pub fn remove_unsupported(text: &str) -> String {
         }
         previous = token.kind();
     }
-    // Only whole tokens were replaced, so the bytes remain UTF-8.
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(bytes).expect("still UTF-8, because only whole tokens are replaced")
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Turns the text of a document into one that can be executed: within the limits and valid for the schema.
 
 use anyhow::anyhow;
+use apollo_compiler::diagnostic::ToCliReport;
 use apollo_compiler::executable::{ExecutableDocument, Operation};
 use apollo_compiler::introspection::check_max_depth;
+use apollo_compiler::parser::SourceSpan;
 use apollo_compiler::validation::{DiagnosticList, Valid};
 use apollo_compiler::{Schema, ast};
 use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
@@ -10,6 +12,7 @@ use async_graphql::{Pos, ServerError};
 
 use super::convert::convert;
 use super::limits::LimitSettings;
+use super::position::Positions;
 use super::syntax::remove_unsupported;
 use crate::edge::refusal;
 
@@ -29,11 +32,20 @@ pub struct Document {
     pub validated: Valid<ExecutableDocument>,
     /// The same document for async-graphql, which executes it.
     pub executable: ParsedDocument,
+    /// The text of the client, if columns differ in the text that was parsed.
+    original: Option<Box<str>>,
     /// Estimated size in memory.
     pub bytes: usize,
 }
 
 impl Document {
+    /// Line and column of a location. apollo-compiler's own method would keep an index of lines in the cached document.
+    pub fn position(&self, location: SourceSpan) -> Option<Pos> {
+        let source = self.validated.sources.get(&location.file_id())?;
+        let text = self.original.as_deref().unwrap_or(source.source_text());
+        Some(Positions::new(text).at(location.offset()))
+    }
+
     /// The operation with this name, or the only one.
     pub fn operation(&self, name: Option<&str>) -> Result<&Operation, ServerError> {
         let operation = self.validated.operations.get(name);
@@ -65,15 +77,18 @@ impl Validator {
     pub fn validate(&self, text: &str) -> Result<Document, Vec<ServerError>> {
         let tokens = self.limits.check_text(text).map_err(|error| vec![error])?;
         let supported = remove_unsupported(text);
+        let original = (supported.chars().count() != text.chars().count()).then(|| Box::from(text));
         let parsed =
-            ast::Document::parse(supported, "document").map_err(|error| errors(PARSE_FAILED, &error.errors))?;
+            ast::Document::parse(supported, "document").map_err(|error| errors(PARSE_FAILED, &error.errors, text))?;
         self.limits.check_document(&parsed).map_err(|error| vec![error])?;
         let validated = parsed
             .to_executable_validate(&self.schema)
-            .map_err(|error| errors("GRAPHQL_VALIDATION_FAILED", &error.errors))?;
+            .map_err(|error| errors("GRAPHQL_VALIDATION_FAILED", &error.errors, text))?;
         self.check_introspection(&validated)?;
         let executable = convert(&validated, &self.schema, text);
-        Ok(Document { validated, executable, bytes: text.len() + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT })
+        let texts = text.len() + original.as_deref().map_or(0, str::len);
+        let bytes = texts + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT;
+        Ok(Document { validated, executable, original, bytes })
     }
 
     fn check_introspection(&self, document: &Valid<ExecutableDocument>) -> Result<(), Vec<ServerError>> {
@@ -92,19 +107,51 @@ impl Validator {
     }
 }
 
-/// The first errors of a document, and the number of the others.
-fn errors(code: &str, found: &DiagnosticList) -> Vec<ServerError> {
+/// The first errors of a document, and the number of the others. `text` is as the client sent it, so that columns are right.
+fn errors(code: &str, found: &DiagnosticList, text: &str) -> Vec<ServerError> {
+    let positions = Positions::new(text);
     let mut errors: Vec<_> = found
         .iter()
         .take(MAX_ERRORS)
         .map(|error| {
-            let error = error.to_json();
-            let position = error.locations.first().map(|at| Pos { line: at.line, column: at.column });
-            refusal::error(code, error.message.chars().take(MAX_MESSAGE).collect::<String>(), position)
+            let position = error.error.location().map(|location| positions.at(location.offset()));
+            let message = error.error.to_string();
+            refusal::error(code, message.chars().take(MAX_MESSAGE).collect::<String>(), position)
         })
         .collect();
     if found.len() > MAX_ERRORS {
         errors.push(refusal::error(code, format!("There are {} more errors.", found.len() - MAX_ERRORS), None));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        limits: LimitSettings,
+    }
+
+    #[test]
+    fn columns_after_a_description_count_characters_of_the_original_text() {
+        let validator =
+            Validator::new("type Query { a(b: Int!): Int }", Cli::parse_from(["test"]).limits, false).unwrap();
+        let column = |text: &str| validator.validate(text).err().unwrap()[0].locations[0].column;
+        for (plain, accented) in [
+            ("\"e\" query { unknown }", "\"\u{e9}\" query { unknown }"),
+            ("\"e\" query { a(b: ) }", "\"\u{1F600}\" query { a(b: ) }"),
+        ] {
+            assert_eq!(column(plain), column(accented), "{plain}");
+        }
+
+        let text = "\"\u{e9}\" query ($b: Int!) { a(b: $b) }";
+        let document = validator.validate(text).unwrap();
+        let variable = document.operation(None).unwrap().variables[0].location().unwrap();
+        assert_eq!(document.position(variable), Some(Pos { line: 1, column: 12 }));
+    }
 }

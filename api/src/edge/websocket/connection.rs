@@ -10,7 +10,7 @@ use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, stream};
 use serde_json::Value;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tower_http::request_id::RequestId;
 use tracing::info;
 
@@ -26,23 +26,31 @@ use crate::edge::{Edge, refusal, request_id};
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between pings. A client that sends nothing for two intervals is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// Time for a client to read a message.
+/// Maximum time to send a frame.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a client to answer the closing handshake.
+/// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest id of an operation, in bytes.
 const MAX_ID: usize = 128;
 
 /// Why a connection ends.
-enum End {
+enum Disconnect {
+    /// The server closes it.
     Close(CloseReason),
-    Disconnected,
+    /// The client closed it, or it failed.
+    Lost,
 }
 
-impl From<CloseReason> for End {
-    fn from(reason: CloseReason) -> End {
-        End::Close(reason)
+impl From<CloseReason> for Disconnect {
+    fn from(reason: CloseReason) -> Disconnect {
+        Disconnect::Close(reason)
     }
+}
+
+/// The result of a `subscribe` message that keeps the connection open.
+enum Subscribe {
+    Started,
+    Refused(Vec<ServerError>),
 }
 
 pub struct Connection {
@@ -55,7 +63,7 @@ pub struct Connection {
     /// Whether `connection_init` was accepted.
     initialised: bool,
     operations: HashMap<String, ActiveOperation>,
-    /// Results by operation id; `None` after the last.
+    /// Results by operation id. `None` marks the end of an operation.
     results: SelectAll<BoxStream<'static, (String, Option<Response>)>>,
     last_message: Instant,
 }
@@ -81,60 +89,75 @@ impl Connection {
     }
 
     pub async fn serve(mut self) {
-        let end = self.run().await;
+        let disconnect = self.run().await;
+        // Dropping an operation writes its line to the log, which must not wait for the closing handshake.
         self.operations.clear();
         let _ = timeout(CLOSE_TIMEOUT, async {
-            if let Err(End::Close(CloseReason(code, reason))) = end {
+            if let Disconnect::Close(CloseReason(code, reason)) = disconnect {
                 let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
                 let _ = self.socket.send(close).await;
             }
-            // Reading to the end also answers a close frame of the client.
+            // The handshake is complete when nothing more can be read. Reading also replies to a close frame of the client.
             while let Some(Ok(_)) = self.socket.recv().await {}
         })
         .await;
     }
 
     /// Runs until the connection ends.
-    async fn run(&mut self) -> Result<(), End> {
+    async fn run(&mut self) -> Disconnect {
         if self.socket.protocol().is_none() {
-            return Err(protocol::SUBPROTOCOL_NOT_ACCEPTABLE.into());
+            return protocol::SUBPROTOCOL_NOT_ACCEPTABLE.into();
         }
-        let shutdown = self.edge.shutdown.clone();
         let init_deadline = tokio::time::Instant::now() + INIT_TIMEOUT;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
         loop {
-            let only_subscriptions = self.operations.values().all(|operation| operation.log.info.is_subscription());
-            tokio::select! {
-                message = self.socket.recv() => match message {
-                    Some(Ok(message)) => {
-                        self.last_message = Instant::now();
-                        self.on_message(message).await?;
-                    }
-                    Some(Err(_)) | None => return Err(End::Disconnected),
-                },
-                Some((id, result)) = self.results.next() => self.on_result(id, result).await?,
-                () = token_expiry(self.caller.expires()) => return Err(protocol::FORBIDDEN.into()),
-                () = sleep_until(init_deadline), if !self.initialised => return Err(protocol::INIT_TIMEOUT.into()),
-                // Queries and mutations finish first.
-                () = shutdown.cancelled(), if only_subscriptions => return Err(protocol::GOING_AWAY.into()),
-                _ = ping.tick() => {
-                    if self.last_message.elapsed() > 2 * PING_INTERVAL {
-                        return Err(End::Disconnected);
-                    }
-                    self.send_frame(Message::Ping(Default::default())).await?;
-                }
+            if let Err(disconnect) = self.process_next(init_deadline, &mut ping).await {
+                return disconnect;
             }
         }
     }
 
-    async fn on_message(&mut self, message: Message) -> Result<(), End> {
+    /// Waits for the next message, result or deadline, and processes it.
+    async fn process_next(
+        &mut self,
+        init_deadline: tokio::time::Instant,
+        ping: &mut Interval,
+    ) -> Result<(), Disconnect> {
+        let only_subscriptions = self.has_only_subscriptions();
+        tokio::select! {
+            message = self.socket.recv() => match message {
+                Some(Ok(message)) => {
+                    self.last_message = Instant::now();
+                    self.on_message(message).await
+                }
+                Some(Err(_)) | None => Err(Disconnect::Lost),
+            },
+            Some((id, result)) = self.results.next() => self.on_result(id, result).await,
+            () = token_expiry(self.caller.expires()) => Err(protocol::FORBIDDEN.into()),
+            () = sleep_until(init_deadline), if !self.initialised => Err(protocol::INIT_TIMEOUT.into()),
+            // Queries and mutations finish first.
+            () = self.edge.shutdown.cancelled(), if only_subscriptions => Err(protocol::GOING_AWAY.into()),
+            _ = ping.tick() => {
+                if self.last_message.elapsed() > 2 * PING_INTERVAL {
+                    return Err(Disconnect::Lost);
+                }
+                self.send_frame(Message::Ping(Default::default())).await
+            }
+        }
+    }
+
+    fn has_only_subscriptions(&self) -> bool {
+        self.operations.values().all(|operation| operation.log.info.is_subscription())
+    }
+
+    async fn on_message(&mut self, message: Message) -> Result<(), Disconnect> {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(protocol::INVALID_MESSAGE.into()),
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return Err(End::Disconnected),
+            Message::Close(_) => return Err(Disconnect::Lost),
         };
         if text.len() > self.edge.limits.max_body_bytes {
             return Err(protocol::TOO_BIG.into());
@@ -144,8 +167,8 @@ impl Connection {
             ClientMessage::Ping => self.send(ServerMessage::Pong).await,
             ClientMessage::Pong => Ok(()),
             ClientMessage::Subscribe { id, payload } => match self.on_subscribe(&id, payload)? {
-                Ok(()) => Ok(()),
-                Err(errors) => self.send(ServerMessage::Error { id: &id, payload: &errors }).await,
+                Subscribe::Started => Ok(()),
+                Subscribe::Refused(errors) => self.send(ServerMessage::Error { id: &id, payload: &errors }).await,
             },
             ClientMessage::Complete { id } => {
                 if let Some(operation) = self.operations.remove(&id) {
@@ -156,7 +179,7 @@ impl Connection {
         }
     }
 
-    async fn on_connection_init(&mut self, payload: Value) -> Result<(), End> {
+    async fn on_connection_init(&mut self, payload: Value) -> Result<(), Disconnect> {
         if self.initialised {
             return Err(protocol::TOO_MANY_INITS.into());
         }
@@ -173,7 +196,7 @@ impl Connection {
             };
             self.permit.move_to(self.caller.quota_key()).map_err(|_| protocol::TRY_AGAIN_LATER)?;
         }
-        // An anonymous caller has nothing to subscribe to.
+        // Anonymous callers are rejected.
         if self.caller.identity.is_none() {
             return Err(protocol::FORBIDDEN.into());
         }
@@ -181,8 +204,8 @@ impl Connection {
         self.send(ServerMessage::ConnectionAck).await
     }
 
-    /// Starts an operation. The inner error refuses it, the outer error ends the connection.
-    fn on_subscribe(&mut self, id: &str, payload: Value) -> Result<Result<(), Vec<ServerError>>, End> {
+    /// Starts an operation or refuses it. An error ends the connection.
+    fn on_subscribe(&mut self, id: &str, payload: Value) -> Result<Subscribe, Disconnect> {
         if !self.initialised {
             return Err(protocol::UNAUTHORIZED.into());
         }
@@ -192,11 +215,19 @@ impl Connection {
         if self.operations.contains_key(id) {
             return Err(protocol::SUBSCRIBER_EXISTS.into());
         }
+        // Running queries and mutations finish during a shutdown, but no operation starts any more.
+        if self.edge.shutdown.is_cancelled() {
+            if self.has_only_subscriptions() {
+                return Err(protocol::GOING_AWAY.into());
+            }
+            let message = "The service is shutting down. Reconnect and send the operation again.";
+            return Ok(Subscribe::Refused(vec![refusal::error("SERVER_BUSY", message, None)]));
+        }
         let parameters = Parameters::from_value(payload).map_err(|_| protocol::INVALID_MESSAGE)?;
         let max = self.edge.limits.max_streams;
         if self.operations.len() >= max {
             let message = format!("This connection has {max} active operations. Complete one first.");
-            return Ok(Err(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
+            return Ok(Subscribe::Refused(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
         let prepared = match self.edge.executor.prepare(parameters, &self.caller) {
             Ok(prepared) => prepared,
@@ -204,7 +235,7 @@ impl Connection {
                 let errors = refusal.errors();
                 let code = errors.first().and_then(refusal::code);
                 info!(code, transport = "websocket", request_id = request_id::as_str(&self.request_id), "refused");
-                return Ok(Err(errors));
+                return Ok(Subscribe::Refused(errors));
             }
         };
         let log = OperationLog::new(prepared.info.clone(), self.request_id.clone(), "websocket");
@@ -214,10 +245,10 @@ impl Connection {
         let results = results.map(move |result| (operation_id.clone(), result));
         self.results.push(Abortable::new(results, registration).boxed());
         self.operations.insert(id.to_owned(), ActiveOperation { log, abort });
-        Ok(Ok(()))
+        Ok(Subscribe::Started)
     }
 
-    async fn on_result(&mut self, id: String, result: Option<Response>) -> Result<(), End> {
+    async fn on_result(&mut self, id: String, result: Option<Response>) -> Result<(), Disconnect> {
         match result {
             Some(result) => self.send(ServerMessage::Next { id: &id, payload: &result }).await,
             None => {
@@ -227,16 +258,16 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), End> {
+    async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), Disconnect> {
         // Serialisation cannot fail: all parts are valid JSON.
-        let text = serde_json::to_string(&message).map_err(|_| End::Disconnected)?;
+        let text = serde_json::to_string(&message).map_err(|_| Disconnect::Lost)?;
         self.send_frame(Message::Text(text.into())).await
     }
 
-    async fn send_frame(&mut self, message: Message) -> Result<(), End> {
+    async fn send_frame(&mut self, message: Message) -> Result<(), Disconnect> {
         match timeout(SEND_TIMEOUT, self.socket.send(message)).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(End::Disconnected),
+            _ => Err(Disconnect::Lost),
         }
     }
 }
