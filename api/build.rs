@@ -1,8 +1,8 @@
-//! GraphiQL is built into the program from `web/dist`, where that is there, and anew when it has changed.
+//! Embeds GraphiQL from `web/dist` into the program if it has been built, and rebuilds the program when it changes.
 
 fn main() {
     let directory = "../web/dist/graphiql";
-    // What does not exist would count as changed each time.
+    // Cargo treats a missing directory as changed in every build.
     let _ = std::fs::create_dir_all(directory);
     println!("cargo::rerun-if-changed={directory}");
 }

@@ -1,4 +1,4 @@
-// The operations of the pages: their types, and the manifest of documents that a service may be told to trust.
+// Generates types for the operations of the pages, and the manifest for a service that accepts only trusted documents.
 export default {
   schema: '../schema.graphql',
   documents: 'pages/*.ts',

@@ -1,4 +1,4 @@
-// What the schema is held to: every rule of the plugin, except for what is said here.
+// Rules for the schema: all rules of the plugin, with the exceptions below.
 import graphql from '@graphql-eslint/eslint-plugin';
 
 const { 'flat/schema-all': all, 'flat/schema-relay': relay } = graphql.configs;
@@ -7,7 +7,7 @@ const rules = {
   ...all.rules,
   ...relay.rules,
 
-  // Everything is described. The arguments of directives are those of the specification, which describes them.
+  // Everything needs a description, except for arguments of directives: their specification describes them.
   '@graphql-eslint/require-description': [
     'error',
     {
@@ -19,9 +19,9 @@ const rules = {
       ignoredSelectors: ['DirectiveDefinition > .arguments'],
     },
   ],
-  // The input type of a mutation bears its name.
+  // The input type of a mutation is named after it.
   '@graphql-eslint/input-name': ['error', { checkInputType: true, caseSensitiveInputType: false }],
-  // An amount, a line, a page, a report and an answer are what they consist of: nobody asks for them by an id.
+  // Amounts, order items, pages, reports and payloads are values: they have no id.
   '@graphql-eslint/strict-id-in-types': [
     'error',
     {
@@ -31,20 +31,20 @@ const rules = {
       },
     },
   ],
-  // Lists that fit into an answer are lists. No object is found by a global id, so there is no `Node`.
+  // Short lists are plain lists without edges. No object is found by a global id, so there is no `Node`.
   '@graphql-eslint/relay-edge-types': ['error', { shouldImplementNode: false, listTypeCanWrapOnlyEdgeType: false }],
   // Pages are read forwards only.
   '@graphql-eslint/relay-arguments': ['error', { includeBoth: false }],
 
-  // Fields stand in the order of their meaning.
+  // Fields are sorted by meaning, not by name.
   '@graphql-eslint/alphabetize': 'off',
-  // There is more than queries.
+  // The schema has mutations and subscriptions, too.
   '@graphql-eslint/no-root-type': 'off',
-  // The date would be an argument of @deprecated that the specification does not have: reasons tell it.
+  // The specification has no argument for a date in @deprecated, so the reason contains the date.
   '@graphql-eslint/require-deprecation-date': 'off',
-  // Queries follow orders with a delay: within a mutation's answer they would tell what was before.
+  // Queries lag behind mutations, so a query in the payload of a mutation would return old data.
   '@graphql-eslint/require-field-of-type-query-in-mutation-result': 'off',
-  // What cannot be answered is an error, and clients need no further check for a null that only comes with one.
+  // A failure is always reported in `errors`. A non-null type saves clients an additional check for null.
   '@graphql-eslint/require-nullable-result-in-root': 'off',
 };
 

@@ -8,7 +8,7 @@ export default defineConfig({
     emptyOutDir: true,
     // The code editor alone is larger than the 500 kB that Vite warns of.
     chunkSizeWarningLimit: 2000,
-    // React's server components are told apart by 'use client', which means nothing in a page without them.
+    // Vite warns that it ignores 'use client'. The directive only matters for React's server components, which are not used.
     rolldownOptions: { checks: { moduleLevelDirective: false } },
   },
 });

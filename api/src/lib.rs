@@ -1,6 +1,6 @@
-//! The api: a GraphQL service that takes commands, answers queries, and publishes events from its outbox.
+//! The api: a GraphQL service that executes commands and queries, and publishes events from its outbox.
 //!
-//! - [`edge`]: HTTP; from bytes to one valid, authorised and paid operation, and from its result to bytes
+//! - [`edge`]: HTTP; parses and validates requests, checks tokens and rate limits, encodes responses
 //! - [`graphql`]: the schema and its resolvers
 //! - [`commands`]: writes to the command database
 //! - [`outbox`]: publishes committed events to the queue

@@ -174,7 +174,7 @@ impl Service {
         let _ = tokio::join!(finishes(server), timeout(GRACE, edge.sockets_closed()));
         requests_done.cancel();
         if !finishes(orders).await {
-            warn!("some orders were not placed: the database did not answer");
+            warn!("some orders were not placed: the database did not respond");
         }
         orders_done.cancel();
         if !finishes(relay).await {

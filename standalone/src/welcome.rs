@@ -1,4 +1,4 @@
-//! What standalone prints when it is ready.
+//! The text that standalone prints when it is ready.
 
 use std::net::SocketAddr;
 

@@ -69,17 +69,17 @@ function showTotal(): void {
 }
 products.addEventListener('input', showTotal);
 
-/** Shows the client with the number that is typed in. */
+/** Shows the client whose number is in the input. */
 async function showClient(): Promise<void> {
   const id = client.value.trim();
-  let known: string;
+  let summary: string;
   try {
     const { client } = await request(CLIENT, { id });
-    known = client ? `${client.name}, ${orders(client.orderCount)}, ${money(client.total)}` : 'Not known yet.';
+    summary = client ? `${client.name}, ${orders(client.orderCount)}, ${money(client.total)}` : 'No client has this number.';
   } catch (error) {
-    known = (error as Error).message;
+    summary = (error as Error).message;
   }
-  if (id === client.value.trim()) element('client-known').textContent = known; // unless the number has changed
+  if (id === client.value.trim()) element('client-summary').textContent = summary; // unless the number has changed
 }
 client.addEventListener('input', showClient);
 void showClient();

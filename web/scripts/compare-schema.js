@@ -1,5 +1,5 @@
-// node scripts/compare-schema.js OLD NEW: prints what breaks clients of the schema OLD when NEW takes its place, and
-// exits with status 1 if anything does. What OLD had deprecated may go.
+// node scripts/compare-schema.js OLD NEW: prints changes from the schema OLD to the schema NEW that break clients, and exits
+// with status 1 if there are any. NEW may remove anything that is deprecated in OLD.
 import { readFileSync } from 'node:fs';
 import { ChangeType, CriticalityLevel, diff, DiffRule } from '@graphql-inspector/core';
 import { buildSchema } from 'graphql';
@@ -15,7 +15,7 @@ const breaking = changes.filter(({ criticality }) => criticality.level === Criti
 for (const { message } of breaking) console.log(message);
 process.exitCode = breaking.length ? 1 : 0;
 
-/** The rule of the library knows fields and enum values only. */
+/** The library's rule covers only fields and enum values, so this one covers arguments. */
 function mayRemoveDeprecatedArguments({ changes, oldSchema }) {
   return changes.filter(({ type, path }) => {
     if (type !== ChangeType.FieldArgumentRemoved) return true;

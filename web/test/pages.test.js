@@ -91,7 +91,7 @@ test('a client that registers in the shop can order at once and appears on the d
   await hasNoViolation(page, 'rejected registration');
   await page.getByLabel('E-mail').fill('zoe@anemailprovider.com');
   await page.getByRole('button', { name: 'Register' }).click();
-  await page.locator('#client-known', { hasText: 'Zoë, 0 orders, $0.00' }).waitFor();
+  await page.locator('#client-summary', { hasText: 'Zoë, 0 orders, $0.00' }).waitFor();
   assert.equal(await page.locator('#clients option').first().textContent(), 'Zoë');
   assert.ok(await page.locator('#register-error').isHidden());
   await page.getByLabel('Phone').fill('1');

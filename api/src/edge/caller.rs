@@ -1,4 +1,4 @@
-//! Who sends a request: the identity behind its token, its address, and the trace that it belongs to.
+//! The caller of a request: the identity from its token, its address, and its trace context.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub fn parse_bearer(credentials: &str) -> Option<Authorization<Bearer>> {
     Authorization::decode(&mut std::iter::once(&value)).ok()
 }
 
-/// The address that connected to the outermost trusted proxy. What clients add to the header further left is not trusted.
+/// The address that connected to the outermost trusted proxy. Entries further left in the header come from the client and are not trusted.
 fn client_address(headers: &HeaderMap, peer: SocketAddr, trusted_proxies: usize) -> IpAddr {
     let Some(index) = trusted_proxies.checked_sub(1) else { return peer.ip() };
     let forwarded = headers.get_all("x-forwarded-for").iter().map(|value| String::from_utf8_lossy(value.as_bytes()));

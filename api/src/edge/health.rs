@@ -20,8 +20,8 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// The service can take orders and answer queries. The queue is reported too, but orders do not need it: events wait in
-/// the outbox.
+/// Reports whether the service can accept orders and execute queries. The queue is reported, too, but does not affect the
+/// status: events wait in the outbox.
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let (database, read_model, queue) = tokio::join!(
         within_timeout(edge.app.is_database_reachable()),

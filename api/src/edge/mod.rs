@@ -113,7 +113,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         // Outside of the log, whose durations exclude compression.
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_compressing))
-        // Browsers are told to be strict, also about errors.
+        // Error responses need the security headers, too.
         .layer(SetMultipleResponseHeadersLayer::if_not_present(SECURITY_HEADERS.map(Into::into).into()))
         // Needs the request id, and sees the final status.
         .layer(middleware::from_fn(access_log::layer))

@@ -6,9 +6,9 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 /// A media type of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
-    /// `application/json`, which every client knows. The status is 200 for every well-formed GraphQL request.
+    /// `application/json`, which every client supports. The status is 200 for every well-formed GraphQL request.
     Json,
-    /// `application/graphql-response+json`. The status says whether the operation was executed.
+    /// `application/graphql-response+json`. The status shows whether the operation was executed.
     GraphqlResponse,
     /// `text/event-stream`: any number of results. A refusal before the first result is JSON.
     EventStream,
@@ -34,7 +34,7 @@ pub struct Accepted {
 
 impl Accepted {
     /// Reads `Accept` (RFC 9110, section 12.5.1). Without the header, the type is JSON. An event stream must be preferred
-    /// to all other types, because clients list it for subscriptions beside the types they want for queries.
+    /// to all other types, because some clients always accept it, but only want it for subscriptions.
     pub fn from_headers(headers: &HeaderMap) -> Option<Accepted> {
         let (mut json, mut any, mut response, mut events) = (None, None, 0.0, 0.0);
         let mut is_empty = true;

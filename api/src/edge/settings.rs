@@ -54,7 +54,7 @@ impl HttpSettings {
         self.cors_origins.iter().any(|origin| origin == "*")
     }
 
-    /// Answers preflight requests; `None` if no other origin is allowed.
+    /// The layer that responds to preflight requests; `None` if no other origin is allowed.
     pub fn cors(&self) -> Option<CorsLayer> {
         if self.cors_origins.is_empty() {
             return None;

@@ -57,7 +57,7 @@ pub fn errors(errors: &[ServerError]) -> Response {
 
 fn respond(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let events = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // nginx buffers responses unless it is told not to.
+    // Without this header, nginx buffers the stream.
     ([(VARY, "Accept"), (HeaderName::from_static("x-accel-buffering"), "no")], events).into_response()
 }
 

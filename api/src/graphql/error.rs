@@ -1,5 +1,5 @@
-//! Failures as clients see them: a code in `extensions.code` and a message that says what to do. Problems with the input
-//! that a user can fix are not failures: see [`user_error`](super::user_error).
+//! Errors that clients receive: a code in `extensions.code` and a message that explains what to do. Problems with the input
+//! that a user can fix are not among them: see [`user_error`](super::user_error).
 //!
 //! [`Error`] does not implement `Display`, because async-graphql sends the text of every error that does to the client.
 

@@ -1,3 +1,5 @@
+//! The root fields of queries: each checks the scope, reads the arguments, and maps the result to a GraphQL type.
+
 use async_graphql::{Context, ID, Object};
 use chrono::Utc;
 use read_model::reports::points;
@@ -18,18 +20,20 @@ use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
 use crate::orders;
 use crate::queries::clients::AtVersion;
 
+/// Most points in a report of `sales`.
 const MAX_POINTS: usize = 1_000;
 /// Longest range of `topProducts`.
 const MAX_DAYS: i32 = 3_660;
 
 pub struct Query;
 
-/// Queries. They follow changes with a short delay.
+/// Queries. Results may lag behind changes briefly.
 //
-// Nullable fields return `Option<Result<_>>`, so that a failure nulls only this field and not the object around it.
+// Resolvers of nullable fields return `Option<Result<_>>`: only with this type does async-graphql make the field itself
+// nullable, so that an error sets this field to null and not its parent.
 #[Object]
 impl Query {
-    /// A client. Null if no client with this id was registered. Requires the scope `clients:read`.
+    /// A client. Null if no client has this id. Requires the scope `clients:read`.
     async fn client(
         &self,
         ctx: &Context<'_>,
@@ -55,8 +59,13 @@ impl Query {
         let (app, ids) = (app(ctx), parse_ids(&ids)?);
         let valid: Vec<i64> = ids.iter().flatten().copied().collect();
         let mut found = app.clients.by_ids(&valid).await?.into_iter();
-        let client = |id: Option<i64>| Some(Client::new(id.and_then(|_| found.next())??, app.currency));
-        Ok(ids.into_iter().map(client).collect())
+        let mut clients = Vec::with_capacity(ids.len());
+        for id in ids {
+            // `found` has one result for each valid id, in the same order.
+            let client = if id.is_some() { found.next().flatten() } else { None };
+            clients.push(client.map(|client| Client::new(client, app.currency)));
+        }
+        Ok(clients)
     }
 
     /// All clients, a page at a time. Requires the scope `sales:read`.
@@ -85,7 +94,7 @@ impl Query {
         #[graphql(desc = "The first day.")] from: Date,
         #[graphql(desc = "The last day, which is included.")] to: Date,
         #[graphql(
-            desc = "The length of the points. A report has at most 1000 points.",
+            desc = "The length of one point: hour, day or month. A report has at most 1000 points.",
             default_with = "Granularity::Day"
         )]
         granularity: Granularity,
@@ -95,10 +104,10 @@ impl Query {
         if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
-        let first_hour = Utc::now().date_naive().checked_sub_days(HOURS_RETAINED);
-        if granularity == read_model::reports::Granularity::Hour && Some(from) < first_hour {
-            let message = "`from` is too long ago: hours are available for 90 days.";
-            return Err(Error::BadUserInput(message.into()));
+        let first_day_with_hours = Utc::now().date_naive() - HOURS_RETAINED;
+        if granularity == read_model::reports::Granularity::Hour && from < first_day_with_hours {
+            let message = format!("`from` is too long ago: hours are available from {first_day_with_hours}.");
+            return Err(Error::BadUserInput(message));
         }
         Ok(SalesReport(app(ctx).reports.sales(from, to, granularity).await?))
     }
@@ -179,12 +188,18 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
 }
 
 async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
-    let only_client = authorize(ctx, READ_SALES)?.client.as_deref().map(parse_id);
-    let (Ok(id), app) = (id.parse::<Uuid>(), app(ctx)) else { return Ok(None) };
-    let event = match only_client {
-        Some(None) => None,
-        only_client => orders::order(&app.db, id, only_client.flatten(), app.currency).await?,
-    };
+    let identity = authorize(ctx, READ_SALES)?;
+    let Ok(id) = id.parse::<Uuid>() else { return Ok(None) };
+    let mut only_client = None;
+    if let Some(client) = identity.client.as_deref() {
+        only_client = parse_id(client);
+        // The token is for a client that cannot exist, so no order is visible.
+        if only_client.is_none() {
+            return Ok(None);
+        }
+    }
+    let app = app(ctx);
+    let event = orders::order(&app.db, id, only_client, app.currency).await?;
     Ok(event.map(|event| Order::new(event.data, event.time, app.currency)))
 }
 

@@ -58,7 +58,7 @@ impl LiveClients {
     /// Nothing is sent while the read model does not have the client. An error is the last item.
     pub fn watch(self: &Arc<Self>, id: i64) -> impl Stream<Item = Result<Client, Error>> + Send + use<> {
         if let Some(problem) = self.problem().clone() {
-            // The known state may be stale.
+            // The cached state may be stale.
             return Either::Left(stream::once(async { Err(problem) }));
         }
         let mut state = self.watched().entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();

@@ -18,9 +18,10 @@ use tracing::warn;
 
 use super::reports::MAX_AGE;
 
-/// A third of the two minutes: for a period, for the sums over a range, and while these are read again.
+/// A third of two minutes, because three delays add up: the age of a period's sums, the age of the sums over a range, and the
+/// time until these have been read again.
 const CLOSED_MAX_AGE: Duration = Duration::from_secs(40);
-/// Kept results, and the products in all of them: about 50 bytes each.
+/// Maximum number of cached results, and of products in all of them, at about 50 bytes each.
 const MAX_RESULTS: usize = 500;
 const MAX_PRODUCTS: u64 = 1_000_000;
 /// Concurrent reads. A large period occupies Redis for some milliseconds.
@@ -29,7 +30,7 @@ const MAX_READS: usize = 2;
 /// By product id.
 type Sums = Arc<HashMap<i64, Sum>>;
 
-/// The closed periods of a range as of a day, read in one interval of [`CLOSED_MAX_AGE`], counted from 1970.
+/// The closed periods of a range on a certain day, read in one interval of [`CLOSED_MAX_AGE`], counted from 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct ClosedRange {
     from: NaiveDate,
@@ -70,8 +71,8 @@ impl ProductSums {
         Ok(add_up([&*closed, &open]))
     }
 
-    /// The sums over the closed periods of a range, as of this interval. While they are read for the first time, callers get
-    /// the sums of the interval before.
+    /// The sums over the closed periods of a range in the current interval. Until they have been read, callers get the sums of
+    /// the previous interval.
     async fn closed(
         self: &Arc<Self>,
         from: NaiveDate,

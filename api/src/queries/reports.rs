@@ -15,7 +15,7 @@ use super::product_sums::ProductSums;
 pub const MAX_AGE: Duration = Duration::from_secs(1);
 /// Products in a ranking.
 pub const MAX_PRODUCTS: usize = 100;
-/// Reports of each kind that are kept.
+/// Maximum number of cached reports of each kind.
 const REPORTS: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,5 +1,5 @@
-//! What a document may ask for. The text is measured before it is parsed, the parsed document before it is validated:
-//! whoever looks at it later expands fragments without memory, and 2 KiB can have 2³⁰ selections that way. The cost depends on
+//! Limits of a document. The text is measured before it is parsed, and the parsed document before it is validated, because
+//! later steps expand each use of a fragment: a document of 2 KiB can have 2³⁰ selections when expanded. The cost depends on
 //! the variables, so [`cost`](super::cost) measures each request.
 
 use std::collections::HashMap;

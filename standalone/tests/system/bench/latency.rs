@@ -60,9 +60,9 @@ async fn latency() {
         }
         let visible =
             (1..=number).filter_map(|n| Some(seen.get(&n)?.saturating_duration_since(answered[n as usize - 1])));
-        row("answered until visible", rate, visible.collect());
+        row("response until visible", rate, visible.collect());
         let placed = sent.iter().zip(&answered).map(|(sent, answered)| *answered - *sent);
-        row("sent until answered", rate, placed.collect());
+        row("request until response", rate, placed.collect());
 
         // The queue alone, at the same rate and with as many pollers.
         let created =

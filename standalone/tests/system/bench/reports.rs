@@ -31,7 +31,7 @@ async fn reports() {
     };
     let empty = memory(&mut redis).await;
     // Filled by scripts: sending millions of commands would take minutes.
-    let of_clients = "for id = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+    let add_clients = "for id = tonumber(ARGV[1]), tonumber(ARGV[2]) do
             local partition, total = 'orders:{p' .. id % 16 .. '}:g1:', id * 7919 % 1000003 * 100
             local time = string.format('%d', ARGV[3] - id * 1000)
             redis.call('HSET', partition .. 'client:' .. id, 'name', 'Client ' .. id, 'email', id .. '@example.com',
@@ -41,16 +41,16 @@ async fn reports() {
         end";
     for first in (1..=CLIENTS).step_by(2_000) {
         let mut fill = redis::cmd("EVAL");
-        fill.arg(of_clients).arg(0).arg(first).arg(first + 1_999).arg(now.timestamp_millis());
+        fill.arg(add_clients).arg(0).arg(first).arg(first + 1_999).arg(now.timestamp_millis());
         let () = fill.query_async(&mut redis).await.unwrap();
     }
     let clients = memory(&mut redis).await;
     let days: Vec<NaiveDate> = (0..DAYS).map(|ago| now.date_naive() - Days::new(ago)).collect();
-    let of_a_day = "local partition, day, cell, hours, hour, first, count, step = unpack(ARGV)
-        local function set(page, cell)
-            redis.call('BITFIELD', partition .. page, 'SET', 'i64', '#' .. 2 * cell, 12345, 'SET', 'i64', '#' .. 2 * cell + 1, 12)
+    let add_day = "local partition, day, bucket, hours, hour, first, count, step = unpack(ARGV)
+        local function set(page, bucket)
+            redis.call('BITFIELD', partition .. page, 'SET', 'i64', '#' .. 2 * bucket, 12345, 'SET', 'i64', '#' .. 2 * bucket + 1, 12)
         end
-        set(day, cell)
+        set(day, bucket)
         for after = 0, 23 do set(hours, hour + after) end
         for nth = 0, count / step - 1 do
             local product = (first + nth * step) % count + 1
@@ -62,9 +62,9 @@ async fn reports() {
         for day in &days {
             let time = day.and_time(Default::default()).and_utc();
             let mut fill = redis::cmd("EVAL");
-            fill.arg(of_a_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
-            for (page, cell) in [Resolution::Day.at(time), Resolution::Hour.at(time)] {
-                fill.arg(page).arg(cell);
+            fill.arg(add_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
+            for (page, bucket) in [Resolution::Day.at(time), Resolution::Hour.at(time)] {
+                fill.arg(page).arg(bucket);
             }
             fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(SOLD);
             fill.arg(products_of_day(*day)).arg(products_of_month(*day));

@@ -11,7 +11,7 @@ use super::writers::Acknowledged;
 use super::{CLIENTS, Chaos, client_key, product_key};
 
 /// Messages that a killed projector had received are delivered again after 30 seconds.
-const SETTLED: Duration = Duration::from_secs(120);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Chaos {
     /// Lets everything that has begun finish, and compares.
@@ -24,7 +24,7 @@ impl Chaos {
         let acknowledged = acknowledged.lock().unwrap().clone();
         self.check_database(seed, &acknowledged).await;
         let expected = self.expected_read_model().await;
-        let deadline = Instant::now() + SETTLED;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
             let projected = self.read_model().await;
             if projected == expected {

@@ -1,5 +1,5 @@
-//! Whatever crashes, repeats, reorders or is down: every acknowledged order is in the database once, and in the read model
-//! once.
+//! Despite crashes, outages, and repeated or reordered messages, every acknowledged order is in the database once and in the
+//! read model once.
 //!
 //! Eight writers place orders with idempotency keys and repeat each request until it is acknowledged. Meanwhile a seeded
 //! schedule kills and restarts processes, also at crash points, and disturbs each store. `SEED` and `ROUNDS` set it:
