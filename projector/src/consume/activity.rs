@@ -1,4 +1,4 @@
-//! What the pollers have done recently.
+//! Recent activity of the pollers: when they last received, and how far they lag behind.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// The queue answers at least every 20 seconds, when a long poll ends. Pollers without any answer for this long have stopped.
+/// A long poll ends after at most 20 seconds. If no receive call has succeeded for this long, the pollers have stopped.
 const FROZEN_AFTER: Duration = Duration::from_secs(60);
 /// The age of applied events above which the projector lags behind.
 const LAGGING_ABOVE: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ pub struct Activity(Mutex<Recent>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent {
-    /// When the queue last answered.
+    /// When a receive call last succeeded.
     received: Option<Instant>,
     /// The age of the oldest event of the last batch, or zero if the queue has been empty since.
     lag: Duration,

@@ -1,8 +1,8 @@
 //! Receives messages, applies their events to the read model, and deletes the messages.
 //!
-//! A message that is invalid or cannot be applied stays in the queue. SQS delivers it again, and at last moves it to the
-//! dead-letter queue. While the read model is unavailable pollers keep their messages and receive no others, so that an outage
-//! moves nothing to the dead-letter queue.
+//! A message that is invalid or cannot be applied stays in the queue. SQS redelivers it, and finally moves it to the dead-letter
+//! queue. While the read model is unavailable, pollers hold their messages and receive no others, so that an outage moves nothing
+//! to the dead-letter queue.
 
 pub mod activity;
 mod apply;
@@ -35,9 +35,9 @@ pub struct Consumer {
     batcher: Arc<EventBatcher>,
     /// The currency of all amounts. Events in another one are invalid.
     pub currency: Currency,
-    /// How many pollers keep messages because the read model is unavailable. Meanwhile no poller receives any: each further
-    /// delivery of a kept message would bring it closer to the dead-letter queue.
-    keeping: Arc<AtomicUsize>,
+    /// Number of pollers that hold messages because Redis is unavailable. While there are any, no poller receives: each
+    /// redelivery of a held message would bring it closer to the dead-letter queue.
+    waiting_for_redis: Arc<AtomicUsize>,
     is_receiving: Arc<AtomicBool>,
     /// Notified when a receive call returns a full batch, so that another poller joins.
     backlog: Arc<Notify>,
@@ -55,7 +55,7 @@ impl Consumer {
             batcher: Arc::new(EventBatcher::new(read_model.clone())),
             read_model,
             currency,
-            keeping: Arc::default(),
+            waiting_for_redis: Arc::default(),
             is_receiving: Arc::new(true.into()),
             backlog: Arc::default(),
             busy: Arc::default(),

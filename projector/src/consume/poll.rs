@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use aws_sdk_sqs::types::Message;
 use futures::future::try_join_all;
 use runtime::one_line;
 use tokio::time::{sleep, timeout};
@@ -81,10 +81,10 @@ impl Consumer {
     }
 
     async fn receive_unless_paused(&self) -> Result<Vec<Message>, String> {
-        if self.keeping.load(Ordering::SeqCst) > 0 {
+        if self.waiting_for_redis.load(Ordering::SeqCst) > 0 {
             return Err("received messages wait for the read model".into());
         }
-        // Another process may keep messages, which would be delivered here next.
+        // Messages that another process holds would be redelivered here.
         self.read_model.ping().await.map_err(|error| error.to_string())?;
         let messages = self.receive(LONG_POLL).await?;
         self.activity.received(messages.is_empty());
@@ -107,7 +107,6 @@ impl Consumer {
             .queue_url(&self.queue_url)
             .max_number_of_messages(RECEIVE_BATCH as i32)
             .wait_time_seconds(wait.as_secs() as i32)
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .send()
             .await
             .map_err(|error| one_line(&error))?;

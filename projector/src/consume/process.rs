@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::{crash_point, crash_points, one_line};
@@ -16,8 +16,9 @@ use super::{Consumer, CountGuard};
 /// The outcome of the messages of one receive call.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Processed {
+    /// Applied, including duplicates, which change nothing.
     pub applied: usize,
-    /// Left for the dead-letter queue.
+    /// Not deleted: SQS redelivers them and finally moves them to the dead-letter queue.
     pub refused: usize,
 }
 
@@ -64,15 +65,15 @@ impl Consumer {
         processed
     }
 
-    /// Applies events, again and again while the read model is unavailable. `None` after a shutdown: SQS delivers the messages
-    /// to another projector, for which events that were applied here are already applied.
+    /// Retries while Redis is unavailable. Returns `None` on shutdown; SQS then redelivers the messages, and the projector that
+    /// gets them finds applied events already applied.
     async fn apply(
         &self,
         mut events: Vec<Event>,
         min_batch: usize,
         shutdown: &CancellationToken,
     ) -> Option<Vec<Result<Applied, Error>>> {
-        let mut keeping = None;
+        let mut waiting_for_redis = None;
         loop {
             let results;
             (events, results) = self.batcher.apply(events, min_batch).await?;
@@ -81,7 +82,7 @@ impl Consumer {
                 _ => None,
             });
             let Some(error) = unavailable else { return Some(results) };
-            keeping.get_or_insert_with(|| CountGuard::new(&self.keeping));
+            waiting_for_redis.get_or_insert_with(|| CountGuard::new(&self.waiting_for_redis));
             self.pause(error);
             if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
                 return None;
@@ -111,10 +112,7 @@ impl Consumer {
     }
 }
 
-/// Logs the first delivery of a message that is left for the dead-letter queue.
+/// Logs every delivery, because a crash may have ended the first one: at most five per message.
 fn log_refusal(message: &Message, reason: &dyn Display) {
-    let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
-    if received.is_none_or(|count| count == "1") {
-        warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
-    }
+    warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
 }

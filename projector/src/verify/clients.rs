@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::first_missed::{Examined, Missing};
 use super::{
     COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, StoreFailed, Verifier, database,
-    is_pending, read_model,
+    missing_versions, read_model,
 };
 
 /// Clients that were compared.
@@ -42,7 +42,7 @@ impl Verifier {
         Ok(Some(ClientPage { clients: rows.len(), last, findings }))
     }
 
-    /// The clients and products that have events after one id in the log, up to another.
+    /// The clients and products that have events in the log range (after, until].
     pub async fn changed_between(&self, after: Uuid, until: Uuid) -> anyhow::Result<Vec<Subject>> {
         let changed =
             order_event::Entity::find().select_only().columns([Column::ClientId, Column::ProductId]).distinct();
@@ -68,7 +68,7 @@ impl Verifier {
         Ok(findings)
     }
 
-    /// Compares many clients at once with their rows, and examines those that differ. Most do not.
+    /// Compares many clients at once with their rows, and examines those that seem to differ. Most do not.
     async fn compare(&self, rows: &[client::Model], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
         let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
@@ -79,19 +79,21 @@ impl Verifier {
         let sums: HashMap<i64, (i64, i64)> =
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
-        let looks_right = |row: &client::Model, projected: &Result<Option<ProjectedClient>, Error>| match projected {
-            Ok(Some(ProjectedClient { client, ahead, .. })) => {
+        let matches_row = |row: &client::Model, projected: Option<&ProjectedClient>| match projected {
+            Some(ProjectedClient { client, ahead, .. }) => {
                 let (orders, total) = sums.get(&row.id).copied().unwrap_or_default();
                 ahead.is_empty()
                     && (client.version, client.order_count, client.total) == (row.version, orders, total)
                     && (&client.name, &client.email) == (&row.name, &row.email)
             }
-            Ok(None) => row.version == 0,
-            Err(_) => false,
+            None => row.version == 0,
         };
         let mut suspects = Vec::new();
         for ((row, projected), scores) in rows.iter().zip(&projected).zip(scores) {
-            if looks_right(row, projected) && match_scores(scores, projected) {
+            let is_right = projected.as_ref().is_ok_and(|projected| {
+                matches_row(row, projected.as_ref()) && scores_match_or_unknown(scores, projected.as_ref())
+            });
+            if is_right {
                 first_missed.forget(Subject::Client(row.id));
             } else {
                 suspects.push(row.id);
@@ -100,14 +102,16 @@ impl Verifier {
         self.examine_all(&suspects, first_missed).await
     }
 
-    /// What clients are ranked by; `None` in generations of older releases, which cannot be compared.
+    /// Scores of clients in both rankings; `None` in generations of older releases, whose scores cannot be compared.
     async fn scores(&self, ids: &[i64]) -> Result<Vec<Option<Scores>>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(vec![None; ids.len()]);
         }
         match self.read_model.scores(ids).await {
-            Ok(scores) => Ok(scores.into_iter().map(Some).collect()),
-            Err(Error::Damaged(_)) => Ok(vec![Some([None; 2]); ids.len()]),
+            Ok(scores) => {
+                Ok(scores.into_iter().map(|[total, last_order]| Some(Scores { total, last_order })).collect())
+            }
+            Err(Error::Damaged(_)) => Ok(vec![Some(Scores::default()); ids.len()]),
             Err(error) => Err(read_model(error)),
         }
     }
@@ -143,35 +147,33 @@ impl Verifier {
 
     /// Compares one client exactly, also while it changes.
     pub(super) async fn examine(&self, id: i64) -> anyhow::Result<Examined> {
-        let projected = match self.projected_client(id).await? {
-            Ok(projected) => projected.unwrap_or_else(|| ProjectedClient::new(id)),
+        let stored = match self.projected_client(id).await? {
+            Ok(stored) => stored,
             Err(why) => return Ok(Examined::Wrong(Difference::Damaged { why })),
         };
+        let projected = stored.clone().unwrap_or_else(|| ProjectedClient::new(id));
         if let Some(difference) = self.difference_of_client(&projected).await? {
             return Ok(Examined::Wrong(difference));
         }
-        // The client is read again after its scores, so that a change between the two does not look like a difference.
-        let scores = self.scores(&[id]).await?.pop().flatten();
-        let again = self.projected_client(id).await?.map_err(Error::Damaged);
-        let unchanged = matches!(&again, Ok(again) if again.as_ref().is_none_or(|again| *again == projected));
-        if unchanged && !match_scores(scores, &again) {
+        if self.is_misranked(id, stored.as_ref()).await? {
             return Ok(Examined::Wrong(Difference::Misranked));
         }
-        let rows = order_event::Entity::find().filter(Column::ClientId.eq(id));
-        let rows = rows.filter(Column::Version.gt(projected.client.version)).select_only().column(Column::Version);
-        let rows = rows.expr_as(is_pending(), "pending").order_by_asc(Column::Version);
-        let rows = rows.into_tuple::<(i32, bool)>().all(&self.db).await.map_err(database)?;
-        let missing = rows.into_iter().filter(|(version, _)| !projected.ahead.contains(version));
-        let (pending, published): (Vec<_>, Vec<_>) = missing.partition(|(_, pending)| *pending);
-        Ok(Examined::Right(Missing {
-            version: projected.client.version,
-            has_any: projected.newest > 0,
-            published: published.into_iter().map(|(version, _)| version).collect(),
-            is_pending: !pending.is_empty(),
-        }))
+        let (version, has_any) = (projected.client.version, projected.newest > 0);
+        let log = order_event::Entity::find().filter(Column::ClientId.eq(id));
+        let is_included = |version| projected.ahead.contains(&version);
+        let (published, is_pending) = missing_versions(&self.db, log, version, is_included).await?;
+        Ok(Examined::Right(Missing { version, has_any, published, is_pending }))
     }
 
-    /// The inner error says why the stored data cannot be read.
+    /// Whether the rankings do not match a client that was read before. The client is read again after its scores, so that a
+    /// change between the two does not look like a difference.
+    async fn is_misranked(&self, id: i64, before: Option<&ProjectedClient>) -> Result<bool, StoreFailed> {
+        let scores = self.scores(&[id]).await?.pop().flatten();
+        let is_unchanged = self.projected_client(id).await?.is_ok_and(|after| after.as_ref() == before);
+        Ok(is_unchanged && !scores_match_or_unknown(scores, before))
+    }
+
+    /// Reads one client. The outer error is a failed store. The inner error is the reason why the stored data cannot be read.
     async fn projected_client(&self, id: i64) -> Result<Result<Option<ProjectedClient>, String>, StoreFailed> {
         match self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop() {
             Some(Err(Error::Damaged(why))) => Ok(Err(why)),
@@ -182,10 +184,10 @@ impl Verifier {
     /// Compares what the read model includes of a client with the same versions in the database.
     async fn difference_of_client(&self, projected: &ProjectedClient) -> Result<Option<Difference>, StoreFailed> {
         let ProjectedClient { client: Client { id, version, order_count, total, .. }, ahead, newest } = projected;
-        // Written into the statement, because there may be more than a statement has parameters.
+        // Inlined because the list may exceed the parameter limit.
         let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
-        let included = |below: Expr| Condition::any().add(below).add_option(is_ahead.clone());
+        let version_is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
+        let included = |below: Expr| Condition::any().add(below).add_option(version_is_ahead.clone());
 
         let events = order_event::Entity::find().filter(Column::ClientId.eq(*id));
         let included_events = events.clone().filter(included(Column::Version.lte(*version)));
@@ -202,7 +204,7 @@ impl Verifier {
             return Ok(Some(Difference::WrongTotal { orders, orders_expected, total, total_expected }));
         }
         let event = events.filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
-        // An invalid event in the log says nothing.
+        // Skip: the newest applied event is invalid in the log.
         let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
         let details = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
         let differs = details.is_some_and(|details| details != (&projected.client.name, &projected.client.email));
@@ -210,20 +212,22 @@ impl Verifier {
     }
 }
 
-/// What a client is ranked by: total and last purchase.
-type Scores = [Option<i64>; 2];
+/// Scores of a client in both rankings; `None` where it is not ranked, or the ranking is quarantined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Scores {
+    total: Option<i64>,
+    /// Milliseconds since 1970, or 0 without an order.
+    last_order: Option<i64>,
+}
 
-/// Whether a client is ranked by its own figures, if that can be compared.
-fn match_scores(scores: Option<Scores>, projected: &Result<Option<ProjectedClient>, Error>) -> bool {
-    match (scores, projected) {
-        (Some(scores), Ok(Some(ProjectedClient { client, .. }))) => {
-            // Scores are exact to 53 bits.
-            let last = client.last_purchase.map_or(0, |time| time.timestamp_millis());
-            scores == [Some(client.total as f64 as i64), Some(last)]
-        }
-        (Some(scores), Ok(None)) => scores == [None; 2],
-        (None, _) | (_, Err(_)) => true,
-    }
+/// Whether the scores are those of the client. True if there are no scores to compare.
+fn scores_match_or_unknown(scores: Option<Scores>, projected: Option<&ProjectedClient>) -> bool {
+    let expected = projected.map_or_else(Scores::default, |ProjectedClient { client, .. }| Scores {
+        // Scores are exact to 53 bits.
+        total: Some(client.total as f64 as i64),
+        last_order: Some(client.last_purchase.map_or(0, |time| time.timestamp_millis())),
+    });
+    scores.is_none_or(|scores| scores == expected)
 }
 
 /// The number of orders and their total.

@@ -1,4 +1,4 @@
-//! Which events comparisons missed, and since when.
+//! Records which events are missing from the read model, and when a comparison first missed them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,7 +62,10 @@ impl FirstMissed {
         in_flight: Duration,
     ) -> Option<Difference> {
         let Missing { version, has_any, published, is_pending } = match examined {
-            Examined::Wrong(difference) => return Some(difference),
+            Examined::Wrong(difference) => {
+                self.forget(subject);
+                return Some(difference);
+            }
             Examined::Right(missing) => missing,
         };
         let mut missed =
@@ -85,7 +88,7 @@ impl FirstMissed {
         None
     }
 
-    /// The subjects that were first missed so long ago.
+    /// The subjects that were first missed at least this long ago.
     pub fn missed_for(&self, time: Duration) -> Vec<Subject> {
         self.subjects.iter().filter(|(_, missed)| missed.since.elapsed() >= time).map(|(subject, _)| *subject).collect()
     }
@@ -102,8 +105,8 @@ impl FirstMissed {
         self.subjects.remove(&subject);
     }
 
-    /// Forgets subjects that only miss events in the outbox, and records no more events. A busy client misses another event at
-    /// every look, so whoever waits until nothing is missed would wait for ever.
+    /// Forgets subjects that only miss events in the outbox, and records no more events. A busy client may miss a new event in
+    /// every comparison, so without this [`FirstMissed::is_empty`] might never become true.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
         self.subjects.retain(|_, missed| !missed.versions.is_empty());
@@ -157,6 +160,16 @@ mod tests {
         }
         assert_eq!((first_missed.missed_for(IN_FLIGHT), first_missed.before_first_client()), (vec![SUBJECT], None));
         first_missed.close();
+        assert!(first_missed.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subject_that_is_missing_and_then_wrong_is_forgotten() {
+        let mut first_missed = FirstMissed::default();
+        assert_eq!(first_missed.difference(SUBJECT, without(&[2], false), IN_FLIGHT), None);
+        first_missed.close();
+        let wrong = Examined::Wrong(Difference::Misranked);
+        assert_eq!(first_missed.difference(SUBJECT, wrong, IN_FLIGHT), Some(Difference::Misranked));
         assert!(first_missed.is_empty());
     }
 

@@ -2,10 +2,11 @@
 //! database is right.
 //!
 //! The read model is read first and the database second, so the database has all events that the read model includes. That
-//! makes the comparison exact at any time. A replica of the database may lag behind, so it is refused.
+//! makes the comparison exact at any time. `compare` is only a filter; `examine` reads in this order. A replica of the database
+//! may lag behind, so it is refused.
 //!
-//! An event may still be on its way: in the outbox, or in the queue. Nothing records when an event left the outbox, so an event
-//! is only missing if it is missing twice, `in_flight` apart ([`FirstMissed`]).
+//! An event may still be on its way: in the outbox, or in the queue. Nothing records when an event left the outbox. So an event
+//! is reported as missing only if a second comparison, `in_flight` after the first, also misses it ([`FirstMissed`]).
 
 mod clients;
 mod finding;
@@ -26,8 +27,8 @@ use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect,
-    QueryTrait, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Select, Statement,
 };
 use tokio::time::sleep;
 
@@ -46,7 +47,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[error("{0}")]
 pub(crate) struct StoreFailed(String);
 
-/// What to do about differences.
+/// Which differences are repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repair {
     Off,
@@ -70,15 +71,15 @@ pub struct Verifier {
 pub struct Progress {
     /// Clients compared so far.
     pub clients: u64,
-    /// All clients up to this id are done.
+    /// All clients up to this id have been compared completely.
     pub last: i64,
-    /// What this step found.
+    /// Differences that this step found.
     pub findings: Vec<Finding>,
 }
 
 impl Verifier {
     /// # Errors
-    /// When the database is a replica, which may lack events that are already applied.
+    /// If the database is a replica, because a replica may lack events that are already applied.
     pub async fn check_database(&self) -> anyhow::Result<()> {
         if self.db.get_database_backend() == DbBackend::Postgres {
             let query = Statement::from_string(DbBackend::Postgres, "SELECT pg_is_in_recovery() AS replica");
@@ -90,7 +91,7 @@ impl Verifier {
     }
 
     /// Compares all clients after this id, then looks for clients that the database does not have, and compares all products.
-    /// Then looks again for events that were missing. Calls `each` after every step.
+    /// At last compares again the clients and products that missed events. Calls `each` after every step.
     pub async fn all(&self, after: i64, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
         let (mut clients, mut compared, mut first_missed) = (0, after, FirstMissed::default());
         while let Some(page) = self.next_clients(compared, &mut first_missed).await? {
@@ -145,6 +146,22 @@ impl Verifier {
         let (events, since) = pending.unwrap_or_default();
         Ok((u64::try_from(events).unwrap_or(0), since))
     }
+}
+
+/// The versions in a log after one version that are not in the outbox, ascending, and whether others are in the outbox. Skips
+/// versions that the read model includes.
+async fn missing_versions(
+    db: &DatabaseConnection,
+    log: Select<order_event::Entity>,
+    after: i32,
+    is_included: impl Fn(i32) -> bool,
+) -> Result<(Vec<i32>, bool), StoreFailed> {
+    let rows = log.filter(Column::Version.gt(after)).select_only().column(Column::Version);
+    let rows = rows.expr_as(is_pending(), "pending").order_by_asc(Column::Version);
+    let rows = rows.into_tuple::<(i32, bool)>().all(db).await.map_err(database)?;
+    let missing = rows.into_iter().filter(|(version, _)| !is_included(*version));
+    let (pending, published): (Vec<_>, Vec<_>) = missing.partition(|(_, pending)| *pending);
+    Ok((published.into_iter().map(|(version, _)| version).collect(), !pending.is_empty()))
 }
 
 /// Whether an event is still in the outbox.

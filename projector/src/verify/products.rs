@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use entity::order_event::{self, Column};
 use entity::{Change, Event, Subject, product};
 use read_model::{Error, Product};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 
 use super::first_missed::{Examined, Missing};
-use super::{COMPARED_AT_ONCE, Difference, Finding, FirstMissed, Verifier, database, is_pending, read_model};
+use super::{COMPARED_AT_ONCE, Difference, Finding, FirstMissed, Verifier, database, missing_versions, read_model};
 
 impl Verifier {
     pub async fn all_products(&self, first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
@@ -41,12 +41,12 @@ impl Verifier {
         let mut all = Vec::new();
         for (&id, projected) in ids.iter().zip(projected) {
             let row = rows.get(&id).map(|row| (row.version, &row.name, row.price));
-            let looks_right = match &projected {
+            let matches_row = match &projected {
                 Ok(product) => product.as_ref().map(|product| (product.version, &product.name, product.price)) == row,
                 Err(_) => false,
             };
             let right = Examined::Right(Missing::default());
-            all.push((id, if looks_right { right } else { self.examine_product(id, projected).await? }));
+            all.push((id, if matches_row { right } else { self.examine_product(id, projected).await? }));
         }
         Ok(all)
     }
@@ -63,22 +63,14 @@ impl Verifier {
         if let Some(product) = &projected {
             let event = events.clone().filter(Column::Version.eq(version)).one(&self.db).await.map_err(database)?;
             let Some(event) = event else { return Ok(Examined::Wrong(Difference::Orphaned { version })) };
-            // An invalid event in the log says nothing.
+            // Skip: the newest applied event is invalid in the log.
             if let Ok(Event { data: Change::Product(data), .. }) = Event::from_row(event, self.currency.code())
                 && (&data.name, data.price) != (&product.name, product.price)
             {
                 return Ok(Examined::Wrong(Difference::WrongDetails));
             }
         }
-        let rows = events.filter(Column::Version.gt(version)).select_only().column(Column::Version);
-        let rows = rows.expr_as(is_pending(), "pending").order_by_asc(Column::Version);
-        let rows = rows.into_tuple::<(i32, bool)>().all(&self.db).await.map_err(database)?;
-        let (pending, published): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, pending)| *pending);
-        Ok(Examined::Right(Missing {
-            version,
-            has_any: projected.is_some(),
-            published: published.into_iter().map(|(version, _)| version).collect(),
-            is_pending: !pending.is_empty(),
-        }))
+        let (published, is_pending) = missing_versions(&self.db, events, version, |_| false).await?;
+        Ok(Examined::Right(Missing { version, has_any: projected.is_some(), published, is_pending }))
     }
 }
