@@ -1,5 +1,5 @@
-//! Rebuilds the read model beside the live one, which stays in use, and makes the new generation live when it is complete. The
-//! replaced generation is kept for a while and still receives events, so that a rollback can make it live again.
+//! Fills a new generation of the read model while the live one stays in use, and makes the new generation live when it is
+//! complete. The replaced generation is kept for a while and still receives events, so that a rollback can make it live again.
 
 use std::ops::ControlFlow;
 use std::pin::pin;

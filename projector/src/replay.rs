@@ -14,7 +14,8 @@ use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-/// Events sorted by subject at once. The more there are, the more changes of one client are written together.
+/// Events in a section, which is sorted by subject. A larger section has more events of each client, which are applied in one
+/// call.
 const SECTION_EVENTS: usize = 50_000;
 /// Order lines after which a section ends early, to bound memory.
 const SECTION_LINES: usize = 100_000;

@@ -16,16 +16,16 @@ use crate::verify::{Finding, FirstMissed, Verifier};
 
 /// How far the first look at recent changes goes back.
 const LOOK_BACK: Duration = Duration::from_secs(300);
-/// Recent changes are compared when they are this old. By then their transactions are over, so none is skipped, and most are
-/// applied.
-const SETTLED: Duration = Duration::from_secs(10);
+/// Recent changes are compared when they are this old. By then their transactions have ended, so no change is skipped, and most
+/// changes are applied.
+const MIN_AGE: Duration = Duration::from_secs(10);
 /// Findings of one run that are logged one by one.
 const LOGGED_FINDINGS: usize = 10;
 
 pub struct Sweep {
     verifier: Verifier,
     interval: Duration,
-    /// Of the projector in this process. While that lags behind, missing events are in the queue.
+    /// Activity of the projector in this process. While it lags, missing events are still in the queue, so nothing is compared.
     activity: Arc<Activity>,
     /// All changes up to this event in the log have been compared.
     changes: Uuid,
@@ -76,7 +76,7 @@ impl Sweep {
             self.is_repairing = false;
             return Ok(Vec::new());
         }
-        let until = least_id_at(Utc::now() - SETTLED.min(self.verifier.in_flight));
+        let until = least_id_at(Utc::now() - MIN_AGE.min(self.verifier.in_flight));
         let mut subjects = self.first_missed.missed_for(self.verifier.in_flight);
         subjects.extend(self.verifier.changed_between(self.changes, until).await?);
         subjects.sort();

@@ -1,4 +1,4 @@
-//! What a comparison finds.
+//! Differences that a comparison finds.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub enum Difference {
     Behind { events: u64, version: i32 },
     /// Its orders do not add up.
     WrongTotal { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
-    /// Its places in the rankings do not match its total and last purchase.
+    /// Its places in the rankings do not match its total and last order.
     Misranked,
     /// Its name, e-mail address or price is not that of the newest event that it includes.
     WrongDetails,
@@ -41,7 +41,7 @@ impl fmt::Display for Difference {
                 f,
                 "wrong total: {total} for {orders} orders, expected {total_expected} for {orders_expected} orders"
             ),
-            Difference::Misranked => write!(f, "misranked: the rankings do not match its total and last purchase"),
+            Difference::Misranked => write!(f, "misranked: the rankings do not match its total and last order"),
             Difference::WrongDetails => write!(f, "wrong details: they do not match its newest event"),
             Difference::Orphaned { version } => write!(f, "orphaned: version {version} is not in the database"),
             Difference::Damaged { why } => write!(f, "damaged: {why}"),

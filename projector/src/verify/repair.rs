@@ -39,7 +39,7 @@ impl Verifier {
         Ok(Finding { subject, difference, repaired })
     }
 
-    /// Makes a product what its newest event says. Returns whether it is right now.
+    /// Replaces a product by the data of its newest event. Returns whether the product is right afterwards.
     pub(super) async fn repair_product(&self, id: i64) -> anyhow::Result<bool> {
         let newest = async || {
             let newest = order_event::Entity::find().filter(Column::ProductId.eq(id)).order_by_desc(Column::Version);
@@ -61,7 +61,8 @@ impl Verifier {
         Ok(self.examine_products(&[id]).await?.iter().all(|(_, examined)| examined.is_right_up_to(version)))
     }
 
-    /// Makes a client what the event log says. Returns whether it is right now.
+    /// Applies the events of a client, and replaces the client if it still differs from the log. Returns whether it is right
+    /// afterwards.
     pub(super) async fn repair_client(&self, id: i64) -> anyhow::Result<bool> {
         for _ in 0..MAX_ATTEMPTS {
             // Read before the log: everything applied later is newer, or in the log.

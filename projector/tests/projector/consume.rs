@@ -227,7 +227,7 @@ async fn an_outage_of_ten_minutes_costs_no_delivery() {
     for version in 2..=100 {
         send(&consumer, &row(1, version).message()).await;
     }
-    // Those who were asking already are answered.
+    // Receive calls that had already started may still return messages.
     tokio::time::sleep(Duration::from_secs(25)).await;
     let before = received.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(600)).await;

@@ -26,7 +26,7 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
     let of = (consumer.queue.clone(), consumer.queue_url.clone());
     let mut letters = DeadLetters::of(of.0, of.1, read_model, Currency::USD).await.unwrap();
     for _ in 0..2 {
-        // Twice: what was looked at is there again.
+        // Twice, because listing must not remove messages.
         let mut verdicts = std::collections::HashMap::new();
         let judge =
             |letter: &DeadLetter| drop(verdicts.insert(letter.id.clone(), (letter.verdict, letter.why.clone())));
@@ -57,7 +57,7 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
     let unknown = "no-such-id".to_owned();
     assert_eq!(act(Action::Redrive, &[&many[7], &unknown]).await, (vec![many[7].clone()], vec![], vec![unknown]));
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (1, 0));
-    // Of all, what is needed is not discarded, and what is foreign not sent again.
+    // Without ids, needed messages are not discarded and foreign messages are not redriven.
     let (done, kept, _) = act(Action::Discard, &[]).await;
     assert_eq!((done, kept.len()), (sorted(vec![superseded, foreign.clone()]), 31));
     bury("not an event").await;

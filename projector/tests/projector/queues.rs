@@ -14,14 +14,14 @@ async fn queues_are_created_once_with_the_settings_that_matter() {
     assert!(again.iter().all(|queue| !queue.created), "{again:?}");
 
     for created in &again {
-        let answer = queue.get_queue_attributes().queue_url(&created.url).attribute_names(QueueAttributeName::All);
-        let attributes = answer.send().await.unwrap().attributes.unwrap();
+        let request = queue.get_queue_attributes().queue_url(&created.url).attribute_names(QueueAttributeName::All);
+        let attributes = request.send().await.unwrap().attributes.unwrap();
         assert_eq!(attributes[&QueueAttributeName::VisibilityTimeout], "30");
         assert_eq!(attributes[&QueueAttributeName::MessageRetentionPeriod], "1209600");
         assert_eq!(attributes[&QueueAttributeName::SqsManagedSseEnabled], "true");
     }
-    let answer = queue.get_queue_attributes().queue_url(&again[0].url).attribute_names(QueueAttributeName::All);
-    let policy = answer.send().await.unwrap().attributes.unwrap()[&QueueAttributeName::RedrivePolicy].clone();
+    let request = queue.get_queue_attributes().queue_url(&again[0].url).attribute_names(QueueAttributeName::All);
+    let policy = request.send().await.unwrap().attributes.unwrap()[&QueueAttributeName::RedrivePolicy].clone();
     assert!(policy.contains("orders-dead-letters") && policy.contains("\"5\""), "{policy}");
 
     queues::check(&queue, &again[0].url).await.unwrap();

@@ -46,11 +46,11 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     assert!(progress.iter().all(|step| *step == Phase::Compared(3)), "the log had been replayed: {progress:?}");
     assert_eq!((totals(&redis).await, totals(&redis.pinned_to(1)).await), (right.to_vec(), wrong.to_vec()));
 
-    // What was live gets what happens meanwhile, and is made right before it is read again.
+    // The previous generation still receives events, and is repaired before it becomes live again.
     let more = [row(1, 5)];
     place(&rebuild.verifier.db, &more, Outbox::Published).await;
     redis.apply(&events(&more)).await;
-    // Also when an older release made it, which knew of no sums.
+    // That also holds for a generation of an older release, which has no sums.
     let older = |generations: &mut Generations, _| {
         generations.generations.get_mut(&1).unwrap().format = REPORTS_FORMAT - 1;
     };
@@ -62,7 +62,7 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     let refused = reports::latest_orders(&redis, 10).await.unwrap_err();
     assert!(refused.to_string().contains("`projector rebuild` makes it anew"), "{refused}");
 
-    // What lacks in its sums alone is found as well, and not made live.
+    // A generation in which only a sum is wrong does not become live either.
     let when_replayed = |step| match step {
         Phase::Replayed(_) => ControlFlow::Continue(()),
         Phase::Compared(_) => ControlFlow::Break(()),
@@ -81,7 +81,7 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     );
     redis.change_generations(Generations::abort).await.unwrap().unwrap();
 
-    // What cannot be made right is not made live.
+    // A generation that cannot be repaired does not become live.
     rebuild.verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
     let error = rebuild.start(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert!(error.to_string().contains("is invalid"), "{error}");

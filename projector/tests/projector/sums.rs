@@ -10,7 +10,7 @@ use sea_orm::ConnectionTrait;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// All sums that are wrong, as they are change_of.
+/// All wrong sums, as `verify` reports them.
 async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
     let mut all = Vec::new();
     let each = |wrong: Vec<WrongSum>| {
@@ -52,16 +52,16 @@ async fn verify_reports_every_wrong_sum() {
     verifier.in_flight = Duration::from_secs(60);
     let (day, hour) = (now.format("%Y-%m-%d"), now.format("%Y-%m-%dT%H"));
     let key = |name: String| format!("orders:{{p1}}:g1:{name}");
-    let cell = format!("#{}", 2 * now.ordinal0());
-    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    let bucket = format!("#{}", 2 * now.ordinal0());
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
     let expected = format!("{day}           wrong sum: 300001 for 2 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
-    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
-    let cell = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
-    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "1"]).await;
+    command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &bucket, "-1"]).await;
+    let bucket = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
     let expected = format!("{hour}        wrong sum: 300000 for 3 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
-    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &cell, "-1"]).await;
+    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "-1"]).await;
     command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
     let expected = format!("{day} product 2 wrong sum: 0 for 7 units, expected 0 for 0");
     assert_eq!(wrong_sums(&verifier).await, [expected]);

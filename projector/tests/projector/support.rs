@@ -1,4 +1,4 @@
-//! What the tests share: events, stores and a consumer.
+//! Helpers that the tests share: events, stores and a consumer.
 
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -9,13 +9,11 @@ use projector::consume::Consumer;
 use projector::queues;
 use projector::verify::{Repair, Verifier};
 use read_model::{Projection, Redis};
-use redis_test::server::RedisServer;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::redis::Redis as RedisServer;
 use uuid::Uuid;
-use winterbaume_core::MockAws;
-use winterbaume_sqs::SqsService;
 
 pub fn row(client_id: i64, version: i32) -> order_event::Model {
     row_of(client_id, version, 1)
@@ -45,7 +43,7 @@ pub fn row_of(client_id: i64, version: i32, lines: usize) -> order_event::Model 
 }
 
 pub async fn sqs() -> Sqs {
-    Sqs::new(&MockAws::builder().with_service(SqsService::new()).build().sdk_config("us-east-1").await)
+    Sqs::new(&test_support::sqs::embedded().await)
 }
 
 pub async fn consumer(read_model: Arc<dyn Projection>) -> (Consumer, String) {
@@ -55,11 +53,11 @@ pub async fn consumer(read_model: Arc<dyn Projection>) -> (Consumer, String) {
     (consumer, dead_letters.url)
 }
 
-/// Messages there are, and of those the ones that have been received and not deleted.
+/// The number of visible messages, and of messages that were received but not deleted.
 pub async fn waiting(queue: &Sqs, url: &str) -> (u32, u32) {
     use QueueAttributeName::{ApproximateNumberOfMessages as Visible, ApproximateNumberOfMessagesNotVisible as Held};
-    let answer = queue.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send();
-    let attributes = answer.await.unwrap().attributes.unwrap();
+    let request = queue.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All).send();
+    let attributes = request.await.unwrap().attributes.unwrap();
     let number = |name| attributes[&name].parse::<u32>().unwrap();
     (number(Visible), number(Held))
 }
@@ -94,7 +92,7 @@ pub enum Outbox {
     Published,
 }
 
-/// Writes what placing orders writes; the events are still in the outbox, or published.
+/// Writes the rows that placing orders writes. The events are still in the outbox, or published.
 pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbox: Outbox) {
     for event in events {
         let placed: OrderPlaced = serde_json::from_value(event.payload.clone()).unwrap();
@@ -130,15 +128,10 @@ pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbo
 }
 
 pub async fn redis() -> (RedisServer, Redis, String) {
-    let server = RedisServer::new();
-    let (host, port) = server.host_and_port().unwrap();
-    let url = format!("redis://{host}:{port}");
-    loop {
-        match Redis::connect(&url, 16, Currency::USD).await {
-            Ok(redis) => return (server, redis, url),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let url = server.url.clone();
+    (server, redis, url)
 }
 
 pub async fn command(url: &str, command: &[&str]) {

@@ -11,7 +11,7 @@ use serde_json::json;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// All that differs, clients that the database does not have among it.
+/// All differences, including clients that the database does not have.
 async fn differences(verifier: &Verifier) -> Vec<(Subject, Difference)> {
     let mut findings = Vec::new();
     let each = |step: Progress| {
@@ -43,7 +43,7 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     place(&verifier.db, &young[1..], Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
     assert_eq!(differences(&verifier).await, [(Client(2), Difference::Behind { events: 1, version: 4 })]);
-    // It arrives while the comparison waits for it, and twice.
+    // It arrives twice while the comparison waits for it.
     verifier.in_flight = Duration::from_millis(500);
     let arrives = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -75,17 +75,17 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     assert_eq!(differences(&verifier).await, found[3..]);
     assert_eq!(differences(&verifier).await, []);
     let clients = verifier.read_model.clients(&[1, 2, 3, 99]).await.unwrap();
-    let change_of: Vec<_> =
+    let versions_and_totals: Vec<_> =
         clients.iter().map(|client| client.as_ref().map(|c| (c.version, c.order_count, c.total))).collect();
-    // What was on its way has been applied as well: the log has it.
-    assert_eq!(change_of, [Some((5, 5, total)), Some((5, 5, total)), Some((4, 4, 4 * 150_000)), None]);
+    // The repair has also applied the event in the outbox, because it is in the log.
+    assert_eq!(versions_and_totals, [Some((5, 5, total)), Some((5, 5, total)), Some((4, 4, 4 * 150_000)), None]);
 
-    // The database was restored from an old copy: what it no longer has is removed.
+    // The database was restored from an old backup: events that it no longer has are removed.
     verifier.read_model.apply(&events(&[row(3, 5), row(3, 7)])).await;
     assert_eq!(differences(&verifier).await, [(Client(3), Difference::Orphaned { version: 7 })]);
     assert_eq!(differences(&verifier).await, []);
 
-    // Clients of a partition whose rankings are lost are ranked anew, also where something else is in their place.
+    // Clients are ranked again if the rankings of their partition are lost, or if a ranking has the wrong type.
     for (partition, id, damage) in [(1, 1, "DEL"), (2, 2, "SET")] {
         let rankings = ["total", "last"].map(|name| format!("orders:{{p{partition}}}:g1:rank:{name}"));
         command(&url, &["DEL", &rankings[0], &rankings[1]]).await;
@@ -105,7 +105,7 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     }
     command(&url, &["DEL", "orders:{p2}:g1:quarantine"]).await;
 
-    // What is damaged beyond reading, and what the log itself cannot mend, keeps no other from being repaired.
+    // Unreadable data, and a client whose log is invalid, do not prevent the repair of other clients.
     command(&url, &["HSET", &key(1), "newest", "999999999999"]).await;
     command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
     command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
@@ -115,7 +115,7 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
 }
 
-/// An event of the same of a client or a product.
+/// An update of a client or a product.
 fn change_of(subject: Subject, version: i32, name: &str) -> order_event::Model {
     let (r#type, client_id, product_id, payload) = match subject {
         Client(id) => {
@@ -157,7 +157,7 @@ async fn verify_compares_names_addresses_and_prices() {
     let missing = |subject, events| (subject, Difference::Missing { events });
     let all = [missing(Client(1), 2), missing(Product(1), 1), missing(Product(2), 1), missing(Product(3), 2)];
     assert_eq!(differences(&verifier).await, all);
-    // A client without orders is right when it has what its events say; so is one whose row somebody changed by hand.
+    // A client without orders is right when it matches its events, even if its row was changed by hand.
     verifier.read_model.apply(&events(&rows[..5])).await;
     verifier.db.execute_unprepared("UPDATE clients SET name = 'By hand' WHERE id = 1").await.unwrap();
     assert_eq!(differences(&verifier).await, [(Product(3), Difference::Behind { events: 1, version: 1 })]);
