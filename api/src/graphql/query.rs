@@ -29,8 +29,8 @@ pub struct Query;
 
 /// Queries. Results may lag behind changes briefly.
 //
-// Resolvers of nullable fields return `Option<Result<_>>`: only with this type does async-graphql make the field itself
-// nullable, so that an error sets this field to null and not its parent.
+// Resolvers of nullable fields return `Option<Result<_>>`, so that an error sets only this field to null. With
+// `Result<Option<_>>`, async-graphql would pass the error on to the parent.
 #[Object]
 impl Query {
     /// A client. Null if no client has this id. Requires the scope `clients:read`.
