@@ -1,6 +1,6 @@
-//! Limits of a document. The text is measured before it is parsed, and the parsed document before it is validated, because
-//! later steps expand each use of a fragment: a document of 2 KiB can have 2³⁰ selections when expanded. The cost depends on
-//! the variables, so [`cost`](super::cost) measures each request.
+//! Bounds on the size of documents. The text is measured before it is parsed, and the parsed document before it is validated:
+//! validation expands each fragment wherever it is used, so 2 KiB of text could have 2³⁰ selections. The cost depends on the
+//! variables, so [`cost`](super::cost) measures each request.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use clap::builder::RangedU64ValueParser;
 use super::position::Positions;
 use crate::edge::refusal;
 
-/// Introspection nests deeper than other queries: GraphiQL's by 15 fields.
+/// Introspection nests deeper than other queries. GraphiQL's query nests 15 fields.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
 
 #[derive(Clone, Debug, clap::Args)]
