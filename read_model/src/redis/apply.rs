@@ -139,13 +139,15 @@ impl Redis {
                 return Ok(Vec::new());
             }
             let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+            // Before a repetition, which does not return the quarantined keys again.
+            let results: Vec<_> = results.into_iter().map(|result| applied(result?)).collect();
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
             if errors.clone().any(is_not_loaded) {
                 self.shared.scripts.load(&mut self.connection()).await?;
             } else if errors.any(is_stale) {
                 self.reconcile().await?;
             } else {
-                return Ok(results.into_iter().map(|result| applied(result?)).collect());
+                return Ok(results);
             }
         }
         Err(keep_changing())
@@ -157,14 +159,15 @@ impl Redis {
     }
 }
 
-/// Reads the result of a script: the number of generations that changed, and the keys that it has quarantined.
+/// Reads the result of a script: the number of generations that changed, or an error, and then the keys that it has quarantined.
 fn applied(result: Value) -> RedisResult<Applied> {
     let results = if let Value::Array(results) = result { results } else { vec![result] };
     let mut results = results.into_iter();
-    let generations: u32 = from_redis_value(results.next().unwrap_or(Value::Nil))?;
+    let generations = results.next().unwrap_or(Value::Nil).extract_error();
     for key in results {
         let key: String = from_redis_value(key)?;
         tracing::error!(key, "quarantined a damaged key: reading it fails until `projector rebuild` has replaced it");
     }
+    let generations: u32 = from_redis_value(generations?)?;
     Ok(if generations == 0 { Applied::Before } else { Applied::Now })
 }

@@ -1,6 +1,8 @@
 //! Damaged keys.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -113,7 +115,7 @@ fn ways_to_damage(name: &str, now: DateTime<Utc>) -> Vec<Vec<String>> {
     vec![words("LPUSH x"), words(&overflow(0)), words(&overflow(1))]
 }
 
-/// Both in one batch and one by one; a new generation heals it.
+/// Events arrive in one batch or one by one. A new generation fixes the damage.
 #[tokio::test]
 async fn a_damaged_shared_key_is_quarantined_and_all_else_stays_exact() {
     let server = server().await;
@@ -130,7 +132,7 @@ async fn a_damaged_shared_key_is_quarantined_and_all_else_stays_exact() {
     let mut cases = 0;
     for (index, name) in names.iter().enumerate() {
         for (way, mut damage) in ways_to_damage(name, now).into_iter().enumerate() {
-            // A product that is not sold again would not notice.
+            // The damage is noticed only when the product is sold again.
             if name.starts_with("products:")
                 && !sold.iter().any(|product| damage[1].starts_with(&format!("{product}:")))
             {
@@ -166,7 +168,7 @@ async fn a_damaged_shared_key_is_quarantined_and_all_else_stays_exact() {
             let _ = exact.remove(index);
             assert!(matches!(failed, Err(Error::Damaged(_))), "{damage:?}: {failed:?}");
             assert_eq!(stored, exact, "{damage:?}");
-            // Whatever becomes of the key, it has missed events.
+            // The key stays quarantined after it is deleted, because its new value would miss events.
             command(&server, &["DEL", &key]).await;
             assert!(shared_reads(&redis, &names).await[index].is_err(), "{damage:?}");
 
@@ -200,4 +202,49 @@ async fn events_are_refused_as_a_whole_while_the_quarantine_is_damaged() {
         assert!(model.apply(&log).await.iter().all(|result| *result == Ok(Applied::Now)));
     }
     assert!(all_of(&redis, now).await == all_of(&memory, now).await);
+}
+
+/// Records the messages of errors that are logged.
+#[derive(Clone, Default)]
+struct ErrorLog(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for ErrorLog {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::Id {
+        tracing::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::Id, _: &tracing::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = String::new();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn Debug| text += &format!("{field}={value:?} "));
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn enter(&self, _: &tracing::Id) {}
+
+    fn exit(&self, _: &tracing::Id) {}
+}
+
+#[tokio::test]
+async fn a_quarantined_key_is_logged_once_even_if_another_generation_refuses_the_batch() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let building = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    command(&server, &["SET", "orders:{p1}:g1:rank:total", "damaged"]).await;
+    command(&server, &["SET", &format!("orders:{{p1}}:g{building}:client:1"), "damaged"]).await;
+    let log = ErrorLog::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let batch = [event(1, 1, 5), event(17, 1, 5)];
+    // The live generation accepts the batch. The other one refuses it, and then only the event of its damaged client.
+    assert_eq!(redis.apply(&batch).await, [Ok(Applied::Before), Ok(Applied::Now)]);
+    assert_eq!(redis.apply(&batch).await, [Ok(Applied::Before), Ok(Applied::Before)]);
+    let logged = log.0.lock().unwrap();
+    assert!(matches!(&logged[..], [line] if line.contains("orders:{p1}:g1:rank:total")), "{logged:?}");
 }
