@@ -1,4 +1,4 @@
-//! What the read model returns.
+//! The results and errors of the read model.
 
 use std::cmp::Ordering;
 

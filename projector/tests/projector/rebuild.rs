@@ -60,7 +60,7 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
     assert!(!redis.has_reports().await.unwrap());
     let refused = reports::latest_orders(&redis, 10).await.unwrap_err();
-    assert!(refused.to_string().contains("`projector rebuild` makes it anew"), "{refused}");
+    assert!(refused.to_string().contains("run `projector rebuild`"), "{refused}");
 
     // A generation in which only a sum is wrong does not become live either.
     let when_replayed = |step| match step {

@@ -32,7 +32,7 @@ pub struct ClientCache {
 struct Cached {
     generation: u64,
     version: i32,
-    /// `None` if only the version is known: older values must not be cached.
+    /// `None` if the client must be read again. Its version stays, so that no older value is cached.
     client: Option<Option<Client>>,
 }
 

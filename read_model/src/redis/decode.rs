@@ -12,7 +12,7 @@ pub const CLIENT_FIELDS: [&str; 6] = ["name", "email", "total", "orders", "last_
 pub type ClientFields = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>);
 
 pub fn read_client(id: i64, fields: ClientFields) -> Result<Option<Client>, Error> {
-    let damaged = || Error::Damaged(format!("client {id} lacks fields or has an impossible date"));
+    let damaged = || Error::Damaged(format!("client {id} has missing fields or an invalid date"));
     match fields {
         (None, None, None, None, None, None) => Ok(None),
         (Some(name), Some(email), Some(total), Some(order_count), last_purchase, version) => {

@@ -6,9 +6,9 @@
 //! | `orders:{pN}:fencing_token` | string | the fencing token that a writer to this partition must present            |
 //! | `orders:{pN}:generations` | string | a copy of `generations`, in case `orders:meta` alone is lost                |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
-//! | `…:recent:ID`            | sorted | the client's newest orders, by version                                        |
-//! | `…:rank:total`, `…:rank:last` | sorted | the partition's clients by total, and by last purchase (ms) or 0         |
-//! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, hour and ten seconds, 64 bits each |
+//! | `…:recent:ID`            | sorted set | the client's newest orders, by version                                    |
+//! | `…:rank:total`, `…:rank:last` | sorted set | the partition's clients by total, and by last purchase (ms) or 0         |
+//! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, hour and ten seconds, two 64-bit integers per bucket |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold in that day or month |
 //! | `…:quarantine`           | set    | the names of this generation's shared keys that events are no longer added to |
 //! | `…:catalogue`            | hash   | version, price (minor units) and name of each product; N = ID modulo partitions |
@@ -20,20 +20,19 @@
 //! each version V that is applied above the watermark. The braces make a Cluster store a partition in one slot, so that one
 //! script can change all of its keys.
 //!
-//! **Fencing.** Readers look up the live generation once a second. A writer presents the fencing token of the generations that it
-//! knows, and the partition refuses any other token. So once a change of the generations has reached every partition, no
-//! process writes without knowing it.
+//! **Fencing.** Readers look up the live generation once a second. A writer sends the fencing token of its generation list. After a
+//! change each partition has a new token and rejects the old one, so no process writes with an outdated list.
 //!
 //! **Quarantine.** All clients of a partition share its rankings, bucket pages and product sums. If one of these keys is damaged
 //! (it has another type, or a sum would overflow), `apply.lua` writes its name to the quarantine in the same atomic step and
-//! counts everything else. From then on no event is added to that key and reads of it fail as damaged: a sum that misses events
-//! is never returned, whatever is repeated or interrupted. A rebuild heals it, because a new generation has keys of its own.
+//! applies the rest of the event. From then on no event is added to that key and reads of it fail as damaged: a sum that misses
+//! events is never returned, even after retries or crashes. A rebuild fixes it, because a new generation has keys of its own.
 
 use std::fmt::Display;
 
 /// The rankings of a partition, in the order of [`Ranking`](crate::Ranking).
 pub const RANKINGS: [&str; 2] = ["rank:total", "rank:last"];
-/// The products of a partition.
+/// The hash of a partition's products.
 pub const CATALOGUE: &str = "catalogue";
 /// The names of the damaged shared keys of a partition.
 pub const QUARANTINE: &str = "quarantine";
@@ -53,8 +52,8 @@ pub fn partition_generations_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:generations")
 }
 
-/// A key that never exists. A script that names it is not run while a Cluster moves the partition to another node: the node
-/// responds TRYAGAIN to a call with several keys if some of them are missing.
+/// A key that is never written. Scripts declare it so that, while a Cluster migrates the slot, the node replies TRYAGAIN instead of
+/// running the script on half-migrated keys.
 pub fn missing_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:nothing")
 }

@@ -9,7 +9,7 @@
 //! | `repair`       | what `projector verify` compares and replaces                            |
 //! | `decode`       | parsing stored values                                                    |
 //! | `client_cache` | recently read clients, invalidated by Redis                              |
-//! | [`generations`] | which sets of keys there are: their states, and how processes learn of a change |
+//! | [`generations`] | the sets of keys: their states, and how processes notice a change |
 //! | `connection`   | one server or a Cluster behind the same calls                            |
 
 mod apply;

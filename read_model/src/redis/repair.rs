@@ -1,4 +1,4 @@
-//! What `projector verify` compares and replaces, and a rebuild notes: see [`Projection`](crate::Projection) for events.
+//! Reads and writes for `projector verify` and rebuilds. Events are applied by [`Projection`](crate::Projection).
 
 use std::collections::HashMap;
 

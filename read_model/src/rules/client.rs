@@ -1,4 +1,4 @@
-//! What events do to their client.
+//! Applying an event to its client.
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 //! `apply.lua` repeats them for Redis, and a property test compares the two.
 //!
 //! An event of a client changes the client ([`client`]). An order also adds to sums and to the client's recent orders ([`sales`]).
-//! A product is what its newest event says.
+//! A product has the attributes of its newest event.
 
 pub mod client;
 pub mod sales;

@@ -1,5 +1,5 @@
-//! What an order adds to besides its client: sums over time, sums of products, and its client's recent orders. Only this file
-//! decides that; [`Memory`](crate::Memory) and `apply.lua` add it up.
+//! The contributions of an order besides its client: sums over time, sums of products, and the client's recent orders. Only this
+//! file defines them; [`Memory`](crate::Memory) and `apply.lua` add them up.
 //!
 //! Sums over time are stored in bucket pages: a page of a [`Resolution`] has one bucket for each step of time.
 
@@ -123,7 +123,7 @@ impl OrderSummary {
     }
 }
 
-/// What some orders add to the sums.
+/// The amounts that some orders add to the sums.
 #[derive(Default)]
 pub(crate) struct SalesDelta {
     /// By bucket page and index of the bucket, without the pages that have expired.
@@ -132,7 +132,7 @@ pub(crate) struct SalesDelta {
     pub products: BTreeMap<(String, i64), Sum>,
 }
 
-/// What is added to a bucket.
+/// The amounts that are added to a bucket.
 #[derive(Default)]
 pub(crate) struct BucketDelta {
     pub sum: Sum,

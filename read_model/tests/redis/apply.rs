@@ -43,12 +43,12 @@ async fn memory_per_client_is_constant_once_gaps_are_closed() {
     assert_eq!(command(&server, &["HLEN", key]).await, fields);
     assert!(redis.apply(&late_first).await.iter().all(|result| *result == Ok(Applied::Before)));
     assert_eq!(redis.clients(&[7]).await.unwrap()[0].as_ref().unwrap().version, 500);
-    // The list of its orders is cut now and then, whichever of them come together.
+    // Surplus recent orders are removed now and then: at most 66 remain, plus those of one batch.
     for client in [8, 9] {
         let versions: Vec<Event> =
             (1..=300).step_by(client as usize - 7).map(|version| event(client, version, 5)).collect();
-        for together in versions.chunks(3) {
-            assert!(redis.apply(together).await.iter().all(|result| *result == Ok(Applied::Now)));
+        for batch in versions.chunks(3) {
+            assert!(redis.apply(batch).await.iter().all(|result| *result == Ok(Applied::Now)));
             let list = format!("orders:{{p{client}}}:g1:recent:{client}");
             let ::redis::Value::Int(length) = command(&server, &["ZCARD", &list]).await else { panic!("a length") };
             assert!(length <= 50 + 16 + 3, "{length}");
@@ -96,7 +96,7 @@ async fn temporary_keys_expire() {
     }
 }
 
-/// Events of a partition are applied in one step where that can be.
+/// Events of a partition are applied in one step if possible.
 #[tokio::test]
 async fn a_batch_gives_each_event_the_result_it_has_in_isolation() {
     let server = server().await;
@@ -108,7 +108,7 @@ async fn a_batch_gives_each_event_the_result_it_has_in_isolation() {
     for model in [&redis as &dyn ReadModel, &memory] {
         assert_eq!(model.apply(std::slice::from_ref(&before)).await, [Ok(Applied::Now)]);
     }
-    // Noticed late, when all sums have been changed.
+    // One client of the batch is damaged.
     command(&server, &["SET", "orders:{p0}:g1:recent:3", "damaged"]).await;
     let results = redis.apply(&[&events[..], &events[3..5], &events[6..7]].concat()).await;
     for (event, result) in events.iter().zip(&results) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::{Server, command, event, server, until};
 
-/// How many clients Redis was asked for.
+/// The number of reads of clients that Redis has run.
 async fn reads_of_clients(server: &Server) -> u64 {
     let stats = match command(server, &["INFO", "commandstats"]).await {
         ::redis::Value::BulkString(text) => String::from_utf8(text).unwrap(),
@@ -17,8 +17,7 @@ async fn reads_of_clients(server: &Server) -> u64 {
     hmget.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
-/// What was read lately is not asked for again, and is forgotten when anybody changes it, by whatever command, when Redis
-/// is emptied, and when the connection is lost.
+/// A cached client is not read again until any command changes it, Redis is emptied, or the connection is lost.
 #[tokio::test]
 async fn the_cache_follows_every_change_in_redis() {
     let server = server().await;
@@ -29,9 +28,9 @@ async fn the_cache_follows_every_change_in_redis() {
         client.map_or(0, |client| client.version)
     };
     writer.apply(&[event(1, 1, 5), event(2, 1, 5)]).await;
-    // It is asked for until Redis has been asked to tell of changes.
-    let kept = async || {
-        until("it is kept", async || {
+    // Each read goes to Redis until tracking is on.
+    let wait_until_cached = async || {
+        until("the client is cached", async || {
             version(1).await;
             let before = reads_of_clients(&server).await;
             version(1).await;
@@ -39,7 +38,7 @@ async fn the_cache_follows_every_change_in_redis() {
         })
         .await;
     };
-    kept().await;
+    wait_until_cached().await;
     assert_eq!(redis.cached_clients(&[1, 9, 2]).await.unwrap().iter().flatten().count(), 2, "in part");
 
     for next in 2..=200 {
@@ -49,32 +48,32 @@ async fn the_cache_follows_every_change_in_redis() {
         until("the change is seen", async || version(1).await == next).await;
         assert!(changed.elapsed() < Duration::from_secs(1), "it took {:?}", changed.elapsed());
     }
-    kept().await;
+    wait_until_cached().await;
     command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "7"]).await;
     until("a change by hand is seen", async || version(1).await == 7).await;
 
-    kept().await;
+    wait_until_cached().await;
     command(&server, &["CLIENT", "KILL", "TYPE", "normal"]).await;
     command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "8"]).await;
-    until("what changed while it was not connected is seen", async || {
+    until("a change during the disconnection is seen", async || {
         redis.cached_clients(&[1]).await.is_ok_and(|clients| clients[0].as_ref().unwrap().version == 8)
     })
     .await;
-    kept().await;
+    wait_until_cached().await;
     command(&server, &["FLUSHALL"]).await;
-    until("that it is empty is seen", async || version(1).await == 0).await;
+    until("the emptied Redis is seen", async || version(1).await == 0).await;
 
-    // It left the server, because that was demoted, and does not hear of changes on the connection that it left.
+    // It reconnects when the server is demoted. Invalidations on the old connection do not reach it.
     writer.apply(&[event(1, 1, 5)]).await;
-    kept().await;
+    wait_until_cached().await;
     command(&server, &["REPLICAOF", "127.0.0.1", "1"]).await;
     assert!(redis.apply(&[event(1, 2, 5)]).await[0].is_err());
     command(&server, &["REPLICAOF", "NO", "ONE"]).await;
     command(&server, &["HSET", "orders:{p1}:g1:client:1", "version", "9"]).await;
-    until("what changed is seen", async || version(1).await == 9).await;
+    until("the change is seen after the demotion", async || version(1).await == 9).await;
 }
 
-/// Where Redis may not be asked to tell of changes, every client is read anew.
+/// If tracking is forbidden, every read goes to Redis.
 #[tokio::test]
 async fn nothing_is_cached_without_invalidations() {
     let server = server().await;
@@ -85,11 +84,11 @@ async fn nothing_is_cached_without_invalidations() {
         writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
         let recent = redis.cached_clients(&[1]).await.unwrap();
         assert_eq!(recent[0].as_ref().unwrap().version, version);
-        redis.generations().await.unwrap(); // asks to be told, each time
+        redis.generations().await.unwrap(); // tries to turn tracking on each time
     }
 }
 
-/// Whoever reads while others write sees no client go back, and in the end sees the last of it.
+/// Readers that run beside a writer never see an older version after a newer one, and they see the last version in the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reader_sees_a_client_go_back() {
     let server = server().await;
@@ -114,6 +113,9 @@ async fn no_reader_sees_a_client_go_back() {
         writer.apply(&[event(1, version, 5)]).await[0].clone().unwrap();
     }
     for reader in readers {
-        tokio::time::timeout(Duration::from_secs(20), reader).await.expect("it stays behind").unwrap();
+        tokio::time::timeout(Duration::from_secs(20), reader)
+            .await
+            .expect("the reader does not see the last version")
+            .unwrap();
     }
 }

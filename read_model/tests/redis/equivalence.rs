@@ -62,8 +62,8 @@ fn equals_memory(runtime: &Runtime, url: &str, connection: impl ConnectionLike +
                 }
                 let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
                 prop_assert!(stored == specified, "{stored:#?}\n{specified:#?}");
-                // What the rules promise, said without them: each delivered version counts once, and the watermark is
-                // the end of the unbroken run from 1.
+                // Check without the rules: each delivered version counts once, and the watermark is the last version before
+                // the first gap.
                 let mut delivered: HashMap<i64, BTreeSet<i32>> = HashMap::new();
                 for event in &history {
                     if let Subject::Client(client) = event.subject() {
@@ -99,14 +99,14 @@ fn equals_memory(runtime: &Runtime, url: &str, connection: impl ConnectionLike +
         .unwrap();
 }
 
-/// A Cluster moves the keys of a slot one after the other, and whatever asks for one that is not there goes to the other node.
+/// A Cluster moves the keys of a slot one after the other. A command for a key that has moved is redirected to the other node.
 #[tokio::test]
 async fn nothing_is_applied_while_a_cluster_moves_a_partition() {
     let (cluster, url) = tokio::task::spawn_blocking(cluster).await.unwrap();
     let redis = Redis::connect(&url, 1, Currency::USD).await.unwrap();
     let (memory, now) = (Memory::default(), Utc::now());
     let first: Vec<Event> = (1..=4).map(|client| dated(client, 1, now)).collect();
-    // Of a client that is there, and of one that is not yet.
+    // Client 5 is not stored yet.
     let second: Vec<Event> = (1..=5).map(|client| dated(client, 2, now)).collect();
     for model in [&redis as &dyn ReadModel, &memory] {
         assert!(model.apply(&first).await.iter().all(|result| *result == Ok(Applied::Now)));
@@ -137,14 +137,14 @@ async fn nothing_is_applied_while_a_cluster_moves_a_partition() {
         (text(ask(source, &["CLUSTER", "MYID"]).await), text(ask(target, &["CLUSTER", "MYID"]).await));
     ask(target, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]).await;
     ask(source, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]).await;
-    // Clients first, then what decides whether a script is run at all, and the rest.
+    // Clients first, then the fencing token, then the rest.
     keys.sort_by_key(|key| (!key.contains("client:"), !key.contains("fencing_token"), key.clone()));
     for moved in [2, 3, usize::MAX] {
         let moved = moved.min(keys.len());
         let some: Vec<&str> = keys.iter().take(moved).map(String::as_str).collect();
         let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
         ask(source, &[&migrate[..], &some].concat()).await;
-        assert!(all_of(&redis, now).await == before, "what moves is read");
+        assert!(all_of(&redis, now).await == before, "queries read keys while they move");
         let results = redis.apply(&second).await;
         let are_held = results.iter().all(|result| matches!(result, Err(Error::Unavailable(_))));
         assert!(are_held, "{moved} of {} keys: {results:?}", keys.len());
@@ -184,7 +184,7 @@ fn a_client_depends_only_on_the_set_of_its_events() {
     }
 }
 
-/// Each partition is asked for a little more than its share at first.
+/// A query first reads a little more than an equal share from each partition.
 #[tokio::test]
 async fn rankings_are_exact_if_one_partition_has_most_clients() {
     let server = server().await;

@@ -12,7 +12,7 @@ async fn stored(redis: &Redis, generation: u64, id: i64) -> Option<i32> {
     redis.pinned_to(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
 }
 
-/// Whoever else is connected, and knows nothing of it yet, applies to the new generation from the moment it has begun.
+/// Another process, which has not noticed the new generation yet, applies events to it as soon as it exists.
 #[tokio::test]
 async fn a_new_generation_receives_every_event_until_it_is_removed() {
     let server = server().await;
@@ -21,21 +21,26 @@ async fn a_new_generation_receives_every_event_until_it_is_removed() {
     assert_eq!(other.apply(&[event(1, 1, 5), event(2, 1, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 
     let second = redis.change_generations(Generations::start).await.unwrap().unwrap();
-    assert_eq!(redis.change_generations(Generations::start).await.unwrap(), Ok(second), "somebody began it");
+    assert_eq!(
+        redis.change_generations(Generations::start).await.unwrap(),
+        Ok(second),
+        "another process has started it"
+    );
     let log = [event(1, 2, 5), event(1, 1, 5), event(2, 1, 5)];
     assert_eq!(other.apply(&log[..1]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(2), Some(0)));
     let building = other.pinned_to(second);
-    let mut told = other.changes().await.unwrap();
+    let mut changes = other.changes().await.unwrap();
     assert_eq!(building.apply(&log).await, [Ok(Applied::Before), Ok(Applied::Now), Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(2));
     assert_eq!(building.scan(&Cursor::default()).await.unwrap().1.len(), 2);
-    // What is wrong with it harms no event.
+    // Damage in a generation that is being built stops no event.
     command(&server, &["SET", &format!("orders:{{p3}}:g{second}:client:3"), "damaged"]).await;
     assert_eq!(other.apply(&[event(3, 1, 5)]).await, [Ok(Applied::Now)]);
     assert!(matches!(building.apply(&[event(3, 1, 5)]).await[..], [Err(Error::Damaged(_))]));
 
-    // Live: read by whoever does not know it yet either, within the second. What was live goes on, and can be put back.
+    // After the switch every process reads the new generation within a second. The previous one still receives events, and can be
+    // rolled back to.
     redis.change_generations(|generations, now| generations.switch(second, now, 60_000)).await.unwrap().unwrap();
     assert_eq!(other.generations().await.unwrap().live(), second);
     assert_eq!(other.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
@@ -43,16 +48,16 @@ async fn a_new_generation_receives_every_event_until_it_is_removed() {
     redis.change_generations(|generations, now| generations.roll_back(1, now, 0)).await.unwrap().unwrap();
     assert_eq!(redis.generations().await.unwrap().previous(), Some(second));
     let mut ids = Vec::new();
-    while let Some(Some(id)) = told.next().now_or_never() {
+    while let Some(Some(id)) = changes.next().now_or_never() {
         ids.push(id);
     }
-    assert_eq!(ids, [3, 1], "nobody was told of what was filled");
-    // Somebody may not know for some seconds that it is not live any more.
+    assert_eq!(ids, [3, 1], "events of a rebuild are not published as changes");
+    // Another process may read it for some seconds after it was live.
     redis.change_generations(|generations, now| generations.expire(now + 5_000)).await.unwrap();
     assert_eq!(other.apply(&[event(1, 4, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!(stored(&redis, second, 1).await, Some(4));
 
-    // Given up: nothing is applied to it any more, and its keys go when nobody reads them.
+    // A removed generation receives no events. Its keys are deleted when nobody reads them any more.
     redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
     assert_eq!(other.apply(&[event(1, 5, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!((stored(&redis, 1, 1).await, stored(&redis, second, 1).await), (Some(5), Some(4)));
@@ -68,13 +73,13 @@ async fn a_new_generation_receives_every_event_until_it_is_removed() {
     let of_another_format = Generation { state: GenerationState::Building, format: 0 };
     redis.change_generations(|generations, _| generations.generations.insert(third, of_another_format)).await.unwrap();
     let fourth = redis.change_generations(Generations::start).await.unwrap().unwrap();
-    assert!(fourth > third, "one of another format cannot be gone on with");
+    assert!(fourth > third, "a rebuild of another format cannot be continued");
     assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Ok(fourth));
     let switched = redis.change_generations(|generations, now| generations.switch(fourth, now, 0)).await.unwrap();
     assert_eq!(switched, Err(TransitionError::Gone(fourth)));
 }
 
-/// A lost Redis, one of whose parts lost only some, and one that a newer release has taken over.
+/// Redis loses all data, loses the data of one partition, returns with old data, or is used by a newer release.
 #[tokio::test]
 async fn lost_generations_are_reconciled() {
     let server = server().await;
@@ -91,7 +96,7 @@ async fn lost_generations_are_reconciled() {
     );
     assert_eq!(stored(&redis, 1, 1).await, Some(1));
     let Err(ConnectError::Differs { .. }) = Redis::connect(&server.url, 8, Currency::USD).await else {
-        panic!("what must be agreed on was not settled again")
+        panic!("the shared settings were not stored again")
     };
 
     let later = (after.fencing_token + 1_000_000).to_string();
@@ -104,9 +109,9 @@ async fn lost_generations_are_reconciled() {
     assert_eq!(redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
     assert!(
         redis.generations().await.unwrap().fencing_token > later.parse().unwrap(),
-        "a partition knew of a later fencing_token"
+        "a partition had a larger fencing token"
     );
-    // Set back to what it was before: whoever knows more lets nobody go on as if it had not been.
+    // `orders:meta` and a partition return to an older state: a process with a newer token fences the partitions again.
     let old = serde_json::to_string(&after).unwrap();
     command(&server, &["HSET", "orders:meta", "generations", &old]).await;
     command(&server, &["SET", "orders:{p1}:fencing_token", &after.fencing_token.to_string()]).await;
@@ -118,7 +123,7 @@ async fn lost_generations_are_reconciled() {
     other.change_generations(|generations, _| generations.generations.insert(9, newer)).await.unwrap();
     let refused = redis.apply(&[event(1, 4, 5)]).await;
     assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
-    assert_eq!(stored(&redis, 1, 1).await, Some(3), "it is read all the same");
+    assert_eq!(stored(&redis, 1, 1).await, Some(3), "queries still work");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ const REMOVED_AFTER: Duration = Duration::from_secs(5);
 /// How often an operation is tried when other processes change the generations at the same time.
 pub const ATTEMPTS: u32 = 10;
 
-/// What a process knows of the generations.
+/// The generations that a process has cached, and the locks of their updates.
 pub struct Registry {
     cached: RwLock<Cached>,
     /// Held during [`Redis::reconcile`], which one caller does for all that wait.
@@ -45,7 +45,7 @@ impl Registry {
     }
 }
 
-/// What a script writes to.
+/// The generations that a script writes to.
 pub struct WriteTarget {
     pub fencing_token: u64,
     /// The numbers of the generations, separated by spaces, the live one first.
@@ -147,7 +147,7 @@ impl Redis {
                 let () = pipeline.query_async(&mut self.connection()).await?;
                 found = true;
             }
-            // Scan again for keys that a Cluster has moved meanwhile.
+            // A Cluster may have moved keys during the scan: scan again until nothing is found.
             cursor = cursor.or_else(|| std::mem::take(&mut found).then(Cursor::default));
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Redis {
     pub(in crate::redis) async fn report_generation(&self) -> Result<u64, Error> {
         let generation = self.live_generation().await?;
         if self.format_of(generation) < REPORTS_FORMAT {
-            let why = "it was made by an older release; `projector rebuild` makes it anew";
+            let why = "it was made by an older release: run `projector rebuild`";
             return Err(Error::Unavailable(why.into()));
         }
         Ok(generation)
@@ -216,12 +216,12 @@ impl Redis {
         Ok((fencing_token, written))
     }
 
-    /// Brings the store, the partitions and the cache into agreement, after a change or a loss of data.
+    /// Makes the store, the partitions and the cache agree, after a change or a loss of data.
     pub(in crate::redis) async fn reconcile(&self) -> Result<(), Error> {
         let requested_at = Instant::now();
         let _reconciling = self.shared.registry.reconciling.lock().await;
         if self.cached(|cached| cached.at > requested_at) {
-            return Ok(()); // another caller did it meanwhile
+            return Ok(()); // another caller has reconciled them meanwhile
         }
         self.check_shared_settings().await.map_err(|error| match error {
             ConnectError::ReadModel(error) => error,

@@ -1,4 +1,4 @@
-//! Which generations there can be, and every change that they may go through. No I/O: see `registry`.
+//! The states of generations and their transitions. No I/O: see `registry`.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ pub enum TransitionError {
     NotBuilding,
     #[error("there is no previous generation")]
     NoPrevious,
-    #[error("generation {0} was removed meanwhile, or Redis lost it")]
+    #[error("generation {0} does not exist any more: it was removed, or Redis lost it")]
     Gone(u64),
     #[error("a newer release made the live generation, in format {0}")]
     Newer(u32),

@@ -1,5 +1,5 @@
 -- Writes a product to the catalogue of its partition, in each generation that has no newer version of it.
--- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that never exists: see keys.rs
+-- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that is never written: see keys.rs
 -- ARGV the caller's fencing token and the generations, as in apply.lua; the product's id, version, price and name
 -- Returns in how many generations it was written. The errors are those of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end

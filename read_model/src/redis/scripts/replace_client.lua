@@ -1,8 +1,8 @@
 -- Replaces a client, or removes it, and ranks it, in one atomic step. Its recent orders and the sums stay.
--- KEYS[1] the partition's fencing token; KEYS[2] a key that never exists: see keys.rs; KEYS[3] the client's hash
+-- KEYS[1] the partition's fencing token; KEYS[2] a key that is never written: see keys.rs; KEYS[3] the client's hash
 -- ARGV the caller's fencing token; the value of the hash's field `newest` before the log was read, '' for none; the largest version
 --   in the log; the client's id; the channel for changes, '' for none; then fields and values, none to remove the client
--- Returns 1 if it was replaced, 0 if an event that the log did not have was applied meanwhile. The error STALE is that of apply.lua.
+-- Returns 1 if it was replaced, 0 if an event that is not in the log was applied meanwhile. The error STALE is the one of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
 local stored = redis.pcall('HGET', KEYS[3], 'newest')
 if type(stored) ~= 'string' then stored = '' end -- no such field, or not a hash
