@@ -1,4 +1,4 @@
-//! Reads of orders from the command database: right after the commit, and for ever.
+//! Reads of orders from the command database: each order can be read from its commit on.
 
 use std::fmt::Display;
 

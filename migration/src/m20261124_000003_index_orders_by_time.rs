@@ -8,7 +8,7 @@ pub struct Migration;
 /// pages finds them at almost no cost. SQLite has no BRIN indexes, and few orders.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// `CREATE INDEX CONCURRENTLY`, so that orders can be placed meanwhile, cannot run in a transaction.
+    /// `CREATE INDEX CONCURRENTLY` does not block orders, but it cannot run in a transaction.
     fn use_transaction(&self) -> Option<bool> {
         Some(false)
     }

@@ -10,10 +10,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// Allows events of clients and products beside those of orders.
+/// Allows events of clients and of products in `order_events`, in addition to those of orders.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// `CREATE INDEX CONCURRENTLY`, so that orders can be placed meanwhile, cannot run in a transaction.
+    /// `CREATE INDEX CONCURRENTLY` does not block orders, but it cannot run in a transaction.
     fn use_transaction(&self) -> Option<bool> {
         Some(false)
     }

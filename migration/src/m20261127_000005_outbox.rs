@@ -31,7 +31,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// Every event leaves a dead row behind, while few rows are alive: a share of the table says nothing about when to vacuum.
-/// A vacuum of so small a table is cheap, so it does not pause.
+/// Each published event leaves a dead row, and few rows are live. So PostgreSQL vacuums after a fixed number of dead rows,
+/// not after a fraction of the table. The table is small, so a vacuum is cheap and needs no pauses.
 const VACUUM_OFTEN: &str = "ALTER TABLE outbox SET (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)";

@@ -124,14 +124,14 @@ async fn unpublished_events_move_to_the_outbox() {
 
 #[test]
 fn errors_are_printed_in_one_line() {
-    for (url, told) in [
+    for (url, expected) in [
         ("postgres://127.0.0.1:1/none", "cannot reach the database of DATABASE_URL"),
         ("mysql://127.0.0.1/none", "DATABASE_URL must begin with postgres:// or sqlite://"),
         ("", "DATABASE_URL must begin with"),
     ] {
         let output = migration("up", url).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && error.starts_with("error: ") && error.contains(told), "{error}");
+        assert!(!output.status.success() && error.starts_with("error: ") && error.contains(expected), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
 }

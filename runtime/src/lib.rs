@@ -1,4 +1,4 @@
-//! What all programs of the service share: exit codes, logging, connecting to stores, shutdown signals, crash points.
+//! Code that all programs of the service share: exit codes, logging, connecting to stores, shutdown signals, crash points.
 
 pub mod crash_points;
 pub mod database;

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-/// The directives without `RUST_LOG`. The named libraries repeat at `info` and `warn` what our own lines say better.
+/// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
 const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn";
 
 #[derive(Clone, Copy, Debug, clap::Args)]

@@ -22,7 +22,7 @@ pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
 /// Returns the attributes of the queue.
 ///
 /// # Errors
-/// Each is one line and says what to do.
+/// Each error is one line and says how to fix it.
 pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<QueueAttributeName, String>> {
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
     match request.send().await {

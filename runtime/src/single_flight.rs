@@ -1,4 +1,4 @@
-//! One call for all callers that ask for the same at the same time. The result can also be kept for a while.
+//! Concurrent calls with the same key share one execution. Results can be cached.
 
 use std::future::Future;
 use std::hash::Hash;
@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
-/// The newest result by key. Of several callers with the same key one makes the call, and all of them get its result.
+/// The newest result by key. One of several callers with the same key runs the call, and all of them get its result.
 ///
-/// Each caller says how old a result may be. If the running call began too early for it, it waits for that call and then
-/// shares the next one with the other callers that wait. A failure goes to all callers that wait for it; it is not kept.
+/// `max_age` is relative to the caller. If the running call began earlier than that, the caller waits and joins the next
+/// call. An error is returned to all callers that wait for it; it is not cached.
 pub struct SingleFlight<K, T, E> {
     results: Arc<Cache<K, Finished<T, E>, Weight<T>>>,
 }
@@ -25,10 +26,10 @@ struct Finished<T, E> {
 }
 
 impl<T, E> Finished<T, E> {
-    fn is_usable(&self, asked: Instant, max_age: Duration) -> bool {
+    fn is_usable(&self, requested_at: Instant, max_age: Duration) -> bool {
         match self.result {
-            Ok(_) => asked.saturating_duration_since(self.began) <= max_age,
-            Err(_) => self.ended >= asked,
+            Ok(_) => requested_at.saturating_duration_since(self.began) <= max_age,
+            Err(_) => self.ended >= requested_at,
         }
     }
 }
@@ -48,54 +49,61 @@ where
     T: Clone + Send + Sync + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// Keeps at most this number of results.
-    pub fn new(results: usize) -> SingleFlight<K, T, E> {
-        SingleFlight::with_weight(results, results as u64, |_| 1)
+    /// Caches at most `capacity` results.
+    pub fn new(capacity: usize) -> SingleFlight<K, T, E> {
+        SingleFlight::with_weight(capacity, capacity as u64, |_| 1)
     }
 
-    /// Keeps about this number of results, and results of at most this weight altogether.
-    pub fn with_weight(results: usize, max_weight: u64, weight: fn(&T) -> u64) -> SingleFlight<K, T, E> {
-        SingleFlight { results: Arc::new(Cache::with_weighter(results, max_weight, Weight(weight))) }
+    /// Caches about `capacity` results, whose total weight is at most `max_weight`.
+    pub fn with_weight(capacity: usize, max_weight: u64, weight: fn(&T) -> u64) -> SingleFlight<K, T, E> {
+        SingleFlight { results: Arc::new(Cache::with_weighter(capacity, max_weight, Weight(weight))) }
     }
 
-    /// Returns the result of a call that began at most `max_age` ago, or later.
+    /// Returns the cached result if its call began at most `max_age` ago. Otherwise runs `call`, or joins a call that began
+    /// after this request.
     ///
     /// # Panics
-    /// When `call` panics. The other callers that wait then make a call of their own.
+    /// When `call` panics. Then one of the other waiting callers runs its own call.
     pub async fn get(
         &self,
         key: K,
         max_age: Duration,
         call: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, E> {
-        let asked = Instant::now();
-        if let Some(kept) = self.results.get(&key).filter(|kept| kept.is_usable(asked, max_age)) {
-            return kept.result;
+        let requested_at = Instant::now();
+        if let Some(cached) = self.results.get(&key).filter(|cached| cached.is_usable(requested_at, max_age)) {
+            return cached.result;
         }
         let results = self.results.clone();
-        // A task, because others wait for this call even if its caller goes away or is not polled.
+        // A separate task, because other callers wait for this call even if its own caller is dropped or not polled.
         let call = tokio::spawn(async move {
-            let reuse = |_: &K, kept: &mut Finished<T, E>| match kept.is_usable(asked, max_age) {
-                true => EntryAction::Retain(kept.result.clone()),
+            // Another call may have ended meanwhile.
+            let reuse = |_: &K, cached: &mut Finished<T, E>| match cached.is_usable(requested_at, max_age) {
+                true => EntryAction::Retain(cached.result.clone()),
                 false => EntryAction::ReplaceWithGuard,
             };
             let guard = match results.entry_async(&key, reuse).await {
                 EntryResult::Retained(result) => return result,
                 EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => guard,
                 EntryResult::Removed(..) | EntryResult::Timeout => {
-                    unreachable!("nothing is removed, nothing times out")
+                    unreachable!("no entry is removed, and the wait has no timeout")
                 }
             };
             let began = Instant::now();
             let result = call.await;
-            // An error means that the entry was replaced or removed meanwhile, which needs no action.
+            // Fails if the entry was replaced or removed meanwhile. Then this result is not cached.
             let _ = guard.insert(Finished { began, ended: Instant::now(), result: result.clone() });
             result
         });
-        call.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        match call.await.map_err(JoinError::try_into_panic) {
+            Ok(result) => result,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down. It cancelled the task and drops this caller, too.
+            Err(Err(_cancelled)) => std::future::pending().await,
+        }
     }
 
-    /// The kept result, however old it is. `None` while a call for it is running.
+    /// The cached result of any age. `None` while a call with this key is running.
     pub fn peek(&self, key: &K) -> Option<T> {
         self.results.get(key)?.result.ok()
     }
@@ -114,16 +122,16 @@ mod tests {
 
     type Numbers = SingleFlight<&'static str, u32, &'static str>;
 
-    const NOW: Duration = Duration::ZERO;
+    const MUST_BE_FRESH: Duration = Duration::ZERO;
 
     #[tokio::test]
-    async fn waiting_callers_share_the_call_that_begins_after_they_asked() {
+    async fn waiting_callers_share_the_call_that_begins_after_their_request() {
         let (numbers, calls) = (Numbers::new(10), Arc::new(AtomicU32::new(0)));
         let (finish, finished) = watch::channel(0);
-        // Each call returns its own number when it may.
+        // Each call waits until it may finish and returns its number.
         let get = || {
             let (calls, mut finished) = (calls.clone(), finished.clone());
-            Box::pin(numbers.get("key", NOW, async move {
+            Box::pin(numbers.get("key", MUST_BE_FRESH, async move {
                 let number = calls.fetch_add(1, Ordering::SeqCst) + 1;
                 finished.wait_for(|allowed| *allowed >= number).await.unwrap();
                 Ok(number)
@@ -143,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_does_not_hinder_others() {
+    async fn a_dropped_caller_does_not_block_others() {
         let numbers = Numbers::new(10);
         // A call that has begun and needs one more poll.
         #[expect(clippy::async_yields_async, reason = "the test decides when the call is polled again")]
@@ -152,20 +160,20 @@ mod tests {
                 tokio::task::yield_now().await;
                 Ok(1)
             };
-            let mut call = Box::pin(numbers.get("key", NOW, call));
+            let mut call = Box::pin(numbers.get("key", MUST_BE_FRESH, call));
             assert!(poll!(&mut call).is_pending());
             tokio::task::yield_now().await;
             call
         };
         let not_polled = begin().await;
-        assert_eq!(numbers.get("key", NOW, async { Ok(2) }).await, Ok(2));
+        assert_eq!(numbers.get("key", MUST_BE_FRESH, async { Ok(2) }).await, Ok(2));
         drop(not_polled);
         drop(begin().await);
-        assert_eq!(numbers.get("key", NOW, async { Ok(3) }).await, Ok(3));
+        assert_eq!(numbers.get("key", MUST_BE_FRESH, async { Ok(3) }).await, Ok(3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_result_is_kept_as_long_as_the_caller_allows() {
+    async fn a_result_is_cached_as_long_as_the_caller_allows() {
         let numbers = Numbers::new(10);
         let second = Duration::from_secs(1);
         assert_eq!(numbers.get("key", second, async { Ok(1) }).await, Ok(1));
@@ -178,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_goes_to_all_callers_that_wait_and_is_not_kept() {
+    async fn an_error_is_returned_to_all_waiting_callers_and_is_not_cached() {
         let numbers = Numbers::new(10);
         let fail = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -186,9 +194,9 @@ mod tests {
         };
         let later = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            numbers.get("key", NOW, async { Ok(1) }).await
+            numbers.get("key", MUST_BE_FRESH, async { Ok(1) }).await
         };
-        assert_eq!(future::join(numbers.get("key", NOW, fail), later).await, (Err("failed"), Err("failed")));
+        assert_eq!(future::join(numbers.get("key", MUST_BE_FRESH, fail), later).await, (Err("failed"), Err("failed")));
         advance(Duration::from_millis(1)).await;
         assert_eq!(numbers.peek(&"key"), None);
         assert_eq!(numbers.get("key", Duration::from_secs(60), async { Ok(2) }).await, Ok(2));
@@ -199,9 +207,9 @@ mod tests {
         let numbers = Arc::new(Numbers::new(10));
         let panicking = tokio::spawn({
             let numbers = numbers.clone();
-            async move { numbers.get("key", NOW, async { panic!("expected by this test") }).await }
+            async move { numbers.get("key", MUST_BE_FRESH, async { panic!("expected by this test") }).await }
         });
         assert!(panicking.await.unwrap_err().is_panic());
-        assert_eq!(numbers.get("key", NOW, async { Ok(1) }).await, Ok(1));
+        assert_eq!(numbers.get("key", MUST_BE_FRESH, async { Ok(1) }).await, Ok(1));
     }
 }

@@ -18,7 +18,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects and checks the schema.
 ///
 /// # Errors
-/// Each says what to do.
+/// Each error says how to fix it.
 pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
     let db = database::connect(url, connections, Some(STATEMENT_TIMEOUT)).await?;
     check_schema(&db).await.map_err(|error| match is_outage(&error) {
@@ -70,12 +70,15 @@ pub fn is_one_pair_of<C: ColumnTrait, V: Into<Value> + NotU8 + ValueType>(
     pairs.into_iter().map(pair).fold(Condition::any(), Condition::add).into()
 }
 
-/// Whether a statement timed out waiting for a lock.
-pub fn is_lock(error: &DbErr) -> bool {
+/// Whether another transaction was in the way: a lock that was not released in time, a deadlock or a serialisation failure.
+/// Other transactions may succeed, and the same transaction may succeed later.
+pub fn is_conflict(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
         return false;
     };
-    matches!(&**error, SqlxError::Database(error) if matches!(error.code().as_deref(), Some("55P03" | "57014")))
+    // A wait for a lock fails with 55P03, long before its statement times out.
+    matches!(&**error, SqlxError::Database(error)
+        if error.code().is_some_and(|code| code == "55P03" || code.len() == 5 && code.starts_with("40")))
 }
 
 /// Whether the database was unreachable or overloaded, so that the same request may succeed later.

@@ -67,6 +67,6 @@ async fn a_cancelled_request_does_not_close_the_only_connection() {
         drop(find);
         assert_eq!(pool.size(), 1, "after {polls} polls");
     }
-    // Where the thread of SQLite responds within one poll, the loop above cancels nothing. Then this setting is the proof.
+    // If SQLite always responds within one poll, the loop above cancels nothing. So this checks the setting, too.
     assert!(!pool.options().get_test_before_acquire());
 }

@@ -1,4 +1,4 @@
-//! What the outbox costs the database: the log of events is append-only.
+//! The outbox adds little work to the database, because `order_events` is append-only.
 
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Relay};
@@ -59,7 +59,7 @@ async fn publishing_an_event_deletes_a_small_row_and_leaves_the_log_alone() {
         polls += 1;
     }
     let marked = written(db).await - before;
-    assert!(marked * 100 < inserted * 15, "{marked} bytes to mark what took {inserted} bytes to insert");
+    assert!(marked * 100 < inserted * 15, "{marked} bytes to publish events that took {inserted} bytes to insert");
 
     flush_counters(db).await;
     assert!(counter(db, "outbox", "n_tup_del").await >= ORDERS as i64);

@@ -1,4 +1,4 @@
-//! The outbox relay: it delivers each event at least once, whatever the queue does.
+//! The outbox relay delivers each event at least once, even if the queue fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use sea_orm::{
     TransactionTrait,
 };
 use serde_json::{Value, json};
-use test_support::sqs::{intercepted, is_call};
+use test_support::sqs::{Handling, intercepted, is_call};
 use tokio_util::sync::CancellationToken;
-use winterbaume_core::{MockResponse, MockService};
+use winterbaume_core::{MockRequest, MockResponse, MockService};
 
 use crate::support::{ALL_SCOPES, Api, Db, command, postgres, queue, queue_on, sqlite, until};
 
 /// An SQS that rejects every third entry, and every fourth call.
 async fn unreliable_queue() -> Queue {
     let (entries, calls) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let aws = intercepted(move |sqs, mut request| {
+    let aws = intercepted(move |sqs, request| {
         if !is_call(&request, "SendMessageBatch") {
             return sqs.handle(request);
         }
@@ -34,25 +34,34 @@ async fn unreliable_queue() -> Queue {
             let error = r#"{"__type":"com.amazonaws.sqs#OverLimit","message":"no"}"#;
             return Box::pin(async move { MockResponse::json(400, error) });
         }
-        let mut body: Value = serde_json::from_slice(&request.body).unwrap();
-        let mut rejected = Vec::new();
-        body["Entries"].as_array_mut().unwrap().retain(|entry| {
-            let reject = entries.fetch_add(1, Ordering::SeqCst) % 3 == 2;
-            if reject {
-                rejected.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
-            }
-            !reject
-        });
-        request.body = body.to_string().into();
-        Box::pin(async move {
-            let mut response = sqs.handle(request).await;
-            let mut body: Value = serde_json::from_slice(&response.body).unwrap();
-            body["Failed"] = json!(rejected);
-            response.body = body.to_string().into();
-            response
-        })
+        reject(sqs, request, |_| entries.fetch_add(1, Ordering::SeqCst) % 3 == 2)
     });
     queue_on(aws.await).await
+}
+
+/// Passes a `SendMessageBatch` call on to the SQS without the entries whose ids are rejected.
+fn reject(sqs: &impl MockService, mut request: MockRequest, is_rejected: impl Fn(&Value) -> bool) -> Handling<'_> {
+    let mut body: Value = serde_json::from_slice(&request.body).unwrap();
+    let mut rejected = Vec::new();
+    body["Entries"].as_array_mut().unwrap().retain(|entry| {
+        let reject = is_rejected(&entry["Id"]);
+        if reject {
+            rejected.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+        }
+        !reject
+    });
+    let is_empty = body["Entries"].as_array().unwrap().is_empty();
+    request.body = body.to_string().into();
+    Box::pin(async move {
+        if is_empty {
+            return MockResponse::json(200, json!({ "Successful": [], "Failed": rejected }).to_string());
+        }
+        let mut response = sqs.handle(request).await;
+        let mut body: Value = serde_json::from_slice(&response.body).unwrap();
+        body["Failed"] = json!(rejected);
+        response.body = body.to_string().into();
+        response
+    })
 }
 
 async fn place_orders(db: &DatabaseConnection, orders: usize) {
@@ -97,7 +106,7 @@ async fn an_event_stays_in_the_outbox_until_the_queue_accepts_it() {
         place_orders(&db.connection, 57).await;
 
         let first = relay.run_once().await.unwrap();
-        assert!(first.published > 0 && first.problem.is_some(), "{first:?}");
+        assert!(first.published > 0 && first.error.is_some(), "{first:?}");
         assert_eq!(unpublished(&db.connection).await, 57 - first.published as u64);
         let mut passes = 1;
         while relay.run_once().await.unwrap() != Pass::default() {
@@ -106,7 +115,7 @@ async fn an_event_stays_in_the_outbox_until_the_queue_accepts_it() {
         }
         let arrived = arrived(&queue).await;
         assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()), "{arrived:?}");
-        assert!(arrived.values().all(|times| *times == 1), "nothing that was accepted is sent again: {arrived:?}");
+        assert!(arrived.values().all(|times| *times == 1), "an accepted event was sent again: {arrived:?}");
     }
 }
 
@@ -185,6 +194,51 @@ async fn relays_back_off_while_the_queue_is_down() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_always_rejected_does_not_delay_others() {
+    let db = sqlite().await;
+    place_orders(&db.connection, 1).await;
+    let rejected = event_ids(&db.connection).await.pop_first().unwrap();
+    let rejections = Arc::<AtomicUsize>::default();
+    let counter = rejections.clone();
+    let aws = intercepted(move |sqs, request| {
+        if !is_call(&request, "SendMessageBatch") {
+            return sqs.handle(request);
+        }
+        reject(sqs, request, |id| {
+            let is_rejected = *id == *rejected;
+            counter.fetch_add(usize::from(is_rejected), Ordering::SeqCst);
+            is_rejected
+        })
+    });
+    let (relay, fast_path) = Relay::new(db.connection.clone(), queue_on(aws.await).await);
+    let shutdown = CancellationToken::new();
+    let relay = tokio::spawn(relay.run(shutdown.clone()));
+    until("a poll has sent the event twice", async || rejections.load(Ordering::SeqCst) >= 2).await;
+
+    let placed = place(&db.connection, Currency::USD, &[command(2, &[(1, 1)], None)]).await.unwrap();
+    let committed = Instant::now();
+    for event in placed.outgoing {
+        fast_path.send(event).await.unwrap();
+    }
+    until("the other event is published", async || unpublished(&db.connection).await == 1).await;
+    assert!(committed.elapsed() < Duration::from_secs(2), "only the poll finds it: {:?}", committed.elapsed());
+    shutdown.cancel();
+    relay.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_publishes_young_events_before_it_stops() {
+    for db in [sqlite().await, postgres().await] {
+        place_orders(&db.connection, 300).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // event ids have the precision of a millisecond
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        relay(&db, &queue().await).run(shutdown).await;
+        assert_eq!(unpublished(&db.connection).await, 0);
+    }
+}
+
+#[tokio::test]
 async fn an_event_is_published_right_after_its_order() {
     let db = sqlite().await;
     let queue = queue().await;
@@ -194,14 +248,14 @@ async fn an_event_is_published_right_after_its_order() {
     for _ in 0..9 {
         let order = "mutation { placeOrder(input: { clientId: \"1\", items: [{ productId: \"1\", quantity: 1 }] }) { replayed } }";
         api.graphql(&token, order, json!({})).await;
-        let answered = Instant::now();
+        let responded = Instant::now();
         while unpublished(&db.connection).await > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        delays.push(answered.elapsed());
+        delays.push(responded.elapsed());
     }
     delays.sort();
-    assert!(delays[4] < Duration::from_millis(300), "only the poll finds it, seconds later: {delays:?}");
+    assert!(delays[4] < Duration::from_millis(300), "only the poll published it, seconds later: {delays:?}");
 }
 
 #[tokio::test]
@@ -215,6 +269,6 @@ async fn a_missing_queue_is_reported_with_what_to_do() {
     let db = sqlite().await;
     place_orders(&db.connection, 3).await;
     let pass = relay(&db, &queue).run_once().await.unwrap();
-    assert!(pass.published == 0 && pass.problem.is_some(), "{pass:?}");
+    assert!(pass.published == 0 && pass.error.is_some(), "{pass:?}");
     assert_eq!(unpublished(&db.connection).await, 3);
 }

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder};
 
 use crate::support::{postgres, sqlite};
 
-/// What each event of the log is about, after it was read as the projector reads it.
+/// Subject, type and version of each event, parsed as the projector parses it.
 async fn log(db: &DatabaseConnection, currency: &str) -> Vec<(String, String, i32)> {
     let rows = order_event::Entity::find().order_by_asc(order_event::Column::Id).all(db).await.unwrap();
     let read = |row: order_event::Model| {

@@ -225,8 +225,8 @@ async fn published_keys_of_each_kind_are_accepted_for_their_own_algorithm_only()
     // A key with the id of another key.
     let mixed = Key { id: "e", ..Key::rsa("r") };
     assert!(authenticator.authenticate(&mixed.sign()).await.is_err());
-    let stranger = Key { id: "r", ..Key::rsa("r") };
-    assert!(authenticator.authenticate(&stranger.sign()).await.is_err());
+    let unknown = Key { id: "r", ..Key::rsa("r") };
+    assert!(authenticator.authenticate(&unknown.sign()).await.is_err());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use runtime::crash_points::{PROJECTOR_BEFORE_APPLY, RELAY_BEFORE_MARKING};
+use runtime::crash_points::{PROJECTOR_BEFORE_APPLY, RELAY_BEFORE_DELETE};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use test_support::gate::{Gate, Passage};
 use test_support::load::QUERY;
@@ -153,7 +153,7 @@ async fn an_unreachable_store_is_reported_within_seconds_and_no_order_is_lost() 
 async fn a_process_exits_when_one_of_its_tasks_panics() {
     let service = GatedService::start().await;
     for (name, point, error) in [
-        ("api", RELAY_BEFORE_MARKING, "the outbox relay stopped"),
+        ("api", RELAY_BEFORE_DELETE, "the outbox relay stopped"),
         ("projector", PROJECTOR_BEFORE_APPLY, "a poller failed"),
     ] {
         let armed = format!("{point}=panic");

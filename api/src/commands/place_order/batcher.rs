@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::{Batch, Outcome, PlaceError, PlaceOrder};
+use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
 use crate::commands::{Error, database};
 use crate::outbox::relay::Outgoing;
 
@@ -23,15 +23,15 @@ use crate::outbox::relay::Outgoing;
 const MAX_BATCH_SIZE: usize = 50;
 /// Concurrent transactions.
 const TRANSACTIONS: usize = 2;
-/// Concurrent transactions in addition to these, for orders that failed in a batch and are retried in isolation.
+/// Transactions for isolated retries.
 const ISOLATED_TRANSACTIONS: usize = 4;
 /// Orders that may wait; more are rejected as unavailable.
 const QUEUE_SIZE: usize = 10_000;
-/// How long an order may wait in the queue, and then how long its transaction may take. After that the database counts as
-/// unavailable: the transaction is rolled back, and an order that still waits is dropped.
+/// How long an order may wait for its transaction, and then how long the transaction may take. An order that waits longer
+/// fails as unavailable. A transaction that takes longer is cancelled; its outcome may be unknown.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an order is retried while its client is locked. A statement gives up its wait for a lock earlier.
-const LOCK_RETRY_TIME: Duration = Duration::from_secs(5);
+/// How long the orders of one client are retried after conflicts with other transactions.
+const CONFLICT_RETRY_TIME: Duration = Duration::from_secs(5);
 
 type Response = Result<Outcome, Error>;
 
@@ -41,7 +41,6 @@ struct QueuedOrder {
     response: oneshot::Sender<Response>,
 }
 
-/// Accepts orders.
 #[derive(Clone)]
 pub struct OrderQueue(mpsc::Sender<QueuedOrder>);
 
@@ -57,7 +56,7 @@ pub struct OrderBatcher {
     isolated_permits: Arc<Semaphore>,
 }
 
-/// Queued orders are placed while [`OrderBatcher::run`] runs.
+/// Returns the queue and its batcher; call [`OrderBatcher::run`] to process orders.
 pub fn order_queue(
     db: DatabaseConnection,
     currency: Currency,
@@ -70,7 +69,7 @@ pub fn order_queue(
 }
 
 impl OrderQueue {
-    /// Places an order, also if the caller stops waiting.
+    /// Places an order. The order is placed even if the caller is dropped.
     pub async fn place(&self, order: PlaceOrder) -> Response {
         let (response, outcome) = oneshot::channel();
         let queued = QueuedOrder { order, queued_at: Instant::now(), response };
@@ -80,16 +79,16 @@ impl OrderQueue {
 }
 
 impl OrderBatcher {
-    /// Places orders until `shutdown`, and then the rest of the queue.
+    /// Places orders until `shutdown`, and then the orders that are still in the queue.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let workers = (0..TRANSACTIONS).map(|_| tokio::spawn(self.clone().place_batches(shutdown.clone())));
+        let workers = (0..TRANSACTIONS).map(|_| tokio::spawn(self.clone().process_queue(shutdown.clone())));
         try_join_all(workers).await.context("a transaction panicked")?;
         self.isolated_retries.close();
         self.isolated_retries.wait().await;
         Ok(())
     }
 
-    async fn place_batches(self, shutdown: CancellationToken) {
+    async fn process_queue(self, shutdown: CancellationToken) {
         let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
         loop {
             let received = async { self.queue.lock().await.recv_many(&mut batch, MAX_BATCH_SIZE).await };
@@ -101,63 +100,67 @@ impl OrderBatcher {
             if received == 0 {
                 return; // every sender is gone
             }
-            let (timely, late): (Vec<_>, Vec<_>) =
-                batch.drain(..).partition(|queued: &QueuedOrder| queued.queued_at.elapsed() < PLACE_TIMEOUT);
-            fail(late, &Error::Unavailable);
-            if !timely.is_empty() {
-                self.place(timely).await;
-            }
+            self.process(batch.drain(..)).await;
         }
     }
 
-    async fn place(&self, batch: Vec<QueuedOrder>) {
+    async fn process(&self, batch: impl IntoIterator<Item = QueuedOrder>) {
+        let (batch, late): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|queued| queued.queued_at.elapsed() < PLACE_TIMEOUT);
+        fail(late, &Error::Unavailable);
+        if batch.is_empty() {
+            return;
+        }
         let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.order.clone()).collect();
-        let failure = match self.transact(&orders).await {
+        match self.place_batch(&orders).await {
             Ok(outcomes) => {
                 for (queued, outcome) in batch.into_iter().zip(outcomes) {
                     let _ = queued.response.send(Ok(outcome)); // the caller may be gone
                 }
-                return;
             }
-            Err(failure) => failure,
-        };
-        let has_one_client = orders.iter().all(|order| order.client_id == orders[0].client_id);
-        if failure.may_concern_one_order() && !has_one_client {
-            let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
-            for queued in batch {
-                by_client.entry(queued.order.client_id).or_default().push(queued);
+            Err(failure) => self.recover(batch, &orders, failure),
+        }
+    }
+
+    /// Retries the orders of a failed transaction, or reports the failure to their callers.
+    fn recover(&self, batch: Vec<QueuedOrder>, orders: &[PlaceOrder], failure: Failure) {
+        let waited = batch.iter().map(|queued| queued.queued_at.elapsed()).max().unwrap_or_default();
+        match Retry::after(&failure, orders, waited) {
+            Retry::ByClient => {
+                let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
+                for queued in batch {
+                    by_client.entry(queued.order.client_id).or_default().push(queued);
+                }
+                by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
             }
-            by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
-        } else if failure.may_concern_one_order() && orders.len() > 1 && !failure.is_lock() {
-            batch.into_iter().for_each(|queued| self.retry_isolated(vec![queued]));
-        } else if failure.is_lock() && batch.iter().all(|queued| queued.queued_at.elapsed() < LOCK_RETRY_TIME) {
-            // Another batch may hold this client while it waits for a client that is locked for long.
-            self.retry_isolated(batch);
-        } else {
-            let is_outage = failure.is_outage();
-            let error = Error::from(failure);
-            fail(batch, &error);
-            if is_outage && let Ok(mut queue) = self.queue.try_lock() {
-                // The rest of the queue would only wait for the same failure.
-                fail(std::iter::from_fn(|| queue.try_recv().ok()), &error);
+            Retry::OneByOne => batch.into_iter().for_each(|queued| self.retry_isolated(vec![queued])),
+            Retry::Later => self.retry_isolated(batch),
+            Retry::None => {
+                let is_outage = failure.is_outage();
+                let error = Error::from(failure);
+                fail(batch, &error);
+                if is_outage && let Ok(mut queue) = self.queue.try_lock() {
+                    // The other orders in the queue would only wait for the same failure.
+                    fail(std::iter::from_fn(|| queue.try_recv().ok()), &error);
+                }
             }
         }
     }
 
-    /// Places some orders without others, beside the workers.
+    /// Retries these orders in their own transaction, outside the workers.
     fn retry_isolated(&self, batch: Vec<QueuedOrder>) {
         let batcher = self.clone();
-        let place: BoxFuture<'static, ()> = Box::pin(async move {
+        let process: BoxFuture<'static, ()> = Box::pin(async move {
             if let Ok(_permit) = batcher.isolated_permits.clone().acquire_owned().await {
-                batcher.place(batch).await;
+                batcher.process(batch).await;
             }
         });
-        self.isolated_retries.spawn(place);
+        self.isolated_retries.spawn(process);
     }
 
-    async fn transact(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, Failure> {
+    async fn place_batch(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, Failure> {
         let placed = timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).await;
-        let Batch { outcomes, outgoing } = placed.map_err(|_| Failure::Timeout)?.map_err(Failure::Database)?;
+        let BatchOutcome { outcomes, outgoing } = placed.map_err(|_| Failure::Timeout)?.map_err(Failure::Database)?;
         for event in outgoing {
             // When the fast path is full, the relay's poll finds the event.
             let _ = self.outgoing.try_send(event);
@@ -172,21 +175,55 @@ fn fail(orders: impl IntoIterator<Item = QueuedOrder>, error: &Error) {
     }
 }
 
+/// How the orders of a failed transaction are retried.
+#[derive(Debug, PartialEq, Eq)]
+enum Retry {
+    /// The orders of each client in a transaction.
+    ByClient,
+    /// Each order in a transaction.
+    OneByOne,
+    /// The same orders again. Their transaction may have waited for a lock held by a batch that waits for another client.
+    Later,
+    None,
+}
+
+impl Retry {
+    /// `waited` is the longest time since one of the orders was queued.
+    fn after(failure: &Failure, orders: &[PlaceOrder], waited: Duration) -> Retry {
+        let has_one_client = orders.windows(2).all(|pair| pair[0].client_id == pair[1].client_id);
+        if !failure.is_isolatable() {
+            Retry::None
+        } else if !has_one_client {
+            Retry::ByClient
+        } else if failure.is_conflict() {
+            if waited < CONFLICT_RETRY_TIME { Retry::Later } else { Retry::None }
+        } else if orders.len() > 1 {
+            Retry::OneByOne
+        } else {
+            Retry::None
+        }
+    }
+}
+
 enum Failure {
     Database(PlaceError),
     Timeout,
 }
 
 impl Failure {
-    /// Whether the batch may succeed without one of its orders. Never when it may have been committed.
-    fn may_concern_one_order(&self) -> bool {
-        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if !database::is_outage(error))
-            || self.is_lock()
+    /// Whether one of the orders may be the cause, so that the others may succeed without it. Never when the transaction may
+    /// have been committed.
+    fn is_isolatable(&self) -> bool {
+        match self {
+            Failure::Database(PlaceError::RolledBack(error)) => {
+                !database::is_outage(error) || database::is_conflict(error)
+            }
+            Failure::Database(PlaceError::CommitUnknown(_)) | Failure::Timeout => false,
+        }
     }
 
-    /// Whether one of the clients is locked.
-    fn is_lock(&self) -> bool {
-        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if database::is_lock(error))
+    fn is_conflict(&self) -> bool {
+        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if database::is_conflict(error))
     }
 
     /// Whether every other order would fail as well.
@@ -194,7 +231,7 @@ impl Failure {
         match self {
             Failure::Timeout => true,
             Failure::Database(PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) => {
-                database::is_outage(error) && !database::is_lock(error)
+                database::is_outage(error) && !database::is_conflict(error)
             }
         }
     }
@@ -209,5 +246,28 @@ impl From<Failure> for Error {
                 Error::Unavailable
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::DbErr;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_that_may_concern_one_order_is_retried_in_smaller_batches() {
+        let order =
+            |id| PlaceOrder { client_id: Some(id), items: Vec::new(), idempotency_key: None, traceparent: None };
+        let retry = |failure, clients: &[i64]| {
+            let orders: Vec<_> = clients.iter().copied().map(order).collect();
+            Retry::after(&Failure::Database(failure), &orders, Duration::ZERO)
+        };
+        let invalid = || DbErr::Custom("invalid row".into());
+        assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1, 1, 2]), Retry::ByClient);
+        assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1, 1]), Retry::OneByOne);
+        assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1]), Retry::None);
+        assert_eq!(retry(PlaceError::CommitUnknown(invalid()), &[1, 2]), Retry::None);
+        assert_eq!(Retry::after(&Failure::Timeout, &[order(1), order(2)], Duration::ZERO), Retry::None);
     }
 }

@@ -30,7 +30,7 @@ pub struct Item {
     pub quantity: i32,
 }
 
-/// The outcome of one order. The event holds the order as it was placed, with the client's version that it made.
+/// The outcome of one order. The event holds the order as it was placed, and the client's version after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Placed(Event<OrderPlaced>),
@@ -46,15 +46,15 @@ pub enum PlaceError {
     /// No order was placed.
     #[error(transparent)]
     RolledBack(DbErr),
-    /// The database did not answer the commit: the orders may be placed.
+    /// The commit failed or got no response: the orders may have been placed.
     #[error(transparent)]
     CommitUnknown(DbErr),
 }
 
-/// The result of a committed transaction.
+/// The outcomes of the orders of one transaction.
 #[derive(Debug)]
-pub struct Batch {
-    /// One for each order, in their sequence.
+pub struct BatchOutcome {
+    /// One for each order, in the same order.
     pub outcomes: Vec<Outcome>,
     /// The events that were written.
     pub outgoing: Vec<Outgoing>,
@@ -65,7 +65,11 @@ pub struct Batch {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn place(db: &DatabaseConnection, currency: Currency, orders: &[PlaceOrder]) -> Result<Batch, PlaceError> {
+pub async fn place(
+    db: &DatabaseConnection,
+    currency: Currency,
+    orders: &[PlaceOrder],
+) -> Result<BatchOutcome, PlaceError> {
     let (transaction, batch) = prepare(db, currency, orders).await.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
@@ -78,7 +82,7 @@ async fn prepare(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
-) -> Result<(DatabaseTransaction, Batch), DbErr> {
+) -> Result<(DatabaseTransaction, BatchOutcome), DbErr> {
     let transaction = db.begin().await?;
     let mut book = sql::open_book(&transaction, currency, orders).await?;
     let now = Utc::now().trunc_subsecs(3);
@@ -89,5 +93,5 @@ async fn prepare(
         Outcome::Replayed(_) | Outcome::Rejected(_) => None,
     });
     let outgoing = sql::write(&transaction, new.collect()).await?;
-    Ok((transaction, Batch { outcomes, outgoing }))
+    Ok((transaction, BatchOutcome { outcomes, outgoing }))
 }

@@ -18,7 +18,7 @@ pub const API_POINTS: [&str; 5] = [
     points::ORDER_AFTER_COMMIT,
     points::CHANGE_BEFORE_COMMIT,
     points::RELAY_MID_BATCHES,
-    points::RELAY_BEFORE_MARKING,
+    points::RELAY_BEFORE_DELETE,
 ];
 pub const PROJECTOR_POINTS: [&str; 2] = [points::PROJECTOR_BEFORE_APPLY, points::PROJECTOR_BEFORE_DELETE];
 pub const REPAIR_POINTS: [&str; 3] = [points::REPAIR_MID_LOG, points::REPAIR_BEFORE_REPLACE, points::REPAIR_PRODUCT];
