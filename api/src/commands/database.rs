@@ -76,9 +76,10 @@ pub fn is_conflict(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
         return false;
     };
-    // A wait for a lock fails with 55P03, long before its statement times out.
-    matches!(&**error, SqlxError::Database(error)
-        if error.code().is_some_and(|code| code == "55P03" || code.len() == 5 && code.starts_with("40")))
+    // 55P03: a wait for one lock timed out. 57014: a statement that waited for several locks in turn did.
+    matches!(&**error, SqlxError::Database(error) if error.code().is_some_and(|code| {
+        matches!(&*code, "55P03" | "57014") || code.len() == 5 && code.starts_with("40")
+    }))
 }
 
 /// Whether the database was unreachable or overloaded, so that the same request may succeed later.
