@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::Message;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use futures::future::try_join_all;
 use runtime::one_line;
 use tokio::time::{sleep, timeout};
@@ -107,6 +107,7 @@ impl Consumer {
             .queue_url(&self.queue_url)
             .max_number_of_messages(RECEIVE_BATCH as i32)
             .wait_time_seconds(wait.as_secs() as i32)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .send()
             .await
             .map_err(|error| one_line(&error))?;

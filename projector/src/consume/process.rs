@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::{crash_point, crash_points, one_line};
@@ -112,7 +112,10 @@ impl Consumer {
     }
 }
 
-/// Logs every delivery, because a crash may have ended the first one: at most five per message.
+/// Logs the first delivery of a message that is left for the dead-letter queue.
 fn log_refusal(message: &Message, reason: &dyn Display) {
-    warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+    let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
+    if received.is_none_or(|count| count == "1") {
+        warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+    }
 }
