@@ -59,11 +59,15 @@ impl<'a> Batch<'a> {
             script.arg(id).arg(name).arg(email);
             let orders = events.iter().filter_map(|(_, event)| Some((event.time, event.order()?.total)));
             let last_purchase = orders.clone().map(|(time, _)| time).max();
-            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(orders.clone().count());
-            script.arg(orders.map(|(_, total)| total).sum::<i64>()).arg(events.len());
+            let total: i64 = orders.clone().map(|(_, total)| total).sum();
+            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(total).arg(orders.count()).arg(events.len());
             for (_, event) in events {
-                let summary = event.order().map(|order| OrderSummary::of(order, event.time).to_text());
-                script.arg(event.version).arg(summary.unwrap_or_default());
+                script.arg(event.version);
+            }
+            for (_, event) in events {
+                if let Some(order) = event.order() {
+                    script.arg(event.version).arg(OrderSummary::of(order, event.time).to_text());
+                }
             }
         }
 
@@ -76,9 +80,10 @@ impl<'a> Batch<'a> {
             script.arg(page).arg(format!("#{}", 2 * bucket)).arg(format!("#{}", 2 * bucket + 1));
             script.arg(or_empty(milliseconds(delta.expires_at))).arg(delta.sum.revenue).arg(delta.sum.count);
         }
-        script.arg(delta.products.len());
+        script.arg(2 * delta.products.len());
         for ((period, product), sum) in delta.products {
-            script.arg(period).arg(product).arg(sum.count).arg(sum.revenue);
+            script.arg(&period).arg(format!("{product}:units")).arg(sum.count);
+            script.arg(&period).arg(format!("{product}:revenue")).arg(sum.revenue);
         }
     }
 }
