@@ -126,7 +126,7 @@ async fn sweep(settings: Settings, read_model: Redis, activity: Arc<Activity>, s
 
 async fn verifier(url: String, read_model: Redis, currency: Currency, in_flight: Duration) -> anyhow::Result<Verifier> {
     let db = database::connect(&url, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
-    let verifier = Verifier { db, read_model, currency, in_flight, repair: Repair::FromLog };
+    let verifier = Verifier::new(db, read_model, currency, in_flight, Repair::FromLog);
     verifier.check_database().await?;
     Ok(verifier)
 }

@@ -24,6 +24,7 @@ pub use interface::{Projection, Queries, ReadModel};
 pub use memory::Memory;
 pub use redis::connection::Cursor;
 pub use redis::generations::{self, Generations};
+pub use redis::repair::RankedAndRecent;
 pub use redis::{ConnectError, Redis};
 pub use rules::client::ProjectedClient;
 pub use rules::sales::{OrderSummary, Resolution, Sum};

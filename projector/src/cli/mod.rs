@@ -77,7 +77,7 @@ impl StoreArguments {
         let db = database::connect(&self.database_url, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
         let settings = &self.stored.read_model;
         let read_model = settings.connect().await?;
-        let verifier = Verifier { db, read_model, currency: settings.currency, in_flight: self.in_flight, repair };
+        let verifier = Verifier::new(db, read_model, settings.currency, self.in_flight, repair);
         verifier.check_database().await?;
         Ok(verifier)
     }

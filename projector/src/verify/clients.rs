@@ -1,7 +1,7 @@
 //! Compares clients.
 //!
 //! A client is right when the orders of the versions that it includes add up to its total, its name and e-mail address are
-//! those of its newest event, and its places in the rankings match.
+//! those of its newest event, its places in the rankings match, and none of its recent orders is missing.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,8 @@ use entity::order_event::{self, Column};
 use entity::{Event, Subject, client, order};
 use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::{Client, Cursor, Error, ProjectedClient};
+use read_model::rules::sales::RECENT_ORDERS;
+use read_model::{Client, Cursor, Error, ProjectedClient, RankedAndRecent};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -75,7 +76,7 @@ impl Verifier {
         let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
-        let ((sums, projected), scores) = try_join(try_join(sums, projected), self.scores(&ids)).await?;
+        let ((sums, projected), others) = try_join(try_join(sums, projected), self.ranked_and_recent(&ids)).await?;
         let sums: HashMap<i64, (i64, i64)> =
             sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
 
@@ -89,9 +90,9 @@ impl Verifier {
             None => row.version == 0,
         };
         let mut suspects = Vec::new();
-        for ((row, projected), scores) in rows.iter().zip(&projected).zip(scores) {
+        for ((row, projected), others) in rows.iter().zip(&projected).zip(others) {
             let is_right = projected.as_ref().is_ok_and(|projected| {
-                matches_row(row, projected.as_ref()) && scores_match_or_unknown(scores, projected.as_ref())
+                matches_row(row, projected.as_ref()) && difference_of_others(others, projected.as_ref()).is_none()
             });
             if is_right {
                 first_missed.forget(Subject::Client(row.id));
@@ -102,18 +103,13 @@ impl Verifier {
         self.examine_all(&suspects, first_missed).await
     }
 
-    /// Scores of clients in both rankings; `None` in generations of older releases, whose scores cannot be compared.
-    async fn scores(&self, ids: &[i64]) -> Result<Vec<Option<Scores>>, StoreFailed> {
+    /// What the partitions store about clients besides them; `None` in generations of older releases, which have nothing to compare.
+    async fn ranked_and_recent(&self, ids: &[i64]) -> Result<Vec<Option<RankedAndRecent>>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(vec![None; ids.len()]);
         }
-        match self.read_model.scores(ids).await {
-            Ok(scores) => {
-                Ok(scores.into_iter().map(|[total, last_order]| Some(Scores { total, last_order })).collect())
-            }
-            Err(Error::Damaged(_)) => Ok(vec![Some(Scores::default()); ids.len()]),
-            Err(error) => Err(read_model(error)),
-        }
+        let others = self.read_model.ranked_and_recent(ids).await.map_err(read_model)?;
+        Ok(others.into_iter().map(Some).collect())
     }
 
     /// Looks for clients that the database does not have. Returns where to continue, if there are more.
@@ -155,26 +151,36 @@ impl Verifier {
         if let Some(difference) = self.difference_of_client(&projected).await? {
             return Ok(Examined::Wrong(difference));
         }
-        if self.is_misranked(id, stored.as_ref()).await? {
-            return Ok(Examined::Wrong(Difference::Misranked));
-        }
+        let difference = self.difference_of_others(id, stored.as_ref()).await?;
         let (version, has_any) = (projected.client.version, projected.newest > 0);
         let log = order_event::Entity::find().filter(Column::ClientId.eq(id));
         let is_included = |version| projected.ahead.contains(&version);
         let (published, is_pending) = missing_versions(&self.db, log, version, is_included).await?;
-        Ok(Examined::Right(Missing { version, has_any, published, is_pending }))
+        // A client that was lost is missing, although its ranks and recent orders are still there.
+        let is_lost = !has_any && (is_pending || !published.is_empty());
+        Ok(match difference.filter(|_| !is_lost) {
+            Some(difference) => Examined::Wrong(difference),
+            None => Examined::Right(Missing { version, has_any, published, is_pending }),
+        })
     }
 
-    /// Whether the rankings do not match a client that was read before. The client is read again after its scores, so that a
+    /// Compares a client that was read before with its ranks and recent orders. The client is read again after them, so that a
     /// change between the two does not look like a difference.
-    async fn is_misranked(&self, id: i64, before: Option<&ProjectedClient>) -> Result<bool, StoreFailed> {
-        let scores = self.scores(&[id]).await?.pop().flatten();
+    async fn difference_of_others(
+        &self,
+        id: i64,
+        before: Option<&ProjectedClient>,
+    ) -> Result<Option<Difference>, StoreFailed> {
+        let others = self.ranked_and_recent(&[id]).await?.pop().flatten();
         let is_unchanged = self.projected_client(id).await?.is_ok_and(|after| after.as_ref() == before);
-        Ok(is_unchanged && !scores_match_or_unknown(scores, before))
+        Ok(difference_of_others(others, before).filter(|_| is_unchanged))
     }
 
     /// Reads one client. The outer error is a failed store. The inner error is the reason why the stored data cannot be read.
-    async fn projected_client(&self, id: i64) -> Result<Result<Option<ProjectedClient>, String>, StoreFailed> {
+    pub(super) async fn projected_client(
+        &self,
+        id: i64,
+    ) -> Result<Result<Option<ProjectedClient>, String>, StoreFailed> {
         match self.read_model.projected_clients(&[id]).await.map_err(read_model)?.pop() {
             Some(Err(Error::Damaged(why))) => Ok(Err(why)),
             projected => projected.transpose().map(|projected| Ok(projected.flatten())).map_err(read_model),
@@ -212,22 +218,20 @@ impl Verifier {
     }
 }
 
-/// Scores of a client in both rankings; `None` where it is not ranked, or the ranking is quarantined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Scores {
-    total: Option<i64>,
-    /// Milliseconds since 1970, or 0 without an order.
-    last_order: Option<i64>,
-}
-
-/// Whether the scores are those of the client. True if there are no scores to compare.
-fn scores_match_or_unknown(scores: Option<Scores>, projected: Option<&ProjectedClient>) -> bool {
-    let expected = projected.map_or_else(Scores::default, |ProjectedClient { client, .. }| Scores {
-        // Scores are exact to 53 bits.
+/// Compares a client with its ranks and recent orders. `None` if nothing differs, or there is nothing to compare.
+fn difference_of_others(others: Option<RankedAndRecent>, projected: Option<&ProjectedClient>) -> Option<Difference> {
+    let others = others?;
+    let expected = projected.map_or_else(RankedAndRecent::default, |ProjectedClient { client, .. }| RankedAndRecent {
+        // Ranks are exact to 53 bits.
         total: Some(client.total as f64 as i64),
-        last_order: Some(client.last_purchase.map_or(0, |time| time.timestamp_millis())),
+        last_purchase: Some(client.last_purchase.map_or(0, |time| time.timestamp_millis())),
+        recent_orders: usize::try_from(client.order_count).unwrap_or(0).min(RECENT_ORDERS),
     });
-    scores.is_none_or(|scores| scores == expected)
+    if (others.total, others.last_purchase) != (expected.total, expected.last_purchase) {
+        return Some(Difference::Misranked);
+    }
+    let (stored, expected) = (others.recent_orders, expected.recent_orders);
+    (stored < expected).then_some(Difference::MissingRecentOrders { stored, expected })
 }
 
 /// The number of orders and their total.

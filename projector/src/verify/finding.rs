@@ -17,6 +17,8 @@ pub enum Difference {
     WrongTotal { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
     /// Its places in the rankings do not match its total and last order.
     Misranked,
+    /// So many of its newest orders are missing from its recent orders.
+    MissingRecentOrders { stored: usize, expected: usize },
     /// Its name, e-mail address or price is not that of the newest event that it includes.
     WrongDetails,
     /// The database does not have it, or not this version of it.
@@ -42,6 +44,9 @@ impl fmt::Display for Difference {
                 "wrong total: {total} for {orders} orders, expected {total_expected} for {orders_expected} orders"
             ),
             Difference::Misranked => write!(f, "misranked: the rankings do not match its total and last order"),
+            Difference::MissingRecentOrders { stored, expected } => {
+                write!(f, "missing recent orders: {stored} are stored, expected {expected}")
+            }
             Difference::WrongDetails => write!(f, "wrong details: they do not match its newest event"),
             Difference::Orphaned { version } => write!(f, "orphaned: version {version} is not in the database"),
             Difference::Damaged { why } => write!(f, "damaged: {why}"),

@@ -9,6 +9,7 @@
 //! is reported as missing only if a second comparison, `in_flight` after the first, also misses it ([`FirstMissed`]).
 
 mod clients;
+mod counted;
 mod finding;
 mod first_missed;
 mod products;
@@ -32,6 +33,7 @@ use sea_orm::{
 };
 use tokio::time::sleep;
 
+use counted::PlacedOrders;
 pub use finding::{Difference, Finding};
 pub use first_missed::FirstMissed;
 
@@ -65,6 +67,7 @@ pub struct Verifier {
     /// How long a published event may take to reach the read model.
     pub in_flight: Duration,
     pub repair: Repair,
+    pub(crate) placed: PlacedOrders,
 }
 
 /// Progress of [`Verifier::all`].
@@ -78,6 +81,16 @@ pub struct Progress {
 }
 
 impl Verifier {
+    pub fn new(
+        db: DatabaseConnection,
+        read_model: Redis,
+        currency: Currency,
+        in_flight: Duration,
+        repair: Repair,
+    ) -> Verifier {
+        Verifier { db, read_model, currency, in_flight, repair, placed: PlacedOrders::default() }
+    }
+
     /// # Errors
     /// If the database is a replica, because a replica may lack events that are already applied.
     pub async fn check_database(&self) -> anyhow::Result<()> {

@@ -1,9 +1,13 @@
 //! Repairs clients and products from the event log.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
 use entity::{Event, Subject};
-use read_model::{Error, ProjectedClient, Projection};
+use read_model::rules::sales::RECENT_ORDERS;
+use read_model::{Error, OrderSummary, ProjectedClient, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;
@@ -13,7 +17,19 @@ use super::{Difference, Finding, Repair, StoreFailed, Verifier, database, read_m
 /// Events read and applied at once.
 const EVENTS: u64 = 1_000;
 /// How often a repair is tried again because the client has changed meanwhile.
-const MAX_ATTEMPTS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 20;
+
+/// The log of a client, and what the read model has counted of it.
+struct ClientLog {
+    /// The result of the counted events.
+    counted: ProjectedClient,
+    /// The newest counted orders, by version.
+    recent: BTreeMap<i32, OrderSummary>,
+    /// All events up to this version are counted, or older than `in_flight`.
+    settled: i32,
+    /// Later events may be on their way.
+    until: DateTime<Utc>,
+}
 
 impl Verifier {
     /// Repairs what differs, if that is asked for.
@@ -61,35 +77,74 @@ impl Verifier {
         Ok(self.examine_products(&[id]).await?.iter().all(|(_, examined)| examined.is_right_up_to(version)))
     }
 
-    /// Applies the events of a client, and replaces the client if it still differs from the log. Returns whether it is right
-    /// afterwards.
+    /// Repairs a client from its log. Returns whether it is right afterwards.
+    ///
+    /// Events that the sums have counted make up the client that replaces the stored one. The others are applied in the ordinary
+    /// way, so that they also count in the sums. Events of the last `in_flight` may be on their way: they are left to arrive.
     pub(super) async fn repair_client(&self, id: i64) -> anyhow::Result<bool> {
-        for _ in 0..MAX_ATTEMPTS {
-            // Read before the log: everything applied later is newer, or in the log.
-            let newest = self.read_model.newest_version(id).await.map_err(read_model)?;
-            let mut projected = ProjectedClient::new(id);
-            while let Some(events) = self.next_events(id, projected.newest).await? {
-                for event in &events {
-                    projected.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
+        for attempt in 0..MAX_ATTEMPTS {
+            // Read first: it changes when an event is applied meanwhile.
+            let state = self.read_model.state_of_client(id).await.map_err(read_model)?;
+            let stored = self.projected_client(id).await?.ok().map(|stored| stored.unwrap_or(ProjectedClient::new(id)));
+            let log = self.read_log(id, stored.as_ref()).await?;
+            // At the second attempt the client itself is right, but not its ranks or its recent orders.
+            if attempt > 0 || stored.as_ref() != Some(&log.counted) {
+                crash_point(crash_points::REPAIR_BEFORE_REPLACE);
+                if !self.read_model.replace_client(&log.counted, &log.recent, &state).await.map_err(read_model)? {
+                    continue;
                 }
-                // Applied in the ordinary way, so that a missing order also counts in the sums.
-                for result in self.read_model.apply(&events).await {
-                    match result {
-                        Err(error @ Error::Unavailable(_)) => return Err(read_model(error).into()),
-                        Ok(_) | Err(Error::Damaged(_)) => {}
-                    }
-                }
-                crash_point(crash_points::REPAIR_MID_LOG);
             }
-            if self.examine(id).await?.is_right_up_to(projected.newest) {
+            self.apply_uncounted(id, &log).await?;
+            if self.examine(id).await?.is_right_up_to(log.settled) {
                 return Ok(true);
-            }
-            crash_point(crash_points::REPAIR_BEFORE_REPLACE);
-            if self.read_model.replace_client(&projected, &newest).await.map_err(read_model)? {
-                return Ok(self.examine(id).await?.is_right_up_to(projected.newest));
             }
         }
         Ok(false)
+    }
+
+    /// Reads the log of a client, and decides which of its events the read model has counted: those that the stored client
+    /// includes, and orders of which no sum is short.
+    async fn read_log(&self, id: i64, stored: Option<&ProjectedClient>) -> anyhow::Result<ClientLog> {
+        let until = Utc::now() - self.in_flight;
+        let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };
+        let mut last = 0;
+        while let Some(events) = self.next_events(id, last).await? {
+            let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
+            let missing: Vec<&Event> =
+                events.iter().filter(|event| !is_included(event) && event.time <= until).collect();
+            let counted = self.counted(id, &missing).await?;
+            for event in &events {
+                if last == log.settled && (event.time <= until || is_included(event)) {
+                    log.settled = event.version;
+                }
+                last = event.version;
+                if is_included(event) || counted.contains(&event.version) {
+                    log.counted.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
+                    log.recent.extend(event.order().map(|order| (event.version, OrderSummary::of(order, event.time))));
+                }
+            }
+            while log.recent.len() > RECENT_ORDERS {
+                log.recent.pop_first();
+            }
+        }
+        Ok(log)
+    }
+
+    async fn apply_uncounted(&self, id: i64, log: &ClientLog) -> anyhow::Result<()> {
+        let mut last = 0;
+        while let Some(events) = self.next_events(id, last).await? {
+            last = events.last().map_or(last, |event| event.version);
+            let is_uncounted = |event: &Event| !log.counted.has(event.version) && event.time <= log.until;
+            let events: Vec<Event> = events.into_iter().filter(is_uncounted).collect();
+            for result in self.read_model.apply(&events).await {
+                match result {
+                    Err(error @ Error::Unavailable(_)) => return Err(read_model(error).into()),
+                    Ok(_) | Err(Error::Damaged(_)) => {}
+                }
+            }
+            crash_point(crash_points::REPAIR_MID_LOG);
+        }
+        Ok(())
     }
 
     /// The next events of a client after a version; `None` when there are no more.

@@ -58,7 +58,7 @@ impl WrongSum {
     }
 }
 
-fn is_within(one: Sum, other: Sum) -> bool {
+pub(super) fn is_within(one: Sum, other: Sum) -> bool {
     one.count <= other.count && one.revenue <= other.revenue
 }
 

@@ -2,6 +2,7 @@
 
 mod consume;
 mod dead_letters;
+mod lost_keys;
 mod queues;
 mod rebuild;
 mod replay;

@@ -3,23 +3,10 @@
 use crate::support::*;
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use entity::order_event;
-use projector::verify::sums::WrongSum;
-use projector::verify::{Repair, Verifier};
+use projector::verify::Repair;
 use read_model::Projection;
 use sea_orm::ConnectionTrait;
-use std::ops::ControlFlow;
 use std::time::Duration;
-
-/// All wrong sums, as `verify` reports them.
-async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
-    let mut all = Vec::new();
-    let each = |wrong: Vec<WrongSum>| {
-        all.extend(wrong.iter().map(ToString::to_string));
-        ControlFlow::Continue(())
-    };
-    verifier.sums(each).await.unwrap();
-    all
-}
 
 #[tokio::test]
 async fn verify_reports_every_wrong_sum() {

@@ -7,9 +7,11 @@ use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, ou
 use iso_currency::Currency;
 use projector::consume::Consumer;
 use projector::queues;
+use projector::verify::sums::WrongSum;
 use projector::verify::{Repair, Verifier};
 use read_model::{Projection, Redis};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::redis::Redis as RedisServer;
@@ -148,5 +150,16 @@ pub fn events(rows: &[order_event::Model]) -> Vec<Event> {
 pub async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
     let (server, read_model, url) = redis().await;
     let in_flight = Duration::ZERO;
-    (server, url, Verifier { db: database().await, read_model, currency: Currency::USD, in_flight, repair })
+    (server, url, Verifier::new(database().await, read_model, Currency::USD, in_flight, repair))
+}
+
+/// All wrong sums, as `verify` reports them.
+pub async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
+    let mut all = Vec::new();
+    let each = |wrong: Vec<WrongSum>| {
+        all.extend(wrong.iter().map(ToString::to_string));
+        ControlFlow::Continue(())
+    };
+    verifier.sums(each).await.unwrap();
+    all
 }

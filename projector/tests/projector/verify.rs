@@ -8,6 +8,7 @@ use projector::verify::{Difference, Finding, FirstMissed, Progress, Repair, Veri
 use read_model::{ProjectedClient, Projection, Queries};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -192,15 +193,19 @@ async fn a_repair_never_reverts_events_that_are_applied_meanwhile() {
     let (_server, _, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
     verifier.read_model.apply(&events(&rows)).await;
+    let (recent, without_events) = (BTreeMap::new(), ProjectedClient::new(1));
     let projected = async || verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap().unwrap();
-    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
+    let (state, log) = (verifier.read_model.state_of_client(1).await.unwrap(), projected().await);
     verifier.read_model.apply(&events(&[row(1, 3)])).await;
-    assert!(!verifier.read_model.replace_client(&log, &newest).await.unwrap(), "version 3 is not in that log");
-    assert!(!verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
+    let replace = async |client: &ProjectedClient, state: &[u8]| {
+        verifier.read_model.replace_client(client, &recent, state).await.unwrap()
+    };
+    assert!(!replace(&log, &state).await, "version 3 is not in that log");
+    assert!(!replace(&without_events, &state).await);
     assert_eq!(projected().await.client.version, 3);
-    let (newest, log) = (verifier.read_model.newest_version(1).await.unwrap(), projected().await);
-    assert!(verifier.read_model.replace_client(&log, &newest).await.unwrap());
+    let (state, log) = (verifier.read_model.state_of_client(1).await.unwrap(), projected().await);
+    assert!(replace(&log, &state).await);
     assert_eq!(projected().await, log);
-    assert!(verifier.read_model.replace_client(&ProjectedClient::new(1), &newest).await.unwrap());
+    assert!(replace(&without_events, &state).await);
     assert_eq!(verifier.read_model.clients(&[1]).await.unwrap(), [None]);
 }

@@ -72,10 +72,13 @@ pub fn read_positions(text: &str) -> Result<Vec<RankPosition>, Error> {
     positions.ok_or_else(|| Error::Damaged(format!("{text:?} in a ranking")))
 }
 
+/// The size of a bucket: revenue and number of orders.
+pub const BUCKET_BYTES: usize = size_of::<[i64; 2]>();
+
 /// Reads a bucket page: revenue and number of orders of each bucket. The last bucket may be shorter.
 pub fn read_buckets(page: &[u8]) -> impl ExactSizeIterator<Item = Sum> {
     let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_be_bytes);
-    page.chunks(size_of::<[i64; 2]>())
+    page.chunks(BUCKET_BYTES)
         .map(move |bucket| Sum { revenue: number(bucket.get(..8)), count: number(bucket.get(8..16)) })
 }
 

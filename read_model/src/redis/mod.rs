@@ -20,7 +20,7 @@ mod decode;
 pub mod generations;
 mod keys;
 mod read;
-mod repair;
+pub(crate) mod repair;
 mod scripts;
 
 use std::sync::{Arc, PoisonError, RwLock};

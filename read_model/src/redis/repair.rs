@@ -1,17 +1,37 @@
 //! Reads and writes for `projector verify` and rebuilds. Events are applied by [`Projection`](crate::Projection).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use ::redis::{AsyncCommands, RedisResult, pipe};
+use ::redis::{AsyncCommands, FromRedisValue, RedisError, RedisResult, Value, from_redis_value, pipe};
 
 use super::Redis;
 use super::connection::Cursor;
-use super::decode::{read_product, read_projected_client};
+use super::decode::{BUCKET_BYTES, read_buckets, read_product, read_projected_client};
 use super::keys::{
     CATALOGUE, META, QUARANTINE, RANKINGS, fencing_token_key, generation_key, missing_key, rebuild_position_field,
 };
 use super::scripts::is_stale;
-use crate::{Error, Product, ProjectedClient};
+use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
+
+/// What a partition stores about a client besides the client itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RankedAndRecent {
+    /// The value in the ranking by total; `None` if the client is not in it or it is quarantined.
+    pub total: Option<i64>,
+    /// The same in the ranking by last purchase: ms since 1970, or 0 without an order.
+    pub last_purchase: Option<i64>,
+    /// The number of stored recent orders.
+    pub recent_orders: usize,
+}
+
+/// Reads a result; `None` if the stored data are damaged.
+fn value<T: FromRedisValue>(result: RedisResult<Value>) -> Result<Option<T>, Error> {
+    let value = result.and_then(|value| from_redis_value(value).map_err(RedisError::from));
+    match value.map_err(Error::from) {
+        Err(Error::Damaged(_)) => Ok(None),
+        value => value.map(Some),
+    }
+}
 
 impl Redis {
     /// Reads clients with all their fields, in the order of `ids`. One round trip.
@@ -31,12 +51,11 @@ impl Redis {
         Ok(ids.iter().zip(clients).map(|(id, fields)| read_projected_client(*id, &fields?)).collect())
     }
 
-    /// Reads the value of each client in both rankings, `None` where the client is missing or the ranking is quarantined. One round
-    /// trip.
+    /// Reads what the partitions store about clients besides the clients themselves. One round trip.
     ///
     /// # Errors
-    /// If the store fails, or a ranking or the quarantine has another type.
-    pub async fn scores(&self, ids: &[i64]) -> Result<Vec<[Option<i64>; 2]>, Error> {
+    /// If the store fails. A damaged key counts as missing.
+    pub async fn ranked_and_recent(&self, ids: &[i64]) -> Result<Vec<RankedAndRecent>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -45,17 +64,61 @@ impl Redis {
             for ranking in RANKINGS {
                 pipeline.zscore(generation_key(self.partition(*id), generation, ranking), id);
             }
-            for ranking in RANKINGS {
-                pipeline.sismember(generation_key(self.partition(*id), generation, QUARANTINE), ranking);
-            }
+            pipeline.zcard(generation_key(self.partition(*id), generation, format_args!("recent:{id}")));
         }
-        let results: Vec<RedisResult<Option<f64>>> =
-            pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        let results = results.into_iter().collect::<RedisResult<Vec<_>>>()?;
-        let score =
-            |score: Option<f64>, quarantined| score.filter(|_| quarantined == Some(0.0)).map(|score| score as i64);
-        let (clients, _) = results.as_chunks();
-        Ok(clients.iter().map(|&[total, last, q_total, q_last]| [score(total, q_total), score(last, q_last)]).collect())
+        // The quarantine is read last: a ranking that is not in it then missed no event before.
+        let partitions: BTreeSet<i64> = ids.iter().map(|id| self.partition(*id)).collect();
+        for partition in &partitions {
+            pipeline.smembers(generation_key(*partition, generation, QUARANTINE));
+        }
+        let mut results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let quarantines = results.split_off(3 * ids.len()).into_iter().map(value::<HashSet<String>>);
+        let quarantines: BTreeMap<i64, _> =
+            partitions.into_iter().zip(quarantines.collect::<Result<Vec<_>, _>>()?).collect();
+        let numbers = results.into_iter().map(value::<Option<f64>>).collect::<Result<Vec<_>, _>>()?;
+        let client = |(id, [total, last, recent]): (&i64, &[Option<Option<f64>>; 3])| {
+            let quarantine = &quarantines[&self.partition(*id)];
+            let is_readable = |name| quarantine.as_ref().is_some_and(|names| !names.contains(name));
+            let score = |number: &Option<Option<f64>>, name| {
+                number.flatten().filter(|_| is_readable(name)).map(|score| score as i64)
+            };
+            RankedAndRecent {
+                total: score(total, RANKINGS[0]),
+                last_purchase: score(last, RANKINGS[1]),
+                recent_orders: recent.flatten().unwrap_or(0.0) as usize,
+            }
+        };
+        Ok(ids.iter().zip(numbers.as_chunks().0).map(client).collect())
+    }
+
+    /// Reads buckets, each given by its page and index, of the partition of a client. `None` if events are not added to the page
+    /// any more because it is damaged. One round trip.
+    pub async fn buckets_of_partition(
+        &self,
+        client: i64,
+        buckets: &[(String, usize)],
+    ) -> Result<Vec<Option<Sum>>, Error> {
+        let (generation, partition, mut pipeline) = (self.report_generation().await?, self.partition(client), pipe());
+        for (page, bucket) in buckets {
+            let first = bucket * BUCKET_BYTES;
+            let key = generation_key(partition, generation, page);
+            pipeline.getrange(key, first as isize, (first + BUCKET_BYTES - 1) as isize);
+        }
+        // The quarantine is read last: a page that is not in it then missed no event before.
+        pipeline.smembers(generation_key(partition, generation, QUARANTINE));
+        let mut results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let quarantine = value::<HashSet<String>>(results.pop().unwrap_or(Ok(Value::Nil)))?;
+        let sums = buckets.iter().zip(results).map(|((page, _), result)| {
+            let bytes = value::<Vec<u8>>(result)?;
+            let is_readable = quarantine.as_ref().is_some_and(|names| !names.contains(page));
+            Ok(bytes.filter(|_| is_readable).map(|bytes| read_buckets(&bytes).next().unwrap_or_default()))
+        });
+        sums.collect()
+    }
+
+    /// The number of partitions. The one of a client is its id modulo this number.
+    pub fn partition_count(&self) -> u16 {
+        self.shared.partitions
     }
 
     /// Reads products in the order of `ids`. One round trip.
@@ -102,26 +165,34 @@ impl Redis {
         }
     }
 
-    /// Returns the stored field `newest` of a client: see [`Redis::replace_client`].
-    pub async fn newest_version(&self, id: i64) -> Result<Vec<u8>, Error> {
+    /// Returns a value that changes whenever an event is applied to a client: see [`Redis::replace_client`].
+    pub async fn state_of_client(&self, id: i64) -> Result<Vec<u8>, Error> {
         let key = self.client_key(self.live_generation().await?, id);
-        let newest: RedisResult<Option<Vec<u8>>> = self.connection().hget(key, "newest").await;
-        match newest.map_err(Error::from) {
-            Ok(newest) => Ok(newest.unwrap_or_default()),
-            Err(Error::Damaged(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+        let mut pipeline = pipe();
+        pipeline.hget(&key, "version").hlen(&key).ignore_errors();
+        let (version, length) = pipeline.query_async(&mut self.connection()).await?;
+        let version = value::<Option<Vec<u8>>>(version)?.flatten().unwrap_or_default();
+        let length = value::<i64>(length)?.map(|length| length.to_string()).unwrap_or_default();
+        Ok([&version, &b" "[..], length.as_bytes()].concat())
     }
 
-    /// Replaces a client by the result of its whole log, as one atomic step; a client without events is removed. Does nothing and
-    /// returns `false` if an event has been applied that the log did not have. `newest` is the result of
-    /// [`Redis::newest_version`] before the log was read.
-    pub async fn replace_client(&self, projected: &ProjectedClient, newest: &[u8]) -> Result<bool, Error> {
+    /// Replaces a client with its ranks and recent orders, as one atomic step; a client without events is removed. The sums stay
+    /// as they are. Does nothing and returns `false` if an event was applied to the client since `state`, the result of
+    /// [`Redis::state_of_client`], was read.
+    pub async fn replace_client(
+        &self,
+        projected: &ProjectedClient,
+        recent: &BTreeMap<i32, OrderSummary>,
+        state: &[u8],
+    ) -> Result<bool, Error> {
         let client = &projected.client;
         let (partition, target) = (self.partition(client.id), self.write_target()?);
         let mut script = self.shared.scripts.replace_client.key(fencing_token_key(partition));
         script.key(missing_key(partition)).key(self.client_key(self.written_generation()?, client.id));
-        script.arg(target.fencing_token).arg(newest).arg(projected.newest).arg(client.id).arg(self.channel());
+        script.arg(target.fencing_token).arg(state).arg(client.id).arg(self.channel()).arg(recent.len());
+        for (version, order) in recent {
+            script.arg(version).arg(order.to_text());
+        }
         if projected.newest > 0 {
             for (field, value) in [
                 ("name", client.name.clone()),
@@ -136,9 +207,12 @@ impl Redis {
             if let Some(time) = client.last_purchase {
                 script.arg("last_purchase").arg(time.timestamp_millis());
             }
+            for version in &projected.ahead {
+                script.arg(format!("ahead:{version}")).arg("");
+            }
         }
         match script.invoke_async(&mut self.connection()).await {
-            // `newest` may have been read from another generation.
+            // `state` may have been read from another generation.
             Err(error) if is_stale(&error) => self.reconcile().await.map(|()| false),
             replaced => replaced.map_err(|error| self.write_failed(error)),
         }

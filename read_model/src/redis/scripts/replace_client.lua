@@ -1,27 +1,29 @@
--- Replaces a client, or removes it, and ranks it, in one atomic step. Its recent orders and the sums stay.
+-- Replaces a client with its recent orders, or removes it, and ranks it, in one atomic step. The sums stay.
 -- KEYS[1] the partition's fencing token; KEYS[2] a key that is never written: see keys.rs; KEYS[3] the client's hash
--- ARGV the caller's fencing token; the value of the hash's field `newest` before the log was read, '' for none; the largest version
---   in the log; the client's id; the channel for changes, '' for none; then fields and values, none to remove the client
--- Returns 1 if it was replaced, 0 if an event that is not in the log was applied meanwhile. The error STALE is the one of apply.lua.
+-- ARGV the caller's fencing token; the state of the client: see below; the client's id; the channel for changes, '' for none; the
+--   number of recent orders, then the version and the entry of each; then fields and values, none to remove the client
+-- Returns 1 if it was replaced, 0 if its state has changed. The error STALE is the one of apply.lua.
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('STALE there are other generations') end
-local stored = redis.pcall('HGET', KEYS[3], 'newest')
-if type(stored) ~= 'string' then stored = '' end -- no such field, or not a hash
-local is_as_before = stored == ARGV[2]
-local is_in_the_log = (tonumber(stored) or 0) <= tonumber(ARGV[3])
-if not (is_as_before or is_in_the_log) then return 0 end
-local generation, id = KEYS[3]:match('^(.*:)client:'), ARGV[4]
+-- Each event raises the version or adds a field. '' stands for what is missing or damaged.
+local version, length = redis.pcall('HGET', KEYS[3], 'version'), redis.pcall('HLEN', KEYS[3])
+if type(version) ~= 'string' then version = '' end
+if type(length) ~= 'number' then length = '' end
+if version .. ' ' .. length ~= ARGV[2] then return 0 end
+local generation, id = KEYS[3]:match('^(.*:)client:'), ARGV[3]
 local rankings = {total = generation .. 'rank:total', last_purchase = generation .. 'rank:last'}
 for _, ranking in pairs(rankings) do
   if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
 end
-redis.call('DEL', KEYS[3])
-if #ARGV > 5 then redis.call('HSET', KEYS[3], unpack(ARGV, 6)) end
+local recent, fields = generation .. 'recent:' .. id, 6 + 2 * ARGV[5]
+redis.call('DEL', KEYS[3], recent)
+for i = 6, fields - 1, 2 do redis.call('ZADD', recent, ARGV[i], ARGV[i + 1]) end
+for i = fields, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 for field, ranking in pairs(rankings) do
-  if #ARGV > 5 then
+  if #ARGV > fields then
     redis.call('ZADD', ranking, redis.call('HGET', KEYS[3], field) or 0, id)
   else
     redis.call('ZREM', ranking, id)
   end
 end
-if ARGV[5] ~= '' then redis.pcall('PUBLISH', ARGV[5], ARGV[4]) end
+if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[4], id) end
 return 1

@@ -1,0 +1,137 @@
+//! Single keys that Redis loses. A repair never makes a right sum wrong.
+
+use crate::support::*;
+use chrono::{DateTime, Days, SubsecRound, TimeDelta, Utc};
+use entity::Subject::Client;
+use entity::order_event;
+use projector::verify::{Difference, FirstMissed, Repair, Verifier};
+use read_model::Projection;
+use sea_orm::ConnectionTrait;
+
+/// Clients of one partition.
+const CLIENTS: [i64; 3] = [1, 17, 33];
+
+/// Orders of each client, version by version: on days, in hours and in seconds that different resolutions decide.
+fn log(now: DateTime<Utc>) -> Vec<order_event::Model> {
+    let ages = [Days::new(400), Days::new(120), Days::new(30), Days::new(2)].map(|days| now - days);
+    let recent = [100, 60, 59, 20, 3].map(|minutes| now - TimeDelta::minutes(minutes));
+    let times: Vec<_> = ages.into_iter().chain(recent).collect();
+    let of_client = |client: i64| {
+        let placed = (1..).zip(times.clone()).map(move |(version, time)| order_event::Model {
+            occurred_at: time + TimeDelta::seconds(client),
+            ..row_of(client, version, 1 + (version as usize + client as usize) % 3)
+        });
+        placed.collect::<Vec<_>>()
+    };
+    CLIENTS.into_iter().flat_map(of_client).collect()
+}
+
+async fn stores(repair: Repair) -> (test_support::redis::Redis, String, Verifier) {
+    let (server, url, verifier) = verifier(repair).await;
+    for id in [17, 33] {
+        let insert = format!("INSERT INTO clients (id, name, email) VALUES ({id}, 'Bob', '{id}@example.com')");
+        verifier.db.execute_unprepared(&insert).await.unwrap();
+    }
+    (server, url, verifier)
+}
+
+fn key(name: &str) -> String {
+    format!("orders:{{p1}}:g1:{name}")
+}
+
+async fn differences(verifier: &Verifier) -> Vec<(i64, Difference, bool)> {
+    let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+    let of_client = |finding: projector::verify::Finding| match finding.subject {
+        Client(id) => (id, finding.difference, finding.repaired),
+        subject => panic!("{subject}"),
+    };
+    page.findings.into_iter().map(of_client).filter(|(id, ..)| CLIENTS.contains(id)).collect()
+}
+
+#[tokio::test]
+async fn a_lost_client_is_replaced_and_no_order_counts_twice() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let rows = log(Utc::now().trunc_subsecs(3));
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    let right = verifier.read_model.projected_clients(&CLIENTS).await.unwrap();
+    let missing = |client| (client, Difference::Missing { events: 9 }, true);
+    let (client, recent) = (key("client:1"), key("recent:1"));
+    let rankings = [key("rank:total"), key("rank:last")];
+    let pages = ["days", "hours", "moments"].map(|pages| key(&format!("{pages}:*")));
+    for lost in [vec![&client], vec![&client, &recent], vec![&client, &rankings[0], &rankings[1]]] {
+        let command: Vec<&str> = ["DEL"].into_iter().chain(lost.iter().map(|key| key.as_str())).collect();
+        super::support::command(&url, &command).await;
+        let found = differences(&verifier).await;
+        assert!(found.contains(&missing(1)), "{lost:?}: {found:?}");
+        assert_eq!(differences(&verifier).await, [], "{lost:?}");
+        assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new(), "{lost:?}");
+        assert_eq!(verifier.read_model.projected_clients(&CLIENTS).await.unwrap(), right, "{lost:?}");
+    }
+    // All clients of the partition at once, and the sums of seconds.
+    command(&url, &["DEL", &key("client:1"), &key("client:17"), &key("client:33")]).await;
+    let script = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+    command(&url, &["EVAL", script, "0", &pages[2]]).await;
+    assert_eq!(differences(&verifier).await, CLIENTS.map(missing));
+    assert_eq!(verifier.read_model.projected_clients(&CLIENTS).await.unwrap(), right);
+    assert!(wrong_sums(&verifier).await.iter().all(|wrong| wrong.contains(':')), "only sums of seconds are missing");
+}
+
+#[tokio::test]
+async fn a_client_that_is_lost_and_misses_an_event_is_repaired_exactly() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let rows = log(Utc::now().trunc_subsecs(3));
+    place(&verifier.db, &rows, Outbox::Published).await;
+    // Client 1 misses its orders of an old day and of some minutes ago. Client 33 misses all.
+    let is_lost = |row: &&order_event::Model| {
+        row.client_id == Some(33) || row.client_id == Some(1) && matches!(row.version, 2 | 8)
+    };
+    let applied: Vec<_> = rows.iter().filter(|row| !is_lost(row)).cloned().collect();
+    let (newest, applied): (Vec<_>, Vec<_>) =
+        applied.into_iter().partition(|row| row.client_id == Some(1) && row.version == 9);
+    verifier.read_model.apply(&events(&applied)).await;
+    command(&url, &["DEL", &key("client:1")]).await;
+    // An event arrives after the loss.
+    verifier.read_model.apply(&events(&newest)).await;
+    let found = differences(&verifier).await;
+    let behind = Difference::Behind { events: 8, version: 0 };
+    assert_eq!(found, [(1, behind, true), (33, Difference::Missing { events: 9 }, true)]);
+    assert_eq!(differences(&verifier).await, []);
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+
+    // A client whose data cannot be read, and an event that it misses.
+    let late = order_event::Model { occurred_at: Utc::now().trunc_subsecs(3), ..row(1, 10) };
+    place(&verifier.db, std::slice::from_ref(&late), Outbox::Published).await;
+    command(&url, &["HSET", &key("client:1"), "newest", "many"]).await;
+    let found = differences(&verifier).await;
+    assert!(matches!(found[..], [(1, Difference::Damaged { .. }, true)]), "{found:?}");
+    assert_eq!(differences(&verifier).await, []);
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn lost_recent_orders_are_found_and_replaced() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let mut rows = log(Utc::now().trunc_subsecs(3));
+    rows.extend((10..=60).map(|version| row(1, version)));
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    let orders = async || read_model::Queries::recent_orders(&verifier.read_model, &CLIENTS, 50).await.unwrap();
+    let right = orders().await;
+    for (lost, client, stored, expected) in [
+        (vec!["DEL", "recent:1"], 1, 0, 50),
+        (vec!["DEL", "recent:17"], 17, 0, 9),
+        (vec!["ZPOPMAX", "recent:17", "4"], 17, 5, 9),
+    ] {
+        let key = key(lost[1]);
+        command(&url, &[&[lost[0], key.as_str()], &lost[2..]].concat()).await;
+        let difference = Difference::MissingRecentOrders { stored, expected };
+        assert_eq!(differences(&verifier).await, [(client, difference, true)]);
+        assert_eq!((differences(&verifier).await, orders().await), (vec![], right.clone()));
+    }
+    command(&url, &["DEL", &key("recent:1")]).await;
+    command(&url, &["SET", &key("recent:1"), "damaged"]).await;
+    assert_eq!(differences(&verifier).await.len(), 1);
+    assert_eq!((differences(&verifier).await, orders().await), (vec![], right));
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
