@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use entity::Event;
 use futures::stream::BoxStream;
 
-use crate::{Applied, Client, Error, OrderSummary, Product, RankPosition, Ranking, Sum};
+use crate::{Applied, Client, Error, Health, OrderSummary, Product, RankPosition, Ranking, Sum};
 
 /// The writing side, for the projector.
 #[async_trait::async_trait]
@@ -16,6 +16,11 @@ pub trait Projection: Send + Sync {
 
     /// Checks that the store responds.
     async fn ping(&self) -> Result<(), Error>;
+
+    /// Checks that the store responds, and returns its condition.
+    async fn health(&self) -> Health {
+        Health::of(self.ping().await)
+    }
 }
 
 /// The reading side, for the api. It offers no way to change anything.
@@ -61,6 +66,11 @@ pub trait Queries: Send + Sync {
 
     /// Checks that the store responds.
     async fn ping(&self) -> Result<(), Error>;
+
+    /// Checks that the store responds, and returns its condition.
+    async fn health(&self) -> Health {
+        Health::of(self.ping().await)
+    }
 }
 
 /// Both sides, for a process or a test that writes and reads.

@@ -6,12 +6,14 @@
 //! |-------------|------------------------------------------------------------------------------------|
 //! | `interface` | the two traits                                                                     |
 //! | `types`     | clients, products, rankings, results and errors                                    |
+//! | `health`    | the condition of the store, as health checks report it                             |
 //! | [`rules`]   | the meaning of an event, as pure functions: the specification                      |
 //! | [`reports`] | reads that combine several queries: sales over time, the latest orders, today      |
 //! | `memory`    | the read model in this process: it runs the rules directly                         |
 //! | [`redis`]   | the read model in Redis: keys, the scripts that apply events, reads, generations   |
 //! | `settings`  | the settings that all processes share                                              |
 
+mod health;
 mod interface;
 mod memory;
 pub mod redis;
@@ -20,6 +22,7 @@ pub mod rules;
 mod settings;
 mod types;
 
+pub use health::Health;
 pub use interface::{Projection, Queries, ReadModel};
 pub use memory::Memory;
 pub use redis::connection::Cursor;

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use read_model::{Error, Health};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -25,16 +26,19 @@ pub async fn live() -> &'static str {
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let (database, read_model, queue) = tokio::join!(
         within_timeout(edge.app.is_database_reachable()),
-        within_timeout(edge.app.is_read_model_reachable()),
+        timeout(CHECK_TIMEOUT, edge.app.read_model.health()),
         within_timeout(async { edge.queue.check().await.is_ok() }),
     );
+    let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
+    let read_model = read_model.unwrap_or_else(silent);
     let is_draining = edge.draining.is_cancelled();
-    let status = match database && read_model && !is_draining {
+    let status = match database && read_model.outage.is_none() && !is_draining {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
     let word = |reachable| if reachable { "reachable" } else { "unreachable" };
-    let mut body = json!({ "database": word(database), "readModel": word(read_model), "queue": word(queue) });
+    let mut body = json!({ "database": word(database), "queue": word(queue) });
+    read_model.write_to(&mut body);
     if is_draining {
         body["stopping"] = json!(true);
     }

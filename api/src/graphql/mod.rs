@@ -59,10 +59,6 @@ impl App {
     pub async fn is_database_reachable(&self) -> bool {
         self.db.ping().await.is_ok()
     }
-
-    pub async fn is_read_model_reachable(&self) -> bool {
-        self.read_model.ping().await.is_ok()
-    }
 }
 
 /// The [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header) of a request.

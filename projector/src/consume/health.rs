@@ -1,5 +1,5 @@
 //! `/health/live`: the process runs. `/health/ready`: the queue and the read model are reachable and the pollers work. The body
-//! has the details, and the lag.
+//! has the lag, and the problems of the read model.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use read_model::{Error, Health};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -24,15 +25,15 @@ pub fn router(consumer: Consumer) -> Router {
 async fn ready(State(consumer): State<Consumer>) -> Response {
     let queue = consumer.queue.get_queue_attributes().queue_url(&consumer.queue_url).send();
     let (read_model, queue) =
-        tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.ping()), timeout(CHECK_TIMEOUT, queue));
-    let (read_model, queue) = (matches!(read_model, Ok(Ok(()))), matches!(queue, Ok(Ok(_))));
+        tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.health()), timeout(CHECK_TIMEOUT, queue));
+    let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
+    let (read_model, queue) = (read_model.unwrap_or_else(silent), matches!(queue, Ok(Ok(_))));
     let (condition, lag) = consumer.activity.condition();
     let condition = if consumer.is_receiving() { condition } else { Condition::Waiting };
-    let is_ready = read_model && queue && matches!(condition, Condition::Current | Condition::Lagging);
+    let is_ready = read_model.outage.is_none() && queue && matches!(condition, Condition::Current | Condition::Lagging);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = |is_reachable| if is_reachable { "reachable" } else { "unreachable" };
-    let body = json!({
-        "readModel": word(read_model), "queue": word(queue), "state": condition, "lagSeconds": lag.as_secs(),
-    });
+    let queue = if queue { "reachable" } else { "unreachable" };
+    let mut body = json!({ "queue": queue, "state": condition, "lagSeconds": lag.as_secs() });
+    read_model.write_to(&mut body);
     (status, Json(body)).into_response()
 }

@@ -2,6 +2,7 @@
 
 mod consume;
 mod dead_letters;
+mod health;
 mod lost_keys;
 mod queues;
 mod rebuild;

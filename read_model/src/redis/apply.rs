@@ -11,7 +11,7 @@ use super::generations::registry::{ATTEMPTS, WriteTarget, keep_changing};
 use super::keys::{CHANGED, fencing_token_key, missing_key};
 use super::scripts::{is_not_loaded, is_stale};
 use super::{Redis, is_read_only};
-use crate::{Applied, Error, Projection};
+use crate::{Applied, Error, Health, Projection};
 
 /// The most events and lines of orders that are applied in one round trip: a busy server must manage it well within
 /// [`TIMEOUT`](super::connection::TIMEOUT).
@@ -36,6 +36,10 @@ impl Projection for Redis {
 
     async fn ping(&self) -> Result<(), Error> {
         Redis::ping(self).await
+    }
+
+    async fn health(&self) -> Health {
+        Redis::health(self).await
     }
 }
 

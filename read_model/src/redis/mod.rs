@@ -6,6 +6,7 @@
 //! | `apply`        | the projection: events become calls of `scripts/apply.lua`               |
 //! | [`batch`]      | the arguments of `scripts/apply.lua`                                     |
 //! | `read`         | the queries                                                              |
+//! | `health`       | the condition of Redis, for health checks                                |
 //! | `repair`       | what `projector verify` compares and replaces                            |
 //! | `decode`       | parsing stored values                                                    |
 //! | `client_cache` | recently read clients, invalidated by Redis                              |
@@ -18,6 +19,7 @@ mod client_cache;
 pub(crate) mod connection;
 mod decode;
 pub mod generations;
+mod health;
 mod keys;
 mod read;
 pub(crate) mod repair;
@@ -31,6 +33,7 @@ use iso_currency::Currency;
 use self::client_cache::ClientCache;
 use self::connection::{Connection, Servers};
 use self::generations::registry::Registry;
+use self::health::HealthCache;
 use self::keys::{META, generation_key};
 use self::scripts::Scripts;
 use crate::Error;
@@ -51,6 +54,7 @@ struct Shared {
     currency: Currency,
     registry: Registry,
     scripts: Scripts,
+    health: HealthCache,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +79,8 @@ impl Redis {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (servers, client_cache) = (Servers::find(url).await?, Arc::new(ClientCache::new()));
         let connection = RwLock::new(servers.connect(&client_cache).await?);
-        let (registry, scripts) = (Registry::new(), Scripts::new());
-        let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts };
+        let (registry, scripts, health) = (Registry::new(), Scripts::new(), HealthCache::default());
+        let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts, health };
         let redis = Redis { shared: Arc::new(shared), pinned_to: None };
         redis.check_shared_settings().await?;
         redis.fence_partitions().await?;

@@ -15,7 +15,7 @@ use super::decode::{
 use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::rules::sales::RECENT_ORDERS;
-use crate::{Client, Error, OrderSummary, Product, Queries, RankPosition, Ranking, Sum};
+use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Sum};
 
 #[async_trait::async_trait]
 impl Queries for Redis {
@@ -144,6 +144,10 @@ impl Queries for Redis {
 
     async fn ping(&self) -> Result<(), Error> {
         Redis::ping(self).await
+    }
+
+    async fn health(&self) -> Health {
+        Redis::health(self).await
     }
 }
 

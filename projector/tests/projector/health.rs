@@ -1,0 +1,54 @@
+//! The body of `/health/ready`.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+
+use iso_currency::Currency;
+use projector::consume::{Consumer, health};
+use read_model::{Applied, Generations, Projection, Redis};
+use serde_json::{Value, json};
+use test_support::redis::Redis as RedisServer;
+use test_support::until;
+use tokio::net::TcpListener;
+
+use crate::support::{consumer, events, row};
+
+/// Serves health, and returns the URL of `/health/ready`.
+async fn serve(consumer: Consumer) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/health/ready", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, health::router(consumer)).into_future());
+    url
+}
+
+async fn ready(url: &str) -> (u16, Value) {
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn quarantined_keys_show_in_health_until_a_rebuild() {
+    let server = RedisServer::start().await;
+    let redis = Arc::new(Redis::connect(&server.url, 16, Currency::USD).await.unwrap());
+    let url = serve(consumer(redis.clone()).await.0).await;
+    let healthy = json!({ "readModel": "reachable", "queue": "reachable", "state": "current", "lagSeconds": 0 });
+    assert_eq!(ready(&url).await, (200, healthy.clone()));
+
+    let key = "orders:{p1}:g1:rank:total";
+    let () = server.command(&["SET", key, "damaged"]).await;
+    let event = events(&[row(1, 1)]).remove(0);
+    assert_eq!(redis.apply(std::slice::from_ref(&event)).await, [Ok(Applied::Now)]);
+    until("the key shows", async || ready(&url).await.1["quarantined"] == json!([key])).await;
+    let (status, body) = ready(&url).await;
+    assert_eq!(status, 200, "everything else works: {body}");
+    assert_eq!(
+        body["readModelProblems"],
+        json!(["damaged keys are quarantined (1): run `projector rebuild start`"]),
+        "with the remedy"
+    );
+
+    let rebuilt = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert_eq!(redis.pinned_to(rebuilt).apply(&[event]).await, [Ok(Applied::Now)]);
+    redis.change_generations(|generations, now| generations.switch(rebuilt, now, 0)).await.unwrap().unwrap();
+    until("the rebuild has replaced it", async || ready(&url).await == (200, healthy.clone())).await;
+}
