@@ -1,5 +1,6 @@
 //! Code that all programs of the service share: exit codes, logging, connecting to stores, shutdown signals, crash points.
 
+pub mod batcher;
 pub mod crash_points;
 pub mod database;
 pub mod logging;

@@ -1,87 +1,73 @@
-//! Applies the events of all pollers in batches (group commit): events that arrive while a batch is being applied form the next
-//! one. The more arrive, the less each costs. Without a backlog no event waits for others.
+//! Applies the events of all pollers in batches: the more arrive, the less each costs. Without a backlog no event waits for
+//! others.
 
-use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entity::Event;
 use read_model::{Applied, Error, Projection};
-use tokio::sync::{Notify, oneshot};
+use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How long a batch waits for more events during a backlog.
 const LINGER: Duration = Duration::from_millis(25);
+/// More callers than there can be pollers.
+const MAX_CALLERS: usize = 1_000;
 
-type Results = Vec<Result<Applied, Error>>;
-
-/// The events of one caller, returned to it with their results.
+#[derive(Clone)]
 struct Submission {
     events: Vec<Event>,
-    done: oneshot::Sender<(Vec<Event>, Results)>,
+    min_batch: usize,
 }
 
-pub struct EventBatcher {
-    read_model: Arc<dyn Projection>,
-    submitted: Mutex<Vec<Submission>>,
-    /// Notified when events are submitted.
-    more: Notify,
-    /// Held by the caller that applies the batch, for all that have submitted events.
-    turn: tokio::sync::Mutex<()>,
-}
+/// Events, returned to their caller, with one result for each.
+type Results = (Vec<Event>, Vec<Result<Applied, Error>>);
+
+pub struct EventBatcher(BatchQueue<Submission, Results>);
 
 impl EventBatcher {
     pub fn new(read_model: Arc<dyn Projection>) -> EventBatcher {
-        EventBatcher {
-            read_model,
-            submitted: Mutex::default(),
-            more: Notify::new(),
-            turn: tokio::sync::Mutex::default(),
-        }
+        let (queue, batcher) = batch_queue(MAX_CALLERS);
+        let more = batcher.clone();
+        let apply = move |batch| apply(read_model.clone(), more.clone(), batch);
+        tokio::spawn(batcher.run(1, MAX_CALLERS, CancellationToken::new(), apply));
+        EventBatcher(queue)
     }
 
-    /// Applies events and returns them with one result for each, or `None` if the caller that applied them was cancelled. The
-    /// batch waits for [`LINGER`] or until it has `min_batch` events.
-    pub async fn apply(&self, events: Vec<Event>, min_batch: usize) -> Option<(Vec<Event>, Results)> {
+    /// Applies events and returns them with one result for each. The batch waits for [`LINGER`] or until it has `min_batch`
+    /// events.
+    ///
+    /// # Panics
+    /// When the read model panics.
+    pub async fn apply(&self, events: Vec<Event>, min_batch: usize) -> Results {
         if events.is_empty() {
-            return Some((events, Vec::new()));
+            return (events, Vec::new());
         }
-        let (done, mut applied) = oneshot::channel();
-        self.submitted().push(Submission { events, done });
-        self.more.notify_one();
-        let turn = tokio::select! {
-            biased;
-            applied = &mut applied => return applied.ok(),
-            turn = self.turn.lock() => turn,
-        };
-        let is_large_enough = async {
-            while self.submitted().iter().map(|submission| submission.events.len()).sum::<usize>() < min_batch {
-                self.more.notified().await;
-            }
-        };
-        let _ = timeout(LINGER, is_large_enough).await;
-        let batch = mem::take(&mut *self.submitted());
-        self.apply_batch(batch).await;
-        drop(turn);
-        applied.await.ok()
+        self.0.process(Submission { events, min_batch }).await.expect("the read model does not panic")
     }
+}
 
-    async fn apply_batch(&self, batch: Vec<Submission>) {
-        let (mut all, mut callers) = (Vec::new(), Vec::with_capacity(batch.len()));
-        for Submission { mut events, done } in batch {
-            callers.push((events.len(), done));
-            all.append(&mut events);
-        }
-        let mut results = self.read_model.apply(&all).await;
-        for (count, done) in callers {
-            let rest = (all.split_off(count), results.split_off(count));
-            let _ = done.send((mem::replace(&mut all, rest.0), mem::replace(&mut results, rest.1)));
-        }
+async fn apply(
+    read_model: Arc<dyn Projection>,
+    more: Batcher<Submission, Results>,
+    mut batch: Vec<Queued<Submission, Results>>,
+) {
+    let is_large_enough =
+        async { while !is_large_enough(&batch) && more.receive(&mut batch, MAX_CALLERS).await > 0 {} };
+    let _ = timeout(LINGER, is_large_enough).await;
+    let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
+    let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
+    let mut results = read_model.apply(&events).await.into_iter();
+    let mut events = events.into_iter();
+    for (queued, count) in batch.into_iter().zip(counts) {
+        queued.finish((events.by_ref().take(count).collect(), results.by_ref().take(count).collect()));
     }
+}
 
-    fn submitted(&self) -> MutexGuard<'_, Vec<Submission>> {
-        self.submitted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn is_large_enough(batch: &[Queued<Submission, Results>]) -> bool {
+    let min_batch = batch.iter().map(|queued| queued.item.min_batch).max();
+    Some(batch.iter().map(|queued| queued.item.events.len()).sum()) >= min_batch
 }
 
 #[cfg(test)]
@@ -108,22 +94,19 @@ mod tests {
     async fn each_caller_gets_its_own_results_even_if_another_was_cancelled() {
         let memory = Arc::new(Memory::default());
         let batcher = EventBatcher::new(memory.clone());
-        let turn = batcher.turn.lock().await;
-        // It is cancelled while it waits for its turn.
+        // It is cancelled while it waits for the result.
         let waiting = batcher.apply(events(99, 1..=2), 0);
         assert!(futures::poll!(std::pin::pin!(waiting)).is_pending());
         let callers = (1..=50).map(async |client| {
             let versions = client as i32 % 4;
             let applied = batcher.apply([events(client, 1..=versions), events(client, 1..=1)].concat(), 0).await;
-            let (events, results) = applied.unwrap();
+            let (events, results) = applied;
             assert!(events.iter().all(|event| event.client().unwrap().id == client));
             let mut expected = vec![Ok(Applied::Now); versions as usize];
             expected.push(Ok(if versions == 0 { Applied::Now } else { Applied::Before }));
             assert_eq!(results, expected);
         });
-        let callers = join_all(callers);
-        drop(turn);
-        callers.await;
+        join_all(callers).await;
         assert_eq!(
             memory.clients(&[99]).await.unwrap()[0].as_ref().unwrap().version,
             2,
@@ -137,9 +120,9 @@ mod tests {
         let (began, min_batch) = (Instant::now(), 3);
         tokio::join!(batcher.apply(events(1, 1..=1), min_batch), batcher.apply(events(2, 1..=2), min_batch));
         assert_eq!(began.elapsed(), Duration::ZERO, "the batch is large enough");
-        batcher.apply(events(3, 1..=1), min_batch).await.unwrap();
+        batcher.apply(events(3, 1..=1), min_batch).await;
         assert_eq!(began.elapsed(), LINGER);
-        batcher.apply(events(3, 2..=2), 0).await.unwrap();
+        batcher.apply(events(3, 2..=2), 0).await;
         assert_eq!(began.elapsed(), LINGER, "without a backlog no event waits");
     }
 }

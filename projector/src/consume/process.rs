@@ -76,7 +76,7 @@ impl Consumer {
         let mut waiting_for_redis = None;
         loop {
             let results;
-            (events, results) = self.batcher.apply(events, min_batch).await?;
+            (events, results) = self.batcher.apply(events, min_batch).await;
             let unavailable = results.iter().find_map(|result| match result {
                 Err(error @ Error::Unavailable(_)) => Some(error),
                 _ => None,

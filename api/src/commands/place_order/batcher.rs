@@ -1,19 +1,18 @@
-//! Group commit: orders that arrive while transactions are in flight wait and share the next one. When no transaction is in
-//! flight, an order does not wait.
+//! Places queued orders in batches, each in one transaction, and retries the orders of a transaction that failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use iso_currency::Currency;
-use sea_orm::DatabaseConnection;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
 use crate::commands::{Error, database};
@@ -34,22 +33,17 @@ const PLACE_TIMEOUT: Duration = Duration::from_secs(15);
 const CONFLICT_RETRY_TIME: Duration = Duration::from_secs(5);
 
 type Response = Result<Outcome, Error>;
-
-struct QueuedOrder {
-    order: PlaceOrder,
-    queued_at: Instant,
-    response: oneshot::Sender<Response>,
-}
+type QueuedOrder = Queued<PlaceOrder, Response>;
 
 #[derive(Clone)]
-pub struct OrderQueue(mpsc::Sender<QueuedOrder>);
+pub struct OrderQueue(BatchQueue<PlaceOrder, Response>);
 
 /// Places the queued orders.
 #[derive(Clone)]
 pub struct OrderBatcher {
     db: DatabaseConnection,
     currency: Currency,
-    queue: Arc<Mutex<mpsc::Receiver<QueuedOrder>>>,
+    batcher: Batcher<PlaceOrder, Response>,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
     isolated_retries: TaskTracker,
@@ -62,86 +56,64 @@ pub fn order_queue(
     currency: Currency,
     outgoing: mpsc::Sender<Outgoing>,
 ) -> (OrderQueue, OrderBatcher) {
-    let (sender, queue) = mpsc::channel(QUEUE_SIZE);
-    let queue = Arc::new(Mutex::new(queue));
+    let (queue, batcher) = batch_queue(QUEUE_SIZE);
     let (isolated_retries, isolated_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(ISOLATED_TRANSACTIONS)));
-    (OrderQueue(sender), OrderBatcher { db, currency, queue, outgoing, isolated_retries, isolated_permits })
+    (OrderQueue(queue), OrderBatcher { db, currency, batcher, outgoing, isolated_retries, isolated_permits })
 }
 
 impl OrderQueue {
     /// Places an order. The order is placed even if the caller is dropped.
     pub async fn place(&self, order: PlaceOrder) -> Response {
-        let (response, outcome) = oneshot::channel();
-        let queued = QueuedOrder { order, queued_at: Instant::now(), response };
-        self.0.try_send(queued).map_err(|_| Error::Unavailable)?;
-        outcome.await.map_err(|_| Error::Unavailable)?
+        self.0.process(order).await.unwrap_or(Err(Error::Unavailable))
     }
 }
 
 impl OrderBatcher {
     /// Places orders until `shutdown`, and then the orders that are still in the queue.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let workers = (0..TRANSACTIONS).map(|_| tokio::spawn(self.clone().process_queue(shutdown.clone())));
-        try_join_all(workers).await.context("a transaction panicked")?;
-        self.isolated_retries.close();
-        self.isolated_retries.wait().await;
+        let (batcher, isolated_retries) = (self.batcher.clone(), self.isolated_retries.clone());
+        let process = move |batch| self.clone().process(batch);
+        batcher.run(TRANSACTIONS, MAX_BATCH_SIZE, shutdown, process).await.context("a transaction panicked")?;
+        isolated_retries.close();
+        isolated_retries.wait().await;
         Ok(())
     }
 
-    async fn process_queue(self, shutdown: CancellationToken) {
-        let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
-        loop {
-            let received = async { self.queue.lock().await.recv_many(&mut batch, MAX_BATCH_SIZE).await };
-            let received = tokio::select! {
-                biased;
-                received = received => received,
-                () = shutdown.cancelled() => return,
-            };
-            if received == 0 {
-                return; // every sender is gone
-            }
-            self.process(batch.drain(..)).await;
-        }
-    }
-
-    async fn process(&self, batch: impl IntoIterator<Item = QueuedOrder>) {
+    async fn process(self, batch: Vec<QueuedOrder>) {
         let (batch, late): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|queued| queued.queued_at.elapsed() < PLACE_TIMEOUT);
         fail(late, &Error::Unavailable);
         if batch.is_empty() {
             return;
         }
-        let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.order.clone()).collect();
+        let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.clone()).collect();
         match self.place_batch(&orders).await {
-            Ok(outcomes) => {
-                for (queued, outcome) in batch.into_iter().zip(outcomes) {
-                    let _ = queued.response.send(Ok(outcome)); // the caller may be gone
-                }
-            }
+            Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(queued, outcome)| queued.finish(Ok(outcome))),
             Err(failure) => self.recover(batch, &orders, failure),
         }
     }
 
     /// Retries the orders of a failed transaction, or reports the failure to their callers.
-    fn recover(&self, batch: Vec<QueuedOrder>, orders: &[PlaceOrder], failure: Failure) {
+    fn recover(&self, batch: Vec<QueuedOrder>, orders: &[PlaceOrder], failure: PlaceError) {
         let waited = batch.iter().map(|queued| queued.queued_at.elapsed()).max().unwrap_or_default();
         match Retry::after(&failure, orders, waited) {
             Retry::ByClient => {
                 let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
                 for queued in batch {
-                    by_client.entry(queued.order.client_id).or_default().push(queued);
+                    by_client.entry(queued.item.client_id).or_default().push(queued);
                 }
                 by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
             }
             Retry::OneByOne => batch.into_iter().for_each(|queued| self.retry_isolated(vec![queued])),
             Retry::Later => self.retry_isolated(batch),
             Retry::None => {
-                let is_outage = failure.is_outage();
-                let error = Error::from(failure);
+                let (PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) = failure;
+                let is_outage = is_outage(&error);
+                let error = Error::from(error);
                 fail(batch, &error);
-                if is_outage && let Ok(mut queue) = self.queue.try_lock() {
+                if is_outage {
                     // The other orders in the queue would only wait for the same failure.
-                    fail(std::iter::from_fn(|| queue.try_recv().ok()), &error);
+                    fail(self.batcher.take_queued(), &error);
                 }
             }
         }
@@ -158,9 +130,9 @@ impl OrderBatcher {
         self.isolated_retries.spawn(process);
     }
 
-    async fn place_batch(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, Failure> {
+    async fn place_batch(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, PlaceError> {
         let placed = timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).await;
-        let BatchOutcome { outcomes, outgoing } = placed.map_err(|_| Failure::Timeout)?.map_err(Failure::Database)?;
+        let BatchOutcome { outcomes, outgoing } = placed.unwrap_or_else(|_| Err(no_response()))?;
         for event in outgoing {
             // When the fast path is full, the relay's poll finds the event.
             let _ = self.outgoing.try_send(event);
@@ -169,10 +141,18 @@ impl OrderBatcher {
     }
 }
 
-fn fail(orders: impl IntoIterator<Item = QueuedOrder>, error: &Error) {
-    for queued in orders {
-        let _ = queued.response.send(Err(error.clone()));
-    }
+fn fail(orders: Vec<QueuedOrder>, error: &Error) {
+    orders.into_iter().for_each(|queued| queued.finish(Err(error.clone())));
+}
+
+/// The failure of a transaction that was cancelled, perhaps during its commit.
+fn no_response() -> PlaceError {
+    PlaceError::CommitUnknown(DbErr::Conn(RuntimeErr::Internal(format!("no response within {PLACE_TIMEOUT:?}"))))
+}
+
+/// Whether every other order would fail as well.
+fn is_outage(error: &DbErr) -> bool {
+    database::is_outage(error) && !database::is_conflict(error)
 }
 
 /// How the orders of a failed transaction are retried.
@@ -188,71 +168,29 @@ enum Retry {
 }
 
 impl Retry {
-    /// `waited` is the longest time since one of the orders was queued.
-    fn after(failure: &Failure, orders: &[PlaceOrder], waited: Duration) -> Retry {
+    /// One of the orders may be the cause, so that the others may succeed without it. A transaction that may have been
+    /// committed is never retried. `waited` is the longest time since one of the orders was queued.
+    fn after(failure: &PlaceError, orders: &[PlaceOrder], waited: Duration) -> Retry {
         let has_one_client = orders.windows(2).all(|pair| pair[0].client_id == pair[1].client_id);
-        if !failure.is_isolatable() {
-            Retry::None
-        } else if !has_one_client {
-            Retry::ByClient
-        } else if failure.is_conflict() {
-            if waited < CONFLICT_RETRY_TIME { Retry::Later } else { Retry::None }
-        } else if orders.len() > 1 {
-            Retry::OneByOne
-        } else {
-            Retry::None
-        }
-    }
-}
-
-enum Failure {
-    Database(PlaceError),
-    Timeout,
-}
-
-impl Failure {
-    /// Whether one of the orders may be the cause, so that the others may succeed without it. Never when the transaction may
-    /// have been committed.
-    fn is_isolatable(&self) -> bool {
-        match self {
-            Failure::Database(PlaceError::RolledBack(error)) => {
-                !database::is_outage(error) || database::is_conflict(error)
-            }
-            Failure::Database(PlaceError::CommitUnknown(_)) | Failure::Timeout => false,
-        }
-    }
-
-    fn is_conflict(&self) -> bool {
-        matches!(self, Failure::Database(PlaceError::RolledBack(error)) if database::is_conflict(error))
-    }
-
-    /// Whether every other order would fail as well.
-    fn is_outage(&self) -> bool {
-        match self {
-            Failure::Timeout => true,
-            Failure::Database(PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) => {
-                database::is_outage(error) && !database::is_conflict(error)
-            }
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
         match failure {
-            Failure::Database(PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) => error.into(),
-            Failure::Timeout => {
-                warn!("the command database did not respond within {PLACE_TIMEOUT:?}");
-                Error::Unavailable
+            PlaceError::CommitUnknown(_) => Retry::None,
+            PlaceError::RolledBack(error) if is_outage(error) => Retry::None,
+            PlaceError::RolledBack(_) if !has_one_client => Retry::ByClient,
+            PlaceError::RolledBack(error) if database::is_conflict(error) => {
+                if waited < CONFLICT_RETRY_TIME {
+                    Retry::Later
+                } else {
+                    Retry::None
+                }
             }
+            PlaceError::RolledBack(_) if orders.len() > 1 => Retry::OneByOne,
+            PlaceError::RolledBack(_) => Retry::None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::DbErr;
-
     use super::*;
 
     #[test]
@@ -261,13 +199,13 @@ mod tests {
             |id| PlaceOrder { client_id: Some(id), items: Vec::new(), idempotency_key: None, traceparent: None };
         let retry = |failure, clients: &[i64]| {
             let orders: Vec<_> = clients.iter().copied().map(order).collect();
-            Retry::after(&Failure::Database(failure), &orders, Duration::ZERO)
+            Retry::after(&failure, &orders, Duration::ZERO)
         };
         let invalid = || DbErr::Custom("invalid row".into());
         assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1, 1, 2]), Retry::ByClient);
         assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1, 1]), Retry::OneByOne);
         assert_eq!(retry(PlaceError::RolledBack(invalid()), &[1]), Retry::None);
         assert_eq!(retry(PlaceError::CommitUnknown(invalid()), &[1, 2]), Retry::None);
-        assert_eq!(Retry::after(&Failure::Timeout, &[order(1), order(2)], Duration::ZERO), Retry::None);
+        assert_eq!(retry(no_response(), &[1, 2]), Retry::None);
     }
 }
