@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use apollo_compiler::executable::OperationType;
-use apollo_compiler::request::coerce_variable_values;
 use apollo_compiler::response::JsonMap;
 use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
@@ -19,7 +18,8 @@ use super::caller::Caller;
 use super::documents::cost::cost;
 use super::documents::limits::LimitSettings;
 use super::documents::validation::Document;
-use super::documents::{DocumentRef, Documents, variables};
+use super::documents::variables::{self, Coerced};
+use super::documents::{DocumentRef, Documents};
 use super::quota::{ConcurrencyQuota, QuotaKey, RateLimit};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
@@ -79,7 +79,7 @@ impl Executor {
                 paid = true;
                 self.charge(&key, VALIDATION_COST)
             })
-            .and_then(|document| Ok(self.build_request(&document, operation_name, &variables, caller)?));
+            .and_then(|document| Ok(self.build_request(&document, operation_name, variables, caller)?));
         match prepared {
             Ok((request, info)) => {
                 self.charge(&key, info.cost)?;
@@ -110,20 +110,19 @@ impl Executor {
         &self,
         document: &Document,
         operation_name: Option<String>,
-        given: &JsonMap,
+        given: JsonMap,
         caller: &Caller,
     ) -> Result<(Request, OperationInfo), ServerError> {
         let operation = document.operation(operation_name.as_deref())?;
         let schema = self.documents.schema();
-        let coerced = coerce_variable_values(schema, operation, given).map_err(|error| {
-            let position = error.location().and_then(|location| document.position(location));
-            refusal::error("BAD_USER_INPUT", format!("Variables: {}.", error.message()), position)
-        })?;
-        let cost = cost(&document.validated, operation, &coerced);
+        let Coerced { json, variables } =
+            variables::coerce(schema, &document.validated, operation, given).map_err(|error| {
+                let position = error.location.and_then(|location| document.position(location));
+                refusal::error("BAD_USER_INPUT", format!("Variables: {}", error.message), position)
+            })?;
+        let cost = cost(&document.validated, operation, &json);
         self.limits.check_cost(cost)?;
 
-        let variables = variables::convert(schema, operation, given, &coerced)
-            .map_err(|error| refusal::error("BAD_USER_INPUT", error.to_string(), None))?;
         let mut executable = document.executable.clone();
         if variables.len() < operation.variables.len() {
             variables::omit_absent(&mut executable, &variables);

@@ -13,7 +13,7 @@ pub struct Parameters {
     pub document_id: Option<String>,
 }
 
-/// The parameters in JSON. A null parameter is an absent one.
+/// The parameters in JSON. A null parameter is an absent one, and so is an empty name.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonParameters {
@@ -43,8 +43,8 @@ impl TryFrom<JsonParameters> for Parameters {
         let persisted = parameters.extensions.as_ref().and_then(|extensions| extensions.get("persistedQuery"));
         let document_id = match persisted {
             None | Some(Value::Null) => parameters.document_id,
-            Some(persisted) => match (persisted["version"].as_u64(), persisted["sha256Hash"].as_str()) {
-                (Some(1), Some(hash)) => Some(hash.to_owned()),
+            Some(persisted) => match (persisted["version"].as_f64(), persisted["sha256Hash"].as_str()) {
+                (Some(1.0), Some(hash)) => Some(hash.to_owned()),
                 _ => return Err("`extensions.persistedQuery` needs `version` 1 and a `sha256Hash`.".into()),
             },
         };
@@ -55,7 +55,7 @@ impl TryFrom<JsonParameters> for Parameters {
         }
         Ok(Parameters {
             query,
-            operation_name: parameters.operation_name,
+            operation_name: parameters.operation_name.filter(|name| !name.is_empty()),
             variables: parameters.variables.unwrap_or_default(),
             document_id,
         })
@@ -80,7 +80,7 @@ impl TryFrom<UrlParameters> for Parameters {
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         JsonParameters {
             query: text(parameters.query),
-            operation_name: text(parameters.operation_name),
+            operation_name: Some(parameters.operation_name),
             variables: map("variables", &parameters.variables)?,
             extensions: map("extensions", &parameters.extensions)?,
             document_id: text(parameters.document_id),

@@ -11,7 +11,7 @@ pub mod cost_directives;
 pub mod error;
 mod mutation;
 mod query;
-mod scalars;
+pub mod scalars;
 mod subscription;
 mod types;
 mod user_error;

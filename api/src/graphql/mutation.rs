@@ -18,8 +18,8 @@ use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 pub struct Mutation;
 
 /// Changes. Problems that the user can fix are listed in `userErrors`. Other failures are in `errors`; such a field is null,
-/// and other fields of the request keep their results. Exception: a malformed argument, such as a `Decimal` that is not a
-/// number, makes all of `data` null, although other fields may have been executed.
+/// and other fields of the request keep their results. A request with a malformed argument is refused before anything is
+/// executed.
 #[Object]
 impl Mutation {
     /// Places an order. Requires the scope `orders:place`.

@@ -1,6 +1,6 @@
 //! The scalars of the schema.
 
-use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
+use async_graphql::{InputValueError, InputValueResult, Pos, Scalar, ScalarType, Value};
 use chrono::{NaiveDate, SecondsFormat, Utc};
 use iso_currency::Currency;
 
@@ -8,22 +8,23 @@ use iso_currency::Currency;
 pub struct Decimal(String);
 
 /// An exact decimal number as a string, for example "3000.00". Results have as many decimal places as the currency;
-/// arguments may have fewer.
+/// arguments may have fewer. A number without quotation marks is refused, because it may be inexact.
 #[Scalar]
 impl ScalarType for Decimal {
     fn parse(value: Value) -> InputValueResult<Self> {
         let is_decimal = |text: &str| {
-            let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
             [whole, fraction]
                 .iter()
                 .all(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
         };
         match value {
             Value::String(text) if is_decimal(&text) => Ok(Decimal(text)),
-            value => {
-                let error = InputValueError::custom(format!("{value} is not a decimal number such as \"3000.00\"."));
-                Err(error.with_extension("code", "BAD_USER_INPUT"))
-            }
+            Value::Number(_) => Err(InputValueError::custom(
+                "A decimal number is given as a string such as \"3000.00\", because a number may be inexact.",
+            )),
+            value => Err(InputValueError::custom(format!("{value} is not a decimal number such as \"3000.00\"."))),
         }
     }
 
@@ -82,16 +83,29 @@ pub struct Date(pub NaiveDate);
 impl ScalarType for Date {
     fn parse(value: Value) -> InputValueResult<Self> {
         let day = match &value {
-            Value::String(text) if text.len() == 10 => NaiveDate::parse_from_str(text, "%Y-%m-%d").ok(),
+            // The parser also accepts signs and spaces.
+            Value::String(text) if text.len() == 10 => {
+                text.parse().ok().filter(|day: &NaiveDate| day.to_string() == *text)
+            }
             _ => None,
         };
         let invalid = || InputValueError::custom(format!("{value} is not a day such as \"2026-01-31\"."));
-        day.map(Date).ok_or_else(|| invalid().with_extension("code", "BAD_USER_INPUT"))
+        day.map(Date).ok_or_else(invalid)
     }
 
     fn to_value(&self) -> Value {
         Value::String(self.0.to_string())
     }
+}
+
+/// Whether a value, if it is for a scalar of this module, is valid. The error says what is.
+pub fn check_scalar(name: &str, value: &Value) -> Result<(), String> {
+    let error = match name {
+        "Decimal" => Decimal::parse(value.clone()).err().map(|error| error.into_server_error(Pos::default())),
+        "Date" => Date::parse(value.clone()).err().map(|error| error.into_server_error(Pos::default())),
+        _ => None,
+    };
+    error.map_or(Ok(()), |error| Err(error.message))
 }
 
 /// The number as a GraphQL `Int`, which has 32 bits. Larger numbers become 2147483647.
@@ -122,12 +136,24 @@ mod tests {
             assert_eq!(minor(text, Currency::USD), Some(cents), "{text}");
         }
         assert_eq!(minor("92233720368547758.07", Currency::USD), Some(i64::MAX));
+        assert_eq!(minor("-0.5", Currency::USD), Some(-50), "prices have their own limits");
         assert_eq!(minor("1234", Currency::JPY), Some(1_234));
         assert_eq!(minor("1234.0", Currency::JPY), Some(1_234));
-        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", " 1", "1.005", "92233720368547758.08", "٣"] {
+        for text in ["", ".", "1.", ".5", "-", "--1", "+1", "1e3", "1,5", " 1", "1.005", "92233720368547758.08", "٣"] {
             assert_eq!(minor(text, Currency::USD), None, "{text:?}");
         }
         assert!(Decimal::parse(Value::from(5)).is_err(), "a JSON number may be inexact");
+    }
+
+    #[test]
+    fn a_day_has_ten_characters() {
+        let day = |text: &str| Date::parse(Value::from(text)).is_ok();
+        assert!(day("2026-01-31") && day("0001-01-01") && day("9999-12-31"));
+        for text in
+            ["", "2026-1-31", "2026-02-30", "+202-01-01", "+2026-01-01", "10000-01-01", "-001-01-01", " 2026-01-1"]
+        {
+            assert!(!day(text), "{text:?}");
+        }
     }
 
     #[test]

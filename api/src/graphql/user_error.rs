@@ -42,7 +42,7 @@ pub enum UserErrorCode {
     InvalidEmail,
     /// Another client has this e-mail address.
     EmailTaken,
-    /// The price is too large, or has more decimal places than the currency.
+    /// The price is negative, too large, or has more decimal places than the currency.
     PriceOutOfRange,
 }
 
@@ -96,7 +96,7 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             UserError::new(Code::EmailTaken, "Another client has this e-mail address.", &["email"])
         }
         Rejection::PriceOutOfRange => {
-            let message = "The price is too large, or has more decimal places than the currency.";
+            let message = "The price is negative, too large, or has more decimal places than the currency.";
             UserError::new(Code::PriceOutOfRange, message, &["price"])
         }
     }

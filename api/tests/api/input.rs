@@ -77,3 +77,120 @@ async fn hostile_strings_are_treated_as_plain_strings() {
     }
     assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 7);
 }
+
+#[tokio::test]
+async fn a_malformed_argument_is_refused_before_anything_is_executed() {
+    let db = sqlite().await;
+    let api = Api::start(&db).await;
+    let token = api.token(ALL_SCOPES, None);
+    let place = "a: placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { order { id } }";
+    let create = |variables: &str, price: &str| {
+        let create = format!("b: createProduct(input: {{ name: \"P\", price: {price} }}) {{ userErrors {{ code }} }}");
+        format!("mutation {variables} {{ {place} {create} }}")
+    };
+    for price in ["\"abc\"", "\"\"", "5", "1.5", "true", "{ a: 1 }", "[\"1\"]", "ENUM", "null"] {
+        let response = api.graphql(&token, &create("", price), json!({})).await;
+        assert_eq!((code(&response), response.get("data")), ("GRAPHQL_VALIDATION_FAILED", None), "{price}: {response}");
+        assert_eq!(response["errors"][0]["locations"][0]["line"], 1, "{price}: {response}");
+    }
+    for price in [json!("abc"), json!(5), json!(0.1), json!(true), json!({}), json!(["1"]), json!(null)] {
+        let response = api.graphql(&token, &create("($price: Decimal!)", "$price"), json!({ "price": price })).await;
+        assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{price}: {response}");
+    }
+    let create_input = format!(
+        "mutation ($input: CreateProductInput!) {{ {place} createProduct(input: $input) {{ userErrors {{ code }} }} }}"
+    );
+    let malformed = json!({ "input": { "name": "P", "price": "1,5" } });
+    let response = api.graphql(&token, &create_input, malformed).await;
+    assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{response}");
+    assert_eq!(order::Entity::find().count(&db.connection).await.unwrap(), 0);
+
+    // A price that is well-formed but not allowed is the user's problem, and the other field keeps its result.
+    for price in ["-1", "-0.01", "1.005", "99999999999999999999"] {
+        let response = api.graphql(&token, &create("($price: Decimal!)", "$price"), json!({ "price": price })).await;
+        assert!(response["data"]["a"]["order"]["id"].is_string(), "{price}: {response}");
+        assert_eq!(response["data"]["b"], json!({ "userErrors": [{ "code": "PRICE_OUT_OF_RANGE" }] }), "{price}");
+    }
+}
+
+#[tokio::test]
+async fn a_null_is_refused_where_a_default_would_apply() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL_SCOPES, None);
+    for (query, variables) in [
+        ("query ($x: Int) { products(first: $x) { nodes { id } } }", json!({ "x": null })),
+        ("query ($x: Int = null) { products(first: $x) { nodes { id } } }", json!({})),
+        ("query ($x: ClientSort) { clients(sortBy: $x) { nodes { id } } }", json!({ "x": null })),
+        (
+            "query ($x: Granularity) { sales(from: \"2026-01-01\", to: \"2026-01-02\", granularity: $x) { orderCount } }",
+            json!({ "x": null }),
+        ),
+        (
+            "query ($x: Int) { client(id: 1) { ...c } } fragment c on Client { recentOrders(first: $x) { placedAt } }",
+            json!({ "x": null }),
+        ),
+        ("query ($x: Boolean = true) { products @skip(if: $x) { nodes { id } } }", json!({ "x": null })),
+        (
+            "subscription ($x: Int) { clientChanged(id: 1) { recentOrders(first: $x) { placedAt } } }",
+            json!({ "x": null }),
+        ),
+    ] {
+        let response = api.graphql(&token, query, variables).await;
+        assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{query}: {response}");
+    }
+    let page = "query ($first: Int, $after: String) { products(first: $first, after: $after) { nodes { id } } }";
+    let response = api.graphql(&token, page, json!({ "after": null })).await;
+    assert_eq!(code(&response), "none", "a null is allowed where the type is nullable: {response}");
+}
+
+#[tokio::test]
+async fn variables_must_fit_inside_lists_and_input_objects() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL_SCOPES, None);
+    let place = |variable: &str, item: &str| {
+        format!("mutation ({variable}) {{ placeOrder(input: {{ clientId: 1, items: [{item}] }}) {{ replayed }} }}")
+    };
+    for query in [
+        "query ($x: ID) { clientsByIds(ids: [$x]) { id } }".to_owned(),
+        place("$x: Int", "{ productId: 1, quantity: $x }"),
+        place("$x: String!", "{ productId: $x, quantity: 1 }"),
+        place("$x: OrderItemInput", "$x"),
+        place("$x: Int! = 1", "{ productId: 1, quantity: 1, quantity: $x }"),
+        place("$x: Int = 1", "{ productId: 1, productId: 2, quantity: $x }"),
+    ] {
+        let response = api.graphql(&token, &query, json!({ "x": 1 })).await;
+        assert_eq!(code(&response), "GRAPHQL_VALIDATION_FAILED", "{query}: {response}");
+    }
+    let with_default = place("$x: Int = 1", "{ productId: 1, quantity: $x }");
+    let response = api.graphql(&token, &with_default, json!({})).await;
+    assert_eq!(response["data"]["placeOrder"]["replayed"], json!(false), "{response}");
+}
+
+#[tokio::test]
+async fn json_numbers_without_a_fraction_are_integers() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL_SCOPES, None);
+    let query = "query ($first: Int!) { products(first: $first) { nodes { id } } }";
+    for (number, expected) in [("2.0", 2), ("2e0", 2), ("20e-1", 2), ("1", 1), ("-0", 0)] {
+        let body = format!(r#"{{ "query": "{query}", "operationName": "", "variables": {{ "first": {number} }} }}"#);
+        let response: Value = api
+            .request()
+            .bearer_auth(&token)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        match expected {
+            0 => assert_eq!(code(&response), "BAD_USER_INPUT", "{number}: {response}"),
+            _ => assert_eq!(
+                response["data"]["products"]["nodes"].as_array().unwrap().len(),
+                expected,
+                "{number}: {response}"
+            ),
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! - [`cost`]: the cost of an operation, by the directives of the schema
 //! - [`validation`]: from text to a valid document
 //! - [`convert`] and [`variables`]: a valid document and its variables for async-graphql, which executes them
+//! - [`values`]: checks of argument values that must come before execution
 //! - [`syntax`]: removes syntax that the parser does not support
 //! - [`position`]: lines and columns
 //! - [`cache`] and [`hash`]: validated documents by the SHA-256 of their text
@@ -18,6 +19,7 @@ pub mod position;
 pub mod syntax;
 pub mod trusted;
 pub mod validation;
+pub mod values;
 pub mod variables;
 
 use std::path::PathBuf;

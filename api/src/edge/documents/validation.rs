@@ -14,6 +14,7 @@ use super::convert::convert;
 use super::limits::LimitSettings;
 use super::position::Positions;
 use super::syntax::remove_unsupported;
+use super::values::check_literals;
 use crate::edge::refusal;
 
 /// Validation errors reported for one document.
@@ -25,6 +26,7 @@ const BYTES_PER_TOKEN: usize = 450;
 pub const BYTES_PER_DOCUMENT: usize = 4096;
 
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
+const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 
 /// A valid document within the limits.
 pub struct Document {
@@ -83,8 +85,14 @@ impl Validator {
         self.limits.check_document(&parsed).map_err(|error| vec![error])?;
         let validated = parsed
             .to_executable_validate(&self.schema)
-            .map_err(|error| errors("GRAPHQL_VALIDATION_FAILED", &error.errors, text))?;
+            .map_err(|error| errors(VALIDATION_FAILED, &error.errors, text))?;
         self.check_introspection(&validated)?;
+        for operation in validated.operations.iter() {
+            check_literals(&self.schema, &validated, operation).map_err(|error| {
+                let position = error.location.map(|location| Positions::new(text).at(location.offset()));
+                vec![refusal::error(VALIDATION_FAILED, error.message, position)]
+            })?;
+        }
         let executable = convert(&validated, &self.schema, text);
         let texts = text.len() + original.as_deref().map_or(0, str::len);
         let bytes = texts + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT;

@@ -1,17 +1,64 @@
 //! Variables of a request, as async-graphql executes them.
 
 use apollo_compiler::Schema;
-use apollo_compiler::executable::Operation;
-use apollo_compiler::response::JsonMap;
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use apollo_compiler::executable::{ExecutableDocument, Operation};
+use apollo_compiler::request::coerce_variable_values;
+use apollo_compiler::response::{JsonMap, JsonValue};
+use apollo_compiler::validation::Valid;
+use async_graphql::parser::types::{ExecutableDocument as Converted, Selection, SelectionSet};
 use async_graphql::{Name, SerializerError, Variables};
 use async_graphql_value::Value;
 
 use super::convert::convert_value;
+use super::values::{InvalidValue, check_nulls, check_variable};
 
-/// Converts the coerced variables of an operation. Default values come from the document: as JSON, a large ID would lose digits
-/// and `-0` would be no integer.
-pub fn convert(
+/// Coerced variables: as JSON, and as async-graphql executes them.
+pub struct Coerced {
+    pub json: Valid<JsonMap>,
+    pub variables: Variables,
+}
+
+/// Coerces the variables of a request, and checks everything that execution would refuse.
+pub fn coerce(
+    schema: &Valid<Schema>,
+    document: &ExecutableDocument,
+    operation: &Operation,
+    mut given: JsonMap,
+) -> Result<Coerced, InvalidValue> {
+    given.iter_mut().for_each(|(_, value)| write_whole_numbers_as_integers(value));
+    let json = coerce_variable_values(schema, operation, &given)
+        .map_err(|error| InvalidValue { message: format!("{}.", error.message()), location: error.location() })?;
+    check_nulls(schema, document, operation, &json)?;
+    let variables = convert(schema, operation, &given, &json)
+        .map_err(|error| InvalidValue { message: error.to_string(), location: None })?;
+    for variable in &operation.variables {
+        let Some(value) = variables.get(variable.name.as_str()) else { continue };
+        check_variable(schema, value, &variable.ty).map_err(|error| InvalidValue {
+            message: format!("${}: {error}", variable.name),
+            location: variable.location(),
+        })?;
+    }
+    Ok(Coerced { json, variables })
+}
+
+/// JSON has one type of numbers: `1.0`, `1e0` and `1` are the same integer, and so are `-0` and `0`.
+/// <https://spec.graphql.org/September2025/#sec-Int.Input-Coercion>
+fn write_whole_numbers_as_integers(value: &mut JsonValue) {
+    match value {
+        JsonValue::Number(number) => {
+            let whole = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15);
+            if let Some(whole) = whole {
+                *value = (whole as i64).into();
+            }
+        }
+        JsonValue::Array(items) => items.iter_mut().for_each(write_whole_numbers_as_integers),
+        JsonValue::Object(fields) => fields.iter_mut().for_each(|(_, value)| write_whole_numbers_as_integers(value)),
+        JsonValue::Null | JsonValue::Bool(_) | JsonValue::String(_) => {}
+    }
+}
+
+/// Default values come from the document: as JSON, a large ID would lose digits and `-0` would be no integer.
+fn convert(
     schema: &Schema,
     operation: &Operation,
     given: &JsonMap,
@@ -31,7 +78,7 @@ pub fn convert(
 }
 
 /// Removes arguments and input fields whose variable has no value, so that their defaults apply. async-graphql would take null.
-pub fn omit_absent(document: &mut ExecutableDocument, variables: &Variables) {
+pub fn omit_absent(document: &mut Converted, variables: &Variables) {
     use async_graphql::parser::types::DocumentOperations::{Multiple, Single};
     match &mut document.operations {
         Single(operation) => omit_in_selections(&mut operation.node.selection_set.node, variables),
