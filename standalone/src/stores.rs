@@ -30,8 +30,7 @@ pub struct Stores {
 /// # Errors
 /// When a queue or a Redis would outlive a database in memory, or when the demo would write to a database that lasts.
 pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
-    let in_memory = |url: &String| url.contains(":memory:") || url.contains("mode=memory");
-    let in_memory = settings.database_url.as_ref().is_none_or(in_memory);
+    let in_memory = settings.database_url.as_deref().is_none_or(database::is_in_memory);
     let lasting = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
     ensure!(
         !in_memory || !lasting,

@@ -91,9 +91,10 @@ pub fn is_outage(error: &DbErr) -> bool {
             SqlxError::WorkerCrashed => true,
             // https://www.postgresql.org/docs/current/errcodes-appendix.html: connection exception, transaction
             // rollback, insufficient resources, operator intervention; read-only, lock not available. SQLite has numbers
-            // of its own, whose lowest byte is the class: SQLITE_BUSY is 5.
+            // of its own, whose lowest byte is the class (https://www.sqlite.org/rescode.html): busy, locked, out of
+            // memory, read-only, I/O error, disk full, cannot open the file.
             SqlxError::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
-                Ok(number) if code.len() != 5 => number & 0xff == 5,
+                Ok(number) if code.len() != 5 => matches!(number & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14),
                 _ => ["08", "40", "53", "57", "25006", "55P03"].iter().any(|class| code.starts_with(class)),
             }),
             _ => false,

@@ -4,6 +4,7 @@ mod across_processes;
 mod bench;
 mod chaos;
 mod cluster;
+mod disk_full;
 mod rebuild;
 mod redis_loss;
 mod replacement;

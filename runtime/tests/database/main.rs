@@ -1,0 +1,3 @@
+//! Connections of the pool after faults of the database.
+
+mod sqlite;
