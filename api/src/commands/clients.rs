@@ -6,7 +6,7 @@ use entity::{ClientChanged, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveValue, ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr, TransactionTrait};
 
-use super::{Commands, Outcome, Rejection, both, new_event, valid_name};
+use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
 
 impl Commands {
     pub async fn register_client(
@@ -59,7 +59,10 @@ impl Commands {
         if client == before {
             return Ok(Ok(client));
         }
-        client.version += 1;
+        client.version = match next_version(client.version) {
+            Ok(version) => version,
+            Err(rejection) => return Ok(Err(vec![rejection])),
+        };
         let update = client::Entity::update_many().filter(client::Column::Id.eq(id));
         let update = update.col_expr(client::Column::Name, Expr::val(client.name.clone()));
         let update = update.col_expr(client::Column::Email, Expr::val(client.email.clone()));

@@ -42,6 +42,8 @@ pub enum Rejection {
     InvalidEmail,
     EmailTaken,
     PriceOutOfRange,
+    /// The client or product has as many events as a version can count.
+    VersionLimitReached,
 }
 
 /// Why a command has no outcome.
@@ -117,6 +119,11 @@ fn new_event(
         occurred_at: Utc::now().trunc_subsecs(3),
         traceparent,
     }
+}
+
+/// The version after the next event of a client or product.
+fn next_version(version: i32) -> Result<i32, Rejection> {
+    version.checked_add(1).ok_or(Rejection::VersionLimitReached)
 }
 
 /// A row to insert with all its columns, keys included.

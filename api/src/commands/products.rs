@@ -5,7 +5,7 @@ use entity::{ProductChanged, Subject, order_event, product};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveValue, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait};
 
-use super::{Commands, Outcome, Rejection, both, new_event, valid_name};
+use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
 
 impl Commands {
     /// `price` is in minor units, `None` when it is not a valid amount. Not idempotent.
@@ -52,7 +52,11 @@ impl Commands {
         if product.price == price {
             return Ok(Ok(product));
         }
-        (product.price, product.version) = (price, product.version + 1);
+        product.price = price;
+        product.version = match next_version(product.version) {
+            Ok(version) => version,
+            Err(rejection) => return Ok(Err(vec![rejection])),
+        };
         product::Entity::update_many()
             .col_expr(product::Column::Price, Expr::val(product.price))
             .col_expr(product::Column::Version, Expr::val(product.version))

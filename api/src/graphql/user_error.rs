@@ -44,6 +44,8 @@ pub enum UserErrorCode {
     EmailTaken,
     /// The price is negative, too large, or has more decimal places than the currency.
     PriceOutOfRange,
+    /// The client or product has reached the highest version, 2147483647, and cannot change any more.
+    VersionLimitReached,
 }
 
 impl UserError {
@@ -99,5 +101,10 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             let message = "The price is negative, too large, or has more decimal places than the currency.";
             UserError::new(Code::PriceOutOfRange, message, &["price"])
         }
+        Rejection::VersionLimitReached => UserError::new(
+            Code::VersionLimitReached,
+            "The highest version is reached: no more changes are possible.",
+            &[],
+        ),
     }
 }

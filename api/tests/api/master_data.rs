@@ -3,7 +3,7 @@
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRICE_CHANGED, PRODUCT_CREATED};
 use entity::{Event, client, order_event, order_item, product};
 use futures::future::join_all;
-use sea_orm::{EntityTrait, QueryOrder};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 use serde_json::{Value, json};
 
 use crate::support::{ALL_SCOPES, Api, Db, code, postgres, sqlite};
@@ -168,6 +168,26 @@ async fn invalid_changes_are_reported_and_change_nothing() {
         assert!(log(&db).await.is_empty());
         let clients = client::Entity::find().all(&db.connection).await.unwrap();
         assert!(clients.iter().all(|client| client.version == 1) && clients.len() == 3);
+    }
+}
+
+#[tokio::test]
+async fn a_client_or_product_without_a_version_left_cannot_change() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        for table in ["clients", "products"] {
+            let exhaust = format!("UPDATE {table} SET version = {} WHERE id = 1", i32::MAX);
+            db.connection.execute_unprepared(&exhaust).await.unwrap();
+        }
+        let order = |client: &str| json!({ "clientId": client, "items": [{ "productId": "1", "quantity": 1 }] });
+        let (alice, bob) = tokio::join!(change(&api, PLACE, order("2")), change(&api, PLACE, order("1")));
+        assert_eq!((&alice["userErrors"], &alice["clientVersion"]), (&json!([]), &json!(2)));
+        let update = change(&api, UPDATE, json!({ "id": "1", "name": "Robert" })).await;
+        let price = change(&api, CHANGE, json!({ "productId": "1", "price": "5.00" })).await;
+        for response in [bob, update, price] {
+            assert_eq!(response["userErrors"][0]["code"], "VERSION_LIMIT_REACHED", "{response}");
+        }
+        assert_eq!(log(&db).await.len(), 1);
     }
 }
 

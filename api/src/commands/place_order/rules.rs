@@ -9,7 +9,7 @@ use iso_currency::Currency;
 use uuid::Uuid;
 
 use super::{Item, Outcome, PlaceOrder};
-use crate::commands::Rejection;
+use crate::commands::{Rejection, next_version};
 
 pub const MAX_KEY_CHARACTERS: usize = 255;
 
@@ -49,9 +49,11 @@ impl Book {
             rejections.push(Rejection::InvalidIdempotencyKey);
         }
         let client = command.client_id.and_then(|id| self.clients.get_mut(&id));
-        if client.is_none() {
-            rejections.push(Rejection::ClientNotFound);
-        }
+        let version = match &client {
+            Some(client) => next_version(client.version),
+            None => Err(Rejection::ClientNotFound),
+        };
+        rejections.extend(version.err());
         let lines = lines(&command.items, &self.products).unwrap_or_else(|of_items| {
             rejections.extend(of_items);
             Vec::new()
@@ -60,15 +62,15 @@ impl Book {
         if total.is_none() {
             rejections.push(Rejection::TotalOutOfRange);
         }
-        let (Some(client), Some(total), true) = (client, total, rejections.is_empty()) else {
+        let (Some(client), Ok(version), Some(total), true) = (client, version, total, rejections.is_empty()) else {
             return Outcome::Rejected(rejections);
         };
 
-        client.version += 1;
+        client.version = version;
         let event = Event {
             id: Uuid::now_v7(),
             time: now,
-            version: client.version,
+            version,
             data: OrderPlaced {
                 client_id: client.id,
                 client_name: client.name.clone(),
@@ -199,6 +201,17 @@ mod tests {
         let nobody = PlaceOrder { client_id: None, ..command(1, &[(1, 1)], None) };
         assert_eq!(decide(&mut book, nobody), Outcome::Rejected(vec![ClientNotFound]));
         assert_eq!(placed(&mut book, command(1, &[(1, 1)], None)).version, 1);
+    }
+
+    #[test]
+    fn a_client_without_a_version_left_is_rejected_and_others_are_not() {
+        let mut book = book();
+        book.clients.get_mut(&1).unwrap().version = i32::MAX - 1;
+        assert_eq!(placed(&mut book, command(1, &[(1, 1)], Some("last"))).version, i32::MAX);
+        let outcome = decide(&mut book, command(1, &[(1, 1)], None));
+        assert_eq!(outcome, Outcome::Rejected(vec![Rejection::VersionLimitReached]));
+        assert_eq!(placed(&mut book, command(2, &[(1, 1)], None)).version, 42);
+        assert!(matches!(decide(&mut book, command(1, &[(1, 1)], Some("last"))), Outcome::Replayed(_)));
     }
 
     #[test]
