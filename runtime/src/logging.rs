@@ -6,7 +6,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
-const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn";
+const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn,sqlx_core=off";
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogSettings {

@@ -1,5 +1,7 @@
 //! A TCP proxy in front of a store that can refuse connections or swallow everything that is sent.
 
+use std::sync::{Arc, Mutex};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +20,7 @@ pub struct Gate {
     /// Where it listens: host and port.
     pub address: String,
     passage: watch::Sender<Passage>,
+    store: Arc<Mutex<String>>,
 }
 
 impl Gate {
@@ -26,8 +29,14 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let passage = watch::Sender::new(Passage::Open);
-        tokio::spawn(serve(listener, store.to_owned(), passage.subscribe()));
-        Gate { address, passage }
+        let store = Arc::new(Mutex::new(store.to_owned()));
+        tokio::spawn(serve(listener, store.clone(), passage.subscribe()));
+        Gate { address, passage, store }
+    }
+
+    /// Leads new connections to the store at this address. Open connections stay as they are.
+    pub fn redirect(&self, store: &str) {
+        *self.store.lock().unwrap() = store.to_owned();
     }
 
     pub fn set(&self, passage: Passage) {
@@ -36,7 +45,7 @@ impl Gate {
 }
 
 /// Accepts connections until the gate is dropped.
-async fn serve(listener: TcpListener, store: String, mut passage: watch::Receiver<Passage>) {
+async fn serve(listener: TcpListener, store: Arc<Mutex<String>>, mut passage: watch::Receiver<Passage>) {
     let (address, mut listener) = (listener.local_addr().unwrap(), Some(listener));
     loop {
         let accepted = async {
@@ -47,7 +56,8 @@ async fn serve(listener: TcpListener, store: String, mut passage: watch::Receive
         };
         tokio::select! {
             client = accepted => {
-                if let Ok(store) = TcpStream::connect(&store).await {
+                let store = store.lock().unwrap().clone();
+                if let Ok(store) = TcpStream::connect(store).await {
                     let ((from_client, to_client), (from_store, to_store)) = (client.into_split(), store.into_split());
                     tokio::spawn(copy(from_client, to_store, passage.clone()));
                     tokio::spawn(copy(from_store, to_client, passage.clone()));

@@ -36,13 +36,16 @@ pub async fn connect(
     match connected {
         Ok(db) => Ok(db),
         Err(error) => {
-            // Without its causes, which repeat it.
-            let why = match error {
-                Error::Configuration(why) => why.to_string(),
-                other => other.to_string(),
-            };
-            let why = why.replace(url, "DATABASE_URL").replace('\n', " ");
+            let why = reason(&error).replace(url, "DATABASE_URL").replace('\n', " ");
             bail!("cannot reach the database of DATABASE_URL: {why}")
         }
+    }
+}
+
+/// The text of an error, without its causes, which repeat it.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Configuration(reason) => reason.to_string(),
+        other => other.to_string(),
     }
 }

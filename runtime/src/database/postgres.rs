@@ -1,12 +1,18 @@
-//! PostgreSQL: connections with our limits.
+//! PostgreSQL: each connection is to a writer, and has our limits.
 
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sea_orm::sqlx::{ConnectOptions, Error};
+use backon::{ConstantBuilder, Retryable};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error, Executor, Row};
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
+use tokio::time::timeout;
+use tracing::{info, warn};
 
-use super::ACQUIRE_TIMEOUT;
+use super::{ACQUIRE_TIMEOUT, reason};
 
 /// Limit for waiting on a lock. Our own transactions hold locks for milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -14,23 +20,97 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than one pass of the outbox relay, which calls SQS inside its transaction.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(120);
 
+/// Limit for testing a connection before its use. The rest of [`ACQUIRE_TIMEOUT`] is for a new connection.
+const TEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause between attempts to connect to a server that is starting.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 pub async fn connect(
     url: &str,
     connections: u32,
     statement_timeout: Option<Duration>,
 ) -> Result<DatabaseConnection, Error> {
     let mut options: PgConnectOptions = url.parse()?;
-    options = options.disable_statement_logging();
-    if let Some(limit) = statement_timeout {
-        options = options.options([
-            // An acknowledged order must survive a crash, whatever the server's default is.
-            ("synchronous_commit", "on".to_owned()),
-            ("statement_timeout", format!("{}ms", limit.as_millis())),
-            ("lock_timeout", format!("{}ms", LOCK_TIMEOUT.min(limit).as_millis())),
-            // The owner of a transaction that idles this long is gone; its locks must not block others.
-            ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_IN_TRANSACTION.as_millis())),
-        ]);
+    // Nothing here reads floating-point numbers. PgBouncer refuses this parameter and `options` at the start of a session.
+    options = options.extra_float_digits(None).disable_statement_logging();
+    let session: Arc<str> = statement_timeout.map(session_settings).unwrap_or_default().into();
+
+    // The pool reports only that it timed out. This attempt reports why.
+    let test = async || {
+        let mut connection = options.connect().await?;
+        set_up(&mut connection, &session).await?;
+        connection.close().await
+    };
+    let starting = ConstantBuilder::new().with_delay(RETRY_PAUSE).with_max_times(30);
+    let tested = test.retry(starting).when(is_starting);
+    timeout(2 * ACQUIRE_TIMEOUT, tested).await.map_err(|_| Error::PoolTimedOut)??;
+
+    let was_failing = Arc::new(AtomicBool::new(false));
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // Replaced by a test that also notices a server that became read-only.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| {
+            Box::pin(async move {
+                timeout(TEST_TIMEOUT, is_writer(connection)).await.map_err(|_| io::Error::from(ErrorKind::TimedOut))?
+            })
+        })
+        .after_connect(move |connection, _| {
+            let (session, was_failing) = (session.clone(), was_failing.clone());
+            Box::pin(async move {
+                let result = set_up(connection, &session).await;
+                log_change(&was_failing, &result);
+                result
+            })
+        });
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options)))
+}
+
+/// The settings of a session, as statements.
+fn session_settings(statement_timeout: Duration) -> String {
+    let settings = [
+        // An acknowledged order must survive a crash, whatever the server's default is.
+        ("synchronous_commit", "on".to_owned()),
+        ("statement_timeout", format!("{}ms", statement_timeout.as_millis())),
+        ("lock_timeout", format!("{}ms", LOCK_TIMEOUT.min(statement_timeout).as_millis())),
+        // The owner of a transaction that idles this long is gone; its locks must not block others.
+        ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_IN_TRANSACTION.as_millis())),
+    ];
+    settings.map(|(name, value)| format!("SET {name} = '{value}'")).join("; ")
+}
+
+/// # Errors
+/// When the server does not accept writes.
+async fn set_up(connection: &mut PgConnection, session: &str) -> Result<(), Error> {
+    connection.execute(AssertSqlSafe(session)).await?;
+    match is_writer(connection).await? {
+        true => Ok(()),
+        false => Err(Error::Configuration("it is a replica or read-only; use the endpoint of the writer".into())),
     }
-    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_with(options).await?))
+}
+
+/// Whether a transaction can write. A writer that is demoted to a replica may keep its connections.
+async fn is_writer(connection: &mut PgConnection) -> Result<bool, Error> {
+    let row = connection.fetch_one("SHOW transaction_read_only").await?;
+    Ok(row.try_get::<String, _>(0)? == "off")
+}
+
+fn is_starting(error: &Error) -> bool {
+    match error {
+        Error::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
+        // 57P03: it cannot accept connections yet. 53300: it has too many.
+        Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300")),
+        _ => false,
+    }
+}
+
+/// Logs once when new connections cannot be used, and once when they can again.
+fn log_change(was_failing: &AtomicBool, result: &Result<(), Error>) {
+    match (was_failing.swap(result.is_err(), Ordering::Relaxed), result) {
+        (false, Err(error)) => warn!("cannot use the database of DATABASE_URL: {}", reason(error)),
+        (true, Ok(())) => info!("the database of DATABASE_URL can be used again"),
+        _ => {}
+    }
 }

@@ -1,3 +1,4 @@
 //! Connections of the pool after faults of the database.
 
+mod postgres;
 mod sqlite;
