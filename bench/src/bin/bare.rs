@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing};
-use redis::aio::ConnectionManager;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncCommands, IntoConnectionInfo};
 use serde_json::json;
@@ -21,14 +21,14 @@ async fn main() -> anyhow::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
     let server = std::env::var("REDIS_URL")?.into_connection_info()?;
     let client = redis::Client::open(server.set_tcp_settings(TcpSettings::default().set_nodelay(true)))?;
-    let redis = ConnectionManager::new(client).await?;
+    let redis = client.get_multiplexed_async_connection().await?;
     let listener = TcpListener::bind(address).await?;
     println!("bare is ready at {}", listener.local_addr()?);
     axum::serve(listener, Router::new().route("/{id}", routing::get(client_of)).with_state(redis)).await?;
     Ok(())
 }
 
-async fn client_of(State(mut redis): State<ConnectionManager>, Path(id): Path<i64>) -> Response {
+async fn client_of(State(mut redis): State<MultiplexedConnection>, Path(id): Path<i64>) -> Response {
     let key = format!("orders:{{p{}}}:g1:client:{id}", id % 16);
     let fields = ["name", "email", "total", "orders", "last_purchase", "version"];
     let row: redis::RedisResult<Row> = redis.hmget(key, &fields).await;

@@ -25,7 +25,7 @@ impl Projection for Redis {
         }
         let results = self.apply_all(events).await;
         if results.iter().flatten().any(|result| result.as_ref().is_err_and(is_read_only)) {
-            self.leave_server();
+            self.shared.connection.leave();
         }
         match results {
             Ok(results) => results.into_iter().map(|result| result.map_err(Error::from)).collect(),

@@ -103,7 +103,7 @@ impl ClientCache {
         self.clear();
     }
 
-    /// Handles a push message of Redis, or the loss of the connection.
+    /// Handles a push message of Redis.
     pub fn on_push(&self, push: &PushInfo) {
         match (&push.kind, push.data.first()) {
             (PushKind::Invalidate, Some(Value::Array(keys))) => {
@@ -116,7 +116,6 @@ impl ClientCache {
             }
             // All keys: the server was emptied.
             (PushKind::Invalidate, _) => self.clear(),
-            (PushKind::Disconnection, _) => self.on_disconnect(),
             _ => {}
         }
     }

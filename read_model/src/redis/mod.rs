@@ -25,7 +25,7 @@ mod read;
 pub(crate) mod repair;
 mod scripts;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use ::redis::{AsyncCommands, ErrorKind, RedisError, ServerErrorKind, pipe};
 use iso_currency::Currency;
@@ -49,7 +49,7 @@ pub struct Redis {
 struct Shared {
     servers: Servers,
     client_cache: Arc<ClientCache>,
-    connection: RwLock<Connection>,
+    connection: Connection,
     partitions: u16,
     currency: Currency,
     registry: Registry,
@@ -78,7 +78,7 @@ impl Redis {
         // Two cryptography providers are compiled into rustls, by different libraries, so that it requires a choice.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (servers, client_cache) = (Servers::find(url).await?, Arc::new(ClientCache::new()));
-        let connection = RwLock::new(servers.connect(&client_cache).await?);
+        let connection = servers.connect(&client_cache).await?;
         let (registry, scripts, health) = (Registry::new(), Scripts::new(), HealthCache::default());
         let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts, health };
         let redis = Redis { shared: Arc::new(shared), pinned_to: None };
@@ -115,22 +115,13 @@ impl Redis {
     }
 
     fn connection(&self) -> Connection {
-        self.shared.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Connects again, to the server that the URL names now: a demoted primary keeps its connections open.
-    fn leave_server(&self) {
-        if let Some(connection) = self.shared.servers.reconnect(&self.shared.client_cache) {
-            *self.shared.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
-            // The old connection does not report its end.
-            self.shared.client_cache.on_disconnect();
-        }
+        self.shared.connection.clone()
     }
 
     /// Converts the error of a write. Leaves a server that no longer accepts writes.
     fn write_failed(&self, error: RedisError) -> Error {
         if is_read_only(&error) {
-            self.leave_server();
+            self.shared.connection.leave();
         }
         error.into()
     }

@@ -131,6 +131,8 @@ impl Queries for Redis {
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+        // A server that was left sends no changes any more, and may keep the subscription.
+        let left = self.shared.connection.replaced();
         let subscribe = async {
             let mut listener = self.shared.servers.listen(&mut self.connection()).await?;
             listener.subscribe(CHANGED).await?;
@@ -139,7 +141,9 @@ impl Queries for Redis {
         let messages =
             timeout(3 * TIMEOUT, subscribe).await.map_err(|_| Error::Unavailable("it does not respond".into()))??;
         let ids = |text: String| text.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<i64>>();
-        Ok(messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default())).boxed())
+        let changes =
+            messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default()));
+        Ok(changes.take_until(left).boxed())
     }
 
     async fn ping(&self) -> Result<(), Error> {

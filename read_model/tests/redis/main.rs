@@ -4,6 +4,7 @@ mod apply;
 mod client_cache;
 mod damage;
 mod equivalence;
+mod failover;
 mod generation_states;
 mod generations;
 mod outages;

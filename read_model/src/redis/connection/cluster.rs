@@ -1,8 +1,9 @@
 //! A Cluster behind the calls of one server.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
 use ::redis::cluster_async::ClusterConnection;
@@ -14,11 +15,11 @@ use futures::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::TIMEOUT;
+use super::replaceable::Replaceable;
 use super::server::Servers;
 
-/// The timeouts in a row after which a connection is replaced.
-const MAX_TIMEOUTS: u32 = 10;
+/// How long connecting to all nodes of a Cluster may take.
+const MAX_CONNECT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Cluster {
@@ -31,53 +32,55 @@ pub struct Cluster {
     pub(super) turn: Arc<Mutex<()>>,
 }
 
-/// A connection to a Cluster that is replaced when it stops responding: after the restart of a node, the library has been seen to wait
-/// forever for the node's slots.
+/// A connection to a Cluster that is replaced when a node stops responding: it would wait for the node's slots also after a replica has
+/// got them, and it has been seen to wait forever after the restart of a node.
 #[derive(Clone)]
 pub(super) struct Renewed {
     servers: Servers,
     redirects: u32,
-    connection: Arc<RwLock<ClusterConnection>>,
-    /// The number of timeouts in a row.
-    timeouts: Arc<AtomicU32>,
+    connection: Arc<Replaceable<ClusterConnection>>,
+    /// Whether a new connection is being made. Until it is there, the old one may still reach other nodes.
+    is_renewing: Arc<AtomicBool>,
 }
 
 impl Renewed {
     pub(super) async fn connect(servers: &Servers, redirects: u32) -> RedisResult<Renewed> {
-        let connection = Arc::new(RwLock::new(servers.connect_to_cluster(redirects).await?));
-        Ok(Renewed { servers: servers.clone(), redirects, connection, timeouts: Arc::default() })
-    }
-
-    fn get(&self) -> ClusterConnection {
-        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let connection = Arc::new(Replaceable::new(servers.connect_to_cluster(redirects).await?));
+        Ok(Renewed { servers: servers.clone(), redirects, connection, is_renewing: Arc::default() })
     }
 
     pub(super) async fn route_command(&self, command: Cmd, to: RoutingInfo) -> RedisResult<Value> {
-        self.observe(self.get().route_command(command, to).await)
+        self.run(b"", async |mut connection| connection.route_command(command, to).await).await
     }
 
-    /// Counts timeouts, and replaces the connection after too many of them.
-    fn observe<T>(&self, result: RedisResult<T>) -> RedisResult<T> {
-        if !result.as_ref().is_err_and(RedisError::is_timeout) {
-            self.timeouts.store(0, Ordering::Relaxed);
-        } else if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 == MAX_TIMEOUTS {
-            let renewed = self.clone();
-            tokio::spawn(async move {
-                let connected =
-                    timeout(MAX_TIMEOUTS * TIMEOUT, renewed.servers.connect_to_cluster(renewed.redirects)).await;
-                if let Ok(Ok(connection)) = connected {
-                    *renewed.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
-                }
-                renewed.timeouts.store(0, Ordering::Relaxed);
-            });
+    /// Waits until the current connection is replaced.
+    pub(super) fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut current = self.connection.watch();
+        async move { drop(current.changed().await) }
+    }
+
+    async fn run<T>(&self, slot: &[u8], send: impl AsyncFnOnce(ClusterConnection) -> RedisResult<T>) -> RedisResult<T> {
+        let (number, connection) = self.connection.get();
+        let result = send(connection).await;
+        if self.connection.hangs(number, slot, &result) && !self.is_renewing.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.clone().renew(number));
         }
         result
+    }
+
+    async fn renew(self, number: u64) {
+        let connected = timeout(MAX_CONNECT, self.servers.connect_to_cluster(self.redirects)).await;
+        if let Ok(Ok(connection)) = connected {
+            self.connection.replace(number, |_| connection);
+        }
+        self.is_renewing.store(false, Ordering::Relaxed);
     }
 }
 
 impl ConnectionLike for Renewed {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async { self.observe(self.get().req_packed_command(command).await) })
+        let send = async |mut connection: ClusterConnection| connection.req_packed_command(command).await;
+        Box::pin(self.run(slot_of(command), send))
     }
 
     fn req_packed_commands<'a>(
@@ -86,11 +89,15 @@ impl ConnectionLike for Renewed {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move { self.observe(self.get().req_packed_commands(pipeline, offset, count).await) })
+        let slot = pipeline.cmd_iter().next().map_or(&b""[..], slot_of);
+        let send = async move |mut connection: ClusterConnection| {
+            connection.req_packed_commands(pipeline, offset, count).await
+        };
+        Box::pin(self.run(slot, send))
     }
 
     fn get_db(&self) -> i64 {
-        self.get().get_db()
+        self.connection.get().1.get_db()
     }
 }
 

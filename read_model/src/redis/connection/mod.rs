@@ -1,16 +1,22 @@
 //! One Redis server or a Cluster, behind the same calls.
 
 mod cluster;
+mod replaceable;
 mod server;
+mod single;
 
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike, ConnectionManager};
+use ::redis::aio::ConnectionLike;
 use ::redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value, cmd, from_redis_value};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, select};
+
 use self::cluster::Cluster;
 pub use self::server::Servers;
+use self::single::Server;
 
 /// How long a command, or connecting, may take before Redis counts as unavailable.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,14 +35,33 @@ type Address = (String, u16);
 
 #[derive(Clone)]
 pub enum Connection {
-    Server(ConnectionManager),
+    Server(Server),
     Cluster(Cluster),
 }
 
 impl Connection {
-    /// Returns whether invalidations can be received. The connection to a Cluster changes nodes without notice.
-    pub fn supports_tracking(&self) -> bool {
+    /// Returns whether this is the connection to one server, which can send invalidations. The one to a Cluster changes nodes without
+    /// notice.
+    pub fn is_single(&self) -> bool {
         matches!(self, Connection::Server(_))
+    }
+
+    /// Connects again, to the server that the URL names now: a demoted primary keeps its connections open. The connection to a Cluster
+    /// follows its primaries by itself.
+    pub fn leave(&self) {
+        if let Connection::Server(server) = self {
+            server.leave();
+        }
+    }
+
+    /// Waits until a connection is replaced. Subscriptions of the same process are then made again: their server may be the same.
+    pub fn replaced(&self) -> BoxFuture<'static, ()> {
+        match self {
+            Connection::Server(server) => server.replaced().boxed(),
+            Connection::Cluster(cluster) => {
+                select(cluster.direct.replaced().boxed(), cluster.following.replaced().boxed()).map(drop).boxed()
+            }
+        }
     }
 
     /// Returns some keys that match a pattern, and the cursor of the next call unless those were the last. A key that is moved to another

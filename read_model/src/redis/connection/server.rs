@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub, SendError};
+use ::redis::aio::PubSub;
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisError,
-    RedisResult, cmd,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult,
+    cmd,
 };
 use socket2::TcpKeepalive;
 use tokio::time::timeout;
 
 use super::cluster::{Cluster, Renewed};
+use super::single::Server;
 use super::{Connection, TIMEOUT};
 use crate::redis::client_cache::ClientCache;
 
@@ -64,7 +65,7 @@ impl Servers {
             let (direct, following) = (Renewed::connect(self, 1).await?, Renewed::connect(self, MAX_REDIRECTS).await?);
             return Ok(Connection::Cluster(Cluster { direct, following, turn: Arc::default() }));
         }
-        Ok(Connection::Server(ConnectionManager::new_with_config(self.client()?, config(client_cache)).await?))
+        Ok(Connection::Server(Server::connect(self.client()?, client_cache.clone()).await?))
     }
 
     pub(super) async fn connect_to_cluster(&self, redirects: u32) -> RedisResult<ClusterConnection> {
@@ -77,13 +78,6 @@ impl Servers {
             .max_retry_wait(RETRY_PAUSES_MS[1])
             .tcp_settings(self.addresses[0].tcp_settings().clone());
         client.build()?.get_async_connection().await
-    }
-
-    /// Returns a new connection, which connects when it is first used, to the server that the URL names then. `None` for a Cluster,
-    /// whose connection does so by itself.
-    pub fn reconnect(&self, client_cache: &Arc<ClientCache>) -> Option<Connection> {
-        let client = self.client().ok().filter(|_| !self.is_cluster)?;
-        ConnectionManager::new_lazy_with_config(client, config(client_cache)).ok().map(Connection::Server)
     }
 
     /// A client that speaks RESP3, in which a server can send invalidations.
@@ -120,17 +114,4 @@ async fn first<T>(addresses: &[ConnectionInfo], connect: impl AsyncFn(Client) ->
         }
     }
     Err(last_error)
-}
-
-/// Without retries: a request fails at once, and the next request connects again.
-fn config(client_cache: &Arc<ClientCache>) -> ConnectionManagerConfig {
-    let client_cache = client_cache.clone();
-    ConnectionManagerConfig::new()
-        .set_push_sender(move |push: PushInfo| -> Result<(), SendError> {
-            client_cache.on_push(&push);
-            Ok(())
-        })
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(TIMEOUT))
-        .set_response_timeout(Some(TIMEOUT))
 }

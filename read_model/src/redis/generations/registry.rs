@@ -292,7 +292,7 @@ impl Redis {
         let script = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
         pipeline.ignore_errors().cmd("EVAL").arg(script).arg(1).arg(META);
         let mut server = self.connection();
-        if cache.is_used() && server.supports_tracking() {
+        if cache.is_used() && server.is_single() {
             // Repeated, because tracking ends with the connection; it may also be forbidden.
             pipeline.cmd("CLIENT").arg("TRACKING").arg("ON");
         }
