@@ -86,6 +86,33 @@ async fn a_server_that_hangs_is_left_for_the_one_that_its_address_names() {
     assert_eq!(changes.next().await, Some(1));
 }
 
+/// An api only reads. The demoted server keeps its data and its connections, and its replication is broken.
+#[tokio::test]
+async fn a_reader_leaves_a_demoted_server() {
+    let pair = Pair::start().await;
+    until("the client is cached", async || pair.redis.cached_clients(&[1]).await.is_ok()).await;
+    command(&pair.first, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let writer = Redis::connect(&pair.second.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(writer.apply(&[event(1, 2, 5)]).await, [Ok(Applied::Now)]);
+
+    // As long as its address still names the demoted server, nothing stale is served.
+    until("reads fail", async || pair.redis.cached_clients(&[1]).await.is_err()).await;
+    let failed = pair.redis.clients(&[1]).await;
+    assert!(matches!(&failed, Err(Error::Unavailable(why)) if why.contains("replica")), "{failed:?}");
+    until("health says why", async || {
+        let outage = pair.redis.health().await.outage;
+        outage.is_some_and(|error| error.to_string().contains("replica"))
+    })
+    .await;
+
+    pair.gate.redirect(&address(&pair.second));
+    let began = Instant::now();
+    let cached = async || pair.redis.cached_clients(&[1]).await.ok()?.remove(0);
+    until("it reads from the new primary", async || cached().await.is_some_and(|client| client.version == 2)).await;
+    until("it is healthy", async || pair.redis.health().await.outage.is_none()).await;
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+}
+
 /// A server that is misconfigured for a moment refuses the connection with an error instead of closing it.
 #[tokio::test]
 async fn a_refused_connection_is_tried_again() {

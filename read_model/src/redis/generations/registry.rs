@@ -66,6 +66,13 @@ impl Stored {
     }
 }
 
+/// Reads the reply to ROLE, whose first element names the role.
+fn is_primary(role: Value) -> bool {
+    let role: Result<Vec<Value>, _> = from_redis_value(role);
+    let name = role.ok().and_then(|role| from_redis_value::<String>(role.into_iter().next()?).ok());
+    name.is_none_or(|name| name == "master")
+}
+
 pub fn keep_changing() -> Error {
     Error::Unavailable("other processes keep changing its generations".into())
 }
@@ -292,6 +299,10 @@ impl Redis {
         let script = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
         pipeline.ignore_errors().cmd("EVAL").arg(script).arg(1).arg(META);
         let mut server = self.connection();
+        if server.is_single() {
+            // A primary that was demoted keeps its connections, and may never hear of another change. In a Cluster it redirects.
+            pipeline.cmd("ROLE");
+        }
         if cache.is_used() && server.is_single() {
             // Repeated, because tracking ends with the connection; it may also be forbidden.
             pipeline.cmd("CLIENT").arg("TRACKING").arg("ON");
@@ -300,7 +311,12 @@ impl Redis {
         let results: Vec<RedisResult<Value>> = pipeline.query_async(&mut server).await?;
         let mut results = results.into_iter();
         let mut next = || results.next().unwrap_or(Ok(Value::Nil));
-        let (text, (seconds, micros)): (_, (i64, i64)) = from_redis_value(next()?).map_err(RedisError::from)?;
+        let stored = next();
+        if server.is_single() && next().is_ok_and(|role| !is_primary(role)) {
+            server.leave();
+            return Err(Error::Unavailable("the server that REDIS_URL names is a replica".into()));
+        }
+        let (text, (seconds, micros)): (_, (i64, i64)) = from_redis_value(stored?).map_err(RedisError::from)?;
         if let Ok(Value::Okay) = next() {
             cache.on_tracking(connection);
         }
