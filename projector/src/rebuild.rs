@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::replay::{self, Replayed};
-use crate::verify::sums::WrongSum;
+use crate::verify::sums::SumsProgress;
 use crate::verify::{Difference, Finding, Progress, Verifier};
 
 /// How often all clients are compared before the rebuild fails because some still differ.
@@ -134,12 +134,12 @@ async fn compare_once(
     ensure!(!interrupted, Interrupted);
     // Generations of older releases have no sums.
     if verifier.read_model.has_reports().await? {
-        let sums = |wrong: Vec<WrongSum>| {
+        let sums = |SumsProgress { wrong, .. }: SumsProgress| {
             example = example.take().or_else(|| wrong.first().map(ToString::to_string));
             interrupted = each(Phase::Compared(compared)).is_break();
             if interrupted || example.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        verifier.sums(sums).await?;
+        verifier.sums(None, sums).await?;
         ensure!(!interrupted, Interrupted);
     }
     Ok(example)

@@ -13,11 +13,13 @@
 //!
 //! Clients and data:
 //! - [`events`]: builders of events
+//! - [`fill`]: a store with any number of clients and orders
 //! - [`user`]: a user of an api
 //! - [`load`]: users who place orders all the time
 //! - [`until`]: waiting for a condition
 
 pub mod events;
+pub mod fill;
 pub mod gate;
 pub mod load;
 pub mod postgres;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use projector::verify::sums::WrongSum;
+use chrono::NaiveDate;
+use projector::verify::sums::SumsProgress;
 use projector::verify::{Progress, Repair};
 use serde_json::json;
 
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Only clients with a larger id, to continue after an interruption
     #[arg(long, value_name = "CLIENT", default_value_t = 0)]
     after: i64,
+    /// Only sums from this month on, given by a day such as 2026-11-01, to continue after an interruption
+    #[arg(long, value_name = "DAY")]
+    sums_from: Option<NaiveDate>,
 }
 
 impl Arguments {
@@ -52,20 +56,23 @@ impl Arguments {
         compared.await.with_context(|| format!("continue with --after {last}"))?;
 
         let (mut wrong_sums, has_sums) = (0, verifier.read_model.has_reports().await?);
+        let mut next = self.sums_from;
         if has_sums && !shutdown.is_cancelled() {
-            let sums = verifier.sums(|wrong: Vec<WrongSum>| {
-                wrong_sums += wrong.len() as u64;
-                wrong.iter().for_each(|wrong| report.result(wrong));
+            let sums = verifier.sums(self.sums_from, |progress: SumsProgress| {
+                next = Some(progress.next);
+                wrong_sums += progress.wrong.len() as u64;
+                progress.wrong.iter().for_each(|wrong| report.result(wrong));
                 continue_unless(&shutdown)
             });
-            sums.await?;
+            sums.await.with_context(|| format!("continue with {}", from(last, next)))?;
         }
         let interrupted = shutdown.is_cancelled();
         let (unpublished, since) = verifier.unpublished().await?;
         let mut counts = vec![("clients", clients), ("differences", differences), ("repaired", repaired)];
         counts.extend((has_sums && !interrupted).then_some(("wrongSums", wrong_sums)));
         counts.push(("unpublished", unpublished));
-        report.summary(&counts, interrupted, json!({ "unpublishedSince": since, "last": last }));
+        let details = json!({ "unpublishedSince": since, "last": last, "sumsFrom": next });
+        report.summary(&counts, interrupted, details);
         if !has_sums {
             eprintln!("sums were not compared: an older release built this read model; run `projector rebuild start`");
         } else if wrong_sums > 0 {
@@ -75,9 +82,15 @@ impl Arguments {
             eprintln!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC"));
         }
         if interrupted {
-            eprintln!("interrupted; continue with --after {last}");
+            eprintln!("interrupted; continue with {}", from(last, next));
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Ok(if differences > repaired || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
     }
+}
+
+/// The arguments that continue after an interruption.
+fn from(last: i64, next: Option<NaiveDate>) -> String {
+    let sums = next.map(|next| format!(" --sums-from {next}")).unwrap_or_default();
+    format!("--after {last}{sums}")
 }

@@ -3,7 +3,7 @@
 //! A client is right when the orders of the versions that it includes add up to its total, its name and e-mail address are
 //! those of its newest event, its places in the rankings match, and none of its recent orders is missing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use entity::order_event::{self, Column};
 use entity::{Event, Subject, client, order};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::first_missed::{Examined, Missing};
 use super::{
-    COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, StoreFailed, Verifier, database,
+    COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, StoreFailed, Verifier, database, is_one_of,
     missing_versions, read_model,
 };
 
@@ -39,7 +39,8 @@ impl Verifier {
         let rows = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
         let rows = rows.limit(COMPARED_AT_ONCE).all(&self.db).await.map_err(database)?;
         let Some(last) = rows.last().map(|client| client.id) else { return Ok(None) };
-        let findings = self.compare(&rows, first_missed).await?;
+        let of_clients = order::Column::ClientId.gt(after).and(order::Column::ClientId.lte(last));
+        let findings = self.compare(&rows, of_clients, first_missed).await?;
         Ok(Some(ClientPage { clients: rows.len(), last, findings }))
     }
 
@@ -58,22 +59,28 @@ impl Verifier {
     pub(super) async fn clients(&self, ids: &[i64], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for ids in ids.chunks(COMPARED_AT_ONCE as usize) {
-            let rows = client::Entity::find().filter(client::Column::Id.is_in(ids.iter().copied()));
+            let rows = client::Entity::find().filter(is_one_of(&self.db, client::Column::Id, ids));
             let rows = rows.all(&self.db).await.map_err(database)?;
             if rows.len() < ids.len() {
                 let gone = ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id));
                 gone.for_each(|id| first_missed.forget(Subject::Client(*id)));
             }
-            findings.extend(self.compare(&rows, first_missed).await?);
+            let of_clients = is_one_of(&self.db, order::Column::ClientId, ids);
+            findings.extend(self.compare(&rows, of_clients, first_missed).await?);
         }
         Ok(findings)
     }
 
-    /// Compares many clients at once with their rows, and examines those that seem to differ. Most do not.
-    async fn compare(&self, rows: &[client::Model], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+    /// Compares many clients at once with their rows and orders, and examines those that seem to differ. Most do not.
+    async fn compare(
+        &self,
+        rows: &[client::Model],
+        of_clients: Expr,
+        first_missed: &mut FirstMissed,
+    ) -> anyhow::Result<Vec<Finding>> {
         let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
-        let sums = sums.filter(order::Column::ClientId.is_in(ids.iter().copied())).into_tuple::<(i64, i64, i64)>();
+        let sums = sums.filter(of_clients).into_tuple::<(i64, i64, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
         let ((sums, projected), others) = try_join(try_join(sums, projected), self.ranked_and_recent(&ids)).await?;
@@ -121,8 +128,8 @@ impl Verifier {
         let (cursor, mut ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if !ids.is_empty() {
             let rows = client::Entity::find().select_only().column(client::Column::Id);
-            let rows = rows.filter(client::Column::Id.is_in(ids.iter().copied())).into_tuple::<i64>();
-            let rows: Vec<i64> = rows.all(&self.db).await.map_err(database)?;
+            let rows = rows.filter(is_one_of(&self.db, client::Column::Id, &ids)).into_tuple::<i64>();
+            let rows: HashSet<i64> = rows.all(&self.db).await.map_err(database)?.into_iter().collect();
             ids.retain(|id| !rows.contains(id));
         }
         Ok((cursor, self.examine_all(&ids, first_missed).await?))

@@ -12,6 +12,7 @@ mod clients;
 mod counted;
 mod finding;
 mod first_missed;
+mod placed;
 mod products;
 mod repair;
 pub mod sums;
@@ -181,6 +182,15 @@ async fn missing_versions(
 fn is_pending() -> Expr {
     let pending = outbox::Entity::find().select_only().column(outbox::Column::EventId);
     Column::Id.in_subquery(pending.into_query())
+}
+
+/// Whether a column has one of these ids, with a text that does not depend on their number: PostgreSQL plans a long list of
+/// numbers as a scan of the whole table.
+fn is_one_of(db: &DatabaseConnection, column: impl ColumnTrait, ids: &[i64]) -> Expr {
+    match db.get_database_backend() {
+        DbBackend::Postgres => column.eq_any(ids.iter().copied()),
+        _ => column.is_in(ids.iter().copied()),
+    }
 }
 
 pub(crate) fn database(error: DbErr) -> StoreFailed {

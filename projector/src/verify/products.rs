@@ -8,7 +8,9 @@ use read_model::{Error, Product};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 
 use super::first_missed::{Examined, Missing};
-use super::{COMPARED_AT_ONCE, Difference, Finding, FirstMissed, Verifier, database, missing_versions, read_model};
+use super::{
+    COMPARED_AT_ONCE, Difference, Finding, FirstMissed, Verifier, database, is_one_of, missing_versions, read_model,
+};
 
 impl Verifier {
     pub async fn all_products(&self, first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
@@ -35,7 +37,7 @@ impl Verifier {
     /// Compares products with their rows, and examines those that differ.
     pub(super) async fn examine_products(&self, ids: &[i64]) -> anyhow::Result<Vec<(i64, Examined)>> {
         let projected = self.read_model.projected_products(ids).await.map_err(read_model)?;
-        let rows = product::Entity::find().filter(product::Column::Id.is_in(ids.iter().copied()));
+        let rows = product::Entity::find().filter(is_one_of(&self.db, product::Column::Id, ids));
         let rows = rows.all(&self.db).await.map_err(database)?;
         let rows: HashMap<i64, product::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
         let mut all = Vec::new();

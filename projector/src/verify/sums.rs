@@ -1,31 +1,39 @@
-//! Compares sales sums with the orders in the command database while both are in use: the orders of each hour, day and month,
-//! and of each product.
+//! Compares sales sums with the orders in the command database while both are in use: the orders of each hour and day, and of
+//! the ten seconds of the last hour, and each product's sales by day and month.
 //!
-//! Sums only grow. So a sum is right when it is at least that of the orders whose events had left the outbox before it was read
-//! (`in_flight` before, unless it is right earlier), and at most that of the orders in the database afterwards.
+//! Most days do not change while they are compared, so their sums are equal to those of the database. Where they are not, the
+//! comparison takes bounds: sums only grow, so a sum is right when it is at least that of the orders whose events had left the
+//! outbox before it was read (`in_flight` before, unless it is right earlier), and at most that of the orders in the database
+//! afterwards.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, Utc};
 use entity::order;
+use futures::{StreamExt, TryStreamExt, stream};
 use read_model::reports::{Granularity, report};
 use read_model::rules::sales::{products_of_day, products_of_month};
-use read_model::{Queries, Resolution, Sum};
-use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryOrder, QueryResult, QuerySelect, Statement, TryGetable,
-};
+use read_model::{Error, Queries, Resolution, Sum};
+use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::{LOOK_AGAIN, Verifier, database, read_model as failed};
+use super::placed::{Orders, Products, Scope, Times, of_day};
+use super::{LOOK_AGAIN, StoreFailed, Verifier, database, read_model as failed};
+
+/// Days compared at once. Each needs a connection to the database.
+const CONCURRENT_DAYS: usize = 4;
+/// Orders with times older than this are all committed.
+const SETTLED_AFTER: Days = Days::new(1);
 
 /// A sum that differs. Only a rebuild of the read model repairs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WrongSum {
-    /// A month such as "2026-01", a day such as "2026-01-31", or an hour such as "2026-01-31T23".
+    /// A month such as "2026-01", a day such as "2026-01-31", an hour such as "2026-01-31T23", or ten seconds such as
+    /// "2026-01-31T23:59:50".
     pub period: String,
     /// The product whose units are counted, or absent for all orders.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +42,9 @@ pub struct WrongSum {
     /// The bounds of the right sum.
     pub least: Sum,
     pub most: Sum,
+    /// Why the sums of the period cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 impl fmt::Display for WrongSum {
@@ -42,6 +53,9 @@ impl fmt::Display for WrongSum {
             Some(product) => (format!("{} product {product}", self.period), "units"),
             None => (self.period.clone(), "orders"),
         };
+        if let Some(why) = &self.damaged {
+            return write!(f, "{subject:<20} damaged: {why}");
+        }
         let expected = if self.is_short() { self.least } else { self.most };
         let Sum { count, revenue } = self.sum;
         let Sum { count: expected_count, revenue: expected_revenue } = expected;
@@ -64,54 +78,117 @@ pub(super) fn is_within(one: Sum, other: Sum) -> bool {
 
 /// The sums that are not between `least` and `most`. An absent sum is zero.
 fn wrong<K: Ord + Clone>(
-    sums: &BTreeMap<K, Sum>,
-    least: &BTreeMap<K, Sum>,
-    most: &BTreeMap<K, Sum>,
+    [least, sums, most]: [&BTreeMap<K, Sum>; 3],
     name: impl Fn(&K) -> (String, Option<i64>),
 ) -> Vec<WrongSum> {
     let keys: BTreeSet<&K> = sums.keys().chain(most.keys()).collect();
     let of = |all: &BTreeMap<K, Sum>, key| all.get(key).copied().unwrap_or_default();
     let compared = keys.into_iter().map(|key| {
         let (period, product) = name(key);
-        WrongSum { period, product, sum: of(sums, key), least: of(least, key), most: of(most, key) }
+        WrongSum { period, product, sum: of(sums, key), least: of(least, key), most: of(most, key), damaged: None }
     });
     compared.filter(|one| one.is_short() || !is_within(one.sum, one.most)).collect()
 }
 
-/// Few events are in the outbox, so this is a small table.
-const JOIN_PENDING: &str =
-    "LEFT JOIN (SELECT e.client_id, e.version FROM outbox JOIN order_events e ON e.id = outbox.event_id) pending
-    ON pending.client_id = o.client_id AND pending.version = o.version";
+/// Progress of [`Verifier::sums`].
+pub struct SumsProgress {
+    /// All months before this day have been compared completely.
+    pub next: NaiveDate,
+    /// Wrong sums that this step found.
+    pub wrong: Vec<WrongSum>,
+}
 
-type Times = [DateTime<Utc>; 2];
+/// What is compared in one step.
+#[derive(Clone)]
+enum Period {
+    Day(NaiveDate),
+    Month(Month),
+    /// The ten seconds of some minutes.
+    Seconds(Times),
+}
 
-fn times(from: NaiveDate, end: NaiveDate) -> Times {
-    [from, end].map(|day| day.and_time(NaiveTime::MIN).and_utc())
+/// The products of a month.
+#[derive(Clone, Default)]
+struct Month {
+    first: NaiveDate,
+    /// What was sold on the days that do not change any more and were right.
+    settled: Products,
+    /// The other days.
+    open: Vec<NaiveDate>,
+}
+
+/// The sums of a period. Zeros are left out.
+#[derive(Default, PartialEq)]
+struct Sums {
+    orders: Orders,
+    products: Products,
 }
 
 impl Verifier {
-    /// Compares all sums, month by month, then those again that were too small. Calls `each` after every step with wrong sums.
-    pub async fn sums(&self, mut each: impl FnMut(Vec<WrongSum>) -> ControlFlow<()>) -> anyhow::Result<()> {
+    /// Compares all sums from a month on, or all, month by month; then those again that were too small. Calls `each` after every
+    /// step.
+    pub async fn sums(
+        &self,
+        from: Option<NaiveDate>,
+        mut each: impl FnMut(SumsProgress) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
         let first = order::Entity::find().order_by_asc(order::Column::Id).select_only().column(order::Column::PlacedAt);
         let first = first.into_tuple::<DateTime<Utc>>().one(&self.db).await.map_err(database)?;
-        let today = Utc::now().date_naive();
-        let mut month = first.map_or(today, |first| first.date_naive()).with_day(1).context("a month")?;
-        let mut short = Vec::new();
-        while month <= today {
-            let (too_small, too_large) = self.month(month).await?.into_iter().partition(WrongSum::is_short);
-            if each(too_large).is_break() {
+        // Tomorrow, for the orders of an api whose clock is ahead.
+        let end = Utc::now().date_naive() + Days::new(1);
+        let first = first.map_or(end, |first| first.date_naive()).max(from.unwrap_or(NaiveDate::MIN));
+        let mut month = first.with_day(1).context("a month")?;
+        let (mut short, compared) = (Vec::new(), Instant::now());
+        let mut found = |period: Period, wrong: Vec<WrongSum>, next| {
+            let (too_small, wrong): (Vec<_>, _) = wrong.into_iter().partition(WrongSum::is_short);
+            if !too_small.is_empty() {
+                short.push((period, too_small));
+            }
+            each(SumsProgress { next, wrong }).is_break()
+        };
+        while month <= end {
+            let next = month.checked_add_months(Months::new(1)).context("the end of time")?;
+            let days = month.iter_days().take_while(|day| *day < next && *day <= end);
+            let mut days =
+                stream::iter(days.map(async |day| anyhow::Ok((day, self.day(day).await?)))).buffered(CONCURRENT_DAYS);
+            let mut products = Month { first: month, ..Month::default() };
+            while let Some((day, (sold, wrong))) = days.try_next().await? {
+                match sold.filter(|_| is_settled(day)) {
+                    Some(sold) => add(&mut products.settled, &sold),
+                    None => products.open.push(day),
+                }
+                if found(Period::Day(day), wrong, month) {
+                    return Ok(());
+                }
+            }
+            let period = Period::Month(products);
+            let wrong = self.wrong_in(&period).await?;
+            if found(period, wrong, next) {
                 return Ok(());
             }
-            short.push((month, too_small));
-            month = next_month(month)?;
+            month = next;
         }
-        let compared = Instant::now();
-        short.retain(|(_, sums)| !sums.is_empty());
+        let period = Period::Seconds(last_minutes());
+        let wrong = self.wrong_in(&period).await?;
+        if found(period, wrong, month) {
+            return Ok(());
+        }
+        let each = |wrong| each(SumsProgress { next: month, wrong });
+        self.compare_again(short, compared, each).await
+    }
+
+    /// Compares periods again until no sum is too small, or `in_flight` after the first comparison.
+    async fn compare_again(
+        &self,
+        mut short: Vec<(Period, Vec<WrongSum>)>,
+        compared: Instant,
+        mut each: impl FnMut(Vec<WrongSum>) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
         while !short.is_empty() {
             sleep(LOOK_AGAIN.min(self.in_flight)).await;
             let is_overdue = compared.elapsed() >= self.in_flight;
-            for (month, sums) in &mut short {
-                let mut again = self.month(*month).await?;
+            for (period, sums) in &mut short {
+                let mut again = self.wrong_in(period).await?;
                 let is_same = |one: &WrongSum, other: &WrongSum| {
                     (&one.period, one.product) == (&other.period, other.product) && !is_within(one.least, other.sum)
                 };
@@ -126,91 +203,157 @@ impl Verifier {
         Ok(())
     }
 
-    async fn month(&self, month: NaiveDate) -> anyhow::Result<Vec<WrongSum>> {
-        let next = next_month(month)?;
-        let (mut found, days) = self.orders(month, next).await?;
-        // A day at a time: there may be many products.
-        for day in days {
-            let tomorrow = day.checked_add_days(Days::new(1)).context("the end of time")?;
-            found.extend(self.sold(products_of_day(day), times(day, tomorrow)).await?);
+    /// What was sold on a day if all of its sums are equal to those of the database, and its wrong sums.
+    async fn day(&self, day: NaiveDate) -> anyhow::Result<(Option<Products>, Vec<WrongSum>)> {
+        let mut placed = self.placed_on(day, Scope::NearIds).await?;
+        if placed.orders.is_empty() {
+            placed = self.placed_on(day, Scope::All).await?; // another program may have given them other ids
         }
-        found.extend(self.sold(products_of_month(month), times(month, next)).await?);
+        if self.stored_day(day).await?.is_ok_and(|stored| stored == placed) {
+            return Ok((Some(placed.products), Vec::new()));
+        }
+        Ok((None, self.wrong_in(&Period::Day(day)).await?))
+    }
+
+    /// Compares a period exactly, also while it changes.
+    async fn wrong_in(&self, period: &Period) -> anyhow::Result<Vec<WrongSum>> {
+        // The sequence matters: see above.
+        let least = self.placed_in(period, Scope::Published).await?;
+        let stored = match period {
+            Period::Day(day) => self.stored_day(*day).await?,
+            Period::Month(month) => self.stored_products(products_of_month(month.first)).await?,
+            Period::Seconds(times) => self.stored_seconds(*times).await?,
+        };
+        let name = match period {
+            Period::Day(day) => day.to_string(),
+            Period::Month(month) => month.first.format("%Y-%m").to_string(),
+            Period::Seconds(_) => "ten seconds".to_owned(),
+        };
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(why) => {
+                let (product, sum, least, most) = Default::default();
+                return Ok(vec![WrongSum { period: name, product, sum, least, most, damaged: Some(why) }]);
+            }
+        };
+        let most = self.placed_in(period, Scope::All).await?;
+        let mut found = wrong([&least.orders, &stored.orders, &most.orders], |period| (period.clone(), None));
+        let of_product = |product: &i64| (name.clone(), Some(*product));
+        found.extend(wrong([&least.products, &stored.products, &most.products], of_product));
         Ok(found)
     }
 
-    /// Compares the orders of each day, and of each hour if hours are retained. Also returns the days with orders.
-    async fn orders(&self, month: NaiveDate, next: NaiveDate) -> anyhow::Result<(Vec<WrongSum>, Vec<NaiveDate>)> {
-        let (times, last) = (times(month, next), next.pred_opt().context("the beginning of time")?);
-        let hour = match self.db.get_database_backend() {
-            DbBackend::Postgres => "to_char(o.placed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24')",
-            _ => "strftime('%Y-%m-%dT%H', o.placed_at)",
+    async fn placed_in(&self, period: &Period, scope: Scope) -> anyhow::Result<Sums> {
+        match period {
+            Period::Day(day) => Ok(self.placed_on(*day, scope).await?),
+            Period::Month(month) => {
+                let mut products = month.settled.clone();
+                for day in &month.open {
+                    add(&mut products, &self.placed_products(of_day(*day), scope).await?);
+                }
+                Ok(Sums { orders: Orders::new(), products })
+            }
+            Period::Seconds(times) => {
+                Ok(Sums { orders: self.placed_seconds(*times, scope).await?, products: Products::new() })
+            }
+        }
+    }
+
+    async fn placed_on(&self, day: NaiveDate, scope: Scope) -> Result<Sums, StoreFailed> {
+        let orders = with_days(self.placed_orders(of_day(day), scope).await?, hours_are_stored(day));
+        let products = match orders.is_empty() {
+            true => Products::new(),
+            false => self.placed_products(of_day(day), scope).await?,
         };
-        let sums = (hour, "COUNT(*)", "o.total");
-        let least = self.placed::<String>(sums, times, true).await?;
-        let (mut stored, mut granularities) = (BTreeMap::new(), vec![(Granularity::Day, "%Y-%m-%d")]);
-        if Resolution::Hour.is_retained(times[0], Utc::now()) {
-            granularities.push((Granularity::Hour, "%Y-%m-%dT%H"));
-        }
-        let hours_kept = granularities.len() > 1;
+        Ok(Sums { orders, products })
+    }
+
+    /// The stored sums of a day, and of its hours if they are stored. The inner error is the reason why they cannot be read.
+    async fn stored_day(&self, day: NaiveDate) -> anyhow::Result<Result<Sums, String>> {
+        let mut stored = match self.stored_products(products_of_day(day)).await? {
+            Ok(stored) => stored,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut granularities = vec![(Granularity::Day, "%Y-%m-%d")];
+        granularities.extend(hours_are_stored(day).then_some((Granularity::Hour, "%Y-%m-%dT%H")));
         for (granularity, format) in granularities {
-            let report = report(&self.read_model, month, last, granularity).await.map_err(failed)?;
-            stored.extend(report.points.into_iter().map(|(start, sum)| (start.format(format).to_string(), sum)));
+            match readable(report(&self.read_model, day, day, granularity).await)? {
+                Ok(report) => {
+                    let points = report.points.into_iter().filter(|(_, sum)| *sum != Sum::default());
+                    stored.orders.extend(points.map(|(start, sum)| (start.format(format).to_string(), sum)));
+                }
+                Err(why) => return Ok(Err(why)),
+            }
         }
-        let most = self.placed::<String>(sums, times, false).await?;
-        let with_days = |hours: BTreeMap<String, Sum>| {
-            let mut all = BTreeMap::new();
-            for (hour, sum) in hours {
-                all.entry(hour[..10].to_owned()).or_insert_with(Sum::default).add(sum);
-                if hours_kept {
-                    all.insert(hour, sum);
+        Ok(Ok(stored))
+    }
+
+    async fn stored_products(&self, name: String) -> anyhow::Result<Result<Sums, String>> {
+        let stored = readable(self.read_model.product_sales(&[name]).await)?;
+        Ok(stored.map(|products| {
+            let products = products.into_iter().filter(|(_, sum)| *sum != Sum::default()).collect();
+            Sums { orders: Orders::new(), products }
+        }))
+    }
+
+    async fn stored_seconds(&self, [from, end]: Times) -> anyhow::Result<Result<Sums, String>> {
+        let mut orders = Orders::new();
+        for page in [from, end] {
+            let name = Resolution::TenSeconds.at(page).0;
+            let buckets = match readable(self.read_model.buckets(std::slice::from_ref(&name)).await)? {
+                Ok(buckets) => buckets.concat(),
+                Err(why) => return Ok(Err(why)),
+            };
+            let start = page.timestamp() - page.timestamp().rem_euclid(3_600);
+            for (bucket, sum) in (0..).zip(buckets) {
+                let time = DateTime::from_timestamp(start + 10 * bucket, 0).unwrap_or_default();
+                if time >= from && time < end && sum != Sum::default() {
+                    orders.insert(time.format("%Y-%m-%dT%H:%M:%S").to_string(), sum);
                 }
             }
-            all
-        };
-        let most = with_days(most);
-        let found = wrong(&stored, &with_days(least), &most, |period| (period.clone(), None));
-        let had_any = |day: &NaiveDate| {
-            let sum = stored.get(&day.to_string()).copied().unwrap_or_default();
-            sum != Sum::default() || most.contains_key(&day.to_string())
-        };
-        Ok((found, month.iter_days().take_while(|day| *day < next).filter(had_any).collect()))
-    }
-
-    async fn sold(&self, name: String, times: Times) -> anyhow::Result<Vec<WrongSum>> {
-        let sums = ("i.product_id", "CAST(SUM(i.quantity) AS bigint)", "i.unit_price * i.quantity");
-        let least = self.placed::<i64>(sums, times, true).await?;
-        let stored: HashMap<i64, Sum> =
-            self.read_model.product_sales(std::slice::from_ref(&name)).await.map_err(failed)?;
-        let most = self.placed::<i64>(sums, times, false).await?;
-        let period = name.trim_start_matches("products:");
-        Ok(wrong(&stored.into_iter().collect(), &least, &most, |product| (period.to_owned(), Some(*product))))
-    }
-
-    /// The sums of orders that were placed between two times: of all, or of those whose events are not in the outbox.
-    async fn placed<K: Ord + TryGetable>(
-        &self,
-        (key, count, amount): (&str, &str, &str),
-        times: Times,
-        only_published: bool,
-    ) -> anyhow::Result<BTreeMap<K, Sum>> {
-        let items = if key.starts_with("i.") { "JOIN order_items i ON i.order_id = o.id" } else { "" };
-        let (pending, published) =
-            if only_published { (JOIN_PENDING, "AND pending.version IS NULL") } else { ("", "") };
-        let sql = format!(
-            "SELECT {key} AS key, {count} AS count, CAST(SUM({amount}) AS bigint) AS revenue FROM orders o {items} {pending} \
-             WHERE o.placed_at >= $1 AND o.placed_at < $2 {published} GROUP BY 1"
-        );
-        let values = times.into_iter().map(Into::into);
-        let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
-        let rows = self.db.query_all_raw(statement).await.map_err(database)?;
-        let sum = |row: &QueryResult| {
-            let sum = Sum { count: row.try_get("", "count")?, revenue: row.try_get("", "revenue")? };
-            Ok((row.try_get("", "key")?, sum))
-        };
-        Ok(rows.iter().map(sum).collect::<Result<_, DbErr>>().map_err(database)?)
+        }
+        Ok(Ok(Sums { orders, products: Products::new() }))
     }
 }
 
-fn next_month(month: NaiveDate) -> anyhow::Result<NaiveDate> {
-    month.checked_add_months(Months::new(1)).context("the end of time")
+/// The inner error is the reason why a key cannot be read.
+fn readable<T>(read: Result<T, Error>) -> anyhow::Result<Result<T, String>> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(Error::Damaged(why)) => Ok(Err(why)),
+        Err(error) => Err(failed(error).into()),
+    }
+}
+
+/// Sums of ten seconds are stored for two hours, but those of an hour may expire together an hour earlier.
+fn last_minutes() -> Times {
+    let now = Utc::now().timestamp();
+    let end = DateTime::from_timestamp(now - now.rem_euclid(10) + 10, 0).unwrap_or_default();
+    [end - TimeDelta::minutes(50), end]
+}
+
+fn is_settled(day: NaiveDate) -> bool {
+    day + SETTLED_AFTER < Utc::now().date_naive()
+}
+
+fn hours_are_stored(day: NaiveDate) -> bool {
+    Resolution::Hour.is_retained(of_day(day)[0], Utc::now())
+}
+
+/// Adds the sums of days to those of their hours, which are left out if they are not stored.
+fn with_days(hours: Orders, hours_are_stored: bool) -> Orders {
+    let mut all = Orders::new();
+    for (hour, sum) in hours {
+        all.entry(hour[..10].to_owned()).or_default().add(sum);
+        if hours_are_stored {
+            all.insert(hour, sum);
+        }
+    }
+    all
+}
+
+fn add(products: &mut Products, sold: &Products) {
+    for (product, sum) in sold {
+        products.entry(*product).or_default().add(*sum);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod consume;
 mod dead_letters;
+mod growth;
 mod health;
 mod lost_keys;
 mod queues;

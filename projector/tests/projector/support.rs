@@ -7,7 +7,7 @@ use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, ou
 use iso_currency::Currency;
 use projector::consume::Consumer;
 use projector::queues;
-use projector::verify::sums::WrongSum;
+use projector::verify::sums::SumsProgress;
 use projector::verify::{Repair, Verifier};
 use read_model::{Projection, Redis};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, EntityTrait, IntoActiveModel};
@@ -156,10 +156,10 @@ pub async fn verifier(repair: Repair) -> (RedisServer, String, Verifier) {
 /// All wrong sums, as `verify` reports them.
 pub async fn wrong_sums(verifier: &Verifier) -> Vec<String> {
     let mut all = Vec::new();
-    let each = |wrong: Vec<WrongSum>| {
-        all.extend(wrong.iter().map(ToString::to_string));
+    let each = |progress: SumsProgress| {
+        all.extend(progress.wrong.iter().map(ToString::to_string));
         ControlFlow::Continue(())
     };
-    verifier.sums(each).await.unwrap();
+    verifier.sums(None, each).await.unwrap();
     all
 }

@@ -1,0 +1,65 @@
+//! What is fine with few rows must be fine with many.
+
+use crate::support::*;
+use chrono::{Days, Utc};
+use entity::Subject;
+use entity::order_event::{self, Column, least_id_at};
+use iso_currency::Currency;
+use projector::verify::{FirstMissed, Repair, Verifier};
+use read_model::Projection;
+use runtime::database;
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+use test_support::fill::fill;
+use test_support::services::sql;
+
+/// How often each table was read from its first to its last row.
+async fn full_reads(db: &DatabaseConnection) -> BTreeMap<String, i64> {
+    use sea_orm::ConnectionTrait;
+    let scans = "SELECT relname::text AS name, seq_scan FROM pg_stat_user_tables
+                 WHERE relname IN ('orders', 'order_items', 'order_events', 'clients')";
+    let rows = db.query_all_raw(sql(scans)).await.unwrap();
+    rows.iter().map(|row| (row.try_get("", "name").unwrap(), row.try_get("", "seq_scan").unwrap())).collect()
+}
+
+#[tokio::test]
+async fn no_comparison_reads_a_whole_table() {
+    const CLIENTS: i64 = 50_000;
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
+    let (db, (_server, read_model, _)) = (connect().await.unwrap(), redis().await);
+    migration::up(&db).await.unwrap();
+    fill(&db, CLIENTS, 3 * CLIENTS).await;
+    // The first page of clients is in the read model, so that it is compared and not examined.
+    let log = order_event::Entity::find().filter(Column::ClientId.lte(2_000)).all(&db).await.unwrap();
+    for result in read_model.apply(&events(&log)).await {
+        result.unwrap();
+    }
+    db.close().await.unwrap();
+
+    let db = connect().await.unwrap();
+    let before = full_reads(&db).await;
+    let verifier = Verifier::new(connect().await.unwrap(), read_model, Currency::USD, Duration::ZERO, Repair::FromLog);
+    let mut first_missed = FirstMissed::default();
+    let page = verifier.next_clients(0, &mut first_missed).await.unwrap().unwrap();
+    assert_eq!((page.clients, page.findings), (2_000, vec![]));
+    let ids: Vec<i64> = (1_990..=2_010).collect();
+    let some: Vec<Subject> = ids.iter().map(|id| Subject::Client(*id)).collect();
+    assert_eq!(verifier.subjects(&some, &mut first_missed).await.unwrap().len(), 10, "they are repaired");
+    let changed = verifier.changed_between(least_id_at(Utc::now() - Days::new(2)), least_id_at(Utc::now())).await;
+    let changed = changed.unwrap();
+    assert!(changed.len() > 1_000, "{}", changed.len());
+    let mut wrong = 0;
+    let from = Utc::now().date_naive() - Days::new(10);
+    let count = |progress: projector::verify::sums::SumsProgress| {
+        wrong += progress.wrong.len();
+        ControlFlow::Continue(())
+    };
+    verifier.sums(Some(from), count).await.unwrap();
+    assert!(wrong > 1_000, "most orders are not applied: {wrong}");
+    let Verifier { db: compared, .. } = verifier;
+    compared.close().await.unwrap(); // then its statistics are complete
+    assert_eq!(full_reads(&db).await, before);
+}
