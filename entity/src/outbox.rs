@@ -1,5 +1,5 @@
 //! The transactional outbox: one row for each event of the log that is not published yet. A row is inserted in the
-//! transaction of the change and deleted when the queue has accepted the event.
+//! transaction of the change and deleted when the queue has accepted the event. The database sets the column `inserted_at`.
 
 use sea_orm::entity::prelude::*;
 

@@ -8,6 +8,7 @@ mod m20261124_000003_index_orders_by_time;
 mod m20261125_000004_events_of_clients_and_products;
 mod m20261127_000005_outbox;
 mod m20261127_000006_first_events;
+mod m20261127_000007_refused_events;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000004_events_of_clients_and_products::Migration),
             Box::new(m20261127_000005_outbox::Migration),
             Box::new(m20261127_000006_first_events::Migration),
+            Box::new(m20261127_000007_refused_events::Migration),
         ]
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use entity::{client, order, order_event, order_item, outbox, product};
+use entity::{client, order, order_event, order_item, outbox, product, refused_event};
 use runtime::{database, one_line};
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
@@ -38,6 +38,7 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     order_item::Entity::find().limit(0).all(db).await?;
     order_event::Entity::find().limit(0).all(db).await?;
     outbox::Entity::find().limit(0).all(db).await?;
+    refused_event::Entity::find().limit(0).all(db).await?;
     Ok(())
 }
 

@@ -39,6 +39,13 @@ pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let word = |reachable| if reachable { "reachable" } else { "unreachable" };
     let mut body = json!({ "database": word(database), "queue": word(queue) });
     read_model.write_to(&mut body);
+    let backlog = *edge.queue.backlog.borrow();
+    if let Some(age) = backlog.oldest {
+        body["oldestUnpublishedSeconds"] = json!(age.as_secs());
+    }
+    if backlog.refused > 0 {
+        body["refusedEvents"] = json!(backlog.refused);
+    }
     if is_draining {
         body["stopping"] = json!(true);
     }

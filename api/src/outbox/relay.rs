@@ -4,39 +4,27 @@
 //! rows that are 3 s old or older, which the fast path did not send: events of a process that died, and events that the
 //! queue did not accept at first. An event is rarely sent by both; the projector ignores the duplicate.
 //!
+//! An event that the queue refuses moves to the table `refused_events`, where it delays no other event, and is sent again after
+//! pauses that double.
+//!
 //! Any number of processes may run a relay: on PostgreSQL a poll skips rows that another relay has claimed (`FOR UPDATE
 //! SKIP LOCKED`).
 
 use std::time::Duration;
 
-use aws_config::SdkConfig;
-use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use chrono::Utc;
-use entity::{order_event, outbox};
-use futures::{StreamExt, stream};
-use runtime::{crash_point, crash_points, one_line, queue};
-use sea_orm::sea_query::{LockBehavior, LockType};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, TransactionTrait,
-};
+use runtime::{crash_point, crash_points, one_line};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, TransactionTrait};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::commands::database::is_one_of;
+use super::publisher::{Backlog, MAX_BATCH_ENTRIES, Sent};
+pub use super::publisher::{Outgoing, Queue};
+use super::rows::{self, Claim, MAX_CLAIMED_ROWS};
 
-const MAX_CLAIMED_ROWS: u64 = 200;
-/// Concurrent `SendMessageBatch` calls.
-const CONCURRENT_SENDS: usize = 4;
-/// Limits of one `SendMessageBatch` call. Every SQS-compatible server accepts 256 KiB.
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
-const MAX_BATCH_ENTRIES: usize = 10;
-const MAX_BATCH_BYTES: usize = 256 * 1024;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum age of the rows that a poll claims.
 const MIN_POLL_AGE: Duration = Duration::from_secs(3);
@@ -44,10 +32,10 @@ const MIN_POLL_AGE: Duration = Duration::from_secs(3);
 const MAX_FAST_PATH_AGE: Duration = Duration::from_secs(2);
 /// Events that may wait on the fast path, some kilobytes each. When it is full, a poll sends the others.
 const FAST_PATH_SIZE: usize = 2_000;
-/// Limit for one attempt of a call to SQS.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit for one pass: its calls to SQS, four at a time, each tried three times.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long an event may wait before the log says so, and how often it does.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 /// Pauses between passes that do not reach the queue: they double, with jitter.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
@@ -55,56 +43,37 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-#[derive(Clone)]
-pub struct Queue {
-    pub client: aws_sdk_sqs::Client,
-    pub url: String,
-}
-
-impl Queue {
-    pub fn new(settings: &SdkConfig, url: String) -> Queue {
-        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).build();
-        let config = aws_sdk_sqs::config::Builder::from(settings).timeout_config(timeouts).build();
-        Queue { client: aws_sdk_sqs::Client::from_conf(config), url }
-    }
-
-    /// # Errors
-    /// When the queue does not exist or cannot be reached.
-    pub async fn check(&self) -> anyhow::Result<()> {
-        queue::attributes(&self.client, &self.url).await.map(drop)
-    }
-}
-
-/// An event and its message.
-#[derive(Debug)]
-pub struct Outgoing {
-    id: Uuid,
-    message: String,
-}
-
-impl Outgoing {
-    pub fn of(event: &order_event::Model) -> Outgoing {
-        Outgoing { id: event.id, message: event.message() }
-    }
-}
-
 pub struct Relay {
     db: DatabaseConnection,
     queue: Queue,
     fast_path: mpsc::Receiver<Outgoing>,
+    /// Whether a probe has just shown that the queue works.
+    is_known_to_work: bool,
+    /// Whether the queue refused every event of the last pass.
+    refuses_all: bool,
+    /// Whether the queue has just accepted events after it refused events, so that it may accept all refused ones now.
+    accepts_refused: bool,
+    /// When the log last reported that events wait.
+    last_warning: Option<Instant>,
 }
 
 /// The result of one pass.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     pub published: usize,
-    /// Events that the queue rejected.
+    /// Events that the queue refused.
     pub rejected: usize,
-    /// Why some events were not published. They stay in the outbox.
+    /// Why some events were not published.
     pub error: Option<String>,
 }
 
 impl Pass {
+    fn of(sent: &Sent) -> Pass {
+        let refusal = sent.refused.first().map(|(id, reason)| format!("the queue refused event {id}: {reason}"));
+        let error = sent.error.clone().or(refusal);
+        Pass { published: sent.accepted.len(), rejected: sent.refused.len(), error }
+    }
+
     fn failed(error: String) -> Pass {
         Pass { error: Some(error), ..Pass::default() }
     }
@@ -113,22 +82,29 @@ impl Pass {
     fn reached_queue(&self) -> bool {
         self.error.is_none() || self.published + self.rejected > 0
     }
-}
 
-/// The result of one `SendMessageBatch` call.
-#[derive(Default)]
-struct SendResult {
-    accepted: Vec<Uuid>,
-    rejected: usize,
-    /// Why the queue rejected an event, or why the call failed.
-    error: Option<String>,
+    /// Whether there are probably more pending events.
+    fn is_full(&self) -> bool {
+        self.published + self.rejected >= MAX_CLAIMED_ROWS as usize
+    }
 }
 
 impl Relay {
     /// A relay, and the sender of its fast path.
     pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
         let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
-        (Relay { db, queue, fast_path }, sender)
+        (
+            Relay {
+                db,
+                queue,
+                fast_path,
+                is_known_to_work: false,
+                refuses_all: false,
+                accepts_refused: false,
+                last_warning: None,
+            },
+            sender,
+        )
     }
 
     /// Publishes events until `shutdown`, and then the events that are still in the outbox.
@@ -147,7 +123,11 @@ impl Relay {
             let is_poll = events.is_empty();
             let pass = self.pass(events, is_reachable).await;
             is_reachable = pass.reached_queue();
-            if is_poll && pass.published < MAX_CLAIMED_ROWS as usize {
+            if pass.published + pass.rejected > 0 {
+                let refused_all = std::mem::replace(&mut self.refuses_all, pass.published == 0);
+                self.accepts_refused |= refused_all && pass.published > 0;
+            }
+            if is_poll && !pass.is_full() && !self.accepts_refused {
                 next_poll = Instant::now() + POLL_INTERVAL;
             }
             if let (false, Some(error)) = (is_reachable, &pass.error) {
@@ -161,8 +141,7 @@ impl Relay {
             if pass.published > 0 && backoff.take().is_some() {
                 info!("publishing events again");
             }
-            if is_poll {
-                // An event that the queue always rejects is logged once, not at each poll.
+            if is_poll && pass.rejected == 0 {
                 if let Some(error) = pass.error.as_ref().filter(|_| pass.error != last_error) {
                     warn!("some events are not published; they stay in the outbox: {error}");
                 }
@@ -176,8 +155,8 @@ impl Relay {
     async fn next_committed(&mut self, next_poll: Instant) -> Vec<Outgoing> {
         let mut events = Vec::new();
         loop {
+            // Neither comes first: while polls follow each other, the fast path goes on.
             tokio::select! {
-                biased;
                 () = sleep_until(next_poll) => return events,
                 received = self.fast_path.recv_many(&mut events, MAX_CLAIMED_ROWS as usize) => {
                     drop_stale(&mut events);
@@ -192,19 +171,46 @@ impl Relay {
     }
 
     /// Publishes these events. If there are none, polls.
-    async fn pass(&self, events: Vec<Outgoing>, is_reachable: bool) -> Pass {
+    async fn pass(&mut self, events: Vec<Outgoing>, is_reachable: bool) -> Pass {
         let published = async {
-            if !events.is_empty() {
-                return self.publish(&self.db, events).await;
+            match events.is_empty() {
+                true => self.poll(is_reachable).await,
+                false => self.publish(&self.db, events, MAX_BATCH_ENTRIES).await,
             }
-            // One call is enough to find out whether the queue is back.
-            let limit = if is_reachable { MAX_CLAIMED_ROWS } else { MAX_BATCH_ENTRIES as u64 };
-            self.publish_claimed(limit, MIN_POLL_AGE).await
         };
         match timeout(PASS_TIMEOUT, published).await {
             Ok(Ok(pass)) => pass,
             Ok(Err(error)) => Pass::failed(one_line(&error)),
             Err(_) => Pass::failed(format!("no response within {PASS_TIMEOUT:?}")),
+        }
+    }
+
+    /// Publishes pending events, and then refused events.
+    async fn poll(&mut self, is_reachable: bool) -> Result<Pass, DbErr> {
+        let backlog = rows::backlog(&self.db).await?;
+        self.report(backlog);
+        // Few calls are enough to find out whether the queue is back.
+        let claim = if is_reachable { Claim::Pending(MIN_POLL_AGE) } else { Claim::Probe };
+        let pass = self.publish_claimed(claim).await?;
+        self.is_known_to_work = !is_reachable && pass.published > 0;
+        self.accepts_refused = backlog.refused > 0 && pass.reached_queue() && {
+            let claim = if self.accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
+            self.publish_claimed(claim).await?.published > 0
+        };
+        Ok(pass)
+    }
+
+    fn report(&mut self, backlog: Backlog) {
+        let oldest = backlog.oldest.filter(|age| *age >= MIN_POLL_AGE);
+        self.queue.backlog.send_replace(Backlog { oldest, ..backlog });
+        let was_reported = self.last_warning.is_some_and(|reported| reported.elapsed() < LONG_WAIT);
+        if let Some(age) = oldest.filter(|age| *age >= LONG_WAIT && !was_reported) {
+            self.last_warning = Some(Instant::now());
+            warn!(
+                oldest_unpublished_s = age.as_secs(),
+                refused_events = backlog.refused,
+                "events wait to be published"
+            );
         }
     }
 
@@ -217,128 +223,83 @@ impl Relay {
             events.push(event);
         }
         drop_stale(&mut events);
-        let _ = self.publish(&self.db, events).await;
-        while self.publish_claimed(MAX_CLAIMED_ROWS, started.elapsed()).await.is_ok_and(|pass| pass.published > 0) {}
+        let _ = self.publish(&self.db, events, MAX_BATCH_ENTRIES).await;
+        let has_progress = |pass: Pass| pass.published + pass.rejected > 0;
+        while self.publish_claimed(Claim::Pending(started.elapsed())).await.is_ok_and(has_progress) {}
     }
 
-    /// Claims, publishes and deletes at most [`MAX_CLAIMED_ROWS`] rows of any age, oldest first.
+    /// Claims, publishes and deletes at most [`MAX_CLAIMED_ROWS`] rows of any age, oldest first, and then as many of those that
+    /// the queue has refused.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
-        self.publish_claimed(MAX_CLAIMED_ROWS, Duration::ZERO).await
+        let pending = self.publish_claimed(Claim::Pending(Duration::ZERO)).await?;
+        let refused = self.publish_claimed(Claim::RefusedEarly).await?;
+        Ok(Pass {
+            published: pending.published + refused.published,
+            rejected: pending.rejected + refused.rejected,
+            error: pending.error.or(refused.error),
+        })
     }
 
-    /// Claims, publishes and deletes at most `limit` rows that are at least this old.
-    async fn publish_claimed(&self, limit: u64, min_age: Duration) -> Result<Pass, DbErr> {
+    async fn publish_claimed(&self, claim: Claim) -> Result<Pass, DbErr> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
             // One process owns the file, so a claim needs no lock.
-            let claimed = claim_rows(&self.db, limit, min_age).await?;
-            return self.publish(&self.db, claimed).await;
+            return self.claim_and_publish(&self.db, claim).await;
         }
         let transaction = self.db.begin().await?;
-        let claimed = claim_rows(&transaction, limit, min_age).await?;
-        let pass = self.publish(&transaction, claimed).await?;
+        let pass = self.claim_and_publish(&transaction, claim).await?;
         transaction.commit().await?;
         Ok(pass)
     }
 
-    async fn publish(&self, db: &impl ConnectionTrait, events: Vec<Outgoing>) -> Result<Pass, DbErr> {
-        let sends = batches(events).into_iter().map(|batch| self.send(batch));
-        let results: Vec<SendResult> = stream::iter(sends).buffer_unordered(CONCURRENT_SENDS).collect().await;
-        crash_point(crash_points::RELAY_BEFORE_DELETE);
-        let published: Vec<Uuid> = results.iter().flat_map(|result| result.accepted.iter().copied()).collect();
-        let rejected = results.iter().map(|result| result.rejected).sum();
-        let error = results.into_iter().find_map(|result| result.error);
-        let pass = Pass { published: published.len(), rejected, error };
-        if !published.is_empty() {
-            let accepted = is_one_of(db, outbox::Column::EventId, published);
-            outbox::Entity::delete_many().filter(accepted).exec(db).await?;
+    async fn claim_and_publish(&self, db: &impl ConnectionTrait, claim: Claim) -> Result<Pass, DbErr> {
+        let events = rows::claim(db, claim).await?;
+        match claim.of_refused() {
+            true => self.retry(db, events, claim.batch_entries()).await,
+            false => self.publish(db, events, claim.batch_entries()).await,
         }
+    }
+
+    /// Publishes events whose rows are in the outbox.
+    async fn publish(
+        &self,
+        db: &impl ConnectionTrait,
+        events: Vec<Outgoing>,
+        batch_entries: usize,
+    ) -> Result<Pass, DbErr> {
+        let sent = self.queue.send(events, batch_entries, self.is_known_to_work).await;
+        crash_point(crash_points::RELAY_BEFORE_DELETE);
+        let pass = Pass::of(&sent);
+        for (event_id, reason) in &sent.refused {
+            warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
+        }
+        rows::delete(db, sent.accepted).await?;
+        rows::refuse(db, &sent.refused).await?;
         Ok(pass)
     }
 
-    async fn send(&self, batch: Vec<Outgoing>) -> SendResult {
-        let entries = batch.into_iter().map(|Outgoing { id, message }| {
-            let entry = SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(message);
-            entry.build().expect("an id and a body are given")
-        });
-        crash_point(crash_points::RELAY_MID_BATCHES);
-        let request = self.queue.client.send_message_batch().queue_url(&self.queue.url);
-        match request.set_entries(Some(entries.collect())).send().await {
-            Ok(response) => {
-                let error = response.failed().first().map(|entry| {
-                    format!(
-                        "the queue rejected event {}: {} {}",
-                        entry.id(),
-                        entry.code(),
-                        entry.message().unwrap_or("")
-                    )
-                });
-                let accepted = response.successful().iter().filter_map(|entry| entry.id().parse().ok()).collect();
-                SendResult { accepted, rejected: response.failed().len(), error }
-            }
-            Err(error) => SendResult { error: Some(one_line(&error)), ..SendResult::default() },
+    /// Sends refused events again.
+    async fn retry(
+        &self,
+        db: &impl ConnectionTrait,
+        events: Vec<Outgoing>,
+        batch_entries: usize,
+    ) -> Result<Pass, DbErr> {
+        if events.is_empty() {
+            return Ok(Pass::default());
         }
+        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        let sent = self.queue.send(events, batch_entries, self.is_known_to_work).await;
+        crash_point(crash_points::RELAY_BEFORE_DELETE);
+        let pass = Pass::of(&sent);
+        if pass.published > 0 {
+            info!(events = pass.published, "published events that the queue had refused");
+        }
+        rows::retried(db, ids, sent.accepted).await?;
+        Ok(pass)
     }
 }
 
 /// Drops the events that a poll sends.
 fn drop_stale(events: &mut Vec<Outgoing>) {
-    let least = order_event::least_id_at(Utc::now() - MAX_FAST_PATH_AGE);
-    events.retain(|event| event.id >= least);
-}
-
-/// Claims the oldest rows of the outbox that no other relay has claimed, and reads their events. Only rows of the outbox are
-/// locked: a lock on a row of `order_events` would write to that table.
-async fn claim_rows(db: &impl ConnectionTrait, limit: u64, min_age: Duration) -> Result<Vec<Outgoing>, DbErr> {
-    let mut pending = outbox::Entity::find();
-    if !min_age.is_zero() {
-        pending = pending.filter(outbox::Column::EventId.lt(order_event::least_id_at(Utc::now() - min_age)));
-    }
-    let pending = pending.order_by_asc(outbox::Column::EventId).limit(limit);
-    let claimed = pending.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
-    if claimed.is_empty() {
-        return Ok(Vec::new());
-    }
-    // A separate statement, because PostgreSQL could plan a join as a scan of the whole table `order_events`.
-    let ids = claimed.into_iter().map(|row| row.event_id);
-    let events = order_event::Entity::find().filter(is_one_of(db, order_event::Column::Id, ids));
-    Ok(events.order_by_asc(order_event::Column::Id).all(db).await?.iter().map(Outgoing::of).collect())
-}
-
-/// Divides messages into batches within the limits of SQS, and keeps their order.
-fn batches(events: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
-    let mut batches: Vec<Vec<Outgoing>> = Vec::new();
-    let mut bytes = 0;
-    for event in events {
-        match batches.last_mut() {
-            Some(batch) if batch.len() < MAX_BATCH_ENTRIES && bytes + event.message.len() <= MAX_BATCH_BYTES => {
-                bytes += event.message.len();
-                batch.push(event);
-            }
-            _ => {
-                bytes = event.message.len();
-                batches.push(vec![event]);
-            }
-        }
-    }
-    batches
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sizes(messages: &[usize]) -> Vec<usize> {
-        let messages = messages.iter().map(|bytes| Outgoing { id: Uuid::nil(), message: "x".repeat(*bytes) });
-        batches(messages.collect()).iter().map(Vec::len).collect()
-    }
-
-    #[test]
-    fn a_batch_has_at_most_ten_messages_and_256_kib() {
-        assert_eq!(sizes(&[]), [0; 0]);
-        assert_eq!(sizes(&[1; 10]), [10]);
-        assert_eq!(sizes(&[1; 21]), [10, 10, 1]);
-        assert_eq!(sizes(&[MAX_BATCH_BYTES / 2, MAX_BATCH_BYTES / 2]), [2]);
-        assert_eq!(sizes(&[MAX_BATCH_BYTES / 2, MAX_BATCH_BYTES / 2 + 1, 1]), [1, 2]);
-        assert_eq!(sizes(&[MAX_BATCH_BYTES, 1, MAX_BATCH_BYTES]), [1, 1, 1]);
-    }
+    events.retain(|event| event.created.elapsed() <= MAX_FAST_PATH_AGE);
 }

@@ -13,6 +13,7 @@ mod outages;
 mod outbox;
 mod place_order;
 mod quotas;
+mod refused;
 mod relay;
 mod reports;
 mod sales;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Queue, Relay};
 use entity::event::ORDER_PLACED;
-use entity::{order_event, outbox};
+use entity::{order_event, outbox, refused_event};
 use futures::future::join_all;
 use iso_currency::Currency;
 use read_model::Memory;
@@ -40,7 +40,7 @@ async fn unreliable_queue() -> Queue {
 }
 
 /// Passes a `SendMessageBatch` call on to the SQS without the entries whose ids are rejected.
-fn reject(sqs: &impl MockService, mut request: MockRequest, is_rejected: impl Fn(&Value) -> bool) -> Handling<'_> {
+pub fn reject(sqs: &impl MockService, mut request: MockRequest, is_rejected: impl Fn(&Value) -> bool) -> Handling<'_> {
     let mut body: Value = serde_json::from_slice(&request.body).unwrap();
     let mut rejected = Vec::new();
     body["Entries"].as_array_mut().unwrap().retain(|entry| {
@@ -64,7 +64,7 @@ fn reject(sqs: &impl MockService, mut request: MockRequest, is_rejected: impl Fn
     })
 }
 
-async fn place_orders(db: &DatabaseConnection, orders: usize) {
+pub async fn place_orders(db: &DatabaseConnection, orders: usize) {
     let commands: Vec<_> = (0..orders).map(|n| command(n as i64 % 3 + 1, &[(1, 1)], None)).collect();
     place(db, Currency::USD, &commands).await.unwrap();
 }
@@ -74,7 +74,7 @@ fn relay(db: &Db, queue: &Queue) -> Relay {
 }
 
 /// How often each event arrived.
-async fn arrived(queue: &Queue) -> BTreeMap<String, usize> {
+pub async fn arrived(queue: &Queue) -> BTreeMap<String, usize> {
     let mut ids = BTreeMap::new();
     loop {
         let received = queue.client.receive_message().queue_url(&queue.url).max_number_of_messages(10).send().await;
@@ -89,13 +89,13 @@ async fn arrived(queue: &Queue) -> BTreeMap<String, usize> {
     }
 }
 
-async fn event_ids(db: &DatabaseConnection) -> BTreeSet<String> {
+pub async fn event_ids(db: &DatabaseConnection) -> BTreeSet<String> {
     let placed = order_event::Entity::find().filter(order_event::Column::Type.eq(ORDER_PLACED));
     placed.all(db).await.unwrap().into_iter().map(|event| event.id.to_string()).collect()
 }
 
 async fn unpublished(db: &DatabaseConnection) -> u64 {
-    outbox::Entity::find().count(db).await.unwrap()
+    outbox::Entity::find().count(db).await.unwrap() + refused_event::Entity::find().count(db).await.unwrap()
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn verify_reports_every_wrong_sum() {
 
     // An event that is in the outbox is on its way.
     verifier.in_flight = Duration::from_secs(60);
-    verifier.db.execute_unprepared("INSERT INTO outbox SELECT id FROM order_events").await.unwrap();
+    verifier.db.execute_unprepared("INSERT INTO outbox (event_id) SELECT id FROM order_events").await.unwrap();
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
     verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     // So is one that left it recently. It arrives while the comparison waits for it.

@@ -1,0 +1,230 @@
+//! Events that the queue refuses delay no others, and are published when the queue accepts them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use api::commands::place_order::place;
+use api::outbox::relay::{Outgoing, Queue, Relay};
+use chrono::Utc;
+use entity::{order_event, outbox, refused_event};
+use iso_currency::Currency;
+use read_model::Memory;
+use sea_orm::{
+    ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel, PaginatorTrait, QueryOrder, QuerySelect,
+};
+use serde_json::{Value, json};
+use test_support::sqs::{intercepted, is_call};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::{Timestamp, Uuid};
+use winterbaume_core::{MockResponse, MockService};
+
+use crate::relay::{arrived, event_ids, place_orders, reject};
+use crate::support::{Api, Db, command, postgres, queue, queue_on, sqlite, until};
+
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    /// The queue accepts the other events of a call.
+    OfEntries,
+    /// The queue fails calls with such an event.
+    OfCalls,
+}
+
+/// Which events the queue refuses, and how often it has refused each.
+#[derive(Clone, Default)]
+struct Refused {
+    ids: Arc<Mutex<BTreeSet<String>>>,
+    refusals: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Refused {
+    fn set(&self, ids: BTreeSet<String>) {
+        *self.ids.lock().unwrap() = ids;
+    }
+
+    fn check(&self, id: &Value) -> bool {
+        let id = id.as_str().unwrap();
+        let is_refused = self.ids.lock().unwrap().contains(id);
+        if is_refused {
+            *self.refusals.lock().unwrap().entry(id.to_owned()).or_default() += 1;
+        }
+        is_refused
+    }
+
+    fn refusals(&self) -> BTreeMap<String, usize> {
+        self.refusals.lock().unwrap().clone()
+    }
+}
+
+async fn refusing_queue(refused: &Refused, refusal: Refusal) -> Queue {
+    let refused = refused.clone();
+    let aws = intercepted(move |sqs, request| {
+        if !is_call(&request, "SendMessageBatch") {
+            return sqs.handle(request);
+        }
+        match refusal {
+            Refusal::OfEntries => reject(sqs, request, |id| refused.check(id)),
+            Refusal::OfCalls => {
+                let body: Value = serde_json::from_slice(&request.body).unwrap();
+                let entries = body["Entries"].as_array().unwrap().iter();
+                match entries.filter(|entry| refused.check(&entry["Id"])).count() {
+                    0 => sqs.handle(request),
+                    _ => Box::pin(async { MockResponse::json(400, r#"{"__type":"Strange","message":"no"}"#) }),
+                }
+            }
+        }
+    });
+    queue_on(aws.await).await
+}
+
+struct RunningRelay {
+    db: DatabaseConnection,
+    fast_path: mpsc::Sender<Outgoing>,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl RunningRelay {
+    fn start(db: &Db, queue: &Queue) -> RunningRelay {
+        let (relay, fast_path) = Relay::new(db.connection.clone(), queue.clone());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(relay.run(shutdown.clone()));
+        RunningRelay { db: db.connection.clone(), fast_path, shutdown, running }
+    }
+
+    /// Places an order, and returns how long its event takes.
+    async fn publish_one(&self) -> Duration {
+        let placed = place(&self.db, Currency::USD, &[command(2, &[(1, 1)], None)]).await.unwrap();
+        let committed = Instant::now();
+        for event in placed.outgoing {
+            self.fast_path.send(event).await.unwrap();
+        }
+        until("the event is published", async || pending(&self.db).await == 0).await;
+        committed.elapsed()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
+    }
+}
+
+async fn pending(db: &DatabaseConnection) -> u64 {
+    outbox::Entity::find().count(db).await.unwrap()
+}
+
+async fn refused_events(db: &DatabaseConnection) -> usize {
+    refused_event::Entity::find().count(db).await.unwrap() as usize
+}
+
+async fn check_that_refused_events_delay_no_other(db: Db, events: usize, refusal: Refusal) {
+    place_orders(&db.connection, events).await;
+    let refused = Refused::default();
+    refused.set(event_ids(&db.connection).await);
+    let queue = refusing_queue(&refused, refusal).await;
+    let relay = RunningRelay::start(&db, &queue);
+    let mut published = 0;
+    if matches!(refusal, Refusal::OfCalls) {
+        // Only another event shows that the queue works.
+        place_orders(&db.connection, 1).await;
+        published += 1;
+    }
+    until("the refused events are out of the way", async || pending(&db.connection).await == 0).await;
+    assert_eq!(refused_events(&db.connection).await, events);
+    let took = relay.publish_one().await;
+    assert!(took < Duration::from_secs(1), "{refusal:?}: {took:?}");
+    // As if their process had died.
+    place_orders(&db.connection, 30).await;
+    until("a poll publishes events", async || pending(&db.connection).await == 0).await;
+    relay.stop().await;
+
+    let restarted = RunningRelay::start(&db, &queue);
+    let took = restarted.publish_one().await;
+    assert!(took < Duration::from_secs(1), "{refusal:?} after a restart: {took:?}");
+    restarted.stop().await;
+    published += 32;
+    let arrived = arrived(&queue).await;
+    assert!(arrived.len() == published && arrived.values().all(|times| *times == 1), "{arrived:?}");
+    assert_eq!(refused_events(&db.connection).await, events);
+}
+
+#[tokio::test]
+async fn any_number_of_refused_events_delays_no_other() {
+    let several_claims = 450;
+    tokio::join!(
+        check_that_refused_events_delay_no_other(sqlite().await, several_claims, Refusal::OfEntries),
+        check_that_refused_events_delay_no_other(postgres().await, several_claims, Refusal::OfEntries),
+        check_that_refused_events_delay_no_other(sqlite().await, 3, Refusal::OfCalls),
+        check_that_refused_events_delay_no_other(postgres().await, 3, Refusal::OfCalls),
+    );
+}
+
+#[tokio::test]
+async fn a_queue_that_refused_everything_for_a_while_gets_all_events_when_it_accepts_them() {
+    for (db, relays) in [(sqlite().await, 1), (postgres().await, 2)] {
+        let events = 250;
+        place_orders(&db.connection, events).await;
+        let refused = Refused::default();
+        refused.set(event_ids(&db.connection).await);
+        let queue = refusing_queue(&refused, Refusal::OfEntries).await;
+        let relays: Vec<_> = (0..relays).map(|_| RunningRelay::start(&db, &queue)).collect();
+        until("an event was refused four times", async || refused.refusals().values().any(|times| *times == 4)).await;
+        assert!(refused.refusals().values().all(|times| *times <= 5), "the pauses grow");
+        let backlog = *queue.backlog.borrow();
+        assert!(backlog.refused == events as u64 && backlog.oldest.is_some(), "{backlog:?}");
+
+        refused.set(BTreeSet::new());
+        let accepts = Instant::now();
+        until("all are published", async || refused_events(&db.connection).await == 0).await;
+        assert!(accepts.elapsed() < Duration::from_secs(5), "{:?}", accepts.elapsed());
+        for relay in relays {
+            relay.stop().await;
+        }
+        assert_eq!(arrived(&queue).await.len(), events);
+    }
+}
+
+#[tokio::test]
+async fn health_reports_the_oldest_unpublished_event_and_the_refused_ones() {
+    let db = sqlite().await;
+    place_orders(&db.connection, 2).await;
+    let refused = Refused::default();
+    refused.set(event_ids(&db.connection).await);
+    let queue = refusing_queue(&refused, Refusal::OfEntries).await;
+    let api = Api::start_on(&db, Arc::new(Memory::default()), queue, &[]).await;
+    let ready = async || {
+        let response = api.get("/health/ready").send().await.unwrap();
+        assert_eq!(response.status(), 200, "orders are accepted");
+        response.json::<Value>().await.unwrap()
+    };
+    until("the age grows", async || ready().await["oldestUnpublishedSeconds"].as_u64() >= Some(5)).await;
+    assert_eq!(ready().await["refusedEvents"], json!(2));
+    refused.set(BTreeSet::new());
+    let all = json!({ "database": "reachable", "readModel": "reachable", "queue": "reachable" });
+    until("nothing is left to report", async || ready().await == all).await;
+}
+
+/// An api whose clock is fast wrote the event.
+#[tokio::test]
+async fn a_poll_finds_an_event_of_the_future_within_seconds() {
+    for db in [sqlite().await, postgres().await] {
+        let (db, connection) = (&db, &db.connection);
+        place_orders(connection, 1).await;
+        let newest = order_event::Entity::find().order_by_desc(order_event::Column::Id).limit(1).one(connection);
+        let event = newest.await.unwrap().unwrap();
+        order_event::Entity::delete_by_id(event.id).exec(connection).await.unwrap();
+        outbox::Entity::delete_many().exec(connection).await.unwrap();
+        let in_ten_minutes = Timestamp::from_unix(uuid::NoContext, Utc::now().timestamp() as u64 + 600, 0);
+        let id = Uuid::new_v7(in_ten_minutes);
+        let event = order_event::Model { id, ..event };
+        event.into_active_model().reset_all().insert(connection).await.unwrap();
+        outbox::Model { event_id: id }.into_active_model().reset_all().insert(connection).await.unwrap();
+        let (inserted, queue) = (Instant::now(), queue().await);
+        let relay = RunningRelay::start(db, &queue);
+        until("the event is published", async || pending(connection).await == 0).await;
+        assert!(inserted.elapsed() < Duration::from_secs(10), "{:?}", inserted.elapsed());
+        relay.stop().await;
+    }
+}
