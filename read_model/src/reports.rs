@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
 
 use crate::rules::sales::{products_of_day, products_of_month};
 use crate::{Error, OrderSummary, Queries, Ranking, Resolution, Sum};
@@ -24,52 +25,86 @@ pub struct Report {
     pub total: Sum,
 }
 
-/// Returns the starts of the steps from the first to the last day, both included, but at most `limit` of them.
-pub fn points(from: NaiveDate, to: NaiveDate, granularity: Granularity, limit: usize) -> Vec<DateTime<Utc>> {
-    let start = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc();
-    let days = || from.iter_days().take_while(move |day| *day <= to);
-    match granularity {
-        Granularity::Day => days().map(start).take(limit).collect(),
-        Granularity::Hour => {
-            let hours = |day| (0..24).map(move |hour| start(day) + TimeDelta::hours(hour));
-            days().flat_map(hours).take(limit).collect()
+/// The days of a report, in a time zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DayRange {
+    pub first: NaiveDate,
+    /// Included.
+    pub last: NaiveDate,
+    pub zone: Tz,
+}
+
+impl DayRange {
+    pub fn utc(first: NaiveDate, last: NaiveDate) -> DayRange {
+        DayRange { first, last, zone: Tz::UTC }
+    }
+
+    /// Returns the starts of the points, but at most `limit` of them.
+    pub fn points(self, granularity: Granularity, limit: usize) -> Vec<DateTime<Utc>> {
+        let DayRange { first, last, zone } = self;
+        let days = || first.iter_days().take_while(move |day| *day <= last);
+        match granularity {
+            Granularity::Hour => {
+                let hours = (0..).map(|hour| start_of_day(first, zone) + TimeDelta::hours(hour));
+                hours.take_while(|hour| *hour < self.end()).take(limit).collect()
+            }
+            Granularity::Day => days().map(|day| start_of_day(day, zone)).take(limit).collect(),
+            Granularity::Month => {
+                let months = (0..).map_while(|month| first.with_day(1)?.checked_add_months(Months::new(month)));
+                let months = months.take_while(|month| *month <= last);
+                months.map(|month| start_of_day(month, zone)).take(limit).collect()
+            }
         }
-        Granularity::Month => {
-            let months = (0..).map_while(|month| from.with_day(1)?.checked_add_months(Months::new(month)));
-            months.take_while(|month| *month <= to).map(start).take(limit).collect()
+    }
+
+    /// Returns the resolution of the sums that a report is made of. Days in UTC have sums of their own.
+    pub fn resolution(self, granularity: Granularity) -> Resolution {
+        match (granularity, self.zone) {
+            (Granularity::Day | Granularity::Month, Tz::UTC) => Resolution::Day,
+            _ => Resolution::HalfHour,
         }
+    }
+
+    fn end(self) -> DateTime<Utc> {
+        self.last.succ_opt().map_or(DateTime::<Utc>::MAX_UTC, |day| start_of_day(day, self.zone))
     }
 }
 
-/// Reads the sales from the first to the last day, both included.
-pub async fn report(
-    queries: &dyn Queries,
-    from: NaiveDate,
-    to: NaiveDate,
-    granularity: Granularity,
-) -> Result<Report, Error> {
-    let resolution = if granularity == Granularity::Hour { Resolution::Hour } else { Resolution::Day };
-    let step = if granularity == Granularity::Hour { Granularity::Hour } else { Granularity::Day };
-    let steps = points(from, to, step, usize::MAX);
-    let mut pages: Vec<String> = steps.iter().map(|time| resolution.at(*time).0).collect();
+/// Returns the first instant of a day. A day may begin after midnight, when clocks are put forward.
+fn start_of_day(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
+    let midnight = day.and_time(NaiveTime::MIN);
+    let times = (0..=48).filter_map(|half_hour| midnight.checked_add_signed(TimeDelta::minutes(30 * half_hour)));
+    let start = times.filter_map(|time| zone.from_local_datetime(&time).earliest()).next();
+    start.map_or(midnight.and_utc(), |start| start.to_utc())
+}
+
+/// Reads the sales of some days.
+pub async fn report(queries: &dyn Queries, days: DayRange, granularity: Granularity) -> Result<Report, Error> {
+    let resolution = days.resolution(granularity);
+    let step = match resolution {
+        Resolution::Day => TimeDelta::days(1),
+        Resolution::HalfHour => TimeDelta::minutes(30),
+        Resolution::TenSeconds => TimeDelta::seconds(10),
+    };
+    let (first, end) = (start_of_day(days.first, days.zone), days.end());
+    let times = std::iter::successors(Some(first), |time| time.checked_add_signed(step)).take_while(|time| *time < end);
+    let steps: Vec<_> = times.map(|time| (time, resolution.at(time))).collect();
+    let mut pages: Vec<String> = steps.iter().map(|(_, (page, _))| page.clone()).collect();
     pages.dedup();
     let buckets: HashMap<String, Vec<Sum>> = pages.iter().cloned().zip(queries.buckets(&pages).await?).collect();
-    let mut report = Report { points: Vec::new(), total: Sum::default() };
-    for time in steps {
-        let (page, bucket) = resolution.at(time);
+    let starts = days.points(granularity, usize::MAX);
+    let mut report =
+        Report { points: starts.iter().map(|start| (*start, Sum::default())).collect(), total: Sum::default() };
+    let mut point = 0;
+    for (time, (page, bucket)) in steps {
         let sales = buckets.get(&page).and_then(|page| page.get(bucket)).copied().unwrap_or_default();
         report.total.add(sales);
-        let start = if granularity == Granularity::Month { first_of_month(time) } else { time };
-        match report.points.last_mut() {
-            Some((last, sum)) if *last == start => sum.add(sales),
-            _ => report.points.push((start, sales)),
+        while starts.get(point + 1).is_some_and(|next| *next <= time) {
+            point += 1;
         }
+        report.points[point].1.add(sales);
     }
     Ok(report)
-}
-
-fn first_of_month(time: DateTime<Utc>) -> DateTime<Utc> {
-    time.with_day(1).unwrap_or(time)
 }
 
 /// Returns the fewest periods of product sales, months and days, that cover the first to the last day, both included.
@@ -113,4 +148,32 @@ pub async fn today(queries: &dyn Queries, now: DateTime<Utc>) -> Result<(Sum, i6
     let missing = 10_000 - now.timestamp_millis().rem_euclid(10_000);
     let rate = counts[..6].iter().sum::<i64>() + (counts[6] * missing + 5_000) / 10_000;
     Ok((sum(&pages[0], today), rate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starts(first: &str, last: &str, zone: Tz, granularity: Granularity) -> Vec<String> {
+        let days = DayRange { first: first.parse().unwrap(), last: last.parse().unwrap(), zone };
+        days.points(granularity, 100).iter().map(|start| start.format("%m-%dT%H:%M").to_string()).collect()
+    }
+
+    #[test]
+    fn days_are_those_of_the_time_zone() {
+        let days = |first, last, zone| starts(first, last, zone, Granularity::Day);
+        assert_eq!(days("2026-03-28", "2026-03-30", Tz::Europe__Berlin), ["03-27T23:00", "03-28T23:00", "03-29T22:00"]);
+        assert_eq!(days("2026-10-24", "2026-10-26", Tz::Europe__Berlin), ["10-23T22:00", "10-24T22:00", "10-25T23:00"]);
+        assert_eq!(days("2026-01-01", "2026-01-01", Tz::Asia__Kolkata), ["12-31T18:30"]);
+        // In Cairo, clocks are put forward at midnight: the day begins at 1:00.
+        assert_eq!(days("2026-04-24", "2026-04-25", Tz::Africa__Cairo), ["04-23T22:00", "04-24T21:00"]);
+        let months = starts("2026-03-15", "2026-04-02", Tz::America__New_York, Granularity::Month);
+        assert_eq!(months, ["03-01T05:00", "04-01T04:00"]);
+    }
+
+    #[test]
+    fn a_day_on_which_clocks_change_has_23_or_25_hours() {
+        let hours = |day| starts(day, day, Tz::Europe__Berlin, Granularity::Hour).len();
+        assert_eq!([hours("2026-03-28"), hours("2026-03-29"), hours("2026-10-25")], [24, 23, 25]);
+    }
 }

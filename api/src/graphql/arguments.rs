@@ -2,6 +2,7 @@
 
 use async_graphql::ID;
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 
 use super::error::Error;
 use super::scalars::Date;
@@ -41,6 +42,14 @@ pub fn date_range(Date(from): Date, Date(to): Date) -> Result<(NaiveDate, NaiveD
         true => Ok((from, to)),
         false => Err(Error::BadUserInput(format!("`from` ({from}) is after `to` ({to})."))),
     }
+}
+
+/// # Errors
+/// If there is no such time zone.
+pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
+    let unknown =
+        |_| Error::BadUserInput("`timeZone` is not in the IANA time zone database: \"Europe/Berlin\" is.".into());
+    name.parse().map_err(unknown)
 }
 
 /// The error for an `after` that is not a cursor of the list.

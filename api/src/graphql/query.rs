@@ -1,13 +1,14 @@
 //! The root fields of queries: each checks the scope, reads the arguments, and maps the result to a GraphQL type.
 
 use async_graphql::{Context, ID, Object};
-use chrono::Utc;
-use read_model::reports::points;
-use read_model::rules::sales::HOURS_RETAINED;
+use chrono::{Timelike, Utc};
+use read_model::Resolution;
+use read_model::reports::DayRange;
+use read_model::rules::sales::HALF_HOURS_RETAINED;
 use uuid::Uuid;
 
 use super::app;
-use super::arguments::{date_range, invalid_cursor, page_size, parse_id, parse_ids};
+use super::arguments::{date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_time_zone};
 use super::authorize::{authorize, authorize_for, authorize_for_all};
 use super::cost_directives::{cost, list_size, names, range_cost};
 use super::error::Error;
@@ -98,18 +99,34 @@ impl Query {
             default_with = "Granularity::Day"
         )]
         granularity: Granularity,
+        #[graphql(
+            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
+            default = "UTC"
+        )]
+        time_zone: String,
     ) -> Result<SalesReport, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let ((from, to), granularity) = (date_range(from, to)?, granularity.into());
-        if points(from, to, granularity, MAX_POINTS + 1).len() > MAX_POINTS {
+        let ((first, last), zone) = (date_range(from, to)?, parse_time_zone(&time_zone)?);
+        let (days, granularity) = (DayRange { first, last, zone }, granularity.into());
+        let points = days.points(granularity, MAX_POINTS + 1);
+        if points.len() > MAX_POINTS {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
-        let first_day_with_hours = Utc::now().date_naive() - HOURS_RETAINED;
-        if granularity == read_model::reports::Granularity::Hour && from < first_day_with_hours {
-            let message = format!("`from` is too long ago: hours are available from {first_day_with_hours}.");
-            return Err(Error::BadUserInput(message));
+        if days.resolution(granularity) == Resolution::HalfHour {
+            let available_from = Utc::now().date_naive() - HALF_HOURS_RETAINED;
+            if first < available_from {
+                let message = format!(
+                    "`from` is too long ago: hours, and days in other time zones than UTC, are available from {available_from}."
+                );
+                return Err(Error::BadUserInput(message));
+            }
+            if points.iter().any(|start| start.minute() % 30 != 0) {
+                return Err(Error::BadUserInput(format!(
+                    "{time_zone} differs from UTC by a quarter of an hour, which reports do not support."
+                )));
+            }
         }
-        Ok(SalesReport(app(ctx).reports.sales(from, to, granularity).await?))
+        Ok(SalesReport(app(ctx).reports.sales(days, granularity).await?))
     }
 
     /// The products with the highest sales in a range of days. The result is at most one second old; orders that arrive more

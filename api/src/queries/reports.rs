@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{NaiveDate, Utc};
-use read_model::reports::{Granularity, Report, report};
+use read_model::reports::{DayRange, Granularity, Report, report};
 use read_model::{Error, Product, Queries, Sum};
 use runtime::single_flight::SingleFlight;
 
@@ -36,7 +36,7 @@ type TopProducts = Arc<Vec<ProductSales>>;
 pub struct Reports {
     read_model: Arc<dyn Queries>,
     product_sums: Arc<ProductSums>,
-    sales: SingleFlight<(NaiveDate, NaiveDate, Granularity), Arc<Report>, Error>,
+    sales: SingleFlight<(DayRange, Granularity), Arc<Report>, Error>,
     top_products: SingleFlight<(NaiveDate, NaiveDate, ProductRanking), TopProducts, Error>,
 }
 
@@ -51,11 +51,11 @@ impl Reports {
         }
     }
 
-    /// The sales from the first to the last day, both included. At most [`MAX_AGE`] old.
-    pub async fn sales(&self, from: NaiveDate, to: NaiveDate, granularity: Granularity) -> Result<Arc<Report>, Error> {
+    /// The sales of some days. At most [`MAX_AGE`] old.
+    pub async fn sales(&self, days: DayRange, granularity: Granularity) -> Result<Arc<Report>, Error> {
         let read_model = self.read_model.clone();
-        let read = async move { report(&*read_model, from, to, granularity).await.map(Arc::new) };
-        self.sales.get((from, to, granularity), MAX_AGE, read).await
+        let read = async move { report(&*read_model, days, granularity).await.map(Arc::new) };
+        self.sales.get((days, granularity), MAX_AGE, read).await
     }
 
     /// The [`MAX_PRODUCTS`] products with the highest sales from the first to the last day, both included. At most

@@ -107,17 +107,56 @@ async fn sales_have_one_point_per_period() {
 
         let ever = "{ sales(from: \"0001-01-01\", to: \"9999-12-31\", granularity: MONTH) { orderCount } }";
         assert_eq!(error_code(api, &token, ever).await, "MAX_COMPLEXITY_LIMIT");
+        for malformed in ["\"2024-02-30\"", "\"2024-1-1\"", "7"] {
+            let query = format!("{{ sales(from: {malformed}, to: \"2024-03-01\") {{ orderCount }} }}");
+            assert_eq!(error_code(api, &token, &query).await, "GRAPHQL_VALIDATION_FAILED", "{malformed}");
+        }
         for wrong in [
             "from: \"2024-03-02\", to: \"2024-03-01\"",
-            "from: \"2024-02-30\", to: \"2024-03-01\"",
-            "from: \"2024-1-1\", to: \"2024-03-01\"",
-            "from: 7, to: \"2024-03-01\"",
             "from: \"2020-01-01\", to: \"2022-09-27\"",
             "from: \"1940-01-01\", to: \"2023-05-01\", granularity: MONTH",
             "from: \"2024-02-28\", to: \"2024-02-29\", granularity: HOUR",
         ] {
             let query = format!("{{ sales({wrong}) {{ orderCount }} }}");
             assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sales_are_those_of_the_days_of_a_time_zone() {
+    both(async |api| {
+        let days_ago = |days| Utc::now().date_naive() - chrono::Days::new(days);
+        let (day, next) = (days_ago(400), days_ago(399));
+        // India is five and a half hours ahead.
+        let times = [format!("{day}T18:29:59.999Z"), format!("{day}T18:30:00Z"), format!("{next}T18:29:00Z")];
+        let events: Vec<Event> =
+            (1..).zip(times).map(|(version, time)| event(1, version, at(&time), &[(1, version)])).collect();
+        api.read_model.apply(&events).await;
+        let query = |zone: &str, from| {
+            format!(
+                "{{ sales(from: \"{from}\", to: \"{next}\", timeZone: \"{zone}\") {{ total {{ amount }} points {{ start orderCount }} }} }}"
+            )
+        };
+        let point = |start: String, orders: i32| json!({ "start": start, "orderCount": orders });
+        let before = day.pred_opt().unwrap();
+        for (zone, expected) in [
+            ("UTC", [point(format!("{day}T00:00:00.000Z"), 2), point(format!("{next}T00:00:00.000Z"), 1)]),
+            ("Asia/Kolkata", [point(format!("{before}T18:30:00.000Z"), 1), point(format!("{day}T18:30:00.000Z"), 2)]),
+        ] {
+            let sales = json!({ "total": { "amount": "6.00" }, "points": expected });
+            assert_eq!(ask(api, &query(zone, day)).await["sales"], sales, "{zone}");
+        }
+        let token = api.token(ALL_SCOPES, None);
+        for (zone, from) in [
+            ("Asia/Kolkata", days_ago(740)),
+            ("Asia/Kathmandu", day),
+            ("Mars/Olympus", day),
+            ("", day),
+            ("+05:30", day),
+        ] {
+            assert_eq!(error_code(api, &token, &query(zone, from)).await, "BAD_USER_INPUT", "{zone} {from}");
         }
     })
     .await;

@@ -17,7 +17,7 @@ use super::{StoreFailed, Verifier, database, read_model};
 
 /// Orders that commit this long after their time do not change a cached sum.
 const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(1);
-/// Cached spans. A span of a day has at most 24 sums for each partition.
+/// Cached spans. A span of a day has at most 48 sums for each partition.
 const CACHED_SPANS: usize = 512;
 
 /// The orders of a span of time in the database, added up by partition and step.
@@ -57,7 +57,7 @@ impl Verifier {
         if orders.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(counted);
         }
-        for resolution in [Resolution::TenSeconds, Resolution::Hour, Resolution::Day] {
+        for resolution in [Resolution::TenSeconds, Resolution::HalfHour, Resolution::Day] {
             let mut buckets: BTreeMap<(String, usize), Vec<(&Event, i64)>> = BTreeMap::new();
             for (event, total) in orders.iter().filter(|(event, _)| resolution.is_retained(event.time, now)) {
                 buckets.entry(resolution.at(event.time)).or_default().push((event, *total));
@@ -84,12 +84,12 @@ impl Verifier {
 
     /// The orders in the database that one bucket counts: those of the client's partition in the same step of time.
     async fn placed_with(&self, time: DateTime<Utc>, resolution: Resolution, client: i64) -> Result<Sum, StoreFailed> {
-        const HOUR: i64 = 3_600;
-        const DAY: i64 = 24 * HOUR;
+        const HALF_HOUR: i64 = 1_800;
+        const DAY: i64 = 48 * HALF_HOUR;
         let (length, step, bucket) = match resolution {
-            Resolution::TenSeconds => (HOUR, 10, 10),
-            Resolution::Hour => (DAY, HOUR, HOUR),
-            Resolution::Day => (DAY, HOUR, DAY),
+            Resolution::TenSeconds => (2 * HALF_HOUR, 10, 10),
+            Resolution::HalfHour => (DAY, HALF_HOUR, HALF_HOUR),
+            Resolution::Day => (DAY, HALF_HOUR, DAY),
         };
         let seconds = time.timestamp();
         let (start, from) = (seconds - seconds.rem_euclid(length), seconds - seconds.rem_euclid(bucket));

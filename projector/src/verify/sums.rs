@@ -14,7 +14,7 @@ use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, Utc};
 use entity::order;
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::reports::{Granularity, report};
+use read_model::reports::{DayRange, Granularity, report};
 use read_model::rules::sales::{products_of_day, products_of_month};
 use read_model::{Error, Queries, Resolution, Sum};
 use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
@@ -277,7 +277,7 @@ impl Verifier {
         let mut granularities = vec![(Granularity::Day, "%Y-%m-%d")];
         granularities.extend(hours_are_stored(day).then_some((Granularity::Hour, "%Y-%m-%dT%H")));
         for (granularity, format) in granularities {
-            match readable(report(&self.read_model, day, day, granularity).await)? {
+            match readable(report(&self.read_model, DayRange::utc(day, day), granularity).await)? {
                 Ok(report) => {
                     let points = report.points.into_iter().filter(|(_, sum)| *sum != Sum::default());
                     stored.orders.extend(points.map(|(start, sum)| (start.format(format).to_string(), sum)));
@@ -337,7 +337,7 @@ fn is_settled(day: NaiveDate) -> bool {
 }
 
 fn hours_are_stored(day: NaiveDate) -> bool {
-    Resolution::Hour.is_retained(of_day(day)[0], Utc::now())
+    Resolution::HalfHour.is_retained(of_day(day)[0], Utc::now())
 }
 
 /// Adds the sums of days to those of their hours, which are left out if they are not stored.

@@ -58,7 +58,7 @@ async fn a_lost_client_is_replaced_and_no_order_counts_twice() {
     let missing = |client| (client, Difference::Missing { events: 9 }, true);
     let (client, recent) = (key("client:1"), key("recent:1"));
     let rankings = [key("rank:total"), key("rank:last")];
-    let pages = ["days", "hours", "moments"].map(|pages| key(&format!("{pages}:*")));
+    let pages = ["days", "half_hours", "moments"].map(|pages| key(&format!("{pages}:*")));
     for lost in [vec![&client], vec![&client, &recent], vec![&client, &rankings[0], &rankings[1]]] {
         let command: Vec<&str> = ["DEL"].into_iter().chain(lost.iter().map(|key| key.as_str())).collect();
         super::support::command(&url, &command).await;

@@ -44,11 +44,12 @@ async fn verify_reports_every_wrong_sum() {
     let expected = format!("{day}           wrong sum: 300001 for 2 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &bucket, "-1"]).await;
-    let bucket = format!("#{}", 2 * (now.day0() * 24 + now.hour()) + 1);
-    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
+    let bucket = format!("#{}", 2 * (now.day0() * 48 + now.hour() * 2 + now.minute() / 30) + 1);
+    command(&url, &["BITFIELD", &key(now.format("half_hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
     let expected = format!("{hour}        wrong sum: 300000 for 3 orders, expected 300000 for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
-    command(&url, &["BITFIELD", &key(now.format("hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "-1"]).await;
+    command(&url, &["BITFIELD", &key(now.format("half_hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "-1"])
+        .await;
     command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
     let expected = format!("{day} product 2 wrong sum: 0 for 7 units, expected 0 for 0");
     assert_eq!(wrong_sums(&verifier).await, [expected]);

@@ -8,7 +8,7 @@
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted set | the client's newest orders, by version                                    |
 //! | `…:rank:total`, `…:rank:last` | sorted set | the partition's clients by total, and by last purchase (ms) or 0         |
-//! | `…:days:2026`, `…:hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, hour and ten seconds, two 64-bit integers per bucket |
+//! | `…:days:2026`, `…:half_hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, half an hour and ten seconds, two 64-bit integers per bucket |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold in that day or month |
 //! | `…:quarantine`           | set    | the names of this generation's shared keys that events are no longer added to |
 //! | `…:catalogue`            | hash   | version, price (minor units) and name of each product; N = ID modulo partitions |

@@ -12,10 +12,11 @@ use super::connection::TIMEOUT;
 use super::decode::{
     CLIENT_FIELDS, ClientFields, read_buckets, read_client, read_order_summary, read_positions, read_product_sales,
 };
+use super::generations::{HALF_HOURS_FORMAT, REPORTS_FORMAT};
 use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::rules::sales::RECENT_ORDERS;
-use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Sum};
+use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Resolution, Sum};
 
 #[async_trait::async_trait]
 impl Queries for Redis {
@@ -96,7 +97,9 @@ impl Queries for Redis {
     }
 
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error> {
-        let (generation, mut pipeline) = (self.report_generation().await?, pipe());
+        let has_half_hours = pages.iter().any(|page| Resolution::HalfHour.has(page));
+        let format = if has_half_hours { HALF_HOURS_FORMAT } else { REPORTS_FORMAT };
+        let (generation, mut pipeline) = (self.live_generation_since(format).await?, pipe());
         for page in pages {
             for partition in self.partitions() {
                 pipeline.get(generation_key(partition, generation, page));

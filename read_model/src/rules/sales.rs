@@ -10,8 +10,9 @@ use entity::OrderPlaced;
 use serde::Serialize;
 use uuid::Uuid;
 
-/// How long the sums by hour are stored after their month. The sums by day never expire.
-pub const HOURS_RETAINED: Days = Days::new(90);
+/// How long the sums by half an hour are stored after their month: two years, for reports in other time zones than UTC. The
+/// sums by day never expire.
+pub const HALF_HOURS_RETAINED: Days = Days::new(731);
 /// How long the sums by ten seconds are stored: longer than the rate of the last minute needs them.
 const TEN_SECONDS_RETAINED: TimeDelta = TimeDelta::hours(2);
 /// The number of recent orders that are stored for each client.
@@ -38,23 +39,36 @@ impl Sum {
 pub enum Resolution {
     /// A page holds the days of a year.
     Day,
-    /// A page holds the hours of a month.
-    Hour,
+    /// A page holds the half hours of a month. Nearly all time zones differ from UTC by a multiple of half an hour.
+    HalfHour,
     /// A page holds the steps of ten seconds of an hour.
     TenSeconds,
 }
 
 impl Resolution {
-    const ALL: [Resolution; 3] = [Resolution::Day, Resolution::Hour, Resolution::TenSeconds];
+    const ALL: [Resolution; 3] = [Resolution::Day, Resolution::HalfHour, Resolution::TenSeconds];
 
     /// Returns the bucket page of this time, and the index of its bucket.
     pub fn at(self, time: DateTime<Utc>) -> (String, usize) {
-        let (name, bucket) = match self {
-            Resolution::Day => (time.format("days:%Y"), time.ordinal0()),
-            Resolution::Hour => (time.format("hours:%Y-%m"), time.day0() * 24 + time.hour()),
-            Resolution::TenSeconds => (time.format("moments:%Y-%m-%dT%H"), time.minute() * 6 + time.second() / 10),
+        let (page, bucket) = match self {
+            Resolution::Day => ("%Y", time.ordinal0()),
+            Resolution::HalfHour => ("%Y-%m", time.day0() * 48 + time.hour() * 2 + time.minute() / 30),
+            Resolution::TenSeconds => ("%Y-%m-%dT%H", time.minute() * 6 + time.second() / 10),
         };
-        (name.to_string(), bucket as usize)
+        (format!("{}{}", self.prefix(), time.format(page)), bucket as usize)
+    }
+
+    /// Returns whether a bucket page is of this resolution.
+    pub(crate) fn has(self, page: &str) -> bool {
+        page.starts_with(self.prefix())
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Resolution::Day => "days:",
+            Resolution::HalfHour => "half_hours:",
+            Resolution::TenSeconds => "moments:",
+        }
     }
 
     /// Returns whether the page of this time has not expired.
@@ -66,9 +80,9 @@ impl Resolution {
     fn expires_at(self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
             Resolution::Day => None,
-            Resolution::Hour => {
+            Resolution::HalfHour => {
                 let month = time.date_naive().with_day(1)?.checked_add_months(Months::new(1))?;
-                Some(month.checked_add_days(HOURS_RETAINED)?.and_time(NaiveTime::MIN).and_utc())
+                Some(month.checked_add_days(HALF_HOURS_RETAINED)?.and_time(NaiveTime::MIN).and_utc())
             }
             Resolution::TenSeconds => time.checked_add_signed(TEN_SECONDS_RETAINED),
         }

@@ -87,8 +87,8 @@ async fn temporary_keys_expire() {
         ::redis::Value::Int(milliseconds) => milliseconds as f64 / 86_400_000.0,
         other => panic!("{other:?}"),
     };
-    let hours = days_left(now.format("hours:%Y-%m").to_string()).await;
-    assert!((89.9..122.0).contains(&hours), "{hours} days");
+    let half_hours = days_left(now.format("half_hours:%Y-%m").to_string()).await;
+    assert!((730.9..763.0).contains(&half_hours), "{half_hours} days");
     let moments = days_left(now.format("moments:%Y-%m-%dT%H").to_string()).await * 24.0;
     assert!((1.9..=2.0).contains(&moments), "{moments} hours");
     for forever in [now.format("days:%Y").to_string(), now.format("products:%Y-%m-%d").to_string()] {

@@ -96,7 +96,7 @@ fn ways_to_damage(name: &str, now: DateTime<Utc>) -> Vec<Vec<String>> {
     let words = |command: &str| command.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let bucket = match name.split_once(':').unwrap() {
         ("days", _) => Resolution::Day.at(now).1,
-        ("hours", _) => Resolution::Hour.at(now).1,
+        ("half_hours", _) => Resolution::HalfHour.at(now).1,
         ("moments", _) => Resolution::TenSeconds.at(now).1,
         ("products", _) => {
             let largest = i64::MAX;
@@ -125,7 +125,7 @@ async fn a_damaged_shared_key_is_quarantined_and_all_else_stays_exact() {
     let log = [on(1, 1, 7), on(1, 2, 9), on(17, 1, 9), on(33, 1, 10), on(1, 3, 10)];
     let sold: Vec<i64> =
         log[1..].iter().flat_map(|event| &event.order().unwrap().lines).map(|line| line.product_id).collect();
-    let pages = ["days:%Y", "hours:%Y-%m", "moments:%Y-%m-%dT%H", "products:%Y-%m-%d", "products:%Y-%m"];
+    let pages = ["days:%Y", "half_hours:%Y-%m", "moments:%Y-%m-%dT%H", "products:%Y-%m-%d", "products:%Y-%m"];
     let names: Vec<String> = (["rank:total", "rank:last"].map(str::to_owned).into_iter())
         .chain(pages.map(|format| now.format(format).to_string()))
         .collect();

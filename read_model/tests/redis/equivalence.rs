@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 use rand::prelude::IndexedRandom;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng};
-use read_model::reports::{self, Granularity};
+use read_model::reports::{self, DayRange, Granularity};
 use read_model::{Applied, Error, Memory, ProjectedClient, Projection, Queries, Ranking, ReadModel, Redis, Sum};
 use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
@@ -89,7 +89,7 @@ fn equals_memory(runtime: &Runtime, url: &str, connection: impl ConnectionLike +
                 let counted: Vec<&OrderPlaced> = counted.iter().filter_map(Event::order).collect();
                 let revenue: i64 = counted.iter().map(|order| order.total).sum();
                 let (today, long_ago) = (now.date_naive(), now.date_naive() - Days::new(1_801));
-                let report = reports::report(&redis, long_ago, today, Granularity::Month).await.unwrap();
+                let report = reports::report(&redis, DayRange::utc(long_ago, today), Granularity::Month).await.unwrap();
                 prop_assert_eq!(report.total, Sum { revenue, count: counted.len() as i64 });
                 let sold = redis.product_sales(&reports::periods(long_ago, today)).await.unwrap();
                 prop_assert_eq!(sold.values().map(|sold| sold.revenue).sum::<i64>(), revenue);

@@ -1,9 +1,10 @@
 //! Servers, events, and everything that can be read.
 
 use chrono::{DateTime, Days, Utc};
+use chrono_tz::Tz;
 use entity::event::{self, Line};
 use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged};
-use read_model::reports::{self, Granularity};
+use read_model::reports::{self, DayRange, Granularity};
 use read_model::{Ranking, ReadModel};
 use redis_test::cluster::{RedisCluster, RedisClusterConfiguration};
 use redis_test::server::RedisServer;
@@ -118,13 +119,15 @@ pub async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq
         }
     }
     let mut reports = Vec::new();
-    for (from, granularity) in [
-        (long_ago, Granularity::Day),
-        (long_ago, Granularity::Month),
-        (today - Days::new(3), Granularity::Hour),
-        (today - Days::new(101), Granularity::Hour),
+    for (from, granularity, zone) in [
+        (long_ago, Granularity::Day, Tz::UTC),
+        (long_ago, Granularity::Month, Tz::UTC),
+        (today - Days::new(3), Granularity::Hour, Tz::UTC),
+        (today - Days::new(101), Granularity::Hour, Tz::UTC),
+        (today - Days::new(101), Granularity::Day, Tz::Asia__Kolkata),
     ] {
-        reports.push(reports::report(model, from, today, granularity).await.unwrap());
+        let days = DayRange { first: from, last: today, zone };
+        reports.push(reports::report(model, days, granularity).await.unwrap());
     }
     let mut products = Vec::new();
     for from in [long_ago, today - Days::new(40), today] {

@@ -19,9 +19,9 @@ use crate::queries::{self, sales_snapshots};
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "reports::Granularity")]
 pub enum Granularity {
-    /// An hour. Available for the last 90 days.
+    /// An hour. Available for the last two years.
     Hour,
-    /// A day, from midnight to midnight UTC.
+    /// A day, from midnight to midnight.
     Day,
     /// A calendar month. Days outside the range of the report do not count.
     Month,
@@ -29,7 +29,7 @@ pub enum Granularity {
 
 pub struct SalesReport(pub Arc<Report>);
 
-/// The sales in a range of days, in UTC.
+/// The sales in a range of days.
 #[Object]
 impl SalesReport {
     /// The sum of all orders in the range.

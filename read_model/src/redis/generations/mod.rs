@@ -7,4 +7,4 @@
 pub(super) mod registry;
 mod state;
 
-pub use state::{FORMAT, Generation, GenerationState, Generations, REPORTS_FORMAT, TransitionError};
+pub use state::{FORMAT, Generation, GenerationState, Generations, HALF_HOURS_FORMAT, REPORTS_FORMAT, TransitionError};

@@ -183,8 +183,16 @@ impl Redis {
 
     /// Returns the generation to read rankings and sums from.
     pub(in crate::redis) async fn report_generation(&self) -> Result<u64, Error> {
+        self.live_generation_since(REPORTS_FORMAT).await
+    }
+
+    /// Returns the live generation.
+    ///
+    /// # Errors
+    /// Also if its format is older than this one.
+    pub(in crate::redis) async fn live_generation_since(&self, format: u32) -> Result<u64, Error> {
         let generation = self.live_generation().await?;
-        if self.format_of(generation) < REPORTS_FORMAT {
+        if self.format_of(generation) < format {
             let why = "it was made by an older release: run `projector rebuild`";
             return Err(Error::Unavailable(why.into()));
         }

@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 /// Events are applied to every generation by the rules of the writing release, also to generations of an older format. A new
 /// format may add keys, and stop writing keys that expire.
 ///
-/// Format 3 has no whole orders; in format 2, they expire.
-pub const FORMAT: u32 = 3;
+/// Format 3 has no whole orders; in format 2, they expire. Format 4 has sums by half an hour for two years; older formats have
+/// sums by hour, which expire.
+pub const FORMAT: u32 = 4;
 /// The first format with more than clients: recent orders, rankings, and sums over time and products.
 pub const REPORTS_FORMAT: u32 = 2;
+/// The first format with sums by half an hour.
+pub const HALF_HOURS_FORMAT: u32 = 4;
 /// How long a generation that was live is kept at least (ms): some readers have not noticed the change yet.
 const STILL_READ: i64 = 10_000;
 

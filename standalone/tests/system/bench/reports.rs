@@ -63,7 +63,7 @@ async fn reports() {
             let time = day.and_time(Default::default()).and_utc();
             let mut fill = redis::cmd("EVAL");
             fill.arg(add_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
-            for (page, bucket) in [Resolution::Day.at(time), Resolution::Hour.at(time)] {
+            for (page, bucket) in [Resolution::Day.at(time), Resolution::HalfHour.at(time)] {
                 fill.arg(page).arg(bucket);
             }
             fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(SOLD);
