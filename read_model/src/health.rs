@@ -10,6 +10,8 @@ const MAX_NAMES: usize = 10;
 pub struct Health {
     /// Why the store cannot be used.
     pub outage: Option<Error>,
+    /// Why the store refuses writes, in its own words.
+    pub refusal: Option<String>,
     /// The shared keys that are quarantined: reading them fails until a rebuild.
     pub quarantined: Vec<String>,
 }
@@ -35,6 +37,9 @@ impl Health {
     /// A sentence for each problem, with its remedy.
     fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.outage.iter().map(Error::to_string).collect();
+        if let Some(refusal) = &self.refusal {
+            problems.push(format!("Redis refuses writes, so events wait: {refusal}"));
+        }
         if let number @ 1.. = self.quarantined.len() {
             problems.push(format!("damaged keys are quarantined ({number}): run `projector rebuild start`"));
         }

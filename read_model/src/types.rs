@@ -64,7 +64,7 @@ pub enum Applied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The store is down, full, loading or misconfigured. The same request can succeed later.
-    #[error("the read model is unavailable: {0}")]
+    #[error("Redis is unavailable: {0}")]
     Unavailable(String),
     /// The stored data prevent the operation. Nothing was changed, and repeating it does not help.
     #[error("the read model is damaged: {0}")]

@@ -16,12 +16,14 @@
 //! - [`fill`]: a store with any number of clients and orders
 //! - [`user`]: a user of an api
 //! - [`load`]: users who place orders all the time
+//! - [`log`]: what a test logs
 //! - [`until`]: waiting for a condition
 
 pub mod events;
 pub mod fill;
 pub mod gate;
 pub mod load;
+pub mod log;
 pub mod postgres;
 pub mod process;
 pub mod queue_proxy;

@@ -81,14 +81,16 @@ impl Consumer {
     }
 
     async fn receive_unless_paused(&self) -> Result<Vec<Message>, String> {
-        if self.waiting_for_redis.load(Ordering::SeqCst) > 0 {
-            return Err("received messages wait for the read model".into());
+        let waits_for_redis = || self.waiting_for_redis.load(Ordering::SeqCst) > 0;
+        if waits_for_redis() {
+            return Err("Redis is unavailable: it has not applied the received events yet".into());
         }
         // Messages that another process holds would be redelivered here.
         self.read_model.ping().await.map_err(|error| error.to_string())?;
         let messages = self.receive(LONG_POLL).await?;
         self.activity.received(messages.is_empty());
-        if !self.is_receiving.swap(true, Ordering::SeqCst) {
+        // Other pollers may still wait with messages.
+        if !waits_for_redis() && !self.is_receiving.swap(true, Ordering::SeqCst) {
             info!("resumed: receiving messages again");
         }
         Ok(messages)

@@ -82,8 +82,9 @@ impl Consumer {
                 _ => None,
             });
             let Some(error) = unavailable else { return Some(results) };
-            waiting_for_redis.get_or_insert_with(|| CountGuard::new(&self.waiting_for_redis));
+            // In this order, so that the log has the reason of Redis.
             self.pause(error);
+            waiting_for_redis.get_or_insert_with(|| CountGuard::new(&self.waiting_for_redis));
             if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
                 return None;
             }

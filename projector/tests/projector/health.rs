@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use iso_currency::Currency;
 use projector::consume::{Consumer, health};
-use read_model::{Applied, Generations, Projection, Redis};
+use read_model::{Applied, Generations, Projection, Queries, Redis};
 use serde_json::{Value, json};
+use test_support::log::Log;
 use test_support::redis::Redis as RedisServer;
 use test_support::until;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::support::{consumer, events, row};
 
@@ -51,4 +54,43 @@ async fn quarantined_keys_show_in_health_until_a_rebuild() {
     assert_eq!(redis.pinned_to(rebuilt).apply(&[event]).await, [Ok(Applied::Now)]);
     redis.change_generations(|generations, now| generations.switch(rebuilt, now, 0)).await.unwrap().unwrap();
     until("the rebuild has replaced it", async || ready(&url).await == (200, healthy.clone())).await;
+}
+
+/// The servers refuse writes, but answer queries.
+#[tokio::test]
+async fn the_log_and_health_say_why_redis_refuses_writes() {
+    let server = RedisServer::start().await;
+    let redis = Arc::new(Redis::connect(&server.url, 16, Currency::USD).await.unwrap());
+    let (consumer, _) = consumer(redis.clone()).await;
+    let url = serve(consumer.clone()).await;
+    let log = Log::start(Level::WARN);
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer.clone().run(4, shutdown.clone()));
+    for (version, setting, value, default, reason) in [
+        (1, "maxmemory", "1", "0", "OOM command not allowed when used memory > 'maxmemory'"),
+        (2, "min-replicas-to-write", "1", "0", "NOREPLICAS Not enough good replicas to write"),
+    ] {
+        let () = server.command(&["CONFIG", "SET", setting, value]).await;
+        let message = row(1, version).message();
+        let send = consumer.queue.send_message().queue_url(&consumer.queue_url).message_body(message);
+        send.send().await.unwrap();
+        let paused = format!("message=paused: Redis is unavailable: {reason}");
+        until(&paused, async || log.lines().iter().any(|line| line.starts_with(&paused))).await;
+        until("health has the reason", async || {
+            ready(&url).await.1["readModelProblems"][0]
+                .as_str()
+                .is_some_and(|problem| problem.starts_with("Redis refuses writes") && problem.contains(reason))
+        })
+        .await;
+        let () = server.command(&["CONFIG", "SET", setting, default]).await;
+        until("events are applied", async || {
+            redis.clients(&[1]).await.unwrap()[0].as_ref().is_some_and(|client| client.version == version)
+        })
+        .await;
+        until("nothing is reported", async || ready(&url).await.1["readModelProblems"].is_null()).await;
+    }
+    let paused = log.lines().into_iter().filter(|line| line.contains("paused")).count();
+    assert_eq!(paused, 2, "each outage is logged once, with its reason: {:?}", log.lines());
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use ::redis::{RedisResult, pipe};
+use ::redis::{ErrorKind, RedisResult, ServerErrorKind, Value, from_redis_value, pipe};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::Redis;
-use super::keys::{QUARANTINE, generation_key};
+use super::keys::{QUARANTINE, generation_key, missing_key};
+use super::{Redis, reason};
 use crate::{Error, Health};
 
 /// How long details are reported before Redis is asked for them again. Whether it responds is checked each time.
@@ -37,20 +37,31 @@ impl Redis {
     async fn read_health(&self) -> Result<Health, Error> {
         let (generation, mut pipeline) = (self.live_generation().await?, pipe());
         for partition in self.partitions() {
+            // It writes nothing, but is refused like any write: each shard of a Cluster may have a reason of its own.
+            pipeline.cmd("SETRANGE").arg(missing_key(partition)).arg(0).arg("");
             pipeline.smembers(generation_key(partition, generation, QUARANTINE));
         }
-        let names: Vec<RedisResult<Vec<String>>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        let mut quarantined = Vec::new();
-        for (partition, names) in self.partitions().zip(names) {
+        let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let mut health = Health::default();
+        let mut results = results.into_iter();
+        for partition in self.partitions() {
+            let mut next = || results.next().unwrap_or(Ok(Value::Nil));
+            let (probe, names) = (next(), next().and_then(|names| Ok(from_redis_value::<Vec<String>>(names)?)));
+            // An ACL may forbid the command.
+            if let Err(error) = probe
+                && error.kind() != ErrorKind::Server(ServerErrorKind::NoPerm)
+            {
+                health.refusal.get_or_insert(reason(&error));
+            }
             match names.map_err(Error::from) {
                 Ok(names) => {
-                    quarantined.extend(names.into_iter().map(|name| generation_key(partition, generation, name)))
+                    health.quarantined.extend(names.into_iter().map(|name| generation_key(partition, generation, name)))
                 }
-                Err(Error::Damaged(_)) => quarantined.push(generation_key(partition, generation, QUARANTINE)),
+                Err(Error::Damaged(_)) => health.quarantined.push(generation_key(partition, generation, QUARANTINE)),
                 Err(error) => return Err(error),
             }
         }
-        quarantined.sort_unstable();
-        Ok(Health { quarantined, ..Health::default() })
+        health.quarantined.sort_unstable();
+        Ok(health)
     }
 }

@@ -148,6 +148,15 @@ impl From<RedisError> for Error {
     fn from(error: RedisError) -> Error {
         let blames_data = matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
             || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse);
-        if blames_data { Error::Damaged(error.to_string()) } else { Error::Unavailable(error.to_string()) }
+        if blames_data { Error::Damaged(error.to_string()) } else { Error::Unavailable(reason(&error)) }
+    }
+}
+
+/// Returns the error in the words of Redis, such as `OOM command not allowed …`.
+fn reason(error: &RedisError) -> String {
+    let by_server = error.clone().into_server_errors().and_then(|errors| errors.first().cloned());
+    match by_server {
+        Some((_, error)) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        None => error.to_string(),
     }
 }

@@ -1,14 +1,15 @@
 //! Damaged keys.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::Event;
 use iso_currency::Currency;
 use read_model::{Applied, Error, Generations, Memory, Projection, Queries, Ranking, ReadModel, Redis, Resolution};
+
+use test_support::log::Log;
+use tracing::Level;
 
 use crate::support::{all_of, command, dated, event, server};
 
@@ -204,34 +205,6 @@ async fn events_are_refused_as_a_whole_while_the_quarantine_is_damaged() {
     assert!(all_of(&redis, now).await == all_of(&memory, now).await);
 }
 
-/// Records the messages of errors that are logged.
-#[derive(Clone, Default)]
-struct ErrorLog(Arc<Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for ErrorLog {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::ERROR
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::Id {
-        tracing::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::Id, _: &tracing::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut text = String::new();
-        event.record(&mut |field: &tracing::field::Field, value: &dyn Debug| text += &format!("{field}={value:?} "));
-        self.0.lock().unwrap().push(text);
-    }
-
-    fn enter(&self, _: &tracing::Id) {}
-
-    fn exit(&self, _: &tracing::Id) {}
-}
-
 #[tokio::test]
 async fn a_quarantined_key_is_logged_once_even_if_another_generation_refuses_the_batch() {
     let server = server().await;
@@ -239,12 +212,11 @@ async fn a_quarantined_key_is_logged_once_even_if_another_generation_refuses_the
     let building = redis.change_generations(Generations::start).await.unwrap().unwrap();
     command(&server, &["SET", "orders:{p1}:g1:rank:total", "damaged"]).await;
     command(&server, &["SET", &format!("orders:{{p1}}:g{building}:client:1"), "damaged"]).await;
-    let log = ErrorLog::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
+    let log = Log::start(Level::ERROR);
     let batch = [event(1, 1, 5), event(17, 1, 5)];
     // The live generation accepts the batch. The other one refuses it, and then only the event of its damaged client.
     assert_eq!(redis.apply(&batch).await, [Ok(Applied::Before), Ok(Applied::Now)]);
     assert_eq!(redis.apply(&batch).await, [Ok(Applied::Before), Ok(Applied::Before)]);
-    let logged = log.0.lock().unwrap();
+    let logged = log.lines();
     assert!(matches!(&logged[..], [line] if line.contains("orders:{p1}:g1:rank:total")), "{logged:?}");
 }
