@@ -12,6 +12,8 @@ pub struct Health {
     pub outage: Option<Error>,
     /// Why the store refuses writes, in its own words.
     pub refusal: Option<String>,
+    /// The policy by which the store may evict keys.
+    pub eviction_policy: Option<String>,
     /// The shared keys that are quarantined: reading them fails until a rebuild.
     pub quarantined: Vec<String>,
 }
@@ -35,10 +37,16 @@ impl Health {
     }
 
     /// A sentence for each problem, with its remedy.
-    fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.outage.iter().map(Error::to_string).collect();
         if let Some(refusal) = &self.refusal {
             problems.push(format!("Redis refuses writes, so events wait: {refusal}"));
+        }
+        if let Some(policy) = &self.eviction_policy {
+            problems.push(format!(
+                "Redis may evict keys of the read model, which makes results wrong: change its maxmemory-policy from \
+                 {policy} to noeviction"
+            ));
         }
         if let number @ 1.. = self.quarantined.len() {
             problems.push(format!("damaged keys are quarantined ({number}): run `projector rebuild start`"));

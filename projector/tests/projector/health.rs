@@ -94,3 +94,24 @@ async fn the_log_and_health_say_why_redis_refuses_writes() {
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_redis_that_may_evict_keys_is_reported_at_start_and_in_health() {
+    let server = RedisServer::start().await;
+    let (consumer, _) = consumer(Arc::new(Redis::connect(&server.url, 16, Currency::USD).await.unwrap())).await;
+    let healthy = serve(consumer).await;
+    assert!(ready(&healthy).await.1["readModelProblems"].is_null());
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let () = server.command(&["CONFIG", "SET", "maxmemory-policy", policy]).await;
+        let log = Log::start(Level::ERROR);
+        Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+        let is_named = |line: &str| line.contains("Redis may evict keys") && line.contains(policy);
+        assert!(matches!(&log.lines()[..], [line] if is_named(line)), "{:?}", log.lines());
+        until("health has the policy", async || {
+            ready(&healthy).await.1["readModelProblems"][0].as_str().is_some_and(is_named)
+        })
+        .await;
+    }
+    let () = server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    until("nothing is reported", async || ready(&healthy).await.1["readModelProblems"].is_null()).await;
+}

@@ -42,7 +42,7 @@ impl Redis {
             pipeline.smembers(generation_key(partition, generation, QUARANTINE));
         }
         let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        let mut health = Health::default();
+        let mut health = Health { eviction_policy: self.eviction_policy().await, ..Health::default() };
         let mut results = results.into_iter();
         for partition in self.partitions() {
             let mut next = || results.next().unwrap_or(Ok(Value::Nil));
@@ -63,5 +63,13 @@ impl Redis {
         }
         health.quarantined.sort_unstable();
         Ok(health)
+    }
+
+    /// Returns the policy by which Redis may evict keys. `None` also if INFO is forbidden.
+    async fn eviction_policy(&self) -> Option<String> {
+        let infos = self.connection().info("memory").await.ok()?;
+        let policy =
+            |info: &String| Some(info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.to_owned());
+        infos.iter().filter_map(policy).find(|policy| policy != "noeviction")
     }
 }

@@ -84,6 +84,9 @@ impl Redis {
         let redis = Redis { shared: Arc::new(shared), pinned_to: None };
         redis.check_shared_settings().await?;
         redis.fence_partitions().await?;
+        for problem in redis.health().await.problems() {
+            tracing::error!("{problem}");
+        }
         Ok(redis)
     }
 

@@ -64,6 +64,22 @@ impl Connection {
         }
     }
 
+    /// Returns a section of INFO from the server, or from each primary of a Cluster.
+    pub async fn info(&mut self, section: &str) -> RedisResult<Vec<String>> {
+        let (mut infos, primaries) = (Vec::new(), self.primaries().await?);
+        let command = cmd("INFO").arg(section).to_owned();
+        match self {
+            Connection::Server(server) => infos.push(command.query_async(server).await?),
+            Connection::Cluster(cluster) => {
+                for (host, port) in primaries {
+                    let address = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+                    infos.push(from_redis_value(cluster.following.route_command(command.clone(), address).await?)?);
+                }
+            }
+        }
+        Ok(infos)
+    }
+
     /// Returns some keys that match a pattern, and the cursor of the next call unless those were the last. A key that is moved to another
     /// node of a Cluster during the scan may be missed.
     pub async fn scan(&mut self, at: &Cursor, pattern: &str) -> RedisResult<(Option<Cursor>, Vec<String>)> {
