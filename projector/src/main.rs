@@ -54,9 +54,12 @@ struct Settings {
     /// Command database; if set, differences between it and the read model are found and repaired
     #[arg(long, env, hide_env_values = true)]
     database_url: Option<String>,
-    /// How often clients are compared with the command database, those that changed recently first
+    /// How often recent changes are compared with the command database
     #[arg(long, env, default_value = "10s", value_parser = duration_from(Duration::from_millis(100)))]
     sweep_interval: Duration,
+    /// How long it takes to compare all clients, products and sums with the command database once
+    #[arg(long, env, default_value = "1d", value_parser = humantime::parse_duration)]
+    sweep_period: Duration,
     /// How long a published event may take to reach the read model before it counts as missing
     #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
     in_flight: Duration,
@@ -114,13 +117,13 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
 
 /// Sweeps as soon as the database is reachable. The projector needs it for nothing else.
 async fn sweep(settings: Settings, read_model: Redis, activity: Arc<Activity>, shutdown: CancellationToken) {
-    let Settings { database_url: Some(url), in_flight, sweep_interval, .. } = settings else { return };
+    let Settings { database_url: Some(url), in_flight, sweep_interval, sweep_period, .. } = settings else { return };
     let currency = settings.read_model.currency;
     let connected = (|| verifier(url.clone(), read_model.clone(), currency, in_flight))
         .retry(ExponentialBuilder::default().without_max_times())
         .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
     if let Some(Ok(verifier)) = shutdown.run_until_cancelled(connected).await {
-        Sweep::new(verifier, sweep_interval, activity).run(shutdown).await;
+        Sweep::new(verifier, sweep_interval, sweep_period, activity).run(shutdown).await;
     }
 }
 

@@ -1,16 +1,23 @@
-//! Repairs the read model in the background: compares clients and products with the command database all the time, those that
-//! changed recently first. It removes nothing that the database does not have: an operator decides that.
+//! Repairs the read model in the background: compares clients and products with the command database, those that changed
+//! recently first. It removes nothing that the database does not have: an operator decides that.
+//!
+//! One projector sweeps at a time. It compares recent changes all the time, a few random ones to notice a large loss soon, and
+//! everything once in a round, page by page. After it has repaired something it does not pause until the end of the round.
+
+mod round;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use entity::Subject;
 use entity::order_event::least_id_at;
 use runtime::one_line;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use self::round::Round;
 use crate::consume::activity::Activity;
 use crate::verify::{Finding, FirstMissed, Verifier};
 
@@ -19,28 +26,38 @@ const LOOK_BACK: Duration = Duration::from_secs(300);
 /// Recent changes are compared when they are this old. By then their transactions have ended, so no change is skipped, and most
 /// changes are applied.
 const MIN_AGE: Duration = Duration::from_secs(10);
+/// Random clients, and products, compared in each run.
+const SAMPLE: u64 = 50;
 /// Findings of one run that are logged one by one.
 const LOGGED_FINDINGS: usize = 10;
+/// Another projector continues the sweep after this time without a run, or after three intervals.
+const LEASE: Duration = Duration::from_secs(10);
+/// The longest span of changes that one run compares. After a pause, several runs catch up.
+const MAX_SPAN: Duration = Duration::from_secs(600);
 
 pub struct Sweep {
     verifier: Verifier,
     interval: Duration,
+    /// How long a round takes.
+    period: Duration,
     /// Activity of the projector in this process. While it lags, missing events are still in the queue, so nothing is compared.
     activity: Arc<Activity>,
-    /// All changes up to this event in the log have been compared.
-    changes: Uuid,
-    /// All clients up to this id have been compared in this round.
-    clients: i64,
+    /// The name of this sweep among those of other projectors.
+    id: Uuid,
+    /// All changes before this time have been compared.
+    changes: DateTime<Utc>,
+    /// Present while this projector is the one that sweeps.
+    round: Option<Round>,
     first_missed: FirstMissed,
-    /// Whether this round has repaired something. Then there may be more, so it does not pause.
+    /// Whether something was repaired in this round. Then there may be more, so it does not pause.
     is_repairing: bool,
 }
 
 impl Sweep {
-    pub fn new(verifier: Verifier, interval: Duration, activity: Arc<Activity>) -> Sweep {
-        let changes = least_id_at(Utc::now() - verifier.in_flight - LOOK_BACK);
-        let (clients, first_missed, is_repairing) = (0, FirstMissed::default(), false);
-        Sweep { verifier, interval, activity, changes, clients, first_missed, is_repairing }
+    pub fn new(verifier: Verifier, interval: Duration, period: Duration, activity: Arc<Activity>) -> Sweep {
+        let changes = Utc::now() - verifier.in_flight - LOOK_BACK;
+        let (id, first_missed) = (Uuid::now_v7(), FirstMissed::default());
+        Sweep { verifier, interval, period, activity, id, changes, round: None, first_missed, is_repairing: false }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -64,39 +81,96 @@ impl Sweep {
                 }
             }
             if tokio::time::timeout(pause, shutdown.cancelled()).await.is_ok() {
-                return;
+                return self.end().await;
             }
         }
     }
 
-    /// Compares recent changes, events that were missed `in_flight` ago, and the next clients of the round. Returns what it
-    /// found.
+    /// Compares recent changes, events that were missed `in_flight` ago, the next clients of the round if they are due, and a few
+    /// random clients and products. Returns what it found.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
         if self.activity.is_lagging() {
             self.is_repairing = false;
             return Ok(Vec::new());
         }
-        let until = least_id_at(Utc::now() - MIN_AGE.min(self.verifier.in_flight));
+        if !self.verifier.read_model.lease_sweep(&self.id.to_string(), LEASE.max(3 * self.interval)).await? {
+            (self.round, self.is_repairing) = (None, false);
+            return Ok(Vec::new());
+        }
+        let until = (Utc::now() - MIN_AGE.min(self.verifier.in_flight)).min(self.changes + MAX_SPAN);
         let mut subjects = self.first_missed.missed_for(self.verifier.in_flight);
-        subjects.extend(self.verifier.changed_between(self.changes, until).await?);
+        subjects.extend(self.verifier.changed_between(least_id_at(self.changes), least_id_at(until)).await?);
         subjects.sort();
         subjects.dedup();
-        let mut findings = self.verifier.subjects(&subjects, &mut self.first_missed).await?;
+        let mut findings = self.compare(subjects).await?;
         self.changes = self.changes.max(until);
+        self.is_repairing |= findings.iter().any(|finding| finding.repaired);
+        findings.extend(self.continue_round().await?);
+        let some = self.verifier.sample(SAMPLE, &mut self.first_missed).await?;
+        self.is_repairing |= some.iter().any(|finding| finding.repaired);
+        findings.extend(some);
+        Ok(findings)
+    }
 
-        match self.verifier.next_clients(self.clients, &mut self.first_missed).await? {
-            Some(page) => {
-                self.clients = page.last;
-                findings.extend(page.findings);
-                self.is_repairing |= findings.iter().any(|finding| finding.repaired);
-            }
-            None => {
-                self.clients = 0;
-                findings.extend(self.verifier.all_products(&mut self.first_missed).await?);
-                self.is_repairing = findings.iter().any(|finding| finding.repaired);
+    /// Compares subjects together. If that fails, for example because it takes too long, they are compared in smaller groups, and
+    /// one that fails alone is skipped.
+    async fn compare(&mut self, subjects: Vec<Subject>) -> anyhow::Result<Vec<Finding>> {
+        let (mut findings, mut groups) = (Vec::new(), vec![subjects]);
+        while let Some(mut group) = groups.pop() {
+            match self.verifier.subjects(&group, &mut self.first_missed).await {
+                Ok(found) => findings.extend(found),
+                Err(error) => {
+                    // Fails if a store is down. Then nothing is skipped.
+                    self.verifier.check_stores().await?;
+                    match *group {
+                        [subject] => {
+                            self.first_missed.forget(subject);
+                            warn!(%subject, "skipped, because it cannot be compared: {}", one_line(error.as_ref()));
+                        }
+                        _ => {
+                            groups.push(group.split_off(group.len() / 2));
+                            groups.push(group);
+                        }
+                    }
+                }
             }
         }
         Ok(findings)
+    }
+
+    async fn continue_round(&mut self) -> anyhow::Result<Vec<Finding>> {
+        let round = match &mut self.round {
+            Some(round) => round,
+            None => self.round.insert(Round::load(&self.verifier).await?),
+        };
+        if !self.is_repairing && !round.is_due(self.period) {
+            return Ok(Vec::new());
+        }
+        if let Some(findings) = round.next_page(&self.verifier, &mut self.first_missed).await? {
+            self.is_repairing |= findings.iter().any(|finding| finding.repaired);
+            return Ok(findings);
+        }
+        let findings = self.verifier.all_products(&mut self.first_missed).await?;
+        self.is_repairing = findings.iter().any(|finding| finding.repaired);
+        // Sums are short of orders that are missing and will be repaired. They are compared in a later run.
+        if !self.is_repairing && !self.first_missed.has_missing() {
+            let wrong = self.verifier.count_wrong_sums().await?;
+            if wrong > 0 {
+                error!(
+                    wrong,
+                    "sums differ from the database: run `projector rebuild start`; `projector verify` lists them"
+                );
+            }
+            round.finish(&self.verifier).await?;
+        }
+        Ok(findings)
+    }
+
+    /// Lets another projector continue at once.
+    async fn end(self) {
+        if self.round.is_some() {
+            let _ = self.verifier.read_model.lease_sweep(&self.id.to_string(), Duration::from_millis(1)).await;
+        }
     }
 }
 

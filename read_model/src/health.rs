@@ -16,6 +16,8 @@ pub struct Health {
     pub eviction_policy: Option<String>,
     /// The shared keys that are quarantined: reading them fails until a rebuild.
     pub quarantined: Vec<String>,
+    /// How many sums differed from the database when they were last compared. A rebuild corrects them.
+    pub wrong_sums: u64,
 }
 
 impl Health {
@@ -50,6 +52,9 @@ impl Health {
         }
         if let number @ 1.. = self.quarantined.len() {
             problems.push(format!("damaged keys are quarantined ({number}): run `projector rebuild start`"));
+        }
+        if let number @ 1.. = self.wrong_sums {
+            problems.push(format!("sums differ from the database ({number}): run `projector rebuild start`"));
         }
         problems
     }

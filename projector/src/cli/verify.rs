@@ -67,6 +67,9 @@ impl Arguments {
             sums.await.with_context(|| format!("continue with {}", from(last, next)))?;
         }
         let interrupted = shutdown.is_cancelled();
+        if has_sums && !interrupted && self.sums_from.is_none() {
+            verifier.read_model.save_wrong_sums(wrong_sums).await?;
+        }
         let (unpublished, since) = verifier.unpublished().await?;
         let mut counts = vec![("clients", clients), ("differences", differences), ("repaired", repaired)];
         counts.extend((has_sums && !interrupted).then_some(("wrongSums", wrong_sums)));

@@ -34,10 +34,22 @@ impl Verifier {
         Ok(client::Entity::find().filter(client::Column::Id.gt(after)).count(&self.db).await.map_err(database)?)
     }
 
-    /// Compares the next clients after this id; `None` when there are no more.
-    pub async fn next_clients(&self, after: i64, first_missed: &mut FirstMissed) -> anyhow::Result<Option<ClientPage>> {
+    /// The next client after this id.
+    pub async fn client_after(&self, after: i64) -> anyhow::Result<Option<i64>> {
+        let next = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
+        let next = next.select_only().column(client::Column::Id).into_tuple().one(&self.db);
+        Ok(next.await.map_err(database)?)
+    }
+
+    /// Compares the next clients after this id, so many at most; `None` when there are no more.
+    pub async fn next_clients(
+        &self,
+        after: i64,
+        count: u64,
+        first_missed: &mut FirstMissed,
+    ) -> anyhow::Result<Option<ClientPage>> {
         let rows = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
-        let rows = rows.limit(COMPARED_AT_ONCE).all(&self.db).await.map_err(database)?;
+        let rows = rows.limit(count).all(&self.db).await.map_err(database)?;
         let Some(last) = rows.last().map(|client| client.id) else { return Ok(None) };
         let of_clients = order::Column::ClientId.gt(after).and(order::Column::ClientId.lte(last));
         let findings = self.compare(&rows, of_clients, first_missed).await?;

@@ -101,7 +101,12 @@ impl FirstMissed {
         self.subjects.is_empty()
     }
 
-    pub(super) fn forget(&mut self, subject: Subject) {
+    /// Whether events are missing that are not in the outbox.
+    pub(crate) fn has_missing(&self) -> bool {
+        self.subjects.values().any(|missed| !missed.versions.is_empty())
+    }
+
+    pub(crate) fn forget(&mut self, subject: Subject) {
         self.subjects.remove(&subject);
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
-use entity::{Subject, outbox};
+use entity::{Subject, client, outbox, product};
 use iso_currency::Currency;
 use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
@@ -33,13 +33,14 @@ use sea_orm::{
     QuerySelect, QueryTrait, Select, Statement,
 };
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use counted::PlacedOrders;
 pub use finding::{Difference, Finding};
 pub use first_missed::FirstMissed;
 
 /// Clients or products compared by one call to each store.
-const COMPARED_AT_ONCE: u64 = 2_000;
+pub const COMPARED_AT_ONCE: u64 = 2_000;
 /// Clients examined concurrently. Each needs a connection to the database.
 pub const CONCURRENT_CLIENTS: usize = 8;
 /// How often missing events are looked for again, until they arrive or are overdue.
@@ -104,11 +105,18 @@ impl Verifier {
         Ok(())
     }
 
+    /// # Errors
+    /// If the database or the read model does not respond.
+    pub async fn check_stores(&self) -> anyhow::Result<()> {
+        self.client_after(0).await?;
+        Ok(self.read_model.ping().await.map_err(read_model)?)
+    }
+
     /// Compares all clients after this id, then looks for clients that the database does not have, and compares all products.
     /// At last compares again the clients and products that missed events. Calls `each` after every step.
     pub async fn all(&self, after: i64, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
         let (mut clients, mut compared, mut first_missed) = (0, after, FirstMissed::default());
-        while let Some(page) = self.next_clients(compared, &mut first_missed).await? {
+        while let Some(page) = self.next_clients(compared, COMPARED_AT_ONCE, &mut first_missed).await? {
             (clients, compared) = (clients + page.clients as u64, page.last);
             let last = first_missed.before_first_client().unwrap_or(compared);
             if each(Progress { clients, last, findings: page.findings }).is_break() {
@@ -136,6 +144,23 @@ impl Verifier {
             interrupted = each(findings, &first_missed);
         }
         Ok(())
+    }
+
+    /// Compares some clients and some products that follow random ids.
+    pub async fn sample(&self, count: u64, first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
+        let last = client::Entity::find().order_by_desc(client::Column::Id).select_only().column(client::Column::Id);
+        let last = last.into_tuple::<i64>().one(&self.db).await.map_err(database)?;
+        let mut findings = match self.next_clients(random_before(last, count), count, first_missed).await? {
+            Some(page) => page.findings,
+            None => Vec::new(),
+        };
+        let ids = product::Entity::find().select_only().column(product::Column::Id);
+        let last = ids.clone().order_by_desc(product::Column::Id).into_tuple::<i64>().one(&self.db);
+        let last = last.await.map_err(database)?;
+        let ids = ids.filter(product::Column::Id.gt(random_before(last, count))).order_by_asc(product::Column::Id);
+        let ids: Vec<i64> = ids.limit(count).into_tuple().all(&self.db).await.map_err(database)?;
+        findings.extend(self.products(&ids, first_missed).await?);
+        Ok(findings)
     }
 
     /// Compares these clients and products.
@@ -182,6 +207,13 @@ async fn missing_versions(
 fn is_pending() -> Expr {
     let pending = outbox::Entity::find().select_only().column(outbox::Column::EventId);
     Column::Id.in_subquery(pending.into_query())
+}
+
+/// A random id, so much below the ids up to the last one that each of them may be among the next `count`.
+fn random_before(last: Option<i64>, count: u64) -> i64 {
+    let (_, random) = Uuid::now_v7().as_u64_pair();
+    let random = random % (last.unwrap_or(0).unsigned_abs() + 1);
+    i64::try_from(random).unwrap_or(0) - i64::try_from(count).unwrap_or(0)
 }
 
 /// Whether a column has one of these ids, with a text that does not depend on their number: PostgreSQL plans a long list of

@@ -177,6 +177,21 @@ impl Verifier {
         self.compare_again(short, compared, each).await
     }
 
+    /// Compares all sums, and stores the number of wrong ones in the read model, where health checks find it.
+    pub async fn count_wrong_sums(&self) -> anyhow::Result<u64> {
+        if !self.read_model.has_reports().await.map_err(failed)? {
+            return Ok(0);
+        }
+        let mut wrong = 0;
+        let count = |progress: SumsProgress| {
+            wrong += progress.wrong.len() as u64;
+            ControlFlow::Continue(())
+        };
+        self.sums(None, count).await?;
+        self.read_model.save_wrong_sums(wrong).await.map_err(failed)?;
+        Ok(wrong)
+    }
+
     /// Compares periods again until no sum is too small, or `in_flight` after the first comparison.
     async fn compare_again(
         &self,

@@ -43,7 +43,7 @@ async fn no_comparison_reads_a_whole_table() {
     let before = full_reads(&db).await;
     let verifier = Verifier::new(connect().await.unwrap(), read_model, Currency::USD, Duration::ZERO, Repair::FromLog);
     let mut first_missed = FirstMissed::default();
-    let page = verifier.next_clients(0, &mut first_missed).await.unwrap().unwrap();
+    let page = verifier.next_clients(0, 2_000, &mut first_missed).await.unwrap().unwrap();
     assert_eq!((page.clients, page.findings), (2_000, vec![]));
     let ids: Vec<i64> = (1_990..=2_010).collect();
     let some: Vec<Subject> = ids.iter().map(|id| Subject::Client(*id)).collect();

@@ -40,7 +40,7 @@ fn key(name: &str) -> String {
 }
 
 async fn differences(verifier: &Verifier) -> Vec<(i64, Difference, bool)> {
-    let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+    let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
     let of_client = |finding: projector::verify::Finding| match finding.subject {
         Client(id) => (id, finding.difference, finding.repaired),
         subject => panic!("{subject}"),

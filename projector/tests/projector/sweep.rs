@@ -6,13 +6,18 @@ use entity::Subject::Client;
 use entity::order_event;
 use iso_currency::Currency;
 use projector::sweep::Sweep;
-use projector::verify::{FirstMissed, Repair};
+use projector::verify::{FirstMissed, Repair, Verifier};
 use read_model::{Projection, Queries, Redis};
-use sea_orm::ConnectionTrait;
+use runtime::database;
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::fill::fill;
+use test_support::services::sql;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::test]
 async fn the_sweep_repairs_what_redis_lost() {
@@ -21,7 +26,7 @@ async fn the_sweep_repairs_what_redis_lost() {
     let rows: Vec<_> = (1..=3).flat_map(|client| (1..=4).map(move |version| row(client, version))).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     verifier.read_model.apply(&events(&rows)).await;
-    let mut sweep = Sweep::new(verifier, Duration::from_millis(1), Arc::default());
+    let mut sweep = Sweep::new(verifier, Duration::from_millis(1), DAY, Arc::default());
     assert_eq!(sweep.run_once().await.unwrap(), []);
 
     command(&url, &["FLUSHALL"]).await;
@@ -60,4 +65,81 @@ async fn recent_changes_are_compared_again_until_they_are_complete() {
     verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     verifier.repair = Repair::FromLog;
     assert_eq!(verifier.subjects(&[Client(3)], &mut first_missed).await.unwrap().len(), 1);
+}
+
+/// How many rows of clients and orders were read by index.
+async fn rows_read(db: &DatabaseConnection) -> i64 {
+    let read =
+        "SELECT sum(idx_tup_fetch)::bigint AS rows FROM pg_stat_user_tables WHERE relname IN ('clients', 'orders')";
+    db.query_one_raw(sql(read)).await.unwrap().unwrap().try_get("", "rows").unwrap()
+}
+
+#[tokio::test]
+async fn a_page_that_takes_too_long_is_skipped_and_an_idle_sweep_reads_little() {
+    const CLIENTS: i64 = 3_000;
+    let postgres = test_support::postgres::database().await;
+    let connect = |limit| database::connect(&postgres.url, 8, Some(Duration::from_millis(limit)));
+    let (db, (_server, read_model, url)) = (connect(60_000).await.unwrap(), redis().await);
+    migration::up(&db).await.unwrap();
+    fill(&db, CLIENTS, CLIENTS).await;
+    let log = order_event::Entity::find().all(&db).await.unwrap();
+    for result in read_model.apply(&events(&log)).await {
+        result.unwrap();
+    }
+    for lost in [["DEL", "orders:{p1}:g1:client:17"], ["DEL", "orders:{p14}:g1:client:2990"]] {
+        command(&url, &lost).await;
+    }
+    // The orders of one client cannot be read in time.
+    for statement in [
+        "ALTER TABLE orders RENAME TO stored_orders",
+        "CREATE VIEW orders AS SELECT * FROM stored_orders WHERE client_id <> 1000 OR pg_sleep(9) IS NOT NULL",
+    ] {
+        db.execute_unprepared(statement).await.unwrap();
+    }
+    let slow = connect(500).await.unwrap();
+    let verifier = Verifier::new(slow, read_model.clone(), Currency::USD, Duration::ZERO, Repair::FromLog);
+    let mut sweep = Sweep::new(verifier, Duration::ZERO, Duration::ZERO, Arc::default());
+    until(async || {
+        let _ = sweep.run_once().await; // the page fails until it is small
+        let clients = read_model.clients(&[17, 2_990]).await.unwrap();
+        clients.iter().all(Option::is_some)
+    })
+    .await;
+    for statement in ["DROP VIEW orders", "ALTER TABLE stored_orders RENAME TO orders"] {
+        db.execute_unprepared(statement).await.unwrap();
+    }
+
+    // Another projector takes over when the first one ends. It continues the round, and reads little when that is complete.
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    sweep.run(shutdown).await;
+    let other = connect(60_000).await.unwrap();
+    let verifier = Verifier::new(other, read_model.clone(), Currency::USD, Duration::ZERO, Repair::FromLog);
+    let mut sweep = Sweep::new(verifier.clone(), Duration::ZERO, Duration::ZERO, Arc::default());
+    until(async || {
+        sweep.run_once().await.unwrap();
+        read_model.sweep_progress().await.unwrap().unwrap().contains("\"is_finished\":true")
+    })
+    .await;
+    command(&url, &["DEL", "orders:{p1}:g1:client:17"]).await;
+    let mut waiting = Sweep::new(verifier.clone(), Duration::ZERO, Duration::ZERO, Arc::default());
+    for _ in 0..3 {
+        assert_eq!(waiting.run_once().await.unwrap(), [], "only one projector sweeps");
+    }
+    until(async || !sweep.run_once().await.unwrap().is_empty()).await;
+    until(async || sweep.run_once().await.unwrap().is_empty()).await;
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    sweep.run(shutdown).await;
+    verifier.db.close().await.unwrap(); // then its statistics are complete
+
+    let (before, compared) = (rows_read(&db).await, connect(60_000).await.unwrap());
+    let verifier = Verifier::new(compared.clone(), read_model, Currency::USD, Duration::ZERO, Repair::FromLog);
+    let mut idle = Sweep::new(verifier, Duration::ZERO, DAY, Arc::default());
+    for _ in 0..20 {
+        assert_eq!(idle.run_once().await.unwrap(), []);
+    }
+    compared.close().await.unwrap();
+    let read = rows_read(&db).await - before;
+    assert!(read < 20 * 200, "{read} rows");
 }

@@ -99,7 +99,7 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     // A quarantined ranking misses events: only a rebuild repairs it.
     command(&url, &["SADD", "orders:{p2}:g1:quarantine", "rank:last"]).await;
     for _ in 0..2 {
-        let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+        let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
         let findings: Vec<_> =
             page.findings.iter().map(|found| (found.subject, &found.difference, found.repaired)).collect();
         assert_eq!(findings, [(Client(2), &Difference::Misranked, false)]);
@@ -111,7 +111,7 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     command(&url, &["HINCRBY", &key(2), "total", "1"]).await;
     command(&url, &["HINCRBY", &key(3), "total", "1"]).await;
     verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
-    let page = verifier.next_clients(0, &mut FirstMissed::default()).await.unwrap().unwrap();
+    let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
     let repaired: Vec<_> = page.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
     assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
 }

@@ -62,6 +62,7 @@ impl Redis {
             }
         }
         health.quarantined.sort_unstable();
+        health.wrong_sums = self.wrong_sums().await?;
         Ok(health)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! | key                      | type   | holds                                                                        |
 //! |--------------------------|--------|------------------------------------------------------------------------------|
-//! | `orders:meta`            | hash   | `partitions` and `currency`: the settings that all processes share; `generations`: all generations, as JSON; `gG:replayed`: the position of a rebuild |
+//! | `orders:meta`            | hash   | `partitions` and `currency`: the settings that all processes share; `generations`: all generations, as JSON; `gG:replayed`: the position of a rebuild; `gG:swept`: the progress of the sweep; `gG:wrong_sums`: how many sums differed from the database when they were last compared |
+//! | `orders:sweeper`         | string | the projector that sweeps; it expires                                        |
 //! | `orders:{pN}:fencing_token` | string | the fencing token that a writer to this partition must present            |
 //! | `orders:{pN}:generations` | string | a copy of `generations`, in case `orders:meta` alone is lost                |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
@@ -56,6 +57,19 @@ pub fn partition_generations_key(partition: i64) -> String {
 /// running the script on half-migrated keys.
 pub fn missing_key(partition: i64) -> String {
     format!("orders:{{p{partition}}}:nothing")
+}
+
+/// The projector that sweeps.
+pub const SWEEPER: &str = "orders:sweeper";
+
+/// The field of [`META`] that holds the progress of the sweep of a generation.
+pub fn swept_field(generation: u64) -> String {
+    format!("g{generation}:swept")
+}
+
+/// The field of [`META`] that holds the number of wrong sums of a generation.
+pub fn wrong_sums_field(generation: u64) -> String {
+    format!("g{generation}:wrong_sums")
 }
 
 /// The field of [`META`] that holds the position of the rebuild of a generation.

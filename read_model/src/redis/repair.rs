@@ -1,6 +1,7 @@
 //! Reads and writes for `projector verify` and rebuilds. Events are applied by [`Projection`](crate::Projection).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use ::redis::{AsyncCommands, FromRedisValue, RedisError, RedisResult, Value, from_redis_value, pipe};
 
@@ -8,7 +9,8 @@ use super::Redis;
 use super::connection::Cursor;
 use super::decode::{BUCKET_BYTES, read_buckets, read_product, read_projected_client};
 use super::keys::{
-    CATALOGUE, META, QUARANTINE, RANKINGS, fencing_token_key, generation_key, missing_key, rebuild_position_field,
+    CATALOGUE, META, QUARANTINE, RANKINGS, SWEEPER, fencing_token_key, generation_key, missing_key,
+    rebuild_position_field, swept_field, wrong_sums_field,
 };
 use super::scripts::is_stale;
 use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
@@ -247,5 +249,41 @@ impl Redis {
     pub async fn rebuild_position(&self) -> Result<Option<String>, Error> {
         let field = rebuild_position_field(self.live_generation().await?);
         Ok(self.connection().hget(META, field).await?)
+    }
+
+    /// Makes a projector the one that sweeps for some time, unless another one is. Returns whether it is the one.
+    pub async fn lease_sweep(&self, projector: &str, time: Duration) -> Result<bool, Error> {
+        let script = "local holder = redis.call('GET', KEYS[1])
+            if holder and holder ~= ARGV[1] then return 0 end
+            redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+            return 1";
+        let mut lease = ::redis::cmd("EVAL");
+        lease.arg(script).arg(1).arg(SWEEPER).arg(projector).arg(time.as_millis() as u64);
+        lease.query_async(&mut self.connection()).await.map_err(|error| self.write_failed(error))
+    }
+
+    /// Stores the progress of the sweep of the live generation, for a projector that continues it.
+    pub async fn save_sweep_progress(&self, progress: &str) -> Result<(), Error> {
+        let field = swept_field(self.live_generation().await?);
+        let _: i64 = self.connection().hset(META, field, progress).await?;
+        Ok(())
+    }
+
+    /// Returns what [`Redis::save_sweep_progress`] stored.
+    pub async fn sweep_progress(&self) -> Result<Option<String>, Error> {
+        Ok(self.connection().hget(META, swept_field(self.live_generation().await?)).await?)
+    }
+
+    /// Stores how many sums of the live generation differ from the database, for health checks.
+    pub async fn save_wrong_sums(&self, number: u64) -> Result<(), Error> {
+        let field = wrong_sums_field(self.live_generation().await?);
+        let _: i64 = self.connection().hset(META, field, number).await?;
+        Ok(())
+    }
+
+    /// Returns what [`Redis::save_wrong_sums`] stored.
+    pub async fn wrong_sums(&self) -> Result<u64, Error> {
+        let field = wrong_sums_field(self.live_generation().await?);
+        Ok(self.connection().hget::<_, _, Option<u64>>(META, field).await?.unwrap_or(0))
     }
 }

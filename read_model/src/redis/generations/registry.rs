@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use super::{FORMAT, Generations, REPORTS_FORMAT};
 use crate::Error;
 use crate::redis::connection::Cursor;
-use crate::redis::keys::{META, fencing_token_key, partition_generations_key, rebuild_position_field};
+use crate::redis::keys::{
+    META, fencing_token_key, partition_generations_key, rebuild_position_field, swept_field, wrong_sums_field,
+};
 use crate::redis::{ConnectError, Redis};
 
 /// How long readers use the cached generations. The previous one receives events for longer than that.
@@ -132,7 +134,8 @@ impl Redis {
         let removable = self.change_generations(expire).await?;
         for generation in &removable {
             self.remove_keys(*generation).await?;
-            let _: i64 = self.connection().hdel(META, rebuild_position_field(*generation)).await?;
+            let fields = [rebuild_position_field, swept_field, wrong_sums_field].map(|field| field(*generation));
+            let _: i64 = self.connection().hdel(META, &fields).await?;
             self.change_generations(|generations, _| generations.forget(*generation)).await?;
         }
         Ok(removable)

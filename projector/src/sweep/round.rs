@@ -1,0 +1,100 @@
+//! A round compares every client once. Its progress is stored in the read model, so that another projector can continue it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use runtime::one_line;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::verify::{COMPARED_AT_ONCE, Finding, FirstMissed, Verifier};
+
+pub struct Round {
+    progress: Progress,
+    /// The number of clients when this process began or continued the round.
+    clients: u64,
+    /// Clients in the next page. Fewer after a page that failed.
+    page: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Progress {
+    began: DateTime<Utc>,
+    /// All clients up to this id have been compared.
+    last: i64,
+    compared: u64,
+    is_finished: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { began: Utc::now(), last: 0, compared: 0, is_finished: false }
+    }
+}
+
+impl Round {
+    /// Continues the stored round, or begins one.
+    pub async fn load(verifier: &Verifier) -> anyhow::Result<Round> {
+        let stored = verifier.read_model.sweep_progress().await?;
+        let progress = stored.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(Progress::new);
+        Ok(Round { progress, clients: verifier.clients_after(0).await?, page: COMPARED_AT_ONCE })
+    }
+
+    /// Whether the next page is due, so that the round takes this long.
+    pub fn is_due(&self, period: Duration) -> bool {
+        let elapsed = (Utc::now() - self.progress.began).to_std().unwrap_or_default();
+        let compared = self.progress.compared.min(self.clients) as f64 / self.clients.max(1) as f64;
+        let compared = if self.progress.is_finished { 1.0 } else { compared };
+        elapsed >= period.mul_f64(compared)
+    }
+
+    /// Compares the next page; `None` at the end of the round. The round begins again after [`Round::finish`].
+    ///
+    /// A page that fails, for example because it takes too long, is tried again in smaller pages; a client that fails alone is
+    /// skipped.
+    pub async fn next_page(
+        &mut self,
+        verifier: &Verifier,
+        first_missed: &mut FirstMissed,
+    ) -> anyhow::Result<Option<Vec<Finding>>> {
+        if self.progress.is_finished {
+            self.progress = Progress::new();
+            self.clients = verifier.clients_after(0).await?;
+        }
+        let page = match verifier.next_clients(self.progress.last, self.page, first_missed).await {
+            Ok(Some(page)) => page,
+            Ok(None) => return Ok(None),
+            Err(error) if self.page > 1 => {
+                self.page = (self.page / 10).max(1);
+                return Err(error);
+            }
+            Err(error) => {
+                // Fails if a store is down. Then nothing is skipped.
+                verifier.check_stores().await?;
+                if let Some(client) = verifier.client_after(self.progress.last).await? {
+                    warn!(client, "skipped a client that cannot be compared: {}", one_line(error.as_ref()));
+                    self.move_to(verifier, client, 1).await?;
+                }
+                return Ok(Some(Vec::new()));
+            }
+        };
+        self.move_to(verifier, page.last, page.clients as u64).await?;
+        Ok(Some(page.findings))
+    }
+
+    async fn move_to(&mut self, verifier: &Verifier, last: i64, compared: u64) -> anyhow::Result<()> {
+        self.progress.last = last;
+        self.progress.compared += compared;
+        self.page = (self.page * 2).min(COMPARED_AT_ONCE);
+        self.save(verifier).await
+    }
+
+    pub async fn finish(&mut self, verifier: &Verifier) -> anyhow::Result<()> {
+        self.progress.is_finished = true;
+        self.save(verifier).await
+    }
+
+    async fn save(&self, verifier: &Verifier) -> anyhow::Result<()> {
+        Ok(verifier.read_model.save_sweep_progress(&serde_json::to_string(&self.progress)?).await?)
+    }
+}
