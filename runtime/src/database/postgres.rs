@@ -26,6 +26,9 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between attempts to connect to a server that is starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+const TRANSACTION_POOLER: &str = "it is behind a pooler in transaction mode, in which settings of a session and prepared \
+                                  statements are lost; use session mode";
+
 pub async fn connect(
     url: &str,
     connections: u32,
@@ -40,6 +43,9 @@ pub async fn connect(
     let test = async || {
         let mut connection = options.connect().await?;
         set_up(&mut connection, &session).await?;
+        if !session.is_empty() && !keeps_session(&options, &mut connection).await? {
+            return Err(Error::Configuration(TRANSACTION_POOLER.into()));
+        }
         connection.close().await
     };
     let starting = ConstantBuilder::new().with_delay(RETRY_PAUSE).with_max_times(30);
@@ -95,6 +101,21 @@ async fn set_up(connection: &mut PgConnection, session: &str) -> Result<(), Erro
 async fn is_writer(connection: &mut PgConnection) -> Result<bool, Error> {
     let row = connection.fetch_one("SHOW transaction_read_only").await?;
     Ok(row.try_get::<String, _>(0)? == "off")
+}
+
+/// Whether the session stays on its connection to the server while another session uses one, too.
+async fn keeps_session(options: &PgConnectOptions, session: &mut PgConnection) -> Result<bool, Error> {
+    let mut other = options.connect().await?;
+    let before = server_process(session).await?;
+    other.execute("BEGIN").await?;
+    let after = server_process(session).await?;
+    other.execute("ROLLBACK").await?;
+    other.close().await?;
+    Ok(before == after)
+}
+
+async fn server_process(session: &mut PgConnection) -> Result<String, Error> {
+    session.fetch_one("SELECT pg_backend_pid()").await?.try_get_unchecked(0)
 }
 
 fn is_starting(error: &Error) -> bool {
