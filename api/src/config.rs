@@ -1,6 +1,7 @@
 //! The settings. Each is an environment variable and a flag; the comment of a field is its help text.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime::logging::LogSettings;
@@ -18,6 +19,9 @@ pub struct Settings {
     /// URL of the command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
     pub database_url: Option<String>,
+    /// File with the password of the database, instead of the URL; a new password in it is used within a second
+    #[arg(long, env)]
+    pub database_password_file: Option<PathBuf>,
     /// Maximum number of database connections, from 3 to 1000. Two place orders, and one serves the outbox relay
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_connections: u32,

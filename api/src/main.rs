@@ -14,6 +14,7 @@ use api::graphql::schema;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
+use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::{duration_from, logging};
 use tokio::net::TcpListener;
@@ -96,19 +97,20 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
     let read_model = settings.read_model.connect().await?;
-    let db = database::open(&database_url, settings.database_connections).await?;
+    let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
+    let db = database::open(login, settings.database_connections).await?;
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
 
     let backend = Backend {
-        db,
+        db: db.clone(),
         read_model: Arc::new(read_model),
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
-    let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown)?;
+    let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown.clone())?;
     let listener = TcpListener::bind(settings.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
@@ -116,7 +118,13 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     if is_cdn_needed {
         info!("GraphiQL is not built in: the page loads it from unpkg.com");
     }
-    service.serve(listener).await?;
+    let served = async {
+        let served = service.serve(listener).await;
+        shutdown.cancel();
+        served
+    };
+    let (served, watched) = tokio::join!(served, watch_credentials(db, shutdown.clone()));
+    served.and(watched)?;
     info!("stopped");
     Ok(())
 }

@@ -4,6 +4,7 @@ mod cli;
 
 use std::future::{IntoFuture, pending};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use anyhow::{Context, bail};
 use backon::{ExponentialBuilder, Retryable};
 use clap::Parser;
 use cli::Command;
-use iso_currency::Currency;
 use projector::consume::activity::Activity;
 use projector::consume::{Consumer, health};
 use projector::sweep::Sweep;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use projector::{queues, rebuild};
 use read_model::Redis;
+use runtime::database::{self, Login};
 use runtime::logging::{self, LogSettings};
-use runtime::{database, duration_from, one_line, queue::aws_settings};
+use runtime::{duration_from, one_line, queue::aws_settings};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -40,7 +41,7 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 struct Settings {
     /// Address to serve health on
     #[arg(long, env, default_value = "127.0.0.1:8081")]
@@ -54,6 +55,9 @@ struct Settings {
     /// Command database; if set, differences between it and the read model are found and repaired
     #[arg(long, env, hide_env_values = true)]
     database_url: Option<String>,
+    /// File with the password of the database, instead of the URL; a new password in it is used within a second
+    #[arg(long, env)]
+    database_password_file: Option<PathBuf>,
     /// How often recent changes are compared with the command database
     #[arg(long, env, default_value = "10s", value_parser = duration_from(Duration::from_millis(100)))]
     sweep_interval: Duration,
@@ -117,19 +121,20 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
 
 /// Sweeps as soon as the database is reachable. The projector needs it for nothing else.
 async fn sweep(settings: Settings, read_model: Redis, activity: Arc<Activity>, shutdown: CancellationToken) {
-    let Settings { database_url: Some(url), in_flight, sweep_interval, sweep_period, .. } = settings else { return };
-    let currency = settings.read_model.currency;
-    let connected = (|| verifier(url.clone(), read_model.clone(), currency, in_flight))
+    let Some(url) = settings.database_url.clone() else { return };
+    let (interval, period) = (settings.sweep_interval, settings.sweep_period);
+    let connected = (|| verifier(url.clone(), settings.clone(), read_model.clone()))
         .retry(ExponentialBuilder::default().without_max_times())
         .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
     if let Some(Ok(verifier)) = shutdown.run_until_cancelled(connected).await {
-        Sweep::new(verifier, sweep_interval, sweep_period, activity).run(shutdown).await;
+        Sweep::new(verifier, interval, period, activity).run(shutdown).await;
     }
 }
 
-async fn verifier(url: String, read_model: Redis, currency: Currency, in_flight: Duration) -> anyhow::Result<Verifier> {
-    let db = database::connect(&url, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
-    let verifier = Verifier::new(db, read_model, currency, in_flight, Repair::FromLog);
+async fn verifier(url: String, settings: Settings, read_model: Redis) -> anyhow::Result<Verifier> {
+    let login = Login { url: &url, password_file: settings.database_password_file.as_deref() };
+    let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
+    let verifier = Verifier::new(db, read_model, settings.read_model.currency, settings.in_flight, Repair::FromLog);
     verifier.check_database().await?;
     Ok(verifier)
 }

@@ -19,6 +19,7 @@ use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use projector::consume::Consumer;
 use projector::{queues, rebuild};
+use runtime::database::watch_credentials;
 use runtime::logging;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -81,7 +82,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     queues::check(&sqs, &queue_url).await?;
 
     let currency = settings.read_model.currency;
-    let backend = Backend { db, read_model: read_model.clone(), currency, read_wait: settings.read_wait };
+    let backend = Backend { db: db.clone(), read_model: read_model.clone(), currency, read_wait: settings.read_wait };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;
@@ -111,8 +112,16 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
             None => Ok(()),
         }
     };
-    tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), cleanup, traffic)?;
-    Ok(())
+    let served = async {
+        let parts = async {
+            tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), cleanup, traffic)
+        };
+        let served = parts.await.map(drop);
+        shutdown.cancel();
+        served
+    };
+    let (served, watched) = tokio::join!(served, watch_credentials(db, shutdown.clone()));
+    served.and(watched)
 }
 
 fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {

@@ -8,8 +8,9 @@ use aws_config::SdkConfig;
 use futures::TryStreamExt;
 use projector::{queues, replay};
 use read_model::{Memory, ReadModel, Redis};
+use runtime::database::{self, Login};
+use runtime::one_line;
 use runtime::queue::aws_settings;
-use runtime::{database, one_line};
 use sea_orm::DatabaseConnection;
 use tracing::info;
 
@@ -49,7 +50,8 @@ pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
 pub async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
     let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
     if !url.starts_with("sqlite:") {
-        return api::commands::database::open(url, settings.database_connections).await;
+        let login = Login { url, password_file: settings.database_password_file.as_deref() };
+        return api::commands::database::open(login, settings.database_connections).await;
     }
     let db = database::connect(url, 1, None).await?;
     let failed = |error| anyhow!("the migration failed: {}", one_line(&error));

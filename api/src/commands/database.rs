@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, outbox, product, refused_event};
-use runtime::{database, one_line};
+use runtime::database::{self, Login};
+use runtime::one_line;
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{
@@ -19,8 +20,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Each error says how to fix it.
-pub async fn open(url: &str, connections: u32) -> anyhow::Result<DatabaseConnection> {
-    let db = database::connect(url, connections, Some(STATEMENT_TIMEOUT)).await?;
+pub async fn open(login: impl Into<Login<'_>>, connections: u32) -> anyhow::Result<DatabaseConnection> {
+    let db = database::connect(login, connections, Some(STATEMENT_TIMEOUT)).await?;
     check_schema(&db).await.map_err(|error| match is_outage(&error) {
         true => anyhow!("cannot reach the database of DATABASE_URL: {}", one_line(&error)),
         false => {

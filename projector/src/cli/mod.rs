@@ -7,12 +7,13 @@ mod report;
 mod verify;
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
-use runtime::database;
+use runtime::database::{self, Login};
 use tokio_util::sync::CancellationToken;
 
 use self::report::Report;
@@ -65,6 +66,9 @@ pub struct StoreArguments {
     /// Command database; must be the writer, not a replica
     #[arg(long, env, hide_env_values = true)]
     database_url: String,
+    /// File with the password of the database, instead of the URL; a new password in it is used within a second
+    #[arg(long, env)]
+    database_password_file: Option<PathBuf>,
     /// How long a published event may take to reach the read model before it counts as missing
     #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
     in_flight: Duration,
@@ -74,7 +78,8 @@ pub struct StoreArguments {
 
 impl StoreArguments {
     async fn verifier(&self, repair: Repair) -> anyhow::Result<Verifier> {
-        let db = database::connect(&self.database_url, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
+        let login = Login { url: &self.database_url, password_file: self.database_password_file.as_deref() };
+        let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
         let settings = &self.stored.read_model;
         let read_model = settings.connect().await?;
         let verifier = Verifier::new(db, read_model, settings.currency, self.in_flight, repair);

@@ -1,19 +1,35 @@
 //! Connecting to the command database, on [SQLite](sqlite) or [PostgreSQL](postgres). A pool returns only connections in a
 //! known state.
 
+mod credentials;
 mod postgres;
 mod sqlite;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::Error;
 
+pub use credentials::watch_credentials;
 pub use sqlite::is_in_memory;
 
 /// Time after which a request without a connection fails as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the database is, and where its password is.
+pub struct Login<'a> {
+    pub url: &'a str,
+    /// Replaces the password of the URL. A pool uses a new password a second after it was written.
+    pub password_file: Option<&'a Path>,
+}
+
+impl<'a, Url: AsRef<str> + ?Sized> From<&'a Url> for Login<'a> {
+    fn from(url: &'a Url) -> Login<'a> {
+        Login { url: url.as_ref(), password_file: None }
+    }
+}
 
 /// Connects a pool of at most `connections`. SQLite gets one connection, because it allows one writer at a time; its file is
 /// created if it does not exist. On PostgreSQL `statement_timeout` limits each statement; without it a statement, such as one of a
@@ -22,16 +38,17 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// Each is one line, without the URL, which may contain a password.
 pub async fn connect(
-    url: &str,
+    login: impl Into<Login<'_>>,
     connections: u32,
     statement_timeout: Option<Duration>,
 ) -> anyhow::Result<DatabaseConnection> {
+    let Login { url, password_file } = login.into();
     let connected = if url.starts_with("sqlite:") {
         sqlite::connect(url).await
     } else {
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         ensure!(is_postgres, "DATABASE_URL must begin with postgres:// or sqlite://");
-        postgres::connect(url, connections, statement_timeout).await
+        postgres::connect(url, password_file, connections, statement_timeout).await
     };
     match connected {
         Ok(db) => Ok(db),

@@ -1,6 +1,7 @@
 //! PostgreSQL: each connection is to a writer, and has our limits.
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::credentials::Password;
 use super::{ACQUIRE_TIMEOUT, reason};
 
 /// Limit for waiting on a lock. Our own transactions hold locks for milliseconds.
@@ -31,12 +33,17 @@ const TRANSACTION_POOLER: &str = "it is behind a pooler in transaction mode, in 
 
 pub async fn connect(
     url: &str,
+    password_file: Option<&Path>,
     connections: u32,
     statement_timeout: Option<Duration>,
 ) -> Result<DatabaseConnection, Error> {
     let mut options: PgConnectOptions = url.parse()?;
     // Nothing here reads floating-point numbers. PgBouncer refuses this parameter and `options` at the start of a session.
     options = options.extra_float_digits(None).disable_statement_logging();
+    let password = password_file.map(Password::read).transpose()?;
+    if let Some(password) = &password {
+        options = options.password(password.text());
+    }
     let session: Arc<str> = statement_timeout.map(session_settings).unwrap_or_default().into();
 
     // The pool reports only that it timed out. This attempt reports why.
@@ -71,7 +78,11 @@ pub async fn connect(
                 result
             })
         });
-    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options)))
+    let pool = pool.connect_lazy_with(options);
+    if let Some(password) = password {
+        tokio::spawn(password.keep_current(pool.clone()));
+    }
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
 }
 
 /// The settings of a session, as statements.

@@ -1,5 +1,6 @@
 //! Connections of the pool after faults of the database.
 
+mod credentials;
 mod pooler;
 mod postgres;
 mod sqlite;
