@@ -19,11 +19,19 @@ pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
     Ok(settings)
 }
 
+/// Fails if a queue is a FIFO queue: its name ends in `.fifo`. Such a queue refuses messages without a group, and the service
+/// needs no order.
+pub fn ensure_standard(name_or_url: &str) -> anyhow::Result<()> {
+    ensure!(!name_or_url.ends_with(".fifo"), "{name_or_url} is a FIFO queue, but this service needs a standard queue");
+    Ok(())
+}
+
 /// Returns the attributes of the queue.
 ///
 /// # Errors
-/// Each error is one line and says how to fix it.
+/// When the queue is a FIFO queue, does not exist or cannot be reached. Each error is one line and says how to fix it.
 pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<QueueAttributeName, String>> {
+    ensure_standard(url)?;
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
     match request.send().await {
         Ok(response) => Ok(response.attributes.unwrap_or_default()),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Queue, Relay};
+use aws_sdk_sqs::types::QueueAttributeName;
 use entity::event::ORDER_PLACED;
 use entity::{order_event, outbox, refused_event};
 use futures::future::join_all;
@@ -256,6 +257,15 @@ async fn an_event_is_published_right_after_its_order() {
     }
     delays.sort();
     assert!(delays[4] < Duration::from_millis(300), "only the poll published it, seconds later: {delays:?}");
+}
+
+#[tokio::test]
+async fn a_fifo_queue_is_refused() {
+    let mut queue = queue().await;
+    let fifo = queue.client.create_queue().queue_name("orders.fifo").attributes(QueueAttributeName::FifoQueue, "true");
+    queue.url = fifo.send().await.unwrap().queue_url.unwrap();
+    let error = queue.check().await.unwrap_err().to_string();
+    assert!(error.contains("standard queue") && !error.contains('\n'), "{error}");
 }
 
 #[tokio::test]

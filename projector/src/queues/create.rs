@@ -6,6 +6,7 @@ use aws_sdk_sqs::types::QueueAttributeName::{
     self, MessageRetentionPeriod, QueueArn, RedrivePolicy, SqsManagedSseEnabled, VisibilityTimeout,
 };
 use runtime::one_line;
+use runtime::queue::ensure_standard;
 use serde_json::json;
 use tracing::warn;
 
@@ -26,6 +27,7 @@ pub struct CreatedQueue {
 
 /// Creates the queue NAME and the dead-letter queue NAME-dead-letters. Existing queues are not changed.
 pub async fn create(client: &Client, name: &str) -> anyhow::Result<[CreatedQueue; 2]> {
+    ensure_standard(name)?;
     let common = [(VisibilityTimeout, VISIBILITY_TIMEOUT.to_string()), (MessageRetentionPeriod, RETENTION.to_string())];
     let common = common.into_iter().chain([(SqsManagedSseEnabled, "true".to_owned())]);
 
@@ -59,7 +61,7 @@ async fn ensure(
     Ok(CreatedQueue { name, url, created: true })
 }
 
-/// Fails if the queue does not exist. Warns if it has no dead-letter queue.
+/// Fails if the queue does not exist or is a FIFO queue. Warns if it has no dead-letter queue.
 pub async fn check(client: &Client, url: &str) -> anyhow::Result<()> {
     if !runtime::queue::attributes(client, url).await?.contains_key(&RedrivePolicy) {
         warn!("the queue has no dead-letter queue: invalid messages are delivered again until they expire");

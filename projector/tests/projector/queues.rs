@@ -28,3 +28,14 @@ async fn queues_are_created_once_with_the_settings_that_matter() {
     let error = queues::check(&queue, "https://sqs.us-east-1.amazonaws.com/1/none").await.unwrap_err().to_string();
     assert!(error.contains("`projector queues create`"), "{error}");
 }
+
+#[tokio::test]
+async fn a_fifo_queue_is_refused() {
+    let queue = sqs().await;
+    let fifo = queue.create_queue().queue_name("orders.fifo").attributes(QueueAttributeName::FifoQueue, "true");
+    let url = fifo.send().await.unwrap().queue_url.unwrap();
+    for error in [queues::check(&queue, &url).await.err(), queues::create(&queue, "other.fifo").await.err()] {
+        let error = error.expect("it is refused").to_string();
+        assert!(error.contains("standard queue") && !error.contains('\n'), "{error}");
+    }
+}
