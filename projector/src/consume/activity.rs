@@ -3,13 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// A long poll ends after at most 20 seconds. If no receive call has succeeded for this long, the pollers have stopped.
+/// A long poll ends after at most 5 seconds. If no receive call has succeeded for this long, the pollers have stopped.
 const FROZEN_AFTER: Duration = Duration::from_secs(60);
-/// The age of applied events above which the projector lags behind.
+/// The lag above which there is a backlog.
 const LAGGING_ABOVE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -19,7 +18,7 @@ pub struct Activity(Mutex<Recent>);
 struct Recent {
     /// When a receive call last succeeded.
     received: Option<Instant>,
-    /// The age of the oldest event of the last batch, or zero if the queue has been empty since.
+    /// How long the oldest message of the last batch waited until it was applied, or zero if the queue has been empty since.
     lag: Duration,
 }
 
@@ -44,10 +43,8 @@ impl Activity {
         }
     }
 
-    pub(super) fn applied(&self, oldest: Option<DateTime<Utc>>) {
-        if let Some(oldest) = oldest {
-            self.recent().lag = (Utc::now() - oldest).to_std().unwrap_or_default();
-        }
+    pub(super) fn applied(&self, lag: Duration) {
+        self.recent().lag = lag;
     }
 
     /// Whether there is a backlog.
@@ -94,7 +91,7 @@ mod tests {
         assert_eq!(activity.condition().0, Condition::Lagging, "there is more to do");
         activity.received(true);
         assert_eq!(activity.condition(), (Condition::Current, Duration::ZERO), "an empty queue means no lag");
-        activity.applied(Some(Utc::now() - Duration::from_secs(60)));
+        activity.applied(Duration::from_secs(60));
         assert_eq!(activity.condition().0, Condition::Lagging);
     }
 }

@@ -1,12 +1,13 @@
 //! Parse, apply, delete.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::{crash_point, crash_points, one_line};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -31,6 +32,7 @@ impl Consumer {
         shutdown: &CancellationToken,
     ) -> Processed {
         crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
+        let received = Instant::now();
         let mut processed = Processed::default();
         let (mut events, mut valid) = (Vec::new(), Vec::new());
         for message in messages {
@@ -45,9 +47,10 @@ impl Consumer {
                 }
             }
         }
-        let oldest = events.iter().map(|event| event.time).min();
         let Some(results) = self.apply(events, min_batch, shutdown).await else { return processed };
-        self.activity.applied(oldest);
+        if let Some(waited) = valid.iter().map(time_in_queue).max() {
+            self.activity.applied(waited + received.elapsed());
+        }
 
         let mut done = Vec::new();
         for (message, result) in valid.into_iter().zip(results) {
@@ -111,6 +114,14 @@ impl Consumer {
             Err(error) => warn!("cannot delete messages; they will be delivered again: {}", one_line(&error)),
         }
     }
+}
+
+/// How long a message waited for its first delivery. Both times are the queue's, because the clocks of the processes differ.
+fn time_in_queue(message: &Message) -> Duration {
+    let time = |name| message.attributes()?.get(&name)?.parse::<u64>().ok();
+    let sent = time(MessageSystemAttributeName::SentTimestamp);
+    let received = time(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
+    Duration::from_millis(sent.zip(received).map_or(0, |(sent, received)| received.saturating_sub(sent)))
 }
 
 /// Logs the first delivery of a message that is left for the dead-letter queue.

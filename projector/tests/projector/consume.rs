@@ -20,11 +20,7 @@ use tokio_util::sync::CancellationToken;
 use winterbaume_core::{MockAws, MockRequest, MockResponse, MockService};
 use winterbaume_sqs::SqsService;
 
-async fn send(consumer: &Consumer, message: &str) {
-    consumer.queue.send_message().queue_url(&consumer.queue_url).message_body(message).send().await.unwrap();
-}
-
-async fn total(read_model: &dyn Queries, client: i64) -> i64 {
+pub async fn total(read_model: &dyn Queries, client: i64) -> i64 {
     read_model.clients(&[client]).await.unwrap().remove(0).map_or(0, |client| client.total)
 }
 
@@ -167,7 +163,7 @@ async fn while_redis_is_down_pollers_keep_their_messages_and_receive_none() {
 }
 
 /// A read model that is there or not.
-struct Switchable(Memory, AtomicBool);
+pub struct Switchable(pub Memory, pub AtomicBool);
 
 impl Switchable {
     fn check(&self) -> Result<(), Error> {

@@ -17,14 +17,14 @@ use tracing::Level;
 use crate::support::{consumer, events, row};
 
 /// Serves health, and returns the URL of `/health/ready`.
-async fn serve(consumer: Consumer) -> String {
+pub async fn serve(consumer: Consumer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/health/ready", listener.local_addr().unwrap());
     tokio::spawn(axum::serve(listener, health::router(consumer)).into_future());
     url
 }
 
-async fn ready(url: &str) -> (u16, Value) {
+pub async fn ready(url: &str) -> (u16, Value) {
     let response = reqwest::get(url).await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }

@@ -55,6 +55,10 @@ pub async fn consumer(read_model: Arc<dyn Projection>) -> (Consumer, String) {
     (consumer, dead_letters.url)
 }
 
+pub async fn send(consumer: &Consumer, message: &str) {
+    consumer.queue.send_message().queue_url(&consumer.queue_url).message_body(message).send().await.unwrap();
+}
+
 /// The number of visible messages, and of messages that were received but not deleted.
 pub async fn waiting(queue: &Sqs, url: &str) -> (u32, u32) {
     use QueueAttributeName::{ApproximateNumberOfMessages as Visible, ApproximateNumberOfMessagesNotVisible as Held};
