@@ -57,7 +57,7 @@ pub trait Queries: Send + Sync {
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
     /// Adds up the sales of each product over periods: days and months, named as by
-    /// [`products_of_day`](crate::rules::sales::products_of_day). One round trip.
+    /// [`products_of_day`](crate::rules::sales::products_of_day). Takes time in proportion to the number of their products.
     async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 
     /// Subscribes to the ids of changed clients, whichever process changes them. The stream ends when it can miss a change: then the

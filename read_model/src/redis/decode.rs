@@ -82,19 +82,19 @@ pub fn read_buckets(page: &[u8]) -> impl ExactSizeIterator<Item = Sum> {
         .map(move |bucket| Sum { revenue: number(bucket.get(..8)), count: number(bucket.get(8..16)) })
 }
 
-/// Adds the fields and values of a product hash, in turn, to `sales`.
+/// Sets `sales` by the fields and values of a part of a product hash, in turn.
 pub fn read_product_sales(text: &str, sales: &mut HashMap<i64, Sum>) -> Result<(), Error> {
     let mut parts = text.split_ascii_whitespace();
     while let Some(field) = parts.next() {
         let damaged = || Error::Damaged(format!("the field {field} of the product sales"));
         let (product, part) = field.split_once(':').ok_or_else(damaged)?;
-        let amount = parts.next().and_then(|amount| amount.parse().ok()).ok_or_else(damaged)?;
-        let sold = match part {
-            "units" => Sum { count: amount, revenue: 0 },
-            "revenue" => Sum { count: 0, revenue: amount },
+        let amount: i64 = parts.next().and_then(|amount| amount.parse().ok()).ok_or_else(damaged)?;
+        let sold = sales.entry(product.parse().map_err(|_| damaged())?).or_default();
+        match part {
+            "units" => sold.count = amount,
+            "revenue" => sold.revenue = amount,
             _ => return Err(damaged()),
-        };
-        sales.entry(product.parse().map_err(|_| damaged())?).or_default().add(sold);
+        }
     }
     Ok(())
 }

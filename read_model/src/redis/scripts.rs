@@ -8,7 +8,7 @@ pub struct Scripts {
     pub apply: Script,
     pub apply_product: Script,
     pub read_ranking: Script,
-    pub read_hash: Script,
+    pub scan_hash: Script,
     pub replace_client: Script,
     pub save_generations: Script,
     pub fence: Script,
@@ -20,7 +20,7 @@ impl Scripts {
             apply: Script::new(include_str!("scripts/apply.lua")),
             apply_product: Script::new(include_str!("scripts/apply_product.lua")),
             read_ranking: Script::new(include_str!("scripts/read_ranking.lua")),
-            read_hash: Script::new(include_str!("scripts/read_hash.lua")),
+            scan_hash: Script::new(include_str!("scripts/scan_hash.lua")),
             replace_client: Script::new(include_str!("scripts/replace_client.lua")),
             save_generations: Script::new(include_str!("scripts/save_generations.lua")),
             fence: Script::new(include_str!("scripts/fence.lua")),
@@ -29,7 +29,7 @@ impl Scripts {
 
     /// Loads the scripts that pipelines call by their hash: a new or restarted server does not have them.
     pub async fn load(&self, connection: &mut Connection) -> RedisResult<()> {
-        for script in [&self.apply, &self.apply_product, &self.read_ranking, &self.read_hash] {
+        for script in [&self.apply, &self.apply_product, &self.read_ranking, &self.scan_hash] {
             script.load_async(connection).await?;
         }
         Ok(())

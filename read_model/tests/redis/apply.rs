@@ -6,7 +6,7 @@ use iso_currency::Currency;
 use rand::SeedableRng;
 use rand::prelude::SliceRandom;
 use rand::rngs::StdRng;
-use read_model::{Applied, Error, Memory, Projection, Queries, ReadModel, Redis};
+use read_model::{Applied, Error, Memory, Projection, Queries, ReadModel, Redis, Sum};
 
 use crate::support::{all_of, client_of, command, dated, event, order_of, server};
 
@@ -126,4 +126,33 @@ async fn a_batch_gives_each_event_the_result_it_has_in_isolation() {
     memory.apply(&of_others).await;
     let (stored, specified) = (all_of(&redis, now).await, all_of(&memory, now).await);
     assert!(stored == specified, "{stored:#?}\n{specified:#?}");
+}
+
+/// Redis serves nobody else while it runs a command.
+#[tokio::test]
+async fn the_sales_of_a_hundred_thousand_products_are_read_in_parts() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 2, Currency::USD).await.unwrap();
+    redis.apply(&[event(1, 1, 5)]).await[0].clone().unwrap();
+    let fill = "for product = ARGV[1] + 1, ARGV[1] + 5000 do
+        redis.call('HSET', KEYS[1], product .. ':units', product, product .. ':revenue', 2 * product)
+    end";
+    for partition in 0..2 {
+        let key = format!("orders:{{p{partition}}}:g1:products:2026-11-24");
+        for before in (0..100_000).step_by(5_000) {
+            command(&server, &["EVAL", fill, "1", &key, &before.to_string()]).await;
+        }
+    }
+    command(&server, &["CONFIG", "RESETSTAT"]).await;
+    let sales = redis.product_sales(&["products:2026-11-24".into()]).await.unwrap();
+    assert_eq!(sales.len(), 100_000);
+    for (product, sold) in sales {
+        assert_eq!(sold, Sum { count: 2 * product, revenue: 4 * product });
+    }
+    let ::redis::Value::VerbatimString { text, .. } = command(&server, &["INFO", "commandstats"]).await else {
+        panic!("statistics")
+    };
+    let calls =
+        text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok());
+    assert!(calls.is_some_and(|calls: u32| calls > 300), "{text}");
 }
