@@ -23,11 +23,11 @@ use std::time::Duration;
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
-use entity::{Subject, client, outbox, product};
+use entity::{Subject, client, outbox, product, refused_event};
 use iso_currency::Currency;
 use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, Statement,
@@ -177,15 +177,21 @@ impl Verifier {
         Ok(findings)
     }
 
-    /// How many events are in the outbox, and when the oldest of them occurred.
+    /// How many events are not published, and when the oldest of them occurred.
     pub async fn unpublished(&self) -> anyhow::Result<(u64, Option<DateTime<Utc>>)> {
-        let pending = order_event::Entity::find().filter(is_pending()).select_only();
-        let pending = pending.column_as(Column::Id.count(), "events").column_as(Column::OccurredAt.min(), "since");
-        let pending = pending.into_tuple::<(i64, Option<DateTime<Utc>>)>().one(&self.db).await.map_err(database)?;
-        let (events, since) = pending.unwrap_or_default();
-        Ok((u64::try_from(events).unwrap_or(0), since))
+        let occurred = "SELECT (SELECT occurred_at FROM order_events WHERE id = event_id) AS occurred_at FROM";
+        let sql = format!(
+            "SELECT COUNT(*) AS events, MIN(occurred_at) AS since FROM ({occurred} ({UNPUBLISHED}) AS ids) AS times"
+        );
+        let row = self.db.query_one_raw(Statement::from_string(self.db.get_database_backend(), sql)).await;
+        let Some(row) = row.map_err(database)? else { return Ok((0, None)) };
+        let events: i64 = row.try_get("", "events").map_err(database)?;
+        Ok((u64::try_from(events).unwrap_or(0), row.try_get("", "since").map_err(database)?))
     }
 }
+
+/// The ids of the events that are not published.
+const UNPUBLISHED: &str = "SELECT event_id FROM outbox UNION ALL SELECT event_id FROM refused_events";
 
 /// The versions in a log after one version that are not in the outbox, ascending, and whether others are in the outbox. Skips
 /// versions that the read model includes.
@@ -203,10 +209,13 @@ async fn missing_versions(
     Ok((published.into_iter().map(|(version, _)| version).collect(), !pending.is_empty()))
 }
 
-/// Whether an event is still in the outbox.
+/// Whether an event is not published.
 fn is_pending() -> Expr {
-    let pending = outbox::Entity::find().select_only().column(outbox::Column::EventId);
-    Column::Id.in_subquery(pending.into_query())
+    let id = Expr::col((order_event::Entity, Column::Id));
+    let outbox = outbox::Entity::find().filter(outbox::Column::EventId.into_expr().eq(id.clone()));
+    let refused = refused_event::Entity::find().filter(refused_event::Column::EventId.into_expr().eq(id));
+    Expr::exists(outbox.select_only().column(outbox::Column::EventId).into_query())
+        .or(Expr::exists(refused.select_only().column(refused_event::Column::EventId).into_query()))
 }
 
 /// A random id, so much below the ids up to the last one that each of them may be among the next `count`.

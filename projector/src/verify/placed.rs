@@ -8,7 +8,7 @@ use entity::order_event::least_id_at;
 use read_model::Sum;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, TryGetable, Value};
 
-use super::{StoreFailed, Verifier, database};
+use super::{StoreFailed, UNPUBLISHED, Verifier, database};
 
 /// The start and the end of a span of time.
 pub(super) type Times = [DateTime<Utc>; 2];
@@ -23,7 +23,7 @@ const CLOSE: TimeDelta = TimeDelta::minutes(10);
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Scope {
     All,
-    /// Orders whose events are not in the outbox.
+    /// Orders whose events are published.
     Published,
     /// All orders whose ids have about their time. These are all that this service has placed, and they are found at once.
     NearIds,
@@ -76,16 +76,16 @@ impl Verifier {
         let [from, end] = times;
         let mut values: Vec<Value> = times.map(Into::into).into();
         let (pending, condition) = match scope {
-            Scope::All => ("", ""),
+            Scope::All => (String::new(), ""),
             Scope::NearIds => {
                 values.extend([least_id_at(from - CLOSE), least_id_at(end + CLOSE)].map(Value::from));
-                ("", "AND o.id >= $3 AND o.id < $4")
+                (String::new(), "AND o.id >= $3 AND o.id < $4")
             }
             Scope::Published => {
                 // The event of an order is not older than the order.
                 values.push(least_id_at(from - CLOSE).into());
                 (
-                    PENDING,
+                    pending(),
                     "AND NOT EXISTS (SELECT 1 FROM pending WHERE pending.client_id = o.client_id AND pending.version = o.version)",
                 )
             }
@@ -104,8 +104,12 @@ impl Verifier {
     }
 }
 
-/// The client and version of each event in the outbox. Each is looked up by its id, however many PostgreSQL expects.
-const PENDING: &str = "WITH pending AS (
-    SELECT (SELECT client_id FROM order_events WHERE id = event_id) AS client_id,
-           (SELECT version FROM order_events WHERE id = event_id) AS version
-    FROM outbox WHERE event_id >= $3)";
+/// The client and version of each event that is not published. Each is looked up by its id, however many PostgreSQL expects.
+fn pending() -> String {
+    format!(
+        "WITH pending AS (
+            SELECT (SELECT client_id FROM order_events WHERE id = event_id) AS client_id,
+                   (SELECT version FROM order_events WHERE id = event_id) AS version
+            FROM ({UNPUBLISHED}) AS ids WHERE event_id >= $3)"
+    )
+}

@@ -3,7 +3,7 @@
 use crate::support::*;
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use entity::order_event;
-use projector::verify::Repair;
+use projector::verify::{FirstMissed, Repair};
 use read_model::Projection;
 use sea_orm::ConnectionTrait;
 use std::time::Duration;
@@ -28,6 +28,13 @@ async fn verify_reports_every_wrong_sum() {
     verifier.db.execute_unprepared("INSERT INTO outbox (event_id) SELECT id FROM order_events").await.unwrap();
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
     verifier.db.execute_unprepared("DELETE FROM outbox").await.unwrap();
+    // So is one that the queue refuses.
+    let refused = "INSERT INTO refused_events SELECT id, occurred_at, occurred_at, occurred_at, '' FROM order_events";
+    verifier.db.execute_unprepared(refused).await.unwrap();
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+    let missing = verifier.subjects(&[entity::Subject::Client(1)], &mut FirstMissed::default()).await.unwrap();
+    assert_eq!((missing, verifier.unpublished().await.unwrap().0), (vec![], 5));
+    verifier.db.execute_unprepared("DELETE FROM refused_events").await.unwrap();
     // So is one that left it recently. It arrives while the comparison waits for it.
     verifier.in_flight = Duration::from_millis(500);
     let arrives = async {
