@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod cluster;
 mod disk_full;
+mod lost_keys;
 mod rebuild;
 mod redis_loss;
 mod replacement;
