@@ -25,7 +25,7 @@ mod types;
 pub use health::Health;
 pub use interface::{Projection, Queries, ReadModel};
 pub use memory::Memory;
-pub use redis::connection::Cursor;
+pub use redis::connection::{Cursor, RedisAddress};
 pub use redis::generations::{self, Generations};
 pub use redis::repair::RankedAndRecent;
 pub use redis::{ConnectError, Redis};

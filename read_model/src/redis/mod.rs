@@ -31,7 +31,7 @@ use ::redis::{AsyncCommands, ErrorKind, RedisError, ServerErrorKind, pipe};
 use iso_currency::Currency;
 
 use self::client_cache::ClientCache;
-use self::connection::{Connection, Servers};
+use self::connection::{Connection, RedisAddress, Servers};
 use self::generations::registry::Registry;
 use self::health::HealthCache;
 use self::keys::{META, generation_key};
@@ -61,6 +61,15 @@ struct Shared {
 pub enum ConnectError {
     #[error("REDIS_URL is not set: the read model")]
     NotSet,
+    #[error(
+        "REDIS_URL must begin with redis:// or rediss://; other addresses, such as those of Redis Sentinel, are not supported: \
+         name the primary, or a proxy that follows it"
+    )]
+    Unsupported,
+    #[error("cannot parse REDIS_URL; set REDIS_USERNAME and REDIS_PASSWORD if they have special characters")]
+    Malformed(#[source] RedisError),
+    #[error("cannot use REDIS_CA_FILE: {0}")]
+    CaFile(String),
     #[error("cannot reach the Redis of REDIS_URL")]
     Unreachable(#[from] RedisError),
     #[error(
@@ -73,11 +82,21 @@ pub enum ConnectError {
 }
 
 impl Redis {
-    /// Connects, and stores or checks the settings that all processes on this Redis share. `partitions` is at least 1.
+    /// Connects to a URL that is complete: see [`Redis::connect_to`].
     pub async fn connect(url: &str, partitions: u16, currency: Currency) -> Result<Redis, ConnectError> {
+        let address = RedisAddress { url: url.into(), ..RedisAddress::default() };
+        Redis::connect_to(&address, partitions, currency).await
+    }
+
+    /// Connects, and stores or checks the settings that all processes on this Redis share. `partitions` is at least 1.
+    pub async fn connect_to(
+        address: &RedisAddress,
+        partitions: u16,
+        currency: Currency,
+    ) -> Result<Redis, ConnectError> {
         // Two cryptography providers are compiled into rustls, by different libraries, so that it requires a choice.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (servers, client_cache) = (Servers::find(url).await?, Arc::new(ClientCache::new()));
+        let (servers, client_cache) = (Servers::find(address).await?, Arc::new(ClientCache::new()));
         let connection = servers.connect(&client_cache).await?;
         let (registry, scripts, health) = (Registry::new(), Scripts::new(), HealthCache::default());
         let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts, health };

@@ -9,3 +9,4 @@ mod generation_states;
 mod generations;
 mod outages;
 mod support;
+mod tls;

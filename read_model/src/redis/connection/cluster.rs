@@ -36,7 +36,7 @@ pub struct Cluster {
 /// got them, and it has been seen to wait forever after the restart of a node.
 #[derive(Clone)]
 pub(super) struct Renewed {
-    servers: Servers,
+    servers: Arc<Servers>,
     redirects: u32,
     connection: Arc<Replaceable<ClusterConnection>>,
     /// Whether a new connection is being made. Until it is there, the old one may still reach other nodes.
@@ -46,7 +46,7 @@ pub(super) struct Renewed {
 impl Renewed {
     pub(super) async fn connect(servers: &Servers, redirects: u32) -> RedisResult<Renewed> {
         let connection = Arc::new(Replaceable::new(servers.connect_to_cluster(redirects).await?));
-        Ok(Renewed { servers: servers.clone(), redirects, connection, is_renewing: Arc::default() })
+        Ok(Renewed { servers: Arc::new(servers.clone()), redirects, connection, is_renewing: Arc::default() })
     }
 
     pub(super) async fn route_command(&self, command: Cmd, to: RoutingInfo) -> RedisResult<Value> {

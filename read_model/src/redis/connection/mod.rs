@@ -1,5 +1,6 @@
 //! One Redis server or a Cluster, behind the same calls.
 
+mod address;
 mod cluster;
 mod replaceable;
 mod server;
@@ -14,6 +15,7 @@ use ::redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Va
 use futures::FutureExt;
 use futures::future::{BoxFuture, select};
 
+pub use self::address::RedisAddress;
 use self::cluster::Cluster;
 pub use self::server::Servers;
 use self::single::Server;

@@ -8,15 +8,15 @@ use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult,
-    cmd,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, RedisError, RedisResult, TlsCertificates, cmd,
 };
 use socket2::TcpKeepalive;
 use tokio::time::timeout;
 
 use super::cluster::{Cluster, Renewed};
 use super::single::Server;
-use super::{Connection, TIMEOUT};
+use super::{Connection, RedisAddress, TIMEOUT};
+use crate::ConnectError;
 use crate::redis::client_cache::ClientCache;
 
 /// How long sent bytes may stay unacknowledged before the connection counts as dead, and how long it may be idle before a probe.
@@ -32,21 +32,22 @@ pub struct Servers {
     /// One server, or some nodes of a Cluster.
     addresses: Vec<ConnectionInfo>,
     is_cluster: bool,
+    /// The trusted certificates, if connections use TLS.
+    certificates: Option<TlsCertificates>,
 }
 
 impl Servers {
-    /// Finds out whether a server or a Cluster is there. `url` may name several nodes of a Cluster, separated by commas: one that responds is
-    /// enough.
-    pub async fn find(url: &str) -> RedisResult<Servers> {
+    /// Finds out whether a server or a Cluster is there. Of several nodes of a Cluster, one that responds is enough.
+    pub async fn find(address: &RedisAddress) -> Result<Servers, ConnectError> {
         // A connection that only listens notices in no other way that the server is gone.
         let keepalive =
             TcpKeepalive::new().with_time(MAX_SILENCE).with_interval(Duration::from_secs(1)).with_retries(3);
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(MAX_SILENCE);
-        let address = |url: &str| Ok(url.trim().into_connection_info()?.set_tcp_settings(tcp.clone()));
-        let mut servers =
-            Servers { addresses: url.split(',').map(address).collect::<RedisResult<_>>()?, is_cluster: false };
+        let (nodes, certificates) = address.parse()?;
+        let addresses = nodes.into_iter().map(|node| node.set_tcp_settings(tcp.clone())).collect();
+        let mut servers = Servers { addresses, is_cluster: false, certificates };
         let mut connection =
             first(&servers.addresses, async |client| client.get_multiplexed_async_connection().await).await?;
         // If INFO is forbidden, this counts as one server.
@@ -54,7 +55,7 @@ impl Servers {
         servers.is_cluster = info.is_ok_and(|info| info.contains("cluster_enabled:1"));
         if servers.addresses.len() > 1 && !servers.is_cluster {
             let why = "it names several servers, but they are not a Cluster";
-            return Err(RedisError::from((ErrorKind::InvalidClientConfig, why)));
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, why)).into());
         }
         Ok(servers)
     }
@@ -69,7 +70,7 @@ impl Servers {
     }
 
     pub(super) async fn connect_to_cluster(&self, redirects: u32) -> RedisResult<ClusterConnection> {
-        let client = ClusterClientBuilder::new(self.addresses.iter().cloned())
+        let mut client = ClusterClientBuilder::new(self.addresses.iter().cloned())
             .connection_timeout(TIMEOUT)
             .response_timeout(TIMEOUT)
             .overall_response_timeout(Some(2 * TIMEOUT))
@@ -77,6 +78,9 @@ impl Servers {
             .min_retry_wait(RETRY_PAUSES_MS[0])
             .max_retry_wait(RETRY_PAUSES_MS[1])
             .tcp_settings(self.addresses[0].tcp_settings().clone());
+        if let Some(certificates) = &self.certificates {
+            client = client.certs(certificates.clone());
+        }
         client.build()?.get_async_connection().await
     }
 
