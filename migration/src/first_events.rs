@@ -1,4 +1,4 @@
-//! The first event of clients and products that have none.
+//! The first event of clients and products that have none, and the currency of the log.
 
 use chrono::{SubsecRound, Utc};
 use sea_orm::{ConnectionTrait, DbErr};
@@ -54,4 +54,19 @@ pub async fn write(db: &impl ConnectionTrait, currency: &str) -> Result<(), DbEr
         db.execute(&raise).await?;
     }
     Ok(())
+}
+
+/// The currency of the newest event that has amounts.
+pub async fn logged_currency(db: &impl ConnectionTrait) -> Result<Option<String>, DbErr> {
+    let amounts = ["orders.OrderPlaced.v1", "products.ProductCreated.v1", "products.PriceChanged.v1"];
+    let newest = Query::select()
+        .column("payload")
+        .from("order_events")
+        .and_where(Expr::col("type").is_in(amounts))
+        .order_by("id", Order::Desc)
+        .limit(1)
+        .to_owned();
+    let payload: Option<serde_json::Value> =
+        db.query_one(&newest).await?.map(|row| row.try_get("", "payload")).transpose()?;
+    Ok(payload.and_then(|payload| Some(payload.get("currency")?.as_str()?.to_owned())))
 }

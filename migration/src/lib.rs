@@ -9,6 +9,7 @@ mod m20261125_000004_events_of_clients_and_products;
 mod m20261127_000005_outbox;
 mod m20261127_000006_first_events;
 mod m20261127_000007_refused_events;
+mod m20261127_000008_store_settings;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000005_outbox::Migration),
             Box::new(m20261127_000006_first_events::Migration),
             Box::new(m20261127_000007_refused_events::Migration),
+            Box::new(m20261127_000008_store_settings::Migration),
         ]
     }
 }
@@ -47,7 +49,7 @@ pub async fn up(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
 }
 
 /// Inserts three clients and three products, with their events, into a database that has neither; returns whether it did.
-/// Prices are in minor units of `currency` (ISO 4217). As safe as [`up`] to run twice and concurrently.
+/// Prices are in minor units of `currency` (ISO 4217), which must be that of the database, if it has one. As safe as [`up`] to run twice and concurrently.
 pub async fn sample_data(db: &DatabaseConnection, currency: &str) -> Result<bool, DbErr> {
     lock(db).await?;
     let inserted = insert_sample_data(db, currency).await?;
@@ -57,9 +59,11 @@ pub async fn sample_data(db: &DatabaseConnection, currency: &str) -> Result<bool
 
 async fn insert_sample_data(db: &DatabaseConnection, currency: &str) -> Result<bool, DbErr> {
     let transaction = db.begin().await?;
+    store_currency(&transaction, currency).await?;
     for table in ["clients", "products"] {
         let any = Query::select().column("id").from(table).limit(1).to_owned();
         if transaction.query_one(&any).await?.is_some() {
+            transaction.commit().await?;
             return Ok(false);
         }
     }
@@ -80,6 +84,29 @@ async fn insert_sample_data(db: &DatabaseConnection, currency: &str) -> Result<b
     first_events::write(&transaction, currency).await?;
     transaction.commit().await?;
     Ok(true)
+}
+
+/// Stores the currency of all amounts of the database, unless it has one.
+///
+/// # Errors
+/// [`DbErr::Custom`] when it has another one.
+async fn store_currency(db: &impl ConnectionTrait, currency: &str) -> Result<(), DbErr> {
+    let insert = Query::insert()
+        .into_table("store_settings")
+        .columns(["id", "currency"])
+        .values_panic([1.into(), currency.into()])
+        .on_conflict(OnConflict::column("id").do_nothing().to_owned())
+        .to_owned();
+    db.execute(&insert).await?;
+    let stored = Query::select().column("currency").from("store_settings").to_owned();
+    let stored: Option<String> = db.query_one(&stored).await?.map(|row| row.try_get("", "currency")).transpose()?;
+    match stored {
+        Some(stored) if stored != currency => Err(DbErr::Custom(format!(
+            "the amounts of this database are in {stored}, but this process is set to CURRENCY={currency}; set \
+             CURRENCY={stored}, or use another database"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 const LOCK: &str = "hashtext('order service migrations')";

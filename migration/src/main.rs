@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail, ensure};
 use clap::{Parser, Subcommand};
 use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
@@ -64,7 +64,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::SampleData { currency } => {
             let inserted = migration::sample_data(&db, currency.code()).await;
-            match inserted.map_err(|error| anyhow!("cannot insert sample data (run `migration up` first): {error}"))? {
+            let failed = |error| match error {
+                DbErr::Custom(reason) => anyhow!(reason),
+                error => anyhow!("cannot insert sample data (run `migration up` first): {error}"),
+            };
+            match inserted.map_err(failed)? {
                 true => println!("Three clients and three products were inserted."),
                 false => println!("The database has clients or products already: nothing was inserted."),
             }

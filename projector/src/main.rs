@@ -19,9 +19,10 @@ use projector::sweep::Sweep;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use projector::{queues, rebuild};
 use read_model::Redis;
-use runtime::database::{self, Login};
+use runtime::database::{self, Login, OtherCurrency};
 use runtime::logging::{self, LogSettings};
 use runtime::{duration_from, one_line, queue::aws_settings};
+use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -92,6 +93,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn consume(settings: Settings) -> anyhow::Result<()> {
     let queue_url = settings.queue_url.clone().context("QUEUE_URL is not set: the SQS queue to consume")?;
+    // Before the read model: an empty Redis would store a currency that the database refuses.
+    if let Some(url) = &settings.database_url
+        && let Err(error) = database(url, &settings).await
+        && error.is::<OtherCurrency>()
+    {
+        return Err(error);
+    }
     let read_model = Arc::new(settings.read_model.connect().await?);
     let queue = queues::client(&aws_settings().await?);
     queues::check(&queue, &queue_url).await?;
@@ -106,7 +114,9 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     let clean_up = tokio::spawn(rebuild::clean_up((*read_model).clone(), shutdown.clone()));
     let sweep = tokio::spawn(sweep(settings, (*read_model).clone(), consumer.activity.clone(), shutdown.clone()));
     let background = async {
-        tokio::try_join!(clean_up, sweep).context("a background task failed")?;
+        let clean_up = async { clean_up.await.context("a background task failed") };
+        let sweep = async { sweep.await.context("a background task failed")? };
+        tokio::try_join!(clean_up, sweep)?;
         // They end at the shutdown, which must not cut off the consumer.
         pending::<anyhow::Result<()>>().await
     };
@@ -120,21 +130,35 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Sweeps as soon as the database is reachable. The projector needs it for nothing else.
-async fn sweep(settings: Settings, read_model: Redis, activity: Arc<Activity>, shutdown: CancellationToken) {
-    let Some(url) = settings.database_url.clone() else { return };
+async fn sweep(
+    settings: Settings,
+    read_model: Redis,
+    activity: Arc<Activity>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(url) = settings.database_url.clone() else { return Ok(()) };
     let (interval, period) = (settings.sweep_interval, settings.sweep_period);
     let connected = (|| verifier(url.clone(), settings.clone(), read_model.clone()))
         .retry(ExponentialBuilder::default().without_max_times())
+        .when(|error| !error.is::<OtherCurrency>())
         .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
-    if let Some(Ok(verifier)) = shutdown.run_until_cancelled(connected).await {
-        Sweep::new(verifier, interval, period, activity).run(shutdown).await;
+    if let Some(verifier) = shutdown.run_until_cancelled(connected).await {
+        Sweep::new(verifier?, interval, period, activity).run(shutdown).await;
     }
+    Ok(())
 }
 
 async fn verifier(url: String, settings: Settings, read_model: Redis) -> anyhow::Result<Verifier> {
-    let login = Login { url: &url, password_file: settings.database_password_file.as_deref() };
-    let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
+    let db = database(&url, &settings).await?;
     let verifier = Verifier::new(db, read_model, settings.read_model.currency, settings.in_flight, Repair::FromLog);
     verifier.check_database().await?;
     Ok(verifier)
+}
+
+/// Connects to the command database and checks its currency.
+async fn database(url: &str, settings: &Settings) -> anyhow::Result<DatabaseConnection> {
+    let login = Login { url, password_file: settings.database_password_file.as_deref() };
+    let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(SWEEP_TIMEOUT)).await?;
+    database::check_currency(&db, settings.read_model.currency.code()).await?;
+    Ok(db)
 }

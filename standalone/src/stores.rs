@@ -49,14 +49,16 @@ pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
 /// does both.
 pub async fn open_database(settings: &Settings) -> anyhow::Result<DatabaseConnection> {
     let url = settings.database_url.as_deref().unwrap_or("sqlite::memory:");
+    let currency = settings.read_model.currency;
     if !url.starts_with("sqlite:") {
         let login = Login { url, password_file: settings.database_password_file.as_deref() };
-        return api::commands::database::open(login, settings.database_connections).await;
+        return api::commands::database::open(login, settings.database_connections, currency).await;
     }
     let db = database::connect(url, 1, None).await?;
     let failed = |error| anyhow!("the migration failed: {}", one_line(&error));
     migration::up(&db).await.map_err(failed)?;
-    migration::sample_data(&db, settings.read_model.currency.code()).await.map_err(failed)?;
+    database::store_currency(&db, currency.code()).await?;
+    migration::sample_data(&db, currency.code()).await.map_err(failed)?;
     Ok(db)
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, outbox, product, refused_event};
+use iso_currency::Currency;
 use runtime::database::{self, Login};
 use runtime::one_line;
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
@@ -16,11 +17,15 @@ use sea_orm::{
 /// Limit for a statement, including its wait for another order of the same client.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects and checks the schema.
+/// Connects, and checks the schema and the currency. The first process stores its currency in the database.
 ///
 /// # Errors
 /// Each error says how to fix it.
-pub async fn open(login: impl Into<Login<'_>>, connections: u32) -> anyhow::Result<DatabaseConnection> {
+pub async fn open(
+    login: impl Into<Login<'_>>,
+    connections: u32,
+    currency: Currency,
+) -> anyhow::Result<DatabaseConnection> {
     let db = database::connect(login, connections, Some(STATEMENT_TIMEOUT)).await?;
     check_schema(&db).await.map_err(|error| match is_outage(&error) {
         true => anyhow!("cannot reach the database of DATABASE_URL: {}", one_line(&error)),
@@ -28,10 +33,11 @@ pub async fn open(login: impl Into<Login<'_>>, connections: u32) -> anyhow::Resu
             anyhow!("the schema of the database is older than this release: run `migration up` ({})", one_line(&error))
         }
     })?;
+    database::store_currency(&db, currency.code()).await?;
     Ok(db)
 }
 
-/// Fails if a table or column that this release uses is missing.
+/// Fails if a table or column that this release uses is missing. [`database::store_currency`] reads `store_settings`.
 async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     client::Entity::find().limit(0).all(db).await?;
     product::Entity::find().limit(0).all(db).await?;

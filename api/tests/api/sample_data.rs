@@ -52,6 +52,8 @@ async fn clients_and_products_without_events_get_them_in_the_currency_of_the_log
         db.execute_unprepared(statement).await.unwrap();
     }
     migration::up(&db).await.unwrap();
+    runtime::database::check_currency(&db, "EUR").await.unwrap();
+    assert!(runtime::database::store_currency(&db, "USD").await.is_err());
     db.execute_unprepared("DELETE FROM order_events WHERE client_id = 2").await.unwrap();
     let expected = [("client 1", CLIENT_REGISTERED), ("product 1", PRODUCT_CREATED)];
     assert_eq!(log(&db, "EUR").await, expected.map(|(subject, r#type)| (subject.to_owned(), r#type.to_owned(), 1)));

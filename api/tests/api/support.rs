@@ -60,7 +60,8 @@ async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
     // The events of the sample data are published.
     outbox::Entity::delete_many().exec(&one).await.unwrap();
     // A SQLite database in memory ends with its only connection.
-    let connection = if postgres.is_some() { api::commands::database::open(url, 16).await.unwrap() } else { one };
+    let connection =
+        if postgres.is_some() { api::commands::database::open(url, 16, Currency::USD).await.unwrap() } else { one };
     Db { connection, _postgres: postgres }
 }
 

@@ -81,6 +81,7 @@ impl StoreArguments {
         let login = Login { url: &self.database_url, password_file: self.database_password_file.as_deref() };
         let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
         let settings = &self.stored.read_model;
+        database::check_currency(&db, settings.currency.code()).await?;
         let read_model = settings.connect().await?;
         let verifier = Verifier::new(db, read_model, settings.currency, self.in_flight, repair);
         verifier.check_database().await?;

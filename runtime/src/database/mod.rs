@@ -2,6 +2,7 @@
 //! known state.
 
 mod credentials;
+mod currency;
 mod postgres;
 mod sqlite;
 
@@ -13,6 +14,7 @@ use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::Error;
 
 pub use credentials::watch_credentials;
+pub use currency::{OtherCurrency, check_currency, store_currency};
 pub use sqlite::is_in_memory;
 
 /// Time after which a request without a connection fails as unavailable.

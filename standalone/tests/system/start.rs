@@ -105,6 +105,14 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
     let (host, port) = stores.redis.host_and_port().unwrap();
     let used_address = format!("{host}:{port}");
     let variables = stores.variables();
+    // Found out before Redis is asked: an empty one would store the wrong currency.
+    let other = with(&variables, "CURRENCY", "JPY");
+    let refusal = ["the amounts of this database are in USD", "set CURRENCY=USD"];
+    for name in ["api", "projector", "standalone"] {
+        fails(name, &[], &other, &refusal);
+    }
+    fails("projector", &["verify"], &other, &refusal);
+    fails("migration", &["sample-data"], &other, &refusal);
     for name in ["api", "projector"] {
         fails(name, &[], &with(&variables, "LISTEN_ADDR", &used_address), &["cannot listen on", "LISTEN_ADDR"]);
         fails(name, &[], &with(&variables, "PARTITIONS", "7"), &["PARTITIONS=16", "PARTITIONS=7"]);
