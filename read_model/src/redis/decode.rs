@@ -59,8 +59,9 @@ pub fn read_projected_client(id: i64, fields: &HashMap<Vec<u8>, Vec<u8>>) -> Res
     Ok(Some(projected))
 }
 
-pub fn read_order_summary(text: &str) -> Result<OrderSummary, Error> {
-    OrderSummary::from_text(text).ok_or_else(|| Error::Damaged(format!("{text:?} in the recent orders of a client")))
+pub fn read_order_summary(client: i64, text: &str) -> Result<OrderSummary, Error> {
+    OrderSummary::from_text(client, text)
+        .ok_or_else(|| Error::Damaged(format!("{text:?} in the recent orders of a client")))
 }
 
 /// Reads ids and ranks in turn.

@@ -83,7 +83,8 @@ impl Queries for Redis {
             pipeline.zrevrange(key, 0, last as isize);
         }
         let lists: Vec<Vec<String>> = self.read_all(&mut pipeline).await?;
-        lists.iter().map(|list| list.iter().map(|text| read_order_summary(text)).collect()).collect()
+        let lists = clients.iter().zip(lists);
+        lists.map(|(client, list)| list.iter().map(|text| read_order_summary(*client, text)).collect()).collect()
     }
 
     async fn products(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD as BASE64;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
 use entity::OrderPlaced;
 use serde::Serialize;
@@ -117,24 +119,36 @@ impl OrderSummary {
         OrderSummary { order_id, client_id, time, total, lines: lines.len() as u32 }
     }
 
-    /// Returns the stored form.
+    /// Returns the stored form, without the client: the id in base64, the time (ms since that in the id, of which a UUID of version 7
+    /// has one), the total and the number of lines.
     pub(crate) fn to_text(&self) -> String {
-        let OrderSummary { order_id, client_id, time, total, lines } = self;
-        format!("{} {client_id} {} {total} {lines}", order_id.simple(), time.timestamp_millis())
+        let OrderSummary { order_id, time, total, lines, .. } = self;
+        let since_id = time.timestamp_millis() - time_of(*order_id);
+        format!("{} {since_id} {total} {lines}", BASE64.encode(order_id.as_bytes()))
     }
 
     /// Parses the stored form.
-    pub(crate) fn from_text(text: &str) -> Option<OrderSummary> {
-        let mut parts = text.split(' ');
-        let summary = OrderSummary {
-            order_id: parts.next()?.parse().ok()?,
-            client_id: parts.next()?.parse().ok()?,
-            time: DateTime::from_timestamp_millis(parts.next()?.parse().ok()?)?,
-            total: parts.next()?.parse().ok()?,
-            lines: parts.next()?.parse().ok()?,
+    pub(crate) fn from_text(client_id: i64, text: &str) -> Option<OrderSummary> {
+        let parts: Vec<&str> = text.split(' ').collect();
+        let (order_id, time, total, lines) = match parts[..] {
+            [id, since_id, total, lines] => {
+                let id = Uuid::from_slice(&BASE64.decode(id).ok()?).ok()?;
+                (id, time_of(id).checked_add(since_id.parse().ok()?)?, total, lines)
+            }
+            // In generations of format 3 and older.
+            [id, _, time, total, lines] => (id.parse().ok()?, time.parse().ok()?, total, lines),
+            _ => return None,
         };
-        parts.next().is_none().then_some(summary)
+        let time = DateTime::from_timestamp_millis(time)?;
+        Some(OrderSummary { order_id, client_id, time, total: total.parse().ok()?, lines: lines.parse().ok()? })
     }
+}
+
+/// Milliseconds since 1970 in the id of an order; 0 if it has none.
+fn time_of(id: Uuid) -> i64 {
+    let milliseconds =
+        |time: uuid::Timestamp| time.to_unix().0 as i64 * 1_000 + i64::from(time.to_unix().1 / 1_000_000);
+    id.get_timestamp().map_or(0, milliseconds)
 }
 
 /// The amounts that some orders add to the sums.
@@ -167,6 +181,40 @@ impl SalesDelta {
             for period in [products_of_day(day), products_of_month(day)] {
                 self.products.entry((period, line.product_id)).or_default().add(sold);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_it_was_written_in_either_format() {
+        let (now, time) = (Uuid::now_v7(), DateTime::from_timestamp_millis(1_790_000_000_123).unwrap());
+        for order_id in [now, Uuid::nil(), Uuid::max(), Uuid::from_u128(7)] {
+            let order = OrderSummary { order_id, client_id: 7, time, total: i64::MAX, lines: 100 };
+            assert_eq!(OrderSummary::from_text(7, &order.to_text()), Some(order.clone()));
+            let older = format!("{} 7 {} {} 100", order_id.simple(), time.timestamp_millis(), i64::MAX);
+            assert_eq!(OrderSummary::from_text(7, &older), Some(order));
+        }
+        let at_once = OrderSummary {
+            order_id: now,
+            client_id: 7,
+            time: DateTime::from_timestamp_millis(time_of(now)).unwrap(),
+            total: 300_000,
+            lines: 2,
+        };
+        assert!(at_once.to_text().len() <= 33, "{}", at_once.to_text());
+        for damaged in [
+            "",
+            "x",
+            "x 1 2 3",
+            "AAAA 1 2 3",
+            "AAAAAAAAAAAAAAAAAAAAAA 1 2",
+            "AAAAAAAAAAAAAAAAAAAAAA 9223372036854775807 1 1",
+        ] {
+            assert_eq!(OrderSummary::from_text(7, damaged), None, "{damaged}");
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// format may add keys, and stop writing keys that expire.
 ///
 /// Format 3 has no whole orders; in format 2, they expire. Format 4 has sums by half an hour for two years; older formats have
-/// sums by hour, which expire.
+/// sums by hour, which expire. It also stores recent orders in a shorter form; both are read.
 pub const FORMAT: u32 = 4;
 /// The first format with more than clients: recent orders, rankings, and sums over time and products.
 pub const REPORTS_FORMAT: u32 = 2;
