@@ -112,10 +112,16 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
             None => Ok(()),
         }
     };
+    let consumed = async {
+        let running = consumer.run(POLLERS, shutdown.clone());
+        match settings.queue_url {
+            Some(_) => running.await,
+            // The embedded queue ends with this process, so nobody waits for its receive calls.
+            None => shutdown.run_until_cancelled(running).await.unwrap_or(Ok(())),
+        }
+    };
     let served = async {
-        let parts = async {
-            tokio::try_join!(service.serve(listener), consumer.run(POLLERS, shutdown.clone()), cleanup, traffic)
-        };
+        let parts = async { tokio::try_join!(service.serve(listener), consumed, cleanup, traffic) };
         let served = parts.await.map(drop);
         shutdown.cancel();
         served

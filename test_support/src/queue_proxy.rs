@@ -71,7 +71,8 @@ impl QueueProxy {
         let mode = proxy.state.lock().unwrap().0;
         let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
         match mode {
-            Mode::Works => proxy.forward(&headers, body).await,
+            // Like SQS, it finishes a call even if the caller is gone.
+            Mode::Works => tokio::spawn(async move { proxy.forward(&headers, body).await }).await.unwrap(),
             Mode::Hangs => {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 StatusCode::SERVICE_UNAVAILABLE.into_response()

@@ -15,10 +15,12 @@ use tracing::info;
 use super::{Consumer, CountGuard, Processed};
 use crate::queues::{CALL_TIMEOUT, timeout_config};
 
-/// Messages that one call returns at most, and how long it waits for the first one: the largest values that SQS allows.
+/// Messages that one call returns at most: the largest value that SQS allows.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
 const RECEIVE_BATCH: usize = 10;
-const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long a call waits for the first message. A shutdown waits as long, so it is less than the 10 seconds after which
+/// container runtimes kill a process. SQS allows 20 seconds, which would need a quarter of the calls.
+const LONG_POLL: Duration = Duration::from_secs(5);
 /// Pollers without a backlog. Each call costs money, also one that returns no message.
 const IDLE_POLLERS: u32 = 4;
 /// How often servers look for a message during a long poll: the embedded one every 100 ms.
@@ -31,7 +33,7 @@ pub(super) fn long_polling(queue: &Client) -> Client {
 }
 
 impl Consumer {
-    /// Runs up to `pollers` pollers until `shutdown`. Each finishes the messages that it has received.
+    /// Runs up to `pollers` pollers until `shutdown`. Each waits for its receive call and finishes the messages that it gets.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
         let idle_pollers = pollers.min(IDLE_POLLERS);
         let pollers = (0..pollers).map(|n| {
@@ -54,9 +56,10 @@ impl Consumer {
                     () = shutdown.cancelled() => return,
                 }
             }
+            // The queue may give messages to a call whose caller is gone. They would be invisible for 30 seconds.
             let received = tokio::select! {
                 received = self.receive_unless_paused() => received,
-                () = shutdown.cancelled() => return,
+                () = after(&shutdown, LONG_POLL + CALL_TIMEOUT) => return,
             };
             let is_full = received.as_ref().is_ok_and(|messages| messages.len() == RECEIVE_BATCH);
             if is_full {
@@ -117,4 +120,10 @@ impl Consumer {
             .map_err(|error| one_line(&error))?;
         Ok(received.messages.unwrap_or_default())
     }
+}
+
+/// Completes some time after the shutdown began.
+async fn after(shutdown: &CancellationToken, time: Duration) {
+    shutdown.cancelled().await;
+    sleep(time).await;
 }

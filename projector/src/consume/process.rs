@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
+};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::{crash_point, crash_points, one_line};
@@ -47,7 +49,10 @@ impl Consumer {
                 }
             }
         }
-        let Some(results) = self.apply(events, min_batch, shutdown).await else { return processed };
+        let Some(results) = self.apply(events, min_batch, shutdown).await else {
+            self.release(valid).await;
+            return processed;
+        };
         if let Some(waited) = valid.iter().map(time_in_queue).max() {
             self.activity.applied(waited + received.elapsed());
         }
@@ -68,8 +73,8 @@ impl Consumer {
         processed
     }
 
-    /// Retries while Redis is unavailable. Returns `None` on shutdown; SQS then redelivers the messages, and the projector that
-    /// gets them finds applied events already applied.
+    /// Retries while Redis is unavailable. Returns `None` on shutdown; the projector that gets the messages then finds applied
+    /// events already applied.
     async fn apply(
         &self,
         mut events: Vec<Event>,
@@ -91,6 +96,20 @@ impl Consumer {
             if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
                 return None;
             }
+        }
+    }
+
+    /// Makes messages visible to other projectors, which otherwise get them after 30 seconds.
+    async fn release(&self, messages: Vec<Message>) {
+        let entries = messages.into_iter().enumerate().map(|(index, message)| {
+            let handle = message.receipt_handle.unwrap_or_default();
+            let entry =
+                ChangeMessageVisibilityBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);
+            entry.visibility_timeout(0).build().expect("an id and a handle are given")
+        });
+        let request = self.queue.change_message_visibility_batch().queue_url(&self.queue_url);
+        if let Err(error) = request.set_entries(Some(entries.collect())).send().await {
+            warn!("cannot return messages; they are delivered again later: {}", one_line(&error));
         }
     }
 

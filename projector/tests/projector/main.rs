@@ -9,6 +9,7 @@ mod lost_keys;
 mod queues;
 mod rebuild;
 mod replay;
+mod stopping;
 mod sums;
 mod support;
 mod sweep;

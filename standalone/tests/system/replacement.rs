@@ -1,6 +1,7 @@
 //! Processes that are replaced under load.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use axum::routing::post;
 use rand::seq::IndexedRandom;
 use test_support::load::Load;
 use test_support::process::Process;
-use test_support::services::Stores;
+use test_support::queue_proxy::QueueProxy;
+use test_support::services::{Services, Stores};
 use test_support::until;
 use test_support::user::{ALL_SCOPES, User};
 use tokio::net::TcpListener;
@@ -106,4 +108,38 @@ async fn processes_are_replaced_under_load_without_a_failed_request() {
     until("every order is counted once", async || total().await == placed).await;
     stores.run("projector", &["verify", "--in-flight", "0s"]);
     println!("outages: {placed} orders and as many queries while all processes were replaced, none failed");
+}
+
+/// A receive call whose caller is gone can still take messages, and hides them from other projectors for 30 seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_visible_within_two_seconds_while_projectors_are_replaced() {
+    let mut stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+    let (_proxy, url) = QueueProxy::start(stores.get("AWS_ENDPOINT_URL").to_owned(), 1).await;
+    stores.set("AWS_ENDPOINT_URL", &url);
+    let mut services = tokio::task::spawn_blocking(|| Services::start_on(stores, 2)).await.unwrap();
+    static LONGEST: AtomicU64 = AtomicU64::new(0);
+    let load = Load::start_with(&services.users, 8, |user, writer, _| async move {
+        let client = (writer % 3 + 1).to_string();
+        let (_, version) = user.place(&client, &[(1, 1)], None).await;
+        let placed = Instant::now();
+        user.client_at(&client, version).await;
+        LONGEST.fetch_max(placed.elapsed().as_millis() as u64, Ordering::SeqCst);
+    });
+    load.place_more(50).await;
+    // The first events of the clients wait for a poll of the outbox.
+    LONGEST.store(0, Ordering::SeqCst);
+    for _ in 0..6 {
+        let mut new = Process::start("projector", &[], &services.stores.variables());
+        new.line_with("ready health=");
+        services.projectors.push(new);
+        let began = Instant::now();
+        let status = tokio::task::block_in_place(|| services.projectors.remove(0).terminate());
+        assert!(status.success(), "{status}");
+        println!("outages: a projector stopped after {:.2?}", began.elapsed());
+        load.place_more(20).await;
+    }
+    let placed = load.stop().await;
+    let longest = LONGEST.load(Ordering::SeqCst);
+    println!("outages: {placed} orders, each visible after at most {longest} ms while projectors were replaced");
+    assert!(longest < 2_000, "an order was visible after {longest} ms");
 }
