@@ -10,6 +10,7 @@ mod m20261127_000005_outbox;
 mod m20261127_000006_first_events;
 mod m20261127_000007_refused_events;
 mod m20261127_000008_store_settings;
+mod m20261127_000009_room_for_versions;
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000006_first_events::Migration),
             Box::new(m20261127_000007_refused_events::Migration),
             Box::new(m20261127_000008_store_settings::Migration),
+            Box::new(m20261127_000009_room_for_versions::Migration),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! The outbox adds little work to the database, because `order_events` is append-only.
+//! Orders and the outbox add little work to the database.
 
 use api::commands::place_order::place;
 use api::outbox::relay::{Pass, Relay};
@@ -71,4 +71,24 @@ async fn publishing_an_event_deletes_a_small_row_and_leaves_the_log_alone() {
     assert_eq!(counter(db, "order_events", "seq_scan").await, scans_of_log, "a poll reads the whole log");
     let locked = "SELECT count(*) AS number FROM order_events WHERE xmax <> '0'::xid";
     assert_eq!(number(db, locked).await, 0, "a lock is written to the row");
+}
+
+/// Updates of rows that touch no index leave nothing for a vacuum to clean in the indexes.
+#[tokio::test]
+async fn an_order_updates_its_client_without_touching_an_index() {
+    const CLIENTS: i64 = 3_000;
+    let db = postgres_alone().await;
+    let db = &db.connection;
+    let insert = format!(
+        "INSERT INTO clients (name, email, version) SELECT 'Client ' || n, n || '@example.com', 1 FROM generate_series(4, {CLIENTS}) n"
+    );
+    db.execute_unprepared(&insert).await.unwrap();
+    // 307 has no common divisor with the number of clients: consecutive orders are from clients in different pages.
+    let commands: Vec<_> = (0..CLIENTS).map(|n| command(n * 307 % CLIENTS + 1, &[(1, 1)], None)).collect();
+    for batch in commands.chunks(50) {
+        place(db, Currency::USD, batch).await.unwrap();
+    }
+    flush_counters(db).await;
+    let [updates, hot] = [counter(db, "clients", "n_tup_upd").await, counter(db, "clients", "n_tup_hot_upd").await];
+    assert!(updates >= CLIENTS && hot * 100 >= updates * 95, "{hot} of {updates} updates touched no index");
 }
