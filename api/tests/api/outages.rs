@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, EntityTrait};
 use serde_json::{Value, json};
 
-use crate::support::{ALL_SCOPES, Api, PLACE, code, order, queue, redis, sqlite};
+use crate::support::{ALL_SCOPES, Api, PLACE, code, order, queue, redis, sqlite, until};
 
 #[tokio::test]
 async fn an_unreachable_store_has_an_error_code_and_shows_in_health() {
@@ -33,6 +33,29 @@ async fn an_unreachable_store_has_an_error_code_and_shows_in_health() {
     assert_eq!(code(&api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await), "COMMAND_STORE_UNAVAILABLE");
     assert_eq!(ready().await.1["database"], json!("unreachable"));
     assert_eq!(api.get("/health/live").send().await.unwrap().status(), StatusCode::OK);
+}
+
+/// The api never writes to Redis, but its operators look at its health first.
+#[tokio::test]
+async fn health_has_the_words_of_a_redis_that_refuses_writes_or_may_evict_keys() {
+    let (db, (server, redis)) = (sqlite().await, redis().await);
+    let api = Api::start_on(&db, redis, queue().await, &[]).await;
+    for (setting, value, default, reason) in [
+        ("maxmemory", "1", "0", "OOM command not allowed when used memory > 'maxmemory'"),
+        ("min-replicas-to-write", "1", "0", "NOREPLICAS Not enough good replicas to write"),
+        ("maxmemory-policy", "volatile-lru", "noeviction", "volatile-lru"),
+    ] {
+        let problems = async || {
+            let response = api.get("/health/ready").send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "orders are accepted and queries answered");
+            response.json::<Value>().await.unwrap()["readModelProblems"].clone()
+        };
+        let () = server.command(&["CONFIG", "SET", setting, value]).await;
+        let has_reason = |problem: &str| problem.starts_with("Redis ") && problem.contains(reason);
+        until(reason, async || problems().await[0].as_str().is_some_and(has_reason)).await;
+        let () = server.command(&["CONFIG", "SET", setting, default]).await;
+        until("nothing is reported", async || problems().await.is_null()).await;
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use iso_currency::Currency;
-use read_model::{Applied, Error, Projection, Queries, Redis};
+use read_model::{Applied, Error, Health, Projection, Queries, Redis};
 use redis_test::cluster::{RedisCluster, RedisClusterConfiguration};
 use redis_test::server::RedisServer;
 use test_support::gate::Gate;
@@ -169,6 +169,7 @@ async fn a_hanging_node_of_a_cluster_is_left_for_its_replica() {
     let began = Instant::now();
     until("all clients are read", async || redis.clients(&(1..=16).collect::<Vec<_>>()).await.is_ok()).await;
     let events: Vec<_> = (1..=16).map(|client| event(client, 2, 5)).collect();
+    until("it is healthy", async || redis.health().await == Health::default()).await;
     until("all events are applied", async || redis.apply(&events).await.iter().all(Result::is_ok)).await;
     assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
 }
