@@ -150,9 +150,7 @@ async fn sweep(
 
 async fn verifier(url: String, settings: Settings, read_model: Redis) -> anyhow::Result<Verifier> {
     let db = database(&url, &settings).await?;
-    let verifier = Verifier::new(db, read_model, settings.read_model.currency, settings.in_flight, Repair::FromLog);
-    verifier.check_database().await?;
-    Ok(verifier)
+    Ok(Verifier::new(db, read_model, settings.read_model.currency, settings.in_flight, Repair::FromLog))
 }
 
 /// Connects to the command database and checks its currency.

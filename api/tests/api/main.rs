@@ -3,6 +3,7 @@
 mod authorization;
 mod client_lists;
 mod documents;
+mod failover;
 mod http;
 mod input;
 mod limits;

@@ -53,15 +53,31 @@ pub async fn postgres_alone() -> Db {
     migrated(&url, Some(database)).await
 }
 
-async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
+impl Db {
+    /// A database that something else keeps.
+    pub fn on(connection: DatabaseConnection) -> Db {
+        Db { connection, _postgres: None }
+    }
+}
+
+/// Migrates a database and inserts the sample data, whose events count as published.
+pub async fn migrate(url: &str) -> DatabaseConnection {
     let one = database::connect(url, 1, None).await.unwrap();
     migration::up(&one).await.unwrap();
     migration::sample_data(&one, "USD").await.unwrap();
-    // The events of the sample data are published.
     outbox::Entity::delete_many().exec(&one).await.unwrap();
+    one
+}
+
+/// Opens a database as the api does.
+pub async fn open(url: &str) -> DatabaseConnection {
+    api::commands::database::open(url, 16, Currency::USD).await.unwrap()
+}
+
+async fn migrated(url: &str, postgres: Option<PostgresDatabase>) -> Db {
+    let one = migrate(url).await;
     // A SQLite database in memory ends with its only connection.
-    let connection =
-        if postgres.is_some() { api::commands::database::open(url, 16, Currency::USD).await.unwrap() } else { one };
+    let connection = if postgres.is_some() { open(url).await } else { one };
     Db { connection, _postgres: postgres }
 }
 

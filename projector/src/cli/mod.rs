@@ -83,9 +83,7 @@ impl StoreArguments {
         let settings = &self.stored.read_model;
         database::check_currency(&db, settings.currency.code()).await?;
         let read_model = settings.connect().await?;
-        let verifier = Verifier::new(db, read_model, settings.currency, self.in_flight, repair);
-        verifier.check_database().await?;
-        Ok(verifier)
+        Ok(Verifier::new(db, read_model, settings.currency, self.in_flight, repair))
     }
 
     fn report(&self) -> Report {

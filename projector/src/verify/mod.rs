@@ -20,7 +20,6 @@ pub mod sums;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::ensure;
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
 use entity::{Subject, client, outbox, product, refused_event};
@@ -91,18 +90,6 @@ impl Verifier {
         repair: Repair,
     ) -> Verifier {
         Verifier { db, read_model, currency, in_flight, repair, placed: PlacedOrders::default() }
-    }
-
-    /// # Errors
-    /// If the database is a replica, because a replica may lack events that are already applied.
-    pub async fn check_database(&self) -> anyhow::Result<()> {
-        if self.db.get_database_backend() == DbBackend::Postgres {
-            let query = Statement::from_string(DbBackend::Postgres, "SELECT pg_is_in_recovery() AS replica");
-            let row = self.db.query_one_raw(query).await.map_err(database)?;
-            let replica = row.is_some_and(|row| row.try_get("", "replica").unwrap_or(false));
-            ensure!(!replica, "DATABASE_URL is a replica, which lags behind: use the endpoint of the writer");
-        }
-        Ok(())
     }
 
     /// # Errors

@@ -1,4 +1,5 @@
-//! PostgreSQL: each connection is to a writer, and has our limits.
+//! PostgreSQL: each connection is to a writer, and has our limits. A replica could not be written to, and a comparison with it
+//! would report events that it lacks.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
