@@ -1,16 +1,20 @@
 //! A large store, written by SQL alone.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 
 /// Products that are sold in turn.
 const PRODUCTS: i64 = 1_000;
 
-/// Fills an empty PostgreSQL database with clients and with orders of two lines, evenly over the last year. `orders` is a
-/// multiple of `clients`. All events are published. Then it collects statistics, as autovacuum does on a running server.
+/// Fills a PostgreSQL database with nothing but these clients, products, and orders of two lines, evenly over the last year.
+/// `orders` is a multiple of `clients`. All events are published. Then it collects statistics, as autovacuum does on a running
+/// server.
 pub async fn fill(db: &DatabaseConnection, clients: i64, orders: i64) {
     let versions = orders / clients;
+    let transaction = db.begin().await.unwrap();
     for statement in [
         ID_OF.to_owned(),
+        "TRUNCATE clients, products, orders, order_items, order_events, outbox RESTART IDENTITY CASCADE".to_owned(),
+        "SET LOCAL session_replication_role = replica".to_owned(), // the references are right
         format!(
             "INSERT INTO products (name, price, version) SELECT 'Product ' || n, n, 0 FROM generate_series(1, {PRODUCTS}) n"
         ),
@@ -23,7 +27,7 @@ pub async fn fill(db: &DatabaseConnection, clients: i64, orders: i64) {
              SELECT n, 1 + (n * 7919) % {clients} AS client_id, 1 + (n / {clients})::int AS version, time,
                     id_of(time, n::text) AS id, 1 + n % {PRODUCTS} AS one, 1 + (n * 31 + 7) % {PRODUCTS} AS other
              FROM (SELECT n, date_trunc('milliseconds', now() - interval '365 days' * (1 - n / {orders}.0)) AS time
-                   FROM generate_series(0, {orders} - 1) n) placed"
+                   FROM generate_series(0::bigint, {orders} - 1) n) placed"
         ),
         "INSERT INTO orders (id, client_id, version, placed_at, total)
          SELECT id, client_id, version, time, one + 3 * other FROM filled ORDER BY n"
@@ -41,10 +45,11 @@ pub async fn fill(db: &DatabaseConnection, clients: i64, orders: i64) {
          FROM filled ORDER BY n"
             .to_owned(),
         "DROP TABLE filled".to_owned(),
-        "VACUUM ANALYZE".to_owned(),
     ] {
-        db.execute_unprepared(&statement).await.unwrap();
+        transaction.execute_unprepared(&statement).await.unwrap();
     }
+    transaction.commit().await.unwrap();
+    db.execute_unprepared("VACUUM ANALYZE").await.unwrap();
 }
 
 /// A UUID of version 7 (RFC 9562) of a time.
