@@ -189,6 +189,9 @@ impl Relay {
     async fn poll(&mut self, is_reachable: bool) -> Result<Pass, DbErr> {
         let backlog = rows::backlog(&self.db).await?;
         self.report(backlog);
+        if backlog == Backlog::default() {
+            return Ok(Pass::default());
+        }
         // Few calls are enough to find out whether the queue is back.
         let claim = if is_reachable { Claim::Pending(MIN_POLL_AGE) } else { Claim::Probe };
         let pass = self.publish_claimed(claim).await?;

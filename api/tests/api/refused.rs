@@ -188,22 +188,24 @@ async fn a_queue_that_refused_everything_for_a_while_gets_all_events_when_it_acc
 
 #[tokio::test]
 async fn health_reports_the_oldest_unpublished_event_and_the_refused_ones() {
-    let db = sqlite().await;
-    place_orders(&db.connection, 2).await;
-    let refused = Refused::default();
-    refused.set(event_ids(&db.connection).await);
-    let queue = refusing_queue(&refused, Refusal::OfEntries).await;
-    let api = Api::start_on(&db, Arc::new(Memory::default()), queue, &[]).await;
-    let ready = async || {
-        let response = api.get("/health/ready").send().await.unwrap();
-        assert_eq!(response.status(), 200, "orders are accepted");
-        response.json::<Value>().await.unwrap()
-    };
-    until("the age grows", async || ready().await["oldestUnpublishedSeconds"].as_u64() >= Some(5)).await;
-    assert_eq!(ready().await["refusedEvents"], json!(2));
-    refused.set(BTreeSet::new());
-    let all = json!({ "database": "reachable", "readModel": "reachable", "queue": "reachable" });
-    until("nothing is left to report", async || ready().await == all).await;
+    for (refusal, refused_events) in [(Refusal::OfEntries, json!(2)), (Refusal::OfCalls, Value::Null)] {
+        let db = sqlite().await;
+        place_orders(&db.connection, 2).await;
+        let refused = Refused::default();
+        refused.set(event_ids(&db.connection).await);
+        let queue = refusing_queue(&refused, refusal).await;
+        let api = Api::start_on(&db, Arc::new(Memory::default()), queue, &[]).await;
+        let ready = async || {
+            let response = api.get("/health/ready").send().await.unwrap();
+            assert_eq!(response.status(), 200, "orders are accepted");
+            response.json::<Value>().await.unwrap()
+        };
+        until("the age grows", async || ready().await["oldestUnpublishedSeconds"].as_u64() >= Some(5)).await;
+        assert_eq!(ready().await["refusedEvents"], refused_events, "{refusal:?}");
+        refused.set(BTreeSet::new());
+        let nothing = |body: Value| body["oldestUnpublishedSeconds"].is_null() && body["refusedEvents"].is_null();
+        until("nothing is left to report", async || nothing(ready().await)).await;
+    }
 }
 
 /// An api whose clock is fast wrote the event.
