@@ -118,7 +118,7 @@ async fn orders_are_visible_within_two_seconds_while_projectors_are_replaced() {
     stores.set("AWS_ENDPOINT_URL", &url);
     let mut services = tokio::task::spawn_blocking(|| Services::start_on(stores, 2)).await.unwrap();
     static LONGEST: AtomicU64 = AtomicU64::new(0);
-    let load = Load::start_with(&services.users, 8, |user, writer, _| async move {
+    let load = Load::start_with(&services.users, 4, |user, writer, _| async move {
         let client = (writer % 3 + 1).to_string();
         let (_, version) = user.place(&client, &[(1, 1)], None).await;
         let placed = Instant::now();
