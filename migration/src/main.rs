@@ -1,9 +1,10 @@
 //! `migration up` brings the command database to the schema that this release needs.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Parser, Subcommand};
 use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
@@ -16,6 +17,9 @@ struct Cli {
     /// The command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
     database_url: String,
+    /// File with the password of the database, instead of the URL
+    #[arg(long, env)]
+    database_password_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,14 +47,14 @@ async fn main() -> ExitCode {
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
+            eprintln!("error: {}", format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" "));
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let db = connect(&cli.database_url).await?;
+    let db = connect(&cli.database_url, cli.database_password_file.as_deref()).await?;
     match cli.command {
         Command::Up => {
             let applied = migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {error}"))?;
@@ -78,12 +82,17 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Connects with one connection: the lock that makes concurrent runs wait for each other belongs to it.
-async fn connect(url: &str) -> anyhow::Result<DatabaseConnection> {
+async fn connect(url: &str, password_file: Option<&Path>) -> anyhow::Result<DatabaseConnection> {
     let known = ["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.starts_with(scheme));
     ensure!(known, "DATABASE_URL must begin with postgres:// or sqlite://");
     let creates_file = url.starts_with("sqlite:") && !url.contains('?') && url != "sqlite::memory:";
     let mut options = ConnectOptions::new(if creates_file { format!("{url}?mode=rwc") } else { url.to_owned() });
     options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(3));
+    if let Some(file) = password_file {
+        let password = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", file.display()))?;
+        options.map_sqlx_postgres_opts(move |postgres| postgres.password(password.trim()));
+    }
     match Database::connect(options).await {
         Ok(db) => Ok(db),
         // The URL may hold a password.

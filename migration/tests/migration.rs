@@ -123,6 +123,20 @@ async fn unpublished_events_move_to_the_outbox() {
 }
 
 #[test]
+fn the_password_can_be_in_a_file() {
+    let server = postgres().with_initdb_arg("--auth", "scram-sha-256").start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let url = format!("postgres://{}:wrong@127.0.0.1:{}/{}", server.db_user(), server.db_port(), server.db_name());
+    let run = || migration("up", &url).env("DATABASE_PASSWORD_FILE", &file).output().unwrap();
+    let output = run();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("DATABASE_PASSWORD_FILE") && error.contains("No such file"), "{error}");
+    std::fs::write(&file, format!("{}\n", server.db_pass())).unwrap();
+    assert!(stdout(&run()).ends_with("The database is up to date.\n"));
+}
+
+#[test]
 fn errors_are_printed_in_one_line() {
     for (url, expected) in [
         ("postgres://127.0.0.1:1/none", "cannot reach the database of DATABASE_URL"),
