@@ -22,6 +22,8 @@ pub enum Mode {
     Hangs,
     /// SQS performs each call, but the client gets an error.
     PerformsAndFails,
+    /// SQS refuses each message.
+    Refuses,
     /// SQS accepts about half of a batch; the rest is reported as failed.
     AcceptsHalf,
     /// SQS accepts a whole batch, but about half of it is reported as failed.
@@ -33,8 +35,9 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const FAULTS: [Mode; 7] = [
+    pub const FAULTS: [Mode; 8] = [
         Mode::Fails,
+        Mode::Refuses,
         Mode::Hangs,
         Mode::PerformsAndFails,
         Mode::AcceptsHalf,
@@ -88,7 +91,9 @@ impl QueueProxy {
                 proxy.forward(&headers, body).await
             }
             Mode::DeliversLate => proxy.deliver_late(headers, &body),
-            Mode::AcceptsHalf | Mode::AcceptsAllAndReportsHalf => proxy.report_half(mode, &headers, body).await,
+            Mode::Refuses | Mode::AcceptsHalf | Mode::AcceptsAllAndReportsHalf => {
+                proxy.report_failures(mode, &headers, body).await
+            }
         }
     }
 
@@ -118,11 +123,12 @@ impl QueueProxy {
         response
     }
 
-    async fn report_half(&self, mode: Mode, headers: &HeaderMap, body: Bytes) -> Response {
+    async fn report_failures(&self, mode: Mode, headers: &HeaderMap, body: Bytes) -> Response {
         let mut request: Value = serde_json::from_slice(&body).unwrap();
         let entries = request["Entries"].as_array().unwrap().clone();
+        let failing = if mode == Mode::Refuses { 1.0 } else { 0.5 };
         let (failed, accepted): (Vec<Value>, Vec<Value>) =
-            entries.into_iter().partition(|_| self.state.lock().unwrap().1.random_bool(0.5));
+            entries.into_iter().partition(|_| self.state.lock().unwrap().1.random_bool(failing));
         if mode == Mode::AcceptsAllAndReportsHalf {
             self.forward(headers, body).await;
         } else if !accepted.is_empty() {

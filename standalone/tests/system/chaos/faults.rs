@@ -29,6 +29,7 @@ pub const REBUILD_POINTS: [&str; 3] =
 pub enum Fault {
     KillApi,
     KillProjector,
+    ReplaceProjectors,
     ArmApi,
     ArmProjector,
     KillRepair,
@@ -45,9 +46,10 @@ pub enum Fault {
 
 /// Faults that neither remove data from the live generation in Redis nor repair it. A rebuild is one of them: it switches to
 /// another generation, and events must be applied to both correctly.
-pub const HARMLESS: [Fault; 11] = [
+pub const HARMLESS: [Fault; 12] = [
     Fault::KillApi,
     Fault::KillProjector,
+    Fault::ReplaceProjectors,
     Fault::ArmApi,
     Fault::ArmProjector,
     Fault::CrashPostgres,
@@ -66,6 +68,7 @@ impl Chaos {
         match fault {
             Fault::KillApi => self.restart_one(true, None),
             Fault::KillProjector => self.restart_one(false, None),
+            Fault::ReplaceProjectors => self.replace_projectors(),
             Fault::ArmApi => self.restart_one(true, Some(&API_POINTS)),
             Fault::ArmProjector => self.restart_one(false, Some(&PROJECTOR_POINTS)),
             Fault::KillRepair => self.kill_repair().await,
@@ -90,6 +93,14 @@ impl Chaos {
         let index = self.random.random_range(0..2) + if is_api { 0 } else { 2 };
         let lines = self.processes[index].restart(point.as_deref());
         self.count_crashes(&lines);
+    }
+
+    /// One after the other, as a release does.
+    fn replace_projectors(&mut self) {
+        for index in [2, 3] {
+            let lines = self.processes[index].replace();
+            self.count_crashes(&lines);
+        }
     }
 
     /// A repair dies on its way, with something to repair: a lost partition, a lost product or a wrong total.

@@ -35,6 +35,15 @@ impl Supervised {
         lines
     }
 
+    /// Stops it, as a release does, and starts it again. Returns what it had printed.
+    pub fn replace(&mut self) -> Vec<String> {
+        let Some(process) = self.process.take() else { return Vec::new() };
+        let output = process.output();
+        process.terminate();
+        self.restart(None);
+        output.all()
+    }
+
     /// Starts it again if it has died; then returns what it had printed.
     pub fn restart_if_dead(&mut self) -> Option<Vec<String>> {
         let status = self.process.as_mut()?.exited()?;
