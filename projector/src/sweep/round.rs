@@ -24,11 +24,12 @@ struct Progress {
     last: i64,
     compared: u64,
     is_finished: bool,
+    has_compared_sums: bool,
 }
 
 impl Progress {
     fn new() -> Progress {
-        Progress { began: Utc::now(), last: 0, compared: 0, is_finished: false }
+        Progress { began: Utc::now(), last: 0, compared: 0, is_finished: false, has_compared_sums: false }
     }
 }
 
@@ -86,6 +87,16 @@ impl Round {
         self.progress.last = last;
         self.progress.compared += compared;
         self.page = (self.page * 2).min(COMPARED_AT_ONCE);
+        self.save(verifier).await
+    }
+
+    /// Whether the sums have been compared in this round.
+    pub fn has_compared_sums(&self) -> bool {
+        self.progress.has_compared_sums
+    }
+
+    pub async fn set_compared_sums(&mut self, verifier: &Verifier) -> anyhow::Result<()> {
+        self.progress.has_compared_sums = true;
         self.save(verifier).await
     }
 

@@ -1,15 +1,17 @@
 //! The background sweep.
 
 use crate::support::*;
-use chrono::Utc;
+use chrono::{SubsecRound, Utc};
 use entity::Subject::Client;
 use entity::order_event;
 use iso_currency::Currency;
+use projector::rebuild::Rebuild;
 use projector::sweep::Sweep;
 use projector::verify::{FirstMissed, Repair, Verifier};
 use read_model::{Projection, Queries, Redis};
 use runtime::database;
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::fill::fill;
@@ -130,7 +132,15 @@ async fn a_page_that_takes_too_long_is_skipped_and_an_idle_sweep_reads_little() 
     until(async || sweep.run_once().await.unwrap().is_empty()).await;
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    sweep.run(shutdown).await;
+    sweep.run(shutdown.clone()).await;
+    let mut ending = Sweep::new(verifier.clone(), Duration::ZERO, DAY, Arc::default());
+    until(async || {
+        assert_eq!(ending.run_once().await.unwrap(), []);
+        let progress = read_model.sweep_progress().await.unwrap().unwrap();
+        progress.contains("\"compared\":3000") && progress.contains("\"has_compared_sums\":true")
+    })
+    .await;
+    ending.run(shutdown).await;
     verifier.db.close().await.unwrap(); // then its statistics are complete
 
     let (before, compared) = (rows_read(&db).await, connect(60_000).await.unwrap());
@@ -142,4 +152,24 @@ async fn a_page_that_takes_too_long_is_skipped_and_an_idle_sweep_reads_little() 
     compared.close().await.unwrap();
     let read = rows_read(&db).await - before;
     assert!(read < 20 * 200, "{read} rows");
+}
+
+#[tokio::test]
+async fn the_sweep_reports_wrong_sums_until_a_rebuild_has_corrected_them() {
+    let (_server, url, verifier) = verifier(Repair::RemoveOrphans).await;
+    let now = Utc::now().trunc_subsecs(3);
+    let rows: Vec<_> = (1..=3).map(|client| order_event::Model { occurred_at: now, ..row(client, 1) }).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    command(&url, &["DEL", &now.format("orders:{p2}:g1:days:%Y").to_string()]).await;
+    let mut sweep = Sweep::new(verifier.clone(), Duration::ZERO, DAY, Arc::default());
+    assert_eq!(sweep.run_once().await.unwrap(), []);
+    assert_eq!(verifier.read_model.wrong_sums().await.unwrap(), 1);
+    until(async || verifier.read_model.health().await.wrong_sums == 1).await;
+
+    let rebuild = Rebuild { verifier: verifier.clone(), keep: Duration::ZERO };
+    rebuild.start(|_| ControlFlow::Continue(())).await.unwrap();
+    until(async || verifier.read_model.health().await.wrong_sums == 0).await;
+    assert_eq!(sweep.run_once().await.unwrap(), []);
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
 }
