@@ -187,6 +187,8 @@ impl Relay {
 
     /// Publishes pending events, and then refused events.
     async fn poll(&mut self, is_reachable: bool) -> Result<Pass, DbErr> {
+        // Set again below: otherwise polls would follow each other without a pause.
+        let also_early = std::mem::take(&mut self.accepts_refused);
         let backlog = rows::backlog(&self.db).await?;
         self.report(backlog);
         if backlog == Backlog::default() {
@@ -197,7 +199,7 @@ impl Relay {
         let pass = self.publish_claimed(claim).await?;
         self.is_known_to_work = !is_reachable && pass.published > 0;
         self.accepts_refused = backlog.refused > 0 && pass.reached_queue() && {
-            let claim = if self.accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
+            let claim = if also_early { Claim::RefusedEarly } else { Claim::Refused };
             self.publish_claimed(claim).await?.published > 0
         };
         Ok(pass)
