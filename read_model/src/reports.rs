@@ -1,7 +1,6 @@
 //! Reads that combine several queries: sales over time, the latest orders, and today's sales.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -39,7 +38,7 @@ impl DayRange {
         DayRange { first, last, zone: Tz::UTC }
     }
 
-    /// Returns the starts of the points, but at most `limit` of them.
+    /// Returns the starts of the points, but at most `limit` of them. The first month may start before the first day.
     pub fn points(self, granularity: Granularity, limit: usize) -> Vec<DateTime<Utc>> {
         let DayRange { first, last, zone } = self;
         let days = || first.iter_days().take_while(move |day| *day <= last);
@@ -65,6 +64,11 @@ impl DayRange {
         }
     }
 
+    /// Returns whether the sums of the first day are still stored.
+    pub fn is_available(self, granularity: Granularity, now: DateTime<Utc>) -> bool {
+        self.resolution(granularity).is_retained(start_of_day(self.first, self.zone), now)
+    }
+
     fn end(self) -> DateTime<Utc> {
         self.last.succ_opt().map_or(DateTime::<Utc>::MAX_UTC, |day| start_of_day(day, self.zone))
     }
@@ -88,16 +92,21 @@ pub async fn report(queries: &dyn Queries, days: DayRange, granularity: Granular
     };
     let (first, end) = (start_of_day(days.first, days.zone), days.end());
     let times = std::iter::successors(Some(first), |time| time.checked_add_signed(step)).take_while(|time| *time < end);
-    let steps: Vec<_> = times.map(|time| (time, resolution.at(time))).collect();
-    let mut pages: Vec<String> = steps.iter().map(|(_, (page, _))| page.clone()).collect();
-    pages.dedup();
-    let buckets: HashMap<String, Vec<Sum>> = pages.iter().cloned().zip(queries.buckets(&pages).await?).collect();
+    let (mut pages, mut steps) = (Vec::new(), Vec::new());
+    for time in times {
+        let (page, bucket) = resolution.at(time);
+        if pages.last() != Some(&page) {
+            pages.push(page);
+        }
+        steps.push((time, pages.len() - 1, bucket));
+    }
+    let buckets = queries.buckets(&pages).await?;
     let starts = days.points(granularity, usize::MAX);
     let mut report =
         Report { points: starts.iter().map(|start| (*start, Sum::default())).collect(), total: Sum::default() };
     let mut point = 0;
-    for (time, (page, bucket)) in steps {
-        let sales = buckets.get(&page).and_then(|page| page.get(bucket)).copied().unwrap_or_default();
+    for (time, page, bucket) in steps {
+        let sales = buckets[page].get(bucket).copied().unwrap_or_default();
         report.total.add(sales);
         while starts.get(point + 1).is_some_and(|next| *next <= time) {
             point += 1;
@@ -121,7 +130,7 @@ pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
 
 /// Reads the newest orders of all clients, newest first; `count` is at most
 /// [`RECENT_ORDERS`](crate::rules::sales::RECENT_ORDERS). It is enough to look at the `count` clients that bought last: every
-/// newest order belongs to one of them.
+/// newest order belongs to one of them. Of several orders in the same millisecond, any may be left out.
 pub async fn latest_orders(queries: &dyn Queries, count: usize) -> Result<Vec<OrderSummary>, Error> {
     let buyers = queries.ranked_clients(Ranking::LastPurchase, None, count).await?;
     let buyers: Vec<i64> = buyers.iter().map(|position| position.id).collect();
@@ -131,7 +140,7 @@ pub async fn latest_orders(queries: &dyn Queries, count: usize) -> Result<Vec<Or
     Ok(latest)
 }
 
-/// Reads the sales of today, and the approximate number of orders in the last minute.
+/// Reads the sales of today in UTC, and the approximate number of orders in the last minute.
 pub async fn today(queries: &dyn Queries, now: DateTime<Utc>) -> Result<(Sum, i64), Error> {
     let (day, today) = Resolution::Day.at(now);
     let steps: Vec<_> = (0..=6).map(|tens| Resolution::TenSeconds.at(now - TimeDelta::seconds(10 * tens))).collect();

@@ -49,7 +49,11 @@ pub fn date_range(Date(from): Date, Date(to): Date) -> Result<(NaiveDate, NaiveD
 pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
     let unknown =
         |_| Error::BadUserInput("`timeZone` is not in the IANA time zone database: \"Europe/Berlin\" is.".into());
-    name.parse().map_err(unknown)
+    match name.parse().map_err(unknown)? {
+        // Other names of UTC.
+        Tz::GMT | Tz::Etc__UTC | Tz::Etc__GMT | Tz::Zulu | Tz::Universal | Tz::UCT => Ok(Tz::UTC),
+        zone => Ok(zone),
+    }
 }
 
 /// The error for an `after` that is not a cursor of the list.

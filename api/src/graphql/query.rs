@@ -4,7 +4,6 @@ use async_graphql::{Context, ID, Object};
 use chrono::{Timelike, Utc};
 use read_model::Resolution;
 use read_model::reports::DayRange;
-use read_model::rules::sales::HALF_HOURS_RETAINED;
 use uuid::Uuid;
 
 use super::app;
@@ -113,12 +112,9 @@ impl Query {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
         if days.resolution(granularity) == Resolution::HalfHour {
-            let available_from = Utc::now().date_naive() - HALF_HOURS_RETAINED;
-            if first < available_from {
-                let message = format!(
-                    "`from` is too long ago: hours, and days in other time zones than UTC, are available from {available_from}."
-                );
-                return Err(Error::BadUserInput(message));
+            if !days.is_available(granularity, Utc::now()) {
+                let message = "`from` is too long ago: hours, and days in other time zones than UTC, are available for two years.";
+                return Err(Error::BadUserInput(message.into()));
             }
             if points.iter().any(|start| start.minute() % 30 != 0) {
                 return Err(Error::BadUserInput(format!(

@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD as BASE64;
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
 use entity::OrderPlaced;
 use serde::Serialize;
 use uuid::Uuid;
 
 /// How long the sums by half an hour are stored after their month: two years, for reports in other time zones than UTC. The
 /// sums by day never expire.
-pub const HALF_HOURS_RETAINED: Days = Days::new(731);
-/// How long the sums by ten seconds are stored: longer than the rate of the last minute needs them.
+const HALF_HOURS_RETAINED: Days = Days::new(731);
+/// How long the sums by ten seconds are stored after their hour: longer than the rate of the last minute needs them.
 const TEN_SECONDS_RETAINED: TimeDelta = TimeDelta::hours(2);
 /// The number of recent orders that are stored for each client.
 pub const RECENT_ORDERS: usize = 50;
@@ -86,7 +86,10 @@ impl Resolution {
                 let month = time.date_naive().with_day(1)?.checked_add_months(Months::new(1))?;
                 Some(month.checked_add_days(HALF_HOURS_RETAINED)?.and_time(NaiveTime::MIN).and_utc())
             }
-            Resolution::TenSeconds => time.checked_add_signed(TEN_SECONDS_RETAINED),
+            Resolution::TenSeconds => time
+                .duration_trunc(TimeDelta::hours(1))
+                .ok()?
+                .checked_add_signed(TimeDelta::hours(1) + TEN_SECONDS_RETAINED),
         }
     }
 }

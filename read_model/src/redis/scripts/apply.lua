@@ -1,7 +1,7 @@
 -- Applies events of clients of one partition in one atomic step, in each generation all of them or none, by the rules of
 -- rules/client.rs and rules/sales.rs. A shared key that cannot be written is quarantined: see keys.rs.
 -- All checks come before the first write. Redis runs a script alone, so afterwards only a server that rejects writes (out of
--- memory, read-only) can fail, and it rejects the first write: nothing is half written.
+-- memory, read-only) can fail, and it rejects the first write: nothing is half written. (An ACL must allow all these commands.)
 -- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that is never written: see keys.rs
 -- ARGV the caller's fencing token; the numbers of the generations to write, the live one first; the channel for changes, '' for
 --   none; how many recent orders of a client are stored; the ids of the clients, for the channel; the number of clients; then
@@ -14,7 +14,7 @@
 -- If a later generation fails after that, its error takes the place of the number.
 -- Errors, after which that generation is unchanged: STALE: the fencing token has changed. MIXED: only some events had been
 -- applied before. CORRUPT: a client's keys or the quarantine are damaged.
-local ARGV, call, try, tonumber, format = ARGV, redis.call, redis.pcall, tonumber, string.format
+local ARGV, try, tonumber, format = ARGV, redis.pcall, tonumber, string.format
 local token, generations, channel, max_recent, ids, client_count = unpack(ARGV, 1, 6)
 
 local function corrupt(key, why) error('CORRUPT ' .. key .. ': ' .. why, 0) end
@@ -45,8 +45,8 @@ local function add(key, total, amount)
   return sum
 end
 
--- Reads the client whose arguments begin at `at`, and computes its new state. Leaves that out if some of its events are known:
--- they had been applied before.
+-- Reads the client whose arguments begin at `at`, and computes its new state. If some of its events are known, returns only how
+-- many: then the batch is not applied.
 local function check(generation, at)
   local id, name, email, purchased_at, amount, order_count, event_count = unpack(ARGV, at, at + 6)
   local first, orders, after = at + 7, at + 7 + event_count, at + 7 + event_count + 2 * order_count
@@ -55,11 +55,11 @@ local function check(generation, at)
   local version, newest = count(key, 'version', stored[1]), count(key, 'newest', stored[2])
   local all_orders = count(key, 'orders', stored[3]) + order_count
   -- Whether a version above the watermark is known.
-  local function is_ahead(one) return one <= newest and call('HEXISTS', key, 'ahead:' .. one) == 1 end
+  local function is_ahead(above) return above <= newest and run('HEXISTS', key, 'ahead:' .. above) == 1 end
   local known = 0
   for event = first, orders - 1 do
-    local one = tonumber(ARGV[event])
-    if one <= version or is_ahead(one) then known = known + 1 end
+    local event_version = tonumber(ARGV[event])
+    if event_version <= version or is_ahead(event_version) then known = known + 1 end
   end
   if known > 0 then return {events = event_count, known = known, after = after} end
 
@@ -87,10 +87,10 @@ end
 local function write(client)
   run('HSET', client.key,
     'orders', client.order_count, 'version', client.version, 'total', client.total, unpack(client.fields))
-  for _, field in ipairs(client.closed_gaps) do call('HDEL', client.key, field) end
-  if client.orders < client.after then call('ZADD', client.recent, unpack(ARGV, client.orders, client.after - 1)) end
+  for _, field in ipairs(client.closed_gaps) do run('HDEL', client.key, field) end
+  if client.orders < client.after then run('ZADD', client.recent, unpack(ARGV, client.orders, client.after - 1)) end
   -- Surplus entries are never read, so they are removed only now and then.
-  if client.recent_count > max_recent + 16 then call('ZREMRANGEBYRANK', client.recent, 0, -1 - max_recent) end
+  if client.recent_count > max_recent + 16 then run('ZREMRANGEBYRANK', client.recent, 0, -1 - max_recent) end
 end
 
 -- Adds to the shared keys that are not quarantined, from the list at `at` on. Appends newly quarantined keys to `found`.
@@ -101,7 +101,7 @@ local function write_shared(generation, clients, at, quarantine, found)
     if is_quarantined[name] then return end
     local reply = try(command, generation .. name, ...)
     if type(reply) ~= 'table' or not (reply.err or reply[1] == false or reply[2] == false) then return reply end
-    call('SADD', generation .. 'quarantine', name)
+    run('SADD', generation .. 'quarantine', name)
     is_quarantined[name], found[#found + 1] = true, generation .. name
   end
   local sums = at + 1 + 6 * ARGV[at]
@@ -109,8 +109,8 @@ local function write_shared(generation, clients, at, quarantine, found)
     local page, revenue_offset, orders_offset, expiry, revenue, orders = unpack(ARGV, i, i + 5)
     local added = write_to(page, 'BITFIELD', 'OVERFLOW', 'FAIL',
       'INCRBY', 'i64', revenue_offset, revenue, 'INCRBY', 'i64', orders_offset, orders)
-    local is_new = added and added[2] == tonumber(orders)
-    if is_new and expiry ~= '' then call('PEXPIREAT', generation .. page, expiry) end
+    local is_first = added and added[2] == tonumber(orders)
+    if is_first and expiry ~= '' then run('PEXPIREAT', generation .. page, expiry) end
   end
   for i = sums + 1, sums + 3 * ARGV[sums], 3 do write_to(ARGV[i], 'HINCRBY', ARGV[i + 1], ARGV[i + 2]) end
   local by_total, by_last_purchase = {}, {}
