@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use test_support::process::{Process, signal};
 use test_support::queue_proxy::Mode;
 use test_support::services::sql;
+use test_support::until;
 
 use super::{CLIENTS, Chaos, client_key, product_key};
 
@@ -38,15 +39,19 @@ pub enum Fault {
     CrashPostgres,
     FreezePostgres,
     LockClients,
+    /// The writer becomes read-only, as before a failover of Aurora.
+    DemotePostgres,
     DisturbQueue,
     FreezeRedis,
+    /// The primary becomes a replica of a server that is gone.
+    DemoteRedis,
     /// Closes all connections to Redis, some of them in the middle of a command.
     CutRedis,
 }
 
 /// Faults that neither remove data from the live generation in Redis nor repair it. A rebuild is one of them: it switches to
 /// another generation, and events must be applied to both correctly.
-pub const HARMLESS: [Fault; 12] = [
+pub const HARMLESS: [Fault; 14] = [
     Fault::KillApi,
     Fault::KillProjector,
     Fault::ReplaceProjectors,
@@ -55,8 +60,10 @@ pub const HARMLESS: [Fault; 12] = [
     Fault::CrashPostgres,
     Fault::FreezePostgres,
     Fault::LockClients,
+    Fault::DemotePostgres,
     Fault::DisturbQueue,
     Fault::FreezeRedis,
+    Fault::DemoteRedis,
     Fault::CutRedis,
     Fault::KillRebuild,
 ];
@@ -77,7 +84,9 @@ impl Chaos {
             Fault::CrashPostgres => self.crash_postgres().await,
             Fault::FreezePostgres => self.freeze_postgres().await,
             Fault::LockClients => self.lock_clients().await,
+            Fault::DemotePostgres => self.demote_postgres().await,
             Fault::FreezeRedis => self.freeze_redis().await,
+            Fault::DemoteRedis => self.demote_redis().await,
             Fault::CutRedis => self.cut_redis().await,
             Fault::DisturbQueue => {
                 self.disturb_queue();
@@ -170,6 +179,25 @@ impl Chaos {
             self.pause(500..2_000).await;
             let _ = transaction.rollback().await;
         }
+    }
+
+    async fn demote_postgres(&mut self) {
+        for (is_read_only, pause) in [("on", 500..2_500), ("off", 0..1)] {
+            let set = format!("ALTER SYSTEM SET default_transaction_read_only = {is_read_only}");
+            for statement in [&*set, "SELECT pg_reload_conf()"] {
+                // A backend that crashed a moment ago takes the connections with it.
+                until("PostgreSQL accepts the setting", async || self.db.execute_unprepared(statement).await.is_ok())
+                    .await;
+            }
+            self.pause(pause).await;
+        }
+    }
+
+    async fn demote_redis(&mut self) {
+        self.redis_command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+        self.pause(500..2_500).await;
+        until("Redis is a primary again", async || self.redis_command(&["REPLICAOF", "NO", "ONE"]).await.is_some())
+            .await;
     }
 
     async fn freeze_redis(&mut self) {
