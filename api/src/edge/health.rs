@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use read_model::{Error, Health};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -26,11 +25,9 @@ pub async fn live() -> &'static str {
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     let (database, read_model, queue) = tokio::join!(
         within_timeout(edge.app.is_database_reachable()),
-        timeout(CHECK_TIMEOUT, edge.app.read_model.health()),
+        edge.app.read_model_health(CHECK_TIMEOUT),
         within_timeout(async { edge.queue.check().await.is_ok() }),
     );
-    let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
-    let read_model = read_model.unwrap_or_else(silent);
     let is_draining = edge.draining.is_cancelled();
     let status = match database && read_model.outage.is_none() && !is_draining {
         true => StatusCode::OK,

@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use async_graphql::{Context, Schema, ValidationMode};
 use iso_currency::Currency;
-use read_model::Queries;
+use read_model::{Error, Health, Queries};
 use sea_orm::DatabaseConnection;
+use tokio::time::timeout;
 
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
@@ -58,6 +59,12 @@ pub struct App {
 impl App {
     pub async fn is_database_reachable(&self) -> bool {
         self.db.ping().await.is_ok()
+    }
+
+    /// The health of the read model, which counts as unavailable if it does not respond within `limit`.
+    pub async fn read_model_health(&self, limit: Duration) -> Health {
+        let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
+        timeout(limit, self.read_model.health()).await.unwrap_or_else(silent)
     }
 }
 
