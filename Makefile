@@ -30,8 +30,8 @@ fuzz: # sends random requests to the API: SECONDS=60
 	@scripts/install cc=build-essential
 	@scripts/fuzz $(SECONDS)
 
-chaos: # kills and disturbs everything while orders are placed: ROUNDS=200; SEED=… repeats a schedule
-	@SEED=$(SEED) ROUNDS=$(or $(ROUNDS),200) scripts/test --test system chaos -- --nocapture
+chaos: # kills and disturbs everything while orders are placed, fills disks, rotates passwords: ROUNDS=200; SEED=… repeats a schedule
+	@SEED=$(SEED) ROUNDS=$(or $(ROUNDS),200) scripts/test --test system --test database -- chaos disk_full credentials --nocapture
 
 bench: # compares a release build with its peers, for ten minutes; ONLY=reads measures one part
 	@scripts/bench
