@@ -1,11 +1,10 @@
 //! The `migration` binary, as a release step runs it.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use migration::{Migrator, MigratorTrait};
-use pgtemp::PgTempDBBuilder;
 use sea_orm::{ConnectionTrait, Database, Statement};
+use test_support::postgres;
 
 fn migration(command: &str, database_url: &str) -> Command {
     let mut process = Command::new(env!("CARGO_BIN_EXE_migration"));
@@ -18,19 +17,9 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn postgres() -> PgTempDBBuilder {
-    let newest =
-        Path::new("/usr/lib/postgresql").read_dir().into_iter().flatten().flatten().map(|dir| dir.path()).max();
-    let builder = PgTempDBBuilder::new();
-    match newest {
-        Some(version) => builder.with_bin_path(version.join("bin")), // where Debian keeps them
-        None => builder,
-    }
-}
-
 #[test]
 fn four_concurrent_runs_migrate_once() {
-    let server = postgres().start();
+    let server = postgres::server().start();
     let url = server.connection_uri();
     let running: Vec<_> =
         (0..4).map(|_| migration("up", &url).stdout(std::process::Stdio::piped()).spawn().unwrap()).collect();
@@ -55,7 +44,7 @@ fn a_file_is_migrated_and_status_shows_it() {
 async fn events_survive_and_each_belongs_to_a_client_or_a_product() {
     let directory = tempfile::tempdir().unwrap();
     let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
-    let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
+    let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();
     for url in [file, server.connection_uri()] {
         let db = Database::connect(&url).await.unwrap();
         let one = "'01932f3c-5d1e-7a6b-8c9d-0e1f2a3b4c5d'";
@@ -97,7 +86,7 @@ async fn events_survive_and_each_belongs_to_a_client_or_a_product() {
 async fn unpublished_events_move_to_the_outbox() {
     let directory = tempfile::tempdir().unwrap();
     let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
-    let server = tokio::task::spawn_blocking(|| postgres().start()).await.unwrap();
+    let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();
     for url in [file, server.connection_uri()] {
         let db = Database::connect(&url).await.unwrap();
         Migrator::up(&db, Some(4)).await.unwrap();
@@ -124,7 +113,7 @@ async fn unpublished_events_move_to_the_outbox() {
 
 #[test]
 fn the_password_can_be_in_a_file() {
-    let server = postgres().with_initdb_arg("--auth", "scram-sha-256").start();
+    let server = postgres::server().with_initdb_arg("--auth", "scram-sha-256").start();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     let url = format!("postgres://{}:wrong@127.0.0.1:{}/{}", server.db_user(), server.db_port(), server.db_name());

@@ -17,7 +17,7 @@ use crate::support::{Server, command, event, server, until};
 const SOON: Duration = Duration::from_secs(10);
 
 fn address(server: &Server) -> String {
-    let (host, port) = server.process.host_and_port().unwrap();
+    let (host, port) = server.server.host_and_port().unwrap();
     format!("{host}:{port}")
 }
 
@@ -47,7 +47,7 @@ impl Pair {
         assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
         // Without a file, which later servers would load.
         command(&second, &["CONFIG", "SET", "repl-diskless-load", "swapdb"]).await;
-        let (host, port) = first.process.host_and_port().unwrap();
+        let (host, port) = first.server.host_and_port().unwrap();
         command(&second, &["REPLICAOF", host, &port.to_string()]).await;
         let is_synchronous = async || {
             let keys = [command(&first, &["DBSIZE"]).await, command(&second, &["DBSIZE"]).await];
@@ -69,7 +69,7 @@ async fn version(redis: &Redis, id: i64) -> Option<i32> {
 async fn a_server_that_hangs_is_left_for_the_one_that_its_address_names() {
     let pair = Pair::start().await;
     let mut changes = pair.redis.changes().await.unwrap();
-    signal(pair.first.process.process.id() as i32, "STOP");
+    signal(pair.first.server.process.id() as i32, "STOP");
     let failed = pair.redis.clients(&[1]).await;
     assert!(matches!(failed, Err(Error::Unavailable(_))), "{failed:?}");
 

@@ -5,7 +5,7 @@ use read_model::{Applied, ConnectError, Error, Projection, Queries, Redis};
 use redis_test::server::RedisServer;
 use std::time::Duration;
 
-use crate::support::{command, event, server, until, wait_until_up};
+use crate::support::{command, event, server, until, until_up};
 
 #[tokio::test]
 async fn a_full_or_demoted_server_is_unavailable_and_changes_nothing() {
@@ -77,8 +77,8 @@ async fn an_outage_is_reported_at_once_and_ends_by_itself() {
     let mut server = server().await;
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
-    let address = server.process.addr.clone();
-    server.process.stop();
+    let address = server.server.addr.clone();
+    server.server.stop();
     let asked = tokio::time::Instant::now();
     assert!(matches!(redis.clients(&[1]).await, Err(Error::Unavailable(_))));
     assert!(matches!(redis.apply(&[event(1, 2, 5)]).await[..], [Err(Error::Unavailable(_))]));
@@ -86,8 +86,8 @@ async fn an_outage_is_reported_at_once_and_ends_by_itself() {
     assert!(asked.elapsed() < Duration::from_secs(3));
 
     // It returns empty: the scripts are gone as well as the data.
-    server.process = RedisServer::new_with_addr_and_modules(address, &[], false);
-    wait_until_up(&server.url).await;
+    server.server = RedisServer::new_with_addr_and_modules(address, &[], false);
+    until_up(&server.url).await;
     until("the connection is back", async || redis.ping().await.is_ok()).await;
     assert_eq!(redis.apply(&[event(1, 1, 5), event(1, 2, 5)]).await, [Ok(Applied::Now), Ok(Applied::Now)]);
 }

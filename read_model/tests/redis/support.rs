@@ -6,50 +6,17 @@ use entity::event::{self, Line};
 use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged};
 use read_model::reports::{self, DayRange, Granularity};
 use read_model::{Ranking, ReadModel};
-use redis_test::cluster::{RedisCluster, RedisClusterConfiguration};
-use redis_test::server::RedisServer;
 use std::collections::BTreeMap;
-use std::time::Duration;
+pub use test_support::redis::{Redis as Server, cluster, until_up};
+pub use test_support::until;
 use uuid::Uuid;
 
-pub struct Server {
-    pub process: RedisServer,
-    pub url: String,
-}
-
 pub async fn server() -> Server {
-    let process = RedisServer::new();
-    let (host, port) = process.host_and_port().unwrap();
-    let url = format!("redis://{host}:{port}");
-    wait_until_up(&url).await;
-    Server { process, url }
-}
-
-/// Three nodes that share the slots, and their URLs.
-pub fn cluster() -> (RedisCluster, String) {
-    let cluster = RedisCluster::new(RedisClusterConfiguration::default());
-    let url = |server: &RedisServer| server.host_and_port().map(|(host, port)| format!("redis://{host}:{port}"));
-    let urls: Vec<String> = cluster.iter_servers().filter_map(url).collect();
-    (cluster, urls.join(","))
-}
-
-pub async fn wait_until_up(url: &str) {
-    let client = ::redis::Client::open(url).unwrap();
-    until("redis-server answers", async || client.get_multiplexed_async_connection().await.is_ok()).await;
-}
-
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    Server::start().await
 }
 
 pub async fn command(server: &Server, command: &[&str]) -> ::redis::Value {
-    let client = ::redis::Client::open(server.url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    ::redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
+    server.command(command).await
 }
 
 pub fn event(client_id: i64, version: i32, unit_price: i64) -> Event {
