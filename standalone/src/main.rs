@@ -19,9 +19,11 @@ use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use projector::consume::Consumer;
 use projector::{queues, rebuild};
+use read_model::Redis;
 use runtime::database::watch_credentials;
 use runtime::logging;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
@@ -100,12 +102,6 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     info!(%address, "ready");
     println!("{}", welcome::text(&settings, address, token.as_deref()));
 
-    let cleanup = async {
-        if let Some(redis) = redis {
-            rebuild::clean_up(redis, shutdown.clone()).await;
-        }
-        Ok(())
-    };
     let traffic = async {
         match demo {
             Some(demo) => demo.run(address, token.clone(), shutdown.clone()).await,
@@ -121,13 +117,22 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
         }
     };
     let served = async {
-        let parts = async { tokio::try_join!(service.serve(listener), consumed, cleanup, traffic) };
+        let parts =
+            async { tokio::try_join!(service.serve(listener), consumed, clean_up(redis, shutdown.clone()), traffic) };
         let served = parts.await.map(drop);
         shutdown.cancel();
         served
     };
     let (served, watched) = tokio::join!(served, watch_credentials(db, shutdown.clone()));
     served.and(watched)
+}
+
+/// Removes old generations of a Redis, if there is one.
+async fn clean_up(redis: Option<Redis>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if let Some(redis) = redis {
+        rebuild::clean_up(redis, shutdown).await;
+    }
+    Ok(())
 }
 
 fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {
