@@ -26,8 +26,8 @@ use super::{LOOK_AGAIN, StoreFailed, Verifier, database, read_model as failed};
 
 /// Days compared at once. Each needs a connection to the database.
 const CONCURRENT_DAYS: usize = 4;
-/// Orders with times older than this are all committed.
-const SETTLED_AFTER: Days = Days::new(1);
+/// How long after its end a day's orders are certainly all committed.
+const DAY_SETTLED_AFTER: Days = Days::new(1);
 
 /// A sum that differs. Only a rebuild of the read model repairs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -340,15 +340,15 @@ fn readable<T>(read: Result<T, Error>) -> anyhow::Result<Result<T, String>> {
     }
 }
 
-/// Sums of ten seconds are stored for two hours, but those of an hour may expire together an hour earlier.
+/// The last hour, whose sums of ten seconds are all stored.
 fn last_minutes() -> Times {
     let now = Utc::now().timestamp();
     let end = DateTime::from_timestamp(now - now.rem_euclid(10) + 10, 0).unwrap_or_default();
-    [end - TimeDelta::minutes(50), end]
+    [end - TimeDelta::hours(1), end]
 }
 
 fn is_settled(day: NaiveDate) -> bool {
-    day + SETTLED_AFTER < Utc::now().date_naive()
+    day + DAY_SETTLED_AFTER < Utc::now().date_naive()
 }
 
 fn hours_are_stored(day: NaiveDate) -> bool {
