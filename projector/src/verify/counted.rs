@@ -1,135 +1,169 @@
 //! Decides which orders the sums have counted, although their client does not include them.
 //!
-//! A client and the sums change in one atomic step. So a client misses a counted order only if the client itself was lost. Then
-//! the sums of the order's time are not short of it, compared with the orders in the database.
+//! A client, its recent orders and the sums change in one atomic step. So a client misses a counted order only if the client itself
+//! was lost. Its recent orders then show which of its newest orders were counted. For the others the sums do: they are short of an
+//! order that they have not counted, compared with the orders in the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use entity::Event;
-use quick_cache::sync::Cache;
-use read_model::{Resolution, Sum};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
+use chrono::{DateTime, Utc};
+use entity::{Event, order};
+use read_model::rules::sales::RECENT_ORDERS;
+use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Resolution, Sum};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
+use tokio::time::Instant;
+use tracing::error;
 
 use super::sums::is_within;
 use super::{StoreFailed, Verifier, database, read_model};
 
-/// Orders that commit this long after their time do not change a cached sum.
-const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(1);
-/// Cached spans. A span of a day has at most 48 sums for each partition.
-const CACHED_SPANS: usize = 512;
+/// A page and a bucket in it.
+type Bucket = (String, usize);
 
-/// The orders of a span of time in the database, added up by partition and step.
-#[derive(Clone)]
-pub(crate) struct PlacedOrders(Arc<Cache<Span, Arc<Placed>>>);
+const RESOLUTIONS: [Resolution; 3] = [Resolution::TenSeconds, Resolution::HalfHour, Resolution::Day];
 
-impl Default for PlacedOrders {
-    fn default() -> PlacedOrders {
-        PlacedOrders(Arc::new(Cache::new(CACHED_SPANS)))
+#[derive(Clone, Copy)]
+struct MissingOrder {
+    version: i32,
+    time: DateTime<Utc>,
+    total: i64,
+}
+
+/// What the recent orders show.
+struct Recent {
+    versions: BTreeSet<i32>,
+    /// Whether only the client was lost: the partition still has ranks or recent orders that it does not include.
+    is_lost: bool,
+}
+
+impl Recent {
+    /// Whether the recent orders cannot show if this order was counted.
+    fn leaves_open(&self, version: i32) -> bool {
+        let are_complete = !self.versions.is_empty() && self.versions.len() < RECENT_ORDERS;
+        self.is_lost && !are_complete && self.versions.first().is_none_or(|oldest| version < *oldest)
     }
 }
 
-/// Seconds since 1970: the start of the span, its length, and the length of its steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Span {
-    start: i64,
-    length: i64,
-    step: i64,
-}
-
-struct Placed {
-    read_at: DateTime<Utc>,
-    /// By partition, and seconds since 1970 divided by the step.
-    sums: HashMap<(i64, i64), Sum>,
+/// Stored sums, and when they had been read.
+struct StoredSums {
+    sums: HashMap<Bucket, Sum>,
+    read_at: Instant,
 }
 
 impl Verifier {
     /// The versions of these orders of a client that the sums have counted; other events are never counted.
     ///
-    /// An order is not counted if each sum that would include it is short of it. The finest sum decides first: the others are
-    /// also short of orders that are on their way. If no sum can be read, an order counts as counted, so that no sum becomes too
-    /// large.
-    pub(super) async fn counted(&self, client: i64, events: &[&Event]) -> Result<BTreeSet<i32>, StoreFailed> {
-        let (now, mut counted, mut compared) = (Utc::now(), BTreeSet::new(), BTreeSet::new());
-        let mut orders: Vec<(&Event, i64)> =
-            events.iter().filter_map(|event| Some((*event, event.order()?.total))).collect();
+    /// An order is not counted only if all stored sums agree that they are short of it. An order of a lost client that its
+    /// recent orders do not show is never applied, because the sums may be short of other orders; it is reported.
+    pub(super) async fn counted(
+        &self,
+        client: i64,
+        stored: Option<&ProjectedClient>,
+        events: &[&Event],
+    ) -> Result<BTreeSet<i32>, StoreFailed> {
+        let order = |event: &&Event| {
+            let total = event.order()?.total;
+            Some(MissingOrder { version: event.version, time: event.time, total })
+        };
+        let orders: Vec<MissingOrder> = events.iter().filter_map(order).collect();
         if orders.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
-            return Ok(counted);
+            return Ok(BTreeSet::new());
         }
-        for resolution in [Resolution::TenSeconds, Resolution::HalfHour, Resolution::Day] {
-            let mut buckets: BTreeMap<(String, usize), Vec<(&Event, i64)>> = BTreeMap::new();
-            for (event, total) in orders.iter().filter(|(event, _)| resolution.is_retained(event.time, now)) {
-                buckets.entry(resolution.at(event.time)).or_default().push((event, *total));
-            }
-            let (keys, groups): (Vec<_>, Vec<_>) = buckets.into_iter().unzip();
-            let stored = self.read_model.buckets_of_partition(client, &keys).await.map_err(read_model)?;
-            for (group, stored) in groups.into_iter().zip(stored) {
-                // Read after the stored sum, so that it has all orders that are counted there.
-                let (Some(mut sum), placed) = (stored, self.placed_with(group[0].0.time, resolution, client).await?)
-                else {
-                    continue;
-                };
-                compared.extend(group.iter().map(|(event, _)| event.version));
-                group.iter().for_each(|(_, total)| sum.add(Sum { count: 1, revenue: *total }));
-                if !is_within(sum, placed) {
-                    counted.extend(group.iter().map(|(event, _)| event.version));
+        let recent = self.recent(client, stored).await?;
+        let (shown, mut orders): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|order| recent.versions.contains(&order.version));
+        let (mut counted, mut compared) = (versions(&shown), BTreeSet::new());
+        let (now, stored) = (Utc::now(), self.stored_sums(client, &orders).await?);
+        for resolution in RESOLUTIONS {
+            for (bucket, mut group) in by_bucket(&orders, resolution, now) {
+                let Some(sum) = stored.sums.get(&bucket) else { continue };
+                compared.extend(versions(&group));
+                if !self.is_short(client, (*sum, stored.read_at), &group, resolution).await? {
+                    counted.extend(versions(&group));
+                } else if group.iter().any(|order| recent.leaves_open(order.version)) {
+                    // Perhaps it is short of other orders.
+                    group.retain(|order| recent.leaves_open(order.version));
+                    report_ambiguous(client, &group);
+                    counted.extend(versions(&group));
                 }
             }
-            orders.retain(|(event, _)| !counted.contains(&event.version));
+            orders.retain(|order| !counted.contains(&order.version));
         }
-        counted.extend(orders.iter().map(|(event, _)| event.version).filter(|version| !compared.contains(version)));
+        counted.extend(versions(&orders).difference(&compared));
         Ok(counted)
     }
 
-    /// The orders in the database that one bucket counts: those of the client's partition in the same step of time.
-    async fn placed_with(&self, time: DateTime<Utc>, resolution: Resolution, client: i64) -> Result<Sum, StoreFailed> {
-        const HALF_HOUR: i64 = 1_800;
-        const DAY: i64 = 48 * HALF_HOUR;
-        let (length, step, bucket) = match resolution {
-            Resolution::TenSeconds => (2 * HALF_HOUR, 10, 10),
-            Resolution::HalfHour => (DAY, HALF_HOUR, HALF_HOUR),
-            Resolution::Day => (DAY, HALF_HOUR, DAY),
-        };
-        let seconds = time.timestamp();
-        let (start, from) = (seconds - seconds.rem_euclid(length), seconds - seconds.rem_euclid(bucket));
-        let span = Span { start, length, step };
-        let is_settled = |placed: &Placed| placed.read_at.timestamp() >= from + bucket + SETTLED_AFTER.num_seconds();
-        let placed = match self.placed.0.get(&span).filter(|placed| is_settled(placed)) {
-            Some(placed) => placed,
-            None => {
-                let placed = Arc::new(self.read_placed(span).await?);
-                self.placed.0.insert(span, placed.clone());
-                placed
-            }
-        };
-        let partition = client.rem_euclid(self.read_model.partition_count().into());
-        let mut sum = Sum::default();
-        for step in from / step..(from + bucket) / step {
-            sum.add(placed.sums.get(&(partition, step)).copied().unwrap_or_default());
+    /// Whether a stored sum is short of these orders, compared with the orders in the database.
+    async fn is_short(
+        &self,
+        client: i64,
+        (mut sum, read_at): (Sum, Instant),
+        missing: &[MissingOrder],
+        resolution: Resolution,
+    ) -> Result<bool, StoreFailed> {
+        let bucket = self.placed_in_bucket(client, missing[0].time, resolution);
+        missing.iter().for_each(|order| sum.add(Sum { count: 1, revenue: order.total }));
+        // A cached sum is enough to see that the stored one is short, because orders are only added.
+        if self.least_placed(&bucket).is_some_and(|least| is_within(sum, least)) {
+            return Ok(true);
         }
-        Ok(sum)
+        // Read after the stored sum, so that it has all orders that are counted there.
+        Ok(is_within(sum, self.placed_since(&bucket, read_at).await?))
     }
 
-    async fn read_placed(&self, Span { start, length, step }: Span) -> Result<Placed, StoreFailed> {
-        let (read_at, backend, partitions) =
-            (Utc::now(), self.db.get_database_backend(), self.read_model.partition_count());
-        let seconds = match backend {
-            DbBackend::Postgres => "floor(extract(epoch FROM placed_at))",
-            _ => "strftime('%s', placed_at)",
-        };
-        let sql = format!(
-            "SELECT client_id % {partitions} AS partition, CAST({seconds} AS bigint) / {step} AS step, COUNT(*) AS count, \
-             CAST(SUM(total) AS bigint) AS revenue FROM orders WHERE placed_at >= $1 AND placed_at < $2 GROUP BY 1, 2"
-        );
-        let time = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default().into();
-        let statement = Statement::from_sql_and_values(backend, sql, [time(start), time(start + length)]);
-        let rows = self.db.query_all_raw(statement).await.map_err(database)?;
-        let sum = |row: &QueryResult| {
-            let sum = Sum { count: row.try_get("", "count")?, revenue: row.try_get("", "revenue")? };
-            Ok(((row.try_get("", "partition")?, row.try_get("", "step")?), sum))
-        };
-        let sums = rows.iter().map(sum).collect::<Result<_, DbErr>>().map_err(database)?;
-        Ok(Placed { read_at, sums })
+    /// Reads the sums that would include these orders, in one round trip. Sums that cannot be read are left out.
+    async fn stored_sums(&self, client: i64, orders: &[MissingOrder]) -> Result<StoredSums, StoreFailed> {
+        let now = Utc::now();
+        let buckets = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(orders, resolution, now).into_keys());
+        let buckets: Vec<Bucket> = buckets.collect();
+        let sums = self.read_model.buckets_of_partition(client, &buckets).await.map_err(read_model)?;
+        let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
+        Ok(StoredSums { sums, read_at: Instant::now() })
     }
+
+    async fn recent(&self, client: i64, stored: Option<&ProjectedClient>) -> Result<Recent, StoreFailed> {
+        let others = self.read_model.ranked_and_recent(&[client]).await.map_err(read_model)?;
+        let has_others = others.iter().any(|others| *others != RankedAndRecent::default());
+        let recent = match self.read_model.recent_orders(&[client], RECENT_ORDERS).await {
+            Err(Error::Damaged(_)) => Vec::new(),
+            recent => recent.map_err(read_model)?.concat(),
+        };
+        let versions = order::Entity::find().select_only().column(order::Column::Version);
+        let versions = versions.filter(order::Column::Id.is_in(recent.into_iter().map(|order| order.order_id)));
+        let versions = versions.filter(order::Column::ClientId.eq(client)).into_tuple::<i32>().all(&self.db).await;
+        let versions: BTreeSet<i32> = versions.map_err(database)?.into_iter().collect();
+        let is_lost = match stored.filter(|stored| stored.newest > 0) {
+            Some(stored) => versions.iter().any(|version| !stored.has(*version)),
+            None => has_others,
+        };
+        Ok(Recent { versions, is_lost })
+    }
+}
+
+fn versions<'a>(orders: impl IntoIterator<Item = &'a MissingOrder>) -> BTreeSet<i32> {
+    orders.into_iter().map(|order| order.version).collect()
+}
+
+fn by_bucket(
+    orders: &[MissingOrder],
+    resolution: Resolution,
+    now: DateTime<Utc>,
+) -> BTreeMap<Bucket, Vec<MissingOrder>> {
+    let mut buckets: BTreeMap<Bucket, Vec<MissingOrder>> = BTreeMap::new();
+    for order in orders.iter().filter(|order| resolution.is_retained(order.time, now)) {
+        buckets.entry(resolution.at(order.time)).or_default().push(*order);
+    }
+    buckets
+}
+
+fn report_ambiguous(client: i64, orders: &[MissingOrder]) {
+    let times = orders.iter().map(|order| order.time);
+    let (from, until) = (times.clone().min().unwrap_or_default(), times.max().unwrap_or_default());
+    error!(
+        client,
+        orders = orders.len(),
+        %from,
+        %until,
+        "the sums may not include these orders of a repaired client: run `projector rebuild start`"
+    );
 }

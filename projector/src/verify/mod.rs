@@ -13,6 +13,7 @@ mod counted;
 mod finding;
 mod first_missed;
 mod placed;
+mod placed_cache;
 mod products;
 mod repair;
 pub mod sums;
@@ -34,9 +35,9 @@ use sea_orm::{
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use counted::PlacedOrders;
 pub use finding::{Difference, Finding};
 pub use first_missed::FirstMissed;
+use placed_cache::PlacedOrders;
 
 /// Clients or products compared by one call to each store.
 pub const COMPARED_AT_ONCE: u64 = 2_000;
@@ -46,7 +47,7 @@ pub const CONCURRENT_CLIENTS: usize = 8;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A store failed, so the comparison has no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct StoreFailed(String);
 

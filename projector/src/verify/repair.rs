@@ -112,7 +112,7 @@ impl Verifier {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
             let missing: Vec<&Event> =
                 events.iter().filter(|event| !is_included(event) && event.time <= until).collect();
-            let counted = self.counted(id, &missing).await?;
+            let counted = self.counted(id, stored, &missing).await?;
             for event in &events {
                 if last == log.settled && (event.time <= until || is_included(event)) {
                     log.settled = event.version;

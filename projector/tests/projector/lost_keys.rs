@@ -135,3 +135,38 @@ async fn lost_recent_orders_are_found_and_replaced() {
     assert_eq!((differences(&verifier).await, orders().await), (vec![], right));
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
 }
+
+/// Client 1 and its order are counted. An event of client 17 in the same half hour is in the dead-letter queue.
+#[tokio::test]
+async fn a_lost_client_counts_once_while_another_order_of_its_half_hour_is_missing() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let at = |row: order_event::Model, days: u64| order_event::Model {
+        occurred_at: (Utc::now() - Days::new(days)).trunc_subsecs(0),
+        ..row
+    };
+    // The oldest order is not among the recent orders any more. The other one costs as much, or more.
+    let mut counted = vec![at(row_of(1, 1, 2), 40), at(row_of(1, 2, 2), 41)];
+    counted.extend((3..=54).map(|version| at(row(1, version), 30)));
+    let missing = [at(row_of(17, 1, 3), 40), at(row_of(17, 2, 2), 41), at(row(17, 3), 30)];
+    place(&verifier.db, &counted, Outbox::Published).await;
+    place(&verifier.db, &missing, Outbox::Published).await;
+    verifier.read_model.apply(&events(&counted)).await;
+    let right = verifier.read_model.projected_clients(&[1]).await.unwrap();
+    let sums = wrong_sums(&verifier).await;
+    for lost in [vec!["client:1"], vec!["client:1", "recent:1"]] {
+        for name in lost {
+            command(&url, &["DEL", &key(name)]).await;
+        }
+        let found = verifier.subjects(&[Client(1)], &mut FirstMissed::default()).await.unwrap();
+        assert!(found.iter().all(|finding| finding.repaired), "{found:?}");
+        assert_eq!((found.len(), verifier.read_model.projected_clients(&[1]).await.unwrap()), (1, right.clone()));
+        assert_eq!(wrong_sums(&verifier).await, sums, "no sum has changed");
+    }
+    // The client itself misses an order of that half hour, which is applied. The sums are then short of client 17 only.
+    let late = at(row(1, 55), 40);
+    place(&verifier.db, std::slice::from_ref(&late), Outbox::Published).await;
+    verifier.subjects(&[Client(1)], &mut FirstMissed::default()).await.unwrap();
+    assert_eq!(wrong_sums(&verifier).await.len(), sums.len());
+    verifier.read_model.apply(&events(&missing)).await;
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
