@@ -70,3 +70,30 @@ async fn no_comparison_reads_a_whole_table() {
     compared.close().await.unwrap(); // then its statistics are complete
     assert_eq!(full_reads(&db).await, before);
 }
+
+#[tokio::test]
+async fn a_repair_of_many_clients_adds_up_the_orders_of_each_day_once() {
+    const CLIENTS: i64 = 400;
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
+    let (db, (_server, read_model, url)) = (connect().await.unwrap(), redis().await);
+    migration::up(&db).await.unwrap();
+    // The recent orders do not show the ten oldest orders of each client, which are those of two months.
+    fill(&db, CLIENTS, 60 * CLIENTS).await;
+    let log = order_event::Entity::find().all(&db).await.unwrap();
+    for result in read_model.apply(&events(&log)).await {
+        result.unwrap();
+    }
+    let script = "for _, key in ipairs(redis.call('KEYS', 'orders:*:client:*')) do redis.call('DEL', key) end";
+    command(&url, &["EVAL", script, "0"]).await;
+    let verifier = Verifier::new(connect().await.unwrap(), read_model, Currency::USD, Duration::ZERO, Repair::FromLog);
+    let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
+    assert_eq!(page.findings.iter().filter(|finding| finding.repaired).count(), 400);
+    let Verifier { db: compared, .. } = verifier;
+    compared.close().await.unwrap(); // then its statistics are complete
+    let reads = "SELECT idx_scan AS reads FROM pg_stat_user_indexes WHERE indexrelname = 'orders_placed_at'";
+    let reads = sea_orm::ConnectionTrait::query_one_raw(&db, sql(reads)).await.unwrap().unwrap();
+    let reads: i64 = reads.try_get("", "reads").unwrap();
+    // Clients that are repaired at the same time may read a day twice.
+    assert!((60..130).contains(&reads), "4,000 orders of 61 days: {reads}");
+}
