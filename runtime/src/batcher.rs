@@ -25,12 +25,23 @@ impl<T, R> Queued<T, R> {
 }
 
 /// Takes items from callers.
-#[derive(Clone)]
 pub struct BatchQueue<T, R>(mpsc::Sender<Queued<T, R>>);
 
 /// Processes the items in batches.
-#[derive(Clone)]
 pub struct Batcher<T, R>(Arc<Mutex<mpsc::Receiver<Queued<T, R>>>>);
+
+// Derived, these would need items and results that can be cloned.
+impl<T, R> Clone for BatchQueue<T, R> {
+    fn clone(&self) -> Self {
+        BatchQueue(self.0.clone())
+    }
+}
+
+impl<T, R> Clone for Batcher<T, R> {
+    fn clone(&self) -> Self {
+        Batcher(self.0.clone())
+    }
+}
 
 /// Returns a queue in which `size` items can wait, and its batcher; call [`Batcher::run`] to process items.
 pub fn batch_queue<T, R>(size: usize) -> (BatchQueue<T, R>, Batcher<T, R>) {
@@ -39,8 +50,8 @@ pub fn batch_queue<T, R>(size: usize) -> (BatchQueue<T, R>, Batcher<T, R>) {
 }
 
 impl<T, R> BatchQueue<T, R> {
-    /// Returns the result of an item, or `None` if the queue is full or processing panicked. The item is processed even if the
-    /// caller is dropped.
+    /// Returns the result of an item, or `None` if the queue is full, processing panicked or the batcher has stopped. The item is
+    /// processed even if the caller is dropped.
     pub async fn process(&self, item: T) -> Option<R> {
         let (caller, result) = oneshot::channel();
         self.0.try_send(Queued { item, queued_at: Instant::now(), caller }).ok()?;
@@ -48,12 +59,12 @@ impl<T, R> BatchQueue<T, R> {
     }
 }
 
-impl<T: Clone + Send + 'static, R: Clone + Send + 'static> Batcher<T, R> {
+impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     /// Processes batches of at most `max_size` items, until `shutdown` and then until the queue is empty, or until every queue
     /// is dropped.
     ///
     /// # Errors
-    /// When `process` panics.
+    /// When `process` panics. The other workers go on in the background until `shutdown`.
     pub async fn run<Processing: Future<Output = ()> + Send>(
         self,
         workers: usize,
@@ -87,11 +98,11 @@ impl<T: Clone + Send + 'static, R: Clone + Send + 'static> Batcher<T, R> {
         self.0.lock().await.recv_many(batch, limit).await
     }
 
-    /// Takes all items that are in the queue.
+    /// Takes the items that are in the queue, unless a worker is about to take them.
     pub fn take_queued(&self) -> Vec<Queued<T, R>> {
         match self.0.try_lock() {
             Ok(mut queue) => iter::from_fn(|| queue.try_recv().ok()).collect(),
-            Err(_) => Vec::new(), // an idle worker waits for items, so there are none
+            Err(_) => Vec::new(), // a worker is about to take items: it will meet the same failure
         }
     }
 }
@@ -203,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_stops_the_batcher_and_fails_its_callers() {
+    async fn a_panic_ends_run_and_fails_its_callers() {
         let doubling = Doubling::start(10);
         assert_eq!(doubling.queue.process(u32::MAX).await, None);
         assert!(doubling.running.await.unwrap().unwrap_err().is_panic());
