@@ -88,11 +88,19 @@ async fn connect(url: &str, password_file: Option<&Path>) -> anyhow::Result<Data
     let creates_file = url.starts_with("sqlite:") && !url.contains('?') && url != "sqlite::memory:";
     let mut options = ConnectOptions::new(if creates_file { format!("{url}?mode=rwc") } else { url.to_owned() });
     options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(3));
-    if let Some(file) = password_file {
-        let password = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", file.display()))?;
-        options.map_sqlx_postgres_opts(move |postgres| postgres.password(password.trim()));
-    }
+    let read = |file: &Path| {
+        let password = std::fs::read_to_string(file);
+        password.with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", file.display()))
+    };
+    let password = password_file.map(read).transpose()?;
+    options.map_sqlx_postgres_opts(move |postgres| {
+        // PgBouncer refuses this setting at the start.
+        let postgres = postgres.extra_float_digits(None);
+        match &password {
+            Some(password) => postgres.password(password.trim()),
+            None => postgres,
+        }
+    });
     match Database::connect(options).await {
         Ok(db) => Ok(db),
         // The URL may hold a password.
