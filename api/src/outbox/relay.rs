@@ -1,6 +1,6 @@
 //! The outbox relay: publishes each event that has a row in `outbox` at least once, then deletes the row.
 //!
-//! The fast path publishes events that this process committed at most 2 s ago, without reading them back. A poll claims the
+//! The fast path publishes events that this process created at most 2 s ago, without reading them back. A poll claims the
 //! rows that are 3 s old or older, which the fast path did not send: events of a process that died, and events that the
 //! queue did not accept at first. An event is rarely sent by both; the projector ignores the duplicate.
 //!
@@ -51,8 +51,9 @@ pub struct Relay {
     is_known_to_work: bool,
     /// Whether the queue refused every event of the last pass.
     refuses_all: bool,
-    /// Whether the queue has just accepted events after it refused events, so that it may accept all refused ones now.
-    accepts_refused: bool,
+    /// Whether the next poll sends all refused events, also those that are not due: the queue has just accepted one of them,
+    /// or an event after a pass in which it refused all.
+    retry_refused_now: bool,
     /// When the log last reported that events wait.
     last_warning: Option<Instant>,
 }
@@ -100,7 +101,7 @@ impl Relay {
                 fast_path,
                 is_known_to_work: false,
                 refuses_all: false,
-                accepts_refused: false,
+                retry_refused_now: false,
                 last_warning: None,
             },
             sender,
@@ -125,9 +126,9 @@ impl Relay {
             is_reachable = pass.reached_queue();
             if pass.published + pass.rejected > 0 {
                 let refused_all = std::mem::replace(&mut self.refuses_all, pass.published == 0);
-                self.accepts_refused |= refused_all && pass.published > 0;
+                self.retry_refused_now |= refused_all && pass.published > 0;
             }
-            if is_poll && !pass.is_full() && !self.accepts_refused {
+            if is_poll && !pass.is_full() && !self.retry_refused_now {
                 next_poll = Instant::now() + POLL_INTERVAL;
             }
             if let (false, Some(error)) = (is_reachable, &pass.error) {
@@ -188,7 +189,7 @@ impl Relay {
     /// Publishes pending events, and then refused events.
     async fn poll(&mut self, is_reachable: bool) -> Result<Pass, DbErr> {
         // Set again below: otherwise polls would follow each other without a pause.
-        let also_early = std::mem::take(&mut self.accepts_refused);
+        let also_early = std::mem::take(&mut self.retry_refused_now);
         let backlog = rows::backlog(&self.db).await?;
         self.report(backlog);
         if backlog == Backlog::default() {
@@ -198,7 +199,7 @@ impl Relay {
         let claim = if is_reachable { Claim::Pending(MIN_POLL_AGE) } else { Claim::Probe };
         let pass = self.publish_claimed(claim).await?;
         self.is_known_to_work = !is_reachable && pass.published > 0;
-        self.accepts_refused = backlog.refused > 0 && pass.reached_queue() && {
+        self.retry_refused_now = backlog.refused > 0 && pass.reached_queue() && {
             let claim = if also_early { Claim::RefusedEarly } else { Claim::Refused };
             self.publish_claimed(claim).await?.published > 0
         };
