@@ -99,7 +99,8 @@ impl Query {
         )]
         granularity: Granularity,
         #[graphql(
-            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
+            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\". \
+                    It must differ from UTC by a multiple of half an hour.",
             default = "UTC"
         )]
         time_zone: String,
