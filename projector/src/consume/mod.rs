@@ -10,10 +10,9 @@ pub mod health;
 mod poll;
 mod process;
 
-use std::collections::HashSet;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use aws_sdk_sqs::Client;
 use iso_currency::Currency;
@@ -45,8 +44,6 @@ pub struct Consumer {
     /// How many pollers have received two full batches in a row.
     busy: Arc<AtomicUsize>,
     pub activity: Arc<Activity>,
-    /// The ids of refused messages.
-    logged_refusals: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Consumer {
@@ -63,7 +60,6 @@ impl Consumer {
             backlog: Arc::default(),
             busy: Arc::default(),
             activity: Arc::default(),
-            logged_refusals: Arc::default(),
         }
     }
 

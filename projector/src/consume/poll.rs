@@ -112,6 +112,7 @@ impl Consumer {
             .queue_url(&self.queue_url)
             .max_number_of_messages(RECEIVE_BATCH as i32)
             .wait_time_seconds(wait.as_secs() as i32)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp)
             .send()

@@ -1,7 +1,6 @@
 //! Parse, apply, delete.
 
 use std::fmt::Display;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{
@@ -16,9 +15,6 @@ use tracing::warn;
 
 use super::poll::RETRY_PAUSE;
 use super::{Consumer, CountGuard};
-
-/// Refused messages that a process remembers, so that it logs each once.
-const MAX_LOGGED_REFUSALS: usize = 10_000;
 
 /// The outcome of the messages of one receive call.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,7 +45,7 @@ impl Consumer {
                 }
                 Err(error) => {
                     processed.refused += 1;
-                    self.log_refusal(&message, &error);
+                    log_refusal(&message, &error);
                 }
             }
         }
@@ -67,7 +63,7 @@ impl Consumer {
                 Ok(_) => done.push(message),
                 Err(error) => {
                     processed.refused += 1;
-                    self.log_refusal(&message, &error);
+                    log_refusal(&message, &error);
                 }
             }
         }
@@ -100,18 +96,6 @@ impl Consumer {
             if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
                 return None;
             }
-        }
-    }
-
-    /// Logs a message that is left for the dead-letter queue, once although it is delivered several times. Another process may
-    /// have crashed before it logged the first delivery.
-    fn log_refusal(&self, message: &Message, reason: &dyn Display) {
-        let mut logged = self.logged_refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() >= MAX_LOGGED_REFUSALS {
-            logged.clear();
-        }
-        if logged.insert(message.message_id().unwrap_or_default().to_owned()) {
-            warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
         }
     }
 
@@ -157,4 +141,12 @@ fn time_in_queue(message: &Message) -> Duration {
     let sent = time(MessageSystemAttributeName::SentTimestamp);
     let received = time(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
     Duration::from_millis(sent.zip(received).map_or(0, |(sent, received)| received.saturating_sub(sent)))
+}
+
+/// Logs the first delivery of a message that is left for the dead-letter queue.
+fn log_refusal(message: &Message, reason: &dyn Display) {
+    let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
+    if received.is_none_or(|count| count == "1") {
+        warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+    }
 }

@@ -1,4 +1,4 @@
-//! A projector that stops, or that a message has stopped.
+//! A projector that stops.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,20 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_sqs::Client as Sqs;
-use aws_sdk_sqs::types::QueueAttributeName;
 use iso_currency::Currency;
-use projector::consume::{Consumer, Processed};
+use projector::consume::Consumer;
 use projector::queues;
 use read_model::{Memory, Projection};
-use test_support::log::Log;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 use winterbaume_core::{MockAws, MockRequest, MockResponse, MockService};
 use winterbaume_sqs::SqsService;
 
 use crate::consume::{Switchable, total};
-use crate::support::{consumer, row, send, until, waiting};
+use crate::support::{row, send, until, waiting};
 
 /// An SQS that finishes each call even if the caller is gone, as the real one does.
 struct Independent(Arc<SqsService>);
@@ -86,21 +83,4 @@ async fn a_projector_that_stops_returns_the_messages_that_it_cannot_apply() {
     running.await.unwrap().unwrap();
     let received = consumer.queue.receive_message().queue_url(&consumer.queue_url).send().await.unwrap();
     assert_eq!(received.messages().len(), 1, "another projector gets it at once");
-}
-
-#[tokio::test]
-async fn a_refused_message_is_logged_once_even_if_its_first_delivery_crashed() {
-    let log = Log::start(Level::WARN);
-    let (consumer, _) = consumer(Arc::new(Memory::default())).await;
-    let at_once = consumer.queue.set_queue_attributes().queue_url(&consumer.queue_url);
-    at_once.attributes(QueueAttributeName::VisibilityTimeout, "0").send().await.unwrap();
-    send(&consumer, "hello").await;
-    let crashed = consumer.queue.receive_message().queue_url(&consumer.queue_url).send().await.unwrap();
-    assert_eq!(crashed.messages().len(), 1);
-    for _ in 2..=4 {
-        assert_eq!(consumer.run_once().await, Ok(Processed { applied: 0, refused: 1 }));
-    }
-    let lines = log.lines();
-    let refusals = lines.iter().filter(|line| line.contains("left for the dead-letter queue")).count();
-    assert_eq!(refusals, 1, "{lines:?}");
 }
