@@ -133,7 +133,8 @@ impl Verifier {
         let versions = versions.filter(order::Column::ClientId.eq(client)).into_tuple::<i32>().all(&self.db).await;
         let versions: BTreeSet<i32> = versions.map_err(database)?.into_iter().collect();
         let is_lost = match stored.filter(|stored| stored.newest > 0) {
-            Some(stored) => versions.iter().any(|version| !stored.has(*version)),
+            // Newer ones may have been applied since the client was read.
+            Some(stored) => versions.range(..stored.newest).any(|version| !stored.has(*version)),
             None => has_others,
         };
         Ok(Recent { versions, is_lost })
