@@ -85,13 +85,9 @@ fn start_of_day(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
 /// Reads the sales of some days.
 pub async fn report(queries: &dyn Queries, days: DayRange, granularity: Granularity) -> Result<Report, Error> {
     let resolution = days.resolution(granularity);
-    let step = match resolution {
-        Resolution::Day => TimeDelta::days(1),
-        Resolution::HalfHour => TimeDelta::minutes(30),
-        Resolution::TenSeconds => TimeDelta::seconds(10),
-    };
     let (first, end) = (start_of_day(days.first, days.zone), days.end());
-    let times = std::iter::successors(Some(first), |time| time.checked_add_signed(step)).take_while(|time| *time < end);
+    let times = std::iter::successors(Some(first), |time| time.checked_add_signed(resolution.step()))
+        .take_while(|time| *time < end);
     let (mut pages, mut steps) = (Vec::new(), Vec::new());
     for time in times {
         let (page, bucket) = resolution.at(time);

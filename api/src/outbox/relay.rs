@@ -32,7 +32,7 @@ const MIN_POLL_AGE: Duration = Duration::from_secs(3);
 const MAX_FAST_PATH_AGE: Duration = Duration::from_secs(2);
 /// Events that may wait on the fast path, some kilobytes each. When it is full, a poll sends the others.
 const FAST_PATH_SIZE: usize = 2_000;
-/// Limit for one pass: its calls to SQS, four at a time, each tried three times.
+/// Limit for one pass. What SQS has accepted by then is sent again, because the claim is rolled back.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an event may wait before the log says so, and how often it does.
 const LONG_WAIT: Duration = Duration::from_secs(60);

@@ -73,7 +73,8 @@ impl Verifier {
         let (shown, mut orders): (Vec<_>, Vec<_>) =
             orders.into_iter().partition(|order| recent.versions.contains(&order.version));
         let (mut counted, mut compared) = (versions(&shown), BTreeSet::new());
-        let (now, stored) = (Utc::now(), self.stored_sums(client, &orders).await?);
+        let now = Utc::now();
+        let stored = self.stored_sums(client, &orders, now).await?;
         for resolution in RESOLUTIONS {
             for (bucket, mut group) in by_bucket(&orders, resolution, now) {
                 let Some(sum) = stored.sums.get(&bucket) else { continue };
@@ -112,8 +113,12 @@ impl Verifier {
     }
 
     /// Reads the sums that would include these orders, in one round trip. Sums that cannot be read are left out.
-    async fn stored_sums(&self, client: i64, orders: &[MissingOrder]) -> Result<StoredSums, StoreFailed> {
-        let now = Utc::now();
+    async fn stored_sums(
+        &self,
+        client: i64,
+        orders: &[MissingOrder],
+        now: DateTime<Utc>,
+    ) -> Result<StoredSums, StoreFailed> {
         let buckets = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(orders, resolution, now).into_keys());
         let buckets: Vec<Bucket> = buckets.collect();
         let sums = self.read_model.buckets_of_partition(client, &buckets).await.map_err(read_model)?;

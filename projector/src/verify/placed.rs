@@ -96,12 +96,16 @@ impl Verifier {
         );
         let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
         let rows = self.db.query_all_raw(statement).await.map_err(database)?;
-        let sum = |row: &QueryResult| {
-            let sum = Sum { count: row.try_get("", "count")?, revenue: row.try_get("", "revenue")? };
-            Ok((row.try_get("", "key")?, sum))
-        };
-        rows.iter().map(sum).collect::<Result<_, DbErr>>().map_err(database)
+        rows.iter()
+            .map(|row| Ok((row.try_get("", "key")?, sum_of(row)?)))
+            .collect::<Result<_, DbErr>>()
+            .map_err(database)
     }
+}
+
+/// The columns `count` and `revenue`.
+pub(super) fn sum_of(row: &QueryResult) -> Result<Sum, DbErr> {
+    Ok(Sum { count: row.try_get("", "count")?, revenue: row.try_get("", "revenue")? })
 }
 
 /// The client and version of each event that is not published. Each is looked up by its id, however many PostgreSQL expects.

@@ -9,6 +9,7 @@ use runtime::single_flight::SingleFlight;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement};
 use tokio::time::Instant;
 
+use super::placed::sum_of;
 use super::{StoreFailed, Verifier, database};
 
 /// How long after the end of a step its sum may be cached: by then every order with a time in the step has committed. (Assumes
@@ -70,15 +71,15 @@ impl PlacedInBucket {
 impl Verifier {
     /// The orders of a client's partition in the step of this time.
     pub(super) fn placed_in_bucket(&self, client: i64, time: DateTime<Utc>, resolution: Resolution) -> PlacedInBucket {
-        const HALF_HOUR: i64 = 1_800;
-        const DAY: i64 = 48 * HALF_HOUR;
-        let (span, step, length) = match resolution {
-            Resolution::TenSeconds => (2 * HALF_HOUR, 10, 10),
-            Resolution::HalfHour => (DAY, HALF_HOUR, HALF_HOUR),
+        let (span, steps_of) = match resolution {
+            Resolution::TenSeconds => (TimeDelta::hours(1), resolution),
             // The same span as that of the half hours if they are stored.
-            Resolution::Day if Resolution::HalfHour.is_retained(time, Utc::now()) => (DAY, HALF_HOUR, DAY),
-            Resolution::Day => (DAY, DAY, DAY),
+            Resolution::Day if Resolution::HalfHour.is_retained(time, Utc::now()) => {
+                (TimeDelta::days(1), Resolution::HalfHour)
+            }
+            Resolution::HalfHour | Resolution::Day => (TimeDelta::days(1), resolution),
         };
+        let [span, step, length] = [span, steps_of.step(), resolution.step()].map(|length| length.num_seconds());
         let start_of = |length| time.timestamp() - time.timestamp().rem_euclid(length);
         PlacedInBucket {
             partition: client.rem_euclid(self.read_model.partition_count().into()),
@@ -121,10 +122,7 @@ async fn read_placed(
     let time = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default().into();
     let statement = Statement::from_sql_and_values(backend, sql, [time(start), time(start + length)]);
     let rows = db.query_all_raw(statement).await.map_err(database)?;
-    let sum = |row: &QueryResult| {
-        let sum = Sum { count: row.try_get("", "count")?, revenue: row.try_get("", "revenue")? };
-        Ok(((row.try_get("", "partition")?, row.try_get("", "step")?), sum))
-    };
+    let sum = |row: &QueryResult| Ok(((row.try_get("", "partition")?, row.try_get("", "step")?), sum_of(row)?));
     let sums = rows.iter().map(sum).collect::<Result<_, DbErr>>().map_err(database)?;
     Ok(Arc::new(Placed { read_at, sums }))
 }

@@ -103,7 +103,7 @@ pub struct SumsProgress {
 enum Period {
     Day(NaiveDate),
     Month(Month),
-    /// The ten seconds of some minutes.
+    /// The ten seconds of an hour.
     Seconds(Times),
 }
 
@@ -168,7 +168,7 @@ impl Verifier {
             }
             month = next;
         }
-        let period = Period::Seconds(last_minutes());
+        let period = Period::Seconds(last_hour());
         let wrong = self.wrong_in(&period).await?;
         if found(period, wrong, month) {
             return Ok(());
@@ -341,7 +341,7 @@ fn readable<T>(read: Result<T, Error>) -> anyhow::Result<Result<T, String>> {
 }
 
 /// The last hour, whose sums of ten seconds are all stored.
-fn last_minutes() -> Times {
+fn last_hour() -> Times {
     let now = Utc::now().timestamp();
     let end = DateTime::from_timestamp(now - now.rem_euclid(10) + 10, 0).unwrap_or_default();
     [end - TimeDelta::hours(1), end]

@@ -60,6 +60,15 @@ impl Resolution {
         (format!("{}{}", self.prefix(), time.format(page)), bucket as usize)
     }
 
+    /// Returns the length of a bucket.
+    pub fn step(self) -> TimeDelta {
+        match self {
+            Resolution::Day => TimeDelta::days(1),
+            Resolution::HalfHour => TimeDelta::minutes(30),
+            Resolution::TenSeconds => TimeDelta::seconds(10),
+        }
+    }
+
     /// Returns whether a bucket page is of this resolution.
     pub(crate) fn has(self, page: &str) -> bool {
         page.starts_with(self.prefix())

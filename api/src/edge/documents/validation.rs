@@ -14,7 +14,7 @@ use super::convert::convert;
 use super::limits::LimitSettings;
 use super::position::Positions;
 use super::syntax::remove_unsupported;
-use super::values::check_literals;
+use super::values::check_values;
 use crate::edge::refusal;
 
 /// Validation errors reported for one document.
@@ -88,7 +88,7 @@ impl Validator {
             .map_err(|error| errors(VALIDATION_FAILED, &error.errors, text))?;
         self.check_introspection(&validated)?;
         for operation in validated.operations.iter() {
-            check_literals(&self.schema, &validated, operation).map_err(|error| {
+            check_values(&self.schema, &validated, operation).map_err(|error| {
                 let position = error.location.map(|location| Positions::new(text).at(location.offset()));
                 vec![refusal::error(VALIDATION_FAILED, error.message, position)]
             })?;

@@ -19,13 +19,9 @@ pub struct InvalidValue {
     pub location: Option<SourceSpan>,
 }
 
-/// Checks what the document says of an operation's values: fields of input objects are given once, variables fit inside lists and
-/// input objects, and custom scalars are valid.
-pub fn check_literals(
-    schema: &Schema,
-    document: &ExecutableDocument,
-    operation: &Operation,
-) -> Result<(), InvalidValue> {
+/// Checks the values written in the document: no field of an input object is given twice, the type of a variable fits where it is used,
+/// also inside lists and input objects, and custom scalars are valid.
+pub fn check_values(schema: &Schema, document: &ExecutableDocument, operation: &Operation) -> Result<(), InvalidValue> {
     let check = |place: &Place| {
         let (ty, value) = (place.ty.inner_named_type(), place.value);
         let message = match &**value {
@@ -100,7 +96,7 @@ pub fn check_variable(schema: &Schema, value: &ConstValue, ty: &Type) -> Result<
     }
 }
 
-/// A value, and what the schema says of the place where it is.
+/// A value, and the type that the schema expects in its place.
 struct Place<'a> {
     value: &'a Node<Value>,
     ty: &'a Type,
