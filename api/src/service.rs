@@ -1,22 +1,17 @@
 //! Assembles the parts of the api, serves requests, and drains without losing any.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use axum::Router;
-use axum_server::Handle;
-use axum_server::accept::Accept;
 use futures::FutureExt;
 use futures::future::{Fuse, FusedFuture};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use iso_currency::Currency;
 use read_model::Queries;
 use sea_orm::DatabaseConnection;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +27,7 @@ use crate::edge::executor::Executor;
 use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
-use crate::edge::{self, Edge};
+use crate::edge::{self, Edge, server};
 use crate::graphql::{App, schema};
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::catalogue::Catalogue;
@@ -43,11 +38,6 @@ use crate::queries::sales_snapshots::SalesSnapshots;
 
 /// Time for each stage of the shutdown: active requests, then waiting orders, then the outbox relay.
 const GRACE: Duration = Duration::from_secs(10);
-/// Time for a new connection to send the headers of its first request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a client to acknowledge data before the kernel closes the connection (Linux only).
-#[cfg(target_os = "linux")]
-const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval at which the rate limits of idle callers are removed from memory.
 const IDLE_CALLERS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -141,11 +131,13 @@ impl Service {
     /// # Errors
     /// When a part stopped by itself. The other parts have drained first.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
-        let handle = Handle::new();
-        let server = http_server(&self.edge, listener, handle.clone())?;
+        let router = self.router();
         let Service { edge, batcher, relay, live_updates, sales_snapshots } = self;
+        let server = server::serve(listener, router, edge.settings.idle_timeout, edge.shutdown.clone());
         let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
-        let mut server = tokio::spawn(server).fuse();
+        let server = tokio::spawn(server);
+        let close_connections = server.abort_handle();
+        let mut server = server.fuse();
         let mut orders = tokio::spawn(batcher.run(requests_done.clone())).fuse();
         let mut relay = tokio::spawn(relay.run(orders_done.clone())).fuse();
         let mut live_updates = tokio::spawn(live_updates.run(orders_done.clone()));
@@ -170,8 +162,8 @@ impl Service {
         }
 
         edge.shutdown.cancel();
-        handle.graceful_shutdown(Some(GRACE));
         let _ = tokio::join!(finishes(server), timeout(GRACE, edge.sockets_closed()));
+        close_connections.abort();
         requests_done.cancel();
         if !finishes(orders).await {
             warn!("some orders were not placed: the database did not respond");
@@ -182,22 +174,6 @@ impl Service {
         }
         failure.map_or(Ok(()), Err)
     }
-}
-
-/// Bounds how long a connection may send nothing.
-fn http_server(
-    edge: &Arc<Edge>,
-    listener: TcpListener,
-    handle: Handle<SocketAddr>,
-) -> anyhow::Result<impl Future<Output = std::io::Result<()>> + use<>> {
-    let mut server = axum_server::from_tcp(listener.into_std()?)?
-        .handle(handle)
-        .acceptor(ConnectionSetup)
-        .first_request_timeout(FIRST_REQUEST_TIMEOUT);
-    let mut http = Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(edge.settings.idle_timeout);
-    *server.http_builder() = http;
-    Ok(server.serve(edge::router(edge.clone()).into_make_service_with_connect_info::<SocketAddr>()))
 }
 
 async fn remove_idle_callers(edge: &Edge) -> Infallible {
@@ -211,24 +187,4 @@ async fn remove_idle_callers(edge: &Edge) -> Infallible {
 /// Whether a task that was asked to stop has stopped within the grace period.
 async fn finishes<T>(task: Fuse<JoinHandle<T>>) -> bool {
     task.is_terminated() || timeout(GRACE, task).await.is_ok()
-}
-
-/// Sets the options of each TCP connection.
-#[derive(Clone)]
-struct ConnectionSetup;
-
-impl<S> Accept<TcpStream, S> for ConnectionSetup {
-    type Stream = TcpStream;
-    type Service = S;
-    type Future = std::future::Ready<std::io::Result<(TcpStream, S)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let set_up = || {
-            stream.set_nodelay(true)?;
-            #[cfg(target_os = "linux")]
-            socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(ACK_TIMEOUT))?;
-            Ok(())
-        };
-        std::future::ready(set_up().map(|()| (stream, service)))
-    }
 }

@@ -37,12 +37,17 @@ impl Caller {
 }
 
 impl Edge {
+    /// The address of the sender of a request.
+    pub fn address(&self, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
+        client_address(headers, peer, self.settings.trusted_proxies)
+    }
+
     /// Identifies the sender of a request by its headers.
     ///
     /// # Errors
     /// When the token is invalid. That is charged to the address, so that tokens cannot be guessed.
     pub async fn identify(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, Refusal> {
-        let address = client_address(headers, peer, self.settings.trusted_proxies);
+        let address = self.address(headers, peer);
         // Another scheme and unreadable bytes are an invalid token. Only a missing header is anonymous.
         let identity = match headers.typed_try_get::<Authorization<Bearer>>() {
             Ok(None) => Ok(None),

@@ -19,14 +19,17 @@ use axum::response::{IntoResponse, Redirect, Response};
 use tower_http::request_id::RequestId;
 use tower_http::timeout::TimeoutError;
 
-use super::executor::PreparedOperation;
+use super::executor::{PreparedOperation, VALIDATION_COST};
 use super::negotiation::{Accepted, MediaType, is_json};
+use super::quota::QuotaKey;
 use super::refusal::{self, Refusal};
 use super::request::{Parameters, UrlParameters};
 use super::{Edge, response, sse, websocket};
 
 /// Time for a client to send a whole request body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of a malformed body, or of a WebSocket message, that cost 1.
+pub const BYTES_PER_POINT: usize = 1024;
 
 pub async fn post(
     State(edge): State<Arc<Edge>>,
@@ -36,9 +39,10 @@ pub async fn post(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
+    let size = body.as_ref().map_or(0, Bytes::len);
     let result = match read_body(&edge, &headers, body) {
         Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::POST).await,
-        Err(refusal) => Err(refusal),
+        Err(refusal) => Err(charge_malformed(&edge, &headers, peer, size, refusal)),
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
@@ -52,7 +56,7 @@ pub async fn get(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parameters: Result<Query<UrlParameters>, QueryRejection>,
 ) -> Response {
-    if headers.contains_key(UPGRADE) {
+    if is_websocket(&headers) {
         return match upgrade {
             Ok(upgrade) => websocket::open(edge, &headers, peer, id, upgrade)
                 .await
@@ -68,9 +72,21 @@ pub async fn get(
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
     let result = match read_url(&edge, parameters) {
         Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::GET).await,
-        Err(refusal) => Err(refusal),
+        Err(refusal) => Err(charge_malformed(&edge, &headers, peer, 0, refusal)),
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
+}
+
+/// Other protocols are ignored: Java's HTTP client offers `h2c` with a request that it wants to be answered.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let protocols = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    protocols.map(str::trim).any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+}
+
+/// Charges a request that is refused before its token is verified to the address of its sender.
+fn charge_malformed(edge: &Edge, headers: &HeaderMap, peer: SocketAddr, size: usize, refusal: Refusal) -> Refusal {
+    let key = QuotaKey::of_address(edge.address(headers, peer));
+    edge.executor.charge(&key, VALIDATION_COST + size / BYTES_PER_POINT).err().unwrap_or(refusal)
 }
 
 fn not_acceptable() -> Response {

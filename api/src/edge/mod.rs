@@ -1,5 +1,6 @@
 //! The HTTP edge: from bytes to one valid, authorised and paid operation, and from its result to bytes.
 //!
+//! - [`server`]: connections; one request or response at a time on each
 //! - [`graphql_http`]: `/graphql` with GET and POST; [`sse`] and [`websocket`]: operations with more than one result
 //! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
@@ -20,6 +21,7 @@ pub mod refusal;
 mod request;
 mod request_id;
 mod response;
+pub mod server;
 pub mod settings;
 mod sse;
 mod websocket;
@@ -117,6 +119,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(SetMultipleResponseHeadersLayer::if_not_present(SECURITY_HEADERS.map(Into::into).into()))
         // Needs the request id, and sees the final status.
         .layer(middleware::from_fn(access_log::layer))
+        // Inside of the log, which shows the refusal.
+        .layer(middleware::from_fn(server::check_host))
         // A panic of a handler becomes a response with status 500 instead of a closed connection.
         .layer(CatchPanicLayer::custom(response::panicked));
     let root = match edge.exposure.has_page() {

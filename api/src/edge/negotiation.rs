@@ -74,13 +74,16 @@ fn parse_range(range: &str) -> (String, f32) {
     (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
 }
 
-/// Whether the body is declared as JSON in UTF-8.
+/// Whether the body is declared as JSON in UTF-8. Other parameters than `charset` are ignored.
 pub fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
-    let charset = parameters.trim().to_ascii_lowercase();
-    media_type.trim().eq_ignore_ascii_case("application/json")
-        && matches!(charset.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"")
+    let mut parts = content_type.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"));
+    is_json
+        && parts.filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {
+            let charset = value.trim().trim_matches('"');
+            !name.trim().eq_ignore_ascii_case("charset") || charset.eq_ignore_ascii_case("utf-8")
+        })
 }
 
 #[cfg(test)]

@@ -92,6 +92,8 @@ impl TryFrom<UrlParameters> for Parameters {
 impl Parameters {
     /// Reads the body of an HTTP request.
     pub fn from_json(body: &[u8]) -> Result<Parameters, String> {
+        // Receivers may ignore a byte order mark (RFC 8259, section 8.1).
+        let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         // Serde also accepts an array for a struct.
         if body.trim_ascii_start().first() == Some(&b'[') {
             return Err("The body is an array: batches are not supported, send each request separately.".into());

@@ -15,13 +15,30 @@ async fn a_malformed_request_gets_a_clear_error() {
         (response.status().as_u16(), response.json::<Value>().await.unwrap())
     };
     let good = json!({ "query": "{ __typename }" }).to_string();
-    for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"] {
+    for content_type in [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON;charset=UTF-8",
+        "application/json; odata=verbose; charset=\"utf-8\"",
+        "application/json; profile",
+        "application/json;",
+    ] {
         assert_eq!(post(content_type, good.clone()).await, (200, json!({ "data": { "__typename": "Query" } })));
     }
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", ""] {
+    let marked = format!("\u{feff}{good}");
+    assert_eq!(post("application/json", marked).await.0, 200, "a byte order mark is ignored");
+    for content_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        "application/json; version=1; Charset = latin1",
+        "",
+    ] {
         assert_eq!(post(content_type, good.clone()).await.0, 415, "{content_type}");
     }
-    for body in ["", "{", "null", "7", "[]", "{}", "{\"query\":null}", "{\"query\":7}", "\u{0}"] {
+    for body in
+        ["", "{", "null", "7", "[]", "{}", "{\"query\":null}", "{\"query\":7}", "\u{0}", "{\"query\":\"\\ud800\"}"]
+    {
         let (status, response) = post("application/json", body.into()).await;
         assert_eq!((status, code(&response)), (400, "BAD_REQUEST"), "{body:?}");
     }
@@ -135,6 +152,8 @@ async fn persisted_queries_work_over_get_and_post() {
     let response = api.get(&format!("/graphql?{}", url.query().unwrap())).send().await.unwrap();
     assert_eq!(response.json::<Value>().await.unwrap(), known);
     assert_eq!(code(&ask(json!({ "query": query, "extensions": extensions("0000") })).await), "BAD_REQUEST");
+    let as_float = json!({ "persistedQuery": { "version": 1.0, "sha256Hash": hash } });
+    assert_eq!(ask(json!({ "extensions": as_float })).await, known);
     for wrong in
         [json!(7), json!({}), json!({ "version": 2, "sha256Hash": hash }), json!({ "version": 1, "sha256Hash": 7 })]
     {

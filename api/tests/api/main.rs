@@ -2,6 +2,7 @@
 
 mod authorization;
 mod client_lists;
+mod connections;
 mod documents;
 mod failover;
 mod http;

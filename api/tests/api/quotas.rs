@@ -142,3 +142,28 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
         );
     }
 }
+
+#[tokio::test]
+async fn malformed_requests_are_charged_to_their_address_by_size() {
+    let flags = ["--rate-limit", "1", "--max-complexity", "100", "--trusted-proxies", "1"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let statuses = async |address: &str, body: String, content_type: &str| {
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            let request = api.request().header("x-forwarded-for", address).header("content-type", content_type);
+            statuses.push(request.body(body.clone()).send().await.unwrap().status().as_u16());
+        }
+        statuses
+    };
+    let small = statuses("192.0.2.1", "{".into(), "application/json").await;
+    assert_eq!((small[..10].to_vec(), small[11]), (vec![400; 10], 429), "each costs 10 of 100");
+    assert_eq!(statuses("192.0.2.2", "{".into(), "text/plain").await[11], 429);
+    let large = statuses("192.0.2.3", "[".repeat(60_000), "application/json").await;
+    assert_eq!((large[0], large[2]), (400, 429), "60 KB cost 58 more");
+    let by_get = async || api.get("/graphql?variables=x").header("x-forwarded-for", "192.0.2.4").send().await.unwrap();
+    let mut last = by_get().await.status();
+    for _ in 0..11 {
+        last = by_get().await.status();
+    }
+    assert_eq!(last, 429);
+}

@@ -1,0 +1,69 @@
+//! HTTP as it arrives on a connection.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Api, sqlite};
+
+/// Sends bytes on a connection of their own, and returns everything that the server sends until it closes the connection.
+async fn send(api: &Api, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(api.address.trim_start_matches("http://")).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    let mut response = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut response)).await.unwrap();
+    String::from_utf8_lossy(&response).into_owned()
+}
+
+/// With prior knowledge, as `curl --http2-prior-knowledge` or a proxy that is configured for HTTP/2.
+#[tokio::test]
+async fn an_http2_connection_is_closed() {
+    let api = Api::start(&sqlite().await).await;
+    let empty_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    assert_eq!(send(&api, empty_settings).await, "");
+}
+
+/// Java's HttpClient offers HTTP/2 with each first request.
+#[tokio::test]
+async fn an_offer_to_upgrade_to_http2_is_ignored() {
+    let api = Api::start(&sqlite().await).await;
+    let offer = "Host: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let body = "{\"query\":\"{ __typename }\"}";
+    let post = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    for request in [
+        format!("GET /graphql?query=%7B__typename%7D HTTP/1.1\r\n{offer}\r\n"),
+        format!("POST /graphql HTTP/1.1\r\n{offer}{post}"),
+    ] {
+        let response = send(&api, request.as_bytes()).await;
+        assert!(
+            response.starts_with("HTTP/1.1 200") && response.ends_with("{\"data\":{\"__typename\":\"Query\"}}"),
+            "{response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_needs_exactly_one_host() {
+    let api = Api::start(&sqlite().await).await;
+    for (hosts, version, status) in [
+        ("Host: a\r\n", "1.1", "200"),
+        ("Host: a\r\nHost: b\r\n", "1.1", "400"),
+        ("Host: a\r\nhost: a\r\n", "1.1", "400"),
+        ("", "1.1", "400"),
+        ("", "1.0", "200"),
+        ("Host: a\r\nHost: b\r\n", "1.0", "400"),
+    ] {
+        let response =
+            send(&api, format!("GET /health/live HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await;
+        assert_eq!(response.get(9..12), Some(status), "{hosts:?} {version}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn large_headers_are_refused() {
+    let api = Api::start(&sqlite().await).await;
+    let request = format!("GET /health/live HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    let response = send(&api, request.as_bytes()).await;
+    assert!(response.is_empty() || response.starts_with("HTTP/1.1 431"), "{response}");
+}
