@@ -24,6 +24,7 @@ use crate::config::EdgeSettings;
 use crate::edge::auth::Authenticator;
 use crate::edge::documents::Documents;
 use crate::edge::executor::Executor;
+use crate::edge::health::Checks;
 use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
@@ -110,6 +111,7 @@ impl Service {
             authenticator,
             settings: http,
             exposure,
+            checks: Checks::default(),
             connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
             limits,
             sockets: TaskTracker::new(),

@@ -13,7 +13,7 @@ mod caller;
 pub mod documents;
 pub mod executor;
 mod graphql_http;
-mod health;
+pub mod health;
 mod negotiation;
 pub mod pages;
 pub mod quota;
@@ -78,6 +78,7 @@ pub struct Edge {
     pub(crate) settings: HttpSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) exposure: SchemaExposure,
+    pub(crate) checks: health::Checks,
     /// Open WebSockets and event streams.
     pub(crate) connections: Arc<ConcurrencyQuota>,
     /// The tasks of open WebSockets.

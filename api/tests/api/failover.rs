@@ -52,14 +52,19 @@ async fn orders_succeed_within_seconds_after_a_failover() {
     for statement in ["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"] {
         old_db.execute_unprepared(statement).await.unwrap();
     }
-    until("no writer is ready", async || api.get("/health/ready").send().await.unwrap().status() == 503).await;
+    let database = async || {
+        let response = api.get("/health/ready").send().await.unwrap();
+        assert_eq!(response.status(), 200, "queries are executed");
+        response.json::<Value>().await.unwrap()["database"].clone()
+    };
+    until("no writer is reachable", async || database().await == "unreachable").await;
     assert_eq!(place_orders(&api, second).await.0, 0);
 
     gate.redirect(address(&new));
     let (succeeded, failed) = place_orders(&api, 5 * second).await;
     println!("failover: {succeeded} orders succeeded and {failed} failed within 5 s");
     assert!(succeeded >= 95 * (succeeded + failed) / 100, "{succeeded} orders succeeded and {failed} failed");
-    assert_eq!(api.get("/health/ready").send().await.unwrap().status(), 200);
+    assert_eq!(database().await, "reachable");
     let count = "SELECT count(*) AS placed FROM orders";
     let row = new_db.query_one_raw(test_support::services::sql(count)).await.unwrap().unwrap();
     assert!(row.try_get::<i64>("", "placed").unwrap() >= succeeded as i64, "an acknowledged order is not stored");

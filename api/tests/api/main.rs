@@ -5,6 +5,7 @@ mod client_lists;
 mod connections;
 mod documents;
 mod failover;
+mod health;
 mod http;
 mod input;
 mod limits;
