@@ -108,7 +108,7 @@ fn events(criterion: &mut Criterion) {
     });
     criterion.bench_function(DECIDE_ORDER, |bencher| bencher.iter(|| book.decide(black_box(&order), now)));
     criterion.bench_function(READ_EVENT, |bencher| {
-        bencher.iter(|| Event::parse(black_box(&message), "USD").unwrap());
+        bencher.iter(|| Event::parse(black_box(&message), "USD", now).unwrap());
     });
     criterion.bench_function(WRITE_EVENT, |bencher| bencher.iter(|| black_box(&row).message()));
 }

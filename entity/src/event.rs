@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -22,6 +22,10 @@ pub const MAX_QUANTITY: i32 = 10_000;
 pub const MAX_TOTAL: i64 = 1_000_000_000_000;
 /// Characters of a name or an e-mail address.
 pub const MAX_NAME: usize = 200;
+/// How far the time of an event may be ahead of the queue's clock when it is sent: far more than clocks differ.
+const MAX_TIME_AHEAD: TimeDelta = TimeDelta::days(1);
+/// Bytes of a message that its error repeats.
+const MAX_QUOTED: usize = 200;
 
 /// An event that was read and validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,17 +122,40 @@ pub fn total(lines: &[Line]) -> Option<i64> {
     lines.iter().try_fold(0i64, |sum, line| sum.checked_add(line.total()?)).filter(|total| *total <= MAX_TOTAL)
 }
 
-/// Why a message is not a valid event of this service.
+/// Why a message is not a valid event of this service. Whatever is repeated from the message is short and printable.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidEvent {
     #[error("not a CloudEvent in JSON: {0}")]
-    Syntax(#[from] serde_json::Error),
-    #[error("unknown event type {0:?}")]
+    Syntax(String),
+    #[error("unknown event type \"{0}\"")]
     UnknownType(String),
     #[error("its amounts are in {event}, but CURRENCY is {here}")]
     Currency { event: String, here: String },
     #[error("{0}")]
     Contradiction(&'static str),
+}
+
+impl From<serde_json::Error> for InvalidEvent {
+    fn from(error: serde_json::Error) -> InvalidEvent {
+        InvalidEvent::Syntax(printable(&error.to_string()))
+    }
+}
+
+/// Escapes control characters, also those that change the direction of text, and shortens: a message must not forge a line of the
+/// log.
+fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for character in text.chars() {
+        match character {
+            _ if printable.len() >= MAX_QUOTED => {
+                printable.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => printable.push(character),
+            _ => printable.extend(character.escape_debug()),
+        }
+    }
+    printable
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,8 +177,9 @@ pub(crate) struct CloudEvent<T, D> {
 
 impl Event {
     /// Reads a message. Checks everything that later code relies on, because a writer to the queue can send anything.
-    /// `currency` (ISO 4217) is the currency of the store.
-    pub fn parse(message: &str, currency: &str) -> Result<Event, InvalidEvent> {
+    /// `currency` (ISO 4217) is the currency of the store, `sent_at` the time at which the queue got the message: the clock of its
+    /// sender is not trusted.
+    pub fn parse(message: &str, currency: &str, sent_at: DateTime<Utc>) -> Result<Event, InvalidEvent> {
         let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
         if event.specversion != "1.0" {
             return Err(InvalidEvent::Contradiction("specversion is not 1.0"));
@@ -162,6 +190,9 @@ impl Event {
         let (Subject::Client(id) | Subject::Product(id)) = parsed.subject();
         if event.subject != id.to_string() {
             return Err(InvalidEvent::Contradiction("subject is not the id in data"));
+        }
+        if parsed.time > sent_at + MAX_TIME_AHEAD {
+            return Err(InvalidEvent::Contradiction("time is more than a day ahead of the queue's clock"));
         }
         Ok(parsed)
     }
@@ -178,7 +209,7 @@ impl Event {
             ORDER_PLACED => Change::OrderPlaced(serde_json::from_value(data)?),
             CLIENT_REGISTERED | CLIENT_UPDATED => Change::Client(serde_json::from_value(data)?),
             PRODUCT_CREATED | PRICE_CHANGED => Change::Product(serde_json::from_value(data)?),
-            _ => return Err(InvalidEvent::UnknownType(r#type.to_owned())),
+            _ => return Err(InvalidEvent::UnknownType(printable(r#type))),
         };
         if version < 1 {
             return Err(InvalidEvent::Contradiction("sequence is below 1"));
@@ -236,25 +267,34 @@ impl Change {
         let is_short = |name: &String| name.chars().count() <= MAX_NAME;
         let is_of_here = |currency: &String| match currency == here {
             true => Ok(()),
-            false => Err(InvalidEvent::Currency { event: currency.clone(), here: here.to_owned() }),
+            false => Err(InvalidEvent::Currency { event: printable(currency), here: here.to_owned() }),
+        };
+        let require_client = |id: i64, name: &String, email: &String| {
+            require(id > 0, "data.clientId is below 1")?;
+            require(is_short(name) && is_short(email), "data.clientName or data.clientEmail is too long")
         };
         match self {
-            Change::OrderPlaced(OrderPlaced { client_id, currency, lines, total: stated, .. }) => {
+            Change::OrderPlaced(OrderPlaced {
+                client_id,
+                client_name,
+                client_email,
+                currency,
+                lines,
+                total: stated,
+                ..
+            }) => {
                 let in_range = |line: &Line| {
                     line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity)
                 };
-                require(*client_id > 0, "data.clientId is below 1")?;
+                require_client(*client_id, client_name, client_email)?;
                 is_of_here(currency)?;
                 require((1..=MAX_LINES).contains(&lines.len()), "data.lines are out of range")?;
                 require(lines.iter().all(in_range), "data.lines are out of range")?;
+                require(lines.iter().all(|line| is_short(&line.name)), "a name in data.lines is too long")?;
                 require(total(lines) == Some(*stated), "data.total is not the sum of data.lines")
             }
             Change::Client(ClientChanged { client_id, client_name, client_email }) => {
-                require(*client_id > 0, "data.clientId is below 1")?;
-                require(
-                    is_short(client_name) && is_short(client_email),
-                    "data.clientName or data.clientEmail is too long",
-                )
+                require_client(*client_id, client_name, client_email)
             }
             Change::Product(ProductChanged { product_id, name, price, currency }) => {
                 require(*product_id > 0, "data.productId is below 1")?;
@@ -271,6 +311,11 @@ mod tests {
     use super::*;
     use crate::order_event;
     use serde_json::json;
+
+    /// Reads a message that was sent a day after 1,700,000,000 s.
+    fn parse(message: &str) -> Result<Event, InvalidEvent> {
+        Event::parse(message, "USD", DateTime::from_timestamp(1_700_086_400, 0).unwrap())
+    }
 
     fn row() -> order_event::Model {
         let order = OrderPlaced {
@@ -302,7 +347,7 @@ mod tests {
         let message = row().message();
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
         assert!(!message.contains('\u{ffff}'), "SQS rejects this character");
-        let parsed = Event::parse(&message, "USD").unwrap();
+        let parsed = parse(&message).unwrap();
         let (id, order_id) = (parsed.id, parsed.order().unwrap().order_id);
         let mut stored = row();
         (stored.id, stored.payload["orderId"]) = (id, json!(order_id));
@@ -317,7 +362,7 @@ mod tests {
         message["data"]["lines"][0]["colour"] = json!("red");
         message.as_object_mut().unwrap().remove("traceparent");
         message.as_object_mut().unwrap().remove("datacontenttype");
-        Event::parse(&message.to_string(), "USD").unwrap();
+        parse(&message.to_string()).unwrap();
     }
 
     #[test]
@@ -335,6 +380,8 @@ mod tests {
             ("/time", json!("yesterday"), "not a CloudEvent"),
             ("/time", json!("1969-12-31T23:59:59Z"), "time"),
             ("/time", json!("+40000-01-01T00:00:00Z"), "time"),
+            ("/time", json!("2023-11-16T22:13:20.001Z"), "more than a day ahead"),
+            ("/time", json!("9999-12-31T00:00:00Z"), "more than a day ahead"),
             ("/data/lines", json!([]), "out of range"),
             ("/data/lines/0/quantity", json!(0), "out of range"),
             ("/data/lines/0/quantity", json!(10_001), "out of range"),
@@ -345,19 +392,27 @@ mod tests {
             ("/data/clientId", json!(-5), "data.clientId"),
             ("/data/lines/0/productId", json!(-1), "out of range"),
             ("/data/currency", json!("EUR"), "amounts are in EUR"),
+            ("/data/clientName", json!("x".repeat(MAX_NAME + 1)), "too long"),
+            ("/data/clientEmail", json!("x".repeat(MAX_NAME + 1)), "too long"),
+            ("/data/lines/1/name", json!("x".repeat(MAX_NAME + 1)), "too long"),
             ("/data/total", json!(300_001), "not the sum"),
             ("/data/total", json!(null), "not a CloudEvent"),
         ];
         for (path, value, reason) in changes {
             let mut message: Json = serde_json::from_str(&row().message()).unwrap();
             *message.pointer_mut(path).unwrap() = value.clone();
-            let error = Event::parse(&message.to_string(), "USD").unwrap_err().to_string();
+            let error = parse(&message.to_string()).unwrap_err().to_string();
             assert!(error.contains(reason), "{path} = {value}: {error}");
+        }
+        let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+        for (path, longest) in [("/time", "2023-11-16T22:13:20Z"), ("/data/clientName", &"x".repeat(MAX_NAME))] {
+            *message.pointer_mut(path).unwrap() = json!(longest);
+            parse(&message.to_string()).unwrap();
         }
         let changed = |r#type: &str, data: Json| {
             let mut message: Json = serde_json::from_str(&row().message()).unwrap();
             (message["type"], message["data"]) = (json!(r#type), data);
-            Event::parse(&message.to_string(), "USD").map(|event| event.data)
+            parse(&message.to_string()).map(|event| event.data)
         };
         let bob = json!({ "clientId": 1, "clientName": "Bob", "clientEmail": "bob@anemailprovider.com" });
         assert!(matches!(changed(CLIENT_REGISTERED, bob.clone()), Ok(Change::Client(_))));
@@ -374,8 +429,29 @@ mod tests {
             assert!(changed(PRICE_CHANGED, product(price, currency, name)).is_err(), "{price} {currency} {name}");
         }
         for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
-            assert!(matches!(Event::parse(text, "USD"), Err(InvalidEvent::Syntax(_))), "{text}");
+            assert!(matches!(parse(text), Err(InvalidEvent::Syntax(_))), "{text}");
         }
-        assert!(Event::parse(&"[".repeat(100_000), "USD").is_err(), "deep nesting is an error, not a stack overflow");
+        assert!(parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
+    }
+
+    /// A reason is a part of a log line.
+    #[test]
+    fn a_reason_is_short_and_printable_whatever_the_message_contains() {
+        let forged = "USD\r\n2026-11-27T00:00:00Z ERROR \u{1b}[31m\u{202e}\u{85}\u{2028}";
+        for path in
+            ["/specversion", "/id", "/type", "/subject", "/time", "/sequence", "/data/currency", "/data/orderId"]
+        {
+            for text in [forged, &format!("\n{forged}"), &forged.repeat(1_000)] {
+                let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+                *message.pointer_mut(path).unwrap() = json!(text);
+                let reason = parse(&message.to_string()).unwrap_err().to_string();
+                assert!(reason.chars().count() < 300, "{path}: {reason}");
+                let is_printable = |character: char| character == '\\' || character.escape_debug().len() == 1;
+                assert!(
+                    reason.chars().all(|character| is_printable(character) || "\"'".contains(character)),
+                    "{path}: {reason}"
+                );
+            }
+        }
     }
 }

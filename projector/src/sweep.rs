@@ -6,6 +6,7 @@
 
 mod round;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct Sweep {
     /// Present while this projector is the one that sweeps.
     round: Option<Round>,
     first_missed: FirstMissed,
+    /// Clients of this round that events may have changed that the database does not have.
+    forged: BTreeSet<Subject>,
     /// Whether something was repaired in this round. Then there may be more, so it does not pause.
     is_repairing: bool,
 }
@@ -57,7 +60,19 @@ impl Sweep {
     pub fn new(verifier: Verifier, interval: Duration, period: Duration, activity: Arc<Activity>) -> Sweep {
         let changes = Utc::now() - verifier.in_flight - LOOK_BACK;
         let (id, first_missed) = (Uuid::now_v7(), FirstMissed::default());
-        Sweep { verifier, interval, period, activity, id, changes, round: None, first_missed, is_repairing: false }
+        let forged = BTreeSet::new();
+        Sweep {
+            verifier,
+            interval,
+            period,
+            activity,
+            id,
+            changes,
+            round: None,
+            first_missed,
+            forged,
+            is_repairing: false,
+        }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -111,7 +126,21 @@ impl Sweep {
         }
         self.is_repairing |= findings.iter().any(|finding| finding.repaired);
         findings.extend(self.continue_round().await?);
+        self.suspect_sums(&findings).await?;
         Ok(findings)
+    }
+
+    /// Compares the sums soon if they may include events that the database does not have, once for each client.
+    async fn suspect_sums(&mut self, findings: &[Finding]) -> anyhow::Result<()> {
+        let forged: Vec<Subject> = (findings.iter().filter(|finding| finding.difference.may_be_forged()))
+            .map(|finding| finding.subject)
+            .filter(|subject| !self.forged.contains(subject))
+            .collect();
+        if let Some(round) = self.round.as_mut().filter(|_| !forged.is_empty()) {
+            round.compare_sums_again(&self.verifier).await?;
+            self.forged.extend(forged);
+        }
+        Ok(())
     }
 
     /// Compares subjects together. If that fails, for example because it takes too long, they are compared in smaller groups, and
@@ -173,6 +202,7 @@ impl Sweep {
         let findings = self.verifier.all_products(&mut self.first_missed).await?;
         self.is_repairing = findings.iter().any(|finding| finding.repaired);
         round.finish(&self.verifier).await?;
+        self.forged.clear();
         Ok(findings)
     }
 

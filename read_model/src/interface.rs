@@ -10,9 +10,15 @@ use crate::{Applied, Client, Error, Health, OrderSummary, Product, RankPosition,
 /// The writing side, for the projector.
 #[async_trait::async_trait]
 pub trait Projection: Send + Sync {
-    /// Applies events and returns one result for each. An event is applied completely or not at all, and once: the order of events
+    /// Applies events of the log and returns one result for each. An event is applied completely or not at all, and once: the order of events
     /// and repeated deliveries make no difference, at any time.
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>>;
+
+    /// Applies events from the queue, whose senders are not trusted. Refuses those that
+    /// [`check_version`](crate::rules::check_version) refuses.
+    async fn apply_received(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        self.apply(events).await
+    }
 
     /// Checks that the store responds.
     async fn ping(&self) -> Result<(), Error>;

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 
+use crate::rules::check_version;
 use crate::rules::sales::{RECENT_ORDERS, SalesDelta};
 use crate::{
     Applied, Client, Error, OrderSummary, Product, ProjectedClient, Projection, Queries, RankPosition, Ranking, Sum,
@@ -43,6 +44,14 @@ impl Memory {
     fn stored(&self) -> MutexGuard<'_, Stored> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn apply_to(&self, stored: &mut Stored, event: &Event) -> Result<Applied, Error> {
+        let applied = stored.apply(event);
+        if let (Ok(Applied::Now), Subject::Client(id)) = (&applied, event.subject()) {
+            let _ = self.changed.send(id); // fails if there are no subscribers
+        }
+        applied
+    }
 }
 
 impl Default for Memory {
@@ -52,6 +61,14 @@ impl Default for Memory {
 }
 
 impl Stored {
+    /// The watermark of a client, or the version of a product.
+    fn version_of(&self, subject: Subject) -> i32 {
+        match subject {
+            Subject::Client(id) => self.clients.get(&id).map_or(0, |projected| projected.client.version),
+            Subject::Product(id) => self.products.get(&id).map_or(0, |product| product.version),
+        }
+    }
+
     fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
         let client = match &event.data {
             Change::Product(product) => return Ok(self.put(product, event.version)),
@@ -107,12 +124,14 @@ impl Stored {
 impl Projection for Memory {
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
         let mut stored = self.stored();
+        events.iter().map(|event| self.apply_to(&mut stored, event)).collect()
+    }
+
+    async fn apply_received(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        let mut stored = self.stored();
         let apply = |event: &Event| {
-            let applied = stored.apply(event);
-            if let (Ok(Applied::Now), Subject::Client(id)) = (&applied, event.subject()) {
-                let _ = self.changed.send(id); // fails if there are no subscribers
-            }
-            applied
+            check_version(event, stored.version_of(event.subject()))?;
+            self.apply_to(&mut stored, event)
         };
         events.iter().map(apply).collect()
     }

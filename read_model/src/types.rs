@@ -69,4 +69,7 @@ pub enum Error {
     /// The stored data prevent the operation. Nothing was changed, and repeating it does not help.
     #[error("the read model is damaged: {0}")]
     Damaged(String),
+    /// The event cannot be genuine: see [`check_version`](crate::rules::check_version). Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
 }

@@ -84,7 +84,7 @@ impl From<read_model::Error> for Error {
                 warn!("{error}");
                 Error::ReadModelUnavailable
             }
-            read_model::Error::Damaged(_) => Error::internal(&error),
+            read_model::Error::Damaged(_) | read_model::Error::Refused(_) => Error::internal(&error),
         }
     }
 }

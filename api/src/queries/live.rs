@@ -192,7 +192,7 @@ impl LiveUpdates {
                 Ok(clients) => ids.iter().zip(clients).for_each(|(id, client)| self.send(*id, Ok(client))),
                 Err(error @ Error::Unavailable(_)) => return Err(error),
                 // One client is damaged. Read alone, the others succeed.
-                Err(Error::Damaged(_)) => {
+                Err(_) => {
                     for id in ids {
                         match self.read_model.clients(&[*id]).await {
                             Ok(mut client) => self.send(*id, Ok(client.pop().flatten())),

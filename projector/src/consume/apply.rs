@@ -58,7 +58,7 @@ async fn apply(
     let _ = timeout(LINGER, is_large_enough).await;
     let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
     let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
-    let mut results = read_model.apply(&events).await.into_iter();
+    let mut results = read_model.apply_received(&events).await.into_iter();
     let mut events = events.into_iter();
     for (queued, count) in batch.into_iter().zip(counts) {
         queued.finish((events.by_ref().take(count).collect(), results.by_ref().take(count).collect()));

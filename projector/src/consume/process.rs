@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
 };
+use chrono::{DateTime, Utc};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::{crash_point, crash_points, one_line};
@@ -38,7 +39,9 @@ impl Consumer {
         let mut processed = Processed::default();
         let (mut events, mut valid) = (Vec::new(), Vec::new());
         for message in messages {
-            match Event::parse(message.body().unwrap_or_default(), self.currency.code()) {
+            // The clock of the sender may be wrong, or set on purpose.
+            let sent_at = sent_at(&message).unwrap_or_else(Utc::now);
+            match Event::parse(message.body().unwrap_or_default(), self.currency.code(), sent_at) {
                 Ok(event) => {
                     events.push(event);
                     valid.push(message);
@@ -137,10 +140,18 @@ impl Consumer {
 
 /// How long a message waited for its first delivery. Both times are the queue's, because the clocks of the processes differ.
 fn time_in_queue(message: &Message) -> Duration {
-    let time = |name| message.attributes()?.get(&name)?.parse::<u64>().ok();
-    let sent = time(MessageSystemAttributeName::SentTimestamp);
-    let received = time(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
-    Duration::from_millis(sent.zip(received).map_or(0, |(sent, received)| received.saturating_sub(sent)))
+    let received = time_of(message, &MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
+    let waited = sent_at(message).zip(received).map(|(sent, received)| received - sent);
+    waited.and_then(|waited| waited.to_std().ok()).unwrap_or_default()
+}
+
+/// When the queue got a message.
+fn sent_at(message: &Message) -> Option<DateTime<Utc>> {
+    time_of(message, &MessageSystemAttributeName::SentTimestamp)
+}
+
+fn time_of(message: &Message, name: &MessageSystemAttributeName) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(message.attributes()?.get(name)?.parse().ok()?)
 }
 
 /// Logs the first delivery of a message that is left for the dead-letter queue.

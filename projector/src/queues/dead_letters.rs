@@ -13,6 +13,7 @@ use aws_sdk_sqs::types::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use entity::{Event, Subject};
 use iso_currency::Currency;
+use read_model::rules::check_version;
 use read_model::{Error, Queries, Redis};
 use runtime::one_line;
 use serde::Serialize;
@@ -206,13 +207,14 @@ impl DeadLetters {
         let sent_at = sent_at.and_then(DateTime::<Utc>::from_timestamp_millis);
         let receives: Option<i64> = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
         let body = message.body().unwrap_or_default().to_owned();
-        let (verdict, why, event) = match Event::parse(&body, self.currency.code()) {
+        let (verdict, why, event) = match Event::parse(&body, self.currency.code(), Utc::now()) {
             Err(error) => (Verdict::Foreign, error.to_string(), None),
             Ok(event) => {
                 let (verdict, why) = match self.has_applied(&event).await {
                     Ok(true) => (Verdict::Superseded, "it has been applied since".into()),
                     Ok(false) => (Verdict::Needed, "it can be applied now".into()),
                     Err(error @ Error::Damaged(_)) => (Verdict::Needed, error.to_string()),
+                    Err(error @ Error::Refused(_)) => (Verdict::Foreign, error.to_string()),
                     Err(error @ Error::Unavailable(_)) => return Err(error.into()),
                 };
                 (verdict, why, Some(event))
@@ -231,17 +233,26 @@ impl DeadLetters {
         })
     }
 
+    /// Whether the event has been applied.
+    ///
+    /// # Errors
+    /// Also if it would be refused.
     async fn has_applied(&self, event: &Event) -> Result<bool, Error> {
-        match event.subject() {
+        let (has_applied, reached) = match event.subject() {
             Subject::Client(id) => {
                 let client = self.read_model.projected_clients(&[id]).await?.pop().unwrap_or(Ok(None))?;
-                Ok(client.is_some_and(|client| client.has(event.version)))
+                client.map_or((false, 0), |client| (client.has(event.version), client.client.version))
             }
             Subject::Product(id) => {
-                let product = self.read_model.products(&[id]).await?.pop().flatten();
-                Ok(product.is_some_and(|product| product.version >= event.version))
+                let version =
+                    self.read_model.products(&[id]).await?.pop().flatten().map_or(0, |product| product.version);
+                (version >= event.version, version)
             }
+        };
+        if !has_applied {
+            check_version(event, reached)?;
         }
+        Ok(has_applied)
     }
 
     async fn send(&self, letters: &[DeadLetter]) -> anyhow::Result<()> {

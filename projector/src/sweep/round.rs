@@ -100,6 +100,12 @@ impl Round {
         self.save(verifier).await
     }
 
+    /// Lets the sums be compared in this round once more.
+    pub async fn compare_sums_again(&mut self, verifier: &Verifier) -> anyhow::Result<()> {
+        self.progress.has_compared_sums = false;
+        self.save(verifier).await
+    }
+
     pub async fn finish(&mut self, verifier: &Verifier) -> anyhow::Result<()> {
         self.progress.is_finished = true;
         self.save(verifier).await

@@ -1,10 +1,12 @@
 //! Compares clients.
 //!
-//! A client is right when the orders of the versions that it includes add up to its total, its name and e-mail address are
-//! those of its newest event, its places in the rankings match, and none of its recent orders is missing.
+//! A client is right when the orders of the versions that it includes add up to its total, the newest of them is its last
+//! purchase, its name and e-mail address are those of its newest event, its places in the rankings match, and none of its recent
+//! orders is missing.
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
 use entity::{Event, Subject, client, order};
 use futures::future::try_join;
@@ -17,8 +19,8 @@ use uuid::Uuid;
 
 use super::first_missed::{Examined, Missing};
 use super::{
-    COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, StoreFailed, Verifier, database, is_one_of,
-    missing_versions, read_model,
+    COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, Money, StoreFailed, Verifier, database,
+    is_one_of, missing_versions, read_model,
 };
 
 /// Clients that were compared.
@@ -92,18 +94,19 @@ impl Verifier {
     ) -> anyhow::Result<Vec<Finding>> {
         let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
         let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
-        let sums = sums.filter(of_clients).into_tuple::<(i64, i64, i64)>();
+        let sums = sums.filter(of_clients).into_tuple::<(i64, i64, Option<DateTime<Utc>>, i64)>();
         let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
         let ((sums, projected), others) = try_join(try_join(sums, projected), self.ranked_and_recent(&ids)).await?;
-        let sums: HashMap<i64, (i64, i64)> =
-            sums.into_iter().map(|(orders, total, id)| (id, (orders, total))).collect();
+        let sums: HashMap<i64, _> =
+            sums.into_iter().map(|(orders, total, last, id)| (id, (orders, total, milliseconds(last)))).collect();
 
         let matches_row = |row: &client::Model, projected: Option<&ProjectedClient>| match projected {
             Some(ProjectedClient { client, ahead, .. }) => {
-                let (orders, total) = sums.get(&row.id).copied().unwrap_or_default();
+                let stored = (client.order_count, client.total, milliseconds(client.last_purchase));
                 ahead.is_empty()
-                    && (client.version, client.order_count, client.total) == (row.version, orders, total)
+                    && client.version == row.version
+                    && stored == sums.get(&row.id).copied().unwrap_or_default()
                     && (&client.name, &client.email) == (&row.name, &row.email)
             }
             None => row.version == 0,
@@ -208,7 +211,8 @@ impl Verifier {
 
     /// Compares what the read model includes of a client with the same versions in the database.
     async fn difference_of_client(&self, projected: &ProjectedClient) -> Result<Option<Difference>, StoreFailed> {
-        let ProjectedClient { client: Client { id, version, order_count, total, .. }, ahead, newest } = projected;
+        let ProjectedClient { client, ahead, newest } = projected;
+        let Client { id, version, order_count, total, last_purchase, .. } = client;
         // Inlined because the list may exceed the parameter limit.
         let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let version_is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
@@ -222,17 +226,25 @@ impl Verifier {
         }
         let sums = sums_of_orders().filter(order::Column::ClientId.eq(*id));
         let sums = sums.filter(included(order::Column::Version.lte(*version)));
-        let sums = sums.into_tuple::<(i64, Option<i64>)>().one(&self.db).await.map_err(database)?;
-        let (orders_expected, total_expected) = sums.map_or((0, 0), |(orders, total)| (orders, total.unwrap_or(0)));
+        let sums = sums.into_tuple::<(i64, Option<i64>, Option<DateTime<Utc>>)>();
+        let (orders_expected, total_expected, last_purchase_expected) =
+            sums.one(&self.db).await.map_err(database)?.unwrap_or_default();
+        let total_expected = total_expected.unwrap_or(0);
         if (*order_count, *total) != (orders_expected, total_expected) {
-            let (orders, total) = (*order_count, *total);
+            let [total, total_expected] =
+                [*total, total_expected].map(|minor_units| Money { minor_units, currency: self.currency });
+            let orders = *order_count;
             return Ok(Some(Difference::WrongTotal { orders, orders_expected, total, total_expected }));
+        }
+        if milliseconds(*last_purchase) != milliseconds(last_purchase_expected) {
+            let last_purchase = *last_purchase;
+            return Ok(Some(Difference::WrongLastPurchase { last_purchase, last_purchase_expected }));
         }
         let event = events.filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
         // Skip: the newest applied event is invalid in the log.
         let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
         let details = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
-        let differs = details.is_some_and(|details| details != (&projected.client.name, &projected.client.email));
+        let differs = details.is_some_and(|details| details != (&client.name, &client.email));
         Ok(differs.then_some(Difference::WrongDetails))
     }
 }
@@ -253,10 +265,15 @@ fn difference_of_others(others: Option<RankedAndRecent>, projected: Option<&Proj
     (stored < expected).then_some(Difference::MissingRecentOrders { stored, expected })
 }
 
-/// The number of orders and their total.
+fn milliseconds(time: Option<DateTime<Utc>>) -> Option<i64> {
+    time.map(|time| time.timestamp_millis())
+}
+
+/// The number of orders, their total, and the time of the newest one.
 fn sums_of_orders() -> sea_orm::Select<order::Entity> {
     order::Entity::find()
         .select_only()
         .column_as(order::Column::Id.count(), "orders")
         .column_as(Expr::col(order::Column::Total).sum().cast_as("bigint"), "total")
+        .column_as(order::Column::PlacedAt.max(), "last_purchase")
 }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use entity::Subject;
 use serde::Serialize;
+
+use super::Money;
 
 /// How a client or a product differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,7 +17,9 @@ pub enum Difference {
     /// The read model has it without some events, which are no longer on their way.
     Behind { events: u64, version: i32 },
     /// Its orders do not add up.
-    WrongTotal { orders: i64, orders_expected: i64, total: i64, total_expected: i64 },
+    WrongTotal { orders: i64, orders_expected: i64, total: Money, total_expected: Money },
+    /// The time of its last purchase is not that of its newest order.
+    WrongLastPurchase { last_purchase: Option<DateTime<Utc>>, last_purchase_expected: Option<DateTime<Utc>> },
     /// Its places in the rankings do not match its total and last order.
     Misranked,
     /// So many of its newest orders are missing from its recent orders.
@@ -25,6 +30,21 @@ pub enum Difference {
     Orphaned { version: i32 },
     /// The stored data cannot be read.
     Damaged { why: String },
+}
+
+impl Difference {
+    /// Whether events that the database does not have may have caused it. Then sums may have counted them.
+    pub fn may_be_forged(&self) -> bool {
+        match self {
+            Difference::Orphaned { .. } | Difference::WrongTotal { .. } | Difference::WrongLastPurchase { .. } => true,
+            Difference::Missing { .. }
+            | Difference::Behind { .. }
+            | Difference::Misranked
+            | Difference::MissingRecentOrders { .. }
+            | Difference::WrongDetails
+            | Difference::Damaged { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -43,6 +63,12 @@ impl fmt::Display for Difference {
                 f,
                 "wrong total: {total} for {orders} orders, expected {total_expected} for {orders_expected} orders"
             ),
+            Difference::WrongLastPurchase { last_purchase, last_purchase_expected } => {
+                let [stored, expected] = [last_purchase, last_purchase_expected].map(|time| {
+                    time.map_or("none".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+                });
+                write!(f, "wrong last purchase: {stored}, expected {expected}")
+            }
             Difference::Misranked => write!(f, "misranked: the rankings do not match its total and last order"),
             Difference::MissingRecentOrders { stored, expected } => {
                 write!(f, "missing recent orders: {stored} are stored, expected {expected}")

@@ -12,6 +12,8 @@ mod clients;
 mod counted;
 mod finding;
 mod first_missed;
+mod money;
+mod periods;
 mod placed;
 mod placed_cache;
 mod products;
@@ -37,6 +39,7 @@ use uuid::Uuid;
 
 pub use finding::{Difference, Finding};
 pub use first_missed::FirstMissed;
+pub use money::Money;
 use placed_cache::PlacedOrders;
 
 /// Clients or products compared by one call to each store.

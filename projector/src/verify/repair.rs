@@ -139,7 +139,7 @@ impl Verifier {
             for result in self.read_model.apply(&events).await {
                 match result {
                     Err(error @ Error::Unavailable(_)) => return Err(read_model(error).into()),
-                    Ok(_) | Err(Error::Damaged(_)) => {}
+                    Ok(_) | Err(Error::Damaged(_) | Error::Refused(_)) => {}
                 }
             }
             crash_point(crash_points::REPAIR_MID_LOG);

@@ -1,5 +1,6 @@
 //! Compares sales sums with the orders in the command database while both are in use: the orders of each hour and day, and of
-//! the ten seconds of the last hour, and each product's sales by day and month.
+//! the ten seconds of the last hour, and each product's sales by day and month. Also compares the sums of all other days that the
+//! read model stores: the database has no orders for them.
 //!
 //! Most days do not change while they are compared, so their sums are equal to those of the database. Where they are not, the
 //! comparison takes bounds: sums only grow, so a sum is right when it is at least that of the orders whose events had left the
@@ -11,18 +12,19 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, Utc};
-use entity::order;
+use chrono::{DateTime, Days, Months, NaiveDate, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use iso_currency::Currency;
 use read_model::reports::{DayRange, Granularity, report};
 use read_model::rules::sales::{products_of_day, products_of_month};
 use read_model::{Error, Queries, Resolution, Sum};
-use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::periods::Periods;
 use super::placed::{Orders, Products, Scope, Times, of_day};
-use super::{LOOK_AGAIN, StoreFailed, Verifier, database, read_model as failed};
+use super::{LOOK_AGAIN, Money, StoreFailed, Verifier, read_model as failed};
 
 /// Days compared at once. Each needs a connection to the database.
 const CONCURRENT_DAYS: usize = 4;
@@ -30,20 +32,19 @@ const CONCURRENT_DAYS: usize = 4;
 const DAY_SETTLED_AFTER: Days = Days::new(1);
 
 /// A sum that differs. Only a rebuild of the read model repairs it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongSum {
     /// A month such as "2026-01", a day such as "2026-01-31", an hour such as "2026-01-31T23", or ten seconds such as
     /// "2026-01-31T23:59:50".
     pub period: String,
     /// The product whose units are counted, or absent for all orders.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<i64>,
     pub sum: Sum,
     /// The bounds of the right sum.
     pub least: Sum,
     pub most: Sum,
+    pub currency: Currency,
     /// Why the sums of the period cannot be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
 }
 
@@ -57,8 +58,8 @@ impl fmt::Display for WrongSum {
             return write!(f, "{subject:<20} damaged: {why}");
         }
         let expected = if self.is_short() { self.least } else { self.most };
-        let Sum { count, revenue } = self.sum;
-        let Sum { count: expected_count, revenue: expected_revenue } = expected;
+        let [(revenue, count), (expected_revenue, expected_count)] =
+            [self.sum, expected].map(|sum| (self.revenue(sum), sum.count));
         write!(
             f,
             "{subject:<20} wrong sum: {revenue} for {count} {unit}, expected {expected_revenue} for {expected_count}"
@@ -66,7 +67,27 @@ impl fmt::Display for WrongSum {
     }
 }
 
+impl Serialize for WrongSum {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sum = |sum: Sum| json!({ "count": sum.count, "revenue": self.revenue(sum) });
+        let mut fields = json!({
+            "period": self.period, "sum": sum(self.sum), "least": sum(self.least), "most": sum(self.most)
+        });
+        if let Some(product) = self.product {
+            fields["product"] = json!(product);
+        }
+        if let Some(damaged) = &self.damaged {
+            fields["damaged"] = json!(damaged);
+        }
+        fields.serialize(serializer)
+    }
+}
+
 impl WrongSum {
+    fn revenue(&self, sum: Sum) -> Money {
+        Money { minor_units: sum.revenue, currency: self.currency }
+    }
+
     fn is_short(&self) -> bool {
         !is_within(self.least, self.sum)
     }
@@ -79,13 +100,15 @@ pub(super) fn is_within(one: Sum, other: Sum) -> bool {
 /// The sums that are not between `least` and `most`. An absent sum is zero.
 fn wrong<K: Ord + Clone>(
     [least, sums, most]: [&BTreeMap<K, Sum>; 3],
+    currency: Currency,
     name: impl Fn(&K) -> (String, Option<i64>),
 ) -> Vec<WrongSum> {
     let keys: BTreeSet<&K> = sums.keys().chain(most.keys()).collect();
     let of = |all: &BTreeMap<K, Sum>, key| all.get(key).copied().unwrap_or_default();
     let compared = keys.into_iter().map(|key| {
         let (period, product) = name(key);
-        WrongSum { period, product, sum: of(sums, key), least: of(least, key), most: of(most, key), damaged: None }
+        let [sum, least, most] = [sums, least, most].map(|all| of(all, key));
+        WrongSum { period, product, sum, least, most, currency, damaged: None }
     });
     compared.filter(|one| one.is_short() || !is_within(one.sum, one.most)).collect()
 }
@@ -132,13 +155,8 @@ impl Verifier {
         from: Option<NaiveDate>,
         mut each: impl FnMut(SumsProgress) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
-        let first = order::Entity::find().order_by_asc(order::Column::Id).select_only().column(order::Column::PlacedAt);
-        let first = first.into_tuple::<DateTime<Utc>>().one(&self.db).await.map_err(database)?;
-        // Tomorrow, for the orders of an api whose clock is ahead.
-        let end = Utc::now().date_naive() + Days::new(1);
-        let first = first.map_or(end, |first| first.date_naive()).max(from.unwrap_or(NaiveDate::MIN));
-        let mut month = first.with_day(1).context("a month")?;
-        let (mut short, compared) = (Vec::new(), Instant::now());
+        let Periods { months, seconds } = self.periods(from).await?;
+        let (mut short, mut next, compared) = (Vec::new(), from.unwrap_or_default(), Instant::now());
         let mut found = |period: Period, wrong: Vec<WrongSum>, next| {
             let (too_small, wrong): (Vec<_>, _) = wrong.into_iter().partition(WrongSum::is_short);
             if !too_small.is_empty() {
@@ -146,11 +164,10 @@ impl Verifier {
             }
             each(SumsProgress { next, wrong }).is_break()
         };
-        while month <= end {
-            let next = month.checked_add_months(Months::new(1)).context("the end of time")?;
-            let days = month.iter_days().take_while(|day| *day < next && *day <= end);
-            let mut days =
-                stream::iter(days.map(async |day| anyhow::Ok((day, self.day(day).await?)))).buffered(CONCURRENT_DAYS);
+        for (month, days) in months {
+            next = month.checked_add_months(Months::new(1)).context("the end of time")?;
+            let days = days.into_iter().map(async |day| anyhow::Ok((day, self.day(day).await?)));
+            let mut days = stream::iter(days).buffered(CONCURRENT_DAYS);
             let mut products = Month { first: month, ..Month::default() };
             while let Some((day, (sold, wrong))) = days.try_next().await? {
                 match sold.filter(|_| is_settled(day)) {
@@ -166,14 +183,14 @@ impl Verifier {
             if found(period, wrong, next) {
                 return Ok(());
             }
-            month = next;
         }
-        let period = Period::Seconds(last_hour());
-        let wrong = self.wrong_in(&period).await?;
-        if found(period, wrong, month) {
-            return Ok(());
+        for period in seconds.into_iter().map(Period::Seconds) {
+            let wrong = self.wrong_in(&period).await?;
+            if found(period, wrong, next) {
+                return Ok(());
+            }
         }
-        let each = |wrong| each(SumsProgress { next: month, wrong });
+        let each = |wrong| each(SumsProgress { next, wrong });
         self.compare_again(short, compared, each).await
     }
 
@@ -248,13 +265,15 @@ impl Verifier {
             Ok(stored) => stored,
             Err(why) => {
                 let (product, sum, least, most) = Default::default();
-                return Ok(vec![WrongSum { period: name, product, sum, least, most, damaged: Some(why) }]);
+                let (period, currency, damaged) = (name, self.currency, Some(why));
+                return Ok(vec![WrongSum { period, product, sum, least, most, currency, damaged }]);
             }
         };
         let most = self.placed_in(period, Scope::All).await?;
-        let mut found = wrong([&least.orders, &stored.orders, &most.orders], |period| (period.clone(), None));
+        let orders = [&least.orders, &stored.orders, &most.orders];
+        let mut found = wrong(orders, self.currency, |period| (period.clone(), None));
         let of_product = |product: &i64| (name.clone(), Some(*product));
-        found.extend(wrong([&least.products, &stored.products, &most.products], of_product));
+        found.extend(wrong([&least.products, &stored.products, &most.products], self.currency, of_product));
         Ok(found)
     }
 
@@ -314,7 +333,7 @@ impl Verifier {
     async fn stored_seconds(&self, [from, end]: Times) -> anyhow::Result<Result<Sums, String>> {
         let mut orders = Orders::new();
         for page in [from, end] {
-            let name = Resolution::TenSeconds.at(page).0;
+            let name = Resolution::TenSeconds.at(page).0; // both may be the same
             let buckets = match readable(self.read_model.buckets(std::slice::from_ref(&name)).await)? {
                 Ok(buckets) => buckets.concat(),
                 Err(why) => return Ok(Err(why)),
@@ -338,13 +357,6 @@ fn readable<T>(read: Result<T, Error>) -> anyhow::Result<Result<T, String>> {
         Err(Error::Damaged(why)) => Ok(Err(why)),
         Err(error) => Err(failed(error).into()),
     }
-}
-
-/// The last hour, whose sums of ten seconds are all stored.
-fn last_hour() -> Times {
-    let now = Utc::now().timestamp();
-    let end = DateTime::from_timestamp(now - now.rem_euclid(10) + 10, 0).unwrap_or_default();
-    [end - TimeDelta::hours(1), end]
 }
 
 fn is_settled(day: NaiveDate) -> bool {

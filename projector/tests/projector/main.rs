@@ -4,6 +4,7 @@ mod consume;
 mod dead_letters;
 mod growth;
 mod health;
+mod hostile;
 mod lag;
 mod lost_keys;
 mod queues;

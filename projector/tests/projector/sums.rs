@@ -20,8 +20,12 @@ async fn verify_reports_every_wrong_sum() {
         (1..).zip(times).map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) }).collect();
     place(&verifier.db, &rows, Outbox::Published).await;
     let late = wrong_sums(&verifier).await;
-    assert!(late.contains(&"2024-02-29           wrong sum: 0 for 0 orders, expected 150000 for 1".to_owned()));
-    assert!(late.contains(&"2024-02 product 1    wrong sum: 0 for 0 units, expected 150000 for 1".to_owned()));
+    assert!(
+        late.contains(&"2024-02-29           wrong sum: 0.00 USD for 0 orders, expected 1500.00 USD for 1".to_owned())
+    );
+    assert!(
+        late.contains(&"2024-02 product 1    wrong sum: 0.00 USD for 0 units, expected 1500.00 USD for 1".to_owned())
+    );
 
     // An event that is in the outbox is on its way.
     verifier.in_flight = Duration::from_secs(60);
@@ -48,17 +52,17 @@ async fn verify_reports_every_wrong_sum() {
     let key = |name: String| format!("orders:{{p1}}:g1:{name}");
     let bucket = format!("#{}", 2 * now.ordinal0());
     command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
-    let expected = format!("{day}           wrong sum: 300001 for 2 orders, expected 300000 for 2");
+    let expected = format!("{day}           wrong sum: 3000.01 USD for 2 orders, expected 3000.00 USD for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["BITFIELD", &key(now.format("days:%Y").to_string()), "INCRBY", "i64", &bucket, "-1"]).await;
     let bucket = format!("#{}", 2 * (now.day0() * 48 + now.hour() * 2 + now.minute() / 30) + 1);
     command(&url, &["BITFIELD", &key(now.format("half_hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "1"]).await;
-    let expected = format!("{hour}        wrong sum: 300000 for 3 orders, expected 300000 for 2");
+    let expected = format!("{hour}        wrong sum: 3000.00 USD for 3 orders, expected 3000.00 USD for 2");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["BITFIELD", &key(now.format("half_hours:%Y-%m").to_string()), "INCRBY", "i64", &bucket, "-1"])
         .await;
     command(&url, &["HINCRBY", &key(format!("products:{day}")), "2:units", "7"]).await;
-    let expected = format!("{day} product 2 wrong sum: 0 for 7 units, expected 0 for 0");
+    let expected = format!("{day} product 2 wrong sum: 0.00 USD for 7 units, expected 0.00 USD for 0");
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["HDEL", &key(format!("products:{day}")), "2:units"]).await;
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());

@@ -11,6 +11,7 @@ use super::generations::registry::{ATTEMPTS, WriteTarget, keep_changing};
 use super::keys::{CHANGED, fencing_token_key, missing_key};
 use super::scripts::{is_not_loaded, is_stale};
 use super::{Redis, is_read_only};
+use crate::rules::MAX_AHEAD;
 use crate::{Applied, Error, Health, Projection};
 
 /// The most events and lines of orders that are applied in one round trip: a busy server must manage it well within
@@ -20,18 +21,11 @@ const MAX_BATCH_SIZE: usize = 1_000;
 #[async_trait::async_trait]
 impl Projection for Redis {
     async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
-        if events.is_empty() {
-            return Vec::new();
-        }
-        let results = self.apply_all(events).await;
-        if results.iter().flatten().any(|result| result.as_ref().is_err_and(is_read_only)) {
-            self.shared.connection.leave();
-        }
-        match results {
-            Ok(results) => results.into_iter().map(|result| result.map_err(Error::from)).collect(),
-            // The outcome of the events is unknown, and nothing is wrong with them.
-            Err(Error::Unavailable(why) | Error::Damaged(why)) => vec![Err(Error::Unavailable(why)); events.len()],
-        }
+        self.apply_all(events, Versions::Any).await
+    }
+
+    async fn apply_received(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        self.apply_all(events, Versions::Plausible).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -43,14 +37,36 @@ impl Projection for Redis {
     }
 }
 
+/// The versions that are applied.
+#[derive(Clone, Copy)]
+enum Versions {
+    Any,
+    /// Those that [`check_version`](crate::rules::check_version) accepts.
+    Plausible,
+}
+
 impl Redis {
-    async fn apply_all(&self, events: &[Event]) -> Result<Vec<RedisResult<Applied>>, Error> {
+    async fn apply_all(&self, events: &[Event], versions: Versions) -> Vec<Result<Applied, Error>> {
+        let results = self.apply_in_parts(events, versions).await;
+        if results.iter().flatten().any(|result| result.as_ref().is_err_and(is_read_only)) {
+            self.shared.connection.leave();
+        }
+        match results {
+            Ok(results) => results.into_iter().map(|result| result.map_err(Error::from)).collect(),
+            // The outcome of the events is unknown, and nothing is wrong with them.
+            Err(Error::Unavailable(why) | Error::Damaged(why) | Error::Refused(why)) => {
+                vec![Err(Error::Unavailable(why)); events.len()]
+            }
+        }
+    }
+
+    async fn apply_in_parts(&self, events: &[Event], versions: Versions) -> Result<Vec<RedisResult<Applied>>, Error> {
         let mut results = Vec::with_capacity(events.len());
         let (mut first, mut size) = (0, 0);
         for (index, event) in events.iter().enumerate() {
             size += 1 + event.order().map_or(0, |order| order.lines.len());
             if size >= MAX_BATCH_SIZE || index + 1 == events.len() {
-                results.extend(self.apply_round_trip(&events[first..=index]).await?);
+                results.extend(self.apply_round_trip(&events[first..=index], versions).await?);
                 (first, size) = (index + 1, 0);
             }
         }
@@ -59,7 +75,7 @@ impl Redis {
 
     /// Applies the events of each partition as one batch. If a batch is refused because of one of its events, each of them is
     /// retried in isolation.
-    async fn apply_round_trip(&self, events: &[Event]) -> Result<Vec<RedisResult<Applied>>, Error> {
+    async fn apply_round_trip(&self, events: &[Event], versions: Versions) -> Result<Vec<RedisResult<Applied>>, Error> {
         let mut results = vec![Ok(Applied::Before); events.len()];
         let mut by_partition: BTreeMap<i64, Batch> = BTreeMap::new();
         let (mut products, mut product_indices, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,13 +94,13 @@ impl Redis {
                 repeats.push((index, first));
             }
         }
-        for (index, result) in product_indices.into_iter().zip(self.apply_products(&products).await?) {
+        for (index, result) in product_indices.into_iter().zip(self.apply_products(&products, versions).await?) {
             results[index] = result;
         }
         let (batches, too_large): (Vec<Batch>, Vec<Batch>) = by_partition.into_values().partition(Batch::fits);
         let mut isolated: Vec<(usize, i64)> = too_large.iter().flat_map(Batch::indices).collect();
-        for (batch, result) in batches.iter().zip(self.apply_batches(&batches).await?) {
-            let blames_an_event = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT"));
+        for (batch, result) in batches.iter().zip(self.apply_batches(&batches, versions).await?) {
+            let blames_an_event = |error: &RedisError| matches!(error.code(), Some("MIXED" | "CORRUPT" | "AHEAD"));
             if result.as_ref().is_err_and(blames_an_event) && batch.has_several() {
                 isolated.extend(batch.indices());
             } else {
@@ -93,7 +109,7 @@ impl Redis {
         }
         isolated.sort_unstable();
         let batches: Vec<Batch> = isolated.iter().map(|(index, id)| Batch::of(*index, *id, &events[*index])).collect();
-        for ((index, _), result) in isolated.into_iter().zip(self.apply_batches(&batches).await?) {
+        for ((index, _), result) in isolated.into_iter().zip(self.apply_batches(&batches, versions).await?) {
             results[index] = result;
         }
         for (index, first) in repeats {
@@ -103,20 +119,28 @@ impl Redis {
     }
 
     /// Applies each batch as one atomic step.
-    async fn apply_batches(&self, batches: &[Batch<'_>]) -> Result<Vec<RedisResult<Applied>>, Error> {
+    async fn apply_batches(
+        &self,
+        batches: &[Batch<'_>],
+        versions: Versions,
+    ) -> Result<Vec<RedisResult<Applied>>, Error> {
         let now = Utc::now();
         let call = |batch: &Batch, target: &WriteTarget| {
-            let mut call = self.write(&self.shared.scripts.apply, self.partition(batch.client()), target);
+            let mut call = self.write(&self.shared.scripts.apply, self.partition(batch.client()), target, versions);
             batch.write(call.arg(self.channel()), now);
             call
         };
         self.call(|target| batches.iter().map(|batch| call(batch, target)).collect()).await
     }
 
-    async fn apply_products(&self, products: &[(&ProductChanged, i32)]) -> Result<Vec<RedisResult<Applied>>, Error> {
+    async fn apply_products(
+        &self,
+        products: &[(&ProductChanged, i32)],
+        versions: Versions,
+    ) -> Result<Vec<RedisResult<Applied>>, Error> {
         let call = |(product, version): &(&ProductChanged, i32), target: &WriteTarget| {
             let partition = self.partition(product.product_id);
-            let mut call = self.write(&self.shared.scripts.apply_product, partition, target);
+            let mut call = self.write(&self.shared.scripts.apply_product, partition, target, versions);
             call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
             call
         };
@@ -124,10 +148,14 @@ impl Redis {
     }
 
     /// Returns a call of a script that writes to a partition, without its last arguments.
-    fn write(&self, script: &Script, partition: i64, target: &WriteTarget) -> Cmd {
+    fn write(&self, script: &Script, partition: i64, target: &WriteTarget, versions: Versions) -> Cmd {
         let mut call = ::redis::cmd("EVALSHA");
         call.arg(script.get_hash()).arg(2).arg(fencing_token_key(partition)).arg(missing_key(partition));
         call.arg(target.fencing_token).arg(&target.generations);
+        match versions {
+            Versions::Any => call.arg(""),
+            Versions::Plausible => call.arg(MAX_AHEAD),
+        };
         call
     }
 

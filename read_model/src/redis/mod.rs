@@ -168,6 +168,9 @@ fn is_read_only(error: &RedisError) -> bool {
 impl From<RedisError> for Error {
     /// Only an error that blames the stored data is [`Error::Damaged`]. Any other can pass, and must not cost an event.
     fn from(error: RedisError) -> Error {
+        if error.code() == Some("AHEAD") {
+            return Error::Refused(error.detail().unwrap_or_default().to_owned());
+        }
         let blames_data = matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
             || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse);
         if blames_data { Error::Damaged(error.to_string()) } else { Error::Unavailable(reason(&error)) }

@@ -228,6 +228,20 @@ impl Redis {
         Ok((cursor, keys.iter().filter_map(id).collect()))
     }
 
+    /// Returns the names of all stored bucket pages and periods of product sales. Looks at every key.
+    pub async fn stored_periods(&self) -> Result<BTreeSet<String>, Error> {
+        let generation = self.live_generation().await?;
+        let (mut names, mut cursor) = (BTreeSet::new(), Some(Cursor::default()));
+        while let Some(at) = cursor {
+            let keys;
+            // days, half_hours, moments and products
+            (cursor, keys) = self.scan_keys(generation, "[dhmp]", &at).await?;
+            let name = |key: &String| Some(key.split_once(&format!(":g{generation}:"))?.1.to_owned());
+            names.extend(keys.iter().filter_map(name));
+        }
+        Ok(names)
+    }
+
     /// Returns some keys of a generation whose names start with `prefix`.
     pub(super) async fn scan_keys(
         &self,

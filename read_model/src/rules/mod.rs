@@ -6,3 +6,25 @@
 
 pub mod client;
 pub mod sales;
+
+use entity::Event;
+
+use crate::Error;
+
+/// How far the version of an event from the queue may be above the watermark of its client, or above the version of its product.
+/// While an event is missing, so many later ones can be applied; the sweep applies a missing event within minutes. When it
+/// arrives, one script makes up for all of them, in which time Redis serves nobody else.
+pub const MAX_AHEAD: i32 = 5_000;
+
+/// Checks the version of an event whose sender is not trusted: a version far ahead would fix the name of its client or product for
+/// good. `reached` is the watermark of the client, or the version of the product.
+///
+/// # Errors
+/// [`Error::Refused`] if the version is too far ahead.
+pub fn check_version(event: &Event, reached: i32) -> Result<(), Error> {
+    let (version, subject) = (event.version, event.subject());
+    if version.saturating_sub(MAX_AHEAD) <= reached {
+        return Ok(());
+    }
+    Err(Error::Refused(format!("version {version} is more than {MAX_AHEAD} above version {reached} of {subject}")))
+}

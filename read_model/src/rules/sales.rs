@@ -69,6 +69,19 @@ impl Resolution {
         }
     }
 
+    /// Parses the name of a bucket page: its resolution, and the start of its first bucket.
+    pub fn of_page(page: &str) -> Option<(Resolution, DateTime<Utc>)> {
+        Resolution::ALL.into_iter().find_map(|resolution| {
+            let start = page.strip_prefix(resolution.prefix())?;
+            let rest = match resolution {
+                Resolution::Day => "-01-01T00:00:00Z",
+                Resolution::HalfHour => "-01T00:00:00Z",
+                Resolution::TenSeconds => ":00:00Z",
+            };
+            Some((resolution, format!("{start}{rest}").parse().ok()?))
+        })
+    }
+
     /// Returns whether a bucket page is of this resolution.
     pub(crate) fn has(self, page: &str) -> bool {
         page.starts_with(self.prefix())
@@ -106,6 +119,12 @@ impl Resolution {
 /// Returns the name of a day as a period of product sales.
 pub fn products_of_day(day: NaiveDate) -> String {
     day.format("products:%Y-%m-%d").to_string()
+}
+
+/// Parses the name of a period of product sales, a day or a month: its first day.
+pub fn first_day_of_products(period: &str) -> Option<NaiveDate> {
+    let date = period.strip_prefix("products:")?;
+    date.parse().or_else(|_| format!("{date}-01").parse()).ok()
 }
 
 /// Returns the name of the month of a day as a period of product sales.
@@ -200,6 +219,29 @@ impl SalesDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_pages_and_periods_are_parsed() {
+        for text in ["2026-11-24T13:47:39Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+            let time: DateTime<Utc> = text.parse().unwrap();
+            for resolution in Resolution::ALL {
+                let (page, bucket) = resolution.at(time);
+                let (parsed, start) = Resolution::of_page(&page).unwrap();
+                assert_eq!(parsed, resolution);
+                assert_eq!(resolution.at(start + resolution.step() * bucket as i32).0, page);
+                assert!(
+                    (0..resolution.step().num_seconds())
+                        .contains(&(time - start - resolution.step() * bucket as i32).num_seconds())
+                );
+            }
+            let day = time.date_naive();
+            assert_eq!(first_day_of_products(&products_of_day(day)), Some(day));
+            assert_eq!(first_day_of_products(&products_of_month(day)), day.with_day(1));
+        }
+        for other in ["days:", "days:x", "half_hours:2026", "moments:2026-11-24", "products:2026", "client:1"] {
+            assert_eq!((Resolution::of_page(other), first_day_of_products(other)), (None, None), "{other}");
+        }
+    }
 
     #[test]
     fn an_order_is_read_as_it_was_written_in_either_format() {

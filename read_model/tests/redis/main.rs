@@ -7,6 +7,7 @@ mod equivalence;
 mod failover;
 mod generation_states;
 mod generations;
+mod hostile;
 mod outages;
 mod support;
 mod tls;

@@ -3,8 +3,8 @@
 -- All checks come before the first write. Redis runs a script alone, so afterwards only a server that rejects writes (out of
 -- memory, read-only) can fail, and it rejects the first write: nothing is half written. (An ACL must allow all these commands.)
 -- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that is never written: see keys.rs
--- ARGV the caller's fencing token; the numbers of the generations to write, the live one first; the channel for changes, '' for
---   none; how many recent orders of a client are stored; the ids of the clients, for the channel; the number of clients; then
+-- ARGV the caller's fencing token; the numbers of the generations to write, the live one first; how far a version may be above the
+--   watermark of the live generation, '' for any; the channel for changes, '' for none; how many recent orders of a client are stored; the ids of the clients, for the channel; the number of clients; then
 --   each client: its id, newest name and newest e-mail; the time of its newest order (ms) or 0; the total and the number of its
 --     orders; the number of its events; their versions in ascending order; the version and the recent entry of each order
 --   the number of buckets, and of each: its page; the offsets of its revenue and its number of orders; when the page expires
@@ -13,9 +13,11 @@
 -- Returns in how many generations the events were applied (0: they had been before), then the keys that were newly quarantined.
 -- If a later generation fails after that, its error takes the place of the number.
 -- Errors, after which that generation is unchanged: STALE: the fencing token has changed. MIXED: only some events had been
--- applied before. CORRUPT: a client's keys or the quarantine are damaged.
+-- applied before. CORRUPT: a client's keys or the quarantine are damaged. AHEAD: a version is too far ahead.
 local ARGV, try, tonumber, format = ARGV, redis.pcall, tonumber, string.format
-local token, generations, channel, max_recent, ids, client_count = unpack(ARGV, 1, 6)
+local token, generations, max_ahead, channel, max_recent, ids, client_count = unpack(ARGV, 1, 7)
+
+local GROUP = 512 -- fields that one command reads or deletes at most
 
 local function corrupt(key, why) error('CORRUPT ' .. key .. ': ' .. why, 0) end
 
@@ -47,13 +49,18 @@ end
 
 -- Reads the client whose arguments begin at `at`, and computes its new state. If some of its events are known, returns only how
 -- many: then the batch is not applied.
-local function check(generation, at)
+local function check(generation, at, is_live)
   local id, name, email, purchased_at, amount, order_count, event_count = unpack(ARGV, at, at + 6)
   local first, orders, after = at + 7, at + 7 + event_count, at + 7 + event_count + 2 * order_count
   local key, recent = generation .. 'client:' .. id, generation .. 'recent:' .. id
   local stored = run('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase')
   local version, newest = count(key, 'version', stored[1]), count(key, 'newest', stored[2])
   local all_orders = count(key, 'orders', stored[3]) + order_count
+  local last_version = ARGV[orders - 1]
+  if is_live and max_ahead ~= '' and last_version - max_ahead > version then
+    local why = 'AHEAD version %s is more than %s above version %d of client %s'
+    error(why:format(last_version, max_ahead, version, id), 0)
+  end
   -- Whether a version above the watermark is known.
   local function is_ahead(above) return above <= newest and run('HEXISTS', key, 'ahead:' .. above) == 1 end
   local known = 0
@@ -64,13 +71,27 @@ local function check(generation, at)
   if known > 0 then return {events = event_count, known = known, after = after} end
 
   local closed_gaps, ahead = {}, first
+  local field_of, looked_up, group = {}, version, 8
+  -- The field of the next version if that is ahead. Looks up groups of versions, which grow: closing a gap may take thousands.
+  local function field_ahead(next)
+    if next > newest then return false end
+    if next > looked_up then
+      local names = {}
+      for i = 1, group do names[i] = 'ahead:' .. next + i - 1 end
+      local found = run('HMGET', key, unpack(names))
+      for i = 1, group do field_of[next + i - 1] = found[i] and names[i] end
+      looked_up, group = next + group - 1, math.min(2 * group, GROUP)
+    end
+    return field_of[next]
+  end
   while true do
     local is_given = ahead < orders and tonumber(ARGV[ahead]) == version + 1
-    if not is_given and not is_ahead(version + 1) then break end
+    local field = not is_given and field_ahead(version + 1)
+    if not is_given and not field then break end
     version = version + 1
-    if is_given then ahead = ahead + 1 else closed_gaps[#closed_gaps + 1] = 'ahead:' .. version end
+    if is_given then ahead = ahead + 1 else closed_gaps[#closed_gaps + 1] = field end
   end
-  local total, last_version = add(key, stored[4] or '0', amount), ARGV[orders - 1]
+  local total = add(key, stored[4] or '0', amount)
   local is_newest = tonumber(last_version) > newest
   local is_newest_purchase = tonumber(purchased_at) > count(key, 'last_purchase', stored[5])
   local fields = is_newest and {'newest', last_version, 'name', name, 'email', email} or {}
@@ -87,7 +108,8 @@ end
 local function write(client)
   run('HSET', client.key,
     'orders', client.order_count, 'version', client.version, 'total', client.total, unpack(client.fields))
-  for _, field in ipairs(client.closed_gaps) do run('HDEL', client.key, field) end
+  local closed = client.closed_gaps
+  for i = 1, #closed, GROUP do run('HDEL', client.key, unpack(closed, i, math.min(i + GROUP - 1, #closed))) end
   if client.orders < client.after then run('ZADD', client.recent, unpack(ARGV, client.orders, client.after - 1)) end
   -- Surplus entries are never read, so they are removed only now and then.
   if client.recent_count > max_recent + 16 then run('ZREMRANGEBYRANK', client.recent, 0, -1 - max_recent) end
@@ -123,10 +145,10 @@ local function write_shared(generation, clients, at, quarantine, found)
 end
 
 -- Returns 1 if the events were applied, 0 if they had been before. Raises an error if they cannot be applied.
-local function apply(generation, found)
-  local clients, at, events, known = {}, 7, 0, 0
+local function apply(generation, is_live, found)
+  local clients, at, events, known = {}, 8, 0, 0
   for i = 1, client_count do
-    local client = check(generation, at)
+    local client = check(generation, at, is_live)
     clients[i], at, events, known = client, client.after, events + client.events, known + client.known
   end
   if known == events then return 0 end
@@ -139,10 +161,10 @@ end
 
 if try('GET', KEYS[1]) ~= token then return redis.error_reply('STALE there are other generations') end
 local applied, found, failure, is_live = 0, {}, nil, true
-local is_single = client_count == '1' and ARGV[13] == '1' -- one client with one event
+local is_single = client_count == '1' and ARGV[14] == '1' -- one client with one event
 local partition = KEYS[1]:sub(1, -#'fencing_token' - 1)
 for number in generations:gmatch('%d+') do
-  local is_done, result = pcall(apply, partition .. 'g' .. number .. ':', found)
+  local is_done, result = pcall(apply, partition .. 'g' .. number .. ':', is_live, found)
   if is_done then
     applied = applied + result
   -- For a single event, CORRUPT in a generation other than the live one is ignored; `projector verify` finds it.

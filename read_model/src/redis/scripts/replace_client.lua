@@ -17,7 +17,7 @@ end
 local recent, fields = generation .. 'recent:' .. id, 6 + 2 * ARGV[5]
 redis.call('DEL', KEYS[3], recent)
 for i = 6, fields - 1, 2 do redis.call('ZADD', recent, ARGV[i], ARGV[i + 1]) end
-for i = fields, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+for i = fields, #ARGV, 1000 do redis.call('HSET', KEYS[3], unpack(ARGV, i, math.min(i + 999, #ARGV))) end
 for field, ranking in pairs(rankings) do
   if #ARGV > fields then
     redis.call('ZADD', ranking, redis.call('HGET', KEYS[3], field) or 0, id)
