@@ -113,6 +113,11 @@ impl Service {
             exposure,
             checks: Checks::default(),
             connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
+            // Nobody knows yet who has opened them.
+            uninitialised: ConcurrencyQuota::new(
+                limits.max_live_connections.div_ceil(10),
+                limits.max_live_connections_per_caller.div_ceil(10),
+            ),
             limits,
             sockets: TaskTracker::new(),
             draining,

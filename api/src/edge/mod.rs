@@ -81,6 +81,8 @@ pub struct Edge {
     pub(crate) checks: health::Checks,
     /// Open WebSockets and event streams.
     pub(crate) connections: Arc<ConcurrencyQuota>,
+    /// WebSockets before `connection_init`.
+    pub(crate) uninitialised: Arc<ConcurrencyQuota>,
     /// The tasks of open WebSockets.
     pub(crate) sockets: TaskTracker,
     /// Cancelled at SIGTERM: the service is not ready any more.

@@ -90,28 +90,19 @@ impl TryFrom<UrlParameters> for Parameters {
 }
 
 impl Parameters {
-    /// Reads the body of an HTTP request.
+    /// Reads the body of an HTTP request or the payload of a WebSocket message.
     pub fn from_json(body: &[u8]) -> Result<Parameters, String> {
         // Receivers may ignore a byte order mark (RFC 8259, section 8.1).
         let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
         // Serde also accepts an array for a struct.
         if body.trim_ascii_start().first() == Some(&b'[') {
-            return Err("The body is an array: batches are not supported, send each request separately.".into());
+            return Err("The request is an array: batches are not supported, send each request separately.".into());
         }
         let parameters: JsonParameters = serde_json::from_slice(body).map_err(|error| invalid(&error))?;
-        parameters.try_into()
-    }
-
-    /// Reads the payload of a WebSocket message.
-    pub fn from_value(payload: Value) -> Result<Parameters, String> {
-        if !payload.is_object() {
-            return Err("The payload is not a GraphQL request.".into());
-        }
-        let parameters: JsonParameters = serde_json::from_value(payload).map_err(|error| invalid(&error))?;
         parameters.try_into()
     }
 }
 
 fn invalid(error: &serde_json::Error) -> String {
-    format!("The body is not a GraphQL request in JSON: {error}.")
+    format!("The request is not a GraphQL request in JSON: {error}.")
 }

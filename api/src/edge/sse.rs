@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 /// A comment after this time keeps proxies from closing an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// Streams the results of an operation. When the token expires or the service shuts down, a subscription ends without
+/// Streams the results of an operation, and then `complete`. When the token expires or the service shuts down, a subscription ends without
 /// `complete`, so that clients reconnect.
 pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOperation) -> Result<Response, Refusal> {
     let permit = edge.connections.acquire(caller.quota_key())?;
@@ -39,11 +39,8 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOpe
             () = shutdown.cancelled() => {}
         }
     };
-    let results = edge.executor.stream(prepared).take_until(Box::pin(end));
-    let events = results.flat_map(move |result| {
-        let is_last = !is_subscription || !result.errors.is_empty();
-        stream::iter([Some(next(&result)), is_last.then(complete)].into_iter().flatten())
-    });
+    let results = edge.executor.stream(prepared).map(|result| next(&result));
+    let events = results.chain(stream::iter([complete()])).take_until(Box::pin(end));
     Ok(respond(events.map(move |event| {
         let _ = &active; // dropped with the stream
         event

@@ -113,6 +113,11 @@ async fn subscriptions_require_the_same_scope_and_client_as_queries() {
     assert_eq!(wrong.next().await.unwrap().0, "next");
     assert_eq!(wrong.next().await, Some(("complete".into(), Value::Null)));
     assert_eq!(wrong.next().await, None);
+    // It has no field to execute.
+    let skipped = "subscription { salesChanged @skip(if: true) { ordersToday } }";
+    let mut skipped = Stream::open(&api, &api.token(ALL_SCOPES, None), skipped).await;
+    assert_eq!(skipped.next().await.unwrap().0, "next");
+    assert_eq!(skipped.next().await, Some(("complete".into(), Value::Null)));
 }
 
 #[tokio::test]

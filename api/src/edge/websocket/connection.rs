@@ -2,23 +2,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_graphql::{Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{StreamExt, stream};
-use serde_json::Value;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
+use serde_json::{Map, Value};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tower_http::request_id::RequestId;
 use tracing::info;
 
-use super::protocol::{self, ClientMessage, CloseReason, ServerMessage};
+use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::OperationLog;
 use crate::edge::caller::{Caller, parse_bearer};
-use crate::edge::executor::token_expiry;
+use crate::edge::executor::{VALIDATION_COST, token_expiry};
+use crate::edge::graphql_http::BYTES_PER_POINT;
 use crate::edge::quota::Permit;
+use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;
 use crate::edge::{Edge, refusal, request_id};
 
@@ -30,6 +32,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shortest pause before a caller without quota is charged again.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Longest id of an operation, in bytes.
 const MAX_ID: usize = 128;
 
@@ -53,6 +57,13 @@ enum Subscribe {
     Refused(Vec<ServerError>),
 }
 
+/// What an open WebSocket counts as.
+pub struct Permits {
+    pub connection: Permit,
+    /// Until `connection_init` is accepted.
+    pub uninitialised: Permit,
+}
+
 pub struct Connection {
     edge: Arc<Edge>,
     socket: WebSocket,
@@ -60,8 +71,10 @@ pub struct Connection {
     /// The id of the request that opened the WebSocket.
     request_id: RequestId,
     permit: Permit,
-    /// Whether `connection_init` was accepted.
-    initialised: bool,
+    /// Dropped when `connection_init` is accepted.
+    uninitialised: Option<Permit>,
+    /// The cost of the last messages, and when to try again to charge it. The next message is not read before.
+    unpaid: Option<(usize, Instant)>,
     operations: HashMap<String, ActiveOperation>,
     /// Results by operation id. `None` marks the end of an operation.
     results: SelectAll<BoxStream<'static, (String, Option<Response>)>>,
@@ -74,14 +87,15 @@ struct ActiveOperation {
 }
 
 impl Connection {
-    pub fn new(edge: Arc<Edge>, socket: WebSocket, caller: Caller, request_id: RequestId, permit: Permit) -> Self {
+    pub fn new(edge: Arc<Edge>, socket: WebSocket, caller: Caller, request_id: RequestId, permits: Permits) -> Self {
         Connection {
             edge,
             socket,
             caller,
             request_id,
-            permit,
-            initialised: false,
+            permit: permits.connection,
+            uninitialised: Some(permits.uninitialised),
+            unpaid: None,
             operations: HashMap::new(),
             results: SelectAll::new(),
             last_message: Instant::now(),
@@ -108,7 +122,7 @@ impl Connection {
         if self.socket.protocol().is_none() {
             return protocol::SUBPROTOCOL_NOT_ACCEPTABLE.into();
         }
-        let init_deadline = tokio::time::Instant::now() + INIT_TIMEOUT;
+        let init_deadline = Instant::now() + INIT_TIMEOUT;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
@@ -120,27 +134,30 @@ impl Connection {
     }
 
     /// Waits for the next message, result or deadline, and processes it.
-    async fn process_next(
-        &mut self,
-        init_deadline: tokio::time::Instant,
-        ping: &mut Interval,
-    ) -> Result<(), Disconnect> {
+    async fn process_next(&mut self, init_deadline: Instant, ping: &mut Interval) -> Result<(), Disconnect> {
         let only_subscriptions = self.has_only_subscriptions();
+        let pay_at = self.unpaid.map(|(_, at)| at);
         tokio::select! {
-            message = self.socket.recv() => match message {
+            message = self.socket.recv(), if pay_at.is_none() => match message {
                 Some(Ok(message)) => {
                     self.last_message = Instant::now();
+                    self.charge(1 + size(&message) / BYTES_PER_POINT);
                     self.on_message(message).await
                 }
                 Some(Err(_)) | None => Err(Disconnect::Lost),
             },
+            () = sleep_until(pay_at.unwrap_or(init_deadline)), if pay_at.is_some() => {
+                self.last_message = Instant::now();
+                self.charge(0);
+                Ok(())
+            }
             Some((id, result)) = self.results.next() => self.on_result(id, result).await,
             () = token_expiry(self.caller.expires()) => Err(protocol::FORBIDDEN.into()),
-            () = sleep_until(init_deadline), if !self.initialised => Err(protocol::INIT_TIMEOUT.into()),
+            () = sleep_until(init_deadline), if self.uninitialised.is_some() => Err(protocol::INIT_TIMEOUT.into()),
             // Queries and mutations finish first.
             () = self.edge.shutdown.cancelled(), if only_subscriptions => Err(protocol::GOING_AWAY.into()),
             _ = ping.tick() => {
-                if self.last_message.elapsed() > 2 * PING_INTERVAL {
+                if pay_at.is_none() && self.last_message.elapsed() > 2 * PING_INTERVAL {
                     return Err(Disconnect::Lost);
                 }
                 self.send_frame(Message::Ping(Default::default())).await
@@ -162,32 +179,42 @@ impl Connection {
         if text.len() > self.edge.limits.max_body_bytes {
             return Err(protocol::TOO_BIG.into());
         }
-        match serde_json::from_str(&text).map_err(|_| protocol::INVALID_MESSAGE)? {
-            ClientMessage::ConnectionInit { payload } => self.on_connection_init(payload).await,
-            ClientMessage::Ping => self.send(ServerMessage::Pong).await,
-            ClientMessage::Pong => Ok(()),
-            ClientMessage::Subscribe { id, payload } => match self.on_subscribe(&id, payload)? {
+        let message = ClientMessage::parse(&text).map_err(|_| protocol::INVALID_MESSAGE)?;
+        match (&message.kind, &message.id) {
+            (MessageKind::ConnectionInit, _) => self.on_connection_init(message.payload()).await,
+            (MessageKind::Ping, _) => self.send(ServerMessage::Pong).await,
+            (MessageKind::Pong, _) => Ok(()),
+            (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload())? {
                 Subscribe::Started => Ok(()),
-                Subscribe::Refused(errors) => self.send(ServerMessage::Error { id: &id, payload: &errors }).await,
+                Subscribe::Refused(errors) => self.send(ServerMessage::Error { id, payload: &errors }).await,
             },
-            ClientMessage::Complete { id } => {
-                if let Some(operation) = self.operations.remove(&id) {
+            (MessageKind::Complete, Some(id)) => {
+                if let Some(operation) = self.operations.remove(id) {
                     operation.abort.abort();
                 }
                 Ok(())
             }
+            (MessageKind::Subscribe | MessageKind::Complete, None) => Err(protocol::INVALID_MESSAGE.into()),
         }
     }
 
-    async fn on_connection_init(&mut self, payload: Value) -> Result<(), Disconnect> {
-        if self.initialised {
+    /// Charges a message of this cost to the caller. While its quota is used up, nothing is read from the socket: the
+    /// client has to wait, and everything else on the connection goes on.
+    fn charge(&mut self, cost: usize) {
+        let cost = cost + self.unpaid.map_or(0, |(cost, _)| cost);
+        self.unpaid = match self.edge.executor.charge(&self.caller.quota_key(), cost) {
+            Err(Refusal::RateLimited(wait)) => Some((cost, Instant::now() + wait.max(MIN_PAUSE))),
+            Ok(()) | Err(_) => None,
+        };
+    }
+
+    async fn on_connection_init(&mut self, payload: &str) -> Result<(), Disconnect> {
+        if self.uninitialised.is_none() {
             return Err(protocol::TOO_MANY_INITS.into());
         }
-        let payload = match payload {
-            Value::Null => Default::default(),
-            Value::Object(payload) => payload,
-            _ => return Err(protocol::INVALID_MESSAGE.into()),
-        };
+        let payload: Option<Map<String, Value>> =
+            serde_json::from_str(payload).map_err(|_| protocol::INVALID_MESSAGE)?;
+        let payload = payload.unwrap_or_default();
         // Browsers cannot set the header of the request, so the token may be in the payload.
         if let Some((_, token)) = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
             self.caller.identity = match token.as_str().and_then(parse_bearer) {
@@ -200,13 +227,13 @@ impl Connection {
         if self.caller.identity.is_none() {
             return Err(protocol::FORBIDDEN.into());
         }
-        self.initialised = true;
+        self.uninitialised = None;
         self.send(ServerMessage::ConnectionAck).await
     }
 
     /// Starts an operation or refuses it. An error ends the connection.
-    fn on_subscribe(&mut self, id: &str, payload: Value) -> Result<Subscribe, Disconnect> {
-        if !self.initialised {
+    fn on_subscribe(&mut self, id: &str, payload: &str) -> Result<Subscribe, Disconnect> {
+        if self.uninitialised.is_some() {
             return Err(protocol::UNAUTHORIZED.into());
         }
         if id.is_empty() || id.len() > MAX_ID {
@@ -223,13 +250,19 @@ impl Connection {
             let message = "The service is shutting down. Reconnect and send the operation again.";
             return Ok(Subscribe::Refused(vec![refusal::error("SERVER_BUSY", message, None)]));
         }
-        let parameters = Parameters::from_value(payload).map_err(|_| protocol::INVALID_MESSAGE)?;
         let max = self.edge.limits.max_streams;
         if self.operations.len() >= max {
             let message = format!("This connection has {max} active operations. Complete one first.");
             return Ok(Subscribe::Refused(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
-        let prepared = match self.edge.executor.prepare(parameters, &self.caller) {
+        let prepared = match Parameters::from_json(payload.as_bytes()) {
+            Ok(parameters) => self.edge.executor.prepare(parameters, &self.caller),
+            Err(fault) => {
+                self.charge(VALIDATION_COST);
+                Err(Refusal::bad_request(fault))
+            }
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => {
                 let errors = refusal.errors();
@@ -269,5 +302,13 @@ impl Connection {
             Ok(Ok(())) => Ok(()),
             _ => Err(Disconnect::Lost),
         }
+    }
+}
+
+fn size(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+        Message::Close(_) => 0,
     }
 }

@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use tower_http::request_id::RequestId;
 
-use self::connection::Connection;
+use self::connection::{Connection, Permits};
 use super::Edge;
 use super::executor::VALIDATION_COST;
 use super::quota::QuotaKey;
@@ -42,7 +42,10 @@ pub async fn open(
     let caller = edge.identify(headers, peer).await?;
     // The token may arrive only in `connection_init`, so opening is charged to the address.
     edge.executor.charge(&QuotaKey::of_address(caller.address), VALIDATION_COST)?;
-    let permit = edge.connections.acquire(caller.quota_key())?;
+    let permits = Permits {
+        connection: edge.connections.acquire(caller.quota_key())?,
+        uninitialised: edge.uninitialised.acquire(QuotaKey::of_address(caller.address))?,
+    };
     let max_size = edge.limits.max_body_bytes.saturating_mul(READ_FACTOR);
     let upgrade = upgrade
         .protocols([protocol::NAME])
@@ -52,7 +55,7 @@ pub async fn open(
         .max_frame_size(max_size);
     Ok(upgrade.on_upgrade(async move |socket| {
         let sockets = edge.sockets.clone();
-        sockets.track_future(Connection::new(edge, socket, caller, id, permit).serve()).await;
+        sockets.track_future(Connection::new(edge, socket, caller, id, permits).serve()).await;
     }))
 }
 

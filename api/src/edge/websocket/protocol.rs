@@ -2,7 +2,7 @@
 
 use async_graphql::{Response, ServerError};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 pub const NAME: &str = "graphql-transport-ws";
 
@@ -21,22 +21,35 @@ pub const INIT_TIMEOUT: CloseReason = CloseReason(4408, "Connection initialisati
 pub const SUBSCRIBER_EXISTS: CloseReason = CloseReason(4409, "Subscriber already exists");
 pub const TOO_MANY_INITS: CloseReason = CloseReason(4429, "Too many initialisation requests");
 
+/// A message of the client. Its payload is parsed later, because a fault in one operation must not end the others.
 #[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ClientMessage {
-    ConnectionInit {
-        #[serde(default)]
-        payload: Value,
-    },
+pub struct ClientMessage<'a> {
+    #[serde(rename = "type")]
+    pub kind: MessageKind,
+    pub id: Option<String>,
+    #[serde(borrow)]
+    pub payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageKind {
+    ConnectionInit,
     Ping,
     Pong,
-    Subscribe {
-        id: String,
-        payload: Value,
-    },
-    Complete {
-        id: String,
-    },
+    Subscribe,
+    Complete,
+}
+
+impl ClientMessage<'_> {
+    pub fn parse(text: &str) -> serde_json::Result<ClientMessage<'_>> {
+        serde_json::from_str(text.trim_start_matches('\u{feff}'))
+    }
+
+    /// The payload in JSON.
+    pub fn payload(&self) -> &str {
+        self.payload.map_or("null", RawValue::get)
+    }
 }
 
 /// Serialised directly, not through a map, so that the fields of results keep their order.
