@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES};
+use api::edge::origin::AllowedOrigin;
 use api::edge::settings::SchemaExposure;
 use api::outbox::relay;
 use api::{Backend, Service};
@@ -95,6 +96,9 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     let shutdown = runtime::shutdown_signal()?;
     let mut edge = settings.edge.clone();
     edge.http.dashboard = true;
+    if edge.http.cors_origins.is_empty() {
+        edge.http.cors_origins = local_origins()?;
+    }
     if demo.is_some() {
         edge.limits.rate_limit = 0; // one subject places all orders of the demo
     }
@@ -133,6 +137,12 @@ async fn clean_up(redis: Option<Redis>, shutdown: CancellationToken) -> anyhow::
         rebuild::clean_up(redis, shutdown).await;
     }
     Ok(())
+}
+
+/// Pages that are developed on this machine, with any development server.
+fn local_origins() -> anyhow::Result<Vec<AllowedOrigin>> {
+    let origins = ["http://localhost:*", "http://127.0.0.1:*"].into_iter();
+    origins.map(|origin| origin.parse().map_err(anyhow::Error::msg)).collect()
 }
 
 fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {

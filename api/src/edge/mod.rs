@@ -5,7 +5,7 @@
 //! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
 //! - [`documents`], [`executor`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
-//! - [`access_log`], [`request_id`], [`health`], [`pages`], [`settings`]
+//! - [`access_log`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
 
 mod access_log;
 pub mod auth;
@@ -15,6 +15,7 @@ pub mod executor;
 mod graphql_http;
 pub mod health;
 mod negotiation;
+pub mod origin;
 pub mod pages;
 pub mod quota;
 pub mod refusal;

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderName, Method};
 use runtime::duration_from;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use super::origin::AllowedOrigin;
 
 /// How long browsers may cache the response to a CORS preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+/// Headers that GraphQL clients and tracing libraries send.
+const USUAL_HEADERS: &str = "accept,authorization,content-type,apollo-require-preflight,apollographql-client-name,\
+                             apollographql-client-version,baggage,traceparent,tracestate,x-request-id";
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
@@ -16,10 +21,13 @@ pub struct HttpSettings {
     /// Accept queries with GET as well as POST
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub graphql_get: bool,
-    /// Origins that may call /graphql from a browser, separated by commas, or * for any (unset: none)
-    #[arg(long, env, value_delimiter = ',', value_parser = parse_origin)]
-    pub cors_origins: Vec<HeaderValue>,
-    /// Number of proxies in front of this service whose X-Forwarded-For entries are trusted
+    /// Origins that may call /graphql from a browser, separated by commas: https://shop.example.com, all sub-domains as in https://*.example.com, all ports as in http://localhost:*, or * for any (unset: none)
+    #[arg(long, env, value_delimiter = ',')]
+    pub cors_origins: Vec<AllowedOrigin>,
+    /// Headers that pages of these origins may send, separated by commas, or * for any
+    #[arg(long, env, value_delimiter = ',', default_value = USUAL_HEADERS)]
+    pub cors_headers: Vec<HeaderName>,
+    /// Number of proxies in front of this service whose entries in X-Forwarded-For, and whose X-Forwarded-Host, are trusted
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
     /// Serve the pages /dashboard and /shop
@@ -33,25 +41,9 @@ pub struct HttpSettings {
     pub drain_delay: Duration,
 }
 
-/// Parses an origin as browsers send it (RFC 6454, section 6.2): in lower case, without the default port.
-fn parse_origin(text: &str) -> Result<HeaderValue, String> {
-    let text = text.trim().to_ascii_lowercase();
-    let default_port = if text.starts_with("https:") { ":443" } else { ":80" };
-    let origin = text.strip_suffix(default_port).unwrap_or(&text);
-    let host = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
-    if !matches!(origin, "*" | "") && host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
-        return Err("expected an origin such as https://shop.example.com, or *".into());
-    }
-    origin.parse().map_err(|_| "contains a character that is not allowed in an origin".into())
-}
-
 impl HttpSettings {
-    pub fn allows_origin(&self, origin: &HeaderValue) -> bool {
-        self.allows_any_origin() || self.cors_origins.contains(origin)
-    }
-
-    fn allows_any_origin(&self) -> bool {
-        self.cors_origins.iter().any(|origin| origin == "*")
+    pub fn allows_origin(&self, origin: &str) -> bool {
+        self.cors_origins.iter().any(|allowed| allowed.matches(origin))
     }
 
     /// The layer that responds to preflight requests; `None` if no other origin is allowed.
@@ -59,11 +51,18 @@ impl HttpSettings {
         if self.cors_origins.is_empty() {
             return None;
         }
-        let origins = match self.allows_any_origin() {
+        let origins = match self.cors_origins.contains(&AllowedOrigin::Any) {
             true => AllowOrigin::any(),
-            false => AllowOrigin::list(self.cors_origins.clone()),
+            false => {
+                let settings = self.clone();
+                AllowOrigin::predicate(move |origin, _| origin.to_str().is_ok_and(|text| settings.allows_origin(text)))
+            }
         };
-        let headers = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")];
+        let headers = match self.cors_headers.iter().any(|name| name == "*") {
+            // `*` would exclude `Authorization`.
+            true => AllowHeaders::mirror_request(),
+            false => AllowHeaders::list(self.cors_headers.clone()),
+        };
         let cors = CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST])

@@ -105,10 +105,45 @@ async fn only_configured_origins_are_allowed_and_get_can_be_disabled() {
         assert_eq!(allowed_for(&open, origin).await.as_deref(), Some(origin));
     }
     assert_eq!(allowed_for(&open, "https://evil.example.com").await, None);
+    let pattern = Api::start_with(&db, &["--cors-origins", "https://*.example.com"]).await;
+    let sub_domain = "https://shop.example.com";
+    assert_eq!(allowed_for(&pattern, sub_domain).await.as_deref(), Some(sub_domain));
+    assert_eq!(allowed_for(&pattern, "https://example.com.evil.test").await, None);
 
     let query = "/graphql?query=%7B__typename%7D";
     assert_eq!(closed.get(query).send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(open.get(query).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn pages_may_send_the_usual_headers_or_the_configured_ones() {
+    let db = sqlite().await;
+    let allowed = async |flags: &[&str], header: &str| {
+        let api = Api::start_with(&db, &[&["--cors-origins", "https://shop.example.com"], flags].concat()).await;
+        let request = api.http.request(Method::OPTIONS, format!("{}/graphql", api.address));
+        let request = request.header("origin", "https://shop.example.com");
+        let request = request.header("access-control-request-method", "POST");
+        let response = request.header("access-control-request-headers", header).send().await.unwrap();
+        response.headers()["access-control-allow-headers"].to_str().unwrap().to_owned()
+    };
+    let usual = allowed(&[], "authorization").await;
+    for header in [
+        "accept",
+        "authorization",
+        "content-type",
+        "apollographql-client-name",
+        "apollographql-client-version",
+        "apollo-require-preflight",
+        "baggage",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    ] {
+        assert!(usual.split(',').any(|allowed| allowed == header), "{header}: {usual}");
+    }
+    assert!(!usual.contains("x-own"));
+    assert_eq!(allowed(&["--cors-headers", "X-Own,Authorization"], "x-own").await, "x-own,authorization");
+    assert_eq!(allowed(&["--cors-headers", "*"], "x-any,authorization").await, "x-any,authorization");
 }
 
 #[tokio::test]

@@ -104,6 +104,14 @@ async fn a_socket_is_accepted_by_origin_and_token() {
     assert_eq!(open(&[("origin", "https://evil.example.com")]).await, Some(403));
     assert_eq!(open(&[("origin", "null")]).await, Some(403));
     assert_eq!(open(&[("authorization", "Bearer x")]).await, Some(401));
+    let forwarded = [("origin", "https://shop.test"), ("x-forwarded-host", "shop.test")];
+    assert_eq!(open(&forwarded).await, Some(403), "no proxy is trusted");
+    let behind_proxy = Api::start_with(&db, &["--trusted-proxies", "1"]).await;
+    let open = async |headers: &[(&'static str, &str)]| {
+        Socket::open(&behind_proxy, &[&[PROTOCOL], headers].concat()).await.err()
+    };
+    assert_eq!(open(&forwarded).await, None);
+    assert_eq!(open(&[("origin", "https://evil.test"), ("x-forwarded-host", "shop.test")]).await, Some(403));
 
     // The token may be in a header of the request.
     let bearer = format!("Bearer {}", api.token(ALL_SCOPES, None));

@@ -59,10 +59,18 @@ pub async fn open(
     }))
 }
 
-/// Browsers let every page open a WebSocket, but send the origin of the page.
+/// Browsers let every page open a WebSocket, but send the origin of the page. A trusted proxy that replaces `Host` reports the
+/// host that the browser asked for. No page can set that header.
 fn is_origin_allowed(edge: &Edge, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return true };
-    let own_host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    edge.settings.allows_origin(origin) || (own_host.is_some() && own_host == host)
+    let Ok(origin) = origin.to_str() else { return false };
+    if edge.settings.allows_origin(origin) {
+        return true;
+    }
+    let forwarded = headers.get_all("x-forwarded-host").iter().filter(|_| edge.settings.trusted_proxies > 0);
+    let hosts = headers.get_all(HOST).iter().chain(forwarded).filter_map(|value| value.to_str().ok());
+    let of_origin = origin.split_once("://").map(|(_, host)| host);
+    hosts
+        .flat_map(|hosts| hosts.split(','))
+        .any(|host| of_origin.is_some_and(|own| own.eq_ignore_ascii_case(host.trim())))
 }
