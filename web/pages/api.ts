@@ -1,38 +1,77 @@
-// Functions that both pages use: requests, subscriptions, and tables.
+// Functions that both pages use: the token, requests, subscriptions, amounts, and tables.
 import { createClient, type Client } from 'graphql-ws';
 import type { TypedDocumentString } from './generated/graphql';
 
 type Config = { headers: Record<string, string> };
 export type Money = { amount: string; currencyCode: string };
 
-let headers: Record<string, string> = {};
+/** The name of the typed token in the session storage. */
+const STORED = 'authorization';
 
-/** Fetches the token that a service on the same machine gives to its pages. It changes when the service restarts. */
-async function fetchToken(): Promise<void> {
+/** The header with the token. */
+let authorization: string | undefined;
+
+/** Asks for the token that a service on the same machine gives to its pages. It changes when the service restarts. */
+async function fetchAuthorization(): Promise<string | undefined> {
   const response = await fetch('/pages/config.json').catch(() => undefined);
   const config = response?.ok ? ((await response.json()) as Config) : undefined;
-  if (config?.headers['Authorization']) ({ headers } = config);
+  return config?.headers['Authorization'];
 }
 
 /** Resolves when there is a token: from the service, or typed in. */
 export async function signIn(): Promise<void> {
-  await fetchToken();
-  if (!headers['Authorization']) await promptForToken();
+  element('sign-out').onclick = () => {
+    sessionStorage.removeItem(STORED);
+    location.reload();
+  };
+  authorization = await fetchAuthorization();
+  if (authorization) return showPage();
+  authorization = sessionStorage.getItem(STORED) ?? undefined;
+  if (!authorization) return promptForToken();
+  element('sign-out').hidden = false;
+  showPage();
 }
 
-/** Resolves when a token has been typed in. */
+const showPage = () => document.body.classList.remove('signed-out');
+
+/** Resolves when a token has been typed in. Until then, the page shows nothing else. */
 function promptForToken(): Promise<void> {
   const form = element<HTMLFormElement>('sign-in');
   form.hidden = false;
+  document.body.classList.add('signed-out');
+  element('token').focus();
   return new Promise<void>((resolve) => {
     form.onsubmit = (event) => {
       event.preventDefault();
-      headers = { Authorization: `Bearer ${element<HTMLInputElement>('token').value.trim()}` };
+      authorization = `Bearer ${element<HTMLInputElement>('token').value.trim()}`;
+      sessionStorage.setItem(STORED, authorization);
+      form.reset();
       form.hidden = true;
+      element('sign-out').hidden = false;
       showProblem();
+      showPage();
       resolve();
     };
   });
+}
+
+let renewal: Promise<void> | undefined;
+
+/** Replaces a refused token by a new one: from the service, which may have restarted, or typed in. */
+function renewToken(refused: string | undefined): Promise<void> {
+  if (authorization !== refused) return Promise.resolve(); // another request has replaced it
+  const renew = async () => {
+    const fetched = await fetchAuthorization();
+    if (fetched && fetched !== refused) {
+      authorization = fetched;
+      return;
+    }
+    sessionStorage.removeItem(STORED);
+    showProblem('The token was refused.');
+    await promptForToken();
+  };
+  renewal ??= renew().finally(() => (renewal = undefined));
+  return renewal;
 }
 
 /** A failed request, with the message and the code of the service. */
@@ -49,15 +88,17 @@ const persisted = (document: TypedDocumentString<unknown, never>) => ({
   extensions: { persistedQuery: { version: 1, sha256Hash: document.__meta__?.['hash'] as string } },
 });
 
-/** Executes a query or a mutation. Throws a {@link Failure} if any field fails. */
+/** Executes a query or a mutation, with a new token if the service refuses the token. Throws a {@link Failure} if any field fails. */
 export async function request<Result, Variables>(
   document: TypedDocumentString<Result, Variables>,
   variables: Variables,
 ): Promise<Result> {
+  const used = authorization;
   const init = {
     method: 'POST',
-    headers: { ...headers, 'Content-Type': 'application/json' },
+    headers: { Authorization: used ?? '', 'Content-Type': 'application/json' },
     body: JSON.stringify({ ...persisted(document), variables }),
+    signal: AbortSignal.timeout(15_000),
   };
   let response: GraphQLResponse<Result>;
   try {
@@ -66,7 +107,13 @@ export async function request<Result, Variables>(
     throw new Failure('The service cannot be reached.');
   }
   const [error] = response.errors ?? [];
-  if (error) throw new Failure(error.message, error.extensions?.code);
+  const code = error?.extensions?.code;
+  if (code === 'UNAUTHENTICATED') {
+    await renewToken(used);
+    return request(document, variables);
+  }
+  if (code === 'PERSISTED_QUERY_NOT_FOUND') throw new Failure('The service has been updated. Reload this page.', code);
+  if (error) throw new Failure(error.message, code);
   if (!response.data) throw new Failure('The response of the service has no data.');
   return response.data;
 }
@@ -80,23 +127,34 @@ export async function subscribe<Result>(
   onResult: (result: Result) => void,
   onState: (state: ConnectionState) => void,
 ): Promise<void> {
+  let used: string | undefined;
+  let hangs: ReturnType<typeof setTimeout> | undefined;
   const client: Client = createClient({
     url: new URL('/graphql', location.href.replace(/^http/, 'ws')).href,
-    connectionParams: () => headers,
+    connectionParams: () => ({ Authorization: (used = authorization) }),
     keepAlive: 10_000,
     retryAttempts: Infinity,
     retryWait: (retries) => wait(Math.min(2_000, 250 * 2 ** retries) * (0.5 + Math.random())),
     shouldRetry: (reason) => !isRefused(reason),
-    on: { connecting: () => onState('connecting'), closed: () => onState('closed') },
+    on: {
+      connecting: () => onState('connecting'),
+      // Without a response to a ping, the figures are old, although the connection is still open.
+      ping: (isReceived) => {
+        if (!isReceived) hangs = setTimeout(() => client.terminate(), 5_000);
+      },
+      pong: (isReceived) => isReceived && clearTimeout(hangs),
+      closed: () => {
+        clearTimeout(hangs);
+        onState('closed');
+      },
+    },
   });
-  let refusals = 0;
   const once = () =>
     new Promise<void>((resolve, reject) => {
       client.subscribe<Result>({ query: '', ...persisted(document) }, {
         next: ({ data, errors }) => {
           if (errors?.[0]) return showProblem(errors[0].message);
           onState('connected');
-          refusals = 0;
           if (data) onResult(data);
         },
         error: reject,
@@ -104,20 +162,10 @@ export async function subscribe<Result>(
       });
     });
   for (;;) {
-    try {
-      await once();
-      onState('closed');
-    } catch (reason) {
-      onState('closed');
-      if (isRefused(reason)) {
-        // The service may have restarted, so the token that it gives now is tried once.
-        if (refusals++ === 0) await fetchToken();
-        else {
-          showProblem('The token was refused.');
-          await promptForToken();
-        }
-      }
-    }
+    const reason: unknown = await once().catch((reason) => reason);
+    onState('closed');
+    if (isRefused(reason)) await renewToken(used);
+    if (Array.isArray(reason)) showProblem(reason[0]?.message); // the operation is refused
     await wait(1_000);
   }
 }
@@ -130,20 +178,40 @@ export function element<Kind extends HTMLElement>(id: string): Kind {
   return found as Kind;
 }
 
-/** Shows a problem, or hides the last one. */
-export function showProblem(message?: string): void {
-  const place = element('problem');
-  place.hidden = !message;
-  place.textContent = message ?? '';
+/** Shows a problem at the top of the page, or hides the last one. */
+export const showProblem = (message = ''): void => showAlert('problem', message);
+
+/** Shows an alert, or hides it if there is no message. */
+export function showAlert(id: string, message: string): void {
+  const place = element(id);
+  place.hidden = message === '';
+  place.textContent = message;
 }
 
 export const money = ({ amount, currencyCode }: Money): string =>
   new Intl.NumberFormat('en', { style: 'currency', currency: currencyCode }).format(amount as unknown as number);
 
+/** The exact sum of amounts, each times its number. All have the same currency, and so as many decimal places. */
+export function sum(all: [Money, number][]): Money | undefined {
+  if (!all[0]) return undefined;
+  const [{ amount, currencyCode }] = all[0];
+  const places = amount.split('.')[1]?.length ?? 0;
+  const units = all.reduce((sum, [{ amount }, times]) => sum + BigInt(amount.replace('.', '')) * BigInt(times), 0n);
+  const digits = String(units).padStart(places + 1, '0');
+  const point = digits.length - places;
+  return { amount: places ? `${digits.slice(0, point)}.${digits.slice(point)}` : digits, currencyCode };
+}
+
 export const number = (value: number): string => new Intl.NumberFormat('en').format(value);
 
 /** For example "1 order" or "2,000 orders". */
 export const orders = (count: number): string => `${number(count)} ${count === 1 ? 'order' : 'orders'}`;
+
+/** Writes text whose long numbers may wrap at their commas, as they must on a narrow screen. */
+export function write(place: HTMLElement, text: string): void {
+  const [first, ...others] = text.split(/(?<=,)(?=\d)/);
+  place.replaceChildren(first ?? '', ...others.flatMap((part) => [document.createElement('wbr'), part]));
+}
 
 /** Fills the body of a table. Rows with a new key get the class `new`. */
 export function showRows(table: string, all: { key: string; cells: string[] }[]): void {
@@ -158,7 +226,7 @@ export function showRows(table: string, all: { key: string; cells: string[] }[])
       cells.forEach((text, index) => {
         const cell = row.insertCell();
         cell.className = numbers[index] ?? '';
-        cell.textContent = text;
+        write(cell, text);
       });
       return row;
     }),

@@ -1,11 +1,14 @@
 // A small shop: choose products, place an order, and see when the dashboard has it.
-import { element, money, orders, request, showProblem, signIn } from './api';
+import { element, Failure, money, orders, request, showAlert, showProblem, signIn, sum, write } from './api';
 import { graphql } from './generated';
-import type { PlaceMutation } from './generated/graphql';
+import type { PlaceMutation, ProductsQuery } from './generated/graphql';
 
 const PRODUCTS = graphql(`
-  query Products {
-    products(first: 100) { nodes { id name price { amount currencyCode } } }
+  query Products($after: String) {
+    products(first: 100, after: $after) {
+      nodes { id name price { amount currencyCode } }
+      pageInfo { hasNextPage endCursor }
+    }
   }
 `);
 const CLIENT = graphql(`
@@ -36,36 +39,59 @@ const PLACE = graphql(`
 const client = element<HTMLInputElement>('client');
 const products = element('products');
 const quantities = () => [...products.querySelectorAll('input')];
-/** The items of the order, in whole units. */
+/** The items of the order. A text that is no number has the quantity NaN. */
 const chosen = () =>
   quantities()
-    .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: Math.trunc(Number(input.value)) } }))
-    .filter(({ item }) => item.quantity !== 0);
+    .filter(({ value, validity }) => validity.badInput || Number(value) !== 0)
+    .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: input.valueAsNumber } }));
 
-await signIn();
-try {
-  const { products: { nodes } } = await request(PRODUCTS, {});
-  products.replaceChildren(
-    ...nodes.map(({ id, name, price }) => {
-      const entry = document.createElement('li');
-      const label = document.createElement('label');
-      const input = document.createElement('input');
-      Object.assign(input, { id: `product-${id}`, type: 'number', min: '0', max: '10000', step: '1', value: '0' });
-      Object.assign(input.dataset, { product: id, price: price.amount, currency: price.currencyCode });
-      label.htmlFor = input.id;
-      label.textContent = `${name}, ${money(price)}`;
-      entry.append(label, input);
-      return entry;
-    }),
-  );
-} catch (error) {
-  showProblem((error as Error).message);
+type Product = ProductsQuery['products']['nodes'][number];
+
+function productEntry({ id, name, price }: Product): HTMLElement {
+  const entry = document.createElement('li');
+  const label = document.createElement('label');
+  const [comma, amount] = [document.createElement('span'), document.createElement('span')];
+  const input = document.createElement('input');
+  Object.assign(input, { id: `product-${id}`, type: 'number', min: '0', max: '10000', step: '1', value: '0' });
+  Object.assign(input.dataset, { product: id, name, price: price.amount, currency: price.currencyCode });
+  input.setAttribute('aria-describedby', 'items-error');
+  [comma.className, comma.textContent] = ['comma', ', '];
+  amount.className = 'price';
+  write(amount, money(price));
+  label.htmlFor = input.id;
+  label.append(name, comma, amount);
+  entry.append(label, input);
+  return entry;
 }
 
+let after: string | null = null;
+
+/** Adds the next page of products. */
+async function showProducts(): Promise<void> {
+  const more = element('more');
+  if (more.ariaBusy === 'true') return;
+  more.ariaBusy = 'true';
+  try {
+    const { products: { nodes, pageInfo } } = await request(PRODUCTS, { after });
+    const entries = nodes.map(productEntry);
+    products.append(...entries);
+    after = pageInfo.endCursor ?? after;
+    if (document.activeElement === more) entries[0]?.querySelector('input')?.focus();
+    more.hidden = !pageInfo.hasNextPage;
+    showProblem();
+  } catch (error) {
+    more.hidden = false;
+    showProblem((error as Error).message);
+  }
+  more.ariaBusy = 'false';
+}
+
+/** Shows the price of the order, if it can be placed. */
 function showTotal(): void {
-  const sum = chosen().reduce((sum, { input, item }) => sum + Number(input.dataset['price']) * item.quantity, 0);
-  const currencyCode = quantities()[0]?.dataset['currency'];
-  element('total').textContent = currencyCode && sum > 0 ? money({ amount: sum.toFixed(2), currencyCode }) : '';
+  const items = chosen();
+  const total = items.every(({ item }) => item.quantity > 0 && Number.isInteger(item.quantity)) && sum(items.map(({ input, item }) =>
+    [{ amount: input.dataset['price']!, currencyCode: input.dataset['currency']! }, item.quantity]));
+  write(element('total'), total ? money(total) : '');
 }
 products.addEventListener('input', showTotal);
 
@@ -82,61 +108,75 @@ async function showClient(): Promise<void> {
   if (id === client.value.trim()) element('client-summary').textContent = summary; // unless the number has changed
 }
 client.addEventListener('input', showClient);
-void showClient();
 
 /** Suggests the clients that ordered last, if the token allows to read them. */
 async function suggestClients(): Promise<void> {
   const { clients: { nodes } } = await request(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
   element('clients').replaceChildren(...nodes.map(({ id, name }) => new Option(name, id)));
 }
-void suggestClients();
 
-element<HTMLFormElement>('register').addEventListener('submit', async (event) => {
-  event.preventDefault();
+/** Shows an alert and moves the focus to it, which also scrolls to it. */
+function focusAlert(id: string, message: string): void {
+  showAlert(id, message);
+  if (message) element(id).focus();
+}
+
+/** Calls `submit` when the form is sent, unless an earlier call still runs. A disabled button would lose the focus. */
+function onSubmit(id: string, submit: () => Promise<void>): void {
+  const form = element<HTMLFormElement>(id);
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    if (form.ariaBusy === 'true') return;
+    form.ariaBusy = 'true';
+    await submit().finally(() => (form.ariaBusy = 'false'));
+  });
+}
+
+onSubmit('register', async () => {
   const [name, email] = [element<HTMLInputElement>('name'), element<HTMLInputElement>('email')];
-  const button = element<HTMLButtonElement>('register-button');
-  button.disabled = true;
   try {
     const input = { name: name.value, email: email.value };
     const { registerClient } = await request(REGISTER, { input });
     const { client: registered, clientVersion, userErrors } = registerClient!; // `request` throws if the field fails
     showProblem();
-    const error = element('register-error');
-    error.hidden = userErrors.length === 0;
-    error.textContent = userErrors.map(({ message }) => message).join(' ');
     for (const input of [name, email]) {
       input.setAttribute('aria-invalid', String(userErrors.some(({ field }) => field?.[1] === input.id)));
     }
+    focusAlert('register-error', userErrors.map(({ message }) => message).join(' '));
     if (!registered) return;
     element('clients').prepend(new Option(input.name.trim(), registered.id));
     name.value = email.value = '';
     client.value = registered.id;
     await request(CLIENT, { id: registered.id, minVersion: clientVersion });
   } catch (error) {
-    showProblem((error as Error).message);
+    focusAlert('problem', (error as Error).message);
   } finally {
-    button.disabled = false;
     await showClient();
   }
 });
 
-type UserErrors = NonNullable<PlaceMutation['placeOrder']>['userErrors'];
+type UserErrors = Pick<NonNullable<PlaceMutation['placeOrder']>['userErrors'][number], 'message' | 'field'>[];
 
-/** Shows each error next to its input. `inputs` are those of the items of the order. */
+/** Shows each error above its inputs, and moves the focus to the first. `inputs` are those of the items of the order. */
 function showErrors(errors: UserErrors, inputs: HTMLInputElement[]): void {
-  const about = (client: boolean) =>
-    errors.filter(({ field }) => (field?.[1] === 'clientId') === client).map(({ message }) => message).join(' ');
-  for (const [id, message] of [['client-error', about(true)], ['items-error', about(false)]] as const) {
-    element(id).textContent = message;
-    element(id).hidden = message === '';
-  }
-  client.setAttribute('aria-invalid', String(about(true) !== ''));
+  const inputOf = ({ field }: UserErrors[number]) => (field?.[1] === 'items' ? inputs[Number(field[2])] : undefined);
+  const about = (client: boolean) => errors.filter(({ field }) => (field?.[1] === 'clientId') === client);
+  const items = about(false).map((error) => {
+    const name = inputOf(error)?.dataset['name'];
+    return name ? `${name}: ${error.message}` : error.message;
+  });
+  client.setAttribute('aria-invalid', String(about(true).length > 0));
   for (const input of quantities()) {
-    const isInvalid = errors.some(({ field }) => field?.[1] === 'items' && inputs[Number(field[2])] === input);
-    input.setAttribute('aria-invalid', String(isInvalid));
-    input.setAttribute('aria-describedby', 'items-error');
+    input.setAttribute('aria-invalid', String(errors.some((error) => inputOf(error) === input)));
   }
+  focusAlert('items-error', items.join(' '));
+  focusAlert('client-error', about(true).map(({ message }) => message).join(' '));
 }
+
+/** The quantities that the service cannot read. (It checks the others.) */
+const unreadable = (items: ReturnType<typeof chosen>): UserErrors =>
+  items.flatMap(({ item: { quantity } }, index) =>
+    quantity === (quantity | 0) ? [] : [{ message: 'Use a whole number from 1 to 10000.', field: ['input', 'items', String(index)] }]);
 
 /** An idempotency key. (`crypto.randomUUID` exists only on HTTPS and on localhost.) */
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
@@ -148,11 +188,17 @@ type PlacedOrder = { entry: HTMLElement; version: number | null | undefined };
 /** Places the order and adds it to the list. Undefined if it was rejected. */
 async function place(clientId: string): Promise<PlacedOrder | undefined> {
   const items = chosen();
+  const inputs = items.map(({ input }) => input);
+  const wrong = unreadable(items);
+  if (wrong.length > 0) {
+    showErrors(wrong, inputs);
+    return;
+  }
   const input = { clientId, items: items.map(({ item }) => item), idempotencyKey: key };
   const { placeOrder } = await request(PLACE, { input });
   const { order, clientVersion, userErrors } = placeOrder!; // `request` throws if the field fails
   showProblem();
-  showErrors(userErrors, items.map(({ input }) => input));
+  showErrors(userErrors, inputs);
   if (!order) return;
   key = newKey();
   for (const quantity of quantities()) quantity.value = '0';
@@ -160,6 +206,7 @@ async function place(clientId: string): Promise<PlacedOrder | undefined> {
   const entry = document.createElement('li');
   entry.textContent = `${money(order.total)}, order ${order.id}.`;
   element('done').prepend(entry);
+  entry.scrollIntoView({ block: 'nearest' });
   return { entry, version: clientVersion };
 }
 
@@ -176,19 +223,23 @@ async function waitForDashboard(clientId: string, entry: HTMLElement, version: n
   await showClient();
 }
 
-const form = element<HTMLFormElement>('order');
-form.addEventListener('input', () => (key = newKey()));
-form.addEventListener('submit', async (event) => {
-  event.preventDefault();
-  const button = element<HTMLButtonElement>('place');
-  button.disabled = true;
+/** Errors that sending the same order again cannot change. */
+const FINAL = ['BAD_USER_INPUT', 'FORBIDDEN', 'PERSISTED_QUERY_NOT_FOUND'];
+
+element('order').addEventListener('input', () => (key = newKey()));
+onSubmit('order', async () => {
   const clientId = client.value.trim();
   try {
     const placed = await place(clientId);
     if (placed) await waitForDashboard(clientId, placed.entry, placed.version);
   } catch (error) {
-    showProblem(`${(error as Error).message} You can place the order again: it is placed only once.`);
-  } finally {
-    button.disabled = false;
+    const { message, code = '' } = error as Failure;
+    focusAlert('problem', FINAL.includes(code) ? message : `${message} You can place the order again: it is placed only once.`);
   }
 });
+
+element('more').addEventListener('click', showProducts);
+await signIn();
+await showProducts();
+void showClient();
+void suggestClients();

@@ -58,6 +58,8 @@ export async function start(variables = {}) {
       await ended;
       services.delete(service);
     },
+    pause: () => standalone.kill('SIGSTOP'),
+    resume: () => standalone.kill('SIGCONT'),
     kill: () => standalone.kill('SIGKILL'),
   };
   services.add(service);

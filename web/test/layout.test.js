@@ -1,0 +1,95 @@
+// Nothing on the pages overlaps, however long names and amounts are, on screens of each width.
+import assert from 'node:assert/strict';
+import { mkdir } from 'node:fs/promises';
+import path from 'node:path';
+import { before } from 'node:test';
+import { at, openDashboard, openShop, shows } from './pages.js';
+import { browse, start, test, web } from './support.js';
+
+const LONG = `${'Donaudampfschiff'.repeat(5)} ${'and a long name '.repeat(6)}`.trim();
+const CREATE = 'mutation Create($input: CreateProductInput!) { createProduct(input: $input) { product { id } } }';
+const REGISTER = 'mutation Register($input: RegisterClientInput!) { registerClient(input: $input) { client { id } } }';
+const PLACE = 'mutation Place($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } } }';
+
+let service;
+let newPage;
+before(async () => {
+  newPage = await browse();
+  service = await start();
+  const mutate = async (query, input) => Object.values((await service.post({ query, variables: { input } })).data)[0];
+  const { product } = await mutate(CREATE, { name: LONG, price: '999999999.99' });
+  const { client } = await mutate(REGISTER, { name: LONG, email: `${'long'.repeat(15)}@example.com` });
+  const { order } = await mutate(PLACE, { clientId: client.id, items: [{ productId: product.id, quantity: 10 }] });
+  assert.ok(order);
+  for (let orders = 1; orders < 12; orders++) await service.placeOrder(String((orders % 3) + 1));
+  await mkdir(path.join(web, 'artifacts'), { recursive: true });
+});
+
+/** Texts, inputs and buttons that cover each other or leave the screen. */
+async function faults(page) {
+  return page.evaluate(() => {
+    const boxes = [];
+    const add = (name, rectangles) => {
+      for (const { left, right, top, bottom } of rectangles) {
+        if (right - left > 1 && bottom - top > 1) boxes.push({ name, left, right, top, bottom });
+      }
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const { currentNode } = texts;
+      if (!currentNode.data.trim() || !currentNode.parentElement.checkVisibility()) continue;
+      const range = document.createRange();
+      range.selectNodeContents(currentNode);
+      // A button contains its text.
+      if (!currentNode.parentElement.closest('button')) add(currentNode.data.trim(), range.getClientRects());
+    }
+    for (const control of document.querySelectorAll('input, button, canvas')) {
+      if (control.checkVisibility()) add(control.id || control.tagName, control.getClientRects());
+    }
+    const found = boxes.filter(({ left, right }) => left < 0 || right > innerWidth).map(({ name }) => `${name} leaves the screen`);
+    // Lines of text have a little room above and below their letters.
+    const overlap = (a, b) =>
+      Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+    boxes.forEach((a, index) => {
+      for (const b of boxes.slice(index + 1)) if (overlap(a, b)) found.push(`${a.name} and ${b.name} overlap`);
+    });
+    if (document.documentElement.scrollWidth > innerWidth) found.push('the page is wider than the screen');
+    return { found, boxes: boxes.length };
+  });
+}
+
+async function isTidy(page, where) {
+  const { found, boxes } = await faults(page);
+  assert.ok(boxes > 20, `${where}: ${boxes} boxes`);
+  assert.deepEqual(found, [], where);
+  await page.screenshot({ path: path.join(web, `artifacts/${where}.png`), fullPage: true });
+}
+
+for (const width of [320, 390, 1280]) {
+  test(`nothing overlaps on a screen of ${width} pixels`, async (t) => {
+    const { page } = await newPage(t, { viewport: { width, height: 800 }, isMobile: width < 600 });
+    await openDashboard(page, service);
+    await shows(page, 12);
+    await page.locator('#products tbody tr').nth(1).waitFor();
+    await isTidy(page, `layout-dashboard-${width}`);
+
+    await openShop(page, service);
+    await page.getByLabel(LONG).fill('10000');
+    await page.getByLabel('Number').fill('4');
+    await page.locator('#client-summary', { hasText: 'Donau' }).waitFor();
+    await page.getByText('New here?').click();
+    await isTidy(page, `layout-shop-${width}`);
+    await page.getByRole('button', { name: 'Place the order' }).click();
+    await page.locator('#items-error', { hasText: 'The total of the order is too large.' }).waitFor();
+    await page.getByLabel('Number').fill('77');
+    await page.getByLabel(LONG).fill('0.5');
+    await page.getByRole('button', { name: 'Place the order' }).click();
+    await page.locator('#items-error', { hasText: 'Donau' }).waitFor();
+    await isTidy(page, `layout-refused-${width}`);
+
+    await page.route('**/pages/config.json', (route) => route.fulfill({ json: { headers: {} } }));
+    await page.goto(at(service, '/shop'));
+    await page.getByLabel('A token with the scopes').waitFor();
+    assert.deepEqual((await faults(page)).found, []);
+  });
+}

@@ -1,0 +1,31 @@
+// What the tests of the dashboard and of the shop share.
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** The URL of a page of the service. */
+export const at = (service, page) => new URL(page, service.url).href;
+
+/** Opens the dashboard, and waits until it is connected and shows the orders. */
+export async function openDashboard(page, service) {
+  await page.goto(at(service, '/dashboard'));
+  await page.locator('#connection[data-state=connected]').waitFor();
+  await page.locator('#over-time-total', { hasText: 'order' }).waitFor();
+}
+
+/** Waits until the dashboard shows this number of orders today. */
+export const shows = (page, orders) => page.locator('#orders', { hasText: new RegExp(`^${orders}$`) }).waitFor();
+
+export async function openShop(page, service) {
+  await page.goto(at(service, '/shop'));
+  await page.getByLabel('Phone, $500.00').waitFor();
+}
+
+export async function hasNoViolation(page, where) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+  assert.deepEqual(found, [], where);
+}
