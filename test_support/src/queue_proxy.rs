@@ -114,7 +114,7 @@ impl QueueProxy {
     fn deliver_late(self, headers: HeaderMap, body: &Bytes) -> Response {
         let mut request: Value = serde_json::from_slice(body).unwrap();
         let entries = request["Entries"].as_array_mut().unwrap();
-        let response = batch_response(&entries.clone(), &[]);
+        let response = batch_response(&entries.clone(), &[], false);
         entries.reverse();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -135,14 +135,15 @@ impl QueueProxy {
             request["Entries"] = json!(accepted);
             self.forward(headers, request.to_string().into()).await;
         }
-        batch_response(&accepted, &failed)
+        batch_response(&accepted, &failed, mode == Mode::Refuses)
     }
 }
 
 /// The response of `SendMessageBatch`.
-fn batch_response(accepted: &[Value], failed: &[Value]) -> Response {
+fn batch_response(accepted: &[Value], failed: &[Value], sender_fault: bool) -> Response {
     let accepted = accepted.iter().map(|entry| json!({ "Id": entry["Id"], "MessageId": "x", "MD5OfMessageBody": "x" }));
-    let failed = failed.iter().map(|entry| json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+    let failed =
+        failed.iter().map(|entry| json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": sender_fault }));
     let body = json!({ "Successful": accepted.collect::<Vec<_>>(), "Failed": failed.collect::<Vec<_>>() });
     ([("content-type", "application/x-amz-json-1.0")], body.to_string()).into_response()
 }

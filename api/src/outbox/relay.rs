@@ -23,20 +23,23 @@ use uuid::Uuid;
 
 use super::publisher::{Backlog, MAX_BATCH_ENTRIES, Sent};
 pub use super::publisher::{Outgoing, Queue};
-use super::rows::{self, Claim, MAX_CLAIMED_ROWS};
+use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum age of the rows that a poll claims.
 const MIN_POLL_AGE: Duration = Duration::from_secs(3);
+/// How often a poll looks for pending events that are not recent, such as those of an api whose clock is slow.
+const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum age of the events that the fast path sends.
 const MAX_FAST_PATH_AGE: Duration = Duration::from_secs(2);
 /// Events that may wait on the fast path, some kilobytes each. When it is full, a poll sends the others.
 const FAST_PATH_SIZE: usize = 2_000;
-/// Limit for one pass. What SQS has accepted by then is sent again, because the claim is rolled back.
-const PASS_TIMEOUT: Duration = Duration::from_secs(90);
+/// Limit for a claim, after which its transaction is rolled back. Sending ends earlier by itself, so that a slow queue does not
+/// roll back what SQS has accepted.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an event may wait before the log says so, and how often it does.
 const LONG_WAIT: Duration = Duration::from_secs(60);
-/// Pauses between passes that do not reach the queue: they double, with jitter.
+/// Pauses between polls that fail: they double, with jitter.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(10))
@@ -47,13 +50,13 @@ pub struct Relay {
     db: DatabaseConnection,
     queue: Queue,
     fast_path: mpsc::Receiver<Outgoing>,
-    /// Whether a probe has just shown that the queue works.
-    is_known_to_work: bool,
-    /// Whether the queue refused every event of the last pass.
-    refuses_all: bool,
-    /// Whether the next poll sends all refused events, also those that are not due: the queue has just accepted one of them,
-    /// or an event after a pass in which it refused all.
-    retry_refused_now: bool,
+    /// When a poll next reads all pending events.
+    next_full_scan: Instant,
+    /// The last event of a full claim whose events mostly stayed pending. The next poll starts after it: the queue may take newer
+    /// events.
+    skipped_until: Option<Uuid>,
+    /// Whether the queue has just accepted an event that it refused before: it may accept the others, too.
+    accepts_refused: bool,
     /// When the log last reported that events wait.
     last_warning: Option<Instant>,
 }
@@ -62,31 +65,30 @@ pub struct Relay {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     pub published: usize,
-    /// Events that the queue refused.
-    pub rejected: usize,
-    /// Why some events were not published.
+    /// Events to which the queue objects.
+    pub refused: usize,
+    /// Why other events are still pending.
     pub error: Option<String>,
+    /// Whether the queue or the database failed as a whole.
+    pub has_failed: bool,
+    /// The last event of a full claim: there are probably more after it.
+    pub full_until: Option<Uuid>,
 }
 
 impl Pass {
     fn of(sent: &Sent) -> Pass {
-        let refusal = sent.refused.first().map(|(id, reason)| format!("the queue refused event {id}: {reason}"));
-        let error = sent.error.clone().or(refusal);
-        Pass { published: sent.accepted.len(), rejected: sent.refused.len(), error }
+        let (published, refused) = (sent.accepted.len(), sent.refused.len());
+        let has_failed = sent.error.is_some() && refused == 0 && !sent.has_response;
+        Pass { published, refused, error: sent.error.clone(), has_failed, full_until: None }
     }
 
     fn failed(error: String) -> Pass {
-        Pass { error: Some(error), ..Pass::default() }
+        Pass { error: Some(error), has_failed: true, ..Pass::default() }
     }
 
-    /// Whether the queue responded, or there was nothing to send.
-    fn reached_queue(&self) -> bool {
-        self.error.is_none() || self.published + self.rejected > 0
-    }
-
-    /// Whether there are probably more pending events.
-    fn is_full(&self) -> bool {
-        self.published + self.rejected >= MAX_CLAIMED_ROWS as usize
+    /// How many events are no longer pending.
+    fn done(&self) -> usize {
+        self.published + self.refused
     }
 }
 
@@ -94,72 +96,69 @@ impl Relay {
     /// A relay, and the sender of its fast path.
     pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
         let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
-        (
-            Relay {
-                db,
-                queue,
-                fast_path,
-                is_known_to_work: false,
-                refuses_all: false,
-                retry_refused_now: false,
-                last_warning: None,
-            },
-            sender,
-        )
+        let relay = Relay {
+            db,
+            queue,
+            fast_path,
+            next_full_scan: Instant::now(),
+            skipped_until: None,
+            accepts_refused: false,
+            last_warning: None,
+        };
+        (relay, sender)
     }
 
     /// Publishes events until `shutdown`, and then the events that are still in the outbox.
+    ///
+    /// A failed poll is repeated after a pause, and does not stop the fast path: perhaps the only events of the poll are some that
+    /// the queue cannot take. A failure of the fast path stops it until a poll succeeds.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let (mut next_poll, mut is_reachable) = (Instant::now(), true);
+        let (mut next_poll, mut is_fast_path_stopped) = (Instant::now(), false);
         let mut backoff: Option<ExponentialBackoff> = None;
         let mut last_error = None;
         while !shutdown.is_cancelled() {
-            let mut events = Vec::new();
-            if is_reachable {
-                tokio::select! {
-                    committed = self.next_committed(next_poll) => events = committed,
-                    () = shutdown.cancelled() => break,
-                }
-            }
+            let events = tokio::select! {
+                committed = self.next_committed(next_poll, is_fast_path_stopped) => committed,
+                () = shutdown.cancelled() => break,
+            };
             let is_poll = events.is_empty();
-            let pass = self.pass(events, is_reachable).await;
-            is_reachable = pass.reached_queue();
-            if pass.published + pass.rejected > 0 {
-                let refused_all = std::mem::replace(&mut self.refuses_all, pass.published == 0);
-                self.retry_refused_now |= refused_all && pass.published > 0;
-            }
-            if is_poll && !pass.is_full() && !self.retry_refused_now {
-                next_poll = Instant::now() + POLL_INTERVAL;
-            }
-            if let (false, Some(error)) = (is_reachable, &pass.error) {
+            let published = match is_poll {
+                true => self.poll(backoff.is_some()).await,
+                false => in_time(self.publish(&self.db, events, MAX_BATCH_ENTRIES, false)).await,
+            };
+            let pass = published.unwrap_or_else(|error| Pass::failed(one_line(&error)));
+            if let (true, Some(error)) = (pass.has_failed, &pass.error) {
+                is_fast_path_stopped |= !is_poll;
                 let pause = backoff.get_or_insert_with(|| BACKOFF.build()).next().unwrap_or(POLL_INTERVAL);
+                next_poll = Instant::now() + pause;
                 warn!(retry_in_ms = pause.as_millis(), "cannot publish events; they stay in the outbox: {error}");
-                let _ = timeout(pause, shutdown.cancelled()).await;
-                // Polls read these events from the outbox.
-                while self.fast_path.try_recv().is_ok() {}
                 continue;
             }
-            if pass.published > 0 && backoff.take().is_some() {
+            if !is_poll {
+                continue;
+            }
+            is_fast_path_stopped = false;
+            if backoff.take().is_some() && pass.published > 0 {
                 info!("publishing events again");
             }
-            if is_poll && pass.rejected == 0 {
-                if let Some(error) = pass.error.as_ref().filter(|_| pass.error != last_error) {
-                    warn!("some events are not published; they stay in the outbox: {error}");
-                }
-                last_error = pass.error;
+            let has_more = self.accepts_refused || pass.full_until.is_some() && pass.done() > 0;
+            next_poll = Instant::now() + if has_more { Duration::ZERO } else { POLL_INTERVAL };
+            if let Some(error) = pass.error.as_ref().filter(|_| pass.error != last_error) {
+                warn!("some events are not published; they stay in the outbox: {error}");
             }
+            last_error = pass.error;
         }
         self.drain().await;
     }
 
-    /// Waits for events on the fast path. Returns none when a poll is due.
-    async fn next_committed(&mut self, next_poll: Instant) -> Vec<Outgoing> {
+    /// Waits for events on the fast path, unless it is stopped. Returns none when a poll is due.
+    async fn next_committed(&mut self, next_poll: Instant, is_stopped: bool) -> Vec<Outgoing> {
         let mut events = Vec::new();
         loop {
             // Neither comes first: while polls follow each other, the fast path goes on.
             tokio::select! {
                 () = sleep_until(next_poll) => return events,
-                received = self.fast_path.recv_many(&mut events, MAX_CLAIMED_ROWS as usize) => {
+                received = self.fast_path.recv_many(&mut events, MAX_CLAIMED_ROWS as usize), if !is_stopped => {
                     drop_stale(&mut events);
                     if received == 0 {
                         sleep_until(next_poll).await; // every sender is gone
@@ -171,39 +170,43 @@ impl Relay {
         }
     }
 
-    /// Publishes these events. If there are none, polls.
-    async fn pass(&mut self, events: Vec<Outgoing>, is_reachable: bool) -> Pass {
-        let published = async {
-            match events.is_empty() {
-                true => self.poll(is_reachable).await,
-                false => self.publish(&self.db, events, MAX_BATCH_ENTRIES).await,
-            }
-        };
-        match timeout(PASS_TIMEOUT, published).await {
-            Ok(Ok(pass)) => pass,
-            Ok(Err(error)) => Pass::failed(one_line(&error)),
-            Err(_) => Pass::failed(format!("no response within {PASS_TIMEOUT:?}")),
-        }
-    }
-
-    /// Publishes pending events, and then refused events.
-    async fn poll(&mut self, is_reachable: bool) -> Result<Pass, DbErr> {
+    /// Publishes pending events, and then refused events. After a failure it first tests the queue with few calls.
+    async fn poll(&mut self, has_failed: bool) -> Result<Pass, DbErr> {
         // Set again below: otherwise polls would follow each other without a pause.
-        let also_early = std::mem::take(&mut self.retry_refused_now);
-        let backlog = rows::backlog(&self.db).await?;
+        let accepts_refused = std::mem::take(&mut self.accepts_refused);
+        let scan = self.next_scan();
+        let (backlog, is_old) = in_time(rows::backlog(&self.db, scan)).await?;
+        if is_old {
+            self.next_full_scan = Instant::now();
+        }
         self.report(backlog);
         if backlog == Backlog::default() {
             return Ok(Pass::default());
         }
-        // Few calls are enough to find out whether the queue is back.
-        let claim = if is_reachable { Claim::Pending(MIN_POLL_AGE) } else { Claim::Probe };
-        let pass = self.publish_claimed(claim).await?;
-        self.is_known_to_work = !is_reachable && pass.published > 0;
-        self.retry_refused_now = backlog.refused > 0 && pass.reached_queue() && {
-            let claim = if also_early { Claim::RefusedEarly } else { Claim::Refused };
-            self.publish_claimed(claim).await?.published > 0
-        };
+        if has_failed {
+            let probe = self.publish_claimed(Claim::Probe, false).await?;
+            if probe.published == 0 {
+                return Ok(probe);
+            }
+        }
+        let start = self.skipped_until.take().map_or(scan, Scan::After);
+        let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, start), has_failed).await?;
+        self.skipped_until = pass.full_until.filter(|_| pass.done() < MAX_CLAIMED_ROWS as usize / 2);
+        if backlog.refused > 0 && !pass.has_failed {
+            let claim = if accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
+            let retried = self.publish_claimed(claim, has_failed).await?;
+            self.accepts_refused = retried.published > 0;
+            pass.error = pass.error.or(retried.error);
+        }
         Ok(pass)
+    }
+
+    fn next_scan(&mut self) -> Scan {
+        if Instant::now() < self.next_full_scan {
+            return Scan::Recent;
+        }
+        self.next_full_scan = Instant::now() + FULL_SCAN_INTERVAL;
+        Scan::All
     }
 
     fn report(&mut self, backlog: Backlog) {
@@ -229,40 +232,53 @@ impl Relay {
             events.push(event);
         }
         drop_stale(&mut events);
-        let _ = self.publish(&self.db, events, MAX_BATCH_ENTRIES).await;
-        let has_progress = |pass: Pass| pass.published + pass.rejected > 0;
-        while self.publish_claimed(Claim::Pending(started.elapsed())).await.is_ok_and(has_progress) {}
+        let _ = in_time(self.publish(&self.db, events, MAX_BATCH_ENTRIES, false)).await;
+        let has_progress = |pass: Pass| pass.done() > 0;
+        let claim = || Claim::Pending(started.elapsed(), Scan::All);
+        while self.publish_claimed(claim(), false).await.is_ok_and(has_progress) {}
     }
 
     /// Claims, publishes and deletes at most [`MAX_CLAIMED_ROWS`] rows of any age, oldest first, and then as many of those that
     /// the queue has refused.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
-        let pending = self.publish_claimed(Claim::Pending(Duration::ZERO)).await?;
-        let refused = self.publish_claimed(Claim::RefusedEarly).await?;
+        let pending = self.publish_claimed(Claim::Pending(Duration::ZERO, Scan::All), false).await?;
+        let refused = self.publish_claimed(Claim::RefusedEarly, false).await?;
         Ok(Pass {
             published: pending.published + refused.published,
-            rejected: pending.rejected + refused.rejected,
+            refused: pending.refused + refused.refused,
             error: pending.error.or(refused.error),
+            ..Pass::default()
         })
     }
 
-    async fn publish_claimed(&self, claim: Claim) -> Result<Pass, DbErr> {
-        if self.db.get_database_backend() == DbBackend::Sqlite {
-            // One process owns the file, so a claim needs no lock.
-            return self.claim_and_publish(&self.db, claim).await;
-        }
-        let transaction = self.db.begin().await?;
-        let pass = self.claim_and_publish(&transaction, claim).await?;
-        transaction.commit().await?;
-        Ok(pass)
+    async fn publish_claimed(&self, claim: Claim, is_known_to_work: bool) -> Result<Pass, DbErr> {
+        in_time(async {
+            if self.db.get_database_backend() == DbBackend::Sqlite {
+                // One process owns the file, so a claim needs no lock.
+                return self.claim_and_publish(&self.db, claim, is_known_to_work).await;
+            }
+            let transaction = self.db.begin().await?;
+            let pass = self.claim_and_publish(&transaction, claim, is_known_to_work).await?;
+            transaction.commit().await?;
+            Ok(pass)
+        })
+        .await
     }
 
-    async fn claim_and_publish(&self, db: &impl ConnectionTrait, claim: Claim) -> Result<Pass, DbErr> {
+    async fn claim_and_publish(
+        &self,
+        db: &impl ConnectionTrait,
+        claim: Claim,
+        is_known_to_work: bool,
+    ) -> Result<Pass, DbErr> {
         let events = rows::claim(db, claim).await?;
-        match claim.of_refused() {
-            true => self.retry(db, events, claim.batch_entries()).await,
-            false => self.publish(db, events, claim.batch_entries()).await,
-        }
+        let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
+        let full_until = events.last().map(|event| event.id).filter(|_| is_full);
+        let pass = match claim.of_refused() {
+            true => self.retry(db, events, claim.batch_entries(), is_known_to_work).await?,
+            false => self.publish(db, events, claim.batch_entries(), is_known_to_work).await?,
+        };
+        Ok(Pass { full_until, ..pass })
     }
 
     /// Publishes events whose rows are in the outbox.
@@ -271,8 +287,9 @@ impl Relay {
         db: &impl ConnectionTrait,
         events: Vec<Outgoing>,
         batch_entries: usize,
+        is_known_to_work: bool,
     ) -> Result<Pass, DbErr> {
-        let sent = self.queue.send(events, batch_entries, self.is_known_to_work).await;
+        let sent = self.queue.send(events, batch_entries, is_known_to_work).await;
         crash_point(crash_points::RELAY_BEFORE_DELETE);
         let pass = Pass::of(&sent);
         for (event_id, reason) in &sent.refused {
@@ -289,12 +306,13 @@ impl Relay {
         db: &impl ConnectionTrait,
         events: Vec<Outgoing>,
         batch_entries: usize,
+        is_known_to_work: bool,
     ) -> Result<Pass, DbErr> {
         if events.is_empty() {
             return Ok(Pass::default());
         }
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-        let sent = self.queue.send(events, batch_entries, self.is_known_to_work).await;
+        let sent = self.queue.send(events, batch_entries, is_known_to_work).await;
         crash_point(crash_points::RELAY_BEFORE_DELETE);
         let pass = Pass::of(&sent);
         if pass.published > 0 {
@@ -303,6 +321,12 @@ impl Relay {
         rows::retried(db, ids, sent.accepted).await?;
         Ok(pass)
     }
+}
+
+/// Limits the time of database statements, and of calls to the queue between them, which end earlier by themselves.
+async fn in_time<T>(work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+    let no_response = || DbErr::Custom(format!("the database gave no response within {DATABASE_TIMEOUT:?}"));
+    timeout(DATABASE_TIMEOUT, work).await.unwrap_or_else(|_| Err(no_response()))
 }
 
 /// Drops the events that a poll sends.

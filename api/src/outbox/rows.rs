@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use entity::{order_event, outbox, refused_event};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder, QuerySelect, Statement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder, QuerySelect, Statement,
+};
 use uuid::Uuid;
 
 use super::publisher::{Backlog, MAX_BATCH_ENTRIES, Outgoing};
@@ -16,11 +18,27 @@ pub const MAX_CLAIMED_ROWS: u64 = 200;
 const MAX_RETRIES: u64 = 20;
 const MAX_COUNTED: u32 = 1_000;
 
+/// Events whose ids are this young are recent. The others are rarely pending.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// Which pending events a statement reads.
+///
+/// Events are published soon, but PostgreSQL cannot clean up the index entries of deleted rows while any transaction is open
+/// that may still see them, such as a backup: a statement that begins at the oldest entry reads them all again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    All,
+    /// Those with recent ids.
+    Recent,
+    /// Those after an event.
+    After(Uuid),
+}
+
 /// Rows that a relay claims.
 #[derive(Clone, Copy)]
 pub enum Claim {
     /// The oldest pending events that are at least this old.
-    Pending(Duration),
+    Pending(Duration, Scan),
     /// The oldest and the newest pending event, to find out whether the queue works.
     Probe,
     /// Refused events that are due.
@@ -37,7 +55,7 @@ impl Claim {
     /// How many of the events share a call. An event that makes its call fail must not stop others.
     pub fn batch_entries(self) -> usize {
         match self {
-            Claim::Pending(_) | Claim::RefusedEarly => MAX_BATCH_ENTRIES,
+            Claim::Pending(..) | Claim::RefusedEarly => MAX_BATCH_ENTRIES,
             Claim::Probe | Claim::Refused => 1,
         }
     }
@@ -47,10 +65,10 @@ impl Claim {
 /// `order_events` would write to that table.
 pub async fn claim(db: &impl ConnectionTrait, claim: Claim) -> Result<Vec<Outgoing>, DbErr> {
     let ids = match claim {
-        Claim::Pending(min_age) => claim_pending(db, Order::Asc, MAX_CLAIMED_ROWS, min_age).await?,
+        Claim::Pending(min_age, scan) => claim_pending(db, Order::Asc, MAX_CLAIMED_ROWS, min_age, scan).await?,
         Claim::Probe => {
-            let mut ids = claim_pending(db, Order::Asc, 1, Duration::ZERO).await?;
-            ids.extend(claim_pending(db, Order::Desc, 1, Duration::ZERO).await?);
+            let mut ids = claim_pending(db, Order::Asc, 1, Duration::ZERO, Scan::All).await?;
+            ids.extend(claim_pending(db, Order::Desc, 1, Duration::ZERO, Scan::All).await?);
             ids
         }
         Claim::Refused => claim_refused(db, MAX_RETRIES, true).await?,
@@ -69,8 +87,14 @@ async fn claim_pending(
     order: Order,
     limit: u64,
     min_age: Duration,
+    scan: Scan,
 ) -> Result<Vec<Uuid>, DbErr> {
     let mut pending = outbox::Entity::find();
+    match scan {
+        Scan::After(id) => pending = pending.filter(outbox::Column::EventId.gt(id)),
+        Scan::Recent => pending = pending.filter(Expr::cust(is_recent(db.get_database_backend()))),
+        Scan::All => {}
+    }
     if !min_age.is_zero() {
         let seconds = min_age.as_secs_f64();
         pending = pending.filter(Expr::cust(match db.get_database_backend() {
@@ -81,6 +105,19 @@ async fn claim_pending(
     let pending = pending.order_by(outbox::Column::EventId, order).limit(limit);
     let claimed = pending.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
     Ok(claimed.into_iter().map(|row| row.event_id).collect())
+}
+
+/// The condition of a recent event. An UUID of version 7 begins with its time in milliseconds (RFC 9562, section 5.7). On SQLite
+/// there is no difference: it has one connection, so no other transaction is open.
+fn is_recent(backend: DbBackend) -> String {
+    match backend {
+        DbBackend::Postgres => format!(
+            "event_id >= CAST(lpad(to_hex(CAST(extract(epoch FROM now()) * 1000 AS bigint) - {}), 12, '0') || \
+             repeat('0', 20) AS uuid)",
+            RECENT.as_millis()
+        ),
+        _ => "TRUE".to_owned(),
+    }
 }
 
 async fn claim_refused(db: &impl ConnectionTrait, limit: u64, only_due: bool) -> Result<Vec<Uuid>, DbErr> {
@@ -154,24 +191,27 @@ fn after_pause(db: &impl ConnectionTrait, refused_at: &str) -> Expr {
     })
 }
 
-/// What is not published. Few rows are read, however many there are.
-pub async fn backlog(db: &impl ConnectionTrait) -> Result<Backlog, DbErr> {
+/// What is not published, and whether pending events are about to be older than [`Scan::Recent`] finds. Few rows are read,
+/// however many there are.
+pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, bool), DbErr> {
     let backend = db.get_database_backend();
     let age = match backend {
-        DbBackend::Postgres => "CAST(extract(epoch FROM now() - min(inserted_at)) AS bigint)",
-        _ => "unixepoch() - unixepoch(min(inserted_at))",
+        DbBackend::Postgres => "CAST(extract(epoch FROM now() - inserted_at) AS bigint)",
+        _ => "unixepoch() - unixepoch(inserted_at)",
     };
+    let scanned = if scan == Scan::Recent { is_recent(backend) } else { "TRUE".to_owned() };
     let sql = format!(
-        "SELECT {age} AS seconds,
-             (SELECT count(*) FROM (SELECT 1 FROM refused_events LIMIT {MAX_COUNTED}) AS counted) AS refused
-         FROM (SELECT * FROM (SELECT inserted_at FROM outbox ORDER BY event_id LIMIT 1) AS pending
-             UNION ALL
-             SELECT * FROM (SELECT inserted_at FROM refused_events ORDER BY event_id LIMIT 1) AS refused) AS oldest"
+        "SELECT (SELECT {age} FROM outbox WHERE {scanned} ORDER BY event_id LIMIT 1) AS pending_s,
+             (SELECT {age} FROM refused_events ORDER BY event_id LIMIT 1) AS refused_s,
+             (SELECT count(*) FROM (SELECT 1 FROM refused_events LIMIT {MAX_COUNTED}) AS counted) AS refused"
     );
-    let Some(row) = db.query_one_raw(Statement::from_string(backend, sql)).await? else {
-        return Ok(Backlog::default());
+    let row = db.query_one_raw(Statement::from_string(backend, sql)).await?.expect("a row of three values");
+    let age = |column| -> Result<Option<Duration>, DbErr> {
+        let seconds: Option<i64> = row.try_get("", column)?;
+        Ok(seconds.map(|seconds| Duration::from_secs(seconds.try_into().unwrap_or(0))))
     };
-    let (seconds, refused): (Option<i64>, i64) = (row.try_get("", "seconds")?, row.try_get("", "refused")?);
-    let oldest = seconds.map(|seconds| Duration::from_secs(seconds.try_into().unwrap_or(0)));
-    Ok(Backlog { oldest, refused: refused.try_into().unwrap_or(0) })
+    let (pending, refused) = (age("pending_s")?, age("refused_s")?);
+    let count: i64 = row.try_get("", "refused")?;
+    let backlog = Backlog { oldest: pending.max(refused), refused: count.try_into().unwrap_or(0) };
+    Ok((backlog, pending >= Some(RECENT / 2)))
 }

@@ -30,6 +30,10 @@ enum Refusal {
     OfEntries,
     /// The queue fails calls with such an event.
     OfCalls,
+    /// The queue accepts the other events of a call, and says that the event is not the reason.
+    ForNow,
+    /// The queue fails calls with such an event, and says that the call is not the reason.
+    ByServerErrors,
 }
 
 /// Which events the queue refuses, and how often it has refused each.
@@ -65,13 +69,15 @@ async fn refusing_queue(refused: &Refused, refusal: Refusal) -> Queue {
             return sqs.handle(request);
         }
         match refusal {
-            Refusal::OfEntries => reject(sqs, request, |id| refused.check(id)),
-            Refusal::OfCalls => {
+            Refusal::OfEntries => reject(sqs, request, true, |id| refused.check(id)),
+            Refusal::ForNow => reject(sqs, request, false, |id| refused.check(id)),
+            Refusal::OfCalls | Refusal::ByServerErrors => {
+                let status = if matches!(refusal, Refusal::OfCalls) { 400 } else { 500 };
                 let body: Value = serde_json::from_slice(&request.body).unwrap();
                 let entries = body["Entries"].as_array().unwrap().iter();
                 match entries.filter(|entry| refused.check(&entry["Id"])).count() {
                     0 => sqs.handle(request),
-                    _ => Box::pin(async { MockResponse::json(400, r#"{"__type":"Strange","message":"no"}"#) }),
+                    _ => Box::pin(async move { MockResponse::json(status, r#"{"__type":"Strange","message":"no"}"#) }),
                 }
             }
         }
@@ -94,14 +100,14 @@ impl RunningRelay {
         RunningRelay { db: db.connection.clone(), fast_path, shutdown, running }
     }
 
-    /// Places an order, and returns how long its event takes.
-    async fn publish_one(&self) -> Duration {
+    /// Places an order, and returns how long it takes until only `others` are pending.
+    async fn publish_one(&self, others: u64) -> Duration {
         let placed = place(&self.db, Currency::USD, &[command(2, &[(1, 1)], None)]).await.unwrap();
         let committed = Instant::now();
         for event in placed.outgoing {
             self.fast_path.send(event).await.unwrap();
         }
-        until("the event is published", async || pending(&self.db).await == 0).await;
+        until("the event is published", async || pending(&self.db).await == others).await;
         committed.elapsed()
     }
 
@@ -133,7 +139,7 @@ async fn check_that_refused_events_delay_no_other(db: Db, events: usize, refusal
     }
     until("the refused events are out of the way", async || pending(&db.connection).await == 0).await;
     assert_eq!(refused_events(&db.connection).await, events);
-    let took = relay.publish_one().await;
+    let took = relay.publish_one(0).await;
     assert!(took < Duration::from_secs(1), "{refusal:?}: {took:?}");
     // As if their process had died.
     place_orders(&db.connection, 30).await;
@@ -141,7 +147,7 @@ async fn check_that_refused_events_delay_no_other(db: Db, events: usize, refusal
     relay.stop().await;
 
     let restarted = RunningRelay::start(&db, &queue);
-    let took = restarted.publish_one().await;
+    let took = restarted.publish_one(0).await;
     assert!(took < Duration::from_secs(1), "{refusal:?} after a restart: {took:?}");
     restarted.stop().await;
     published += 32;
@@ -159,6 +165,56 @@ async fn any_number_of_refused_events_delays_no_other() {
         check_that_refused_events_delay_no_other(sqlite().await, 3, Refusal::OfCalls),
         check_that_refused_events_delay_no_other(postgres().await, 3, Refusal::OfCalls),
     );
+}
+
+/// Also if the queue fails because of it, or for a reason of its own.
+#[tokio::test]
+async fn events_that_stay_pending_delay_no_other() {
+    let check = async |db: Db, events: u64, refusal: Refusal| {
+        place_orders(&db.connection, events as usize).await;
+        let refused = Refused::default();
+        refused.set(event_ids(&db.connection).await);
+        let queue = refusing_queue(&refused, refusal).await;
+        let relay = RunningRelay::start(&db, &queue);
+        until("a poll has sent events twice", async || refused.refusals().values().any(|times| *times >= 2)).await;
+        let took = relay.publish_one(events).await;
+        assert!(took < Duration::from_secs(1), "{refusal:?}: {took:?}");
+        // As if their process had died.
+        place_orders(&db.connection, 30).await;
+        until("a poll publishes events", async || pending(&db.connection).await == events).await;
+        assert_eq!(refused_events(&db.connection).await, 0, "{refusal:?}");
+        refused.set(BTreeSet::new());
+        until("all are published", async || pending(&db.connection).await == 0).await;
+        relay.stop().await;
+        assert_eq!(arrived(&queue).await.len() as u64, events + 31);
+    };
+    let more_than_a_claim = 230;
+    tokio::join!(
+        check(sqlite().await, 1, Refusal::ForNow),
+        check(sqlite().await, 1, Refusal::ByServerErrors),
+        check(postgres().await, more_than_a_claim, Refusal::ForNow),
+        check(postgres().await, more_than_a_claim, Refusal::ByServerErrors),
+    );
+}
+
+/// A call takes up to seconds, during which other events wait.
+#[tokio::test]
+async fn a_refused_event_is_sent_again_with_one_call() {
+    let db = sqlite().await;
+    place_orders(&db.connection, 1).await;
+    let refused = Refused::default();
+    refused.set(event_ids(&db.connection).await);
+    let queue = refusing_queue(&refused, Refusal::OfCalls).await;
+    let relay = RunningRelay::start(&db, &queue);
+    place_orders(&db.connection, 1).await;
+    until("the event is refused", async || refused_events(&db.connection).await == 1).await;
+    let before = refused.refusals();
+    let retry_at = async || refused_event::Entity::find().one(&db.connection).await.unwrap().unwrap().retry_at;
+    let first = retry_at().await;
+    until("it is sent again", async || retry_at().await != first).await;
+    let [before, after] = [before, refused.refusals()].map(|refusals| refusals.values().sum::<usize>());
+    assert_eq!(after - before, 1);
+    relay.stop().await;
 }
 
 #[tokio::test]

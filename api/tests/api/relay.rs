@@ -35,19 +35,24 @@ async fn unreliable_queue() -> Queue {
             let error = r#"{"__type":"com.amazonaws.sqs#OverLimit","message":"no"}"#;
             return Box::pin(async move { MockResponse::json(400, error) });
         }
-        reject(sqs, request, |_| entries.fetch_add(1, Ordering::SeqCst) % 3 == 2)
+        reject(sqs, request, false, |_| entries.fetch_add(1, Ordering::SeqCst) % 3 == 2)
     });
     queue_on(aws.await).await
 }
 
 /// Passes a `SendMessageBatch` call on to the SQS without the entries whose ids are rejected.
-pub fn reject(sqs: &impl MockService, mut request: MockRequest, is_rejected: impl Fn(&Value) -> bool) -> Handling<'_> {
+pub fn reject(
+    sqs: &impl MockService,
+    mut request: MockRequest,
+    sender_fault: bool,
+    is_rejected: impl Fn(&Value) -> bool,
+) -> Handling<'_> {
     let mut body: Value = serde_json::from_slice(&request.body).unwrap();
     let mut rejected = Vec::new();
     body["Entries"].as_array_mut().unwrap().retain(|entry| {
         let reject = is_rejected(&entry["Id"]);
         if reject {
-            rejected.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": false }));
+            rejected.push(json!({ "Id": entry["Id"], "Code": "InternalError", "SenderFault": sender_fault }));
         }
         !reject
     });
@@ -205,7 +210,7 @@ async fn an_event_that_is_always_rejected_does_not_delay_others() {
         if !is_call(&request, "SendMessageBatch") {
             return sqs.handle(request);
         }
-        reject(sqs, request, |id| {
+        reject(sqs, request, false, |id| {
             let is_rejected = *id == *rejected;
             counter.fetch_add(usize::from(is_rejected), Ordering::SeqCst);
             is_rejected
