@@ -1,11 +1,12 @@
 //! Group commit: items that arrive while all workers are busy wait and share the next batch. While a worker is idle, an item
-//! does not wait.
+//! does not wait. Groups of items take turns: a group with many items in the queue does not delay the items of others.
 
+use std::collections::{HashMap, VecDeque};
 use std::iter;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,11 @@ use tokio_util::sync::CancellationToken;
 pub struct Queued<T, R> {
     pub item: T,
     pub queued_at: Instant,
+    group: i64,
+    weight: usize,
     caller: oneshot::Sender<R>,
+    /// Held until the item leaves the queue.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl<T, R> Queued<T, R> {
@@ -25,15 +30,27 @@ impl<T, R> Queued<T, R> {
 }
 
 /// Takes items from callers.
-pub struct BatchQueue<T, R>(mpsc::Sender<Queued<T, R>>);
+pub struct BatchQueue<T, R> {
+    sender: mpsc::Sender<Queued<T, R>>,
+    places: Arc<Semaphore>,
+}
 
 /// Processes the items in batches.
-pub struct Batcher<T, R>(Arc<Mutex<mpsc::Receiver<Queued<T, R>>>>);
+pub struct Batcher<T, R>(Arc<Mutex<Incoming<T, R>>>);
+
+/// The items in the queue.
+struct Incoming<T, R> {
+    receiver: mpsc::Receiver<Queued<T, R>>,
+    /// Received already, by group and in the sequence of their arrival.
+    groups: HashMap<i64, VecDeque<Queued<T, R>>>,
+    /// The groups that have items, in the sequence of their turns.
+    turns: VecDeque<i64>,
+}
 
 // Derived, these would need items and results that can be cloned.
 impl<T, R> Clone for BatchQueue<T, R> {
     fn clone(&self) -> Self {
-        BatchQueue(self.0.clone())
+        BatchQueue { sender: self.sender.clone(), places: self.places.clone() }
     }
 }
 
@@ -46,21 +63,59 @@ impl<T, R> Clone for Batcher<T, R> {
 /// Returns a queue in which `size` items can wait, and its batcher; call [`Batcher::run`] to process items.
 pub fn batch_queue<T, R>(size: usize) -> (BatchQueue<T, R>, Batcher<T, R>) {
     let (sender, receiver) = mpsc::channel(size);
-    (BatchQueue(sender), Batcher(Arc::new(Mutex::new(receiver))))
+    let incoming = Incoming { receiver, groups: HashMap::new(), turns: VecDeque::new() };
+    (BatchQueue { sender, places: Arc::new(Semaphore::new(size)) }, Batcher(Arc::new(Mutex::new(incoming))))
 }
 
 impl<T, R> BatchQueue<T, R> {
-    /// Returns the result of an item, or `None` if the queue is full, processing panicked or the batcher has stopped. The item is
-    /// processed even if the caller is dropped.
+    /// As [`BatchQueue::process_in`], for items of the same weight and without groups.
     pub async fn process(&self, item: T) -> Option<R> {
+        self.process_in(0, 1, item).await
+    }
+
+    /// Returns the result of an item, or `None` if the queue is full, processing panicked or the batcher has stopped. The item is
+    /// processed even if the caller is dropped. The items of a group stay in their sequence.
+    pub async fn process_in(&self, group: i64, weight: usize, item: T) -> Option<R> {
+        let place = self.places.clone().try_acquire_owned().ok()?;
         let (caller, result) = oneshot::channel();
-        self.0.try_send(Queued { item, queued_at: Instant::now(), caller }).ok()?;
+        let queued = Queued { item, queued_at: Instant::now(), group, weight, caller, place: Some(place) };
+        self.sender.try_send(queued).ok()?;
         result.await.ok()
     }
 }
 
+impl<T, R> Incoming<T, R> {
+    fn insert(&mut self, queued: Queued<T, R>) {
+        let group = self.groups.entry(queued.group).or_default();
+        if group.is_empty() {
+            self.turns.push_back(queued.group);
+        }
+        group.push_back(queued);
+    }
+
+    fn receive_queued(&mut self) {
+        while let Ok(queued) = self.receiver.try_recv() {
+            self.insert(queued);
+        }
+    }
+
+    /// Takes the next item, if it is not heavier than this.
+    fn next(&mut self, max_weight: usize) -> Option<Queued<T, R>> {
+        let turn = *self.turns.front()?;
+        let group = self.groups.get_mut(&turn)?;
+        let mut queued = group.pop_front_if(|queued| queued.weight <= max_weight)?;
+        queued.place = None;
+        self.turns.rotate_left(1);
+        if group.is_empty() {
+            self.groups.remove(&turn);
+            self.turns.pop_back();
+        }
+        Some(queued)
+    }
+}
+
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
-    /// Processes batches of at most `max_size` items, until `shutdown` and then until the queue is empty, or until every queue
+    /// Processes batches of at most `max_weight`, until `shutdown` and then until the queue is empty, or until every queue
     /// is dropped.
     ///
     /// # Errors
@@ -68,7 +123,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     pub async fn run<Processing: Future<Output = ()> + Send>(
         self,
         workers: usize,
-        max_size: usize,
+        max_weight: usize,
         shutdown: CancellationToken,
         process: impl Fn(Vec<Queued<T, R>>) -> Processing + Clone + Send + Sync + 'static,
     ) -> Result<(), JoinError> {
@@ -79,7 +134,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                     let mut batch = Vec::new();
                     tokio::select! {
                         biased;
-                        _ = batcher.receive(&mut batch, max_size) => {}
+                        _ = batcher.receive(&mut batch, max_weight) => {}
                         () = shutdown.cancelled() => {}
                     }
                     if batch.is_empty() {
@@ -92,18 +147,32 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         try_join_all((0..workers).map(worker)).await.map(drop)
     }
 
-    /// Waits until items are in the queue, and appends at most `limit` of them. Returns their number, or 0 if every queue is
-    /// dropped.
-    pub async fn receive(&self, batch: &mut Vec<Queued<T, R>>, limit: usize) -> usize {
-        self.0.lock().await.recv_many(batch, limit).await
+    /// Waits until items are in the queue, and appends some of at most `max_weight`, or one that is heavier. Returns their
+    /// number, or 0 if every queue is dropped.
+    pub async fn receive(&self, batch: &mut Vec<Queued<T, R>>, max_weight: usize) -> usize {
+        let mut incoming = self.0.lock().await;
+        if incoming.turns.is_empty() {
+            let Some(queued) = incoming.receiver.recv().await else { return 0 };
+            incoming.insert(queued);
+        }
+        incoming.receive_queued();
+        let before = batch.len();
+        let (mut weight, mut limit) = (0, usize::MAX);
+        while let Some(queued) = incoming.next(limit) {
+            weight += queued.weight;
+            limit = max_weight.saturating_sub(weight);
+            batch.push(queued);
+        }
+        batch.len() - before
     }
 
     /// Takes the items that are in the queue, unless a worker is about to take them.
     pub fn take_queued(&self) -> Vec<Queued<T, R>> {
-        match self.0.try_lock() {
-            Ok(mut queue) => iter::from_fn(|| queue.try_recv().ok()).collect(),
-            Err(_) => Vec::new(), // a worker is about to take items: it will meet the same failure
-        }
+        let Ok(mut incoming) = self.0.try_lock() else {
+            return Vec::new(); // a worker is about to take items: it will meet the same failure
+        };
+        incoming.receive_queued();
+        iter::from_fn(|| incoming.next(usize::MAX)).collect()
     }
 }
 
@@ -201,6 +270,37 @@ mod tests {
         doubling.running.await.unwrap().unwrap();
         assert_eq!(*doubling.batches.lock().unwrap(), [vec![1, 2, 3], vec![4, 5]]);
         assert_eq!(doubling.queue.process(6).await, None);
+    }
+
+    /// Takes a batch of at most `max_weight`.
+    async fn next_batch(batcher: &Batcher<&'static str, ()>, max_weight: usize) -> Vec<&'static str> {
+        let mut batch = Vec::new();
+        batcher.receive(&mut batch, max_weight).await;
+        batch.iter().map(|queued| queued.item).collect()
+    }
+
+    #[tokio::test]
+    async fn groups_take_turns_and_items_of_a_group_stay_in_their_sequence() {
+        let (queue, batcher) = batch_queue(2_000);
+        let many = join_all((0..1_000).map(|n| queue.process_in(7, 1, if n == 0 { "first" } else { "later" })));
+        let [mut many, mut one] = [Box::pin(many), Box::pin(join_all([queue.process_in(8, 1, "of another group")]))];
+        assert!(poll!(&mut many).is_pending() && poll!(&mut one).is_pending());
+        assert_eq!(next_batch(&batcher, 3).await, ["first", "of another group", "later"]);
+        let mut late = Box::pin(queue.process_in(9, 1, "of a late group"));
+        assert!(poll!(&mut late).is_pending());
+        assert_eq!(next_batch(&batcher, 3).await, ["later", "of a late group", "later"]);
+        assert_eq!(batcher.take_queued().len(), 1_002 - 6);
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_as_heavy_as_allowed_or_has_one_item() {
+        let (queue, batcher) = batch_queue(10);
+        let items = [(1, "a"), (3, "b"), (9, "c"), (4, "d"), (1, "e")];
+        let waiting = join_all(items.map(|(weight, item)| queue.process_in(0, weight, item)));
+        assert!(poll!(Box::pin(waiting)).is_pending());
+        for batch in [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]] {
+            assert_eq!(next_batch(&batcher, 4).await, batch);
+        }
     }
 
     #[tokio::test]

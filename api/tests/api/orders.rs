@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::commands::Rejection;
+use api::commands::place_order::batcher::order_queue;
 use api::commands::place_order::{Outcome, PlaceOrder, place};
 use entity::event::ORDER_PLACED;
 use entity::{client, order, order_event, order_item, outbox, product};
@@ -13,6 +14,8 @@ use sea_orm::{
     QueryOrder, QuerySelect, Select, TransactionTrait,
 };
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{ALL_SCOPES, Api, Db, code, command, placed, postgres, sqlite};
 
@@ -219,4 +222,27 @@ async fn a_locked_client_blocks_only_its_own_orders() {
     other.rollback().await.unwrap();
     let response = api.graphql(&token, order, json!({ "id": "2" })).await;
     assert_eq!(response["data"]["placeOrder"]["clientVersion"], 2, "no rejected order was placed");
+}
+
+#[tokio::test]
+async fn a_client_with_many_waiting_orders_does_not_delay_others() {
+    let db = sqlite().await;
+    let db = &db.connection;
+    let (outgoing, _events) = mpsc::channel(1);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let mut many: Vec<_> = (0..1_000).map(|_| Box::pin(queue.place(command(1, &[(1, 1)], None)))).collect();
+    for order in &mut many {
+        assert!(futures::poll!(order).is_pending());
+    }
+    let mut one = Box::pin(queue.place(command(2, &[(1, 1)], None)));
+    assert!(futures::poll!(&mut one).is_pending());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(batcher.run(shutdown.clone()));
+    placed(one.await.unwrap());
+    let before = order::Entity::find().filter(order::Column::ClientId.eq(1)).count(db).await.unwrap();
+    assert!(before <= 250, "{before} orders of the other client came first");
+    let versions = join_all(many).await.into_iter().map(|outcome| placed(outcome.unwrap()).version);
+    assert!(versions.eq(2..=1_001), "the orders of a client are placed in their sequence");
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
@@ -18,8 +19,8 @@ use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
 use crate::commands::{Error, database};
 use crate::outbox::relay::Outgoing;
 
-/// Orders per transaction.
-const MAX_BATCH_SIZE: usize = 50;
+/// Largest transaction, by the [`weight`] of its orders: 50 orders, or 500 lines.
+const MAX_BATCH_WEIGHT: usize = 500;
 /// Concurrent transactions.
 const TRANSACTIONS: usize = 2;
 /// Transactions for isolated retries.
@@ -62,10 +63,16 @@ pub fn order_queue(
 }
 
 impl OrderQueue {
-    /// Places an order. The order is placed even if the caller is dropped.
+    /// Places an order. The order is placed even if the caller is dropped. Clients take turns.
     pub async fn place(&self, order: PlaceOrder) -> Response {
-        self.0.process(order).await.unwrap_or(Err(Error::Unavailable))
+        let client = order.client_id.unwrap_or_default();
+        self.0.process_in(client, weight(&order), order).await.unwrap_or(Err(Error::Unavailable))
     }
+}
+
+/// How much an order adds to the time of its transaction. A small order takes as long as one of ten lines.
+fn weight(order: &PlaceOrder) -> usize {
+    order.items.len().clamp(10, MAX_LINES)
 }
 
 impl OrderBatcher {
@@ -73,7 +80,7 @@ impl OrderBatcher {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (batcher, isolated_retries) = (self.batcher.clone(), self.isolated_retries.clone());
         let process = move |batch| self.clone().process(batch);
-        batcher.run(TRANSACTIONS, MAX_BATCH_SIZE, shutdown, process).await.context("a transaction panicked")?;
+        batcher.run(TRANSACTIONS, MAX_BATCH_WEIGHT, shutdown, process).await.context("a transaction panicked")?;
         isolated_retries.close();
         isolated_retries.wait().await;
         Ok(())
