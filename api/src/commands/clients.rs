@@ -4,8 +4,9 @@ use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, MAX_NAME};
 use entity::{ClientChanged, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue, ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr, TransactionTrait};
+use sea_orm::{ActiveValue, ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr};
 
+use super::database::begin;
 use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
 
 impl Commands {
@@ -19,7 +20,7 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        let transaction = self.db.begin().await?;
+        let transaction = begin(&self.db).await?;
         let new = client::ActiveModel {
             id: ActiveValue::NotSet,
             name: ActiveValue::Set(name),
@@ -48,7 +49,7 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        let transaction = self.db.begin().await?;
+        let transaction = begin(&self.db).await?;
         // Orders of the client wait for the lock, so that its versions have no gap.
         let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
             return Ok(Err(vec![Rejection::ClientNotFound]));

@@ -10,8 +10,8 @@ use runtime::one_line;
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QuerySelect,
-    RuntimeErr, Value,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait, Value,
 };
 
 /// Limit for a statement, including its wait for another order of the same client.
@@ -47,6 +47,13 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     outbox::Entity::find().limit(0).all(db).await?;
     refused_event::Entity::find().limit(0).all(db).await?;
     Ok(())
+}
+
+/// Begins a transaction that writes. On SQLite it gets the lock of the writer now, and waits for it if another process has it. A
+/// lock that is requested after a read is refused at once if another process has committed meanwhile (`SQLITE_BUSY_SNAPSHOT`).
+pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
+    db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() }).await
 }
 
 /// Whether a column has one of some values. On PostgreSQL the values are one parameter: the text of the statement does not

@@ -3,8 +3,9 @@
 use entity::event::{MAX_TOTAL, PRICE_CHANGED, PRODUCT_CREATED};
 use entity::{ProductChanged, Subject, order_event, product};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait};
+use sea_orm::{ActiveValue, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 
+use super::database::begin;
 use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
 
 impl Commands {
@@ -19,7 +20,7 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        let transaction = self.db.begin().await?;
+        let transaction = begin(&self.db).await?;
         let new = product::ActiveModel {
             id: ActiveValue::NotSet,
             name: ActiveValue::Set(name),
@@ -39,7 +40,7 @@ impl Commands {
         price: Option<i64>,
         traceparent: Option<String>,
     ) -> Outcome<product::Model> {
-        let transaction = self.db.begin().await?;
+        let transaction = begin(&self.db).await?;
         let found = match id {
             Some(id) => product::Entity::find_by_id(id).lock_exclusive().one(&transaction).await?,
             None => None,

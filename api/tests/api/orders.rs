@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{ALL_SCOPES, Api, Db, code, command, placed, postgres, sqlite};
+use crate::support::{ALL_SCOPES, Api, Db, code, command, migrate, placed, postgres, sqlite};
 
 async fn both() -> [Db; 2] {
     [sqlite().await, postgres().await]
@@ -245,4 +245,28 @@ async fn a_client_with_many_waiting_orders_does_not_delay_others() {
     assert!(versions.eq(2..=1_001), "the orders of a client are placed in their sequence");
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// SQLite refuses at once to write in a transaction that has read what another process has changed since.
+#[tokio::test]
+async fn orders_on_sqlite_succeed_while_another_process_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("orders.db").display());
+    let (db, other) = (migrate(&url).await, runtime::database::connect(&url, 1, None).await.unwrap());
+    let writing = async {
+        loop {
+            other.execute_unprepared("UPDATE products SET version = version + 1 WHERE id = 3").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let placing = async {
+        for _ in 0..100 {
+            place_one(&db, command(1, &[(1, 1)], None)).await;
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = placing => {}
+    }
+    assert_eq!(counts(&db).await.0, 100);
 }

@@ -9,9 +9,10 @@ use chrono::{SubsecRound, Utc};
 use entity::{Event, OrderPlaced};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 
 use crate::commands::Rejection;
+use crate::commands::database::begin;
 use crate::outbox::relay::Outgoing;
 
 /// A request to place an order. An id of `None` names nothing that exists.
@@ -83,7 +84,7 @@ async fn prepare(
     currency: Currency,
     orders: &[PlaceOrder],
 ) -> Result<(DatabaseTransaction, BatchOutcome), DbErr> {
-    let transaction = db.begin().await?;
+    let transaction = begin(db).await?;
     let mut book = sql::open_book(&transaction, currency, orders).await?;
     let now = Utc::now().trunc_subsecs(3);
     let outcomes: Vec<_> = orders.iter().map(|order| book.decide(order, now)).collect();
