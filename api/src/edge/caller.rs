@@ -52,7 +52,7 @@ impl Edge {
         let identity = match headers.typed_try_get::<Authorization<Bearer>>() {
             Ok(None) => Ok(None),
             Ok(Some(bearer)) => self.authenticator.authenticate(bearer.token()).await.map(Some),
-            Err(_) => Err(InvalidToken),
+            Err(_) => Err(InvalidToken::because("the header `Authorization` is not `Bearer` and a token")),
         };
         let Ok(identity) = identity else {
             self.executor.charge(&QuotaKey::of_address(address), VALIDATION_COST)?;

@@ -7,15 +7,20 @@ use std::time::{Duration, SystemTime};
 use api::edge::auth::{Authenticator, Identity};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    Ed25519KeyPair,
+};
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use test_support::log::Log;
 use tokio::net::TcpListener;
+use tracing::Level;
 
 use crate::support::{SECRET, token_settings};
 
@@ -25,6 +30,14 @@ fn now() -> u64 {
 
 fn claims() -> Value {
     json!({ "sub": "someone", "exp": now() + 60, "scope": "orders:place clients:read", "iss": "us", "aud": "orders" })
+}
+
+/// A token with exactly this header and these claims, signed with the secret.
+fn signed(header: &str, claims: &str) -> String {
+    let message = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(header), BASE64_URL_SAFE_NO_PAD.encode(claims));
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = aws_lc_rs::hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
 fn hs256(secret: &[u8], claims: &Value) -> String {
@@ -53,6 +66,7 @@ async fn every_kind_of_invalid_token_is_rejected() {
     assert!(authenticator.authenticate(&good).await.is_ok());
     assert!(authenticator.authenticate(&changed("aud", json!(["other", "orders"]))).await.is_ok());
     assert!(authenticator.authenticate(&changed("nbf", json!(now() - 60))).await.is_ok());
+    assert!(authenticator.authenticate(&signed(r#"{"alg":"HS256"}"#, &claims().to_string())).await.is_ok());
 
     let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     let unsigned = format!("{}.{}.", part(json!({ "alg": "none", "typ": "JWT" })), part(claims()));
@@ -73,7 +87,18 @@ async fn every_kind_of_invalid_token_is_rejected() {
         ("no issuer", without("iss")),
         ("wrong audience", changed("aud", json!("others"))),
         ("no audience", without("aud")),
-        ("scope of another type", changed("scope", json!(["orders:place"]))),
+        ("scope of another type", changed("scope", json!(7))),
+        ("null scope", changed("scope", Value::Null)),
+        ("scopes of another type", changed("scope", json!(["orders:place", 7]))),
+        ("exp in milliseconds", changed("exp", json!((now() + 60) * 1000))),
+        ("exp after the year 3000", changed("exp", json!(40_000_000_000_u64))),
+        ("longer than 8 KiB", changed("padding", json!("x".repeat(8_000)))),
+        ("a claim twice", signed(r#"{"alg":"HS256"}"#, &claims().to_string().replace('{', r#"{"sub":"other","#))),
+        ("exp twice", signed(r#"{"alg":"HS256"}"#, &claims().to_string().replace('{', r#"{"exp":1,"#))),
+        ("an algorithm twice", signed(r#"{"alg":"HS256","alg":"HS256"}"#, &claims().to_string())),
+        ("a critical extension", signed(r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, &claims().to_string())),
+        ("critical extensions that are none", signed(r#"{"alg":"HS256","crit":[]}"#, &claims().to_string())),
+        ("malformed crit", signed(r#"{"alg":"HS256","crit":"b64"}"#, &claims().to_string())),
         ("client of another type", changed("orders_client", json!(1))),
         ("null client", changed("orders_client", Value::Null)),
         ("wrong key", hs256(b"another secret of thirty-two bytes or more", &claims())),
@@ -87,6 +112,50 @@ async fn every_kind_of_invalid_token_is_rejected() {
     for (fault, token) in rejected {
         assert!(authenticator.authenticate(&token).await.is_err(), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_explained_in_the_log_but_not_shown() {
+    let authenticator = with_secret().await;
+    let changed = |claim: &str, value: Value| {
+        let mut claims = claims();
+        claims[claim] = value;
+        hs256(SECRET.as_bytes(), &claims)
+    };
+    let cases = [
+        ("expired", changed("exp", json!(now() - 60))),
+        ("milliseconds", changed("exp", json!((now() + 60) * 1000))),
+        ("JWT_ISSUER", changed("iss", json!("them"))),
+        ("JWT_AUDIENCE", changed("aud", json!("others"))),
+        ("`sub`", changed("sub", json!(7))),
+        ("unexpected form", changed("sub", json!(["private"]))),
+        ("`scope` is neither", changed("scope", json!(7))),
+        ("signature", hs256(b"another secret of thirty-two bytes or more", &claims())),
+        ("crit", signed(r#"{"alg":"HS256","crit":["private"]}"#, "{}")),
+        ("twice", signed(r#"{"alg":"HS256"}"#, r#"{"private":1,"private":2}"#)),
+        ("unexpected form", signed(r#"{"alg":"private"}"#, "{}")),
+        ("not a token", "private\nforged".to_owned()),
+        ("8 KiB", "private".repeat(2_000)),
+    ];
+    for (reason, token) in cases {
+        let log = Log::start(Level::INFO);
+        assert!(authenticator.authenticate(&token).await.is_err());
+        let lines = log.lines();
+        assert!(lines.len() == 1 && lines[0].contains(reason) && !lines[0].contains("private"), "{reason}: {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_audience_that_no_token_can_have_is_reported_at_start() {
+    let cognito = "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_pool";
+    let warnings = async |flags: &[&str]| {
+        let log = Log::start(Level::WARN);
+        Authenticator::new(&token_settings(&[&["--jwt-secret", SECRET], flags].concat())).await.unwrap();
+        log.lines()
+    };
+    assert!(warnings(&["--jwt-issuer", cognito, "--jwt-audience", "app"]).await[0].contains("JWT_OAUTH_CLIENTS"));
+    assert_eq!(warnings(&["--jwt-issuer", cognito, "--jwt-oauth-clients", "app"]).await, [""; 0]);
+    assert_eq!(warnings(&["--jwt-issuer", "https://login.test", "--jwt-audience", "app"]).await, [""; 0]);
 }
 
 /// Also when it was verified a moment ago and is cached.
@@ -127,6 +196,43 @@ async fn claims_become_an_identity() {
 }
 
 #[tokio::test]
+async fn scopes_are_read_from_the_configured_claim() {
+    for claim in ["scope", "scp", "permissions", "roles"] {
+        let settings = token_settings(&["--jwt-secret", SECRET, "--jwt-scope-claim", claim]);
+        let authenticator = Authenticator::new(&settings).await.unwrap();
+        for scopes in [json!("orders:place clients:read"), json!(["orders:place", "clients:read"])] {
+            let mut claims = json!({ "sub": "s", "exp": now() + 60, "scope": "sales:read" });
+            claims[claim] = scopes;
+            let identity = authenticator.authenticate(&hs256(SECRET.as_bytes(), &claims)).await.unwrap();
+            assert_eq!(identity.scopes, ["orders:place", "clients:read"], "{claims}");
+        }
+        let minted = settings.mint("s", "sales:read", None, Duration::from_secs(60)).unwrap();
+        assert_eq!(authenticator.authenticate(&minted).await.unwrap().scopes, ["sales:read"]);
+    }
+}
+
+/// Access tokens of Amazon Cognito name their OAuth client, but no audience.
+#[tokio::test]
+async fn the_oauth_client_and_the_client_claim_can_be_required() {
+    let flags = ["--jwt-secret", SECRET, "--jwt-oauth-clients", "web,app", "--jwt-require-client"];
+    let authenticator = Authenticator::new(&token_settings(&flags)).await.unwrap();
+    let cases = [
+        (true, json!({ "client_id": "web", "orders_client": "1" })),
+        (true, json!({ "azp": "app", "orders_client": "1" })),
+        (false, json!({ "client_id": "other", "orders_client": "1" })),
+        (false, json!({ "client_id": "other", "azp": "web", "orders_client": "1" })),
+        (false, json!({ "client_id": 7, "orders_client": "1" })),
+        (false, json!({ "aud": "web", "orders_client": "1" })),
+        (false, json!({ "client_id": "web" })),
+    ];
+    for (is_accepted, mut claims) in cases {
+        (claims["sub"], claims["exp"], claims["token_use"]) = ("s".into(), (now() + 60).into(), "access".into());
+        let authenticated = authenticator.authenticate(&hs256(SECRET.as_bytes(), &claims)).await;
+        assert_eq!(authenticated.is_ok(), is_accepted, "{claims}");
+    }
+}
+
+#[tokio::test]
 async fn invalid_token_settings_are_reported_with_what_to_do() {
     let rejected: [(&[&str], &str); 4] = [
         (&[], "JWT_SECRET is not set, and neither is JWT_JWKS_URL"),
@@ -146,6 +252,7 @@ async fn invalid_token_settings_are_reported_with_what_to_do() {
 }
 
 /// A private key, and its public key as it is published.
+#[derive(Clone)]
 struct Key {
     private: EncodingKey,
     algorithm: Algorithm,
@@ -163,9 +270,17 @@ impl Key {
     }
 
     fn ec(id: &'static str) -> Key {
+        Key::on_curve(id, &ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
+    }
+
+    fn ec384(id: &'static str) -> Key {
+        Key::on_curve(id, &ECDSA_P384_SHA384_FIXED_SIGNING, Algorithm::ES384)
+    }
+
+    fn on_curve(id: &'static str, curve: &'static EcdsaSigningAlgorithm, algorithm: Algorithm) -> Key {
         let random = aws_lc_rs::rand::SystemRandom::new();
-        let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        Key { private: EncodingKey::from_ec_der(pair.as_ref()), algorithm: Algorithm::ES256, id }
+        let pair = EcdsaKeyPair::generate_pkcs8(curve, &random).unwrap();
+        Key { private: EncodingKey::from_ec_der(pair.as_ref()), algorithm, id }
     }
 
     fn ed(id: &'static str) -> Key {
@@ -173,14 +288,36 @@ impl Key {
         Key { private: EncodingKey::from_ed_der(pair.as_ref()), algorithm: Algorithm::EdDSA, id }
     }
 
-    fn public(&self) -> Jwk {
+    /// The same key, used with another algorithm.
+    fn with(&self, algorithm: Algorithm) -> Key {
+        Key { algorithm, ..self.clone() }
+    }
+
+    /// Without `alg`, as some providers publish keys.
+    fn public(&self) -> Value {
         let mut jwk = Jwk::from_encoding_key(&self.private, self.algorithm).unwrap();
-        jwk.common.key_id = Some(self.id.into());
-        jwk
+        (jwk.common.key_id, jwk.common.key_algorithm) = (Some(self.id.into()), None);
+        serde_json::to_value(jwk).unwrap()
+    }
+
+    fn public_with(&self, name: &str, value: Value) -> Value {
+        let mut public = self.public();
+        public[name] = value;
+        public
+    }
+
+    fn public_without_id(&self) -> Value {
+        let mut public = self.public();
+        public.as_object_mut().unwrap().remove("kid");
+        public
     }
 
     fn sign(&self) -> String {
-        let header = Header { kid: Some(self.id.into()), ..Header::new(self.algorithm) };
+        self.sign_as(Some(self.id))
+    }
+
+    fn sign_as(&self, id: Option<&str>) -> String {
+        let header = Header { kid: id.map(Into::into), ..Header::new(self.algorithm) };
         encode(&header, &claims(), &self.private).unwrap()
     }
 }
@@ -188,18 +325,18 @@ impl Key {
 /// Publishes keys that can be replaced, and counts requests.
 struct KeyServer {
     url: String,
-    keys: Arc<Mutex<Vec<Jwk>>>,
+    keys: Arc<Mutex<Vec<Value>>>,
     asked: Arc<AtomicUsize>,
 }
 
-async fn key_server(keys: Vec<Jwk>) -> KeyServer {
+async fn key_server(keys: Vec<Value>) -> KeyServer {
     let (keys, asked) = (Arc::new(Mutex::new(keys)), Arc::new(AtomicUsize::new(0)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap());
     let (published, count) = (keys.clone(), asked.clone());
     let response = async move || {
         count.fetch_add(1, Ordering::SeqCst);
-        Json(JwkSet { keys: published.lock().unwrap().clone() })
+        Json(json!({ "keys": *published.lock().unwrap() }))
     };
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(response))).await });
     KeyServer { url, keys, asked }
@@ -207,16 +344,20 @@ async fn key_server(keys: Vec<Jwk>) -> KeyServer {
 
 #[tokio::test]
 async fn published_keys_of_each_kind_are_accepted_for_their_own_algorithm_only() {
-    let keys = [Key::rsa("r"), Key::ec("e"), Key::ed("d")];
+    use Algorithm::{PS256, PS384, PS512, RS384, RS512};
+    let keys = [Key::rsa("r"), Key::ec("e"), Key::ec384("e384"), Key::ed("d")];
     let server = key_server(keys.iter().map(Key::public).collect()).await;
     let authenticator = Authenticator::new(&token_settings(&["--jwt-jwks-url", &server.url])).await.unwrap();
     for key in &keys {
         assert!(authenticator.authenticate(&key.sign()).await.is_ok(), "{:?}", key.algorithm);
     }
+    for algorithm in [RS384, RS512, PS256, PS384, PS512] {
+        assert!(authenticator.authenticate(&keys[0].with(algorithm).sign()).await.is_ok(), "{algorithm:?}");
+    }
 
     // The known attack: the public key used as a shared secret.
     let public = serde_json::to_string(&keys[0].public()).unwrap();
-    let modulus = serde_json::to_value(keys[0].public()).unwrap()["n"].as_str().unwrap().to_owned();
+    let modulus = keys[0].public()["n"].as_str().unwrap().to_owned();
     for secret in [public.as_bytes(), &BASE64_URL_SAFE_NO_PAD.decode(modulus).unwrap()] {
         let header = Header { kid: Some("r".into()), ..Header::new(Algorithm::HS256) };
         let token = encode(&header, &claims(), &EncodingKey::from_secret(secret)).unwrap();
@@ -253,4 +394,54 @@ async fn rotated_keys_are_found_and_unknown_keys_are_not_fetched_again_and_again
     server.keys.lock().unwrap().clear();
     assert!(authenticator.authenticate(&old.sign()).await.is_err());
     assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "the known keys are kept");
+}
+
+#[tokio::test]
+async fn only_usable_entries_of_a_document_verify_tokens() {
+    let (good, encryption, wrapping) = (Key::rsa("good"), Key::rsa("encryption"), Key::rsa("wrapping"));
+    let (only_ps, curve) = (Key::rsa("only-ps"), Key::ec("curve"));
+    let secret = BASE64_URL_SAFE_NO_PAD.encode(SECRET);
+    let server = key_server(vec![
+        json!(7),
+        json!({}),
+        json!({ "kty": "RSA", "kid": "cut", "n": 7 }),
+        json!({ "kty": "RSA", "kid": "not-base64", "n": "?", "e": "AQAB" }),
+        json!({ "kty": "new", "kid": "unknown-kind" }),
+        json!({ "kty": "oct", "kid": "shared", "k": secret, "alg": "HS256" }),
+        json!({ "kty": "EC", "kid": "unknown-curve", "crv": "secp256k1", "x": "AA", "y": "AA" }),
+        encryption.public_with("use", json!("enc")),
+        wrapping.public_with("key_ops", json!(["wrapKey"])),
+        only_ps.public_with("alg", json!("PS256")),
+        curve.public_with("alg", json!("ECDH-ES")),
+        good.public_with("use", json!("sig")),
+    ])
+    .await;
+    let authenticator = Authenticator::new(&token_settings(&["--jwt-jwks-url", &server.url])).await.unwrap();
+    assert!(authenticator.authenticate(&good.sign()).await.is_ok());
+    assert!(authenticator.authenticate(&only_ps.with(Algorithm::PS256).sign()).await.is_ok());
+    let shared = Header { kid: Some("shared".into()), ..Header::new(Algorithm::HS256) };
+    let shared = encode(&shared, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    for refused in [encryption.sign(), wrapping.sign(), only_ps.sign(), curve.sign(), shared] {
+        assert!(authenticator.authenticate(&refused).await.is_err(), "{refused}");
+    }
+    // Nothing in it can be used.
+    let useless = key_server(vec![encryption.public_with("use", json!("enc"))]).await;
+    assert!(Authenticator::new(&token_settings(&["--jwt-jwks-url", &useless.url])).await.is_err());
+}
+
+#[tokio::test]
+async fn keys_and_tokens_without_a_key_id_are_tried() {
+    let (named, one, two) = (Key::rsa("named"), Key::rsa("one"), Key::ec("two"));
+    let server = key_server(vec![named.public(), one.public_without_id(), two.public_without_id()]).await;
+    let settings = ["--jwt-jwks-url", &server.url, "--jwt-jwks-cooldown", "0s"];
+    let authenticator = Authenticator::new(&token_settings(&settings)).await.unwrap();
+    for token in [named.sign_as(None), one.sign_as(None), two.sign_as(None), one.sign(), two.sign()] {
+        assert!(authenticator.authenticate(&token).await.is_ok());
+    }
+    let mixed = one.sign_as(Some("named"));
+    assert!(authenticator.authenticate(&mixed).await.is_err(), "the key with this id has not signed it");
+    let new = Key::rsa("new");
+    assert!(authenticator.authenticate(&new.sign_as(None)).await.is_err());
+    *server.keys.lock().unwrap() = vec![new.public_without_id()];
+    assert!(authenticator.authenticate(&new.sign_as(None)).await.is_ok(), "a new key without an id is fetched");
 }

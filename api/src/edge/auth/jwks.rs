@@ -1,16 +1,17 @@
 //! Public keys from a JWKS document. They are fetched again when a token names an unknown key, and when they are old.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use runtime::one_line;
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Keys older than this are fetched again, so that a withdrawn key stops working.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -26,10 +27,22 @@ pub struct PublishedKeys {
 }
 
 struct Fetched {
-    /// By key id. Under `None` is the only key, if there is just one.
-    keys: HashMap<Option<String>, (DecodingKey, Algorithm)>,
+    keys: Vec<PublishedKey>,
     /// When they were last fetched, successfully or not.
     at: Instant,
+}
+
+#[derive(Clone)]
+pub struct PublishedKey {
+    id: Option<String>,
+    pub key: DecodingKey,
+    /// The only algorithms that the key is used with.
+    pub algorithms: Vec<Algorithm>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
 }
 
 impl PublishedKeys {
@@ -37,24 +50,18 @@ impl PublishedKeys {
     /// When the document cannot be fetched or has no usable key.
     pub async fn fetch(url: &str, cooldown: Duration) -> anyhow::Result<Arc<PublishedKeys>> {
         let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build()?;
-        let fetched = RwLock::new(Fetched { keys: HashMap::new(), at: Instant::now() });
+        let fetched = RwLock::new(Fetched { keys: Vec::new(), at: Instant::now() });
         let keys = PublishedKeys { url: url.into(), http, cooldown, fetched, fetching: Mutex::default() };
         keys.refresh().await.context("cannot fetch the keys at JWT_JWKS_URL")?;
         Ok(Arc::new(keys))
     }
 
     async fn refresh(&self) -> anyhow::Result<()> {
-        let document: JwkSet = self.http.get(&self.url).send().await?.error_for_status()?.json().await?;
-        let mut keys: HashMap<_, _> = document
-            .keys
-            .iter()
-            .filter_map(|key| Some((key.common.key_id.clone(), (DecodingKey::from_jwk(key).ok()?, algorithm(key)?))))
-            .collect();
-        ensure!(!keys.is_empty(), "the document has no RS256, ES256 or EdDSA key");
-        // A token need not name its key if there is only one.
-        if let [only] = keys.values().cloned().collect::<Vec<_>>().as_slice() {
-            keys.insert(None, only.clone());
-        }
+        let document = async { self.http.get(&self.url).send().await?.error_for_status()?.json::<Document>().await };
+        // The URL may have a password.
+        let document = document.await.map_err(reqwest::Error::without_url)?;
+        let keys = usable_keys(document.keys);
+        ensure!(!keys.is_empty(), "the document has no RSA, P-256, P-384 or Ed25519 key for signatures");
         self.fetched.write().unwrap_or_else(PoisonError::into_inner).keys = keys;
         Ok(())
     }
@@ -75,34 +82,73 @@ impl PublishedKeys {
         self.fetched.read().unwrap_or_else(PoisonError::into_inner).at.elapsed()
     }
 
-    pub async fn find(self: &Arc<Self>, id: Option<&str>) -> Option<(DecodingKey, Algorithm)> {
-        let id = id.map(str::to_owned);
-        let find = || self.fetched.read().unwrap_or_else(PoisonError::into_inner).keys.get(&id).cloned();
-        let cached = find();
+    /// The keys that may have signed a token: those with the key id that it names, or else those without an id. Without a key
+    /// id, it may be any.
+    pub async fn find(self: &Arc<Self>, id: Option<&str>) -> Vec<PublishedKey> {
+        let cached = self.cached(id);
         let age = self.age();
         // Fetches are spawned: they go on for other requests when this one is cancelled.
-        if cached.is_none() {
-            let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
-            return find();
+        if cached.is_empty() {
+            return self.find_again(id).await;
         }
         if age > MAX_AGE {
             let refresh = tokio::spawn(self.clone().refresh_after(MAX_AGE));
             // After an idle time the keys may be hours old, and a key may have been withdrawn since.
             if age > 2 * MAX_AGE {
                 let _ = refresh.await;
-                return find();
+                return self.cached(id);
             }
         }
         cached
     }
+
+    /// The same, after the keys have been fetched again, if that is allowed already.
+    pub async fn find_again(self: &Arc<Self>, id: Option<&str>) -> Vec<PublishedKey> {
+        let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
+        self.cached(id)
+    }
+
+    fn cached(&self, id: Option<&str>) -> Vec<PublishedKey> {
+        let fetched = self.fetched.read().unwrap_or_else(PoisonError::into_inner);
+        let select = |wanted: &dyn Fn(&&PublishedKey) -> bool| fetched.keys.iter().filter(wanted).cloned().collect();
+        let named: Vec<_> = select(&|key| id.is_none() || key.id.as_deref() == id);
+        if named.is_empty() { select(&|key| key.id.is_none()) } else { named }
+    }
 }
 
-/// The only algorithm that a key is used with.
-fn algorithm(key: &Jwk) -> Option<Algorithm> {
-    match &key.algorithm {
-        AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => Some(Algorithm::ES256),
-        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Some(Algorithm::EdDSA),
-        _ => None,
-    }
+/// The keys that can verify tokens. Other entries are skipped, also malformed ones: a provider may publish keys of any kind.
+fn usable_keys(entries: Vec<Value>) -> Vec<PublishedKey> {
+    let count = entries.len();
+    let keys: Vec<_> = entries
+        .into_iter()
+        .filter_map(|entry| serde_json::from_value::<Jwk>(entry).ok())
+        .filter(is_for_signatures)
+        .filter_map(|jwk| {
+            let (id, algorithms) = (jwk.common.key_id.clone(), algorithms(&jwk));
+            let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
+            Some(PublishedKey { id, key, algorithms })
+        })
+        .collect();
+    debug!(usable = keys.len(), skipped = count - keys.len(), "fetched the keys at JWT_JWKS_URL");
+    keys
+}
+
+fn is_for_signatures(jwk: &Jwk) -> bool {
+    let operations = jwk.common.key_operations.as_ref();
+    matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature))
+        && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
+}
+
+/// The algorithms of the key's family, or the one that it names. Keys of HMAC are secrets, which nobody publishes.
+fn algorithms(jwk: &Jwk) -> Vec<Algorithm> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+    let family: &[Algorithm] = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => &[RS256, RS384, RS512, PS256, PS384, PS512],
+        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => &[ES256],
+        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P384 => &[ES384],
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => &[EdDSA],
+        _ => &[],
+    };
+    let named = jwk.common.key_algorithm;
+    family.iter().copied().filter(|algorithm| named.is_none_or(|named| named == (*algorithm).into())).collect()
 }

@@ -16,6 +16,7 @@ use tracing::info;
 
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::OperationLog;
+use crate::edge::auth::InvalidToken;
 use crate::edge::caller::{Caller, parse_bearer};
 use crate::edge::executor::{VALIDATION_COST, token_expiry};
 use crate::edge::graphql_http::BYTES_PER_POINT;
@@ -218,9 +219,10 @@ impl Connection {
         // Browsers cannot set the header of the request, so the token may be in the payload.
         if let Some((_, token)) = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
             self.caller.identity = match token.as_str().and_then(parse_bearer) {
-                Some(bearer) => self.edge.authenticator.authenticate(bearer.token()).await.ok(),
-                None => None,
-            };
+                Some(bearer) => self.edge.authenticator.authenticate(bearer.token()).await,
+                None => Err(InvalidToken::because("`Authorization` is not `Bearer` and a token")),
+            }
+            .ok();
             self.permit.move_to(self.caller.quota_key()).map_err(|_| protocol::TRY_AGAIN_LATER)?;
         }
         // Anonymous callers are rejected.
