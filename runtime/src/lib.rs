@@ -3,6 +3,7 @@
 pub mod batcher;
 pub mod crash_points;
 pub mod database;
+mod log_fields;
 pub mod logging;
 pub mod queue;
 pub mod single_flight;

@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
+use crate::log_fields::EscapedFields;
+
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
 const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn,sqlx_core=off";
 
@@ -36,7 +38,7 @@ pub fn init(settings: LogSettings) -> anyhow::Result<()> {
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match settings.log_format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => builder.fmt_fields(EscapedFields).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
