@@ -131,14 +131,17 @@ pub fn router(edge: Arc<Edge>) -> Router {
         true => routing::get(async || Redirect::temporary("/graphiql/")),
         false => routing::get(response::not_found),
     };
-    Router::new()
-        .route("/graphql", graphql)
-        .route("/", root)
+    let pages = Router::new()
         .route("/graphiql/{*path}", routing::get(graphiql::file))
         .route("/graphiql/", routing::get(graphiql::page))
         .route("/dashboard", routing::get(pages::dashboard))
         .route("/shop", routing::get(pages::shop))
         .route("/pages/{*path}", routing::get(pages::file))
+        .route_layer(middleware::from_fn_with_state(edge.clone(), pages::asset::charge));
+    Router::new()
+        .route("/graphql", graphql)
+        .route("/", root)
+        .merge(pages)
         .route("/health/live", routing::get(health::live))
         .route("/health/ready", routing::get(health::ready))
         .fallback(response::not_found)

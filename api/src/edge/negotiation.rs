@@ -1,7 +1,7 @@
 //! Media types of requests and responses.
 
 use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 
 /// A media type of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,15 @@ fn parse_range(range: &str) -> (String, f32) {
         name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
     });
     (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+}
+
+/// Whether the client accepts a compressed response (RFC 9110, section 12.5.3).
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(|coding| parse_range(coding.trim()))
+        .any(|(name, quality)| name == "gzip" && quality > 0.0)
 }
 
 /// Whether the body is declared as JSON in UTF-8. Other parameters than `charset` are ignored.

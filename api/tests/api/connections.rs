@@ -67,3 +67,27 @@ async fn large_headers_are_refused() {
     let response = send(&api, request.as_bytes()).await;
     assert!(response.is_empty() || response.starts_with("HTTP/1.1 431"), "{response}");
 }
+
+#[tokio::test]
+async fn files_of_pages_are_charged_to_their_address_and_compressed() {
+    let flags = ["--rate-limit", "1", "--max-complexity", "100", "--trusted-proxies", "1"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let get = async |address: &str, encoding: &str| {
+        let request = api.get("/graphiql/").header("x-forwarded-for", address).header("accept-encoding", encoding);
+        request.send().await.unwrap()
+    };
+    let compressed = get("192.0.2.1", "br, gzip;q=0.5").await;
+    if compressed.headers().contains_key("content-encoding") {
+        assert_eq!(compressed.headers()["vary"], "accept-encoding");
+        assert!(compressed.bytes().await.unwrap().starts_with(&[0x1f, 0x8b]));
+    }
+    let plain = get("192.0.2.1", "gzip;q=0").await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    assert!(plain.text().await.unwrap().contains("<html"));
+    let mut status = 200;
+    for _ in 0..10 {
+        status = get("192.0.2.1", "identity").await.status().as_u16();
+    }
+    assert_eq!(status, 429);
+    assert_eq!(get("192.0.2.2", "identity").await.status(), 200, "other addresses are not limited");
+}

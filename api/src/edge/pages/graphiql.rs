@@ -1,16 +1,16 @@
 //! The GraphiQL page, if it is enabled. `web/` builds it, and it needs no other host. A build without npm has a page that
 //! loads its scripts from a CDN, in pinned versions whose hashes the browser checks.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
+use super::asset::page_file;
 use crate::edge::Edge;
 use crate::edge::response::not_found;
 
@@ -58,14 +58,7 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
         (None, false, "cdn.js") => (POLICY, "text/javascript".into(), include_bytes!("graphiql/cdn.js").into()),
         _ => return (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
     };
-    page_file(&path, &media_type, content, policy)
-}
-
-/// Assets can be cached for ever because their names contain a hash of their content.
-pub fn page_file(path: &str, media_type: &str, content: Cow<'static, [u8]>, policy: &str) -> Response {
-    let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
-    let headers = [(CONTENT_TYPE, media_type), (CACHE_CONTROL, cache), (CONTENT_SECURITY_POLICY, policy)];
-    (headers, content.into_owned()).into_response()
+    page_file(&path, &media_type, content, policy, &headers)
 }
 
 /// The headers that a page sends until the user changes them. Only a page that was opened under a local name gets the

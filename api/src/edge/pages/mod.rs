@@ -1,6 +1,7 @@
 //! The dashboard and the shop, if they are enabled. `web/` builds these pages, and they need no other host. They send only
 //! the documents of their manifest.
 
+pub mod asset;
 pub mod graphiql;
 
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 use serde_json::json;
 
-use self::graphiql::{initial_headers, page_file};
+use self::asset::page_file;
+use self::graphiql::initial_headers;
 use super::Edge;
 use super::response::not_found;
 
@@ -52,7 +54,7 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
     match Built::get(&path) {
         Some(file) => {
             let media_type = file.metadata.mimetype().to_owned();
-            page_file(&path, &media_type, file.data, POLICY)
+            page_file(&path, &media_type, file.data, POLICY, &headers)
         }
         None if are_built_in() => (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
         None => (
