@@ -66,12 +66,18 @@ pub enum ConnectError {
          name the primary, or a proxy that follows it"
     )]
     Unsupported,
+    #[error("REDIS_URL names a Redis Sentinel, which is not supported: name the primary, or a proxy that follows it")]
+    Sentinel,
     #[error("cannot parse REDIS_URL; set REDIS_USERNAME and REDIS_PASSWORD if they have special characters")]
     Malformed(#[source] RedisError),
     #[error("cannot use REDIS_CA_FILE: {0}")]
     CaFile(String),
     #[error("cannot reach the Redis of REDIS_URL")]
-    Unreachable(#[from] RedisError),
+    Unreachable(#[source] RedisError),
+    #[error("the Redis of REDIS_URL refuses the login: check REDIS_USERNAME and REDIS_PASSWORD")]
+    Login(#[source] RedisError),
+    #[error("the Redis of REDIS_URL responds with an error: {}", reason(.0))]
+    Failed(RedisError),
     #[error(
         "this Redis was filled with {name}={stored}, but this process is set to {name}={configured}; \
          set {name}={stored}, or use another Redis"
@@ -116,6 +122,7 @@ impl Redis {
 
     /// Checks that the store responds.
     pub async fn ping(&self) -> Result<(), Error> {
+        self.shared.connection.check_address();
         // In a Cluster this asks only the node that has the key: others may be down.
         let _: bool = self.connection().exists(META).await?;
         Ok(())
@@ -163,6 +170,18 @@ impl Redis {
 
 fn is_read_only(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+impl From<RedisError> for ConnectError {
+    fn from(error: RedisError) -> ConnectError {
+        let is_login =
+            error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
+        match error.clone().into_server_errors() {
+            _ if is_login => ConnectError::Login(error),
+            Some(_) => ConnectError::Failed(error),
+            None => ConnectError::Unreachable(error),
+        }
+    }
 }
 
 impl From<RedisError> for Error {

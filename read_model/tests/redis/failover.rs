@@ -113,6 +113,28 @@ async fn a_reader_leaves_a_demoted_server() {
     assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
 }
 
+/// A primary that is cut off from its replicas still believes that it is the primary, and responds.
+#[tokio::test]
+async fn a_primary_that_its_address_names_no_longer_is_left() {
+    let pair = Pair::start().await;
+    let cached = async || pair.redis.cached_clients(&[1]).await.ok()?.remove(0).map(|client| client.version);
+    assert_eq!(cached().await, Some(1));
+    let mut changes = pair.redis.changes().await.unwrap();
+    let left = pair.first.command::<i64>(&["INCR", "other"]).await; // the servers differ from now on
+    assert_eq!(left, 1);
+    let writer = Redis::connect(&pair.second.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(writer.apply(&[event(1, 2, 5)]).await, [Ok(Applied::Now)]);
+
+    pair.gate.redirect(&address(&pair.second));
+    let began = Instant::now();
+    until("it reads from the new primary", async || cached().await == Some(2)).await;
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    assert_eq!(timeout(Duration::from_secs(1), changes.next()).await, Ok(None), "its subscription ends");
+    // A projector writes to it, too: it asks whether Redis is there before it receives.
+    assert_eq!(pair.redis.apply(&[event(1, 3, 5)]).await, [Ok(Applied::Now)]);
+    assert_eq!(writer.clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, 3);
+}
+
 /// A server that is misconfigured for a moment refuses the connection with an error instead of closing it.
 #[tokio::test]
 async fn a_refused_connection_is_tried_again() {

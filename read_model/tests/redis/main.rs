@@ -9,5 +9,6 @@ mod generation_states;
 mod generations;
 mod hostile;
 mod outages;
+mod refusals;
 mod support;
 mod tls;

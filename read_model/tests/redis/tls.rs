@@ -64,7 +64,7 @@ async fn only_a_server_with_a_trusted_certificate_is_used() {
         assert!(failure.contains("certificate"), "{failure}");
     }
     let stranger = RedisAddress { password: Some("wrong".into()), ..address.clone() };
-    assert!(failure(&stranger).await.starts_with("cannot reach the Redis of REDIS_URL"));
+    assert!(failure(&stranger).await.starts_with("the Redis of REDIS_URL refuses the login"));
     let missing = |ca_file: &Path| RedisAddress { ca_file: Some(ca_file.into()), ..address.clone() };
     for ca_file in [Path::new("/does/not/exist"), &files.redis_key] {
         let failure = failure(&missing(ca_file)).await;

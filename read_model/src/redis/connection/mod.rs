@@ -56,6 +56,14 @@ impl Connection {
         }
     }
 
+    /// Leaves a server that the URL does not name any more: see [`Server::check_address`]. A Cluster has no primary without a
+    /// majority.
+    pub fn check_address(&self) {
+        if let Connection::Server(server) = self {
+            server.check_address();
+        }
+    }
+
     /// Waits until a connection is replaced. Subscriptions of the same process are then made again: their server may be the same.
     pub fn replaced(&self) -> BoxFuture<'static, ()> {
         match self {

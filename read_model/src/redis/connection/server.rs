@@ -51,8 +51,13 @@ impl Servers {
         let mut connection =
             first(&servers.addresses, async |client| client.get_multiplexed_async_connection().await).await?;
         // If INFO is forbidden, this counts as one server.
-        let info: RedisResult<String> = cmd("INFO").arg("cluster").query_async(&mut connection).await;
-        servers.is_cluster = info.is_ok_and(|info| info.contains("cluster_enabled:1"));
+        let info: RedisResult<String> = cmd("INFO").query_async(&mut connection).await;
+        let info = info.unwrap_or_default();
+        // `redis_mode` or `server_mode`
+        if info.contains("_mode:sentinel") {
+            return Err(ConnectError::Sentinel);
+        }
+        servers.is_cluster = info.contains("cluster_enabled:1");
         if servers.addresses.len() > 1 && !servers.is_cluster {
             let why = "it names several servers, but they are not a Cluster";
             return Err(RedisError::from((ErrorKind::InvalidClientConfig, why)).into());

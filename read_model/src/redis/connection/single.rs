@@ -1,17 +1,23 @@
 //! A connection to one server, made when it is first used.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection, SendError};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Value, cmd,
 };
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, try_join};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::TIMEOUT;
 use super::replaceable::Replaceable;
 use crate::redis::client_cache::ClientCache;
+
+/// How often a process looks which server its address names.
+const ADDRESS_CHECKED: Duration = Duration::from_secs(3);
 
 /// The connection, or the error of the attempt, for all that wait for it.
 type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
@@ -24,6 +30,8 @@ struct State {
     /// Receives the invalidations of the server.
     client_cache: Arc<ClientCache>,
     connection: Replaceable<Connecting>,
+    /// When the address was checked last.
+    checked: Mutex<Instant>,
 }
 
 impl Server {
@@ -33,6 +41,7 @@ impl Server {
             connection: Replaceable::new(connecting(client.clone(), client_cache.clone(), state.clone(), 0)),
             client,
             client_cache,
+            checked: Mutex::new(Instant::now()),
         });
         state.connection.get().1.await?;
         Ok(Server(state))
@@ -43,6 +52,31 @@ impl Server {
         let (number, connecting) = self.0.connection.get();
         // Otherwise another caller has just left.
         if connecting.peek().is_some() {
+            self.0.replace(number);
+        }
+    }
+
+    /// Leaves the server in the background if the address names another primary now, once in [`ADDRESS_CHECKED`] at most. A primary
+    /// that was cut off from its replicas keeps its connections, and does not know that one of them has replaced it.
+    pub fn check_address(&self) {
+        let mut checked = self.0.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked.elapsed() >= ADDRESS_CHECKED {
+            *checked = Instant::now();
+            tokio::spawn(self.clone().leave_if_replaced());
+        }
+    }
+
+    async fn leave_if_replaced(self) {
+        let (number, current) = self.0.connection.get();
+        let config = config();
+        let named = self.0.client.get_multiplexed_async_connection_with_config(&config);
+        let infos = try_join(async { info(current.await?).await }, async { info(named.await?).await }).await;
+        // The new primary may still be a replica, and INFO may be forbidden.
+        if let Ok((current, named)) = infos
+            && named.contains("role:master")
+            && run_id(&named).is_some_and(|named| run_id(&current).is_some_and(|current| current != named))
+        {
+            warn!("REDIS_URL names another Redis server now: leaving the one that it named before");
             self.0.replace(number);
         }
     }
@@ -82,6 +116,19 @@ impl State {
     }
 }
 
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT))
+}
+
+async fn info(mut connection: MultiplexedConnection) -> RedisResult<String> {
+    cmd("INFO").query_async(&mut connection).await
+}
+
+/// Identifies the process of a server.
+fn run_id(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("run_id:"))
+}
+
 /// Connects once, when it is first awaited.
 fn connecting(client: Client, client_cache: Arc<ClientCache>, state: Weak<State>, number: u64) -> Connecting {
     let on_push = move |push: PushInfo| -> Result<(), SendError> {
@@ -91,10 +138,7 @@ fn connecting(client: Client, client_cache: Arc<ClientCache>, state: Weak<State>
         }
         Ok(())
     };
-    let config = AsyncConnectionConfig::new()
-        .set_push_sender(on_push)
-        .set_connection_timeout(Some(TIMEOUT))
-        .set_response_timeout(Some(TIMEOUT));
+    let config = config().set_push_sender(on_push);
     async move { client.get_multiplexed_async_connection_with_config(&config).await }.boxed().shared()
 }
 

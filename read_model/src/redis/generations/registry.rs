@@ -243,7 +243,9 @@ impl Redis {
         }
         self.check_shared_settings().await.map_err(|error| match error {
             ConnectError::ReadModel(error) => error,
-            ConnectError::Unreachable(error) => self.write_failed(error),
+            ConnectError::Unreachable(error) | ConnectError::Login(error) | ConnectError::Failed(error) => {
+                self.write_failed(error)
+            }
             error => Error::Unavailable(error.to_string()),
         })?;
         self.fence_partitions().await
@@ -310,6 +312,7 @@ impl Redis {
         let script = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
         pipeline.ignore_errors().cmd("EVAL").arg(script).arg(1).arg(META);
         let mut server = self.connection();
+        server.check_address();
         if server.is_single() {
             // A primary that was demoted keeps its connections, and may never hear of another change. In a Cluster it redirects.
             pipeline.cmd("ROLE");
