@@ -1,7 +1,6 @@
 //! The path of every operation, whatever its transport: find the document, coerce the variables, charge the cost, execute
 //! within the time limit. Every error has a code.
 
-use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,7 +19,7 @@ use super::documents::limits::LimitSettings;
 use super::documents::validation::Document;
 use super::documents::variables::{self, Coerced};
 use super::documents::{DocumentRef, Documents};
-use super::quota::{ConcurrencyQuota, QuotaKey, RateLimit};
+use super::quota::{ConcurrencyQuota, QuotaKey, RateLimits};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
 use crate::graphql::{OrderSchema, Traceparent};
@@ -53,16 +52,16 @@ pub struct Executor {
     schema: OrderSchema,
     documents: Documents,
     limits: LimitSettings,
-    rate_limit: Option<RateLimit>,
+    rate_limits: RateLimits,
     /// Queries and mutations that are being executed.
     active: Arc<ConcurrencyQuota>,
 }
 
 impl Executor {
     pub fn new(schema: OrderSchema, documents: Documents, limits: LimitSettings) -> Executor {
-        let rate_limit = NonZeroU32::new(limits.rate_limit).map(|rate| RateLimit::new(rate, limits.max_complexity));
+        let rate_limits = RateLimits::new(&limits);
         let active = ConcurrencyQuota::new(limits.max_concurrent_operations, limits.max_operations_per_caller);
-        Executor { schema, documents, limits, rate_limit, active }
+        Executor { schema, documents, limits, rate_limits, active }
     }
 
     /// Validates an operation and charges its cost to the caller.
@@ -96,13 +95,11 @@ impl Executor {
 
     /// Charges a cost to a caller if a rate limit is configured.
     pub fn charge(&self, key: &QuotaKey, cost: usize) -> Result<(), Refusal> {
-        self.rate_limit.as_ref().map_or(Ok(()), |limit| limit.charge(key, cost))
+        self.rate_limits.charge(key, cost)
     }
 
     pub fn remove_idle_callers(&self) {
-        if let Some(limit) = &self.rate_limit {
-            limit.remove_idle();
-        }
+        self.rate_limits.remove_idle();
     }
 
     /// Selects the operation, coerces its variables and computes its cost.

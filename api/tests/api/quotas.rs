@@ -167,3 +167,19 @@ async fn malformed_requests_are_charged_to_their_address_by_size() {
     }
     assert_eq!(last, 429);
 }
+
+#[tokio::test]
+async fn a_trusted_subject_has_a_rate_limit_of_its_own() {
+    let db = sqlite().await;
+    let flags = ["--rate-limit", "1", "--max-complexity", "100", "--rate-limit-subjects", "importer=1000, a=b =0"];
+    let api = Api::start_with(&db, &flags).await;
+    let successes = async |subject: &str| {
+        let token = api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
+        let expensive = "{ products(first: 20) { nodes { id name } } }"; // costs 61
+        let responses = join_all((0..50).map(|_| api.graphql(&token, expensive, json!({})))).await;
+        responses.iter().filter(|response| crate::support::code(response) == "none").count()
+    };
+    assert_eq!(successes("another").await, 1);
+    assert!((16..50).contains(&successes("importer").await));
+    assert_eq!(successes("a=b").await, 50);
+}

@@ -12,6 +12,7 @@ use async_graphql::ServerError;
 use clap::builder::RangedU64ValueParser;
 
 use super::position::Positions;
+use crate::edge::quota::SubjectLimit;
 use crate::edge::refusal;
 
 /// Introspection nests deeper than other queries. GraphiQL's query nests 15 fields.
@@ -71,6 +72,9 @@ pub struct LimitSettings {
     /// Maximum cost per second for one caller: a token subject, or an address without a token (0: unlimited)
     #[arg(long, env, default_value_t = 5_000)]
     pub rate_limit: u32,
+    /// Other limits of trusted subjects, separated by commas, such as importer=20000,partner=0 (0: unlimited)
+    #[arg(long, env, value_delimiter = ',')]
+    pub rate_limit_subjects: Vec<SubjectLimit>,
 }
 
 fn count() -> RangedU64ValueParser<usize> {
