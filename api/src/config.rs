@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime::logging::LogSettings;
+use runtime::settings::{duration, listen_address};
 
 use crate::edge::auth::TokenSettings;
 use crate::edge::documents::DocumentSettings;
@@ -12,9 +13,10 @@ use crate::edge::documents::limits::LimitSettings;
 use crate::edge::settings::HttpSettings;
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Stores")]
 pub struct Settings {
     /// Address and port of the HTTP server
-    #[arg(long, env, default_value = "127.0.0.1:8080")]
+    #[arg(long, env, help_heading = "HTTP", default_value = "127.0.0.1:8080", value_parser = listen_address)]
     pub listen_addr: SocketAddr,
     /// URL of the command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
@@ -31,7 +33,7 @@ pub struct Settings {
     #[command(flatten)]
     pub read_model: read_model::RedisSettings,
     /// How long client(minVersion:) waits for the version, such as 2s; must be shorter than OPERATION_TIMEOUT
-    #[arg(long, env, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, help_heading = "Limits", default_value = "2s", value_parser = duration)]
     pub read_wait: Duration,
     #[command(flatten)]
     pub log: LogSettings,

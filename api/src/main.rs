@@ -16,26 +16,24 @@ use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
-use runtime::{duration_from, logging};
-use tokio::net::TcpListener;
+use runtime::settings::{duration_from, listen};
+use runtime::logging;
 use tracing::info;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Order service: GraphQL over HTTP, and the outbox relay
-///
-/// Serves unless a command is given. Each setting is an environment variable and a flag.
+/// Order service: serves GraphQL over HTTP and publishes events, unless a command is given
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, propagate_version = true, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     /// Let clients query the schema (introspection)
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "HTTP")]
     introspection: bool,
     /// Serve the GraphiQL page at /graphiql/ and enable introspection
-    #[arg(long, env)]
+    #[arg(long, env, help_heading = "HTTP")]
     graphiql: bool,
     #[command(flatten)]
     settings: Settings,
@@ -67,7 +65,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = runtime::settings::parse();
     runtime::exit_code(match cli.command {
         None => {
             let exposure = match (cli.graphiql, cli.introspection) {
@@ -113,9 +111,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
     let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown.clone())?;
-    let listener = TcpListener::bind(settings.listen_addr)
-        .await
-        .with_context(|| format!("cannot listen on {} (LISTEN_ADDR)", settings.listen_addr))?;
+    let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     info!(address = %listener.local_addr()?, "ready");
     if is_cdn_needed {
         info!("GraphiQL is not built in: the page loads it from unpkg.com");

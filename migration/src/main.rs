@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, Command as Program, CommandFactory, FromArgMatches, Parser, Subcommand};
 use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
@@ -44,13 +45,25 @@ fn parse_currency(code: &str) -> Result<Currency, String> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    match run(parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" "));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An empty variable counts as not set, as in the other programs.
+fn parse() -> Cli {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let skip_empty = move |argument: Arg| match argument.get_env().is_some_and(is_empty) {
+        true => argument.env(Resettable::Reset),
+        false => argument,
+    };
+    let skip_empty = move |program: Program| program.mut_args(skip_empty);
+    let matches = skip_empty(Cli::command()).mut_subcommands(skip_empty).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

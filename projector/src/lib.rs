@@ -2,9 +2,11 @@
 //!
 //! - [`consume`]: receives messages, applies their events, deletes the messages; [`consume::health`]: health endpoints
 //! - [`replay`]: applies the event log; [`rebuild`]: makes a new generation of the read model from it
-//! - [`verify`]: compares the read model with the command database and repairs it; [`sweep`]: does that in the background
+//! - [`verify`]: compares the read model with the command database and repairs it; [`sweep`]: does that in the background,
+//!   started by [`background`]
 //! - [`queues`]: creates the queue and its dead-letter queue, and handles dead letters
 
+pub mod background;
 pub mod consume;
 pub mod queues;
 pub mod rebuild;

@@ -6,6 +6,7 @@ use crate::{ConnectError, Redis, RedisAddress};
 
 /// The address of the read model, and the settings that all processes on it share.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Stores")]
 pub struct RedisSettings {
     /// Redis of the read model, such as redis://host:6379, or rediss:// for TLS; for a Cluster any node, or several separated by commas
     #[arg(long, env, hide_env_values = true)]

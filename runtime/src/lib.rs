@@ -1,4 +1,5 @@
-//! Code that all programs of the service share: exit codes, logging, connecting to stores, shutdown signals, crash points.
+//! Code that all programs of the service share: settings, exit codes, logging, connecting to stores, shutdown signals, crash
+//! points.
 
 pub mod batcher;
 pub mod crash_points;
@@ -6,11 +7,11 @@ pub mod database;
 mod log_fields;
 pub mod logging;
 pub mod queue;
+pub mod settings;
 pub mod single_flight;
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -47,15 +48,6 @@ pub fn one_line(error: &dyn Error) -> String {
     match line.char_indices().nth(MAX_LINE) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
-    }
-}
-
-/// Returns a parser of settings such as `90s` or `8h` that refuses durations below `least`.
-pub fn duration_from(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
-    move |text| match humantime::parse_duration(text) {
-        Ok(duration) if duration >= least => Ok(duration),
-        Ok(_) => Err(format!("must be at least {}", humantime::format_duration(least))),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES};
 use api::edge::origin::AllowedOrigin;
@@ -23,7 +22,7 @@ use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::database::watch_credentials;
 use runtime::logging;
-use tokio::net::TcpListener;
+use runtime::settings::{listen, listen_address};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -37,12 +36,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const POLLERS: u32 = 4;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
+const ABOUT_STORES: &str = "It needs no other program: database, queue and read model are embedded and kept in memory. DATABASE_URL, \
+                            QUEUE_URL and REDIS_URL replace them. With DATABASE_URL=sqlite://orders.db orders survive a restart.";
+
 /// The order service in one process, to try it and to develop against it
-///
-/// It needs no other program: database, queue and read model are embedded and kept in memory. DATABASE_URL, QUEUE_URL and
-/// REDIS_URL replace them. With DATABASE_URL=sqlite://orders.db orders survive a restart.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, propagate_version = true, args_conflicts_with_subcommands = true, after_help = ABOUT_STORES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -56,15 +55,15 @@ struct Cli {
 enum Command {
     /// Serve only the embedded queue, for an api and a projector in processes of their own
     Queue {
-        /// Address to serve SQS on
-        #[arg(long, env = "QUEUE_LISTEN_ADDR", default_value = "127.0.0.1:9324")]
+        /// Address and port to serve SQS on
+        #[arg(long, env, help_heading = "HTTP", default_value = "127.0.0.1:9324", value_parser = listen_address)]
         queue_listen_addr: SocketAddr,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = runtime::settings::parse();
     runtime::exit_code(match cli.command {
         None => run(cli.settings, cli.demo).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
@@ -157,8 +156,4 @@ async fn serve_queue(address: SocketAddr) -> anyhow::Result<()> {
     let shutdown = runtime::shutdown_signal()?;
     println!("{}", welcome::queue_text(listener.local_addr()?));
     queue::serve(listener, shutdown).await
-}
-
-async fn listen(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({variable})"))
 }

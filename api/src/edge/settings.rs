@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderName, Method};
-use runtime::duration_from;
+use runtime::settings::{duration, duration_from};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::origin::AllowedOrigin;
@@ -37,7 +37,7 @@ pub struct HttpSettings {
     #[arg(long, env, default_value = "75s", value_parser = duration_from(Duration::from_secs(1)))]
     pub idle_timeout: Duration,
     /// Keep serving for this long after SIGTERM while /health/ready returns 503, so that the load balancer notices
-    #[arg(long, env, default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
 }
 

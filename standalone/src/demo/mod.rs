@@ -12,6 +12,7 @@ use anyhow::Context;
 use api::commands::place_order::{Item, PlaceOrder};
 use iso_currency::Currency;
 use rand::Rng;
+use runtime::settings::duration;
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ pub struct DemoSettings {
     #[arg(long, env, value_parser = parse_rate)]
     pub demo: Option<f64>,
     /// How long the demo places orders
-    #[arg(long, env, default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "1h", value_parser = duration)]
     pub demo_time: Duration,
 }
 

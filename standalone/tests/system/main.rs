@@ -9,6 +9,7 @@ mod lost_keys;
 mod rebuild;
 mod redis_loss;
 mod replacement;
+mod settings;
 mod standalone;
 mod start;
 mod stores_down;

@@ -2,11 +2,11 @@
 
 use test_support::process::Process;
 use test_support::services::Stores;
-use test_support::user::SECRET;
+use test_support::user::{SECRET, status};
 
 /// Runs a program that must fail and print each of these texts: in one line, or in clap's usual form when the command line
 /// itself is wrong.
-fn fails(name: &str, arguments: &[&str], variables: &[(&str, &str)], texts: &[&str]) {
+pub fn fails(name: &str, arguments: &[&str], variables: &[(&str, &str)], texts: &[&str]) {
     let anywhere = [("LISTEN_ADDR", "127.0.0.1:0")];
     let process = Process::start(name, arguments, &[&anywhere, variables].concat());
     let output = process.output();
@@ -39,7 +39,9 @@ fn an_invalid_flag_or_value_is_named() {
         fails(name, &["--no-such-flag"], &[], &["--no-such-flag"]);
     }
     for name in ["api", "projector", "standalone"] {
-        fails(name, &[], &[("LISTEN_ADDR", "nowhere")], &["'nowhere'", "--listen-addr"]);
+        fails(name, &[], &[("LISTEN_ADDR", "nowhere")], &["'nowhere'", "LISTEN_ADDR", "--listen-addr"]);
+        fails(name, &[], &[("LISTEN_ADDR", ":8080")], &["LISTEN_ADDR", "127.0.0.1:8080", "0.0.0.0:8080"]);
+        fails(name, &[], &[("RUST_LOG", "inof")], &["RUST_LOG", "inof"]);
         fails(name, &[], &[("RUST_LOG", "api=loud")], &["RUST_LOG"]);
         fails(name, &[], &[("LOG_FORMAT", "xml")], &["'xml'", "text, json"]);
         fails(name, &[], &[("CURRENCY", "gold")], &["'gold'", "ISO 4217"]);
@@ -66,7 +68,7 @@ fn an_invalid_flag_or_value_is_named() {
         &["cannot reach the database of DATABASE_URL"],
     );
     fails("api", &["token", "--scope", "clients:read"], &[], &["JWT_SECRET is not set"]);
-    fails("api", &["token", "--scope", "x", "--ttl", "long"], &[("JWT_SECRET", SECRET)], &["'long'"]);
+    fails("api", &["token", "--scope", "clients:read", "--ttl", "long"], &[("JWT_SECRET", SECRET)], &["'long'"]);
 }
 
 #[test]
@@ -114,7 +116,25 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
     fails("projector", &["verify"], &other, &refusal);
     fails("migration", &["sample-data"], &other, &refusal);
     for name in ["api", "projector"] {
-        fails(name, &[], &with(&variables, "LISTEN_ADDR", &used_address), &["cannot listen on", "LISTEN_ADDR"]);
+        fails(
+            name,
+            &[],
+            &with(&variables, "LISTEN_ADDR", &used_address),
+            &["cannot listen on", "LISTEN_ADDR", "in use"],
+        );
         fails(name, &[], &with(&variables, "PARTITIONS", "7"), &["PARTITIONS=16", "PARTITIONS=7"]);
     }
+}
+
+#[tokio::test]
+async fn a_page_that_is_switched_on_but_not_built_in_is_reported() {
+    let stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+    let mut api = Process::start("api", &[], &with(&stores.variables(), "DASHBOARD", "1"));
+    let address = api.line_with("ready address=");
+    let is_missing = status(&address, "/dashboard").await == 404;
+    let output = api.output();
+    assert!(api.terminate().success());
+    let is_reported =
+        output.all().iter().any(|line| line.contains("DASHBOARD is on, but") && line.contains("`make build`"));
+    assert_eq!(is_reported, is_missing);
 }

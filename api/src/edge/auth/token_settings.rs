@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, encode};
+use runtime::settings::duration;
 use serde_json::json;
 
 use super::claims::{ClaimSettings, LEEWAY};
@@ -22,7 +23,7 @@ pub struct TokenSettings {
     #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     pub jwt_jwks_url: Option<String>,
     /// Shortest time between two fetches of the public keys
-    #[arg(long, env, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "10s", value_parser = duration)]
     pub jwt_jwks_cooldown: Duration,
     /// Required value of the claim `iss` (unset: any)
     #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]

@@ -10,6 +10,7 @@ use apollo_compiler::{Name, Node};
 use apollo_parser::{Lexer, TokenKind};
 use async_graphql::ServerError;
 use clap::builder::RangedU64ValueParser;
+use runtime::settings::duration;
 
 use super::position::Positions;
 use crate::edge::quota::SubjectLimit;
@@ -52,7 +53,7 @@ pub struct LimitSettings {
     #[arg(long, env, default_value_t = 1_000)]
     pub max_complexity: usize,
     /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
-    #[arg(long, env, default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub operation_timeout: Duration,
     /// Maximum number of concurrent queries and mutations. Further ones get status 503
     #[arg(long, env, default_value_t = 512, value_parser = count())]

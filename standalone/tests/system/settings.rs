@@ -1,0 +1,97 @@
+//! Settings: each is explained, and each wrong value is reported with the name of its variable.
+
+use std::process::{Command, Stdio};
+
+use test_support::process::{Process, command, program};
+use test_support::services::output;
+use test_support::user::status;
+
+use crate::start::fails;
+
+const PROGRAMS: [&str; 4] = ["api", "projector", "standalone", "migration"];
+/// More is allowed without these settings.
+const RESTRICTIONS: [&str; 5] =
+    ["JWT_AUDIENCE", "JWT_ISSUER", "JWT_OAUTH_CLIENTS", "JWT_REQUIRE_CLIENT", "TRUSTED_DOCUMENTS"];
+
+/// The settings of a program, each with its line of `--help`.
+fn settings(name: &str) -> Vec<(String, String)> {
+    let help = output(&mut command(name, &["--help"], &[]));
+    let setting = |line: &str| {
+        let (_, rest) = line.split_once("[env: ")?;
+        Some((rest.split_once(']')?.0.to_owned(), line.to_owned()))
+    };
+    help.lines().filter_map(setting).collect()
+}
+
+#[test]
+fn help_has_one_line_for_each_setting_and_no_secret() {
+    let secrets = ["DATABASE_URL", "REDIS_URL", "REDIS_PASSWORD", "JWT_SECRET", "JWT_JWKS_URL"];
+    let secrets = secrets.map(|name| (name, "redis://user:hunter2@127.0.0.1/1"));
+    for name in ["api", "projector", "standalone"] {
+        let settings = settings(name);
+        assert!(settings.len() > 10, "{settings:?}");
+        for (setting, line) in settings {
+            let flag = format!("--{} ", setting.to_lowercase().replace('_', "-"));
+            assert!(line.trim_start().starts_with(&flag), "{line}");
+        }
+    }
+    for name in PROGRAMS {
+        for arguments in [["--help"], ["-h"]] {
+            let help = output(&mut command(name, &arguments, &secrets));
+            assert!(help.contains("DATABASE_URL") && !help.contains("hunter2"), "{help}");
+        }
+        let version = output(&mut command(name, &["--version"], &[("LISTEN_ADDR", "nowhere")]));
+        assert_eq!(version, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    let help = output(&mut command("projector", &["verify", "--help"], &secrets));
+    assert!(help.contains("DATABASE_URL") && !help.contains("hunter2"), "{help}");
+}
+
+#[test]
+fn every_wrong_value_is_reported_with_its_variable() {
+    for name in ["api", "projector", "standalone"] {
+        for (setting, line) in settings(name) {
+            if !["JWT_SECRET", "REDIS_PASSWORD", "REDIS_USERNAME"].contains(&&*setting) {
+                fails(name, &[], &[(&setting, "1 ")], &[&setting, "white space"]);
+            }
+            let default = line.split_once("[default: ").map(|(_, rest)| rest.split_once(']').unwrap().0);
+            if default.is_some_and(|default| default.starts_with(|first: char| first.is_ascii_digit())) {
+                for value in ["☃", "-1", "99999999999999999999999999", "99999999999999999d"] {
+                    fails(name, &[], &[(&setting, value)], &[&setting, value]);
+                }
+            }
+        }
+    }
+    for setting in RESTRICTIONS {
+        fails("api", &[], &[(setting, "")], &[setting, "is empty"]);
+    }
+    fails("api", &[], &[("DASHBOARD", "maybe")], &["DASHBOARD", "'maybe'", "true or false"]);
+    fails("api", &[], &[("RATE_LIMIT_SUBJECTS", "importer")], &["RATE_LIMIT_SUBJECTS", "SUBJECT=COST"]);
+    fails("projector", &["verify"], &[], &["DATABASE_URL (--database-url)"]);
+    fails("migration", &["up"], &[("DATABASE_URL", "")], &["--database-url <DATABASE_URL>"]);
+}
+
+#[tokio::test]
+async fn empty_variables_count_as_not_set_and_switches_take_usual_words() {
+    let settings = settings("standalone");
+    let empty = settings.iter().map(|(name, _)| (&**name, "")).filter(|(name, _)| !RESTRICTIONS.contains(name));
+    let variables: Vec<_> =
+        empty.chain([("LISTEN_ADDR", "localhost:0"), ("GRAPHQL_GET", "No"), ("RUST_LOG", " ")]).collect();
+    let mut process = Process::start("standalone", &[], &variables);
+    let address = process.line_with("ready address=");
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    assert_eq!(status(&address, "/health/ready").await, 200);
+    assert_eq!(status(&address, "/graphql?query=%7B__typename%7D").await, 405);
+    assert!(process.terminate().success());
+    let empty = [("DATABASE_URL", "sqlite::memory:"), ("DATABASE_PASSWORD_FILE", "")];
+    assert!(output(&mut command("migration", &["up"], &empty)).contains("up to date"));
+}
+
+#[test]
+fn help_is_readable_on_a_terminal() {
+    let help = format!("stty cols 100; {} --help", program("api").display());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &help, "/dev/null"]).stdin(Stdio::null());
+    let help = output(&mut script);
+    assert!(help.contains("--listen-addr") && help.lines().all(|line| line.chars().count() <= 110), "{help}");
+}
