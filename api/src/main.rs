@@ -1,13 +1,15 @@
 //! The `api` program: configure, connect, serve, drain.
 
+mod token;
+
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use api::commands::database;
 use api::config::Settings;
-use api::edge::auth::{Authenticator, SCOPES, TokenSettings};
+use api::edge::auth::Authenticator;
+use api::edge::pages;
 use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
 use api::graphql::schema;
@@ -15,10 +17,10 @@ use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use runtime::database::{Login, watch_credentials};
-use runtime::queue::aws_settings;
-use runtime::settings::{duration_from, listen};
 use runtime::logging;
-use tracing::info;
+use runtime::queue::aws_settings;
+use runtime::settings::listen;
+use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,23 +46,7 @@ enum Command {
     /// Print the GraphQL schema
     Schema,
     /// Create a token for development, signed with JWT_SECRET
-    Token {
-        /// Scopes separated by spaces: orders:place, clients:read, clients:write, products:read, products:write, sales:read,
-        /// graphql:explore
-        #[arg(long)]
-        scope: String,
-        /// Id of the only client that the token may act for (unset: any)
-        #[arg(long, value_name = "ID")]
-        client: Option<String>,
-        /// Lifetime of the token, such as 15m or 8h, at least 1s
-        #[arg(long, default_value = "1h", value_parser = duration_from(Duration::from_secs(1)))]
-        ttl: Duration,
-        /// Subject of the token
-        #[arg(long, default_value = "developer")]
-        subject: String,
-        #[command(flatten)]
-        tokens: Box<TokenSettings>,
-    },
+    Token(Box<token::Arguments>),
 }
 
 #[tokio::main]
@@ -79,12 +65,7 @@ async fn main() -> ExitCode {
             print!("{}", schema(None).sdl());
             Ok(())
         }
-        Some(Command::Token { scope, client, ttl, subject, tokens }) => {
-            for unknown in scope.split_whitespace().filter(|scope| !SCOPES.contains(scope)) {
-                eprintln!("warning: unknown scope {unknown}; known scopes are {}", SCOPES.join(", "));
-            }
-            tokens.mint(&subject, &scope, client.as_deref(), ttl).map(|token| println!("{token}"))
-        }
+        Some(Command::Token(arguments)) => arguments.run(),
     })
 }
 
@@ -110,11 +91,15 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
+    let are_pages_missing = settings.edge.http.dashboard && !pages::are_built_in();
     let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown.clone())?;
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     info!(address = %listener.local_addr()?, "ready");
     if is_cdn_needed {
-        info!("GraphiQL is not built in: the page loads it from unpkg.com");
+        info!("GraphiQL is not built in: the page loads it from unpkg.com; `make build` builds it in");
+    }
+    if are_pages_missing {
+        warn!("DASHBOARD is on, but the dashboard and the shop are not built in; `make build` builds them in");
     }
     let served = async {
         let served = service.serve(listener).await;

@@ -95,8 +95,8 @@ test("documents of Apollo's manifest are trusted and others are not", async () =
 async function trustsOnly(manifest, requests) {
   const secret = { JWT_SECRET: randomUUID() };
   const service = await start({ ...secret, TRUSTED_DOCUMENTS: manifest });
-  const { output } = await run(program('api'), ['token', '--scope', 'products:read'], { env: secret });
-  const token = output.trim();
+  const { stdout } = await run(program('api'), ['token', '--scope', 'products:read'], { env: secret });
+  const token = stdout.trim();
   for (const request of requests) {
     const { data, errors } = await service.post({ ...request, variables: { first: 1 } }, token);
     assert.equal(errors, undefined);

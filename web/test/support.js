@@ -123,7 +123,7 @@ export const orderOf = (clientId) => ({ input: { clientId, items: [{ productId: 
 export function run(program, args, options) {
   return new Promise((resolve) => {
     execFile(program, args, options, (error, stdout, stderr) => {
-      resolve({ status: error ? error.code : 0, output: stdout + stderr });
+      resolve({ status: error ? error.code : 0, stdout, output: stdout + stderr });
     });
   });
 }

@@ -13,3 +13,4 @@ mod settings;
 mod standalone;
 mod start;
 mod stores_down;
+mod token;
