@@ -7,9 +7,11 @@ use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters};
 use runtime::queue::aws_settings;
 use serde_json::Value;
 
+use super::Confirmation;
 use super::report::Report;
 
 #[derive(clap::Args)]
+#[command(next_help_heading = "Stores")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -17,7 +19,7 @@ pub struct Arguments {
     #[arg(long, env, global = true)]
     queue_url: Option<String>,
     /// Print JSON, one line per result
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = None::<&'static str>)]
     json: bool,
     #[command(flatten)]
     read_model: read_model::RedisSettings,
@@ -46,10 +48,13 @@ struct Chosen {
     /// All dead letters, except that `redrive` skips foreign ones and `discard` skips needed ones
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
+        self.command.confirm()?;
         let queue_url =
             self.queue_url.context("QUEUE_URL is not set: the SQS queue that the dead letters come from")?;
         let (read_model, currency) = (self.read_model.connect().await?, self.read_model.currency);
@@ -71,6 +76,17 @@ impl Arguments {
 }
 
 impl Command {
+    fn confirm(&self) -> anyhow::Result<()> {
+        let (verb, chosen) = match self {
+            Command::List | Command::Show { .. } => return Ok(()),
+            Command::Redrive(chosen) => ("send back", chosen),
+            Command::Discard(chosen) => ("delete", chosen),
+        };
+        let letters =
+            if chosen.all { "all dead letters".into() } else { format!("dead letters ({})", chosen.ids.len()) };
+        chosen.confirmation.ask(&format!("{verb} {letters}"))
+    }
+
     async fn run(self, letters: &mut DeadLetters, mut report: Report) -> anyhow::Result<()> {
         match self {
             Command::List => {
@@ -96,14 +112,13 @@ impl Command {
                 ensure!(found, "there is no dead letter {id}");
                 Ok(())
             }
-            Command::Redrive(chosen) => act(letters, Action::Redrive, chosen.ids, &mut report).await,
-            Command::Discard(chosen) => act(letters, Action::Discard, chosen.ids, &mut report).await,
+            Command::Redrive(chosen) => act(letters, Action::Redrive, chosen, &mut report).await,
+            Command::Discard(chosen) => act(letters, Action::Discard, chosen, &mut report).await,
         }
     }
 }
 
-/// No ids mean all.
-async fn act(letters: &mut DeadLetters, action: Action, ids: Vec<String>, report: &mut Report) -> anyhow::Result<()> {
+async fn act(letters: &mut DeadLetters, action: Action, chosen: Chosen, report: &mut Report) -> anyhow::Result<()> {
     let (mut done, mut skipped) = (0, 0);
     let print = |letter: &DeadLetter, is_done: bool| {
         if is_done {
@@ -113,7 +128,10 @@ async fn act(letters: &mut DeadLetters, action: Action, ids: Vec<String>, report
             skipped += 1;
         }
     };
-    let missing = letters.act(action, ids, print).await?;
+    let missing = match chosen.confirmation.dry_run {
+        true => letters.would_act(action, chosen.ids, print).await?,
+        false => letters.act(action, chosen.ids, print).await?,
+    };
     let (count, reason) = match action {
         Action::Redrive => ("redriven", "they are not events of this service"),
         Action::Discard => ("discarded", "the read model needs them"),
@@ -121,6 +139,9 @@ async fn act(letters: &mut DeadLetters, action: Action, ids: Vec<String>, report
     report.summary(&[(count, done), ("skipped", skipped)], false, Value::Null);
     if skipped > 0 {
         eprintln!("{skipped} skipped: {reason}");
+    }
+    if chosen.confirmation.dry_run {
+        eprintln!("this was a dry run: nothing was changed");
     }
     ensure!(missing.is_empty(), "there are no dead letters {}", missing.join(", "));
     Ok(())

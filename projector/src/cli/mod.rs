@@ -1,5 +1,6 @@
 //! Operator commands. Each can run at any time, run twice and be interrupted.
 
+mod confirm;
 mod dead_letters;
 mod queues;
 mod rebuild;
@@ -14,8 +15,10 @@ use std::time::Duration;
 use clap::Subcommand;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use runtime::database::{self, Login};
+use runtime::settings::duration;
 use tokio_util::sync::CancellationToken;
 
+use self::confirm::Confirmation;
 use self::report::Report;
 
 /// Time limit of a database statement. Even a large comparison takes much less.
@@ -32,9 +35,7 @@ pub enum Command {
     /// List, redrive or discard messages that could not be applied
     DeadLetters(dead_letters::Arguments),
     /// Compare the read model with the command database, and repair it with --repair
-    ///
-    /// Safe at any time, also under load. Exit status: 0 if nothing differs or everything was repaired, 3 if differences
-    /// remain, 1 after an error, 130 if interrupted.
+    #[command(after_help = verify::EXIT_STATUS)]
     Verify(verify::Arguments),
     /// Rebuild the read model from the event log while the live one stays in use
     #[command(subcommand)]
@@ -55,14 +56,17 @@ impl Command {
 #[derive(clap::Args)]
 pub struct ReadModelArguments {
     /// Print JSON, one line per result
-    #[arg(long)]
+    #[arg(long, help_heading = None::<&'static str>)]
     json: bool,
     #[command(flatten)]
     read_model: read_model::RedisSettings,
 }
 
 #[derive(clap::Args)]
+#[command(next_help_heading = "Stores")]
 pub struct StoreArguments {
+    #[command(flatten)]
+    stored: ReadModelArguments,
     /// Command database; must be the writer, not a replica
     #[arg(long, env, hide_env_values = true)]
     database_url: String,
@@ -70,10 +74,8 @@ pub struct StoreArguments {
     #[arg(long, env)]
     database_password_file: Option<PathBuf>,
     /// How long a published event may take to reach the read model before it counts as missing
-    #[arg(long, env, default_value = "1m", value_parser = humantime::parse_duration)]
+    #[arg(long, env, help_heading = "Sweep", default_value = "1m", value_parser = duration)]
     in_flight: Duration,
-    #[command(flatten)]
-    stored: ReadModelArguments,
 }
 
 impl StoreArguments {

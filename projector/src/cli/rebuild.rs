@@ -11,50 +11,63 @@ use projector::rebuild::{Interrupted, Phase, Rebuild};
 use projector::verify::Repair;
 use read_model::Generations;
 use read_model::generations::{Generation, GenerationState, TransitionError};
+use runtime::settings::duration;
 use serde::Serialize;
 use serde_json::json;
 
 use super::report::Report;
-use super::{INTERRUPTED, ReadModelArguments, StoreArguments, continue_unless};
-
-const ADVICE: &str = "the same command continues, `projector rebuild abort` abandons the new generation";
+use super::{Confirmation, INTERRUPTED, ReadModelArguments, StoreArguments, continue_unless};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Build a new generation from the event log, compare it with the database, and make it live
-    ///
-    /// Continues a rebuild that was interrupted.
+    /// Build a new generation from the event log, or continue one; compare it with the database, and make it live
     Start(Arguments),
     /// List the generations
     Status(ReadModelArguments),
     /// Abandon the generation that is being built
-    Abort(ReadModelArguments),
+    Abort(ChangeArguments),
     /// Compare the previous generation with the database, and make it live again
-    Rollback(Arguments),
+    Rollback(RollbackArguments),
     /// Remove the previous generation
-    Discard(ReadModelArguments),
+    Discard(ChangeArguments),
 }
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// How long the replaced generation is kept, so that `rollback` can make it live again; at least ten seconds
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    keep: Duration,
     #[command(flatten)]
     stores: StoreArguments,
-    /// How long the replaced generation is kept, so that `rollback` can make it live again
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    keep: Duration,
+}
+
+#[derive(clap::Args)]
+pub struct RollbackArguments {
+    #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+#[derive(clap::Args)]
+pub struct ChangeArguments {
+    #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
+    arguments: ReadModelArguments,
 }
 
 impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Start(arguments) => return arguments.run(false).await,
-            Command::Rollback(arguments) => return arguments.run(true).await,
+            Command::Rollback(rollback) => return rollback.run().await,
             Command::Status(arguments) => {
                 let generations = arguments.read_model.connect().await?.generations().await?;
                 print_generations(&generations, &Report::new(arguments.json));
             }
-            Command::Abort(arguments) => change(arguments, Generations::abort).await?,
-            Command::Discard(arguments) => change(arguments, Generations::discard).await?,
+            Command::Abort(change) => change.run("abandon generation", Generations::abort).await?,
+            Command::Discard(change) => change.run("remove generation", Generations::discard).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -62,6 +75,10 @@ impl Command {
 
 impl Arguments {
     async fn run(self, roll_back: bool) -> anyhow::Result<ExitCode> {
+        let advice = match roll_back {
+            true => "the live generation has not changed, the same command tries again",
+            false => "the same command continues, `projector rebuild abort` abandons the new generation",
+        };
         let verifier = self.stores.verifier(Repair::RemoveOrphans).await?;
         let total = verifier.clients_after(0).await?;
         let rebuild = Rebuild { verifier, keep: self.keep };
@@ -92,31 +109,66 @@ impl Arguments {
         };
         report.summary(&[counts], interrupted, json!({ "generation": done.as_ref().ok() }));
         if interrupted {
-            eprintln!("interrupted; {ADVICE}");
+            eprintln!("interrupted; {advice}");
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        let generation = done.context(ADVICE)?;
-        let keep = humantime::format_duration(self.keep);
-        eprintln!("generation {generation} is live; `projector rebuild rollback` undoes this for {keep}");
+        let generation = done.context(advice)?;
+        let generations = rebuild.verifier.read_model.generations().await?;
+        let until = generations.previous().and_then(|previous| match generations.generations.get(&previous)?.state {
+            GenerationState::Kept { until } => Some(time(until)),
+            _ => None,
+        });
+        let until = until.map(|until| format!("; `projector rebuild rollback` undoes this until {until}"));
+        eprintln!("generation {generation} is live{}", until.unwrap_or_default());
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Abandons a generation. Projectors then remove its keys.
-async fn change(
-    arguments: ReadModelArguments,
-    abandon: fn(&mut Generations, i64) -> Result<u64, TransitionError>,
-) -> anyhow::Result<()> {
-    let read_model = arguments.read_model.connect().await?;
-    read_model.change_generations(abandon).await??;
-    print_generations(&read_model.generations().await?, &Report::new(arguments.json));
-    Ok(())
+impl RollbackArguments {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let read_model = self.arguments.stores.stored.read_model.connect().await?;
+        let previous = read_model.generations().await?.previous();
+        let previous =
+            previous.context("there is no previous generation; `projector rebuild start` builds a new one")?;
+        self.confirmation.ask(&format!("make generation {previous} live again"))?;
+        if self.confirmation.dry_run {
+            eprintln!("would make generation {previous} live again");
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.arguments.run(true).await
+    }
+}
+
+impl ChangeArguments {
+    /// Abandons a generation. Projectors then remove its keys.
+    async fn run(
+        self,
+        action: &str,
+        abandon: fn(&mut Generations, i64) -> Result<u64, TransitionError>,
+    ) -> anyhow::Result<()> {
+        let read_model = self.arguments.read_model.connect().await?;
+        let generation = abandon(&mut read_model.generations().await?, 0)?;
+        let action = format!("{action} {generation}");
+        self.confirmation.ask(&action)?;
+        if self.confirmation.dry_run {
+            eprintln!("would {action}");
+            return Ok(());
+        }
+        read_model.change_generations(abandon).await??;
+        print_generations(&read_model.generations().await?, &Report::new(self.arguments.json));
+        Ok(())
+    }
 }
 
 fn print_generations(generations: &Generations, report: &Report) {
     for (&number, &generation) in &generations.generations {
         report.result(&Row { number, generation });
     }
+}
+
+/// A time in ms since 1970.
+fn time(ms: i64) -> String {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%F %T UTC").to_string()
 }
 
 #[derive(Serialize)]
@@ -129,7 +181,6 @@ struct Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let time = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%F %T UTC");
         let format = self.generation.format;
         write!(f, "{:<20} ", format!("generation {}", self.number))?;
         match self.generation.state {

@@ -8,32 +8,39 @@ use projector::verify::sums::SumsProgress;
 use projector::verify::{Progress, Repair};
 use serde_json::json;
 
-use super::{INTERRUPTED, StoreArguments, continue_unless};
+use super::{Confirmation, INTERRUPTED, StoreArguments, continue_unless};
 
 /// Exit status when differences remain.
 const DIFFERENCES: u8 = 3;
+pub const EXIT_STATUS: &str = "Safe at any time, also under load. Exit status: 0 if nothing differs or everything was repaired, \
+                               3 if differences remain, 1 after an error, 130 if interrupted.";
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[command(flatten)]
-    stores: StoreArguments,
     /// Repair each client and product that differs, from the event log
     #[arg(long)]
     repair: bool,
     /// Also remove clients and events that the database no longer has, for example after restoring a backup
     #[arg(long, requires = "repair")]
     remove_orphans: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
     /// Only clients with a larger id, to continue after an interruption
     #[arg(long, value_name = "CLIENT", default_value_t = 0)]
     after: i64,
     /// Only sums from this month on, given by a day such as 2026-11-01, to continue after an interruption
     #[arg(long, value_name = "DAY")]
     sums_from: Option<NaiveDate>,
+    #[command(flatten)]
+    stores: StoreArguments,
 }
 
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let repair = match (self.repair, self.remove_orphans) {
+        if self.remove_orphans {
+            self.confirmation.ask("remove clients and events that the database does not have from the read model")?;
+        }
+        let repair = match (self.repair && !self.confirmation.dry_run, self.remove_orphans) {
             (false, _) => Repair::Off,
             (true, false) => Repair::FromLog,
             (true, true) => Repair::RemoveOrphans,

@@ -84,6 +84,16 @@ pub enum Action {
     Discard,
 }
 
+impl Action {
+    /// Whether the action is right for all letters with this verdict.
+    fn suits(self, verdict: Verdict) -> bool {
+        match self {
+            Action::Redrive => verdict != Verdict::Foreign,
+            Action::Discard => verdict != Verdict::Needed,
+        }
+    }
+}
+
 pub struct DeadLetters {
     pub queue: Client,
     pub queue_url: String,
@@ -120,6 +130,26 @@ impl DeadLetters {
         Ok(())
     }
 
+    /// Calls `each` as [`DeadLetters::act`] would, and changes nothing. Returns the ids that were not found.
+    pub async fn would_act(
+        &mut self,
+        action: Action,
+        mut ids: Vec<String>,
+        mut each: impl FnMut(&DeadLetter, bool),
+    ) -> anyhow::Result<Vec<String>> {
+        let all = ids.is_empty();
+        let call = |letter: &DeadLetter| match all {
+            true => each(letter, action.suits(letter.verdict)),
+            false if ids.contains(&letter.id) => {
+                ids.retain(|id| *id != letter.id);
+                each(letter, true);
+            }
+            false => {}
+        };
+        self.list(call).await?;
+        Ok(ids)
+    }
+
     /// Redrives or discards the letters with these ids. Without ids it takes all, but does not discard needed ones nor redrive
     /// foreign ones. Calls `each` for every letter with whether it was taken. Returns the ids that were not found.
     ///
@@ -133,10 +163,9 @@ impl DeadLetters {
     ) -> anyhow::Result<Vec<String>> {
         let all = ids.is_empty();
         while let Some(letters) = self.receive().await? {
-            let (chosen, kept): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| match (all, action) {
-                (false, _) => ids.contains(&letter.id),
-                (true, Action::Redrive) => letter.verdict != Verdict::Foreign,
-                (true, Action::Discard) => letter.verdict != Verdict::Needed,
+            let (chosen, kept): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| match all {
+                true => action.suits(letter.verdict),
+                false => ids.contains(&letter.id),
             });
             if action == Action::Redrive {
                 self.send(&chosen).await?;

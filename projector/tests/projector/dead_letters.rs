@@ -39,6 +39,21 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
         assert!(verdicts[&foreign].0 == Verdict::Foreign && verdicts[&foreign].1.contains("not a CloudEvent"));
     }
 
+    let mut would = Vec::new();
+    let each = |letter: &DeadLetter, is_done: bool| would.push((letter.id.clone(), is_done));
+    assert_eq!(letters.would_act(Action::Discard, vec![], each).await.unwrap(), [""; 0]);
+    letters.close().await.unwrap();
+    let done: Vec<_> = would.iter().filter(|(_, is_done)| *is_done).map(|(id, _)| id).collect();
+    assert!(
+        would.len() == 34 && done.len() == 2 && done.contains(&&superseded) && done.contains(&&foreign),
+        "{would:?}"
+    );
+    let missing =
+        letters.would_act(Action::Redrive, vec![needed.clone(), "no-such-id".into()], |_, _| {}).await.unwrap();
+    assert_eq!(missing, ["no-such-id"]);
+    letters.close().await.unwrap();
+    assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
+
     let mut act = async |action, ids: &[&String]| {
         let (mut done, mut kept) = (Vec::new(), Vec::new());
         let ids = ids.iter().map(|id| id.to_string()).collect();

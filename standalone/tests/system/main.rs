@@ -6,6 +6,7 @@ mod chaos;
 mod cluster;
 mod disk_full;
 mod lost_keys;
+mod operator;
 mod rebuild;
 mod redis_loss;
 mod replacement;

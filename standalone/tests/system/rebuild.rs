@@ -68,8 +68,8 @@ async fn readers_never_notice_a_rebuild() {
         serde_json::from_str::<Value>(output.lines().last().unwrap()).unwrap()["generation"].as_u64().unwrap()
     };
     assert_eq!((rebuild(&["start"]), live()), (2, 2), "it continues the interrupted rebuild");
-    assert_eq!(rebuild(&["rollback"]), 1);
-    assert_eq!((rebuild(&["rollback"]), live()), (2, 2));
+    assert_eq!(rebuild(&["rollback", "--yes"]), 1);
+    assert_eq!((rebuild(&["rollback", "--yes"]), live()), (2, 2));
     assert_eq!((rebuild(&["start", "--keep", "0s"]), live()), (3, 3));
     // Two rebuilds at once.
     let both = std::thread::scope(|scope| {

@@ -140,9 +140,9 @@ impl Chaos {
         let point = self.next_point(&REBUILD_POINTS);
         self.run_armed(&["rebuild", "start"], point);
         let then: &[&[&str]] = match self.random.random_range(0..3) {
-            0 => &[&["rebuild", "abort"]],
+            0 => &[&["rebuild", "abort", "--yes"]],
             1 => &[&["rebuild", "start", "--keep", "0s"]],
-            _ => &[&["rebuild", "start"], &["rebuild", "rollback"]],
+            _ => &[&["rebuild", "start"], &["rebuild", "rollback", "--yes"]],
         };
         // These must succeed: the stores are up during this fault.
         for arguments in then {

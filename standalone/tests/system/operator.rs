@@ -1,0 +1,68 @@
+//! Operator commands that delete something or change what queries read.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use test_support::process::{Process, program};
+use test_support::services::Stores;
+
+use crate::start::fails;
+
+/// Runs the projector on a terminal and types a line. Returns whether it succeeded, and what it printed.
+fn on_terminal(stores: &Stores, arguments: &str, typed: &str) -> (bool, String) {
+    let projector = format!("{} {arguments}", program("projector").display());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &projector, "/dev/null"]).envs(stores.variables());
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    script.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn printed(stores: &Stores, arguments: &[&str]) -> String {
+    let process = Process::start("projector", arguments, &stores.variables());
+    let output = process.output();
+    assert!(process.wait().success(), "{:?}", output.all());
+    output.all().join("\n")
+}
+
+#[test]
+fn commands_that_destroy_ask_or_require_yes() {
+    let stores = Stores::prepared();
+    let variables = stores.variables();
+    let rebuild = |command| fails("projector", &["rebuild", command], &variables, &["there is no previous generation"]);
+    ["rollback", "discard"].into_iter().for_each(rebuild);
+    fails("projector", &["rebuild", "abort"], &variables, &["no generation is being built"]);
+
+    assert!(
+        printed(&stores, &["rebuild", "start", "--keep", "1s"])
+            .contains("generation 2 is live; `projector rebuild rollback`")
+    );
+    assert!(
+        printed(&stores, &["rebuild", "start"])
+            .contains("generation 3 is live; `projector rebuild rollback` undoes this until 20")
+    );
+    let commands: [(&[&str], &str); 5] = [
+        (&["rebuild", "rollback"], "make generation 2 live again"),
+        (&["rebuild", "discard"], "remove generation 2"),
+        (&["verify", "--repair", "--remove-orphans"], "remove clients and events"),
+        (&["dead-letters", "discard", "--all"], "delete all dead letters"),
+        (&["dead-letters", "redrive", "an-id"], "send back dead letters (1)"),
+    ];
+    for (arguments, action) in commands {
+        fails("projector", arguments, &variables, &[action, "--yes", "--dry-run"]);
+        let (done, output) = on_terminal(&stores, &arguments.join(" "), "n\n");
+        assert!(!done && output.contains(action) && output.contains("nothing was changed"), "{output}");
+    }
+    let before = printed(&stores, &["rebuild", "status"]);
+    assert!(printed(&stores, &["rebuild", "discard", "--dry-run"]).contains("would remove generation 2"));
+    assert!(printed(&stores, &["rebuild", "rollback", "--dry-run"]).contains("would make generation 2 live again"));
+    assert!(printed(&stores, &["dead-letters", "discard", "--all", "--dry-run"]).contains("nothing was changed"));
+    printed(&stores, &["verify", "--repair", "--remove-orphans", "--dry-run", "--in-flight", "0s"]);
+    assert_eq!(printed(&stores, &["rebuild", "status"]), before);
+
+    let (done, output) = on_terminal(&stores, "rebuild rollback", "y\n");
+    assert!(done && output.contains("generation 2 is live"), "{output}");
+    assert!(printed(&stores, &["rebuild", "discard", "--yes"]).contains("kept"));
+    fails("projector", &["rebuild", "start", "--keep", "99999999999d"], &variables, &["--keep", "at most 3650d"]);
+}
