@@ -8,6 +8,7 @@ mod welcome;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::config::Settings;
@@ -17,7 +18,9 @@ use api::edge::settings::SchemaExposure;
 use api::outbox::relay;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
+use projector::background::{self, CommandDatabase, SweepSettings};
 use projector::consume::Consumer;
+use projector::consume::activity::Activity;
 use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::database::watch_credentials;
@@ -48,6 +51,8 @@ struct Cli {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
+    sweep: SweepSettings,
+    #[command(flatten)]
     demo: DemoSettings,
 }
 
@@ -65,12 +70,12 @@ enum Command {
 async fn main() -> ExitCode {
     let cli: Cli = runtime::settings::parse();
     runtime::exit_code(match cli.command {
-        None => run(cli.settings, cli.demo).await,
+        None => run(cli.settings, cli.sweep, cli.demo).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
     })
 }
 
-async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
+async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -> anyhow::Result<()> {
     logging::init(settings.log)?;
     if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
@@ -86,6 +91,7 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     let currency = settings.read_model.currency;
     let backend = Backend { db: db.clone(), read_model: read_model.clone(), currency, read_wait: settings.read_wait };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
+    let activity = consumer.activity.clone();
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;
     let token = development_token(&settings)?;
@@ -120,8 +126,8 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
         }
     };
     let served = async {
-        let parts =
-            async { tokio::try_join!(service.serve(listener), consumed, clean_up(redis, shutdown.clone()), traffic) };
+        let repaired = keep_right(redis, &settings, sweep, activity, shutdown.clone());
+        let parts = async { tokio::try_join!(service.serve(listener), consumed, repaired, traffic) };
         let served = parts.await.map(drop);
         shutdown.cancel();
         served
@@ -130,11 +136,22 @@ async fn run(mut settings: Settings, demo: DemoSettings) -> anyhow::Result<()> {
     served.and(watched)
 }
 
-/// Removes old generations of a Redis, if there is one.
-async fn clean_up(redis: Option<Redis>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    if let Some(redis) = redis {
-        rebuild::clean_up(redis, shutdown).await;
-    }
+/// Sweeps a Redis and removes its old generations, if there is one.
+async fn keep_right(
+    redis: Option<Redis>,
+    settings: &Settings,
+    sweep: SweepSettings,
+    activity: Arc<Activity>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (Some(redis), Some(url)) = (redis, settings.database_url.clone()) else { return Ok(()) };
+    let (password_file, currency) = (settings.database_password_file.clone(), settings.read_model.currency);
+    let database = CommandDatabase { url, password_file, currency };
+    let clean_up = async {
+        rebuild::clean_up(redis.clone(), shutdown.clone()).await;
+        Ok(())
+    };
+    tokio::try_join!(clean_up, background::sweep(database, sweep, redis.clone(), activity, shutdown.clone()))?;
     Ok(())
 }
 

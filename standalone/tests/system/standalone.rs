@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use test_support::process::{Process, command};
+use test_support::redis::Redis;
 use test_support::until;
 use test_support::user::{SAMPLE_ORDER, User, assert_is_bob, status};
 
@@ -60,6 +61,51 @@ async fn the_read_model_is_rebuilt_from_a_database_file() {
     assert_is_bob(&rebuilt, "15000.00", 5, &rebuilt["lastPurchase"]);
     let (placed, version) = user.place("1", &SAMPLE_ORDER, None).await;
     assert_is_bob(&user.client_at("1", version).await, "18000.00", 6, &placed["order"]["placedAt"]);
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_emptied_heals_by_itself() {
+    let (directory, redis) = (tempfile::tempdir().unwrap(), Redis::start().await);
+    let database = format!("sqlite://{}", directory.path().join("orders.db").display());
+    let sweep = [("SWEEP_INTERVAL", "100ms"), ("IN_FLIGHT", "1s")];
+    let stores = [("DATABASE_URL", &*database), ("REDIS_URL", &*redis.url)];
+    let (process, user) = start(&[&stores[..], &sweep].concat());
+    let (placed, version) = user.place("1", &SAMPLE_ORDER, None).await;
+    let bob = user.client_at("1", version).await;
+    assert_is_bob(&bob, "3000.00", 1, &placed["order"]["placedAt"]);
+    let () = redis.command(&["FLUSHALL"]).await;
+    until("Bob is back", async || {
+        let found = user.graphql("{ client(id: 1) { version orderCount } }").await;
+        found["data"]["client"] == json!({ "version": version, "orderCount": 1 })
+    })
+    .await;
+    assert!(process.terminate().success());
+}
+
+#[tokio::test]
+async fn a_page_gives_its_token_to_no_proxy_and_no_other_site() {
+    let (process, user) = start(&[]);
+    let token = async |path: &str, name: &'static str, value: &'static str| {
+        let request = user.http.get(format!("http://{}{path}", user.address)).header(name, value);
+        request.send().await.unwrap().text().await.unwrap().contains(&user.token)
+    };
+    for path in ["/graphiql/config.json", "/pages/config.json"] {
+        assert!(token(path, "sec-fetch-site", "same-origin").await, "{path}");
+        for (name, value) in [
+            ("host", "orders.example.com"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "orders.example.com"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-real-ip", "192.0.2.1"),
+            ("forwarded", "for=192.0.2.1"),
+            ("via", "1.1 proxy"),
+            ("sec-fetch-site", "cross-site"),
+        ] {
+            assert!(!token(path, name, value).await, "{path} {name}: {value}");
+        }
+    }
     assert!(process.terminate().success());
 }
 
