@@ -1,5 +1,5 @@
 # Each target installs the programs that it needs (on Debian, as root) or prints what to install.
-.PHONY: run demo test check fuzz chaos bench
+.PHONY: run demo build test check fuzz chaos bench
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
@@ -10,6 +10,10 @@ demo: # the same with a month of sample orders and new ones for an hour: RATE=1 
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@scripts/build-web
 	@RUST_LOG=$${RUST_LOG:-info,api::edge::access_log=warn} cargo run --locked -- --demo $(or $(RATE),1)
+
+build: # builds the release programs, with their pages, into target/programs; DIRECTORY=… chooses another directory
+	@scripts/install cc=build-essential node=nodejs npm=npm
+	@scripts/build $(or $(DIRECTORY),target/programs)
 
 test: # runs every test
 	@scripts/test
