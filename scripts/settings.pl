@@ -28,12 +28,10 @@ while (my $line = <STDIN>) {
         ($program, $setting) = ($1, undef);
     } elsif ($line =~ /^(\S.*):$/) {
         finish();
-        ($heading, $setting) = ($1 eq 'Options' ? 'Stores and service' : $1, undef);
+        ($heading, $setting) = ($1, undef);
     } elsif ($line =~ /^\s+(?:-\w, )?--[\w-]+( <\S+>)?(.*)$/) {
         finish();
         $setting = { switch => !$1, text => $2 };
-    } elsif ($setting) {
-        $setting->{text} .= " $line";
     }
 }
 finish();

@@ -13,9 +13,9 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
-#[command(version)]
+#[command(version, term_width = 0, next_help_heading = "Stores")]
 struct Cli {
-    /// The command database, such as postgres://user:password@host/database or sqlite://orders.db
+    /// URL of the command database, such as postgres://user:password@host/database or sqlite://orders.db
     #[arg(long, env, hide_env_values = true)]
     database_url: String,
     /// File with the password of the database, instead of the URL

@@ -1,8 +1,6 @@
 //! Settings: each is explained, and each wrong value is reported with the name of its variable.
 
-use std::process::{Command, Stdio};
-
-use test_support::process::{Process, command, program};
+use test_support::process::{Process, command};
 use test_support::services::output;
 use test_support::user::status;
 
@@ -85,13 +83,4 @@ async fn empty_variables_count_as_not_set_and_switches_take_usual_words() {
     assert!(process.terminate().success());
     let empty = [("DATABASE_URL", "sqlite::memory:"), ("DATABASE_PASSWORD_FILE", "")];
     assert!(output(&mut command("migration", &["up"], &empty)).contains("up to date"));
-}
-
-#[test]
-fn help_is_readable_on_a_terminal() {
-    let help = format!("stty cols 100; {} --help", program("api").display());
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &help, "/dev/null"]).stdin(Stdio::null());
-    let help = output(&mut script);
-    assert!(help.contains("--listen-addr") && help.lines().all(|line| line.chars().count() <= 110), "{help}");
 }
