@@ -10,6 +10,7 @@ sub finish {
     return unless $setting && $setting->{text} =~ s/\[env: (\w+)[^\]]*\]//;
     $setting->{name} = $1;
     my $default = $setting->{text} =~ s/\[default: (.*?)\]// ? $1 : $setting->{switch} ? 'false' : undef;
+    $default =~ s/\s+//g if defined $default && $default =~ /,/; # a list may begin on its own line
     $setting->{text} =~ s/\[possible values: (.*?)\]/; one of $1/ unless $setting->{switch};
     $setting->{text} =~ s/\s+(;?) ?/$1 /g;
     $setting->{text} =~ s/^\s+|\s+$//g;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{InvalidHeaderName, RETRY_AFTER};
 use axum::http::{HeaderName, Method};
 use runtime::settings::{duration, duration_from};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -25,7 +25,7 @@ pub struct HttpSettings {
     #[arg(long, env, value_delimiter = ',')]
     pub cors_origins: Vec<AllowedOrigin>,
     /// Headers that pages of these origins may send, separated by commas, or * for any
-    #[arg(long, env, value_delimiter = ',', default_value = USUAL_HEADERS)]
+    #[arg(long, env, value_delimiter = ',', default_value = USUAL_HEADERS, value_parser = parse_header)]
     pub cors_headers: Vec<HeaderName>,
     /// Number of proxies in front of this service whose entries in X-Forwarded-For, and whose X-Forwarded-Host, are trusted
     #[arg(long, env, default_value_t = 0)]
@@ -39,6 +39,10 @@ pub struct HttpSettings {
     /// Keep serving for this long after SIGTERM while /health/ready returns 503, so that the load balancer notices
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
+}
+
+fn parse_header(name: &str) -> Result<HeaderName, InvalidHeaderName> {
+    name.trim().parse()
 }
 
 impl HttpSettings {
