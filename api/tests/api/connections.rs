@@ -1,6 +1,6 @@
 //! HTTP as it arrives on a connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,6 +58,15 @@ async fn a_request_needs_exactly_one_host() {
             send(&api, format!("GET /health/live HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await;
         assert_eq!(response.get(9..12), Some(status), "{hosts:?} {version}: {response}");
     }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let api = Api::start_with(&sqlite().await, &["--idle-timeout", "1s"]).await;
+    let began = Instant::now();
+    let response = send(&api, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!((1..9).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

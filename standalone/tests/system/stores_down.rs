@@ -148,7 +148,7 @@ async fn an_unreachable_store_is_reported_within_seconds_and_no_order_is_lost() 
     }
 }
 
-/// A process must not go on without one of its tasks.
+/// A process must not go on without one of its tasks. An api finishes its requests before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_exits_when_one_of_its_tasks_panics() {
     let service = GatedService::start().await;
@@ -157,19 +157,25 @@ async fn a_process_exits_when_one_of_its_tasks_panics() {
         ("projector", PROJECTOR_BEFORE_APPLY, "a poller failed"),
     ] {
         let armed = format!("{point}=panic");
-        let variables = [&service.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
+        let variables = [&service.stores.variables()[..], &[("FAILPOINTS", &armed), ("DRAIN_DELAY", "2s")]].concat();
         let mut process = Process::start(name, &[], &variables);
         let address = process.line_with("ready ").split('=').nth(1).unwrap().to_owned();
         // An api's relay is woken by its own orders. A projector shares the messages with the one that runs already.
         let user = if name == "api" { User::new(&address, &service.user.token) } else { service.user.clone() };
         let output = process.output();
+        let mut statuses = BTreeSet::new();
         until("it exits", async || {
+            let ready = user.http.get(format!("http://{address}/health/ready")).send().await;
+            statuses.extend(ready.map(|response| response.status().as_u16()));
             let request = user.http.post(format!("http://{}/graphql", user.address)).bearer_auth(&user.token);
             let _ = request.json(&serde_json::json!({ "query": ORDER })).send().await;
             process.exited().is_some()
         })
         .await;
         assert_eq!(process.exited().unwrap().code(), Some(1));
+        if name == "api" {
+            assert!(statuses.contains(&503), "a load balancer has time to notice: {statuses:?}");
+        }
         let last = output.all().pop().unwrap();
         assert!(last.starts_with("error: ") && last.contains(error), "{last}");
     }
