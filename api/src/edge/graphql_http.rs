@@ -13,8 +13,8 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Query, State};
-use axum::http::header::{ACCEPT, CONTENT_ENCODING, UPGRADE};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, UPGRADE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use tower_http::request_id::RequestId;
 use tower_http::timeout::TimeoutError;
@@ -87,6 +87,15 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 fn charge_malformed(edge: &Edge, headers: &HeaderMap, peer: SocketAddr, size: usize, refusal: Refusal) -> Refusal {
     let key = QuotaKey::of_address(edge.address(headers, peer));
     edge.executor.charge(&key, VALIDATION_COST + size / BYTES_PER_POINT).err().unwrap_or(refusal)
+}
+
+/// The response to other methods, among them PUT, with which graphql-sse begins in its single connection mode.
+pub async fn other_method() -> Response {
+    let message =
+        "Send queries with GET or POST, and mutations with POST. For event streams use the distinct connections mode.";
+    let mut response = response::refused(MediaType::Json, Refusal::method_not_allowed(message));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+    response
 }
 
 fn not_acceptable() -> Response {

@@ -103,7 +103,7 @@ impl Edge {
 /// All routes, and the layers around them. The first layer of a list is the outermost.
 pub fn router(edge: Arc<Edge>) -> Router {
     let worth_compressing = DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE));
-    let graphql = routing::get(graphql_http::get).post(graphql_http::post).layer(
+    let graphql = routing::get(graphql_http::get).post(graphql_http::post).fallback(graphql_http::other_method).layer(
         ServiceBuilder::new()
             // Pages of other origins may use the GraphQL endpoint, and nothing else.
             .option_layer(edge.settings.cors())

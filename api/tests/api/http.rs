@@ -84,7 +84,14 @@ async fn every_response_has_a_request_id_and_security_headers() {
         );
     }
     let graphql = api.http.request(Method::PUT, format!("{}/graphql", api.address)).send().await.unwrap();
-    assert_eq!(graphql.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(
+        (graphql.status(), &graphql.headers()["allow"]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"GET, HEAD, POST".parse().unwrap())
+    );
+    assert!(
+        graphql.text().await.unwrap().contains("distinct connections mode"),
+        "graphql-sse begins its other mode with PUT"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +149,7 @@ async fn pages_may_send_the_usual_headers_or_the_configured_ones() {
         assert!(usual.split(',').any(|allowed| allowed == header), "{header}: {usual}");
     }
     assert!(!usual.contains("x-own"));
-    assert_eq!(allowed(&["--cors-headers", "X-Own,Authorization"], "x-own").await, "x-own,authorization");
+    assert_eq!(allowed(&["--cors-headers", "X-Own, Authorization"], "x-own").await, "x-own,authorization");
     assert_eq!(allowed(&["--cors-headers", "*"], "x-any,authorization").await, "x-any,authorization");
 }
 
