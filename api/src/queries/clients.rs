@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use read_model::{Client, Error, Queries, RankPosition, Ranking};
+use read_model::{Client, Error, OrderSummary, Queries, RankPosition, Ranking};
 use runtime::single_flight::SingleFlight;
 use tokio::time::{Instant, sleep_until};
+
+use super::recent_orders::RecentOrders;
 
 /// Pages of which the newest result is remembered.
 const PAGES: usize = 32;
@@ -31,11 +33,18 @@ pub enum AtVersion {
 pub struct Clients {
     read_model: Arc<dyn Queries>,
     pages: SingleFlight<(Ranking, Option<RankPosition>, usize), Arc<ClientPage>, Error>,
+    recent_orders: RecentOrders,
 }
 
 impl Clients {
     pub fn new(read_model: Arc<dyn Queries>) -> Clients {
-        Clients { read_model, pages: SingleFlight::new(PAGES) }
+        let recent_orders = RecentOrders::new(read_model.clone());
+        Clients { read_model, pages: SingleFlight::new(PAGES), recent_orders }
+    }
+
+    /// The newest orders of a client, newest first. Reads for several clients share a round trip.
+    pub async fn recent_orders(&self, id: i64, count: usize) -> Result<Vec<OrderSummary>, Error> {
+        self.recent_orders.of(id, count).await
     }
 
     /// The clients with these ids, in the same order, from the cache if they are in it. `None` if the read model does not

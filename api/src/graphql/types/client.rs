@@ -65,7 +65,7 @@ impl Client {
         authorize_for(ctx, READ_SALES, [self.id.as_str()])?;
         let (app, first) = (app(ctx), page_size(first)?);
         let Some(id) = parse_id(&self.id) else { return Ok(Vec::new()) };
-        let orders = app.read_model.recent_orders(&[id], first).await?.concat();
+        let orders = app.clients.recent_orders(id, first).await?;
         Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(self.clone()), app.currency)).collect())
     }
 }
