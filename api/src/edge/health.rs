@@ -8,13 +8,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use read_model::Health;
 use runtime::single_flight::SingleFlight;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::Edge;
-use crate::graphql::App;
+use crate::graphql::{App, StoreHealth};
 use crate::outbox::relay::Queue;
 
 /// How long a check waits for a store. Orchestrators wait a second by default, and must see that the other stores work.
@@ -22,37 +21,26 @@ const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
 /// Requests within this time share one check.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The latest results of the checks.
+/// The latest results of the checks: of the stores that operations need, and whether the queue is reachable.
 pub struct Checks {
-    stores: SingleFlight<(), Stores, Infallible>,
-}
-
-#[derive(Clone)]
-struct Stores {
-    database: bool,
-    read_model: Arc<Health>,
-    queue: bool,
+    latest: SingleFlight<(), (Arc<StoreHealth>, bool), Infallible>,
 }
 
 impl Default for Checks {
     fn default() -> Checks {
-        Checks { stores: SingleFlight::new(1) }
+        Checks { latest: SingleFlight::new(1) }
     }
 }
 
 impl Checks {
-    async fn stores(&self, app: &App, queue: &Queue) -> Stores {
+    async fn latest(&self, app: &App, queue: &Queue) -> (Arc<StoreHealth>, bool) {
         let (app, queue) = (app.clone(), queue.clone());
         let check = async move {
-            let (database, read_model, queue) = tokio::join!(
-                within_timeout(app.is_database_reachable()),
-                app.read_model_health(CHECK_TIMEOUT),
-                within_timeout(async { queue.check().await.is_ok() }),
-            );
-            Ok(Stores { database, read_model: Arc::new(read_model), queue })
+            let (stores, queue) = tokio::join!(app.store_health(CHECK_TIMEOUT), timeout(CHECK_TIMEOUT, queue.check()));
+            Ok((Arc::new(stores), matches!(queue, Ok(Ok(())))))
         };
-        let Ok(stores) = self.stores.get((), MAX_AGE, check).await;
-        stores
+        let Ok(latest) = self.latest.get((), MAX_AGE, check).await;
+        latest
     }
 }
 
@@ -61,18 +49,17 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Reports whether the service should get requests: it can place orders or execute queries, and is not shutting down. One store
-/// that fails must not keep requests from the other. The queue never does: events wait in the outbox.
+/// Reports whether the service should get requests: it can place orders or execute queries, and is not shutting down. The queue
+/// does not matter: events wait in the outbox.
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
-    let Stores { database, read_model, queue } = edge.checks.stores(&edge.app, &edge.queue).await;
+    let (stores, queue) = edge.checks.latest(&edge.app, &edge.queue).await;
     let is_draining = edge.draining.is_cancelled();
-    let status = match (database || read_model.outage.is_none()) && !is_draining {
+    let status = match stores.is_useful() && !is_draining {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let word = |reachable| if reachable { "reachable" } else { "unreachable" };
-    let mut body = json!({ "database": word(database), "queue": word(queue) });
-    read_model.write_to(&mut body);
+    let mut body = json!({ "queue": if queue { "reachable" } else { "unreachable" } });
+    stores.write_to(&mut body);
     let backlog = *edge.queue.backlog.borrow();
     if let Some(age) = backlog.oldest {
         body["oldestUnpublishedSeconds"] = json!(age.as_secs());
@@ -84,8 +71,4 @@ pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
         body["stopping"] = json!(true);
     }
     (status, Json(body)).into_response()
-}
-
-async fn within_timeout(check: impl Future<Output = bool>) -> bool {
-    timeout(CHECK_TIMEOUT, check).await.unwrap_or(false)
 }

@@ -3,6 +3,7 @@
 //! - [`query`], [`mutation`], [`subscription`]: the root types
 //! - [`types`], [`scalars`]: all other types, by subject
 //! - [`authorize`], [`arguments`]: checks at the start of a resolver
+//! - [`store_health`]: whether they can be executed
 //! - [`error`], [`user_error`]: failures, and problems that the user can fix
 
 mod arguments;
@@ -12,6 +13,7 @@ pub mod error;
 mod mutation;
 mod query;
 pub mod scalars;
+mod store_health;
 mod subscription;
 mod types;
 mod user_error;
@@ -21,9 +23,8 @@ use std::time::Duration;
 
 use async_graphql::{Context, Schema, ValidationMode};
 use iso_currency::Currency;
-use read_model::{Error, Health, Queries};
+use read_model::Queries;
 use sea_orm::DatabaseConnection;
-use tokio::time::timeout;
 
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
@@ -35,6 +36,7 @@ use crate::queries::sales_snapshots::SalesSnapshots;
 
 pub use mutation::Mutation;
 pub use query::Query;
+pub use store_health::StoreHealth;
 pub use subscription::Subscription;
 
 pub type OrderSchema = Schema<Query, Mutation, Subscription>;
@@ -54,18 +56,6 @@ pub struct App {
     pub reports: Arc<Reports>,
     pub live_clients: Arc<LiveClients>,
     pub sales_snapshots: Arc<SalesSnapshots>,
-}
-
-impl App {
-    pub async fn is_database_reachable(&self) -> bool {
-        self.db.ping().await.is_ok()
-    }
-
-    /// The health of the read model, which counts as unavailable if it does not respond within `limit`.
-    pub async fn read_model_health(&self, limit: Duration) -> Health {
-        let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
-        timeout(limit, self.read_model.health()).await.unwrap_or_else(silent)
-    }
 }
 
 /// The [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header) of a request.
