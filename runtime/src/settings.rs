@@ -37,7 +37,7 @@ pub fn parse<Cli: Parser>() -> Cli {
         parsed => check_variables(&mut command).and(parsed),
     };
     let cli = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
-    cli.unwrap_or_else(|error| name_variables(error, &command).exit())
+    cli.unwrap_or_else(|error| name_variables(error, &Cli::command()).exit())
 }
 
 fn prepare(command: Command) -> Command {

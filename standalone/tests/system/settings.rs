@@ -65,7 +65,9 @@ fn every_wrong_value_is_reported_with_its_variable() {
     }
     fails("api", &[], &[("DASHBOARD", "maybe")], &["DASHBOARD", "'maybe'", "true or false"]);
     fails("api", &[], &[("RATE_LIMIT_SUBJECTS", "importer")], &["RATE_LIMIT_SUBJECTS", "SUBJECT=COST"]);
-    fails("projector", &["verify"], &[], &["DATABASE_URL (--database-url)"]);
+    for variables in [&[][..], &[("DATABASE_URL", "")]] {
+        fails("projector", &["verify"], variables, &["DATABASE_URL (--database-url)"]);
+    }
     fails("migration", &["up"], &[("DATABASE_URL", "")], &["--database-url <DATABASE_URL>"]);
 }
 
