@@ -29,6 +29,22 @@ async fn the_sample_order_can_be_placed_five_times() {
 }
 
 #[tokio::test]
+async fn pages_of_a_development_server_on_this_machine_may_use_it() {
+    let (_process, user) = start(&[]);
+    for (origin, is_allowed) in [
+        ("http://localhost:5173", true),
+        ("http://127.0.0.1:3000", true),
+        ("https://shop.example.com", false),
+        ("http://localhost.example.com:5173", false),
+    ] {
+        let request = user.http.post(format!("http://{}/graphql", user.address)).header("origin", origin);
+        let response = request.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
+        let allowed = response.headers().get("access-control-allow-origin");
+        assert_eq!(allowed.is_some_and(|allowed| allowed == origin), is_allowed, "{origin}: {allowed:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_printed_example_command_works() {
     let (mut process, user) = start(&[]);
     process.line_with("Authorization: Bearer $TOKEN"); // the first line of the command…
