@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum_extra::headers::authorization::Bearer;
 use axum_extra::headers::{Authorization, Header, HeaderMapExt};
@@ -50,6 +51,9 @@ impl Edge {
         let address = self.address(headers, peer);
         // Another scheme and unreadable bytes are an invalid token. Only a missing header is anonymous.
         let identity = match headers.typed_try_get::<Authorization<Bearer>>() {
+            _ if headers.get_all(AUTHORIZATION).iter().count() > 1 => {
+                Err(InvalidToken::because("the header `Authorization` is given twice"))
+            }
             Ok(None) => Ok(None),
             Ok(Some(bearer)) => self.authenticator.authenticate(bearer.token()).await.map(Some),
             Err(_) => Err(InvalidToken::because("the header `Authorization` is not `Bearer` and a token")),

@@ -52,4 +52,8 @@ async fn an_invalid_token_is_rejected_with_401() {
         assert_eq!(code(&body), "UNAUTHENTICATED");
         assert!(body.get("data").is_none());
     }
+    // A proxy could have checked the other one.
+    let twice = api.request().bearer_auth(api.token(ALL_SCOPES, None)).bearer_auth(api.token(ALL_SCOPES, None));
+    let twice = twice.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
+    assert_eq!(twice.status(), StatusCode::UNAUTHORIZED);
 }
