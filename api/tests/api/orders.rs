@@ -238,8 +238,9 @@ async fn a_client_with_many_waiting_orders_does_not_delay_others() {
     assert!(futures::poll!(&mut one).is_pending());
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(batcher.run(shutdown.clone()));
-    placed(one.await.unwrap());
-    let before = order::Entity::find().filter(order::Column::ClientId.eq(1)).count(db).await.unwrap();
+    let other = placed(one.await.unwrap()).data.order_id;
+    let earlier = order::Entity::find().filter(order::Column::ClientId.eq(1)).filter(order::Column::Id.lt(other));
+    let before = earlier.count(db).await.unwrap();
     assert!(before <= 250, "{before} orders of the other client came first");
     let versions = join_all(many).await.into_iter().map(|outcome| placed(outcome.unwrap()).version);
     assert!(versions.eq(2..=1_001), "the orders of a client are placed in their sequence");
