@@ -1,4 +1,9 @@
 //! Reads of orders from the command database: each order can be read from its commit on.
+//!
+//! - here: an order by its id
+//! - [`lists`]: pages of orders
+
+pub mod lists;
 
 use std::fmt::Display;
 
@@ -25,19 +30,16 @@ pub async fn order(
         .filter(order_event::Column::ClientId.eq(order.client_id))
         .filter(order_event::Column::Version.eq(order.version));
     let event = event.one(db).await?;
-    event.map(|event| placed_event(&order, event, currency)).transpose()
+    event.map(|event| placed_event(event, currency)).transpose()
 }
 
 /// Reads the event of an order, which holds the names and prices at the time of the order.
-pub(crate) fn placed_event(
-    order: &order::Model,
-    row: order_event::Model,
-    currency: Currency,
-) -> Result<Event<OrderPlaced>, DbErr> {
-    let damaged = |why: &dyn Display| DbErr::Custom(format!("order {}: {why}", order.id));
+pub(crate) fn placed_event(row: order_event::Model, currency: Currency) -> Result<Event<OrderPlaced>, DbErr> {
+    let of_row = row.id;
+    let damaged = |why: &dyn Display| DbErr::Custom(format!("event {of_row} of an order: {why}"));
     match Event::from_row(row, currency.code()) {
         Ok(Event { id, time, version, data: Change::OrderPlaced(data) }) => Ok(Event { id, time, version, data }),
-        Ok(_) => Err(damaged(&"its event is of another type")),
+        Ok(_) => Err(damaged(&"it is of another type")),
         Err(error) => Err(damaged(&error)),
     }
 }

@@ -75,7 +75,7 @@ impl DayRange {
 }
 
 /// Returns the first instant of a day. A day may begin after midnight, when clocks are put forward.
-fn start_of_day(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
+pub fn start_of_day(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
     let midnight = day.and_time(NaiveTime::MIN);
     let times = (0..=48).filter_map(|half_hour| midnight.checked_add_signed(TimeDelta::minutes(30 * half_hour)));
     let start = times.filter_map(|time| zone.from_local_datetime(&time).earliest()).next();

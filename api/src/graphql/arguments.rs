@@ -3,6 +3,7 @@
 use async_graphql::ID;
 use chrono::NaiveDate;
 use chrono_tz::Tz;
+use uuid::Uuid;
 
 use super::error::Error;
 use super::scalars::Date;
@@ -13,6 +14,11 @@ pub const MAX_PAGE: usize = 100;
 /// An id is a decimal number from 1, without sign and leading zeros. `None` for any other text: nothing has such an id.
 pub fn parse_id(id: &str) -> Option<i64> {
     id.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == id)
+}
+
+/// An order's id is a UUID in lower case with hyphens.
+pub fn parse_order_id(id: &str) -> Option<Uuid> {
+    id.parse().ok().filter(|uuid: &Uuid| uuid.to_string() == id)
 }
 
 /// # Errors
@@ -54,6 +60,14 @@ pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
         Tz::GMT | Tz::Etc__UTC | Tz::Etc__GMT | Tz::Zulu | Tz::Universal | Tz::UCT => Ok(Tz::UTC),
         zone => Ok(zone),
     }
+}
+
+/// A cursor of a client's orders: a version of the client.
+///
+/// # Errors
+/// If the text is no version.
+pub fn parse_version(cursor: &str) -> Result<i32, Error> {
+    parse_id(cursor).and_then(|version| i32::try_from(version).ok()).ok_or_else(invalid_cursor)
 }
 
 /// The error for an `after` that is not a cursor of the list.

@@ -1,23 +1,26 @@
 //! The root fields of queries: each checks the scope, reads the arguments, and maps the result to a GraphQL type.
 
 use async_graphql::{Context, ID, Object};
-use chrono::{Timelike, Utc};
+use chrono::{Datelike, Timelike, Utc};
 use read_model::Resolution;
-use read_model::reports::DayRange;
-use uuid::Uuid;
+use read_model::reports::{DayRange, start_of_day};
 
 use super::app;
-use super::arguments::{date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_time_zone};
+use super::arguments::{
+    date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_order_id, parse_time_zone, parse_version,
+};
 use super::authorize::{authorize, authorize_for, authorize_for_all};
 use super::cost_directives::{cost, list_size, names, range_cost};
 use super::error::Error;
 use super::scalars::Date;
 use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor};
 use super::types::order::Order;
+use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
-use crate::edge::auth::{READ_CLIENTS, READ_PRODUCTS, READ_SALES};
-use crate::orders;
+use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
+use crate::orders::lists::Times;
+use crate::orders::{self, lists};
 use crate::queries::clients::AtVersion;
 
 /// Most points in a report of `sales`.
@@ -149,8 +152,32 @@ impl Query {
         Ok(top.iter().take(first).map(|sales| ProductSales::new(sales.clone(), app.currency)).collect())
     }
 
+    /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. With a token for one client:
+    /// the orders of that client. Requires the scope `orders:read`.
+    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the field")]
+    async fn orders(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Only orders of this client.")] client_id: Option<ID>,
+        #[graphql(desc = "Only orders from this day on.")] from: Option<Date>,
+        #[graphql(desc = "Only orders until this day, which is included.")] to: Option<Date>,
+        #[graphql(
+            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
+            default = "UTC"
+        )]
+        time_zone: String,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
+    ) -> Result<OrderConnection, Error> {
+        let times = order_times(from, to, &time_zone)?;
+        orders(ctx, client_id, times, page_size(first)?, after).await
+    }
+
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
-    /// `sales:read`.
+    /// `orders:read`.
     async fn order(
         &self,
         ctx: &Context<'_>,
@@ -201,9 +228,47 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
     Ok(client.map(|client| Client::new(client, app.currency)))
 }
 
+/// The times of orders from the first to the last day, both included.
+fn order_times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Times, Error> {
+    let zone = parse_time_zone(time_zone)?;
+    if let (Some(from), Some(to)) = (from, to) {
+        date_range(from, to)?;
+    }
+    // SQLite compares times as texts, so a year of five digits is out of the question; no order is that late.
+    let next_day = to.and_then(|Date(last)| last.succ_opt()).filter(|day| day.year() <= 9_999);
+    Ok(Times {
+        from: from.map(|Date(day)| start_of_day(day, zone)),
+        before: next_day.map(|day| start_of_day(day, zone)),
+    })
+}
+
+async fn orders(
+    ctx: &Context<'_>,
+    client: Option<ID>,
+    times: Times,
+    first: usize,
+    after: Option<String>,
+) -> Result<OrderConnection, Error> {
+    let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
+    let client = match (&identity.client, client) {
+        (Some(only), Some(client)) if *only != *client => return Err(Error::Forbidden),
+        (Some(only), _) => Some(ID::from(only)),
+        (None, client) => client,
+    };
+    let Some(client) = client else {
+        let after = after.map(|cursor| parse_order_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
+        let page = lists::page_of_all(&app.db, times, after, first, app.currency).await?;
+        return Ok(OrderConnection::of_all(page, app.currency));
+    };
+    let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
+    let clients: Vec<i64> = parse_id(&client).into_iter().collect();
+    let page = lists::pages_of_clients(&app.db, &clients, times, after, first, app.currency).await?.pop();
+    Ok(OrderConnection::of_client(page.unwrap_or_default(), app.currency))
+}
+
 async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
-    let identity = authorize(ctx, READ_SALES)?;
-    let Ok(id) = id.parse::<Uuid>() else { return Ok(None) };
+    let identity = authorize(ctx, READ_ORDERS)?;
+    let Some(id) = parse_order_id(id) else { return Ok(None) };
     let mut only_client = None;
     if let Some(client) = identity.client.as_deref() {
         only_client = parse_id(client);

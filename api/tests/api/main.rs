@@ -11,6 +11,7 @@ mod input;
 mod limits;
 mod live;
 mod master_data;
+mod order_lists;
 mod orders;
 mod outages;
 mod outbox;

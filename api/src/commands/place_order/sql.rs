@@ -59,7 +59,7 @@ async fn earlier_orders(
     let events = orders.into_iter().filter_map(|order| {
         let row = events.remove(&(Some(order.client_id), order.version))?;
         let key = (order.client_id, order.idempotency_key.clone().unwrap_or_default());
-        Some(placed_event(&order, row, currency).map(|event| (key, event)))
+        Some(placed_event(row, currency).map(|event| (key, event)))
     });
     events.collect()
 }

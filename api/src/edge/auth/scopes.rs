@@ -1,6 +1,7 @@
 //! Scopes that a token can have. Others are ignored.
 
 pub const PLACE_ORDERS: &str = "orders:place";
+pub const READ_ORDERS: &str = "orders:read";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const WRITE_CLIENTS: &str = "clients:write";
 pub const READ_PRODUCTS: &str = "products:read";
@@ -9,5 +10,5 @@ pub const READ_SALES: &str = "sales:read";
 /// Run any document, even when documents must be trusted.
 pub const EXPLORE: &str = "graphql:explore";
 
-pub const SCOPES: [&str; 7] =
-    [PLACE_ORDERS, READ_CLIENTS, WRITE_CLIENTS, READ_PRODUCTS, WRITE_PRODUCTS, READ_SALES, EXPLORE];
+pub const SCOPES: [&str; 8] =
+    [PLACE_ORDERS, READ_ORDERS, READ_CLIENTS, WRITE_CLIENTS, READ_PRODUCTS, WRITE_PRODUCTS, READ_SALES, EXPLORE];

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod money;
 pub mod order;
+pub mod order_list;
 pub mod page;
 pub mod product;
 pub mod sales;

@@ -8,6 +8,7 @@ use super::money::Money;
 use crate::commands::place_order::{Item, PlaceOrder};
 use crate::graphql::app;
 use crate::graphql::arguments::parse_id;
+use crate::graphql::cost_directives::list_size;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
@@ -60,7 +61,7 @@ impl OrderSummary {
 }
 
 /// An order.
-#[derive(SimpleObject)]
+#[derive(Clone, SimpleObject)]
 pub struct Order {
     /// The id of the order, a UUID.
     id: ID,
@@ -71,6 +72,7 @@ pub struct Order {
     /// The sum of the items.
     total: Money,
     /// The items, in the order of the request.
+    #[graphql(directive = list_size::apply(Some(4), None, None, None))]
     items: Vec<OrderItem>,
 }
 
@@ -87,7 +89,7 @@ impl Order {
 }
 
 /// An item of an order.
-#[derive(SimpleObject)]
+#[derive(Clone, SimpleObject)]
 pub struct OrderItem {
     /// The id of the product.
     product_id: ID,

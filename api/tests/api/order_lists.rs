@@ -1,0 +1,235 @@
+//! Lists of orders, on both databases.
+
+use api::commands::place_order::place;
+use api::orders::lists::{Times, page_of_all, pages_of_clients};
+use chrono::{DateTime, TimeDelta, Utc};
+use entity::{Change, Event, order, order_event};
+use iso_currency::Currency;
+use runtime::database;
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, IntoActiveModel};
+use serde_json::{Value, json};
+use test_support::events::order_placed_at;
+use test_support::fill::fill;
+use test_support::services::sql;
+use uuid::Uuid;
+
+use crate::reports::{ask, at, error_code};
+use crate::support::{ALL_SCOPES, Api, Db, PLACE, command, order as order_input, placed, postgres, sqlite};
+
+/// Places an order for a client, and returns its id.
+async fn place_one(db: &DatabaseConnection, client: i64) -> String {
+    let outcome =
+        place(db, Currency::USD, &[command(client, &[(1, 1), (2, 3)], None)]).await.unwrap().outcomes.remove(0);
+    placed(outcome).data.order_id.to_string()
+}
+
+/// Stores an order that was placed at this time.
+async fn store_order_at(db: &DatabaseConnection, client: i64, version: i32, time: DateTime<Utc>) -> String {
+    let Event { id, data: Change::OrderPlaced(mut data), .. } = order_placed_at(time, client, version, &[(1, 1, 100)])
+    else {
+        panic!("an order");
+    };
+    let millis = u64::try_from(time.timestamp_millis()).unwrap();
+    data.order_id = uuid::Builder::from_unix_timestamp_millis(millis, &rand_bytes()).into_uuid();
+    let order = order::Model {
+        id: data.order_id,
+        client_id: client,
+        version,
+        placed_at: time,
+        total: data.total,
+        idempotency_key: None,
+    };
+    let event = order_event::Model {
+        id,
+        client_id: Some(client),
+        product_id: None,
+        version,
+        r#type: entity::event::ORDER_PLACED.into(),
+        payload: serde_json::to_value(&data).unwrap(),
+        occurred_at: time,
+        traceparent: None,
+    };
+    order.into_active_model().reset_all().insert(db).await.unwrap();
+    event.into_active_model().reset_all().insert(db).await.unwrap();
+    data.order_id.to_string()
+}
+
+fn rand_bytes() -> [u8; 10] {
+    Uuid::new_v4().as_bytes()[..10].try_into().unwrap()
+}
+
+/// Runs a check with an api on each database.
+async fn both(check: impl AsyncFn(&Api, &Db)) {
+    for db in [sqlite().await, postgres().await] {
+        check(&Api::start(&db).await, &db).await;
+    }
+}
+
+/// Reads a list of orders page by page; `adds` runs after each page.
+async fn read_pages(api: &Api, token: &str, arguments: &str, first: usize, adds: impl AsyncFn()) -> Vec<String> {
+    let (mut ids, mut after) = (Vec::new(), Value::Null);
+    loop {
+        let query = format!(
+            "{{ orders({arguments} first: {first}, after: {after}) {{ edges {{ cursor node {{ id }} }} nodes {{ id }} \
+             pageInfo {{ hasPreviousPage hasNextPage startCursor endCursor }} }} }}"
+        );
+        let response = api.graphql(token, &query, json!({})).await;
+        let page = &response["data"]["orders"];
+        let (edges, position) = (page["edges"].as_array().unwrap_or_else(|| panic!("{response}")), &page["pageInfo"]);
+        let of_page: Vec<String> = edges.iter().map(|edge| edge["node"]["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(position["hasPreviousPage"], !ids.is_empty(), "{response}");
+        assert_eq!(position["endCursor"], edges.last().map_or(Value::Null, |edge| edge["cursor"].clone()));
+        assert_eq!(position["startCursor"], edges.first().map_or(Value::Null, |edge| edge["cursor"].clone()));
+        assert_eq!(page["nodes"].as_array().unwrap().len(), of_page.len());
+        ids.extend(of_page);
+        if position["hasNextPage"] == false {
+            return ids;
+        }
+        assert_eq!(edges.len(), first);
+        after = position["endCursor"].clone();
+        adds().await;
+    }
+}
+
+#[tokio::test]
+async fn orders_are_listed_newest_first_and_new_orders_do_not_move_pages() {
+    both(async |api, Db { connection: db, .. }| {
+        let mut placed = Vec::new();
+        for n in 0..23 {
+            let client = n % 3 + 1;
+            placed.push((client, place_one(db, client).await));
+        }
+        placed.reverse();
+        let all: Vec<_> = placed.iter().map(|(_, id)| id.clone()).collect();
+        let of = |client: i64| -> Vec<_> {
+            placed.iter().filter(|(of, _)| *of == client).map(|(_, id)| id.clone()).collect()
+        };
+        let (second, third) = (of(2), of(3));
+        let token = api.token("orders:read", None);
+        for first in [1, 7, 23, 50] {
+            let adds = async || {
+                place_one(db, 1).await;
+            };
+            let ids = read_pages(api, &token, "", first, adds).await;
+            assert_eq!(ids[ids.len() - 23..], all, "pages of {first}");
+            assert_eq!(read_pages(api, &token, "clientId: \"2\",", first, async || {}).await, second);
+        }
+        // A token for one client sees the orders of that client.
+        let narrowed = api.token("orders:read", Some("3"));
+        assert_eq!(read_pages(api, &narrowed, "", 3, async || {}).await, third);
+        assert_eq!(read_pages(api, &narrowed, "clientId: \"3\",", 50, async || {}).await, third);
+        assert_eq!(error_code(api, &narrowed, "{ orders(clientId: \"2\") { nodes { id } } }").await, "FORBIDDEN");
+        assert_eq!(read_pages(api, &token, "clientId: \"99\",", 5, async || {}).await, [""; 0]);
+        assert_eq!(read_pages(api, &token, "clientId: \"x\",", 5, async || {}).await, [""; 0]);
+        let narrowed = api.token("orders:read", Some("x"));
+        assert_eq!(read_pages(api, &narrowed, "", 5, async || {}).await, [""; 0]);
+        let without = api.token(&ALL_SCOPES.replace("orders:read", ""), None);
+        assert_eq!(error_code(api, &without, "{ orders { nodes { id } } }").await, "FORBIDDEN");
+        assert_eq!(error_code(api, "", "{ orders { nodes { id } } }").await, "UNAUTHENTICATED");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_is_in_its_lists_as_soon_as_it_is_placed_with_all_its_fields() {
+    both(async |api, _| {
+        let token = api.token(ALL_SCOPES, None);
+        let response = api.graphql(&token, PLACE, order_input("2", &[("1", 2), ("3", 1)], None)).await;
+        let placed = &response["data"]["placeOrder"]["order"];
+        let fields = "id clientId placedAt total { amount currencyCode }
+                      items { productId name unitPrice { amount } quantity lineTotal { amount } }";
+        for arguments in ["first: 1", "clientId: \"2\""] {
+            let data = ask(api, &format!("{{ orders({arguments}) {{ nodes {{ {fields} }} }} }}")).await;
+            assert_eq!(data["orders"]["nodes"], json!([placed]));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn orders_are_listed_by_days_of_a_time_zone() {
+    both(async |api, Db { connection: db, .. }| {
+        let times =
+            ["2026-03-28T22:59:59.999Z", "2026-03-28T23:00:00Z", "2026-03-29T21:59:59.999Z", "2026-03-29T22:00:00Z"];
+        let mut ids = Vec::new();
+        for (version, time) in (2..).zip(times) {
+            ids.push(store_order_at(db, 1, version, at(time)).await);
+        }
+        let token = api.token("orders:read", None);
+        for client in ["", "clientId: \"1\","] {
+            let list = async |arguments: &str| {
+                let mut listed = read_pages(api, &token, &format!("{client} {arguments},"), 2, async || {}).await;
+                listed.reverse();
+                listed
+            };
+            // Clocks are put forward that night in Berlin: the day has 23 hours.
+            let berlin = "from: \"2026-03-29\", to: \"2026-03-29\", timeZone: \"Europe/Berlin\"";
+            assert_eq!(list(berlin).await, ids[1..3]);
+            assert_eq!(list("from: \"2026-03-29\", to: \"2026-03-29\"").await, ids[2..]);
+            assert_eq!(list("to: \"2026-03-28\"").await, ids[..2]);
+            assert_eq!(list("from: \"2026-03-30\", timeZone: \"Europe/Berlin\"").await, ids[3..]);
+            assert_eq!(list("from: \"2026-03-29\", timeZone: \"Asia/Kathmandu\"").await, ids, "in quarters of an hour");
+            assert_eq!(list("from: \"0000-01-01\", to: \"9999-12-31\"").await, ids);
+            assert_eq!(list("to: \"0000-01-01\"").await, [""; 0]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_arguments_of_lists_get_a_clear_error() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token(ALL_SCOPES, None);
+    let id = Uuid::now_v7();
+    for wrong in [
+        "first: 0".to_owned(),
+        "first: 101".into(),
+        "after: \"\"".into(),
+        "after: \"1\"".into(),
+        format!("after: \"{}\"", id.to_string().to_uppercase()),
+        format!("after: \"{{{id}}}\""),
+        format!("clientId: \"1\", after: \"{id}\""),
+        "clientId: \"1\", after: \"0\"".into(),
+        "clientId: \"1\", after: \"2147483648\"".into(),
+        "from: \"2026-03-02\", to: \"2026-03-01\"".into(),
+        "timeZone: \"Mars/Olympus\"".into(),
+    ] {
+        let query = format!("{{ orders({wrong}) {{ nodes {{ id }} }} }}");
+        assert_eq!(error_code(&api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
+    }
+    // A cursor of no order is a position in the list all the same.
+    let query = format!("{{ orders(after: \"{id}\") {{ nodes {{ id }} pageInfo {{ hasPreviousPage }} }} }}");
+    assert_eq!(ask(&api, &query).await["orders"]["pageInfo"]["hasPreviousPage"], false);
+}
+
+#[tokio::test]
+async fn a_page_reads_only_its_own_rows() {
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 4, None);
+    let db = connect().await.unwrap();
+    migration::up(&db).await.unwrap();
+    fill(&db, 20_000, 60_000).await;
+    db.close().await.unwrap(); // then its statistics are complete
+    let db = connect().await.unwrap();
+    let reads = async || {
+        let scans = "SELECT sum(seq_scan)::bigint AS whole, sum(idx_tup_fetch)::bigint AS rows FROM pg_stat_user_tables
+                     WHERE relname IN ('orders', 'order_events')";
+        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
+        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
+    };
+    let (whole, rows) = reads().await;
+    let reader = connect().await.unwrap();
+    let (none, today) = (Times::default(), Utc::now());
+    let days = Times { from: Some(today - TimeDelta::days(9)), before: Some(today - TimeDelta::days(2)) };
+    let clients: Vec<i64> = (1..=100).collect();
+    for times in [none, days] {
+        let page = page_of_all(&reader, times, None, 20, Currency::USD).await.unwrap();
+        let cursor = page.orders.last().map(|order| order.data.order_id);
+        page_of_all(&reader, times, cursor, 20, Currency::USD).await.unwrap();
+        pages_of_clients(&reader, &clients, times, None, 5, Currency::USD).await.unwrap();
+    }
+    reader.close().await.unwrap();
+    let (whole_after, rows_after) = reads().await;
+    assert_eq!(whole_after, whole, "no statement reads a whole table");
+    assert!(rows_after - rows < 2_000, "{} rows were read for at most 1,080 orders", rows_after - rows);
+}
