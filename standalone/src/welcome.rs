@@ -21,11 +21,11 @@ pub fn text(settings: &Settings, address: SocketAddr, token: Option<&str>) -> St
         store(&settings.read_model.redis_url, "REDIS_URL", "in memory, rebuilt from the database at start");
     let graphiql = match graphiql::is_built_in() {
         true => "",
-        false => "   (built without npm: its scripts come from unpkg.com)",
+        false => "   (not built in: its scripts come from unpkg.com)",
     };
     let pages = match pages::are_built_in() {
         true => format!("http://{address}/dashboard\n  Shop        http://{address}/shop"),
-        false => "not built in: building it needs npm".into(),
+        false => "not built in; `make run` builds it if npm is installed".into(),
     };
     let try_it = match token {
         Some(token) => first_order(address, token),

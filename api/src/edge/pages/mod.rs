@@ -57,10 +57,7 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
             page_file(&path, &media_type, file.data, POLICY, &headers)
         }
         None if are_built_in() => (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
-        None => (
-            StatusCode::NOT_FOUND,
-            "This program was built without its pages. To include them, build with npm installed.\n",
-        )
+        None => (StatusCode::NOT_FOUND, "This program was built without its pages. `make build` includes them.\n")
             .into_response(),
     }
 }
