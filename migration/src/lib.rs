@@ -118,7 +118,12 @@ async fn lock(db: &DatabaseConnection) -> Result<(), DbErr> {
     if db.get_database_backend() == DbBackend::Postgres {
         let lock =
             Statement::from_string(DbBackend::Postgres, format!("SELECT pg_try_advisory_lock({LOCK}) AS locked"));
+        let mut attempts = 0;
         while !db.query_one_raw(lock.clone()).await?.is_some_and(|row| row.try_get("", "locked").unwrap_or(false)) {
+            attempts += 1;
+            if attempts == 20 {
+                eprintln!("waiting until another migration of this database has ended");
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }

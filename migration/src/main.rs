@@ -1,15 +1,17 @@
 //! `migration up` brings the command database to the schema that this release needs.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::Duration;
+mod connect;
+mod waits;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
 use clap::builder::Resettable;
 use clap::{Arg, Command as Program, CommandFactory, FromArgMatches, Parser, Subcommand};
 use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::DbErr;
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
@@ -67,10 +69,10 @@ fn parse() -> Cli {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let db = connect(&cli.database_url, cli.database_password_file.as_deref()).await?;
+    let db = connect::connect(&cli.database_url, cli.database_password_file.as_deref()).await?;
     match cli.command {
         Command::Up => {
-            let applied = migration::up(&db).await.map_err(|error| anyhow!("the migration failed: {error}"))?;
+            let applied = waits::with_blocker(&db, migration::up(&db)).await.context("the migration failed")?;
             applied.iter().for_each(|name| println!("applied  {name}"));
             println!("The database is up to date.");
         }
@@ -92,33 +94,4 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Connects with one connection: the lock that makes concurrent runs wait for each other belongs to it.
-async fn connect(url: &str, password_file: Option<&Path>) -> anyhow::Result<DatabaseConnection> {
-    let known = ["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| url.starts_with(scheme));
-    ensure!(known, "DATABASE_URL must begin with postgres:// or sqlite://");
-    let creates_file = url.starts_with("sqlite:") && !url.contains('?') && url != "sqlite::memory:";
-    let mut options = ConnectOptions::new(if creates_file { format!("{url}?mode=rwc") } else { url.to_owned() });
-    options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(3));
-    let read = |file: &Path| {
-        let password = std::fs::read_to_string(file);
-        password.with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", file.display()))
-    };
-    let password = password_file.map(read).transpose()?;
-    options.map_sqlx_postgres_opts(move |postgres| {
-        // PgBouncer refuses this setting at the start.
-        let postgres = postgres.extra_float_digits(None);
-        match &password {
-            Some(password) => postgres.password(password.trim()),
-            None => postgres,
-        }
-    });
-    match Database::connect(options).await {
-        Ok(db) => Ok(db),
-        // The URL may hold a password.
-        Err(error) => {
-            bail!("cannot reach the database of DATABASE_URL: {}", error.to_string().replace(url, "DATABASE_URL"))
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use migration::{Migrator, MigratorTrait};
-use sea_orm::{ConnectionTrait, Database, Statement};
+use sea_orm::{ConnectionTrait, Database, Statement, TransactionTrait};
 use test_support::postgres;
 
 fn migration(command: &str, database_url: &str) -> Command {
@@ -111,6 +111,30 @@ async fn unpublished_events_move_to_the_outbox() {
     }
 }
 
+/// Orders would wait behind it.
+#[tokio::test]
+async fn a_migration_that_waits_for_a_lock_gives_up_and_names_the_session_that_has_it() {
+    let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();
+    let url = server.connection_uri();
+    let db = Database::connect(&url).await.unwrap();
+    Migrator::up(&db, Some(4)).await.unwrap();
+    let other = db.begin().await.unwrap();
+    other.execute_unprepared("SELECT count(*) FROM order_events /* a long report */").await.unwrap();
+    let run = async || {
+        let mut up = migration("up", &url);
+        tokio::task::spawn_blocking(move || up.output().unwrap()).await.unwrap()
+    };
+    let output = run().await;
+    let error = String::from_utf8(output.stderr).unwrap();
+    let last = error.lines().last().unwrap();
+    assert!(!output.status.success() && last.starts_with("error: the migration failed: "), "{error}");
+    for text in ["waited for a lock of process", "idle in transaction", "a long report", "run it again"] {
+        assert!(last.contains(text), "{error}");
+    }
+    other.rollback().await.unwrap();
+    assert!(stdout(&run().await).ends_with("The database is up to date.\n"));
+}
+
 #[test]
 fn the_password_can_be_in_a_file() {
     let server = postgres::server().with_initdb_arg("--auth", "scram-sha-256").start();
@@ -129,6 +153,7 @@ fn the_password_can_be_in_a_file() {
 fn errors_are_printed_in_one_line() {
     for (url, expected) in [
         ("postgres://127.0.0.1:1/none", "cannot reach the database of DATABASE_URL"),
+        ("postgres://127.0.0.1:1/none", "Connection refused"),
         ("mysql://127.0.0.1/none", "DATABASE_URL must begin with postgres:// or sqlite://"),
         ("", "DATABASE_URL must begin with"),
     ] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use iso_currency::Currency;
 use read_model::Redis;
-use runtime::database::{self, Login, OtherCurrency};
+use runtime::database::{self, Login};
 use runtime::one_line;
 use runtime::settings::{duration, duration_from};
 use sea_orm::DatabaseConnection;
@@ -56,7 +56,7 @@ impl CommandDatabase {
 /// Sweeps as soon as the database is reachable. The consumer does not need it.
 ///
 /// # Errors
-/// [`OtherCurrency`]
+/// An error for which connecting again cannot help ([`database::is_permanent`]).
 pub async fn sweep(
     database: CommandDatabase,
     settings: SweepSettings,
@@ -66,7 +66,7 @@ pub async fn sweep(
 ) -> anyhow::Result<()> {
     let connected = (|| database.clone().connect())
         .retry(ExponentialBuilder::default().without_max_times())
-        .when(|error| !error.is::<OtherCurrency>())
+        .when(|error| !database::is_permanent(error))
         .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
     if let Some(db) = shutdown.run_until_cancelled(connected).await {
         let verifier = Verifier::new(db?, read_model, database.currency, settings.in_flight, Repair::FromLog);

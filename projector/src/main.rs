@@ -14,7 +14,7 @@ use cli::Command;
 use projector::background::{self, CommandDatabase, SweepSettings};
 use projector::consume::{Consumer, health};
 use projector::{queues, rebuild};
-use runtime::database::OtherCurrency;
+use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
@@ -86,7 +86,7 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     // Before the read model: an empty Redis would store a currency that the database refuses.
     if let Some(database) = database.clone()
         && let Err(error) = database.connect().await
-        && error.is::<OtherCurrency>()
+        && is_permanent(&error)
     {
         return Err(error);
     }

@@ -2,6 +2,7 @@
 //!
 //! Servers, started and stopped with the values that hold them:
 //! - [`postgres`]: a database on one shared server, or a server of one test
+//! - [`pgbouncer`]: a pooler in front of a database
 //! - [`redis`]: a Redis server or a Cluster
 //! - [`sqs`]: an embedded SQS, also one that fails on demand
 //! - [`process`]: any program, and what it prints
@@ -24,6 +25,7 @@ pub mod fill;
 pub mod gate;
 pub mod load;
 pub mod log;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod queue_proxy;

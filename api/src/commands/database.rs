@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
 use entity::{client, order, order_event, order_item, outbox, product, refused_event};
 use iso_currency::Currency;
 use runtime::database::{self, Login};
-use runtime::one_line;
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{
@@ -27,12 +25,7 @@ pub async fn open(
     currency: Currency,
 ) -> anyhow::Result<DatabaseConnection> {
     let db = database::connect(login, connections, Some(STATEMENT_TIMEOUT)).await?;
-    check_schema(&db).await.map_err(|error| match is_outage(&error) {
-        true => anyhow!("cannot reach the database of DATABASE_URL: {}", one_line(&error)),
-        false => {
-            anyhow!("the schema of the database is older than this release: run `migration up` ({})", one_line(&error))
-        }
-    })?;
+    check_schema(&db).await.map_err(|error| database::cannot_use_schema(&error))?;
     database::store_currency(&db, currency.code()).await?;
     Ok(db)
 }

@@ -1,8 +1,10 @@
 //! The currency of all amounts of a database, in the only row of its table `store_settings`.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use sea_orm::sea_query::{OnConflict, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
+
+use super::cannot_use_schema;
 
 /// The configured currency is not that of the database.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +28,7 @@ pub async fn store_currency(db: &DatabaseConnection, currency: &str) -> anyhow::
         .values_panic([1.into(), currency.into()])
         .on_conflict(OnConflict::column("id").do_nothing().to_owned())
         .to_owned();
-    db.execute(&insert).await.context("cannot store the currency of the database")?;
+    db.execute(&insert).await.map_err(|error| cannot_use_schema(&error))?;
     check_currency(db, currency).await
 }
 
@@ -36,7 +38,7 @@ pub async fn store_currency(db: &DatabaseConnection, currency: &str) -> anyhow::
 /// [`OtherCurrency`], or why the database failed.
 pub async fn check_currency(db: &DatabaseConnection, currency: &str) -> anyhow::Result<()> {
     let query = Query::select().column("currency").from("store_settings").to_owned();
-    let row = db.query_one(&query).await.context("cannot read the command database (run `migration up` first)")?;
+    let row = db.query_one(&query).await.map_err(|error| cannot_use_schema(&error))?;
     if let Some(row) = row {
         let stored: String = row.try_get("", "currency")?;
         ensure!(stored == currency, OtherCurrency { stored, configured: currency.to_owned() });

@@ -3,18 +3,20 @@
 
 mod credentials;
 mod currency;
+mod errors;
 mod postgres;
 mod sqlite;
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::Error;
 
 pub use credentials::watch_credentials;
 pub use currency::{OtherCurrency, check_currency, store_currency};
+pub use errors::{WrongSetting, cannot_use_schema, is_permanent};
 pub use sqlite::is_in_memory;
 
 /// Time after which a request without a connection fails as unavailable.
@@ -49,12 +51,21 @@ pub async fn connect(
         sqlite::connect(url).await
     } else {
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        ensure!(is_postgres, "DATABASE_URL must begin with postgres:// or sqlite://");
+        if !is_postgres {
+            bail!(WrongSetting("DATABASE_URL must begin with postgres:// or sqlite://".into()));
+        }
         postgres::connect(url, password_file, connections, statement_timeout).await
     };
     match connected {
         Ok(db) => Ok(db),
         Err(error) => {
+            let error = match error {
+                Error::Configuration(reason) => match reason.downcast::<WrongSetting>() {
+                    Ok(setting) => bail!(*setting),
+                    Err(reason) => Error::Configuration(reason),
+                },
+                error => error,
+            };
             let why = reason(&error).replace(url, "DATABASE_URL").replace('\n', " ");
             bail!("cannot reach the database of DATABASE_URL: {why}")
         }

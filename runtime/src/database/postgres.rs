@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::credentials::Password;
-use super::{ACQUIRE_TIMEOUT, reason};
+use super::{ACQUIRE_TIMEOUT, WrongSetting, reason};
 
 /// Limit for waiting on a lock. Our own transactions hold locks for milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,8 +29,8 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between attempts to connect to a server that is starting.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-const TRANSACTION_POOLER: &str = "it is behind a pooler in transaction mode, in which settings of a session and prepared \
-                                  statements are lost; use session mode";
+const TRANSACTION_POOLER: &str = "the database of DATABASE_URL is behind a pooler in transaction mode, in which settings of a \
+                                  session and prepared statements are lost; use session mode";
 
 pub async fn connect(
     url: &str,
@@ -52,13 +52,14 @@ pub async fn connect(
         let mut connection = options.connect().await?;
         set_up(&mut connection, &session).await?;
         if !session.is_empty() && !keeps_session(&options, &mut connection).await? {
-            return Err(Error::Configuration(TRANSACTION_POOLER.into()));
+            return Err(Error::Configuration(WrongSetting(TRANSACTION_POOLER.into()).into()));
         }
         connection.close().await
     };
     let starting = ConstantBuilder::new().with_delay(RETRY_PAUSE).with_max_times(30);
     let tested = test.retry(starting).when(is_starting);
-    timeout(2 * ACQUIRE_TIMEOUT, tested).await.map_err(|_| Error::PoolTimedOut)??;
+    let no_response = |_| Error::Configuration(format!("no response within {:?}", 2 * ACQUIRE_TIMEOUT).into());
+    timeout(2 * ACQUIRE_TIMEOUT, tested).await.map_err(no_response)??;
 
     let was_failing = Arc::new(AtomicBool::new(false));
     let pool = PgPoolOptions::new()

@@ -1,5 +1,7 @@
 //! Starts that cannot succeed: the program prints one clear line and exits with an error status.
 
+use sea_orm::{ConnectionTrait, Database};
+use test_support::pgbouncer::PgBouncer;
 use test_support::process::Process;
 use test_support::services::Stores;
 use test_support::user::{SECRET, status};
@@ -137,4 +139,40 @@ async fn a_page_that_is_switched_on_but_not_built_in_is_reported() {
     let is_reported =
         output.all().iter().any(|line| line.contains("DASHBOARD is on, but") && line.contains("`make build`"));
     assert_eq!(is_reported, is_missing);
+}
+
+#[test]
+fn a_database_that_cannot_be_used_is_reported_with_the_cause() {
+    let stores = Stores::start();
+    let own = stores.variables();
+    let variables = with(&own, "QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/123456789012/orders");
+    let programs: [(&str, &[&str]); 3] = [("api", &[]), ("projector", &["verify"]), ("migration", &["up"])];
+    let pooler = PgBouncer::start(&stores.postgres.connection_uri(), "transaction");
+    let pooled = with(&variables, "DATABASE_URL", &pooler.url);
+    fails("projector", &[], &pooled, &["behind a pooler in transaction mode", "use session mode"]);
+    let server = format!("127.0.0.1:{}", stores.postgres.db_port());
+    let missing = format!("postgres://postgres@{server}/nowhere");
+    for (name, arguments) in programs {
+        fails(name, arguments, &pooled, &["behind a pooler in transaction mode", "use session mode"]);
+        let missing = with(&variables, "DATABASE_URL", &missing);
+        fails(name, arguments, &missing, &["cannot reach the database", "\"nowhere\" does not exist"]);
+        let refused = with(&variables, "DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/none");
+        fails(name, arguments, &refused, &["cannot reach the database", "Connection refused"]);
+    }
+
+    let reader = format!("postgres://reader@{server}/{}", stores.postgres.db_name());
+    let reading = with(&variables, "DATABASE_URL", &reader);
+    create_role(&stores, "reader");
+    fails("migration", &["up"], &reading, &["permission denied for schema public"]);
+    stores.run("migration", &["up"]);
+    for (name, arguments) in &programs[..2] {
+        fails(name, arguments, &reading, &["lacks a right", "permission denied for table"]);
+    }
+}
+
+fn create_role(stores: &Stores, name: &str) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let db = Database::connect(stores.postgres.connection_uri()).await.unwrap();
+        db.execute_unprepared(&format!("CREATE ROLE {name} LOGIN")).await.unwrap();
+    });
 }
