@@ -2,8 +2,10 @@
 //!
 //! - here: an order by its id
 //! - [`lists`]: pages of orders
+//! - [`of_clients`]: the orders of each client of a list, read together
 
 pub mod lists;
+pub mod of_clients;
 
 use std::fmt::Display;
 

@@ -30,6 +30,7 @@ use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge, server};
 use crate::graphql::{App, schema};
+use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
@@ -88,6 +89,7 @@ impl Service {
             currency,
             read_wait,
             commands: Commands::new(db.clone(), currency, outgoing),
+            orders_of_clients: Arc::new(OrdersOfClients::new(db.clone(), currency)),
             db,
             orders,
             catalogue: Arc::new(Catalogue::new(read_model.clone())),

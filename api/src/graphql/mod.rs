@@ -28,6 +28,7 @@ use sea_orm::DatabaseConnection;
 
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
+use crate::orders::of_clients::OrdersOfClients;
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
 use crate::queries::live::LiveClients;
@@ -49,6 +50,7 @@ pub struct App {
     pub read_wait: Duration,
     pub db: DatabaseConnection,
     pub orders: OrderQueue,
+    pub orders_of_clients: Arc<OrdersOfClients>,
     pub commands: Commands,
     pub read_model: Arc<dyn Queries>,
     pub catalogue: Arc<Catalogue>,

@@ -147,6 +147,48 @@ async fn an_order_is_in_its_lists_as_soon_as_it_is_placed_with_all_its_fields() 
 }
 
 #[tokio::test]
+async fn the_orders_of_each_client_of_a_list_are_read_together() {
+    both(async |api, Db { connection: db, .. }| {
+        let mut of_clients = vec![Vec::new(); 3];
+        for n in 0..12 {
+            of_clients[n % 3].insert(0, place_one(db, n as i64 % 3 + 1).await);
+        }
+        for (id, version) in [(1, 5), (2, 5), (3, 5)] {
+            let order = |version| test_support::events::order_placed(id, version, &[(1, 1, 100)]);
+            api.read_model.apply(&(1..=version).map(order).collect::<Vec<_>>()).await;
+        }
+        let query = "query ($after: String) { clientsByIds(ids: [1, 2, 3, 2]) {
+            orders(first: 3, after: $after) { nodes { id } pageInfo { hasPreviousPage hasNextPage endCursor } }
+            newest: orders(first: 1) { nodes { id } } } }";
+        let token = api.token("clients:read orders:read", None);
+        let ids = |list: &Value| -> Vec<String> {
+            let nodes = list["nodes"].as_array().unwrap().iter();
+            nodes.map(|order| order["id"].as_str().unwrap().to_owned()).collect()
+        };
+        let (first, of_all) = (api.graphql(&token, query, json!({})).await, [0, 1, 2, 1]);
+        let second = api.graphql(&token, query, json!({ "after": "3" })).await;
+        for (n, client) in of_all.into_iter().enumerate() {
+            let (page, next) = (&first["data"]["clientsByIds"][n], &second["data"]["clientsByIds"][n]);
+            assert_eq!(ids(&page["orders"]), of_clients[client][..3], "{first}");
+            assert_eq!(ids(&page["newest"]), of_clients[client][..1]);
+            let position = json!({ "hasPreviousPage": false, "hasNextPage": true, "endCursor": "3" });
+            assert_eq!(page["orders"]["pageInfo"], position);
+            assert_eq!(ids(&next["orders"]), of_clients[client][3..], "{second}");
+            let position = json!({ "hasPreviousPage": true, "hasNextPage": false, "endCursor": "2" });
+            assert_eq!(next["orders"]["pageInfo"], position);
+        }
+        // Without the scope, the rest of the client remains.
+        let query = "{ client(id: 1) { id orders { nodes { id } } } }";
+        let response = api.graphql(&api.token("clients:read", None), query, json!({})).await;
+        assert_eq!(response["data"], json!({ "client": { "id": "1", "orders": null } }));
+        assert_eq!(response["errors"][0]["path"], json!(["client", "orders"]));
+        let wrong = "{ client(id: 1) { orders(after: \"x\") { nodes { id } } } }";
+        assert_eq!(error_code(api, &token, wrong).await, "BAD_USER_INPUT");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn orders_are_listed_by_days_of_a_time_zone() {
     both(async |api, Db { connection: db, .. }| {
         let times =

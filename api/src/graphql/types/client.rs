@@ -7,15 +7,17 @@ use read_model::{RankPosition, Ranking};
 
 use super::money::Money;
 use super::order::OrderSummary;
+use super::order_list::OrderConnection;
 use super::page::PageInfo;
-use crate::edge::auth::READ_SALES;
+use crate::edge::auth::{READ_ORDERS, READ_SALES};
 use crate::graphql::app;
-use crate::graphql::arguments::{invalid_cursor, page_size, parse_id};
+use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_version};
 use crate::graphql::authorize::authorize_for;
 use crate::graphql::cost_directives::{list_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
+use crate::orders::lists::OrderPage;
 use crate::queries::clients::ClientPage;
 
 /// A client and the totals of its orders.
@@ -55,6 +57,20 @@ impl Client {
 
 #[ComplexObject]
 impl Client {
+    /// All orders of the client, newest first, a page at a time. An order is in the list as soon as it is placed. Requires the
+    /// scope `orders:read`.
+    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
+    async fn orders(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
+    ) -> Option<Result<OrderConnection, Error>> {
+        Some(self.page_of_orders(ctx, first, after).await)
+    }
+
     /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`.
     #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
     async fn recent_orders(
@@ -67,6 +83,24 @@ impl Client {
         let Some(id) = parse_id(&self.id) else { return Ok(Vec::new()) };
         let orders = app.clients.recent_orders(id, first).await?;
         Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(self.clone()), app.currency)).collect())
+    }
+}
+
+impl Client {
+    async fn page_of_orders(
+        &self,
+        ctx: &Context<'_>,
+        first: i32,
+        after: Option<String>,
+    ) -> Result<OrderConnection, Error> {
+        authorize_for(ctx, READ_ORDERS, [self.id.as_str()])?;
+        let (app, first) = (app(ctx), page_size(first)?);
+        let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
+        let page = match parse_id(&self.id) {
+            Some(id) => app.orders_of_clients.page(id, after, first).await?,
+            None => OrderPage::default(),
+        };
+        Ok(OrderConnection::of_client(page, app.currency))
     }
 }
 
