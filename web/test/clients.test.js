@@ -50,9 +50,10 @@ test('graphql-ws reconnects after a restart of the service', async (t) => {
     retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
   });
   const closed = new Promise((resolve) => client.on('closed', resolve));
-  await first.placeOrder('1');
+  const placed = await first.placeOrder('1');
   const changes = iterating(client).subscribe(CLIENT_CHANGED, { id: '1' });
-  const state = await changes.next();
+  let state = await changes.next();
+  while (state.value.clientChanged.version < placed) state = await changes.next();
 
   const next = changes.next();
   await first.stop();
@@ -70,6 +71,40 @@ test('graphql-sse places orders, queries and subscribes', async (t) => {
 test('graphql-sse gets 401 when the token is invalid', async (t) => {
   const client = iterating(sseClient(t, withBadToken(service)));
   await assert.rejects(client.execute(CLIENT, { id: '1' }), ({ response }) => response.status === 401);
+});
+
+// The protocol has no other way to say that a subscription is invalid. A client that took it for a lost connection would retry
+// without end.
+for (const [problem, query, variables, code] of [
+  ['an unknown field', 'subscription { nothing }', {}, 'GRAPHQL_VALIDATION_FAILED'],
+  ['a missing variable', CLIENT_CHANGED, {}, 'BAD_USER_INPUT'],
+  ['a query where it subscribes', '{ nothing }', {}, 'GRAPHQL_VALIDATION_FAILED'],
+]) {
+  test(`graphql-sse reports ${problem} and does not retry`, async (t) => {
+    let requests = 0;
+    const client = createSseClient({
+      url: service.url,
+      headers: service.headers,
+      retryAttempts: 100,
+      retry: () => Promise.resolve(),
+      fetchFn: (...args) => {
+        requests++;
+        return fetch(...args);
+      },
+    });
+    t.after(() => client.dispose());
+    const results = [];
+    for await (const result of client.iterate({ query, variables })) results.push(result);
+    assert.deepEqual(results.map(({ errors }) => errors[0].extensions.code), [code]);
+    assert.equal(requests, 1);
+  });
+}
+
+test("a subscription over Apollo's HttpLink is refused with the transports that work", async (t) => {
+  const client = apolloClient(t, new HttpLink({ uri: service.url, headers: service.headers }));
+  const changes = client.subscribe({ query: gql(CLIENT_CHANGED), variables: { id: '1' } });
+  const { error } = await new Promise((resolve) => changes.subscribe(resolve));
+  assert.match(error.message, /Subscriptions need a WebSocket \(graphql-transport-ws\) or `Accept: text\/event-stream`\./);
 });
 
 test('Apollo Client places orders, queries and subscribes', async (t) => {
