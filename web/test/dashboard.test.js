@@ -98,7 +98,7 @@ test('figures are marked as old when the service hangs', async (t) => {
 test('a page shows nothing but the sign-in until it has a token, which it keeps for the session', async (t) => {
   const secret = { JWT_SECRET: randomUUID() };
   const service = await start(secret);
-  const { output } = await run(program('api'), ['token', '--scope', 'sales:read'], { env: secret });
+  const { stdout: token } = await run(program('api'), ['token', '--scope', 'sales:read'], { env: secret });
   const { page } = await newPage(t);
   await page.route('**/pages/config.json', (route) => route.fulfill({ json: { headers: {} } }));
   const sections = page.locator('main > :not(#sign-in, #problem), nav, #connection');
@@ -109,7 +109,7 @@ test('a page shows nothing but the sign-in until it has a token, which it keeps 
   };
   await page.goto(at(service, '/dashboard'));
   await isSignedOut();
-  await page.getByLabel('A token with the scope').fill(output);
+  await page.getByLabel('A token with the scope').fill(token);
   await page.getByRole('button', { name: 'Sign in' }).click();
   await shows(page, 0);
   await page.reload();

@@ -54,5 +54,6 @@ async function compare(changed) {
   const directory = await temporaryDirectory();
   const files = [path.join(directory, 'old.graphql'), path.join(directory, 'new.graphql')];
   await Promise.all([writeFile(files[0], schema), writeFile(files[1], changed)]);
-  return run(process.execPath, ['scripts/compare-schema.js', ...files], { cwd: web });
+  const { status, output } = await run(process.execPath, ['scripts/compare-schema.js', ...files], { cwd: web });
+  return { status, output };
 }
