@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::commands::place_order::rules::Book;
 use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::edge::documents::limits::LimitSettings;
-use api::edge::documents::{DocumentRef, DocumentSettings, Documents};
+use api::edge::documents::{Access, DocumentRef, DocumentSettings, Documents, Found};
+use api::edge::quota::{Meter, QuotaKey};
 use api::graphql::schema;
 use chrono::Utc;
 use clap::{Args, Command, FromArgMatches};
@@ -20,6 +22,7 @@ use entity::event::ORDER_PLACED;
 use entity::{Event, client, order_event, product};
 use iso_currency::Currency;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 const QUERY: &str =
     "query Client($id: ID!) { client(id: $id) { id name email total { amount currencyCode } orderCount version } }";
@@ -76,8 +79,14 @@ fn documents(criterion: &mut Criterion) {
         let (limits, settings): (LimitSettings, DocumentSettings) = (settings(&[]), settings(arguments));
         Documents::new(&sdl, limits, &settings, true).unwrap()
     };
-    let find = |documents: &Documents| {
-        documents.find(DocumentRef { text: Some(black_box(QUERY)), id: None }, false, || Ok(())).unwrap()
+    let runtime = Runtime::new().unwrap();
+    let meter = Meter::new(Arc::default(), QuotaKey::Subject("bench".into()));
+    let find = |documents: &Documents| match documents
+        .find(DocumentRef { text: Some(black_box(QUERY)), id: None }, Access::Identified)
+        .unwrap()
+    {
+        Found::Valid(document) => document,
+        Found::New(new) => runtime.block_on(documents.validate(new, &meter)).unwrap(),
     };
     let (cached, uncached) = (documents(&[]), documents(&["--document-cache-bytes=0"]));
     criterion.bench_function(FIND_DOCUMENT, |bencher| bencher.iter(|| find(&cached)));

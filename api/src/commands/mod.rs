@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_name_has_no_invisible_characters() {
-        for name in ["Zoë", "Zoe\u{308}", "木村 花子", "Gift ❤\u{fe0f}", "O'Neil-Smith & Co. (№ 7)", "محمد", "★"] {
+        for name in ["Zoë", "Zoe\u{308}", "木村 花子", "Gift ❤\u{fe0f}", "O'Neil-Smith & Co. (№ 7)", "محمد", "★"]
+        {
             assert_eq!(valid_name(name), Ok(name.into()), "{name:?}");
         }
         let invisible = "\u{ad}\u{34f}\u{61c}\u{115f}\u{180e}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{206f}\u{2800}\u{3164}\u{feff}\u{ffa0}\u{fffb}\u{1d173}\u{e0001}\u{e0041}\u{85}\u{7f}";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum_extra::headers::authorization::Bearer;
 use axum_extra::headers::{Authorization, Header, HeaderMapExt};
 
@@ -60,8 +60,7 @@ impl Edge {
         };
         let Ok(identity) = identity else {
             self.executor.charge(&QuotaKey::of_address(address), VALIDATION_COST)?;
-            let message = "A valid bearer token is required.";
-            return Err(Refusal::http(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message));
+            return Err(Refusal::token_required());
         };
         let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         let traceparent = traceparent.filter(|value| is_traceparent(value)).map(Into::into);

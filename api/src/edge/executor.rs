@@ -3,28 +3,30 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::response::JsonMap;
 use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::timeout;
 
 use super::auth::EXPLORE;
 use super::caller::Caller;
-use super::documents::cost::cost;
+use super::deliveries::Deliveries;
+use super::documents::cost::{Estimate, estimate};
 use super::documents::limits::LimitSettings;
 use super::documents::validation::Document;
 use super::documents::variables::{self, Coerced};
-use super::documents::{DocumentRef, Documents};
-use super::quota::{ConcurrencyQuota, QuotaKey, RateLimits};
+use super::documents::{Access, DocumentRef, Documents, Found};
+use super::quota::{ConcurrencyQuota, Meter, Permit, QuotaKey, RateLimits};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
 use crate::graphql::{OrderSchema, Traceparent};
 
-/// The cost of validating a document or a token, and of refusing a request.
+/// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
 
 /// An operation that was charged and can be executed once.
@@ -40,6 +42,10 @@ pub struct OperationInfo {
     pub name: Option<String>,
     pub kind: OperationType,
     pub cost: usize,
+    /// The largest size of the response.
+    bytes: usize,
+    /// Whether the operation may wait for the read model.
+    waits: bool,
 }
 
 impl OperationInfo {
@@ -48,48 +54,71 @@ impl OperationInfo {
     }
 }
 
+/// The result of a query or a mutation. It counts for its caller until it is dropped, so it is kept until it has been sent.
+pub struct Executed {
+    pub response: Response,
+    pub memory: Permit,
+}
+
 pub struct Executor {
     schema: OrderSchema,
     documents: Documents,
     limits: LimitSettings,
-    rate_limits: RateLimits,
+    rate_limits: Arc<RateLimits>,
     /// Queries and mutations that are being executed.
     active: Arc<ConcurrencyQuota>,
+    /// Queries that may wait for the read model. They do not count as active: they only wait.
+    waiting: Arc<ConcurrencyQuota>,
+    subscriptions: Arc<ConcurrencyQuota>,
+    /// Bytes of responses that are being produced or sent.
+    memory: Arc<ConcurrencyQuota>,
 }
 
 impl Executor {
     pub fn new(schema: OrderSchema, documents: Documents, limits: LimitSettings) -> Executor {
-        let rate_limits = RateLimits::new(&limits);
-        let active = ConcurrencyQuota::new(limits.max_concurrent_operations, limits.max_operations_per_caller);
-        Executor { schema, documents, limits, rate_limits, active }
+        Executor {
+            schema,
+            documents,
+            rate_limits: Arc::new(RateLimits::new(&limits)),
+            active: ConcurrencyQuota::new(limits.max_concurrent_operations, limits.max_operations_per_caller),
+            waiting: ConcurrencyQuota::new(limits.max_waiting_operations, limits.max_waiting_per_caller),
+            subscriptions: ConcurrencyQuota::new(limits.max_subscriptions, limits.max_subscriptions_per_caller),
+            memory: ConcurrencyQuota::new(limits.max_response_memory.max(limits.max_response_bytes), usize::MAX),
+            limits,
+        }
     }
 
     /// Validates an operation and charges its cost to the caller.
-    pub fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<PreparedOperation, Refusal> {
+    pub async fn prepare(&self, parameters: Parameters, caller: &Caller) -> Result<PreparedOperation, Refusal> {
+        let prepared = AssertUnwindSafe(self.validate(parameters, caller)).catch_unwind().await;
+        // The panic hook has logged the cause.
+        prepared.unwrap_or_else(|_| Err(Refusal::internal(&"the preparation of an operation panicked")))
+    }
+
+    async fn validate(&self, parameters: Parameters, caller: &Caller) -> Result<PreparedOperation, Refusal> {
         let Parameters { query, operation_name, variables, document_id } = parameters;
-        let key = caller.quota_key();
-        let may_explore = caller.identity.as_ref().is_some_and(|identity| identity.may(EXPLORE));
+        let meter = Meter::new(self.rate_limits.clone(), caller.quota_key());
+        let access = match &caller.identity {
+            None => Access::Anonymous,
+            Some(identity) if identity.may(EXPLORE) => Access::Explorer,
+            Some(_) => Access::Identified,
+        };
+        let refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
         let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
-        // Validation is paid in advance, so that a caller without quota cannot cause work.
-        let mut paid = false;
-        let prepared = self
-            .documents
-            .find(document, may_explore, || {
-                paid = true;
-                self.charge(&key, VALIDATION_COST)
-            })
-            .and_then(|document| Ok(self.build_request(&document, operation_name, variables, caller)?));
-        match prepared {
+        let (document, is_paid) = match self.documents.find(document, access) {
+            Ok(Found::Valid(document)) => (document, false),
+            // Validation is paid in advance, so that a caller without quota cannot cause work.
+            Ok(Found::New(new)) => (self.documents.validate(new, &meter).await?, true),
+            Err(refusal) => return refused(refusal),
+        };
+        match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
-                self.charge(&key, info.cost)?;
-                Ok(PreparedOperation { request, info, key })
+                meter.charge(info.cost)?;
+                let request = request.data(Deliveries::new(meter.clone(), info.cost));
+                Ok(PreparedOperation { request, info, key: meter.key })
             }
-            Err(refusal) => {
-                if !paid {
-                    self.charge(&key, VALIDATION_COST)?;
-                }
-                Err(refusal)
-            }
+            Err(error) if is_paid => Err(error.into()),
+            Err(error) => refused(error.into()),
         }
     }
 
@@ -117,8 +146,9 @@ impl Executor {
                 let position = error.location.and_then(|location| document.position(location));
                 refusal::error("BAD_USER_INPUT", format!("Variables: {}", error.message), position)
             })?;
-        let cost = cost(&document.validated, operation, &json);
+        let Estimate { cost, bytes, waits } = estimate(schema, &document.validated, operation, Some(&json));
         self.limits.check_cost(cost)?;
+        self.limits.check_response(bytes)?;
 
         let mut executable = document.executable.clone();
         if variables.len() < operation.variables.len() {
@@ -126,7 +156,7 @@ impl Executor {
         }
 
         let name = operation.name.as_ref().map(ToString::to_string);
-        let info = OperationInfo { name, kind: operation.operation_type, cost };
+        let info = OperationInfo { name, kind: operation.operation_type, cost, bytes, waits };
         let mut request = Request::new("").variables(variables);
         request.operation_name = operation_name;
         request.set_parsed_query(executable);
@@ -143,16 +173,17 @@ impl Executor {
     ///
     /// # Errors
     /// [`Refusal::Busy`]
-    pub async fn execute(&self, prepared: PreparedOperation) -> Result<Response, Refusal> {
+    pub async fn execute(&self, prepared: PreparedOperation) -> Result<Executed, Refusal> {
         let PreparedOperation { request, info, key } = prepared;
-        let _permit = self.active.acquire(key)?;
+        let memory = self.memory.acquire_units(key.clone(), info.bytes)?;
+        let _permit = if info.waits { &self.waiting } else { &self.active }.acquire(key)?;
         let result = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
-        Ok(match timeout(self.limits.operation_timeout, result).await {
+        let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),
-            // The panic hook has logged the cause.
-            Ok(Err(_)) => mask(Response::from_errors(vec![ServerError::new("a resolver panicked", None)])),
+            Ok(Err(_)) => panicked(),
             Err(_) => Response::from_errors(vec![self.timed_out(info.kind)]),
-        })
+        };
+        Ok(Executed { response, memory })
     }
 
     fn timed_out(&self, kind: OperationType) -> ServerError {
@@ -167,17 +198,48 @@ impl Executor {
     }
 
     /// Executes an operation of any kind and returns its results.
-    pub fn stream(self: &Arc<Self>, prepared: PreparedOperation) -> BoxStream<'static, Response> {
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn stream(self: &Arc<Self>, prepared: PreparedOperation) -> Result<BoxStream<'static, Response>, Refusal> {
         if prepared.info.is_subscription() {
-            return self.schema.execute_stream(prepared.request).map(mask).boxed();
+            let permit = self.subscriptions.acquire(prepared.key)?;
+            let results = without_panics(self.schema.execute_stream(prepared.request));
+            return Ok(results
+                .map(move |result| {
+                    let _ = &permit; // dropped with the stream
+                    mask(result)
+                })
+                .boxed());
         }
         let executor = self.clone();
         let result = async move {
-            let result = executor.execute(prepared).await;
-            result.unwrap_or_else(|refusal| Response::from_errors(refusal.errors()))
+            match executor.execute(prepared).await {
+                Ok(Executed { response, memory }) => (response, Some(memory)),
+                Err(refusal) => (Response::from_errors(refusal.errors()), None),
+            }
         };
-        stream::once(result).boxed()
+        // The memory is free when the consumer asks for more: then it has sent the result.
+        Ok(stream::once(result)
+            .flat_map(|(response, memory)| {
+                let mut results = vec![response].into_iter();
+                stream::poll_fn(move |_| {
+                    let _ = &memory;
+                    Poll::Ready(results.next())
+                })
+            })
+            .boxed())
     }
+}
+
+/// A panic becomes the last result.
+fn without_panics(results: impl Stream<Item = Response> + Send) -> impl Stream<Item = Response> + Send {
+    AssertUnwindSafe(results).catch_unwind().map(|result| result.unwrap_or_else(|_| panicked()))
+}
+
+/// The panic hook has logged the cause.
+fn panicked() -> Response {
+    mask(Response::from_errors(vec![ServerError::new("a resolver panicked", None)]))
 }
 
 /// Completes when a token expires; never without a token.
@@ -185,5 +247,23 @@ pub async fn token_expiry(expires: Option<SystemTime>) {
     match expires {
         Some(time) => tokio::time::sleep(time.duration_since(SystemTime::now()).unwrap_or_default()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_a_subscription_is_its_last_result() {
+        let states = stream::iter(1..).map(|state| match state {
+            2 => panic!("by the test"),
+            _ => Response::default(),
+        });
+        let results: Vec<Response> = without_panics(states).collect().await;
+        let [first, last] = &results[..] else { panic!("two results expected") };
+        assert!(first.errors.is_empty());
+        assert_eq!(refusal::code(&last.errors[0]), Some("INTERNAL_SERVER_ERROR"));
+        assert!(!last.errors[0].message.contains("test"));
     }
 }

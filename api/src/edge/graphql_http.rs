@@ -141,7 +141,7 @@ async fn execute(
     method: &Method,
 ) -> Result<Response, Refusal> {
     let caller = edge.identify(headers, peer).await?;
-    let prepared = edge.executor.prepare(parameters, &caller)?;
+    let prepared = edge.executor.prepare(parameters, &caller).await?;
     let (kind, is_get) = (prepared.info.kind, method == Method::GET);
     let as_stream =
         accepted.media_type == MediaType::EventStream || (kind == OperationType::Subscription && accepted.event_stream);

@@ -4,12 +4,13 @@
 //! - [`graphql_http`]: `/graphql` with GET and POST; [`sse`] and [`websocket`]: operations with more than one result
 //! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
-//! - [`documents`], [`executor`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
+//! - [`documents`], [`executor`], [`deliveries`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
 //! - [`access_log`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
 
 mod access_log;
 pub mod auth;
 mod caller;
+pub mod deliveries;
 pub mod documents;
 pub mod executor;
 mod graphql_http;

@@ -1,14 +1,13 @@
-//! How much one caller may use: cost per second, and concurrent operations or connections.
+//! How much one caller may use: cost per second, concurrent operations, streams and connections, and memory for responses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::documents::limits::LimitSettings;
 use super::refusal::Refusal;
@@ -30,7 +29,8 @@ impl QuotaKey {
     }
 }
 
-/// Cost per second for each caller. Some subjects have a limit of their own.
+/// Cost per second for each caller. Some subjects have a limit of their own. By default nothing is limited.
+#[derive(Default)]
 pub struct RateLimits {
     /// `None`: unlimited.
     shared: Option<RateLimit>,
@@ -42,6 +42,12 @@ impl RateLimits {
         let limit = |rate| NonZeroU32::new(rate).map(|rate| RateLimit::new(rate, settings.max_complexity));
         let own = settings.rate_limit_subjects.iter().map(|one| (one.subject.clone(), limit(one.per_second)));
         RateLimits { shared: limit(settings.rate_limit), own: own.collect() }
+    }
+
+    #[cfg(test)]
+    pub fn shared(per_second: u32, max_operation_cost: usize) -> Arc<RateLimits> {
+        let shared = NonZeroU32::new(per_second).map(|rate| RateLimit::new(rate, max_operation_cost));
+        Arc::new(RateLimits { shared, own: HashMap::new() })
     }
 
     /// # Errors
@@ -111,45 +117,93 @@ impl RateLimit {
     }
 }
 
-/// Bounds how many of something are active at once: in total, and per caller.
+/// Charges one caller.
+#[derive(Clone)]
+pub struct Meter {
+    limits: Arc<RateLimits>,
+    pub key: QuotaKey,
+}
+
+impl Meter {
+    pub fn new(limits: Arc<RateLimits>, key: QuotaKey) -> Meter {
+        Meter { limits, key }
+    }
+
+    /// # Errors
+    /// [`Refusal::RateLimited`]
+    pub fn charge(&self, cost: usize) -> Result<(), Refusal> {
+        if cost == 0 { Ok(()) } else { self.limits.charge(&self.key, cost) }
+    }
+}
+
+/// Bounds how much of something is in use at once: in total, and per caller. A caller that has more than is left for everyone
+/// gets no more, so callers with many operations cannot shut out a caller with few.
 pub struct ConcurrencyQuota {
-    total: Arc<Semaphore>,
+    total: usize,
     per_caller: usize,
-    active: Mutex<HashMap<QuotaKey, usize>>,
+    used: Mutex<Used>,
 }
 
-/// Counts as one active operation or connection until it is dropped.
+#[derive(Default)]
+struct Used {
+    total: usize,
+    by_caller: HashMap<QuotaKey, usize>,
+}
+
+/// Counts as in use until it is dropped.
 pub struct Permit {
-    _total: OwnedSemaphorePermit,
-    caller: CallerPermit,
-}
-
-struct CallerPermit {
     quota: Arc<ConcurrencyQuota>,
     key: QuotaKey,
+    units: usize,
 }
 
 impl ConcurrencyQuota {
     pub fn new(total: usize, per_caller: usize) -> Arc<ConcurrencyQuota> {
-        Arc::new(ConcurrencyQuota { total: Arc::new(Semaphore::new(total)), per_caller, active: Mutex::default() })
+        Arc::new(ConcurrencyQuota { total, per_caller, used: Mutex::default() })
     }
 
     /// # Errors
     /// [`Refusal::Busy`]
     pub fn acquire(self: &Arc<Self>, key: QuotaKey) -> Result<Permit, Refusal> {
-        let caller = self.count(key)?;
-        let total = self.total.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
-        Ok(Permit { _total: total, caller })
+        self.acquire_units(key, 1)
     }
 
-    fn count(self: &Arc<Self>, key: QuotaKey) -> Result<CallerPermit, Refusal> {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = active.entry(key.clone()).or_default();
-        if *count >= self.per_caller {
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn acquire_units(self: &Arc<Self>, key: QuotaKey, units: usize) -> Result<Permit, Refusal> {
+        let mut used = self.used();
+        if !self.has_room(&used, &key, units) {
             return Err(Refusal::Busy);
         }
-        *count += 1;
-        Ok(CallerPermit { quota: self.clone(), key })
+        used.add(&key, units);
+        Ok(Permit { quota: self.clone(), key, units })
+    }
+
+    fn has_room(&self, used: &Used, key: &QuotaKey, units: usize) -> bool {
+        let free = self.total.saturating_sub(used.total);
+        let of_caller = used.by_caller.get(key).copied().unwrap_or(0);
+        units <= free && of_caller <= free && of_caller.saturating_add(units) <= self.per_caller
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Used {
+    fn add(&mut self, key: &QuotaKey, units: usize) {
+        self.total += units;
+        *self.by_caller.entry(key.clone()).or_default() += units;
+    }
+
+    fn remove(&mut self, key: &QuotaKey, units: usize) {
+        self.total -= units;
+        if let Some(of_caller) = self.by_caller.get_mut(key) {
+            *of_caller -= units;
+            if *of_caller == 0 {
+                self.by_caller.remove(key);
+            }
+        }
     }
 }
 
@@ -159,19 +213,67 @@ impl Permit {
     /// # Errors
     /// [`Refusal::Busy`]
     pub fn move_to(&mut self, key: QuotaKey) -> Result<(), Refusal> {
-        self.caller = self.caller.quota.count(key)?;
-        Ok(())
+        let mut used = self.quota.used();
+        used.remove(&self.key, self.units);
+        let has_room = self.quota.has_room(&used, &key, self.units);
+        if has_room {
+            self.key = key;
+        }
+        used.add(&self.key, self.units);
+        if has_room { Ok(()) } else { Err(Refusal::Busy) }
+    }
+
+    /// Gives back all but this many units.
+    pub fn shrink_to(&mut self, units: usize) {
+        let unused = self.units.saturating_sub(units);
+        self.quota.used().remove(&self.key, unused);
+        self.units -= unused;
     }
 }
 
-impl Drop for CallerPermit {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut active = self.quota.active.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = active.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                active.remove(&self.key);
-            }
+        self.quota.used().remove(&self.key, self.units);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> QuotaKey {
+        QuotaKey::Subject(name.into())
+    }
+
+    #[test]
+    fn callers_with_many_operations_cannot_shut_out_a_caller_with_few() {
+        let quota = ConcurrencyQuota::new(512, 128);
+        let mut held = Vec::new();
+        let greedy = ["a", "b", "c", "d"];
+        for _ in 0..512 {
+            held.extend(greedy.iter().filter_map(|name| quota.acquire(key(name)).ok()));
         }
+        assert!(held.len() > 400, "{} of 512 are used", held.len());
+        assert!(quota.acquire(key("a")).is_err());
+        let few: Vec<_> = (0..90).map(|_| quota.acquire(key("e"))).collect();
+        assert_eq!(few.iter().filter(|permit| permit.is_ok()).count(), 51, "half of what was left");
+        drop((held, few));
+        assert_eq!(quota.used().total, 0);
+        assert!(quota.used().by_caller.is_empty());
+    }
+
+    #[test]
+    fn units_are_given_back_and_move_to_another_caller() {
+        let quota = ConcurrencyQuota::new(100, usize::MAX);
+        let mut permit = quota.acquire_units(key("a"), 80).unwrap();
+        assert!(quota.acquire_units(key("b"), 30).is_err(), "only 20 are left");
+        permit.shrink_to(40);
+        let other = quota.acquire_units(key("b"), 30).unwrap();
+        assert!(quota.acquire_units(key("a"), 1).is_err(), "the caller has 40, and only 30 are left");
+        permit.shrink_to(20);
+        permit.move_to(key("b")).unwrap();
+        assert_eq!(quota.used().by_caller, HashMap::from([(key("b"), 50)]));
+        drop((permit, other));
+        assert_eq!(quota.used().total, 0);
     }
 }

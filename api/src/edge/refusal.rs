@@ -16,6 +16,8 @@ pub enum Refusal {
     RateLimited(Duration),
     /// Too many operations or connections are active.
     Busy,
+    /// Anything unexpected. The cause was logged with the id in the error.
+    Internal(ServerError),
     /// The HTTP request is refused before its operation is known.
     Http { status: StatusCode, code: &'static str, message: String },
 }
@@ -29,6 +31,17 @@ impl From<ServerError> for Refusal {
 impl Refusal {
     pub fn http(status: StatusCode, code: &'static str, message: impl Into<String>) -> Refusal {
         Refusal::Http { status, code, message: message.into() }
+    }
+
+    /// Logs the cause with an id.
+    pub fn internal(cause: &dyn std::fmt::Display) -> Refusal {
+        let mut error = ServerError::new("", None);
+        hide(&mut error, cause);
+        Refusal::Internal(error)
+    }
+
+    pub fn token_required() -> Refusal {
+        Refusal::http(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", "A valid bearer token is required.")
     }
 
     pub fn bad_request(message: impl Into<String>) -> Refusal {
@@ -48,6 +61,7 @@ impl Refusal {
                 error.extensions.get_or_insert_default().set("retryAfter", seconds);
                 vec![error]
             }
+            Refusal::Internal(error) => vec![error],
             Refusal::Busy => vec![error("SERVER_BUSY", "The service is overloaded. Try again in a moment.", None)],
             Refusal::Http { code, message, .. } => vec![error(code, message, None)],
         }
@@ -77,12 +91,20 @@ pub fn code(error: &ServerError) -> Option<&str> {
 /// Replaces each error without a code by an id and logs it under that id, so that internals do not reach clients.
 pub fn mask(mut response: Response) -> Response {
     for error in &mut response.errors {
+        // Execution reports line 0 for what is not in the document.
+        error.locations.retain(|position| position.line > 0);
         if code(error).is_none() {
-            let masked = async_graphql::Error::from(Error::internal(&error));
-            (error.message, error.extensions) = (masked.message, masked.extensions);
+            let cause = error.to_string();
+            hide(error, &cause);
         }
     }
     response
+}
+
+/// Logs the cause and makes this the error that refers to the log line.
+fn hide(error: &mut ServerError, cause: &dyn std::fmt::Display) {
+    let masked = async_graphql::Error::from(Error::internal(cause));
+    (error.message, error.extensions) = (masked.message, masked.extensions);
 }
 
 #[cfg(test)]
@@ -99,5 +121,8 @@ mod tests {
         let Some(async_graphql::Value::String(id)) = extensions.get("id") else { panic!("the error has no id") };
         assert!(error.message.contains(id) && !error.message.contains("secret"), "{}", error.message);
         assert_eq!(other, &visible);
+
+        let nowhere = mask(Response::from_errors(vec![super::error("FORBIDDEN", "", Some(Pos::default()))]));
+        assert_eq!(serde_json::to_value(&nowhere.errors[0]).unwrap().get("locations"), None);
     }
 }

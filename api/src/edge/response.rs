@@ -1,18 +1,37 @@
 //! HTTP responses: status codes, headers and bodies.
 
-use async_graphql_axum::GraphQLResponse;
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::executor::Executed;
+use super::quota::Permit;
 use super::refusal::{self, Refusal, whole_seconds};
 use super::{MediaType, sse};
 
 /// The response to an operation that was executed. Some of its fields may have failed.
-pub fn executed(media_type: MediaType, result: async_graphql::Response) -> Response {
-    (headers(media_type), GraphQLResponse::from(result)).into_response()
+pub fn executed(media_type: MediaType, executed: Executed) -> Response {
+    let Executed { response, mut memory } = executed;
+    let Ok(bytes) = serde_json::to_vec(&response) else {
+        return refused(media_type, Refusal::internal(&"the response cannot be written as JSON"));
+    };
+    memory.shrink_to(bytes.len());
+    (headers(media_type), Body::from(Bytes::from_owner(Unsent { bytes, _memory: memory }))).into_response()
+}
+
+/// A body that counts for its caller until the last byte has been sent.
+struct Unsent {
+    bytes: Vec<u8>,
+    _memory: Permit,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The error code of a refused request, for the log.
@@ -51,6 +70,7 @@ fn status(media_type: MediaType, refusal: &Refusal) -> StatusCode {
         Refusal::Invalid(_) => StatusCode::OK,
         Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Refusal::Http { status, .. } => *status,
     }
 }

@@ -39,7 +39,7 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOpe
             () = shutdown.cancelled() => {}
         }
     };
-    let results = edge.executor.stream(prepared).map(|result| next(&result));
+    let results = edge.executor.stream(prepared)?.map(|result| next(&result));
     let events = results.chain(stream::iter([complete()])).take_until(Box::pin(end));
     Ok(respond(events.map(move |event| {
         let _ = &active; // dropped with the stream

@@ -24,7 +24,7 @@ use crate::orders::{self, lists};
 use crate::queries::clients::AtVersion;
 
 /// Most points in a report of `sales`.
-const MAX_POINTS: usize = 1_000;
+const MAX_POINTS: i32 = 1_000;
 /// Longest range of `topProducts`.
 const MAX_DAYS: i32 = 3_660;
 
@@ -90,7 +90,9 @@ impl Query {
     }
 
     /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
-    #[graphql(directive = range_cost::apply("from".into(), "to".into(), Some(100), None, None))]
+    #[graphql(directive = range_cost::apply(
+        "from".into(), "to".into(), Some(100), None, None, names(&["points"]), Some(MAX_POINTS)
+    ))]
     async fn sales(
         &self,
         ctx: &Context<'_>,
@@ -111,8 +113,8 @@ impl Query {
         authorize_for_all(ctx, READ_SALES)?;
         let ((first, last), zone) = (date_range(from, to)?, parse_time_zone(&time_zone)?);
         let (days, granularity) = (DayRange { first, last, zone }, granularity.into());
-        let points = days.points(granularity, MAX_POINTS + 1);
-        if points.len() > MAX_POINTS {
+        let points = days.points(granularity, MAX_POINTS as usize + 1);
+        if points.len() > MAX_POINTS as usize {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
         }
         if days.resolution(granularity) == Resolution::HalfHour {
@@ -133,7 +135,7 @@ impl Query {
     /// than a day late count within two minutes. Requires the scope `sales:read`.
     #[graphql(
         directive = list_size::apply(None, names(&["first"]), None, Some(false)),
-        directive = range_cost::apply("from".into(), "to".into(), None, Some(4), Some(MAX_DAYS))
+        directive = range_cost::apply("from".into(), "to".into(), None, Some(4), Some(MAX_DAYS), None, None)
     )]
     async fn top_products(
         &self,

@@ -9,10 +9,12 @@ use super::error::Error;
 use super::types::client::Client;
 use super::types::sales::SalesSnapshot;
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
+use crate::edge::deliveries::Deliveries;
 
 pub struct Subscription;
 
-/// Changes as they happen. A subscription ends when the token expires.
+/// Changes as they happen. A subscription ends when the token expires. Each result costs as much as a query with the same
+/// fields: a caller that has spent its rate limit skips states, and gets the newest one later.
 #[Subscription]
 impl Subscription {
     /// The current state of a client, and its state after each change. Nothing is sent while queries do not have the client.
@@ -26,7 +28,8 @@ impl Subscription {
         let app = app(ctx);
         let Some(id) = parse_id(&id) else { return Ok(Either::Left(stream::pending())) };
         let currency = app.currency;
-        Ok(Either::Right(app.live_clients.watch(id).map(move |client| Ok(Client::new(client?, currency)))))
+        let states = deliveries(ctx).paid(app.live_clients.watch(id));
+        Ok(Either::Right(states.map(move |client| Ok(Client::new(client?, currency)))))
     }
 
     /// The current sales, and the sales after each change, at most four times a second. A slow consumer only receives the
@@ -38,6 +41,11 @@ impl Subscription {
         authorize_for_all(ctx, READ_SALES)?;
         let app = app(ctx);
         let currency = app.currency;
-        Ok(app.sales_snapshots.watch().map(move |snapshot| Ok(SalesSnapshot::new(snapshot?, currency))))
+        let states = deliveries(ctx).paid(app.sales_snapshots.watch());
+        Ok(states.map(move |snapshot| Ok(SalesSnapshot::new(snapshot?, currency))))
     }
+}
+
+fn deliveries(ctx: &Context<'_>) -> Deliveries {
+    ctx.data_unchecked::<Deliveries>().clone()
 }

@@ -3,6 +3,7 @@
 use async_graphql::{Enum, SimpleObject};
 use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY};
 
+use super::cost_directives::max_size;
 use crate::commands::Rejection;
 use crate::commands::place_order::rules::MAX_KEY_CHARACTERS;
 
@@ -12,8 +13,10 @@ pub struct UserError {
     /// The problem, for programs.
     code: UserErrorCode,
     /// The problem, for people.
+    #[graphql(directive = max_size::apply(Some(200), None))]
     message: String,
     /// The path of the input field, for example ["input", "items", "0", "quantity"].
+    #[graphql(directive = max_size::apply(Some(20), Some(4)))]
     field: Option<Vec<String>>,
 }
 
@@ -36,7 +39,7 @@ pub enum UserErrorCode {
     IdempotencyKeyReused,
     /// The idempotency key is empty, longer than 255 characters, or has control characters.
     InvalidIdempotencyKey,
-    /// The name is empty, longer than 200 characters, or has control characters.
+    /// The name is empty, longer than 200 characters, or has control or invisible characters.
     InvalidName,
     /// The e-mail address is not valid.
     InvalidEmail,
@@ -90,7 +93,8 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             UserError::new(Code::IdempotencyKeyReused, message, &["idempotencyKey"])
         }
         Rejection::InvalidName => {
-            let message = format!("The name must have from 1 to {MAX_NAME} characters and no control characters.");
+            let message =
+                format!("The name must have from 1 to {MAX_NAME} characters and no control or invisible characters.");
             UserError::new(Code::InvalidName, message, &["name"])
         }
         Rejection::InvalidEmail => UserError::new(Code::InvalidEmail, "The e-mail address is not valid.", &["email"]),

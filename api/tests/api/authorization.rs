@@ -57,3 +57,21 @@ async fn an_invalid_token_is_rejected_with_401() {
     let twice = twice.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
     assert_eq!(twice.status(), StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn a_field_without_its_scope_is_null_and_the_rest_remains() {
+    let api = Api::start(&sqlite().await).await;
+    let place =
+        "mutation { placeOrder(input: { clientId: 1, items: [{ productId: 1, quantity: 1 }] }) { clientVersion } }";
+    assert_eq!(code(&api.graphql(&api.token(ALL_SCOPES, None), place, json!({})).await), "none");
+    let update = "mutation { updateClient(input: { id: 1, name: \"Robert\" }) {
+        client { name recentOrders { id client { email } } } } }";
+    let response = api.graphql(&api.token("clients:write clients:read", None), update, json!({})).await;
+    assert_eq!(
+        response["data"]["updateClient"]["client"],
+        json!({ "name": "Robert", "recentOrders": null }),
+        "{response}"
+    );
+    assert_eq!(code(&response), "FORBIDDEN");
+    assert_eq!(response["errors"][0]["path"], json!(["updateClient", "client", "recentOrders"]));
+}

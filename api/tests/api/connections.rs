@@ -28,7 +28,9 @@ async fn an_http2_connection_is_closed() {
 #[tokio::test]
 async fn an_offer_to_upgrade_to_http2_is_ignored() {
     let api = Api::start(&sqlite().await).await;
+    let token = api.token("", None);
     let offer = "Host: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let offer = format!("Authorization: Bearer {token}\r\n{offer}");
     let body = "{\"query\":\"{ __typename }\"}";
     let post = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     for request in [

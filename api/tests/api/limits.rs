@@ -8,8 +8,10 @@ use crate::support::{ALL_SCOPES, Api, code, sqlite};
 #[tokio::test]
 async fn each_document_limit_has_an_error_code_and_a_setting() {
     let db = sqlite().await;
-    let api = Api::start(&db).await;
+    let api = Api::start_with(&db, &["--max-response-bytes", "2000000"]).await;
     let generous = [
+        ("--max-name-length", "9000"),
+        ("--max-response-bytes", "99000000"),
         ("--max-tokens", "9000"),
         ("--max-nesting", "64"),
         ("--max-selections", "9000"),
@@ -27,7 +29,13 @@ async fn each_document_limit_has_an_error_code_and_a_setting() {
     let place = |n: usize| format!("m{n}: placeOrder(input: {{ clientId: 0, items: [] }}) {{ replayed }} ");
     let inner = |selections: String| format!("{{ products {{ pageInfo {{ {selections} }} }} }}");
     let deep = "{ products { nodes { ... { ... { ".to_owned() + &"... { ".repeat(28) + "id" + &" }".repeat(33);
+    let aliases: String = (0..29).map(|n| format!("{}{n}: name ", "a".repeat(98))).collect();
     let cases = [
+        ("MAX_NAME_LENGTH_LIMIT", format!("{{ {}: __typename }}", "a".repeat(101))),
+        (
+            "MAX_RESPONSE_LIMIT",
+            format!("{{ __schema {{ types {{ fields {{ type {{ fields {{ args {{ {aliases} }} }} }} }} }} }} }}"),
+        ),
         ("MAX_TOKENS_LIMIT", format!("{{ products {{ nodes {{ {} }} }} }}", " id".repeat(2_000))),
         ("MAX_NESTING_LIMIT", deep),
         (
@@ -85,11 +93,13 @@ async fn a_too_large_body_is_rejected() {
 #[tokio::test]
 async fn only_the_first_syntax_error_is_reported() {
     let api = Api::start(&sqlite().await).await;
-    let response = api.graphql("", &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
+    let token = api.token("", None);
+    let response = api.graphql(&token, &format!("{{\n  {}", "?".repeat(60_000)), json!({})).await;
     assert_eq!((code(&response), response["errors"].as_array().unwrap().len()), ("GRAPHQL_PARSE_FAILED", 1));
     assert_eq!(response["errors"][0]["locations"], json!([{ "line": 2, "column": 3 }]));
+    let api = Api::start_with(&sqlite().await, &["--max-name-length", "20000"]).await;
     let long = format!("{{ {} {} }}", "a".repeat(20_000), "b".repeat(20_000));
-    assert!(api.graphql("", &long, json!({})).await.to_string().len() < 2_000, "names in errors are shortened");
+    assert!(api.graphql(&token, &long, json!({})).await.to_string().len() < 2_000, "names in errors are shortened");
     let request = api.request().header("content-type", "application/json").header("content-encoding", "gzip");
     assert_eq!(request.body("{}").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }

@@ -1,5 +1,6 @@
 //! The api on real stores: PostgreSQL and SQLite, an SQS over HTTP, HTTP requests over a socket.
 
+mod abuse;
 mod authorization;
 mod client_lists;
 mod connections;
@@ -15,6 +16,7 @@ mod order_lists;
 mod orders;
 mod outages;
 mod outbox;
+mod panicking;
 mod place_order;
 mod quotas;
 mod refused;

@@ -80,7 +80,8 @@ async fn too_many_concurrent_operations_get_server_busy() {
     let api = Api::start_on(&db, Arc::new(Silent), queue().await, &flags).await;
     let token = api.token(ALL_SCOPES, None);
     let waits = async || api.graphql(&token, "{ client(id: 1) { id } }", json!({})).await;
-    let (one, two, other) = tokio::join!(waits(), waits(), api.graphql("", "{ __typename }", json!({})));
+    let of_other = api.tokens.mint("other", "", None, Duration::from_secs(60)).unwrap();
+    let (one, two, other) = tokio::join!(waits(), waits(), api.graphql(&of_other, "{ __typename }", json!({})));
     let mut codes = [code(&one), code(&two)];
     codes.sort();
     assert_eq!((codes, code(&other)), (["OPERATION_TIMEOUT", "SERVER_BUSY"], "none"));
@@ -92,7 +93,8 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
     let flags = ["--rate-limit", "1", "--max-complexity", "100", "--trusted-proxies", "2"];
     let api = Api::start_with(&db, &flags).await;
     let ask = async |token: &str, query: &str, forwarded: &str| {
-        let mut request = api.request().header("x-forwarded-for", forwarded).json(&json!({ "query": query }));
+        let request = api.anonymous_request().header("x-forwarded-for", forwarded);
+        let mut request = request.json(&json!({ "query": query }));
         if !token.is_empty() {
             request = request.bearer_auth(token);
         }
@@ -112,10 +114,10 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
 
     // Without a token: by the address that the outermost of two trusted proxies saw. Anybody can write the entries left of it.
     for n in 0..10 {
-        assert_eq!(ask("", "{ nothing }", &format!("{n}.{n}.{n}.{n}, 192.0.2.1:{n}, 10.0.0.1")).await.0, 200, "{n}");
+        assert_eq!(ask("", "{ nothing }", &format!("{n}.{n}.{n}.{n}, 192.0.2.1:{n}, 10.0.0.1")).await.0, 401, "{n}");
     }
     assert_eq!(ask("", "{ nothing }", "192.0.2.1, 10.0.0.1").await.0, 429, "errors are charged as well");
-    assert_eq!(ask("", "{ nothing }", "192.0.2.2, 10.0.0.1").await.0, 200);
+    assert_eq!(ask("", "{ nothing }", "192.0.2.2, 10.0.0.1").await.0, 401);
     for n in 0..10 {
         assert_eq!(
             ask("x", "{ __typename }", &format!("[2001:db8::{n}], 10.0.0.1")).await.0,
@@ -137,7 +139,7 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
     let unlimited = Api::start_with(&db, &["--rate-limit", "0"]).await;
     for _ in 0..200 {
         assert_eq!(
-            crate::support::code(&unlimited.graphql("", "{ nothing }", json!({})).await),
+            crate::support::code(&unlimited.graphql(&one, "{ nothing }", json!({})).await),
             "GRAPHQL_VALIDATION_FAILED"
         );
     }

@@ -18,14 +18,19 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     let schema = "{ __schema { queryType { name } } }";
     let response = closed.graphql(&closed.token(ALL_SCOPES, None), schema, json!({})).await;
     assert_eq!((code(&response), response.get("data")), ("INTROSPECTION_DISABLED", None));
-    assert_eq!(closed.graphql("", "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
-    let misspelt = closed.graphql("", "{ clyent(id: 1) { id } }", json!({})).await;
+    let token = closed.token("", None);
+    assert_eq!(closed.graphql(&token, "{ __typename }", json!({})).await["data"]["__typename"], json!("Query"));
+    let misspelt = closed.graphql(&token, "{ clyent(id: 1) { id } }", json!({})).await;
+    assert_eq!(code(&misspelt), "GRAPHQL_VALIDATION_FAILED");
     assert!(!misspelt.to_string().contains("client"), "no suggestions: {misspelt}");
     for path in ["/", "/graphiql/", "/graphiql/config.json", "/dashboard", "/shop", "/pages/config.json"] {
         assert_eq!(closed.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }
     let readable = start(SchemaExposure::Introspection).await;
-    assert_eq!(readable.graphql("", schema, json!({})).await["data"]["__schema"]["queryType"]["name"], json!("Query"));
+    assert_eq!(
+        readable.graphql(&token, schema, json!({})).await["data"]["__schema"]["queryType"]["name"],
+        json!("Query")
+    );
     assert_eq!(readable.get("/graphiql/").send().await.unwrap().status(), StatusCode::NOT_FOUND);
 
     let open = start(SchemaExposure::Graphiql { token: Some("of-the-page".into()) }).await;
@@ -37,10 +42,11 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     let config = open.get("/graphiql/config.json").send().await.unwrap().json::<Value>().await.unwrap();
     assert_eq!(config["headers"], json!({ "Authorization": "Bearer of-the-page" }));
     for example in config["examples"].as_array().unwrap() {
-        let request = open.request().header("accept", "text/event-stream, application/json;q=0.5");
+        let request = open.request().bearer_auth(open.token("", None));
+        let request = request.header("accept", "text/event-stream, application/json;q=0.5");
         let mut response = request.json(&json!({ "query": example })).send().await.unwrap();
         let first = response.chunk().await.unwrap().unwrap();
-        assert!(String::from_utf8_lossy(&first).contains("UNAUTHENTICATED"), "an example is invalid: {example}");
+        assert!(String::from_utf8_lossy(&first).contains("FORBIDDEN"), "an example is invalid: {example}");
     }
     let rebound = open.get("/graphiql/config.json").header("host", "evil.example.com").send().await.unwrap();
     assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "another host name gets no token");
@@ -70,7 +76,7 @@ async fn introspection_works_and_everything_has_a_description() {
             fields {{ name description args {{ name description type {{ {of_type} }} }} type {{ {of_type} }} }}
             inputFields {{ name description type {{ {of_type} }} }} enumValues {{ name description }} }} }} }}"
     );
-    let response = api.graphql("", &query, json!({})).await;
+    let response = api.graphql(&api.token("", None), &query, json!({})).await;
     let mut undescribed = Vec::new();
     let mut look = |path: String, thing: &Value| {
         if thing["description"].as_str().is_none_or(str::is_empty) {
@@ -108,4 +114,55 @@ async fn a_failing_non_null_field_nulls_its_parent_and_fields_keep_their_order()
         .json(&json!({ "query": "{ b: __typename a: product(id: \"1\") { name id } }" }));
     let text = request.send().await.unwrap().text().await.unwrap();
     assert_eq!(text, r#"{"data":{"b":"Query","a":{"name":"Computer","id":"1"}}}"#);
+}
+
+#[tokio::test]
+async fn introspection_answers_what_it_advertises() {
+    let api = Api::start(&sqlite().await).await;
+    // What current tools ask for: graphql-js with `oneOf`, `inputValueDeprecation`, `schemaDescription` and
+    // `directiveIsRepeatable`.
+    let value = "name isDeprecated deprecationReason";
+    let query = format!(
+        "{{ __schema {{ description
+            types {{ kind name isOneOf
+                fields(includeDeprecated: true) {{ name args(includeDeprecated: true) {{ {value} }} }}
+                inputFields(includeDeprecated: true) {{ {value} }} }}
+            directives {{ name isRepeatable locations args(includeDeprecated: true) {{ {value} }} }} }} }}"
+    );
+    let response = api.graphql(&api.token("", None), &query, json!({})).await;
+    assert_eq!(response["errors"], Value::Null);
+    let schema = &response["data"]["__schema"];
+    for kind in schema["types"].as_array().unwrap() {
+        let expected = if kind["kind"] == "INPUT_OBJECT" { json!(false) } else { Value::Null };
+        assert_eq!(kind["isOneOf"], expected, "{kind}");
+        let of_fields =
+            kind["fields"].as_array().into_iter().flatten().flat_map(|field| field["args"].as_array().unwrap());
+        for value in of_fields.chain(kind["inputFields"].as_array().into_iter().flatten()) {
+            assert_eq!((&value["isDeprecated"], &value["deprecationReason"]), (&json!(false), &Value::Null), "{kind}");
+        }
+    }
+    for directive in schema["directives"].as_array().unwrap() {
+        assert!(directive["args"].is_array() && directive["isRepeatable"].is_boolean(), "{directive}");
+    }
+    // The fields and arguments that introspection reports about itself.
+    let own = "{ __type(name: \"__Type\") { fields { name args { name } } } }";
+    let response = api.graphql(&api.token("", None), own, json!({})).await;
+    let fields = response["data"]["__type"]["fields"].as_array().unwrap();
+    for field in fields {
+        let name = field["name"].as_str().unwrap();
+        let selection = match name {
+            "fields" | "interfaces" | "possibleTypes" | "enumValues" | "inputFields" | "ofType" => "{ name }",
+            _ => "",
+        };
+        for include in [json!(true), json!(false)] {
+            let (variable, argument) = match field["args"][0]["name"].as_str() {
+                Some(argument) => ("($v: Boolean!)", format!("({argument}: $v)")),
+                None => ("", String::new()),
+            };
+            let query =
+                format!("query {variable} {{ __type(name: \"PlaceOrderInput\") {{ {name}{argument} {selection} }} }}");
+            let response = api.graphql(&api.token("", None), &query, json!({ "v": include })).await;
+            assert_eq!(response["errors"], Value::Null, "{query}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use entity::{Event, OrderPlaced, order_event, outbox};
 use futures::{SinkExt, StreamExt};
 use iso_currency::Currency;
 use read_model::{Memory, Projection, ReadModel, Redis};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use runtime::database;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
 use serde_json::{Value, json};
@@ -140,6 +141,7 @@ pub struct Api {
     pub address: String,
     pub read_model: Arc<dyn ReadModel>,
     pub tokens: TokenSettings,
+    /// Sends a token with all scopes if a request has none.
     pub http: reqwest::Client,
     shutdown: CancellationToken,
 }
@@ -190,7 +192,11 @@ impl Api {
         let edge = settings.edge;
         let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone()).unwrap();
         tokio::spawn(service.serve(listener));
-        Api { address, read_model, tokens, http: reqwest::Client::new(), shutdown }
+        let token = tokens.mint("tester", ALL_SCOPES, None, Duration::from_secs(3_600)).unwrap();
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, authorization)]);
+        let http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+        Api { address, read_model, tokens, http, shutdown }
     }
 
     /// Does what SIGTERM does.
@@ -206,16 +212,21 @@ impl Api {
         self.http.post(format!("{}/graphql", self.address))
     }
 
+    pub fn anonymous_request(&self) -> reqwest::RequestBuilder {
+        reqwest::Client::new().post(format!("{}/graphql", self.address))
+    }
+
     pub fn get(&self, path: &str) -> reqwest::RequestBuilder {
         self.http.get(format!("{}{path}", self.address))
     }
 
     /// The response to a query with a token, or without one when it is empty.
     pub async fn graphql(&self, token: &str, query: &str, variables: Value) -> Value {
-        let mut request = self.request().json(&json!({ "query": query, "variables": variables }));
-        if !token.is_empty() {
-            request = request.bearer_auth(token);
-        }
+        let request = match token {
+            "" => self.anonymous_request(),
+            token => self.request().bearer_auth(token),
+        };
+        let request = request.json(&json!({ "query": query, "variables": variables }));
         request.send().await.unwrap().json().await.unwrap()
     }
 }

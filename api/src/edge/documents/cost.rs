@@ -1,124 +1,154 @@
-//! The cost of an operation, by the directives of the schema that [`cost_directives`](crate::graphql::cost_directives) defines.
+//! What an operation costs, and how large its response can be, by the directives of the schema that
+//! [`cost_directives`](crate::graphql::cost_directives) defines. Both are upper bounds: a selection with `@skip` or `@include`
+//! counts even if it is not executed.
 
-use apollo_compiler::Node;
-use apollo_compiler::ast::{Directive, Value};
+use apollo_compiler::Schema;
+use apollo_compiler::ast::Value;
 use apollo_compiler::executable::{ExecutableDocument, Field, Operation, Selection, SelectionSet};
-use apollo_compiler::response::{JsonMap, JsonValue};
-use chrono::{Datelike, Months, NaiveDate};
+use apollo_compiler::response::JsonMap;
+use apollo_compiler::schema::ExtendedType;
+use entity::event::MAX_NAME;
+
+use super::sizes::{Sizes, integer, names, weight};
 
 /// Elements of a list whose size nothing states.
 const ASSUMED_SIZE: usize = 10;
+/// Points of a report that cost as much as one element of another list: they need no reads of their own.
+const POINTS_PER_ELEMENT: usize = 10;
+/// Of introspection, whose lists the schema bounds: average sizes. No element costs anything, because nothing is read.
+const INTROSPECTION_LIST: usize = 3;
+const INTROSPECTION_STRING_BYTES: usize = 40;
+/// The argument with which a field waits for the read model.
+const WAIT_ARGUMENT: &str = "minVersion";
 
-/// Saturates. `variables` are coerced.
-pub fn cost(document: &ExecutableDocument, operation: &Operation, variables: &JsonMap) -> usize {
-    Cost { document, variables, assumed_size: ASSUMED_SIZE }.of_selections(&operation.selection_set, None)
+/// All sizes saturate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    pub cost: usize,
+    /// The largest size of the response as JSON, without errors.
+    pub bytes: usize,
+    /// Whether the operation may wait for the read model.
+    pub waits: bool,
+}
+
+/// The estimate for coerced variables. Without variables, it is the smallest that any variables lead to.
+pub fn estimate(
+    schema: &Schema,
+    document: &ExecutableDocument,
+    operation: &Operation,
+    variables: Option<&JsonMap>,
+) -> Estimate {
+    let walk = Walk { schema, document, sizes: Sizes { schema, variables }, introspection: false };
+    walk.selections(&operation.selection_set, None)
+}
+
+impl Estimate {
+    fn add(self, other: Estimate) -> Estimate {
+        Estimate {
+            cost: self.cost.saturating_add(other.cost),
+            bytes: self.bytes.saturating_add(other.bytes),
+            waits: self.waits || other.waits,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Cost<'a> {
+struct Walk<'a> {
+    schema: &'a Schema,
     document: &'a ExecutableDocument,
-    variables: &'a JsonMap,
-    assumed_size: usize,
+    sizes: Sizes<'a>,
+    introspection: bool,
 }
 
-impl Cost<'_> {
-    /// `around` is the `@listSize` of the field with these selections.
-    fn of_selections(self, set: &SelectionSet, around: Option<&Directive>) -> usize {
-        let costs = set.selections.iter().map(|selection| match selection {
-            Selection::Field(field) => self.of_field(field, around),
-            Selection::InlineFragment(inline) => self.of_selections(&inline.selection_set, around),
+impl Walk<'_> {
+    /// `parent` is the field with these selections.
+    fn selections(self, set: &SelectionSet, parent: Option<&Field>) -> Estimate {
+        let estimates = set.selections.iter().map(|selection| match selection {
+            Selection::Field(field) => self.field(field, parent),
+            Selection::InlineFragment(inline) => self.selections(&inline.selection_set, parent),
             Selection::FragmentSpread(spread) => spread
                 .fragment_def(self.document)
-                .map_or(0, |fragment| self.of_selections(&fragment.selection_set, around)),
+                .map_or_else(Estimate::default, |fragment| self.selections(&fragment.selection_set, parent)),
         });
-        costs.fold(0, usize::saturating_add)
+        let braces = Estimate { bytes: 2, ..Estimate::default() };
+        estimates.fold(braces, Estimate::add)
     }
 
-    fn of_field(self, field: &Field, around: Option<&Directive>) -> usize {
+    fn field(self, field: &Field, parent: Option<&Field>) -> Estimate {
+        let walk = Walk { introspection: self.introspection || field.name.starts_with("__"), ..self };
+        let inner = walk.selections(&field.selection_set, Some(field));
+        let (weighted, elements) = walk.elements(field, parent);
         let directives = &field.definition.directives;
-        let list_size = directives.get("listSize").map(|directive| &**directive);
-        let is_sized = around.is_some_and(|directive| names(directive, "sizedFields").any(|name| field.name == name));
-        // The length of introspection's lists is bounded by the schema.
-        let assumed_size = if field.name.starts_with("__") { 1 } else { self.assumed_size };
-        let size = match list_size {
-            Some(directive) => self.size(field, directive),
-            None if field.ty().is_list() && !is_sized => assumed_size,
-            None => 1,
-        };
-        let inner = Cost { assumed_size, ..self }.of_selections(&field.selection_set, list_size);
         let arguments = field.arguments.iter().filter_map(|argument| {
             let definition = field.definition.argument_by_name(&argument.name)?;
-            weight(definition.directives.get("cost")?)
+            let own = definition.directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(0);
+            Some(own.saturating_add(self.sizes.weight_of_input(&argument.value, &definition.ty)))
         });
-        let own = directives.get("cost").and_then(weight).unwrap_or(1);
-        let range = directives.get("rangeCost").and_then(|directive| self.of_range(field, directive)).unwrap_or(0);
-        inner.saturating_mul(size).saturating_add(own + arguments.sum::<usize>()).saturating_add(range)
-    }
-
-    fn size(self, field: &Field, directive: &Directive) -> usize {
-        let sizes = names(directive, "slicingArguments").filter_map(|name| self.requested(field, name));
-        // The resolver rejects a negative size.
-        sizes.max().or(integer(directive, "assumedSize")).unwrap_or(1).max(1)
-    }
-
-    /// Number of elements that an argument asks for: its value, or its length if it is a list.
-    fn requested(self, field: &Field, argument: &str) -> Option<usize> {
-        let definition = field.definition.argument_by_name(argument)?;
-        // A single value may stand for a list of one.
-        let is_list = definition.ty.is_list();
-        let size = |value: &Node<Value>| match &**value {
-            Value::List(list) => Some(list.len()),
-            Value::Int(number) if !is_list => number.as_str().parse().ok(),
-            Value::Variable(name) => match self.variables.get(name.as_str())? {
-                JsonValue::Array(list) => Some(list.len()),
-                number if !is_list => number.as_u64()?.try_into().ok(),
-                _ => None,
-            },
-            _ => None,
-        };
-        field.specified_argument_by_name(argument).and_then(size).or(definition.default_value.as_ref().and_then(size))
-    }
-
-    fn of_range(self, field: &Field, directive: &Directive) -> Option<usize> {
-        let day = |end| {
-            let argument = directive.specified_argument_by_name(end)?.as_str()?;
-            let text = match &**field.specified_argument_by_name(argument)? {
-                Value::Variable(name) => self.variables.get(name.as_str())?.as_str()?,
-                value => value.as_str()?,
-            };
-            text.parse::<NaiveDate>().ok()
-        };
-        let (from, to) = (day("from")?, day("to")?);
-        let days = usize::try_from((to - from).num_days()).ok()?;
-        if integer(directive, "maxDays").is_some_and(|max| days > max) {
-            return None;
+        let own = directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(1);
+        let range = directives.get("rangeCost").map_or(0, |directive| self.sizes.weight_of_range(field, directive));
+        let element_bytes = if field.selection_set.is_empty() { walk.leaf_bytes(field) } else { inner.bytes };
+        // Quotation marks, colon, and the brackets of a list; a comma after each element.
+        let name_bytes = field.response_key().len() + 6;
+        Estimate {
+            cost: inner
+                .cost
+                .saturating_mul(weighted)
+                .saturating_add(arguments.fold(own + range, usize::saturating_add)),
+            bytes: (element_bytes.saturating_add(1)).saturating_mul(elements).saturating_add(name_bytes),
+            waits: inner.waits || self.waits(field),
         }
-        let by_days = integer(directive, "daysPerUnit").and_then(|per_unit| days.checked_div(per_unit)).unwrap_or(0);
-        let by_periods = integer(directive, "periodWeight").map_or(0, |weight| weight * periods(from, to));
-        Some(by_days + by_periods)
     }
-}
 
-/// Whole calendar months, and days outside of these, from the first day to the last, both included.
-fn periods(from: NaiveDate, to: NaiveDate) -> usize {
-    let next = |first: &NaiveDate| {
-        let next_month = first.checked_add_months(Months::new(1)).filter(|_| first.day() == 1);
-        next_month.filter(|next| next.pred_opt().is_some_and(|last| last <= to)).or(first.succ_opt())
-    };
-    std::iter::successors(Some(from), next).take_while(|first| *first <= to).count()
-}
+    /// How many elements of a list count in the cost, and how many the response may have.
+    fn elements(self, field: &Field, parent: Option<&Field>) -> (usize, usize) {
+        let directives = &field.definition.directives;
+        if let Some(points) = parent.and_then(|parent| self.sizes.points(parent, field)) {
+            return (points.div_ceil(POINTS_PER_ELEMENT), points);
+        }
+        let max = directives.get("maxSize").and_then(|directive| integer(directive, "elements"));
+        if let Some(directive) = directives.get("listSize") {
+            let size = self.sizes.of_list(field, directive);
+            return (size, max.unwrap_or(size));
+        }
+        let of_parent = parent.and_then(|parent| parent.definition.directives.get("listSize"));
+        let is_sized =
+            of_parent.is_some_and(|directive| names(directive, "sizedFields").any(|name| field.name == name));
+        if !field.ty().is_list() || is_sized {
+            return (1, 1);
+        }
+        if self.introspection {
+            return (1, if field.name == "types" { self.schema.types.len() } else { INTROSPECTION_LIST });
+        }
+        (ASSUMED_SIZE, max.unwrap_or(ASSUMED_SIZE))
+    }
 
-fn weight(directive: &Node<Directive>) -> Option<usize> {
-    directive.specified_argument_by_name("weight")?.as_str()?.parse().ok()
-}
+    /// The largest size of a scalar or enum value.
+    fn leaf_bytes(self, field: &Field) -> usize {
+        let ty = field.ty().inner_named_type();
+        let max = field.definition.directives.get("maxSize").and_then(|directive| integer(directive, "bytes"));
+        match ty.as_str() {
+            _ if max.is_some() => max.unwrap_or_default(),
+            "Boolean" => 5,
+            "Int" => 11,
+            "Float" | "Decimal" => 24,
+            "ID" => 40,
+            "Date" | "DateTime" => 32,
+            _ if self.introspection => INTROSPECTION_STRING_BYTES,
+            _ => match self.schema.types.get(ty) {
+                Some(ExtendedType::Enum(values)) => values.values.keys().map(|name| name.len() + 2).max().unwrap_or(2),
+                // A character has at most four bytes.
+                _ => 4 * MAX_NAME + 2,
+            },
+        }
+    }
 
-fn integer(directive: &Directive, argument: &str) -> Option<usize> {
-    directive.specified_argument_by_name(argument)?.to_i32()?.try_into().ok()
-}
-
-fn names<'a>(directive: &'a Directive, argument: &str) -> impl Iterator<Item = &'a str> + use<'a> {
-    let names = directive.specified_argument_by_name(argument).and_then(|names| names.as_list());
-    names.unwrap_or_default().iter().filter_map(|name| name.as_str())
+    fn waits(self, field: &Field) -> bool {
+        match field.specified_argument_by_name(WAIT_ARGUMENT).map(|value| &**value) {
+            None | Some(Value::Null) => false,
+            Some(Value::Variable(name)) => self.sizes.variable(name).is_some_and(|value| !value.is_null()),
+            Some(_) => true,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +181,7 @@ mod tests {
         let cost = |document: &str, variables: &str| {
             let document = ExecutableDocument::parse_and_validate(&schema, document, "document").unwrap();
             let operation = document.operations.get(None).unwrap();
-            super::cost(&document, operation, &serde_json::from_str(variables).unwrap())
+            estimate(&schema, &document, operation, Some(&serde_json::from_str(variables).unwrap())).cost
         };
         assert_eq!(cost("{ thing { id } }", "{}"), 2);
         assert_eq!(cost("{ things { id } }", "{}"), 1 + 10);
@@ -191,5 +221,68 @@ mod tests {
         assert_eq!(top_products("0001-01-01", "9999-12-31"), 0, "it is rejected");
         assert_eq!(sales("2024-12-31", "2024-01-01"), 0);
         assert_eq!(sales("any", "day"), 0);
+    }
+
+    /// The estimate by the schema of the service.
+    fn of(document: &str, variables: Option<&str>) -> Estimate {
+        let schema = Schema::parse_and_validate(crate::graphql::schema(None).sdl(), "schema").unwrap();
+        let document = ExecutableDocument::parse_and_validate(&schema, document, "document")
+            .unwrap_or_else(|error| panic!("{document}: {}", error.errors));
+        let variables = variables.map(|variables| serde_json::from_str(variables).unwrap());
+        estimate(&schema, &document, document.operations.get(None).unwrap(), variables.as_ref())
+    }
+
+    #[test]
+    fn the_lines_of_an_order_count_in_its_cost() {
+        let literal = |items: &str| {
+            of(&format!("mutation {{ placeOrder(input: {{ clientId: 1, items: {items} }}) {{ replayed }} }}"), None)
+                .cost
+        };
+        let line = "{ productId: 1, quantity: 1 }";
+        assert_eq!(literal("[]"), 11);
+        assert_eq!(literal(line), 12);
+        assert_eq!(literal(&format!("[{}]", line.repeat(100))), 111);
+
+        let lines = format!("[{}]", [r#"{ "productId": "1", "quantity": 1 }"#; 50].join(","));
+        for (variables, document) in [
+            (
+                format!(r#"{{ "v": {{ "clientId": "1", "items": {lines} }} }}"#),
+                "mutation ($v: PlaceOrderInput!) { placeOrder(input: $v) { replayed } }",
+            ),
+            (
+                format!(r#"{{ "v": {lines} }}"#),
+                "mutation ($v: [OrderItemInput!]!) { placeOrder(input: { clientId: 1, items: $v }) { replayed } }",
+            ),
+        ] {
+            assert_eq!(of(document, Some(&variables)).cost, 61, "{document}");
+            assert_eq!(of(document, None).cost, 11, "at least: {document}");
+        }
+        let mixed =
+            "mutation ($v: OrderItemInput!) { placeOrder(input: { clientId: 1, items: [$v, $v] }) { replayed } }";
+        assert_eq!(of(mixed, Some(r#"{ "v": { "productId": "1", "quantity": 1 } }"#)).cost, 13);
+    }
+
+    #[test]
+    fn the_bytes_of_a_response_count_names_and_the_elements_of_lists() {
+        let sales = |range: &str, fields: &str| of(&format!("{{ sales({range}) {{ {fields} }} }}"), None).bytes;
+        let year = r#"from: "2025-01-01", to: "2025-12-31""#;
+        let alias = "a".repeat(100);
+        let long = sales(year, &format!("points {{ {alias}: orderCount }}"));
+        assert!((365 * 100..365 * 150).contains(&long), "{long}");
+        let month = sales(&format!("{year}, granularity: MONTH"), &format!("points {{ {alias}: orderCount }}"));
+        assert!((12 * 100..12 * 150).contains(&month), "{month}");
+        let hours = r#"from: "2025-01-01", to: "2025-01-02", granularity: HOUR"#;
+        assert!((48 * 100..50 * 150).contains(&sales(hours, &format!("points {{ {alias}: orderCount }}"))));
+        let document = "query ($to: Date!, $by: Granularity) {
+            sales(from: \"2025-01-01\", to: $to, granularity: $by) { points { orderCount } } }";
+        let with = |variables: &str| of(document, Some(variables)).bytes;
+        assert_eq!(with(r#"{ "to": "2025-12-31" }"#), with(r#"{ "to": "2025-12-31", "by": "DAY" }"#));
+        assert!(with(r#"{ "to": "2025-12-31", "by": "MONTH" }"#) < with(r#"{ "to": "2025-12-31" }"#) / 20);
+        assert!(with(r#"{ "to": "9999-12-31" }"#) < 1_100 * 30, "a report has at most 1000 points");
+
+        let clients = of("{ clients(first: 100) { nodes { name } } }", None).bytes;
+        assert!((100 * 800..100 * 850).contains(&clients), "names have up to 200 characters of 4 bytes: {clients}");
+        let waits = |variables| of("query ($v: Int) { client(id: 1, minVersion: $v) { id } }", Some(variables)).waits;
+        assert_eq!([waits(r#"{ "v": 1 }"#), waits(r#"{ "v": null }"#), waits("{}")], [true, false, false]);
     }
 }

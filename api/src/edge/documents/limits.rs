@@ -28,6 +28,9 @@ pub struct LimitSettings {
     /// Maximum number of tokens (names, values and punctuation) in a document
     #[arg(long, env, default_value_t = 2_000)]
     pub max_tokens: usize,
+    /// Maximum length of a name or alias in a document, in bytes
+    #[arg(long, env, default_value_t = 100)]
+    pub max_name_length: usize,
     /// Maximum depth of nested brackets in a document and of nested selections after expanding fragments, from 1 to 64
     #[arg(long, env, default_value_t = 32, value_parser = parse_nesting)]
     pub max_nesting: usize,
@@ -49,9 +52,15 @@ pub struct LimitSettings {
     /// Maximum depth of nested fields; introspection may always nest 20
     #[arg(long, env, default_value_t = 10)]
     pub max_depth: usize,
-    /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, multiplied by the sizes of the lists around it
+    /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, and a line of an order 1, multiplied by the sizes of the lists around it
     #[arg(long, env, default_value_t = 1_000)]
     pub max_complexity: usize,
+    /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values
+    #[arg(long, env, default_value_t = 8 * 1024 * 1024)]
+    pub max_response_bytes: usize,
+    /// Memory for responses until they are sent, in bytes; one caller gets at most half of it. Further operations get status 503
+    #[arg(long, env, default_value_t = 128 * 1024 * 1024)]
+    pub max_response_memory: usize,
     /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
     #[arg(long, env, default_value = "5s", value_parser = duration)]
     pub operation_timeout: Duration,
@@ -61,6 +70,18 @@ pub struct LimitSettings {
     /// The same for one caller: a token subject, or an address without a token
     #[arg(long, env, default_value_t = 128, value_parser = count())]
     pub max_operations_per_caller: usize,
+    /// Maximum number of queries that wait for a version of a client (minVersion), besides the concurrent operations. Further ones get status 503
+    #[arg(long, env, default_value_t = 1_024, value_parser = count())]
+    pub max_waiting_operations: usize,
+    /// The same for one caller: a token subject, or an address without a token
+    #[arg(long, env, default_value_t = 128, value_parser = count())]
+    pub max_waiting_per_caller: usize,
+    /// Maximum number of active subscriptions. Further ones get SERVER_BUSY
+    #[arg(long, env, default_value_t = 20_000, value_parser = count())]
+    pub max_subscriptions: usize,
+    /// The same for one caller: a token subject, or an address without a token
+    #[arg(long, env, default_value_t = 1_000, value_parser = count())]
+    pub max_subscriptions_per_caller: usize,
     /// Maximum number of open WebSockets and event streams. Further ones get status 503
     #[arg(long, env, default_value_t = 10_000, value_parser = count())]
     pub max_live_connections: usize,
@@ -70,7 +91,7 @@ pub struct LimitSettings {
     /// Maximum number of active operations on one WebSocket
     #[arg(long, env, default_value_t = 100)]
     pub max_streams: usize,
-    /// Maximum cost per second for one caller: a token subject, or an address without a token (0: unlimited)
+    /// Maximum cost per second for one caller: a token subject, or an address without a token (0: unlimited). Each result of a subscription costs as much as a query
     #[arg(long, env, default_value_t = 5_000)]
     pub rate_limit: u32,
     /// Other limits of trusted subjects, separated by commas, such as importer=20000,partner=0 (0: unlimited)
@@ -101,6 +122,7 @@ impl LimitSettings {
                 TokenKind::Whitespace | TokenKind::Comment | TokenKind::Comma | TokenKind::Eof => continue,
                 TokenKind::LCurly | TokenKind::LParen | TokenKind::LBracket => nesting += 1,
                 TokenKind::RCurly | TokenKind::RParen | TokenKind::RBracket => nesting = nesting.saturating_sub(1),
+                TokenKind::Name => self.bound_name(token.data())?,
                 _ => {}
             }
             tokens += 1;
@@ -110,17 +132,19 @@ impl LimitSettings {
         Ok(tokens)
     }
 
-    /// Refuses a document that is too large when its fragments are expanded.
-    pub fn check_document(&self, document: &Document) -> Result<(), ServerError> {
+    /// Refuses a document that is too large when its fragments are expanded. Returns its size.
+    pub fn check_document(&self, document: &Document) -> Result<DocumentSize, ServerError> {
         let fragments = document.definitions.iter().filter_map(Definition::as_fragment_definition);
         let fragments: HashMap<_, _> = fragments.map(|fragment| (&fragment.name, (&**fragment, None))).collect();
         let mut measure = Measure { limits: self, fragments };
         let mut selections = 0usize;
+        let mut min_fields = None;
         for operation in document.definitions.iter().filter_map(Definition::as_operation_definition) {
             let mut size = measure.selections(&operation.selection_set, 0)?;
             let of_variables = operation.variables.iter().map(|variable| variable.directives.len());
             size.directives = size.directives.saturating_add(operation.directives.len() + of_variables.sum::<usize>());
             selections = selections.saturating_add(size.selections);
+            min_fields = Some(min_fields.unwrap_or(usize::MAX).min(size.all_fields));
             let max_fields = match operation.operation_type {
                 OperationType::Mutation => self.max_mutation_fields,
                 _ => self.max_root_fields,
@@ -138,8 +162,9 @@ impl LimitSettings {
         for name in names {
             let size = measure.fragment(name, 0)?;
             self.bound("SELECTIONS", "selections", size.selections, self.max_selections)?;
+            selections = selections.max(size.selections);
         }
-        Ok(())
+        Ok(DocumentSize { selections, min_fields: min_fields.unwrap_or(0) })
     }
 
     /// Refuses an operation that costs too much.
@@ -147,6 +172,26 @@ impl LimitSettings {
         if cost > self.max_complexity {
             let message = format!("The operation costs {cost}, more than the maximum of {}.", self.max_complexity);
             return Err(refusal::error("MAX_COMPLEXITY_LIMIT", message, None));
+        }
+        Ok(())
+    }
+
+    /// Refuses an operation whose response could be too large.
+    pub fn check_response(&self, bytes: usize) -> Result<(), ServerError> {
+        if bytes > self.max_response_bytes {
+            let message = format!(
+                "The response could have {bytes} bytes, more than the maximum of {}. Ask for fewer fields or elements.",
+                self.max_response_bytes
+            );
+            return Err(refusal::error("MAX_RESPONSE_LIMIT", message, None));
+        }
+        Ok(())
+    }
+
+    fn bound_name(&self, name: &str) -> Result<(), ServerError> {
+        if name.len() > self.max_name_length {
+            let message = format!("The document has a name of more than {} bytes.", self.max_name_length);
+            return Err(refusal::error("MAX_NAME_LENGTH_LIMIT", message, None));
         }
         Ok(())
     }
@@ -163,6 +208,13 @@ impl LimitSettings {
     }
 }
 
+/// Sizes of a document after expanding fragments.
+pub struct DocumentSize {
+    pub selections: usize,
+    /// Fields of its smallest operation. Each costs at least 1.
+    pub min_fields: usize,
+}
+
 /// Sizes of a selection set after expanding fragments. All saturate.
 #[derive(Clone, Copy, Default)]
 struct Size {
@@ -171,6 +223,7 @@ struct Size {
     directives: usize,
     /// Fields at the top level.
     fields: usize,
+    all_fields: usize,
     depth: usize,
     introspection_depth: usize,
     /// Depth of nested selection sets, including those of fragments.
@@ -184,6 +237,7 @@ impl Size {
         self.aliases = self.aliases.saturating_add(inner.aliases);
         self.directives = self.directives.saturating_add(inner.directives).saturating_add(directives.len());
         self.fields = self.fields.saturating_add(inner.fields);
+        self.all_fields = self.all_fields.saturating_add(inner.all_fields);
         self.depth = self.depth.max(inner.depth);
         self.introspection_depth = self.introspection_depth.max(inner.introspection_depth);
         self.nesting = self.nesting.max(inner.nesting + 1);
@@ -206,6 +260,7 @@ impl<'a> Measure<'a> {
                     let mut inner = self.selections(&field.selection_set, level + 1)?;
                     inner.aliases = inner.aliases.saturating_add(field.alias.is_some().into());
                     inner.fields = 1;
+                    inner.all_fields = inner.all_fields.saturating_add(1);
                     match field.name.as_str() {
                         "__schema" | "__type" => {
                             inner.introspection_depth = inner.depth + 1;
@@ -275,7 +330,9 @@ mod tests {
             |n| format!("{{ {} }}", fields(1).replace("a", &format!("a {}", "@skip(if: false) ".repeat(n))));
         let lists = |n: usize| format!("{{ a(b: {}{}) }}", "[".repeat(n), "]".repeat(n));
         let spreads = |n| format!("{{ x {{ {} }} }} fragment f on Query {{ a a a a a a a a a }}", "...f ".repeat(n));
-        let cases: [(&str, String, String); 12] = [
+        let name = |n| format!("{{ {}: a }}", "a".repeat(n));
+        let cases: [(&str, String, String); 13] = [
+            ("NAME_LENGTH", name(100), name(101)),
             (
                 "TOKENS",
                 format!("{{ x(a: \"{}\") }}", "{ ".repeat(5_000)),

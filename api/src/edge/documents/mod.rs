@@ -1,7 +1,7 @@
 //! GraphQL documents. Each is parsed, measured and validated once and then served from the [`cache`].
 //!
 //! - [`limits`]: bounds on size and cost
-//! - [`cost`]: the cost of an operation, by the directives of the schema
+//! - [`cost`] and [`sizes`]: the cost of an operation and the size of its response, by the directives of the schema
 //! - [`validation`]: from text to a valid document
 //! - [`convert`] and [`variables`]: a valid document and its variables for async-graphql, which executes them
 //! - [`values`]: checks of argument values that must come before execution
@@ -16,6 +16,7 @@ pub mod cost;
 pub mod hash;
 pub mod limits;
 pub mod position;
+pub mod sizes;
 pub mod syntax;
 pub mod trusted;
 pub mod validation;
@@ -28,13 +29,23 @@ use std::sync::Arc;
 use anyhow::Context;
 use apollo_compiler::Schema;
 use apollo_compiler::validation::Valid;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use self::cache::DocumentCache;
 use self::hash::DocumentHash;
 use self::limits::LimitSettings;
 use self::trusted::{TrustedDocuments, without_prefix};
 use self::validation::{Document, Validator};
+use crate::edge::executor::VALIDATION_COST;
+use crate::edge::quota::{ConcurrencyQuota, Meter};
 use crate::edge::refusal::{self, Refusal};
+
+/// Bytes of a new document of which reading is charged like a refused request.
+const BYTES_PER_CHARGE: usize = 1024;
+/// Validations that may wait or run, in total and per caller.
+const MAX_VALIDATIONS: usize = 256;
+const MAX_VALIDATIONS_PER_CALLER: usize = 64;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Documents")]
@@ -57,8 +68,34 @@ pub struct DocumentRef<'a> {
     pub id: Option<&'a str>,
 }
 
+/// Whose document it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Without a token, only trusted documents run: nothing else is even parsed.
+    Anonymous,
+    Identified,
+    /// The token allows any document, trusted or not.
+    Explorer,
+}
+
+/// A text that is neither trusted nor cached.
+#[derive(Debug)]
+pub struct NewDocument<'a> {
+    text: &'a str,
+    hash: DocumentHash,
+}
+
+pub enum Found<'a> {
+    Valid(Arc<Document>),
+    New(NewDocument<'a>),
+}
+
 pub struct Documents {
-    validator: Validator,
+    validator: Arc<Validator>,
+    /// Validations that wait or run.
+    pending: Arc<ConcurrencyQuota>,
+    /// Validations that run at the same time, at most on half of the processors.
+    validating: Arc<Semaphore>,
     persisted_queries: bool,
     cache: DocumentCache,
     /// The only documents that run, if a manifest is configured.
@@ -85,8 +122,11 @@ impl Documents {
             documents.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))
         };
         let trusted = settings.trusted_documents.as_ref().map(load).transpose()?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Documents {
-            validator,
+            validator: Arc::new(validator),
+            pending: ConcurrencyQuota::new(MAX_VALIDATIONS, MAX_VALIDATIONS_PER_CALLER),
+            validating: Arc::new(Semaphore::new(processors.div_ceil(2))),
             persisted_queries: settings.persisted_queries,
             cache: cache::new(settings.document_cache_bytes)?,
             trusted,
@@ -107,23 +147,20 @@ impl Documents {
         &self.validator.schema
     }
 
-    /// Finds the document of a request. With `may_explore`, it need not be trusted. Calls `before_validation` before it
-    /// validates a text that is not cached.
-    pub fn find(
-        &self,
-        document: DocumentRef,
-        may_explore: bool,
-        before_validation: impl FnOnce() -> Result<(), Refusal>,
-    ) -> Result<Arc<Document>, Refusal> {
+    /// Finds the document of a request without parsing anything.
+    pub fn find<'a>(&self, document: DocumentRef<'a>, access: Access) -> Result<Found<'a>, Refusal> {
         let id = document.id.map(without_prefix);
         if let (None, Some(document)) = (document.text, id.and_then(|id| self.built_in.get(id))) {
-            return Ok(document.clone());
+            return Ok(Found::Valid(document.clone()));
+        }
+        if access == Access::Anonymous && self.trusted.is_none() {
+            return Err(Refusal::token_required());
         }
         let hash = document.text.map(DocumentHash::of);
         if let Some(trusted) = &self.trusted {
             match find_trusted(trusted, hash, id) {
-                Some(document) => return Ok(document.clone()),
-                None if may_explore => {}
+                Some(document) => return Ok(Found::Valid(document.clone())),
+                None if access == Access::Explorer => {}
                 None => {
                     let message = "This document is not trusted. Only the documents of the manifest run.";
                     return Err(refusal::error("QUERY_NOT_IN_SAFELIST", message, None).into());
@@ -138,28 +175,48 @@ impl Documents {
                 let message = "`query` does not match its SHA-256 in `extensions.persistedQuery` or `documentId`.";
                 Err(refusal::error("BAD_REQUEST", message, None).into())
             }
-            (Some(text), Some(hash), _) => self.find_or_validate(text, hash, before_validation),
+            (Some(text), Some(hash), _) => {
+                Ok(self.cache.get(&hash).map_or(Found::New(NewDocument { text, hash }), Found::Valid))
+            }
             // Clients recognise this message and send the text as well.
             _ => id
                 .and_then(|id| self.cache.get(&DocumentHash::parse(id)?))
+                .map(Found::Valid)
                 .ok_or_else(|| refusal::error("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", None).into()),
         }
     }
 
-    fn find_or_validate(
-        &self,
-        text: &str,
-        hash: DocumentHash,
-        before_validation: impl FnOnce() -> Result<(), Refusal>,
-    ) -> Result<Arc<Document>, Refusal> {
-        if let Some(document) = self.cache.get(&hash) {
-            return Ok(document);
-        }
-        before_validation()?;
-        let document = Arc::new(self.validator.validate(text).map_err(Refusal::Invalid)?);
-        self.cache.insert(hash, document.clone());
+    /// Validates a new document at the expense of the caller and puts it into the cache. It runs on a thread of its own, because
+    /// it would delay the other operations of an asynchronous thread.
+    ///
+    /// # Errors
+    /// When it is refused, or the caller has spent its rate limit or has too many validations.
+    pub async fn validate(&self, new: NewDocument<'_>, meter: &Meter) -> Result<Arc<Document>, Refusal> {
+        // Requests for the same document wait for the first of them.
+        let place = match self.cache.get_value_or_guard_async(&new.hash).await {
+            Ok(document) => return Ok(document),
+            Err(place) => place,
+        };
+        let _pending = self.pending.acquire(meter.key.clone())?;
+        meter.charge(VALIDATION_COST * (1 + new.text.len() / BYTES_PER_CHARGE))?;
+        let permit = self.validating.clone().acquire_owned().await.map_err(|_| Refusal::Busy)?;
+        let (validator, text, meter) = (self.validator.clone(), new.text.to_owned(), meter.clone());
+        let validated = run_blocking(move || {
+            let _permit = permit; // also of a request that is gone
+            validator.validate(&text, |cost| meter.charge(cost))
+        });
+        let document = Arc::new(validated.await?);
+        // The cache may have no room for it.
+        let _ = place.insert(document.clone());
         Ok(document)
     }
+}
+
+async fn run_blocking<T: Send + 'static>(
+    validation: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let panicked = |_| Err(Refusal::internal(&"the validation of a document panicked"));
+    spawn_blocking(validation).await.unwrap_or_else(panicked)
 }
 
 /// Text and id must name the same document.
@@ -181,8 +238,11 @@ fn find_trusted<'a>(
 mod tests {
     use super::validation::{MAX_ERRORS, PARSE_FAILED};
     use super::*;
+    use crate::edge::quota::{QuotaKey, RateLimits};
     use async_graphql::ServerError;
     use clap::Parser;
+    use std::sync::LazyLock;
+    use tokio::runtime::Runtime;
 
     #[derive(Parser)]
     struct Cli {
@@ -205,9 +265,20 @@ mod tests {
         DocumentRef { text: None, id: Some(id) }
     }
 
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
     impl Documents {
         fn find_unmetered(&self, document: DocumentRef, may_explore: bool) -> Result<Arc<Document>, Vec<ServerError>> {
-            self.find(document, may_explore, || Ok(())).map_err(Refusal::errors)
+            let access = if may_explore { Access::Explorer } else { Access::Identified };
+            self.find_metered(document, access, &Meter::new(Arc::default(), QuotaKey::Subject("tester".into())))
+                .map_err(Refusal::errors)
+        }
+
+        fn find_metered(&self, document: DocumentRef, access: Access, meter: &Meter) -> Result<Arc<Document>, Refusal> {
+            match self.find(document, access)? {
+                Found::Valid(document) => Ok(document),
+                Found::New(new) => RUNTIME.block_on(self.validate(new, meter)),
+            }
         }
     }
 
@@ -242,6 +313,74 @@ mod tests {
         let without = super::tests::documents(&["--persisted-queries", "false"], true).unwrap();
         without.find_unmetered(text(QUERY), false).unwrap();
         assert_eq!(refused(without.find_unmetered(id(&hash), false)), "PERSISTED_QUERY_NOT_SUPPORTED");
+    }
+
+    #[test]
+    fn without_a_token_only_trusted_documents_are_found() {
+        let documents = documents(&[], true).unwrap();
+        let meter = Meter::new(Arc::default(), QuotaKey::Subject("tester".into()));
+        documents.find_unmetered(text(QUERY), false).unwrap();
+        let hash = DocumentHash::of(QUERY).to_string();
+        for document in
+            [text(QUERY), id(&hash), text("{ nothing }"), text("{"), text("{ __schema { types { name } } }")]
+        {
+            let refusal = documents.find_metered(document, Access::Anonymous, &meter).err().unwrap();
+            assert!(matches!(refusal, Refusal::Http { status, .. } if status == 401), "{document:?}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_document_is_charged_by_its_bytes_tokens_and_selections() {
+        let documents = documents(&[], true).unwrap();
+        // What is left of a budget of 1000 after this document.
+        let cost = |document: &str| {
+            let meter = Meter::new(RateLimits::shared(1, 1_000), QuotaKey::Subject("tester".into()));
+            let _ = documents.find_metered(text(document), Access::Identified, &meter);
+            1_000 - (1..=1_000).take_while(|_| meter.charge(1).is_ok()).count()
+        };
+        assert_eq!(cost("{ product(id: 1) { id } }"), 10);
+        assert_eq!(cost(&format!("{{ product(id: 1) {{ id }} }} #{}", "x".repeat(5_000))), 10 + 40);
+        assert_eq!(cost(&format!("{{ product(id: 1) {{ {} }} }}", "id ".repeat(493))), 10 + 10 + 100 + 90);
+        let spreads = format!(
+            "{{ product(id: 1) {{ {} }} }} fragment f on Product {{ {} }}",
+            "...f ".repeat(20),
+            "id ".repeat(20)
+        );
+        assert_eq!(cost(&spreads), 10 + 10 + 80, "{}", "selections of fragments count wherever they are used");
+        assert_eq!(cost("{ nothing }"), 10);
+    }
+
+    #[test]
+    fn documents_that_can_never_run_are_not_cached() {
+        let documents = documents(&["--max-response-bytes", "100000"], true).unwrap();
+        let expensive =
+            "clients(first: 100) { nodes { id name email version orderCount total { amount } edges: version } }";
+        let large = "clients(first: 100) { nodes { name a: name } }";
+        for (document, code) in [
+            (format!("{{ {expensive} other: {expensive} }}"), "MAX_COMPLEXITY_LIMIT"),
+            (format!("{{ {large} }}"), "MAX_RESPONSE_LIMIT"),
+            (format!("{{ product(id: 1) {{ {} }} }}", "id ".repeat(1_001)), "MAX_COMPLEXITY_LIMIT"),
+            ("{ nothing }".into(), "GRAPHQL_VALIDATION_FAILED"),
+        ] {
+            assert_eq!(refused(documents.find_unmetered(text(&document), false)), code, "{document}");
+        }
+        assert_eq!(documents.cache.len(), 0);
+        // These can run: with other variables, or with another name.
+        for document in [
+            large.replace("100", "$n").replace("clients", "query ($n: Int!) { clients") + " }",
+            format!("query A {{ {large} }} query B {{ __typename }}"),
+        ] {
+            documents.find_unmetered(text(&document), false).unwrap();
+        }
+        assert_eq!(documents.cache.len(), 2);
+    }
+
+    #[test]
+    fn a_panic_during_validation_is_an_internal_error() {
+        let refusal = RUNTIME.block_on(run_blocking(|| -> Result<(), _> { panic!("by the test") })).unwrap_err();
+        let error = &refusal.errors()[0];
+        assert_eq!(refusal::code(error), Some("INTERNAL_SERVER_ERROR"));
+        assert!(error.extensions.as_ref().unwrap().get("id").is_some() && !error.message.contains("test"));
     }
 
     #[test]

@@ -11,11 +11,13 @@ use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
 use async_graphql::{Pos, ServerError};
 
 use super::convert::convert;
+use super::cost::estimate;
 use super::limits::LimitSettings;
 use super::position::Positions;
 use super::syntax::remove_unsupported;
 use super::values::check_values;
-use crate::edge::refusal;
+use crate::edge::executor::VALIDATION_COST;
+use crate::edge::refusal::{self, Refusal};
 
 /// Validation errors reported for one document.
 pub const MAX_ERRORS: usize = 10;
@@ -24,6 +26,12 @@ const MAX_MESSAGE: usize = 300;
 /// Memory of a document per token, and a constant part: the largest values measured, rounded up.
 const BYTES_PER_TOKEN: usize = 450;
 pub const BYTES_PER_DOCUMENT: usize = 4096;
+
+/// Tokens, or selections after expanding fragments, of which the validation is charged like a refused request.
+const TOKENS_PER_CHARGE: usize = 50;
+
+/// What async-graphql answers and apollo-compiler does not know. graphql-js asks for it with its option `oneOf`.
+const MORE_INTROSPECTION: &str = "extend type __Type { isOneOf: Boolean }";
 
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
@@ -70,19 +78,23 @@ pub struct Validator {
 impl Validator {
     /// `schema` is in the schema definition language.
     pub fn new(schema: &str, limits: LimitSettings, introspection: bool) -> anyhow::Result<Validator> {
-        let schema = Schema::parse_and_validate(schema, "schema.graphql")
+        let schema = Schema::parse_and_validate(format!("{schema}\n{MORE_INTROSPECTION}"), "schema.graphql")
             .map_err(|error| anyhow!("the schema is invalid: {}", error.errors))?;
         Ok(Validator { schema, limits, introspection })
     }
 
-    /// Parses, measures and validates a document.
-    pub fn validate(&self, text: &str) -> Result<Document, Vec<ServerError>> {
-        let tokens = self.limits.check_text(text).map_err(|error| vec![error])?;
+    /// Parses, measures and validates a document. Each step is charged before it is done, by what the step before has measured.
+    /// A document that can never run is refused, so that it does not get into the cache.
+    pub fn validate(&self, text: &str, charge: impl Fn(usize) -> Result<(), Refusal>) -> Result<Document, Refusal> {
+        let tokens = self.limits.check_text(text)?;
+        charge(VALIDATION_COST * (tokens / TOKENS_PER_CHARGE))?;
         let supported = remove_unsupported(text);
         let original = (supported.chars().count() != text.chars().count()).then(|| Box::from(text));
         let parsed =
             ast::Document::parse(supported, "document").map_err(|error| errors(PARSE_FAILED, &error.errors, text))?;
-        self.limits.check_document(&parsed).map_err(|error| vec![error])?;
+        let size = self.limits.check_document(&parsed)?;
+        self.limits.check_cost(size.min_fields)?;
+        charge(VALIDATION_COST * (size.selections / TOKENS_PER_CHARGE))?;
         let validated = parsed
             .to_executable_validate(&self.schema)
             .map_err(|error| errors(VALIDATION_FAILED, &error.errors, text))?;
@@ -90,25 +102,39 @@ impl Validator {
         for operation in validated.operations.iter() {
             check_values(&self.schema, &validated, operation).map_err(|error| {
                 let position = error.location.map(|location| Positions::new(text).at(location.offset()));
-                vec![refusal::error(VALIDATION_FAILED, error.message, position)]
+                refusal::error(VALIDATION_FAILED, error.message, position)
             })?;
         }
+        self.check_estimates(&validated)?;
         let executable = convert(&validated, &self.schema, text);
         let texts = text.len() + original.as_deref().map_or(0, str::len);
         let bytes = texts + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT;
         Ok(Document { validated, executable, original, bytes })
     }
 
-    fn check_introspection(&self, document: &Valid<ExecutableDocument>) -> Result<(), Vec<ServerError>> {
+    /// Refuses a document with no operation that is within the limits for any variables.
+    fn check_estimates(&self, document: &ExecutableDocument) -> Result<(), ServerError> {
+        let mut refused = Ok(());
+        for operation in document.operations.iter() {
+            let least = estimate(&self.schema, document, operation, None);
+            refused = self.limits.check_cost(least.cost).and_then(|()| self.limits.check_response(least.bytes));
+            if refused.is_ok() {
+                break;
+            }
+        }
+        refused
+    }
+
+    fn check_introspection(&self, document: &Valid<ExecutableDocument>) -> Result<(), ServerError> {
         for operation in document.operations.iter() {
             let mut fields = operation.root_fields(document);
             if !self.introspection && fields.any(|field| matches!(field.name.as_str(), "__schema" | "__type")) {
                 let message = "Introspection is disabled. The schema is published as schema.graphql.";
-                return Err(vec![refusal::error("INTROSPECTION_DISABLED", message, None)]);
+                return Err(refusal::error("INTROSPECTION_DISABLED", message, None));
             }
             check_max_depth(document, operation).map_err(|error| {
                 let message = format!("{}: introspection nests its lists too deeply.", error.message());
-                vec![refusal::error("MAX_DEPTH_LIMIT", message, None)]
+                refusal::error("MAX_DEPTH_LIMIT", message, None)
             })?;
         }
         Ok(())
@@ -116,7 +142,7 @@ impl Validator {
 }
 
 /// The first errors of a document, and the number of the others. `text` is as the client sent it, so that columns are right.
-fn errors(code: &str, found: &DiagnosticList, text: &str) -> Vec<ServerError> {
+fn errors(code: &str, found: &DiagnosticList, text: &str) -> Refusal {
     let positions = Positions::new(text);
     let mut errors: Vec<_> = found
         .iter()
@@ -130,7 +156,7 @@ fn errors(code: &str, found: &DiagnosticList, text: &str) -> Vec<ServerError> {
     if found.len() > MAX_ERRORS {
         errors.push(refusal::error(code, format!("There are {} more errors.", found.len() - MAX_ERRORS), None));
     }
-    errors
+    Refusal::Invalid(errors)
 }
 
 #[cfg(test)]
@@ -149,7 +175,8 @@ mod tests {
     fn columns_after_a_description_count_characters_of_the_original_text() {
         let validator =
             Validator::new("type Query { a(b: Int!): Int }", Cli::parse_from(["test"]).limits, false).unwrap();
-        let column = |text: &str| validator.validate(text).err().unwrap()[0].locations[0].column;
+        let validate = |text: &str| validator.validate(text, |_| Ok(()));
+        let column = |text: &str| validate(text).err().unwrap().errors()[0].locations[0].column;
         for (plain, accented) in [
             ("\"e\" query { unknown }", "\"\u{e9}\" query { unknown }"),
             ("\"e\" query { a(b: ) }", "\"\u{1F600}\" query { a(b: ) }"),
@@ -158,7 +185,7 @@ mod tests {
         }
 
         let text = "\"\u{e9}\" query ($b: Int!) { a(b: $b) }";
-        let document = validator.validate(text).unwrap();
+        let document = validate(text).unwrap();
         let variable = document.operation(None).unwrap().variables[0].location().unwrap();
         assert_eq!(document.position(variable), Some(Pos { line: 1, column: 12 }));
     }

@@ -185,7 +185,7 @@ impl Connection {
             (MessageKind::ConnectionInit, _) => self.on_connection_init(message.payload()).await,
             (MessageKind::Ping, _) => self.send(ServerMessage::Pong).await,
             (MessageKind::Pong, _) => Ok(()),
-            (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload())? {
+            (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload()).await? {
                 Subscribe::Started => Ok(()),
                 Subscribe::Refused(errors) => self.send(ServerMessage::Error { id, payload: &errors }).await,
             },
@@ -234,7 +234,7 @@ impl Connection {
     }
 
     /// Starts an operation or refuses it. An error ends the connection.
-    fn on_subscribe(&mut self, id: &str, payload: &str) -> Result<Subscribe, Disconnect> {
+    async fn on_subscribe(&mut self, id: &str, payload: &str) -> Result<Subscribe, Disconnect> {
         if self.uninitialised.is_some() {
             return Err(protocol::UNAUTHORIZED.into());
         }
@@ -258,14 +258,15 @@ impl Connection {
             return Ok(Subscribe::Refused(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
         let prepared = match Parameters::from_json(payload.as_bytes()) {
-            Ok(parameters) => self.edge.executor.prepare(parameters, &self.caller),
+            Ok(parameters) => self.edge.executor.prepare(parameters, &self.caller).await,
             Err(fault) => {
                 self.charge(VALIDATION_COST);
                 Err(Refusal::bad_request(fault))
             }
         };
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
+        let started = prepared.and_then(|prepared| Ok((prepared.info.clone(), self.edge.executor.stream(prepared)?)));
+        let (info, results) = match started {
+            Ok(started) => started,
             Err(refusal) => {
                 let errors = refusal.errors();
                 let code = errors.first().and_then(refusal::code);
@@ -273,10 +274,10 @@ impl Connection {
                 return Ok(Subscribe::Refused(errors));
             }
         };
-        let log = OperationLog::new(prepared.info.clone(), self.request_id.clone(), "websocket");
+        let log = OperationLog::new(info, self.request_id.clone(), "websocket");
         let (abort, registration) = AbortHandle::new_pair();
         let operation_id = id.to_owned();
-        let results = self.edge.executor.stream(prepared).map(Some).chain(stream::iter([None]));
+        let results = results.map(Some).chain(stream::iter([None]));
         let results = results.map(move |result| (operation_id.clone(), result));
         self.results.push(Abortable::new(results, registration).boxed());
         self.operations.insert(id.to_owned(), ActiveOperation { log, abort });

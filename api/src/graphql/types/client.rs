@@ -8,12 +8,12 @@ use read_model::{RankPosition, Ranking};
 use super::money::Money;
 use super::order::OrderSummary;
 use super::order_list::OrderConnection;
-use super::page::PageInfo;
+use super::page::{CURSOR_BYTES, PageInfo};
 use crate::edge::auth::{READ_ORDERS, READ_SALES};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_version};
 use crate::graphql::authorize::authorize_for;
-use crate::graphql::cost_directives::{list_size, names};
+use crate::graphql::cost_directives::{list_size, max_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
@@ -71,18 +71,15 @@ impl Client {
         Some(self.page_of_orders(ctx, first, after).await)
     }
 
-    /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`.
+    /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`: without it, only
+    /// this field is null, with an error.
     #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
     async fn recent_orders(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The number of orders, from 1 to 100.", default = 10)] first: i32,
-    ) -> Result<Vec<OrderSummary>, Error> {
-        authorize_for(ctx, READ_SALES, [self.id.as_str()])?;
-        let (app, first) = (app(ctx), page_size(first)?);
-        let Some(id) = parse_id(&self.id) else { return Ok(Vec::new()) };
-        let orders = app.clients.recent_orders(id, first).await?;
-        Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(self.clone()), app.currency)).collect())
+    ) -> Option<Result<Vec<OrderSummary>, Error>> {
+        Some(recent_orders(ctx, self, first).await)
     }
 }
 
@@ -102,6 +99,14 @@ impl Client {
         };
         Ok(OrderConnection::of_client(page, app.currency))
     }
+}
+
+async fn recent_orders(ctx: &Context<'_>, client: &Client, first: i32) -> Result<Vec<OrderSummary>, Error> {
+    authorize_for(ctx, READ_SALES, [client.id.as_str()])?;
+    let (app, first) = (app(ctx), page_size(first)?);
+    let Some(id) = parse_id(&client.id) else { return Ok(Vec::new()) };
+    let orders = app.clients.recent_orders(id, first).await?;
+    Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(client.clone()), app.currency)).collect())
 }
 
 pub struct ClientConnection {
@@ -155,6 +160,7 @@ pub struct ClientEdge {
     /// The client.
     node: Client,
     /// The cursor for `clients(after:)`. It names a position in the ranking, so it stays valid when clients move.
+    #[graphql(directive = max_size::apply(Some(CURSOR_BYTES), None))]
     cursor: String,
 }
 
@@ -201,9 +207,10 @@ impl From<ClientSort> for Ranking {
 /// A client to register.
 #[derive(InputObject)]
 pub struct RegisterClientInput {
-    /// The name: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters, of which none is a control character or invisible. Space around it is removed.
     pub name: String,
-    /// The e-mail address: at most 200 characters. It must be unique and is stored in lower case.
+    /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
+    /// unique and is stored in lower case.
     pub email: String,
 }
 
@@ -212,9 +219,10 @@ pub struct RegisterClientInput {
 pub struct UpdateClientInput {
     /// The id of the client.
     pub id: ID,
-    /// The name: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters, of which none is a control character or invisible. Space around it is removed.
     pub name: Option<String>,
-    /// The e-mail address: at most 200 characters. It must be unique and is stored in lower case.
+    /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
+    /// unique and is stored in lower case.
     pub email: Option<String>,
 }
 

@@ -1,6 +1,7 @@
 use async_graphql::SimpleObject;
 use iso_currency::Currency;
 
+use crate::graphql::cost_directives::max_size;
 use crate::graphql::scalars::Decimal;
 
 /// An amount of money.
@@ -9,6 +10,7 @@ pub struct Money {
     /// The exact amount in units of the currency: "3000.00" is three thousand dollars if the currency is USD.
     amount: Decimal,
     /// The ISO 4217 code of the currency, for example "USD". All amounts of this service have the same currency.
+    #[graphql(directive = max_size::apply(Some(5), None))]
     currency_code: &'static str,
 }
 

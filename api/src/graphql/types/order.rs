@@ -1,17 +1,23 @@
 use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
 use chrono::Utc;
+use entity::event::MAX_LINES;
 use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
 
 use super::client::Client;
 use super::money::Money;
 use crate::commands::place_order::{Item, PlaceOrder};
+use crate::edge::auth::READ_SALES;
 use crate::graphql::app;
 use crate::graphql::arguments::parse_id;
-use crate::graphql::cost_directives::list_size;
+use crate::graphql::authorize::authorize_for;
+use crate::graphql::cost_directives::{cost, list_size, max_size};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
+
+/// The most problems with one order: two with each item, and one each with the client, the key and the total.
+const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
 
 /// An order without its items.
 #[derive(SimpleObject)]
@@ -47,17 +53,20 @@ impl OrderSummary {
 
 #[ComplexObject]
 impl OrderSummary {
-    /// The client that placed the order, in its current state.
+    /// The client that placed the order, in its current state. Requires the scope `sales:read`.
     async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
-        if let Some(client) = &self.known_client {
-            return Some(Ok(client.clone()));
-        }
-        let app = app(ctx);
-        match app.clients.by_ids(&[parse_id(&self.client_id)?]).await {
-            Ok(mut clients) => clients.pop().flatten().map(|client| Ok(Client::new(client, app.currency))),
-            Err(error) => Some(Err(error.into())),
-        }
+        client(ctx, self).await.transpose()
     }
+}
+
+async fn client(ctx: &Context<'_>, order: &OrderSummary) -> Result<Option<Client>, Error> {
+    authorize_for(ctx, READ_SALES, [order.client_id.as_str()])?;
+    if let Some(client) = &order.known_client {
+        return Ok(Some(client.clone()));
+    }
+    let (Some(id), app) = (parse_id(&order.client_id), app(ctx)) else { return Ok(None) };
+    let client = app.clients.by_ids(&[id]).await?.pop().flatten();
+    Ok(client.map(|client| Client::new(client, app.currency)))
 }
 
 /// An order.
@@ -72,7 +81,10 @@ pub struct Order {
     /// The sum of the items.
     total: Money,
     /// The items, in the order of the request.
-    #[graphql(directive = list_size::apply(Some(4), None, None, None))]
+    #[graphql(
+        directive = list_size::apply(Some(4), None, None, None),
+        directive = max_size::apply(None, Some(MAX_LINES as i32))
+    )]
     items: Vec<OrderItem>,
 }
 
@@ -132,6 +144,7 @@ pub struct PlaceOrderInput {
 #[derive(InputObject)]
 pub struct OrderItemInput {
     /// The id of the product.
+    #[graphql(directive = cost::apply("1".into()))]
     product_id: ID,
     /// The number of units: from 1 to 10000.
     quantity: i32,
@@ -160,5 +173,6 @@ pub struct PlaceOrderPayload {
     /// Whether an earlier request with the same idempotency key had placed the order. This request wrote nothing then.
     pub replayed: bool,
     /// All problems that the user can fix. Empty if the order was placed.
+    #[graphql(directive = max_size::apply(None, Some(MAX_PROBLEMS)))]
     pub user_errors: Vec<UserError>,
 }

@@ -3,7 +3,8 @@ use entity::product;
 use iso_currency::Currency;
 
 use super::money::Money;
-use super::page::PageInfo;
+use super::page::{CURSOR_BYTES, PageInfo};
+use crate::graphql::cost_directives::max_size;
 use crate::graphql::scalars::Decimal;
 use crate::graphql::user_error::UserError;
 use crate::queries::catalogue::ProductPage;
@@ -63,13 +64,14 @@ pub struct ProductEdge {
     /// The product.
     node: Product,
     /// The cursor for `products(after:)`.
+    #[graphql(directive = max_size::apply(Some(CURSOR_BYTES), None))]
     cursor: String,
 }
 
 /// A product to create.
 #[derive(InputObject)]
 pub struct CreateProductInput {
-    /// The name: from 1 to 200 characters.
+    /// The name: from 1 to 200 characters, of which none is a control character or invisible. Space around it is removed.
     pub name: String,
     /// The price of one unit, in units of the currency: "1500.00" is fifteen hundred dollars if the currency is USD.
     pub price: Decimal,

@@ -1,0 +1,211 @@
+//! What one caller does within its limits does not harm the others.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use read_model::{Memory, Projection};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use test_support::events::order_placed;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::panicking::Panicking;
+use crate::support::{ALL_SCOPES, Api, Db, Socket, code, queue, sqlite, until};
+
+fn token_of(api: &Api, subject: &str) -> String {
+    api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap()
+}
+
+/// The status and the error code of the response to a query.
+async fn ask(api: &Api, token: &str, query: &str) -> (StatusCode, String) {
+    let response = api.request().bearer_auth(token).json(&json!({ "query": query })).send().await.unwrap();
+    (response.status(), code(&response.json().await.unwrap()).to_owned())
+}
+
+const BUSY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "SERVER_BUSY");
+
+#[tokio::test]
+async fn unread_responses_of_a_caller_have_bounded_memory() {
+    let flags = ["--max-complexity", "900000", "--max-aliases", "900", "--rate-limit", "0"];
+    let flags = [&flags[..], &["--max-response-bytes", "16000000", "--max-response-memory", "40000000"]].concat();
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    // About 12 MB, more than the buffers of the operating system.
+    let points: String = (0..100).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();
+    let query = format!("{{ sales(from: \"2020-01-01\", to: \"2022-09-26\") {{ points {{ {points} }} }} }}");
+    let (greedy, other) = (token_of(&api, "greedy"), token_of(&api, "other"));
+    let body = json!({ "query": query }).to_string();
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        unread.push(send(&api, &greedy, &body).await);
+    }
+    // Two of 12 MB are produced. With these, the caller has more than is left for all others.
+    let mut statuses = join_all(unread.iter_mut().map(status)).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [&["200"; 2][..], &["503"; 18]].concat());
+    assert_eq!(ask(&api, &greedy, "{ __typename }").await, (BUSY.0, BUSY.1.into()));
+    assert_eq!(ask(&api, &other, "{ products { nodes { id } } }").await, (StatusCode::OK, "none".into()));
+    drop(unread);
+    until("the memory is free again", async || ask(&api, &greedy, "{ __typename }").await.0 == StatusCode::OK).await;
+}
+
+/// Sends a request and reads nothing.
+async fn send(api: &Api, token: &str, body: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let address = api.address.trim_start_matches("http://").parse().unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    stream
+}
+
+/// Reads the status and not the rest.
+async fn status(stream: &mut TcpStream) -> String {
+    let mut head = [0; 12];
+    timeout(Duration::from_secs(60), stream.read_exact(&mut head)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&head[9..]).into_owned()
+}
+
+#[tokio::test]
+async fn queries_that_wait_do_not_shut_out_others() {
+    let flags = ["--read-wait", "20s", "--operation-timeout", "30s", "--max-concurrent-operations", "8"];
+    let api = Arc::new(Api::start_with(&sqlite().await, &flags).await);
+    let wait = "{ client(id: 1, minVersion: 99) { id } }";
+    let (sender, mut codes) = mpsc::channel(1_000);
+    let mut tasks = tokio::task::JoinSet::new();
+    for subject in ["a", "b", "c", "d"] {
+        for _ in 0..140 {
+            let (api, token, sender) = (api.clone(), token_of(&api, subject), sender.clone());
+            tasks.spawn(async move { sender.send(ask(&api, &token, wait).await).await });
+        }
+    }
+    // Each has 128 waits. More are refused.
+    for _ in 0..4 * 12 {
+        assert_eq!(codes.recv().await, Some((BUSY.0, BUSY.1.into())));
+    }
+    let other = token_of(&api, "other");
+    for _ in 0..100 {
+        assert_eq!(ask(&api, &other, "{ client(id: 1) { id } }").await, (StatusCode::OK, "none".into()));
+    }
+    let waits = timeout(Duration::from_millis(200), ask(&api, &other, wait)).await;
+    assert!(waits.is_err(), "another caller can wait as well: {waits:?}");
+    let ended = codes.try_recv();
+    assert!(ended.is_err(), "the others still wait: {ended:?}");
+}
+
+#[tokio::test]
+async fn without_a_token_no_document_is_parsed() {
+    let api = Api::start(&sqlite().await).await;
+    let query = "{ products { nodes { id } } }";
+    assert_eq!(code(&api.graphql(&token_of(&api, "a"), query, json!({})).await), "none");
+    for query in [query, "{ __typename }", "{ nothing }", "{"] {
+        let response = api.anonymous_request().json(&json!({ "query": query })).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{query}");
+        assert_eq!(code(&response.json().await.unwrap()), "UNAUTHENTICATED", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn new_documents_are_paid_for_by_their_size() {
+    let flags = ["--rate-limit", "1", "--max-complexity", "1000"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let token = token_of(&api, "a");
+    let document = |n: usize| format!("query Q{n} {{ product(id: 1) {{ {} }} }}", "id ".repeat(950));
+    let mut codes = Vec::new();
+    for n in 0..10 {
+        codes.push(ask(&api, &token, &document(n)).await.1);
+    }
+    assert!(codes[0] == "none" || codes[0] == "RATE_LIMITED", "{codes:?}");
+    assert!(codes[1..].iter().all(|code| code == "RATE_LIMITED"), "{codes:?}");
+}
+
+async fn start_with_sales(db: &Db, flags: &[&str]) -> (Api, Arc<Memory>) {
+    let memory = Arc::new(Memory::default());
+    (Api::start_on(db, memory.clone(), queue().await, flags).await, memory)
+}
+
+#[tokio::test]
+async fn each_result_of_a_subscription_is_charged() {
+    let (api, memory) = start_with_sales(&sqlite().await, &["--rate-limit", "100", "--max-complexity", "400"]).await;
+    let mut socket = Socket::acknowledged(&api, &token_of(&api, "a")).await;
+    // Each result costs 20, so there are five a second after the first twenty.
+    let fields: String = (0..19).map(|n| format!("a{n}: ordersToday ")).collect();
+    for id in 0..10 {
+        socket.subscribe(&id.to_string(), &format!("subscription {{ salesChanged {{ {fields} }} }}")).await;
+    }
+    let began = Instant::now();
+    let (mut results, mut last, orders) = (0, 0, 12);
+    let mut version = 0;
+    let mut applied = began;
+    let mut finished = [false; 10];
+    while !finished.iter().all(|finished| *finished) {
+        if version < orders && applied.elapsed() > Duration::from_millis(300) {
+            version += 1;
+            memory.apply(&[order_placed(7, version, &[(1, 1, 100)])]).await;
+            applied = Instant::now();
+        }
+        let Ok(message) = timeout(Duration::from_millis(100), socket.receive()).await else { continue };
+        assert_eq!(message["type"], "next", "{message}");
+        results += 1;
+        last = message["payload"]["data"]["salesChanged"]["a0"].as_i64().unwrap();
+        finished[message["id"].as_str().unwrap().parse::<usize>().unwrap()] = last == i64::from(orders);
+    }
+    assert_eq!(last, i64::from(orders), "each subscription gets the newest state in the end");
+    // What a second costs, and the burst; the first results are paid by the subscriptions.
+    let paid = 100.0 * began.elapsed().as_secs_f64() + 400.0;
+    assert!(f64::from(results - 10) * 20.0 <= paid, "{results} results in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_subscriptions_of_a_caller_are_limited() {
+    let (api, _) = start_with_sales(&sqlite().await, &["--max-subscriptions-per-caller", "2"]).await;
+    let token = token_of(&api, "a");
+    let watch = "subscription { clientChanged(id: 1) { id } }";
+    let (mut one, mut other) = (Socket::acknowledged(&api, &token).await, Socket::acknowledged(&api, &token).await);
+    one.subscribe("1", watch).await;
+    one.subscribe("2", watch).await;
+    one.subscribe("3", watch).await;
+    let refused = one.receive().await;
+    assert_eq!((&refused["id"], &refused["payload"][0]["extensions"]["code"]), (&json!("3"), &json!("SERVER_BUSY")));
+    other.subscribe("4", watch).await;
+    assert_eq!(other.receive().await["payload"][0]["extensions"]["code"], "SERVER_BUSY", "in all connections");
+    let stream = async |token: &str| {
+        let request = api.request().bearer_auth(token).header("accept", "text/event-stream");
+        request.json(&json!({ "query": watch })).send().await.unwrap().status()
+    };
+    assert_eq!(stream(&token).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(stream(&token_of(&api, "b")).await, StatusCode::OK);
+    one.send(json!({ "id": "1", "type": "complete" })).await;
+    until("there is room again", async || stream(&token).await == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn a_panic_ends_only_its_own_subscription() {
+    let model = Arc::new(Panicking::default());
+    let api = Api::start_on(&sqlite().await, model.clone(), queue().await, &[]).await;
+    model.apply(&[order_placed(7, 1, &[(1, 1, 100)])]).await;
+    let mut socket = Socket::acknowledged(&api, &token_of(&api, "a")).await;
+    socket.subscribe("good", "subscription { clientChanged(id: 7) { version } }").await;
+    let version = |message: Value| message["payload"]["data"]["clientChanged"]["version"].clone();
+    assert_eq!(version(socket.receive().await), 1);
+    socket.subscribe("bad", "subscription { clientChanged(id: 7) { recentOrders { id } } }").await;
+    let result = socket.receive().await;
+    assert_eq!(result["id"], "bad");
+    assert!(result["payload"]["errors"][0]["extensions"]["code"].is_string(), "{result}");
+    assert!(!result.to_string().contains("of a test"), "the cause is only logged: {result}");
+    socket.send(json!({ "id": "bad", "type": "complete" })).await;
+    model.apply(&[order_placed(7, 2, &[(1, 1, 100)])]).await;
+    let mut next = socket.receive().await;
+    while next["id"] == "bad" {
+        next = socket.receive().await;
+    }
+    assert_eq!(version(next), 2, "the other subscription goes on");
+}
