@@ -1,7 +1,7 @@
 //! Clients as they change. Each watched client is read once for all its watchers, after one subscription to the read model
 //! has reported a change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
 use read_model::{Client, Error, Queries};
 use runtime::one_line;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,26 +31,27 @@ pub struct LiveClients {
     watched: Mutex<HashMap<i64, watch::Sender<State>>>,
     /// Why the states are not kept up to date at the moment.
     problem: Mutex<Option<Error>>,
-    /// The ids of clients with a new watcher.
-    new: mpsc::UnboundedSender<i64>,
+    /// The clients with a new watcher, each once.
+    new: Mutex<HashSet<i64>>,
+    /// Notified when `new` gets another.
+    arrived: Notify,
 }
 
 /// Keeps the states of the watched clients up to date.
 pub struct LiveUpdates {
     live: Arc<LiveClients>,
     read_model: Arc<dyn Queries>,
-    new: mpsc::UnboundedReceiver<i64>,
 }
 
 /// Watchers receive nothing before [`LiveUpdates::run`] runs.
 pub fn live(read_model: Arc<dyn Queries>) -> (Arc<LiveClients>, LiveUpdates) {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "holds at most one id for each new subscriber, whose number is limited"
-    )]
-    let (sender, new) = mpsc::unbounded_channel();
-    let live = Arc::new(LiveClients { watched: Mutex::default(), problem: Mutex::default(), new: sender });
-    (live.clone(), LiveUpdates { live, read_model, new })
+    let live = Arc::new(LiveClients {
+        watched: Mutex::default(),
+        problem: Mutex::default(),
+        new: Mutex::default(),
+        arrived: Notify::new(),
+    });
+    (live.clone(), LiveUpdates { live, read_model })
 }
 
 impl LiveClients {
@@ -63,7 +64,8 @@ impl LiveClients {
         }
         let mut state = self.watched().entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
         state.mark_changed();
-        let _ = self.new.send(id);
+        self.new_ids().insert(id);
+        self.arrived.notify_one();
         let watcher = Watcher { live: self.clone(), id, state: Some(state) };
         Either::Right(stream::unfold(Some(watcher), async |watcher| {
             let mut watcher = watcher?;
@@ -75,6 +77,10 @@ impl LiveClients {
                 }
             }
         }))
+    }
+
+    fn new_ids(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.new.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn problem(&self) -> MutexGuard<'_, Option<Error>> {
@@ -117,7 +123,7 @@ impl Drop for Watcher {
 }
 
 impl LiveUpdates {
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let ended = tokio::select! {
                 ended = self.follow() => ended,
@@ -150,7 +156,7 @@ impl LiveUpdates {
 
     /// Reads clients when they change. Returns when the read model can no longer report every change, so that all watched
     /// clients must be read again.
-    async fn follow(&mut self) -> Result<(), Error> {
+    async fn follow(&self) -> Result<(), Error> {
         let mut changes = self.read_model.changes().await?.fuse();
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,13 +164,7 @@ impl LiveUpdates {
             // The first tick is immediate and finds the changes that were missed.
             let ids = tokio::select! {
                 _ = refresh.tick() => self.live.watched().keys().copied().collect(),
-                Some(first) = self.new.recv() => {
-                    let mut ids = vec![first];
-                    while let Ok(id) = self.new.try_recv() {
-                        ids.push(id);
-                    }
-                    ids
-                }
+                () = self.live.arrived.notified() => std::mem::take(&mut *self.live.new_ids()).into_iter().collect(),
                 change = changes.next() => match change {
                     Some(first) => self.pending_changes(first, &mut changes),
                     None => return Ok(()),
