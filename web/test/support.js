@@ -18,7 +18,7 @@ export const program = (name) => path.join(programs, name);
 export const web = fileURLToPath(new URL('..', import.meta.url));
 
 /** A test with a time limit. */
-export const test = (name, body, options) => testOfNode(name, { timeout: 60_000, ...options }, body);
+export const test = (name, body) => testOfNode(name, { timeout: 60_000 }, body);
 
 const services = new Set();
 const directories = [];
