@@ -26,40 +26,40 @@ pub struct LimitSettings {
     #[arg(long, env, default_value_t = 65_536, value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub max_body_bytes: usize,
     /// Maximum number of tokens (names, values and punctuation) in a document
-    #[arg(long, env, default_value_t = 2_000)]
+    #[arg(long, env, default_value_t = 2_000, value_parser = at_least_one())]
     pub max_tokens: usize,
     /// Maximum length of a name or alias in a document, in bytes
-    #[arg(long, env, default_value_t = 100)]
+    #[arg(long, env, default_value_t = 100, value_parser = at_least_one())]
     pub max_name_length: usize,
     /// Maximum depth of nested brackets in a document and of nested selections after expanding fragments, from 1 to 64
     #[arg(long, env, default_value_t = 32, value_parser = parse_nesting)]
     pub max_nesting: usize,
     /// Maximum number of selections in a document after expanding fragments
-    #[arg(long, env, default_value_t = 2_000)]
+    #[arg(long, env, default_value_t = 2_000, value_parser = at_least_one())]
     pub max_selections: usize,
     /// Maximum number of aliases in an operation
     #[arg(long, env, default_value_t = 30)]
     pub max_aliases: usize,
     /// Maximum number of root fields of a query or subscription
-    #[arg(long, env, default_value_t = 20)]
+    #[arg(long, env, default_value_t = 20, value_parser = at_least_one())]
     pub max_root_fields: usize,
     /// Maximum number of root fields of a mutation
-    #[arg(long, env, default_value_t = 10)]
+    #[arg(long, env, default_value_t = 10, value_parser = at_least_one())]
     pub max_mutation_fields: usize,
     /// Maximum number of directives in an operation
     #[arg(long, env, default_value_t = 20)]
     pub max_directives: usize,
     /// Maximum depth of nested fields; introspection may always nest 20
-    #[arg(long, env, default_value_t = 10)]
+    #[arg(long, env, default_value_t = 10, value_parser = at_least_one())]
     pub max_depth: usize,
     /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, and a line of an order 1, multiplied by the sizes of the lists around it
-    #[arg(long, env, default_value_t = 1_000)]
+    #[arg(long, env, default_value_t = 1_000, value_parser = at_least_one())]
     pub max_complexity: usize,
     /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values
-    #[arg(long, env, default_value_t = 8 * 1024 * 1024)]
+    #[arg(long, env, default_value_t = 8 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_bytes: usize,
     /// Memory for responses until they are sent, in bytes; one caller gets at most half of it. Further operations get status 503
-    #[arg(long, env, default_value_t = 128 * 1024 * 1024)]
+    #[arg(long, env, default_value_t = 128 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_memory: usize,
     /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
     #[arg(long, env, default_value = "5s", value_parser = duration)]
@@ -89,7 +89,7 @@ pub struct LimitSettings {
     #[arg(long, env, default_value_t = 1_000, value_parser = count())]
     pub max_live_connections_per_caller: usize,
     /// Maximum number of active operations on one WebSocket
-    #[arg(long, env, default_value_t = 100)]
+    #[arg(long, env, default_value_t = 100, value_parser = at_least_one())]
     pub max_streams: usize,
     /// Maximum cost per second for one caller: a token subject, or an address without a token (0: unlimited). Each result of a subscription costs as much as a query
     #[arg(long, env, default_value_t = 5_000)]
@@ -101,6 +101,11 @@ pub struct LimitSettings {
 
 fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1_000_000)
+}
+
+/// Nothing is within a limit of 0.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// The upper bound protects the stack, because parsers recurse.
@@ -354,6 +359,16 @@ mod tests {
             assert_eq!(refused(&good), None, "{limit}: {good}");
             assert_eq!(refused(&bad), Some(format!("MAX_{limit}_LIMIT")), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_limit_that_nothing_can_meet_is_refused() {
+        use clap::CommandFactory;
+        let limits = Cli::command();
+        let limits =
+            limits.get_arguments().filter_map(|argument| argument.get_long()).filter(|name| name.starts_with("max-"));
+        let accepts_zero = |name: &&str| Cli::try_parse_from(["test", &format!("--{name}"), "0"]).is_ok();
+        assert_eq!(limits.filter(accepts_zero).collect::<Vec<_>>(), ["max-aliases", "max-directives"]);
     }
 
     #[test]
