@@ -166,3 +166,25 @@ async fn introspection_answers_what_it_advertises() {
         }
     }
 }
+
+#[tokio::test]
+async fn null_for_include_deprecated_is_refused() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token("", None);
+    let arguments = [
+        ("PlaceOrderInput", "inputFields(includeDeprecated: VALUE) { name }"),
+        ("Query", "fields(includeDeprecated: VALUE) { name }"),
+        ("Query", "fields { args(includeDeprecated: VALUE) { name } }"),
+        ("ClientSort", "enumValues(includeDeprecated: VALUE) { name }"),
+    ];
+    let types = arguments.map(|(ty, field)| format!("__type(name: \"{ty}\") {{ {field} }}"));
+    let directives = "__schema { directives { args(includeDeprecated: VALUE) { name } } }".to_owned();
+    for field in types.into_iter().chain([directives]) {
+        let literal = format!("{{ {} }}", field.replace("VALUE", "null"));
+        assert_eq!(code(&api.graphql(&token, &literal, json!({})).await), "GRAPHQL_VALIDATION_FAILED", "{field}");
+        let variable = format!("query ($value: Boolean) {{ {} }}", field.replace("VALUE", "$value"));
+        for (variables, expected) in [(json!({ "value": null }), "BAD_USER_INPUT"), (json!({}), "none")] {
+            assert_eq!(code(&api.graphql(&token, &variable, variables).await), expected, "{field}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use apollo_compiler::diagnostic::ToCliReport;
 use apollo_compiler::executable::{ExecutableDocument, Operation};
 use apollo_compiler::introspection::check_max_depth;
 use apollo_compiler::parser::SourceSpan;
+use apollo_compiler::schema::ExtendedType;
 use apollo_compiler::validation::{DiagnosticList, Valid};
 use apollo_compiler::{Schema, ast};
 use async_graphql::parser::types::ExecutableDocument as ParsedDocument;
@@ -78,8 +79,11 @@ pub struct Validator {
 impl Validator {
     /// `schema` is in the schema definition language.
     pub fn new(schema: &str, limits: LimitSettings, introspection: bool) -> anyhow::Result<Validator> {
-        let schema = Schema::parse_and_validate(format!("{schema}\n{MORE_INTROSPECTION}"), "schema.graphql")
-            .map_err(|error| anyhow!("the schema is invalid: {}", error.errors))?;
+        let invalid = |errors| anyhow!("the schema is invalid: {errors}");
+        let mut schema = Schema::parse(format!("{schema}\n{MORE_INTROSPECTION}"), "schema.graphql")
+            .map_err(|error| invalid(error.errors))?;
+        refuse_null_in_introspection(&mut schema);
+        let schema = schema.validate().map_err(|error| invalid(error.errors))?;
         Ok(Validator { schema, limits, introspection })
     }
 
@@ -138,6 +142,22 @@ impl Validator {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Gives `includeDeprecated` the type `Boolean! = false`, as in async-graphql and in the specification since September 2025.
+/// apollo-compiler has the older `Boolean = false`, and null would fail in execution.
+fn refuse_null_in_introspection(schema: &mut Schema) {
+    for (name, ty) in &mut schema.types {
+        let (true, ExtendedType::Object(object)) = (name.starts_with("__"), ty) else { continue };
+        for field in object.make_mut().fields.values_mut() {
+            for argument in &mut field.make_mut().arguments {
+                if argument.default_value.is_some() {
+                    let argument = argument.make_mut();
+                    argument.ty = argument.ty.as_ref().clone().non_null().into();
+                }
+            }
+        }
     }
 }
 
