@@ -27,8 +27,9 @@ use tracing::warn;
 
 /// Time for a new connection to send the headers of its first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size limit of the line and the headers of a request, and of buffered data of a response, in bytes.
-const MAX_BUFFER: usize = 128 * 1024;
+/// Size limit of buffered data of a response, in bytes: a client that does not read its event stream holds as much memory. hyper's
+/// default is about 400 KiB. The line and the headers of a request may be up to twice as large, because a read may exceed the limit.
+const MAX_BUFFER: usize = 64 * 1024;
 /// Time for a client to acknowledge data before the kernel closes the connection (Linux only).
 #[cfg(target_os = "linux")]
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
