@@ -93,7 +93,7 @@ impl Service {
             db,
             orders,
             catalogue: Arc::new(Catalogue::new(read_model.clone())),
-            clients: Arc::new(Clients::new(read_model.clone())),
+            clients: Arc::new(Clients::new(read_model.clone(), live_clients.clone())),
             reports: Arc::new(Reports::new(read_model.clone())),
             read_model,
             live_clients,

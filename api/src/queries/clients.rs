@@ -1,19 +1,21 @@
 //! Reads of clients: by id, at a version, and page by page of a ranking.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use read_model::{Client, Error, OrderSummary, Queries, RankPosition, Ranking};
 use runtime::single_flight::SingleFlight;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
+use super::live::LiveClients;
 use super::recent_orders::RecentOrders;
 
 /// Pages of which the newest result is remembered.
 const PAGES: usize = 32;
-/// Pauses between two reads of a client that has not reached a version yet.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const MAX_PAUSE: Duration = Duration::from_millis(20);
+/// Interval of reading a client that has not reached a version yet, in case its change is not reported.
+const POLL: Duration = Duration::from_millis(500);
 
 /// A part of a ranking.
 #[derive(Debug)]
@@ -32,14 +34,15 @@ pub enum AtVersion {
 
 pub struct Clients {
     read_model: Arc<dyn Queries>,
+    live: Arc<LiveClients>,
     pages: SingleFlight<(Ranking, Option<RankPosition>, usize), Arc<ClientPage>, Error>,
     recent_orders: RecentOrders,
 }
 
 impl Clients {
-    pub fn new(read_model: Arc<dyn Queries>) -> Clients {
+    pub fn new(read_model: Arc<dyn Queries>, live: Arc<LiveClients>) -> Clients {
         let recent_orders = RecentOrders::new(read_model.clone());
-        Clients { read_model, pages: SingleFlight::new(PAGES), recent_orders }
+        Clients { read_model, live, pages: SingleFlight::new(PAGES), recent_orders }
     }
 
     /// The newest orders of a client, newest first. Reads for several clients share a round trip.
@@ -53,24 +56,28 @@ impl Clients {
         self.read_model.cached_clients(ids).await
     }
 
-    /// The client once it includes every event up to `min_version`. Waits for that at most `wait`.
+    /// The client once it includes every event up to `min_version`. Waits for that at most `wait`. Waits share the reads of
+    /// subscriptions, which follow reported changes.
     pub async fn at_version(&self, id: i64, min_version: i32, wait: Duration) -> Result<AtVersion, Error> {
         let deadline = Instant::now() + wait;
-        let version = |client: &Option<Client>| client.as_ref().map_or(0, |client| client.version);
         let mut client = self.read_model.cached_clients(&[id]).await?.pop().flatten();
-        if version(&client) < min_version {
-            client = self.read_model.clients(&[id]).await?.pop().flatten();
-        }
-        let mut pause = FIRST_PAUSE;
+        // Watches only if the cached client is too old.
+        let states = stream::once(async { self.live.watch(id) }).flatten();
+        let mut states = pin!(states.chain(stream::pending()));
+        let mut is_over = false;
         loop {
-            let reached = version(&client);
+            let reached = client.as_ref().map_or(0, |client| client.version);
             match client {
                 Some(client) if reached >= min_version => return Ok(AtVersion::Reached(client)),
-                _ if Instant::now() >= deadline => return Ok(AtVersion::Behind(reached)),
-                _ => sleep_until(deadline.min(Instant::now() + pause)).await,
+                _ if is_over => return Ok(AtVersion::Behind(reached)),
+                _ => {}
             }
-            pause = (pause * 2).min(MAX_PAUSE);
-            client = self.read_model.clients(&[id]).await?.pop().flatten();
+            client = match timeout_at(deadline.min(Instant::now() + POLL), states.next()).await {
+                Ok(Some(Ok(client))) => Some(client),
+                // Nothing is reported, or changes cannot be followed at the moment.
+                _ => self.read_model.clients(&[id]).await?.pop().flatten(),
+            };
+            is_over = Instant::now() >= deadline;
         }
     }
 
@@ -102,25 +109,59 @@ async fn read_page(
 mod tests {
     use read_model::{Memory, Projection};
     use test_support::events::order_placed;
+    use tokio::time::sleep;
+    use tokio_util::sync::CancellationToken;
 
+    use super::super::live::live;
     use super::*;
+
+    /// Follows changes until it is dropped.
+    struct Following(Arc<Clients>, tokio::task::JoinHandle<()>);
+
+    impl Drop for Following {
+        fn drop(&mut self) {
+            self.1.abort();
+        }
+    }
+
+    fn follow(read_model: Arc<dyn Queries>) -> Following {
+        let (live_clients, updates) = live(read_model.clone());
+        let clients = Arc::new(Clients::new(read_model, live_clients));
+        Following(clients, tokio::spawn(updates.run(CancellationToken::new())))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_read_waits_until_the_client_has_reached_the_version() {
         let memory = Arc::new(Memory::default());
-        let clients = Arc::new(Clients::new(memory.clone()));
+        let following = follow(memory.clone());
+        let clients = &following.0;
         let waiting = tokio::spawn({
             let clients = clients.clone();
             async move { clients.at_version(1, 2, Duration::from_secs(60)).await }
         });
         memory.apply(&[order_placed(1, 2, &[(1, 1, 100)])]).await;
-        tokio::time::sleep(2 * MAX_PAUSE).await;
+        sleep(2 * POLL).await;
         assert!(!waiting.is_finished(), "version 2 without version 1 is not enough");
+        let applied = Instant::now();
         memory.apply(&[order_placed(1, 1, &[(1, 1, 100)])]).await;
         assert!(matches!(waiting.await.unwrap(), Ok(AtVersion::Reached(client)) if client.version == 2));
+        assert!(applied.elapsed() < POLL, "{:?}", applied.elapsed());
 
         let short = Duration::from_millis(20);
         assert_eq!(clients.at_version(1, 3, short).await, Ok(AtVersion::Behind(2)));
         assert_eq!(clients.at_version(9, 1, short).await, Ok(AtVersion::Behind(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_although_no_change_is_reported() {
+        let memory = Arc::new(Memory::default());
+        let (live_clients, _not_running) = live(memory.clone());
+        let clients = Clients::new(memory.clone(), live_clients);
+        let project = async {
+            sleep(Duration::from_millis(1)).await;
+            memory.apply(&[order_placed(1, 1, &[(1, 1, 100)])]).await;
+        };
+        let (read, _) = tokio::join!(clients.at_version(1, 1, Duration::from_secs(60)), project);
+        assert!(matches!(read, Ok(AtVersion::Reached(client)) if client.version == 1));
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::redis::aio::MultiplexedConnection;
+use api::queries::clients::{AtVersion, Clients};
 use entity::Event;
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -140,6 +142,33 @@ async fn a_slow_subscriber_gets_only_the_newest_state() {
     running.await.unwrap();
 }
 
+/// The reads of clients that a server has counted.
+async fn reads(connection: &mut MultiplexedConnection) -> u32 {
+    let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let line = info.lines().find(|line| line.starts_with("cmdstat_hmget:"));
+    line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn many_waits_for_a_version_cause_few_reads() {
+    let (server, redis) = redis().await;
+    let (live, updates) = api::queries::live::live(redis.clone());
+    let running = tokio::spawn(updates.run(Default::default()));
+    let clients = Clients::new(redis.clone(), live);
+    let mut connection = server.connect().await;
+    let before = reads(&mut connection).await;
+    let results = join_all((1..=500).map(|id| clients.at_version(id, 1, Duration::from_secs(1)))).await;
+    assert!(results.into_iter().all(|result| result == Ok(AtVersion::Behind(0))));
+    let read = reads(&mut connection).await - before;
+    assert!(read <= 500 * 5, "{read} reads in a second");
+
+    let waits = join_all((1..=500).map(|id| clients.at_version(id, 1, Duration::from_secs(60))));
+    let project = async { redis.apply(&(1..=500).map(|id| event(id, 1)).collect::<Vec<_>>()).await };
+    let (results, _) = tokio::join!(waits, project);
+    assert!(results.into_iter().all(|result| matches!(result, Ok(AtVersion::Reached(_)))));
+    running.abort();
+}
+
 #[tokio::test]
 async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_state() {
     let (mut server, redis) = redis().await;
@@ -157,17 +186,12 @@ async fn redis_is_read_once_for_all_subscribers_and_an_outage_leaves_no_stale_st
     assert_eq!(count, 1);
 
     // One change is read once for all subscribers.
-    let reads = async || {
-        let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.unwrap();
-        let line = info.lines().find(|line| line.starts_with("cmdstat_hmget:")).unwrap().to_owned();
-        line.split(['=', ',']).nth(1).unwrap().parse::<u32>().unwrap()
-    };
-    let before = reads().await;
+    let before = reads(&mut connection).await;
     redis.apply(&[event(7, 2)]).await;
     for stream in &mut streams {
         assert_eq!(stream.client().await, client_at(2));
     }
-    let read = reads().await - before; // one of them by `apply`
+    let read = reads(&mut connection).await - before; // one of them by `apply`
     assert!((2..=3).contains(&read), "{read} reads");
 
     // The server restarts empty. While it is filled again, changes are not announced.
