@@ -105,12 +105,12 @@ fn wrong<K: Ord + Clone>(
 ) -> Vec<WrongSum> {
     let keys: BTreeSet<&K> = sums.keys().chain(most.keys()).collect();
     let of = |all: &BTreeMap<K, Sum>, key| all.get(key).copied().unwrap_or_default();
-    let compared = keys.into_iter().map(|key| {
+    let all = keys.into_iter().map(|key| {
         let (period, product) = name(key);
         let [sum, least, most] = [sums, least, most].map(|all| of(all, key));
         WrongSum { period, product, sum, least, most, currency, damaged: None }
     });
-    compared.filter(|one| one.is_short() || !is_within(one.sum, one.most)).collect()
+    all.filter(|one| one.is_short() || !is_within(one.sum, one.most)).collect()
 }
 
 /// Progress of [`Verifier::sums`].
@@ -121,7 +121,7 @@ pub struct SumsProgress {
     pub wrong: Vec<WrongSum>,
 }
 
-/// What is compared in one step.
+/// The sums that one step compares.
 #[derive(Clone)]
 enum Period {
     Day(NaiveDate),
@@ -134,10 +134,17 @@ enum Period {
 #[derive(Clone, Default)]
 struct Month {
     first: NaiveDate,
-    /// What was sold on the days that do not change any more and were right.
+    /// The sales of the days that do not change any more and were right.
     settled: Products,
     /// The other days.
     open: Vec<NaiveDate>,
+}
+
+/// The sums of a period that were too small. Orders may be on their way to them.
+struct Short {
+    period: Period,
+    sums: Vec<WrongSum>,
+    compared_at: Instant,
 }
 
 /// The sums of a period. Zeros are left out.
@@ -156,11 +163,11 @@ impl Verifier {
         mut each: impl FnMut(SumsProgress) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         let Periods { months, seconds } = self.periods(from).await?;
-        let (mut short, mut next, compared) = (Vec::new(), from.unwrap_or_default(), Instant::now());
+        let (mut short, mut next) = (Vec::new(), from.unwrap_or_default());
         let mut found = |period: Period, wrong: Vec<WrongSum>, next| {
             let (too_small, wrong): (Vec<_>, _) = wrong.into_iter().partition(WrongSum::is_short);
             if !too_small.is_empty() {
-                short.push((period, too_small));
+                short.push(Short { period, sums: too_small, compared_at: Instant::now() });
             }
             each(SumsProgress { next, wrong }).is_break()
         };
@@ -191,7 +198,7 @@ impl Verifier {
             }
         }
         let each = |wrong| each(SumsProgress { next, wrong });
-        self.compare_again(short, compared, each).await
+        self.compare_again(short, each).await
     }
 
     /// Compares all sums, and stores the number of wrong ones in the read model, where health checks find it.
@@ -209,18 +216,18 @@ impl Verifier {
         Ok(wrong)
     }
 
-    /// Compares periods again until no sum is too small, or `in_flight` after the first comparison.
+    /// Compares periods again until no sum is too small, or `in_flight` after its first comparison.
     async fn compare_again(
         &self,
-        mut short: Vec<(Period, Vec<WrongSum>)>,
-        compared: Instant,
+        mut short: Vec<Short>,
         mut each: impl FnMut(Vec<WrongSum>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         while !short.is_empty() {
             sleep(LOOK_AGAIN.min(self.in_flight)).await;
-            let is_overdue = compared.elapsed() >= self.in_flight;
-            for (period, sums) in &mut short {
-                let mut again = self.wrong_in(period).await?;
+            let mut still_short = Vec::new();
+            for Short { period, mut sums, compared_at } in short {
+                let is_overdue = compared_at.elapsed() >= self.in_flight;
+                let mut again = self.wrong_in(&period).await?;
                 let is_same = |one: &WrongSum, other: &WrongSum| {
                     (&one.period, one.product) == (&other.period, other.product) && !is_within(one.least, other.sum)
                 };
@@ -229,13 +236,16 @@ impl Verifier {
                 if each(if is_overdue { again } else { Vec::new() }).is_break() {
                     return Ok(());
                 }
+                if !sums.is_empty() && !is_overdue {
+                    still_short.push(Short { period, sums, compared_at });
+                }
             }
-            short.retain(|(_, sums)| !sums.is_empty() && !is_overdue);
+            short = still_short;
         }
         Ok(())
     }
 
-    /// What was sold on a day if all of its sums are equal to those of the database, and its wrong sums.
+    /// The sales of a day if all of its sums are equal to those of the database, and its wrong sums.
     async fn day(&self, day: NaiveDate) -> anyhow::Result<(Option<Products>, Vec<WrongSum>)> {
         let mut placed = self.placed_on(day, Scope::NearIds).await?;
         if placed.orders.is_empty() {

@@ -1,12 +1,15 @@
 //! Comparing sums.
 
 use crate::support::*;
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc};
 use entity::order_event;
+use projector::verify::sums::SumsProgress;
 use projector::verify::{FirstMissed, Repair};
 use read_model::Projection;
 use sea_orm::ConnectionTrait;
+use std::ops::ControlFlow;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 #[tokio::test]
 async fn verify_reports_every_wrong_sum() {
@@ -66,4 +69,39 @@ async fn verify_reports_every_wrong_sum() {
     assert_eq!(wrong_sums(&verifier).await, [expected]);
     command(&url, &["HDEL", &key(format!("products:{day}")), "2:units"]).await;
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
+#[expect(clippy::disallowed_methods, reason = "`each` is not async, and the comparison has to take long")]
+#[tokio::test]
+async fn a_sum_is_overdue_in_flight_after_its_own_comparison_however_long_the_others_take() {
+    let (_server, _, mut verifier) = verifier(Repair::Off).await;
+    verifier.in_flight = Duration::from_secs(3);
+    let (now, earlier) = (Utc::now(), Utc::now() - chrono::Days::new(40));
+    let rows: Vec<_> = (1..)
+        .zip([earlier, now])
+        .map(|(version, time)| order_event::Model { occurred_at: time, ..row(1, version) })
+        .collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows[..1])).await;
+    let (mut wrong, mut first, all_compared) = (Vec::new(), None, Notify::new());
+    let each = |progress: SumsProgress| {
+        if *first.get_or_insert(progress.next) < progress.next && progress.next <= now.date_naive() {
+            first = Some(NaiveDate::MAX);
+            std::thread::sleep(verifier.in_flight); // the first month takes long
+        }
+        if progress.next > now.date_naive() {
+            all_compared.notify_one();
+        }
+        wrong.extend(progress.wrong);
+        ControlFlow::Continue(())
+    };
+    // It takes longer than the first look again, but not too long.
+    let arrives = async {
+        all_compared.notified().await;
+        tokio::time::sleep(verifier.in_flight / 2).await;
+        verifier.read_model.apply(&events(&rows[1..])).await;
+    };
+    let (compared, ()) = tokio::join!(verifier.sums(None, each), arrives);
+    compared.unwrap();
+    assert_eq!(wrong, []);
 }
