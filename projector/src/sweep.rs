@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use entity::Subject;
 use entity::order_event::least_id_at;
+use read_model::Redis;
 use runtime::one_line;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -31,7 +32,7 @@ const MIN_AGE: Duration = Duration::from_secs(10);
 const SAMPLE: u64 = 50;
 /// Findings of one run that are logged one by one.
 const LOGGED_FINDINGS: usize = 10;
-/// Another projector continues the sweep after this time without a run, or after three intervals.
+/// Another projector continues the sweep if this one has not renewed its lease for this time, or for three intervals.
 const LEASE: Duration = Duration::from_secs(10);
 /// The longest span of changes that one run compares. After a pause, several runs catch up.
 const MAX_SPAN: Duration = Duration::from_secs(600);
@@ -43,8 +44,7 @@ pub struct Sweep {
     period: Duration,
     /// Activity of the projector in this process. While it lags, missing events are still in the queue, so nothing is compared.
     activity: Arc<Activity>,
-    /// The name of this sweep among those of other projectors.
-    id: Uuid,
+    lease: Lease,
     /// All changes before this time have been compared.
     changes: DateTime<Utc>,
     /// Present while this projector is the one that sweeps.
@@ -59,18 +59,21 @@ pub struct Sweep {
 impl Sweep {
     pub fn new(verifier: Verifier, interval: Duration, period: Duration, activity: Arc<Activity>) -> Sweep {
         let changes = Utc::now() - verifier.in_flight - LOOK_BACK;
-        let (id, first_missed) = (Uuid::now_v7(), FirstMissed::default());
-        let forged = BTreeSet::new();
+        let lease = Lease {
+            read_model: verifier.read_model.clone(),
+            sweep: Uuid::now_v7().to_string(),
+            time: LEASE.max(3 * interval),
+        };
         Sweep {
             verifier,
             interval,
             period,
             activity,
-            id,
+            lease,
             changes,
             round: None,
-            first_missed,
-            forged,
+            first_missed: FirstMissed::default(),
+            forged: BTreeSet::new(),
             is_repairing: false,
         }
     }
@@ -80,14 +83,13 @@ impl Sweep {
         loop {
             let mut pause = self.interval;
             match self.run_once().await {
-                Ok(findings) => {
+                Ok(_) => {
                     if std::mem::replace(&mut is_failing, false) {
                         info!("comparing the read model with the database again");
                     }
                     if self.is_repairing {
                         pause = Duration::ZERO;
                     }
-                    log(&findings);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
@@ -102,31 +104,51 @@ impl Sweep {
     }
 
     /// Compares recent changes, events that were missed `in_flight` ago, a few random clients and products,
-    /// and the next clients of the round if they are due. Returns what it found.
+    /// and the next clients of the round if they are due. Logs and returns the findings.
+    ///
+    /// Comparing all sums may take longer than the lease, so the lease is renewed meanwhile. The run ends when the lease is lost.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
         if self.activity.is_lagging() {
             self.is_repairing = false;
             return Ok(Vec::new());
         }
-        if !self.verifier.read_model.lease_sweep(&self.id.to_string(), LEASE.max(3 * self.interval)).await? {
-            (self.round, self.is_repairing) = (None, false);
-            return Ok(Vec::new());
+        let lease = self.lease.clone();
+        if lease.renew().await? {
+            tokio::select! {
+                findings = self.compare_next() => return findings,
+                () = lease.keep_until_lost() => {}
+            }
         }
+        (self.round, self.is_repairing) = (None, false);
+        Ok(Vec::new())
+    }
+
+    async fn compare_next(&mut self) -> anyhow::Result<Vec<Finding>> {
         let until = (Utc::now() - MIN_AGE.min(self.verifier.in_flight)).min(self.changes + MAX_SPAN);
         let mut subjects = self.first_missed.missed_for(self.verifier.in_flight);
         subjects.extend(self.verifier.changed_between(least_id_at(self.changes), least_id_at(until)).await?);
         subjects.sort();
         subjects.dedup();
         let mut findings = self.compare(subjects).await?;
+        log(&findings);
         self.changes = self.changes.max(until);
         match self.verifier.sample(SAMPLE, &mut self.first_missed).await {
-            Ok(some) => findings.extend(some),
+            Ok(some) => {
+                log(&some);
+                findings.extend(some);
+            }
             // A client of the sample may take too long. Other runs have other samples.
             Err(_) => self.verifier.check_stores().await?,
         }
         self.is_repairing |= findings.iter().any(|finding| finding.repaired);
-        findings.extend(self.continue_round().await?);
+        if self.round.is_none() {
+            self.round = Some(Round::load(&self.verifier).await?);
+        }
         self.suspect_sums(&findings).await?;
+        let more = self.continue_round().await?;
+        log(&more);
+        self.suspect_sums(&more).await?;
+        findings.extend(more);
         Ok(findings)
     }
 
@@ -171,10 +193,7 @@ impl Sweep {
     }
 
     async fn continue_round(&mut self) -> anyhow::Result<Vec<Finding>> {
-        let round = match &mut self.round {
-            Some(round) => round,
-            None => self.round.insert(Round::load(&self.verifier).await?),
-        };
+        let Some(round) = &mut self.round else { return Ok(Vec::new()) };
         // Sums are short of orders that are missing and will be repaired. They are compared in a later run.
         if !round.has_compared_sums() && !self.is_repairing && !self.first_missed.has_missing() {
             match self.verifier.count_wrong_sums().await {
@@ -209,7 +228,33 @@ impl Sweep {
     /// Lets another projector continue at once.
     async fn end(self) {
         if self.round.is_some() {
-            let _ = self.verifier.read_model.lease_sweep(&self.id.to_string(), Duration::from_millis(1)).await;
+            let _ = Lease { time: Duration::from_millis(1), ..self.lease }.renew().await;
+        }
+    }
+}
+
+/// Lets only one projector sweep.
+#[derive(Clone)]
+struct Lease {
+    read_model: Redis,
+    /// The name of this sweep among those of other projectors.
+    sweep: String,
+    time: Duration,
+}
+
+impl Lease {
+    /// Takes or renews the lease. Returns whether this sweep has it now.
+    async fn renew(&self) -> anyhow::Result<bool> {
+        Ok(self.read_model.lease_sweep(&self.sweep, self.time).await?)
+    }
+
+    /// Renews the lease until another sweep has it. A renewal that fails is tried again: no other sweep may have taken it.
+    async fn keep_until_lost(&self) {
+        loop {
+            tokio::time::sleep(self.time / 3).await;
+            if let Ok(false) = self.renew().await {
+                return;
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct Round {
     /// The number of clients when this process began or continued the round.
     clients: u64,
     /// Clients in the next page. Fewer after a page that failed.
-    page: u64,
+    page_size: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Round {
     pub async fn load(verifier: &Verifier) -> anyhow::Result<Round> {
         let stored = verifier.read_model.sweep_progress().await?;
         let progress = stored.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(Progress::new);
-        Ok(Round { progress, clients: verifier.clients_after(0).await?, page: COMPARED_AT_ONCE })
+        Ok(Round { progress, clients: verifier.clients_after(0).await?, page_size: COMPARED_AT_ONCE })
     }
 
     /// Whether the next page is due, so that the round takes this long.
@@ -62,11 +62,11 @@ impl Round {
             self.progress = Progress::new();
             self.clients = verifier.clients_after(0).await?;
         }
-        let page = match verifier.next_clients(self.progress.last, self.page, first_missed).await {
+        let page = match verifier.next_clients(self.progress.last, self.page_size, first_missed).await {
             Ok(Some(page)) => page,
             Ok(None) => return Ok(None),
-            Err(error) if self.page > 1 => {
-                self.page = (self.page / 10).max(1);
+            Err(error) if self.page_size > 1 => {
+                self.page_size = (self.page_size / 10).max(1);
                 return Err(error);
             }
             Err(error) => {
@@ -86,7 +86,7 @@ impl Round {
     async fn move_to(&mut self, verifier: &Verifier, last: i64, compared: u64) -> anyhow::Result<()> {
         self.progress.last = last;
         self.progress.compared += compared;
-        self.page = (self.page * 2).min(COMPARED_AT_ONCE);
+        self.page_size = (self.page_size * 2).min(COMPARED_AT_ONCE);
         self.save(verifier).await
     }
 

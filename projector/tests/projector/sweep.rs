@@ -1,7 +1,7 @@
 //! The background sweep.
 
 use crate::support::*;
-use chrono::{SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use entity::Subject::Client;
 use entity::order_event;
 use iso_currency::Currency;
@@ -10,13 +10,15 @@ use projector::sweep::Sweep;
 use projector::verify::{FirstMissed, Repair, Verifier};
 use read_model::{Projection, Queries, Redis};
 use runtime::database;
-use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, TransactionTrait};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::fill::fill;
+use test_support::log::Log;
 use test_support::services::sql;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 use uuid::Uuid;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -172,4 +174,49 @@ async fn the_sweep_reports_wrong_sums_until_a_rebuild_has_corrected_them() {
     until(async || verifier.read_model.health().await.wrong_sums == 0).await;
     assert_eq!(sweep.run_once().await.unwrap(), []);
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_its_lease_during_a_long_comparison_and_stops_when_it_is_lost() {
+    const LEASE: &str = "orders:sweeper";
+    let (server, _, verifier) = verifier(Repair::Off).await;
+    let blocked = verifier.db.begin().await.unwrap(); // it has the only connection
+    let mut sweep = Sweep::new(verifier, Duration::ZERO, DAY, Arc::default());
+    let running = tokio::spawn(async move { sweep.run_once().await.unwrap() });
+    let time_left = async || server.command::<i64>(&["PTTL", LEASE]).await;
+    until(async || time_left().await > 0).await;
+    let mut shortest = time_left().await;
+    until(async || {
+        let now = time_left().await;
+        shortest = shortest.min(now);
+        now > shortest + 2_000
+    })
+    .await;
+    let () = server.command(&["SET", LEASE, "another sweep"]).await;
+    assert_eq!(running.await.unwrap(), []);
+    assert_eq!(server.command::<String>(&["GET", LEASE]).await, "another sweep");
+    blocked.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_that_fails_hides_no_other_finding() {
+    let (_server, _, verifier) = verifier(Repair::FromLog).await;
+    let old = Uuid::from_u128((Utc::now().timestamp_millis() as u128 - 3_600_000) << 80);
+    let unreadable = order_event::Model { id: old, occurred_at: DateTime::UNIX_EPOCH, ..row(2, 1) };
+    let rows = [row(1, 1), unreadable];
+    place(&verifier.db, &rows, Outbox::Published).await;
+    // Adding up the orders of client 2 fails, and so does each page with that client.
+    for statement in [
+        "ALTER TABLE orders RENAME TO stored_orders",
+        "CREATE VIEW orders AS SELECT id, client_id, version, placed_at, idempotency_key, \
+         CASE client_id WHEN 2 THEN abs(-9223372036854775807 - 1) ELSE total END AS total FROM stored_orders",
+    ] {
+        verifier.db.execute_unprepared(statement).await.unwrap();
+    }
+    let log = Log::start(Level::WARN);
+    let mut sweep = Sweep::new(verifier.clone(), Duration::ZERO, Duration::ZERO, Arc::default());
+    let error = sweep.run_once().await.unwrap_err();
+    assert!(error.to_string().contains("integer overflow"), "{error}");
+    assert!(verifier.read_model.clients(&[1]).await.unwrap()[0].is_some(), "it was repaired");
+    assert!(log.lines().iter().any(|line| line.contains("the read model differs")), "{:?}", log.lines());
 }
