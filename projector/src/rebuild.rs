@@ -62,15 +62,19 @@ impl Rebuild {
         Ok(generation)
     }
 
-    /// Makes the previous generation live again, once it does not differ from the database. Returns its number.
+    /// Makes the previous generation live again, once it does not differ from the database.
     ///
     /// # Errors
-    /// When there is no previous generation, or as [`Rebuild::start`].
-    pub async fn roll_back(&self, mut each: impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<u64> {
-        let kept = self.verifier.read_model.generations().await?.previous().ok_or(TransitionError::NoPrevious)?;
-        self.compare(kept, &mut each).await?;
-        self.change(|generations, now, keep| generations.roll_back(kept, now, keep)).await?;
-        Ok(kept)
+    /// When this is not the previous generation, or as [`Rebuild::start`].
+    pub async fn roll_back(
+        &self,
+        generation: u64,
+        mut each: impl FnMut(Phase) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let previous = self.verifier.read_model.generations().await?.previous().ok_or(TransitionError::NoPrevious)?;
+        ensure!(previous == generation, "the previous generation is now {previous}, not {generation}");
+        self.compare(generation, &mut each).await?;
+        self.change(|generations, now, keep| generations.roll_back(generation, now, keep)).await
     }
 
     /// Stores its progress in the new generation, so that a rebuild that was interrupted does not begin again.
@@ -114,6 +118,27 @@ impl Rebuild {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
         Ok(self.verifier.read_model.change_generations(|generations, now| change(generations, now, keep)).await??)
     }
+}
+
+/// A change that chooses a generation, and returns its number.
+pub type Abandon = fn(&mut Generations, i64) -> Result<u64, TransitionError>;
+
+/// Abandons the generation that an operator has confirmed.
+///
+/// # Errors
+/// When the change now chooses another generation. Then nothing changes.
+pub async fn abandon(read_model: &Redis, generation: u64, abandon: Abandon) -> anyhow::Result<()> {
+    let change = |generations: &mut Generations, now| {
+        let mut changed = generations.clone();
+        let chosen = abandon(&mut changed, now)?;
+        if chosen == generation {
+            *generations = changed;
+        }
+        Ok::<_, TransitionError>(chosen)
+    };
+    let chosen = read_model.change_generations(change).await??;
+    ensure!(chosen == generation, "nothing was changed: it is now generation {chosen}, not {generation}");
+    Ok(())
 }
 
 /// Compares everything once, and returns an example of what differs.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::DateTime;
 use clap::Subcommand;
-use projector::rebuild::{Interrupted, Phase, Rebuild};
+use projector::rebuild::{Abandon, Interrupted, Phase, Rebuild, abandon};
 use projector::verify::Repair;
 use read_model::Generations;
-use read_model::generations::{Generation, GenerationState, TransitionError};
+use read_model::generations::{Generation, GenerationState};
 use runtime::settings::duration;
 use serde::Serialize;
 use serde_json::json;
@@ -60,7 +60,7 @@ pub struct ChangeArguments {
 impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Command::Start(arguments) => return arguments.run(false).await,
+            Command::Start(arguments) => return arguments.run(None).await,
             Command::Rollback(rollback) => return rollback.run().await,
             Command::Status(arguments) => {
                 let generations = arguments.read_model.connect().await?.generations().await?;
@@ -74,10 +74,11 @@ impl Command {
 }
 
 impl Arguments {
-    async fn run(self, roll_back: bool) -> anyhow::Result<ExitCode> {
-        let advice = match roll_back {
-            true => "the live generation has not changed, the same command tries again",
-            false => "the same command continues, `projector rebuild abort` abandons the new generation",
+    /// Makes a new generation live, or this previous one.
+    async fn run(self, previous: Option<u64>) -> anyhow::Result<ExitCode> {
+        let advice = match previous {
+            Some(_) => "the live generation has not changed, the same command tries again",
+            None => "the same command continues, `projector rebuild abort` abandons the new generation",
         };
         let verifier = self.stores.verifier(Repair::RemoveOrphans).await?;
         let total = verifier.clients_after(0).await?;
@@ -101,7 +102,10 @@ impl Arguments {
             }
             continue_unless(&shutdown)
         };
-        let done = if roll_back { rebuild.roll_back(each).await } else { rebuild.start(each).await };
+        let done = match previous {
+            Some(previous) => rebuild.roll_back(previous, each).await.map(|()| previous),
+            None => rebuild.start(each).await,
+        };
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         let counts = match events {
             Some(events) => ("events", events),
@@ -135,26 +139,22 @@ impl RollbackArguments {
             eprintln!("would make generation {previous} live again");
             return Ok(ExitCode::SUCCESS);
         }
-        self.arguments.run(true).await
+        self.arguments.run(Some(previous)).await
     }
 }
 
 impl ChangeArguments {
     /// Abandons a generation. Projectors then remove its keys.
-    async fn run(
-        self,
-        action: &str,
-        abandon: fn(&mut Generations, i64) -> Result<u64, TransitionError>,
-    ) -> anyhow::Result<()> {
+    async fn run(self, action: &str, change: Abandon) -> anyhow::Result<()> {
         let read_model = self.arguments.read_model.connect().await?;
-        let generation = abandon(&mut read_model.generations().await?, 0)?;
+        let generation = change(&mut read_model.generations().await?, 0)?;
         let action = format!("{action} {generation}");
         self.confirmation.ask(&action)?;
         if self.confirmation.dry_run {
             eprintln!("would {action}");
             return Ok(());
         }
-        read_model.change_generations(abandon).await??;
+        abandon(&read_model, generation, change).await?;
         print_generations(&read_model.generations().await?, &Report::new(self.arguments.json));
         Ok(())
     }

@@ -55,7 +55,9 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
         generations.generations.get_mut(&1).unwrap().format = REPORTS_FORMAT - 1;
     };
     redis.change_generations(older).await.unwrap();
-    assert_eq!(rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap(), 1);
+    let other = rebuild.roll_back(building, |_| ControlFlow::Continue(())).await.unwrap_err();
+    assert_eq!(other.to_string(), format!("the previous generation is now 1, not {building}"));
+    rebuild.roll_back(1, |_| ControlFlow::Continue(())).await.unwrap();
     assert_eq!(redis.generations().await.unwrap().live(), 1);
     assert_eq!(totals(&redis).await, [750_000, 600_000, 600_000, 0]);
     assert!(!redis.has_reports().await.unwrap());
@@ -90,6 +92,20 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Err(TransitionError::NotBuilding));
     redis.change_generations(Generations::discard).await.unwrap().unwrap();
     redis.change_generations(|generations, now| generations.expire(now + 10_000)).await.unwrap();
-    let error = rebuild.roll_back(|_| ControlFlow::Continue(())).await.unwrap_err();
+    let error = rebuild.roll_back(1, |_| ControlFlow::Continue(())).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no previous generation");
+}
+
+/// The operator confirmed one generation. Meanwhile another one took its place.
+#[tokio::test]
+async fn only_the_confirmed_generation_is_abandoned() {
+    let (_server, redis, _) = redis().await;
+    let confirmed = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    redis.change_generations(Generations::abort).await.unwrap().unwrap();
+    let other = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    let error = rebuild::abandon(&redis, confirmed, Generations::abort).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("nothing was changed: it is now generation {other}, not {confirmed}"));
+    assert_eq!(redis.generations().await.unwrap().building(), Some(other));
+    rebuild::abandon(&redis, other, Generations::abort).await.unwrap();
+    assert_eq!(redis.generations().await.unwrap().building(), None);
 }
