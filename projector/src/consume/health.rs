@@ -1,6 +1,8 @@
 //! `/health/live`: the process runs. `/health/ready`: the queue and the read model are reachable and the pollers work. The body
 //! has the lag, and the problems of the read model.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use read_model::{Error, Health};
+use runtime::single_flight::SingleFlight;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -17,17 +20,28 @@ use super::activity::Condition;
 
 /// How long a check waits for a store.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Requests within this time share one check.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The latest result of the check: the condition of the read model, and whether the queue is reachable.
+type Checks = SingleFlight<(), (Health, bool), Infallible>;
 
 pub fn router(consumer: Consumer) -> Router {
-    Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(consumer)
+    let state = (consumer, Arc::new(Checks::new(1)));
+    Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(state)
 }
 
-async fn ready(State(consumer): State<Consumer>) -> Response {
+async fn check(consumer: Consumer) -> (Health, bool) {
     let queue = consumer.queue.get_queue_attributes().queue_url(&consumer.queue_url).send();
     let (read_model, queue) =
         tokio::join!(timeout(CHECK_TIMEOUT, consumer.read_model.health()), timeout(CHECK_TIMEOUT, queue));
     let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
-    let (read_model, queue) = (read_model.unwrap_or_else(silent), matches!(queue, Ok(Ok(_))));
+    (read_model.unwrap_or_else(silent), matches!(queue, Ok(Ok(_))))
+}
+
+async fn ready(State((consumer, checks)): State<(Consumer, Arc<Checks>)>) -> Response {
+    let checked = consumer.clone();
+    let Ok((read_model, queue)) = checks.get((), MAX_AGE, async move { Ok(check(checked).await) }).await;
     let (condition, lag) = consumer.activity.condition();
     let condition = if consumer.is_receiving() { condition } else { Condition::Waiting };
     let is_ready = read_model.outage.is_none() && queue && matches!(condition, Condition::Current | Condition::Lagging);

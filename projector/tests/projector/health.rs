@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use iso_currency::Currency;
 use projector::consume::{Consumer, health};
 use read_model::{Applied, Generations, Projection, Queries, Redis};
@@ -114,4 +115,19 @@ async fn a_redis_that_may_evict_keys_is_reported_at_start_and_in_health() {
     }
     let () = server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     until("nothing is reported", async || ready(&healthy).await.1["readModelProblems"].is_null()).await;
+}
+
+#[tokio::test]
+async fn requests_share_one_check() {
+    let server = RedisServer::start().await;
+    let redis = Arc::new(Redis::connect(&server.url, 16, Currency::USD).await.unwrap());
+    let url = serve(consumer(redis).await.0).await;
+    let () = server.command(&["CONFIG", "RESETSTAT"]).await;
+    for (status, _) in join_all((0..50).map(|_| ready(&url))).await {
+        assert_eq!(status, 200);
+    }
+    let statistics: String = server.command(&["INFO", "commandstats"]).await;
+    let checks = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_exists:calls="));
+    let checks: u32 = checks.and_then(|calls| calls.split(',').next()).unwrap().parse().unwrap();
+    assert!(checks < 10, "{checks} checks");
 }
