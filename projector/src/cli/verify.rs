@@ -37,15 +37,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        if self.remove_orphans {
-            self.confirmation.ask("remove clients and events that the database does not have from the read model")?;
-        }
-        let repair = match (self.repair && !self.confirmation.dry_run, self.remove_orphans) {
-            (false, _) => Repair::Off,
-            (true, false) => Repair::FromLog,
-            (true, true) => Repair::RemoveOrphans,
-        };
-        let verifier = self.stores.verifier(repair).await?;
+        let verifier = self.stores.verifier(self.confirmed_repair()?).await?;
         let shutdown = runtime::shutdown_signal()?;
         let mut report = self.stores.report();
         let total = verifier.clients_after(self.after).await?;
@@ -71,7 +63,7 @@ impl Arguments {
                 progress.wrong.iter().for_each(|wrong| report.result(wrong));
                 continue_unless(&shutdown)
             });
-            sums.await.with_context(|| format!("continue with {}", from(last, next)))?;
+            sums.await.with_context(|| format!("continue with {}", continue_arguments(last, next)))?;
         }
         let interrupted = shutdown.is_cancelled();
         if has_sums && !interrupted && self.sums_from.is_none() {
@@ -92,15 +84,26 @@ impl Arguments {
             eprintln!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC"));
         }
         if interrupted {
-            eprintln!("interrupted; continue with {}", from(last, next));
+            eprintln!("interrupted; continue with {}", continue_arguments(last, next));
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Ok(if differences > repaired || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
     }
+
+    fn confirmed_repair(&self) -> anyhow::Result<Repair> {
+        if self.remove_orphans {
+            self.confirmation.ask("remove clients and events that the database does not have from the read model")?;
+        }
+        Ok(match (self.repair && !self.confirmation.dry_run, self.remove_orphans) {
+            (false, _) => Repair::Off,
+            (true, false) => Repair::FromLog,
+            (true, true) => Repair::RemoveOrphans,
+        })
+    }
 }
 
 /// The arguments that continue after an interruption.
-fn from(last: i64, next: Option<NaiveDate>) -> String {
+fn continue_arguments(last: i64, next: Option<NaiveDate>) -> String {
     let sums = next.map(|next| format!(" --sums-from {next}")).unwrap_or_default();
     format!("--after {last}{sums}")
 }

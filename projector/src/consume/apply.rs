@@ -53,9 +53,8 @@ async fn apply(
     more: Batcher<Submission, Results>,
     mut batch: Vec<Queued<Submission, Results>>,
 ) {
-    let is_large_enough =
-        async { while !is_large_enough(&batch) && more.receive(&mut batch, MAX_CALLERS).await > 0 {} };
-    let _ = timeout(LINGER, is_large_enough).await;
+    let fill = async { while !is_large_enough(&batch) && more.receive(&mut batch, MAX_CALLERS).await > 0 {} };
+    let _ = timeout(LINGER, fill).await;
     let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
     let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
     let mut results = read_model.apply_received(&events).await.into_iter();

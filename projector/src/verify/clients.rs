@@ -125,7 +125,7 @@ impl Verifier {
         self.examine_all(&suspects, first_missed).await
     }
 
-    /// What the partitions store about clients besides them; `None` in generations of older releases, which have nothing to compare.
+    /// The ranks and recent orders of clients; `None` in generations of older releases, which have nothing to compare.
     async fn ranked_and_recent(&self, ids: &[i64]) -> Result<Vec<Option<RankedAndRecent>>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(vec![None; ids.len()]);

@@ -29,7 +29,7 @@ struct MissingOrder {
     total: i64,
 }
 
-/// What the recent orders show.
+/// The versions in the recent orders of a client.
 struct Recent {
     versions: BTreeSet<i32>,
     /// Whether only the client was lost: the partition still has ranks or recent orders that it does not include.

@@ -12,7 +12,7 @@ use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
 use super::placed::Times;
 use super::{Verifier, database, read_model as failed};
 
-/// What is compared.
+/// The periods whose sums are compared.
 pub(super) struct Periods {
     /// Days, by the first day of their month.
     pub months: BTreeMap<NaiveDate, BTreeSet<NaiveDate>>,

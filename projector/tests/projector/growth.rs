@@ -1,4 +1,4 @@
-//! What is fine with few rows must be fine with many.
+//! Comparisons that are fast with few rows must be fast with many.
 
 use crate::support::*;
 use chrono::{Days, Utc};

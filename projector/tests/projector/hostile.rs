@@ -146,7 +146,7 @@ async fn sums_with_a_forged_event_are_reported_as_an_error_that_names_the_rebuil
     let log = Log::start(Level::ERROR);
     assert_eq!((sweep.run_once().await.unwrap(), log.lines()), (vec![], vec![]));
 
-    // Of client 1 with the data of client 2, and later than its genuine order.
+    // An event of client 1 with the data of client 2, and later than its genuine order.
     let forged = with("/clientId", json!(1), order_event::Model { client_id: Some(1), ..row_of(2, 2, 3) });
     let genuine = at(Utc::now(), row(1, 2));
     read_model.apply_received(&events(&[at(Utc::now() + TimeDelta::hours(5), forged), genuine.clone()])).await;

@@ -15,7 +15,7 @@ use super::keys::{
 use super::scripts::is_stale;
 use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
 
-/// What a partition stores about a client besides the client itself.
+/// The ranks and recent orders that a partition stores besides the client itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RankedAndRecent {
     /// The value in the ranking by total; `None` if the client is not in it or it is quarantined.
