@@ -35,7 +35,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Queue {
     pub client: aws_sdk_sqs::Client,
     pub url: String,
-    /// What waits for this queue, as the relay's last poll found it.
+    /// The events that wait for this queue, as the relay's last poll found it.
     pub backlog: watch::Sender<Backlog>,
 }
 
@@ -62,7 +62,7 @@ impl Outgoing {
     }
 }
 
-/// What the queue did with events. It may have received the others or not: they stay pending.
+/// The result of sending events to the queue. It may have received the others or not: they stay pending.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub accepted: Vec<Uuid>,
@@ -156,12 +156,12 @@ impl Queue {
     }
 
     /// Sends events, at most `max_entries` in a call. The events of a call that may have failed because of one of them are sent
-    /// alone. `is_known_to_work` tells that the queue has just accepted other events.
-    pub(super) async fn send(&self, events: Vec<Outgoing>, max_entries: usize, is_known_to_work: bool) -> Sent {
+    /// alone. `probe_succeeded`: the queue has just accepted other events.
+    pub(super) async fn send(&self, events: Vec<Outgoing>, max_entries: usize, probe_succeeded: bool) -> Sent {
         let deadline = Instant::now() + SEND_TIMEOUT;
         let mut sent = Sent::default();
         let failed = self.send_batches(batches(events, max_entries), deadline, &mut sent).await;
-        let works = is_known_to_work || sent.has_response;
+        let works = probe_succeeded || sent.has_response;
         // Few calls are enough to find out whether the whole queue fails.
         let mut may_isolate_one = true;
         let (isolated, mut failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|call| match call.cause {
@@ -330,7 +330,7 @@ mod tests {
         assert!(sent.accepted.is_empty() && sent.error.is_some() && !sent.has_response, "{sent:?}");
     }
 
-    /// What happens to 25 events, one of which makes its calls fail: how many events are accepted and refused, and how many
+    /// Sends 25 events, one of which makes its calls fail: how many events are accepted and refused, and how many
     /// calls that takes.
     async fn with_a_failing_event(status: u16, code: &'static str) -> (usize, usize, usize) {
         let events: Vec<Outgoing> = (0..25).map(|_| event(1)).collect();

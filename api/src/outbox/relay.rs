@@ -37,7 +37,7 @@ const FAST_PATH_SIZE: usize = 2_000;
 /// Limit for a claim, after which its transaction is rolled back. Sending ends earlier by itself, so that a slow queue does not
 /// roll back what SQS has accepted.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long an event may wait before the log says so, and how often it does.
+/// Wait of an event after which it is logged, and the interval between such log lines.
 const LONG_WAIT: Duration = Duration::from_secs(60);
 /// Pauses between polls that fail: they double, with jitter.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -189,12 +189,14 @@ impl Relay {
                 return Ok(probe);
             }
         }
+        // After a failure, this is reached only if the probe was published.
+        let probe_succeeded = has_failed;
         let start = self.skipped_until.take().map_or(scan, Scan::After);
-        let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, start), has_failed).await?;
+        let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, start), probe_succeeded).await?;
         self.skipped_until = pass.full_until.filter(|_| pass.done() < MAX_CLAIMED_ROWS as usize / 2);
         if backlog.refused > 0 && !pass.has_failed {
             let claim = if accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
-            let retried = self.publish_claimed(claim, has_failed).await?;
+            let retried = self.publish_claimed(claim, probe_succeeded).await?;
             self.accepts_refused = retried.published > 0;
             pass.error = pass.error.or(retried.error);
         }
@@ -251,14 +253,14 @@ impl Relay {
         })
     }
 
-    async fn publish_claimed(&self, claim: Claim, is_known_to_work: bool) -> Result<Pass, DbErr> {
+    async fn publish_claimed(&self, claim: Claim, probe_succeeded: bool) -> Result<Pass, DbErr> {
         in_time(async {
             if self.db.get_database_backend() == DbBackend::Sqlite {
                 // One process owns the file, so a claim needs no lock.
-                return self.claim_and_publish(&self.db, claim, is_known_to_work).await;
+                return self.claim_and_publish(&self.db, claim, probe_succeeded).await;
             }
             let transaction = self.db.begin().await?;
-            let pass = self.claim_and_publish(&transaction, claim, is_known_to_work).await?;
+            let pass = self.claim_and_publish(&transaction, claim, probe_succeeded).await?;
             transaction.commit().await?;
             Ok(pass)
         })
@@ -269,14 +271,14 @@ impl Relay {
         &self,
         db: &impl ConnectionTrait,
         claim: Claim,
-        is_known_to_work: bool,
+        probe_succeeded: bool,
     ) -> Result<Pass, DbErr> {
         let events = rows::claim(db, claim).await?;
         let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
         let full_until = events.last().map(|event| event.id).filter(|_| is_full);
         let pass = match claim.of_refused() {
-            true => self.retry(db, events, claim.batch_entries(), is_known_to_work).await?,
-            false => self.publish(db, events, claim.batch_entries(), is_known_to_work).await?,
+            true => self.retry(db, events, claim.batch_entries(), probe_succeeded).await?,
+            false => self.publish(db, events, claim.batch_entries(), probe_succeeded).await?,
         };
         Ok(Pass { full_until, ..pass })
     }
@@ -287,9 +289,9 @@ impl Relay {
         db: &impl ConnectionTrait,
         events: Vec<Outgoing>,
         batch_entries: usize,
-        is_known_to_work: bool,
+        probe_succeeded: bool,
     ) -> Result<Pass, DbErr> {
-        let sent = self.queue.send(events, batch_entries, is_known_to_work).await;
+        let sent = self.queue.send(events, batch_entries, probe_succeeded).await;
         crash_point(crash_points::RELAY_BEFORE_DELETE);
         let pass = Pass::of(&sent);
         for (event_id, reason) in &sent.refused {
@@ -306,13 +308,13 @@ impl Relay {
         db: &impl ConnectionTrait,
         events: Vec<Outgoing>,
         batch_entries: usize,
-        is_known_to_work: bool,
+        probe_succeeded: bool,
     ) -> Result<Pass, DbErr> {
         if events.is_empty() {
             return Ok(Pass::default());
         }
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-        let sent = self.queue.send(events, batch_entries, is_known_to_work).await;
+        let sent = self.queue.send(events, batch_entries, probe_succeeded).await;
         crash_point(crash_points::RELAY_BEFORE_DELETE);
         let pass = Pass::of(&sent);
         if pass.published > 0 {

@@ -191,7 +191,7 @@ fn after_pause(db: &impl ConnectionTrait, refused_at: &str) -> Expr {
     })
 }
 
-/// What is not published, and whether pending events are about to be older than [`Scan::Recent`] finds. Few rows are read,
+/// The events that are not published, and whether pending events are about to be older than [`Scan::Recent`] finds. Few rows are read,
 /// however many there are.
 pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, bool), DbErr> {
     let backend = db.get_database_backend();

@@ -119,7 +119,7 @@ async fn a_failing_non_null_field_nulls_its_parent_and_fields_keep_their_order()
 #[tokio::test]
 async fn introspection_answers_what_it_advertises() {
     let api = Api::start(&sqlite().await).await;
-    // What current tools ask for: graphql-js with `oneOf`, `inputValueDeprecation`, `schemaDescription` and
+    // The query of current tools: graphql-js with `oneOf`, `inputValueDeprecation`, `schemaDescription` and
     // `directiveIsRepeatable`.
     let value = "name isDeprecated deprecationReason";
     let query = format!(

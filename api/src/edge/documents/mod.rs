@@ -68,7 +68,7 @@ pub struct DocumentRef<'a> {
     pub id: Option<&'a str>,
 }
 
-/// Whose document it is.
+/// The rights of the sender of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Without a token, only trusted documents run: nothing else is even parsed.
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_new_document_is_charged_by_its_bytes_tokens_and_selections() {
         let documents = documents(&[], true).unwrap();
-        // What is left of a budget of 1000 after this document.
+        // Measures how much is left of a budget of 1000 after this document.
         let cost = |document: &str| {
             let meter = Meter::new(RateLimits::shared(1, 1_000), QuotaKey::Subject("tester".into()));
             let _ = documents.find_metered(text(document), Access::Identified, &meter);

@@ -31,7 +31,7 @@ pub const BYTES_PER_DOCUMENT: usize = 4096;
 /// Tokens, or selections after expanding fragments, of which the validation is charged like a refused request.
 const TOKENS_PER_CHARGE: usize = 50;
 
-/// What async-graphql answers and apollo-compiler does not know. graphql-js asks for it with its option `oneOf`.
+/// The introspection field that async-graphql has and apollo-compiler does not know. graphql-js asks for it with its option `oneOf`.
 const MORE_INTROSPECTION: &str = "extend type __Type { isOneOf: Boolean }";
 
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
