@@ -1,5 +1,6 @@
 //! The claims of a verified token, and the identity that they describe.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ const MAX_EXPIRY: Duration = Duration::from_secs(32_503_680_000);
 #[command(next_help_heading = "Identity")]
 pub struct ClaimSettings {
     /// Allowed values of the claim `client_id` (or `azp`), separated by commas; access tokens of Amazon Cognito have it instead of `aud` (unset: any)
-    #[arg(long, env, value_delimiter = ',')]
+    #[arg(long, env, value_delimiter = ',', value_parser = trimmed)]
     pub jwt_oauth_clients: Vec<String>,
     /// Claim with the scopes, such as scope, scp, permissions or roles: a text separated by spaces, or an array
     #[arg(long, env, default_value = "scope", value_parser = NonEmptyStringValueParser::new())]
@@ -33,6 +34,10 @@ pub struct ClaimSettings {
     /// Refuse tokens without the claim of JWT_CLIENT_CLAIM, so that no token may act for all clients
     #[arg(long, env)]
     pub jwt_require_client: bool,
+}
+
+fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().into())
 }
 
 /// The claims of a token. One that is given twice is refused: another program may have checked its other value.
