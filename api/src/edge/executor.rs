@@ -34,6 +34,8 @@ pub struct PreparedOperation {
     request: Request,
     pub info: OperationInfo,
     key: QuotaKey,
+    /// For the response. `None` for a subscription, whose results are not counted.
+    memory: Option<Permit>,
 }
 
 /// The part of an operation that the log contains.
@@ -44,8 +46,10 @@ pub struct OperationInfo {
     pub cost: usize,
     /// The largest size of the response.
     bytes: usize,
-    /// Whether the operation may wait for the read model.
+    /// Whether a field may wait for the read model.
     waits: bool,
+    /// Whether the operation has a root field that does not wait.
+    works: bool,
 }
 
 impl OperationInfo {
@@ -57,7 +61,7 @@ impl OperationInfo {
 /// The result of a query or a mutation. It counts for its caller until it is dropped, so it is kept until it has been sent.
 pub struct Executed {
     pub response: Response,
-    pub memory: Permit,
+    pub memory: Option<Permit>,
 }
 
 pub struct Executor {
@@ -67,7 +71,7 @@ pub struct Executor {
     rate_limits: Arc<RateLimits>,
     /// Queries and mutations that are being executed.
     active: Arc<ConcurrencyQuota>,
-    /// Queries that may wait for the read model. They do not count as active: they only wait.
+    /// Queries that may wait for the read model. If all their root fields wait, they do not count as active.
     waiting: Arc<ConcurrencyQuota>,
     subscriptions: Arc<ConcurrencyQuota>,
     /// Bytes of responses that are being produced or sent.
@@ -113,9 +117,14 @@ impl Executor {
         };
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
+                // Before the charge: a refused operation is not paid.
+                let memory = match info.is_subscription() {
+                    true => None,
+                    false => Some(self.memory.acquire_units(meter.key.clone(), info.bytes)?),
+                };
                 meter.charge(info.cost)?;
                 let request = request.data(Deliveries::new(meter.clone(), info.cost));
-                Ok(PreparedOperation { request, info, key: meter.key })
+                Ok(PreparedOperation { request, info, key: meter.key, memory })
             }
             Err(error) if is_paid => Err(error.into()),
             Err(error) => refused(error.into()),
@@ -146,7 +155,7 @@ impl Executor {
                 let position = error.location.and_then(|location| document.position(location));
                 refusal::error("BAD_USER_INPUT", format!("Variables: {}", error.message), position)
             })?;
-        let Estimate { cost, bytes, waits } = estimate(schema, &document.validated, operation, Some(&json));
+        let Estimate { cost, bytes, waits, works } = estimate(schema, &document.validated, operation, Some(&json));
         self.limits.check_cost(cost)?;
         self.limits.check_response(bytes)?;
 
@@ -156,7 +165,7 @@ impl Executor {
         }
 
         let name = operation.name.as_ref().map(ToString::to_string);
-        let info = OperationInfo { name, kind: operation.operation_type, cost, bytes, waits };
+        let info = OperationInfo { name, kind: operation.operation_type, cost, bytes, waits, works };
         let mut request = Request::new("").variables(variables);
         request.operation_name = operation_name;
         request.set_parsed_query(executable);
@@ -174,9 +183,9 @@ impl Executor {
     /// # Errors
     /// [`Refusal::Busy`]
     pub async fn execute(&self, prepared: PreparedOperation) -> Result<Executed, Refusal> {
-        let PreparedOperation { request, info, key } = prepared;
-        let memory = self.memory.acquire_units(key.clone(), info.bytes)?;
-        let _permit = if info.waits { &self.waiting } else { &self.active }.acquire(key)?;
+        let PreparedOperation { request, info, key, memory } = prepared;
+        let _waiting = info.waits.then(|| self.waiting.acquire(key.clone())).transpose()?;
+        let _active = info.works.then(|| self.active.acquire(key)).transpose()?;
         let result = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
         let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),
@@ -215,7 +224,7 @@ impl Executor {
         let executor = self.clone();
         let result = async move {
             match executor.execute(prepared).await {
-                Ok(Executed { response, memory }) => (response, Some(memory)),
+                Ok(Executed { response, memory }) => (response, memory),
                 Err(refusal) => (Response::from_errors(refusal.errors()), None),
             }
         };

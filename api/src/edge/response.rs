@@ -18,14 +18,16 @@ pub fn executed(media_type: MediaType, executed: Executed) -> Response {
     let Ok(bytes) = serde_json::to_vec(&response) else {
         return refused(media_type, Refusal::internal(&"the response cannot be written as JSON"));
     };
-    memory.shrink_to(bytes.len());
+    if let Some(memory) = &mut memory {
+        memory.shrink_to(bytes.len());
+    }
     (headers(media_type), Body::from(Bytes::from_owner(Unsent { bytes, _memory: memory }))).into_response()
 }
 
 /// A body that counts for its caller until the last byte has been sent.
 struct Unsent {
     bytes: Vec<u8>,
-    _memory: Permit,
+    _memory: Option<Permit>,
 }
 
 impl AsRef<[u8]> for Unsent {

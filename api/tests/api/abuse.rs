@@ -1,4 +1,4 @@
-//! What one caller does within its limits does not harm the others.
+//! One caller that stays within its limits does not harm the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,8 @@ const BUSY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "SERVER_BUSY"
 
 #[tokio::test]
 async fn unread_responses_of_a_caller_have_bounded_memory() {
-    let flags = ["--max-complexity", "900000", "--max-aliases", "900", "--rate-limit", "0"];
+    // Enough for five of these queries: those that are refused are not paid.
+    let flags = ["--max-complexity", "60000", "--max-aliases", "900", "--rate-limit", "1"];
     let flags = [&flags[..], &["--max-response-bytes", "16000000", "--max-response-memory", "40000000"]].concat();
     let api = Api::start_with(&sqlite().await, &flags).await;
     // About 12 MB, more than the buffers of the operating system.
@@ -97,6 +98,8 @@ async fn queries_that_wait_do_not_shut_out_others() {
     }
     let waits = timeout(Duration::from_millis(200), ask(&api, &other, wait)).await;
     assert!(waits.is_err(), "another caller can wait as well: {waits:?}");
+    let mixed = "{ client(id: 1, minVersion: 99) { id } products { nodes { id } } }";
+    assert_eq!(ask(&api, &token_of(&api, "a"), mixed).await, (BUSY.0, BUSY.1.into()), "it counts as a wait, too");
     let ended = codes.try_recv();
     assert!(ended.is_err(), "the others still wait: {ended:?}");
 }
@@ -159,7 +162,7 @@ async fn each_result_of_a_subscription_is_charged() {
         finished[message["id"].as_str().unwrap().parse::<usize>().unwrap()] = last == i64::from(orders);
     }
     assert_eq!(last, i64::from(orders), "each subscription gets the newest state in the end");
-    // What a second costs, and the burst; the first results are paid by the subscriptions.
+    // The rate and the burst; the first results are paid by the subscriptions.
     let paid = 100.0 * began.elapsed().as_secs_f64() + 400.0;
     assert!(f64::from(results - 10) * 20.0 <= paid, "{results} results in {:?}", began.elapsed());
 }

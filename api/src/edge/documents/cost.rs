@@ -1,4 +1,4 @@
-//! What an operation costs, and how large its response can be, by the directives of the schema that
+//! The cost of an operation and the largest size of its response, by the directives of the schema that
 //! [`cost_directives`](crate::graphql::cost_directives) defines. Both are upper bounds: a selection with `@skip` or `@include`
 //! counts even if it is not executed.
 
@@ -15,7 +15,7 @@ use super::sizes::{Sizes, integer, names, weight};
 const ASSUMED_SIZE: usize = 10;
 /// Points of a report that cost as much as one element of another list: they need no reads of their own.
 const POINTS_PER_ELEMENT: usize = 10;
-/// Of introspection, whose lists the schema bounds: average sizes. No element costs anything, because nothing is read.
+/// Average sizes for introspection, whose lists the schema bounds. No element costs anything, because nothing is read.
 const INTROSPECTION_LIST: usize = 3;
 const INTROSPECTION_STRING_BYTES: usize = 40;
 /// The argument with which a field waits for the read model.
@@ -27,8 +27,10 @@ pub struct Estimate {
     pub cost: usize,
     /// The largest size of the response as JSON, without errors.
     pub bytes: usize,
-    /// Whether the operation may wait for the read model.
+    /// Whether a field may wait for the read model.
     pub waits: bool,
+    /// Whether the operation has a root field that does not wait.
+    pub works: bool,
 }
 
 /// The estimate for coerced variables. Without variables, it is the smallest that any variables lead to.
@@ -48,6 +50,7 @@ impl Estimate {
             cost: self.cost.saturating_add(other.cost),
             bytes: self.bytes.saturating_add(other.bytes),
             waits: self.waits || other.waits,
+            works: self.works || other.works,
         }
     }
 }
@@ -96,6 +99,7 @@ impl Walk<'_> {
                 .saturating_add(arguments.fold(own + range, usize::saturating_add)),
             bytes: (element_bytes.saturating_add(1)).saturating_mul(elements).saturating_add(name_bytes),
             waits: inner.waits || self.waits(field),
+            works: parent.is_none() && !self.waits(field),
         }
     }
 
@@ -142,12 +146,14 @@ impl Walk<'_> {
         }
     }
 
+    /// Every client has version 0, so a field does not wait for it.
     fn waits(self, field: &Field) -> bool {
-        match field.specified_argument_by_name(WAIT_ARGUMENT).map(|value| &**value) {
-            None | Some(Value::Null) => false,
-            Some(Value::Variable(name)) => self.sizes.variable(name).is_some_and(|value| !value.is_null()),
-            Some(_) => true,
-        }
+        let version = match field.specified_argument_by_name(WAIT_ARGUMENT).map(|value| &**value) {
+            Some(Value::Variable(name)) => self.sizes.variable(name).and_then(|value| value.as_i64()),
+            Some(value) => value.to_i32().map(Into::into),
+            None => None,
+        };
+        version.is_some_and(|version| version > 0)
     }
 }
 
@@ -279,10 +285,34 @@ mod tests {
         assert_eq!(with(r#"{ "to": "2025-12-31" }"#), with(r#"{ "to": "2025-12-31", "by": "DAY" }"#));
         assert!(with(r#"{ "to": "2025-12-31", "by": "MONTH" }"#) < with(r#"{ "to": "2025-12-31" }"#) / 20);
         assert!(with(r#"{ "to": "9999-12-31" }"#) < 1_100 * 30, "a report has at most 1000 points");
+        let by = |by: &str| {
+            of(
+                &format!(
+                    "query ($by: Granularity) {{ sales({year}, granularity: {by}) {{ points {{ orderCount }} }} }}"
+                ),
+                None,
+            )
+        };
+        assert_eq!(by("$by").bytes, by("MONTH").bytes, "the smallest estimate");
 
         let clients = of("{ clients(first: 100) { nodes { name } } }", None).bytes;
         assert!((100 * 800..100 * 850).contains(&clients), "names have up to 200 characters of 4 bytes: {clients}");
         let waits = |variables| of("query ($v: Int) { client(id: 1, minVersion: $v) { id } }", Some(variables)).waits;
         assert_eq!([waits(r#"{ "v": 1 }"#), waits(r#"{ "v": null }"#), waits("{}")], [true, false, false]);
+        assert!(!waits(r#"{ "v": 0 }"#) && !waits(r#"{ "v": -1 }"#));
+    }
+
+    #[test]
+    fn only_an_operation_whose_root_fields_all_wait_does_not_work() {
+        let wait = "client(id: 1, minVersion: 1) { id }";
+        let works = |document: &str| (of(document, None).waits, of(document, None).works);
+        assert_eq!(works(&format!("{{ {wait} again: {wait} }}")), (true, false));
+        assert_eq!(works("{ client(id: 1, minVersion: 0) { id } }"), (false, true));
+        assert_eq!(works("{ client(id: 1, minVersion: -1) { id } }"), (false, true));
+        assert_eq!(
+            works(&format!("{{ {wait} ...f }} fragment f on Query {{ product(id: 1) {{ id }} }}")),
+            (true, true)
+        );
+        assert_eq!(works(&format!("{{ {wait} __typename }}")), (true, true));
     }
 }
