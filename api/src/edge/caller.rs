@@ -11,7 +11,7 @@ use axum_extra::headers::{Authorization, Header, HeaderMapExt};
 
 use super::Edge;
 use super::auth::{Identity, InvalidToken};
-use super::executor::VALIDATION_COST;
+use super::graphql_http::BYTES_PER_POINT;
 use super::quota::QuotaKey;
 use super::refusal::Refusal;
 
@@ -43,28 +43,58 @@ impl Edge {
         client_address(headers, peer, self.settings.trusted_proxies)
     }
 
-    /// Identifies the sender of a request by its headers.
+    /// Identifies the sender of a request by its headers, and charges it for reading a body of this size.
     ///
     /// # Errors
-    /// When the token is invalid. That is charged to the address, so that tokens cannot be guessed.
-    pub async fn identify(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, Refusal> {
+    /// When the token is invalid.
+    pub async fn identify(&self, headers: &HeaderMap, peer: SocketAddr, body_size: usize) -> Result<Caller, Refusal> {
         let address = self.address(headers, peer);
         // Another scheme and unreadable bytes are an invalid token. Only a missing header is anonymous.
-        let identity = match headers.typed_try_get::<Authorization<Bearer>>() {
+        let credentials = match headers.typed_try_get::<Authorization<Bearer>>() {
             _ if headers.get_all(AUTHORIZATION).iter().count() > 1 => {
-                Err(InvalidToken::because("the header `Authorization` is given twice"))
+                Some(Err("the header `Authorization` is given twice"))
             }
-            Ok(None) => Ok(None),
-            Ok(Some(bearer)) => self.authenticator.authenticate(bearer.token()).await.map(Some),
-            Err(_) => Err(InvalidToken::because("the header `Authorization` is not `Bearer` and a token")),
+            Ok(bearer) => bearer.map(Ok),
+            Err(_) => Some(Err("the header `Authorization` is not `Bearer` and a token")),
         };
-        let Ok(identity) = identity else {
-            self.executor.charge(&QuotaKey::of_address(address), VALIDATION_COST)?;
-            return Err(Refusal::token_required());
+        let identity = match credentials {
+            None => Ok(None),
+            Some(credentials) => self.authenticate(credentials, address).await.map(Some),
         };
         let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         let traceparent = traceparent.filter(|value| is_traceparent(value)).map(Into::into);
-        Ok(Caller { identity, address, traceparent })
+        let (identity, refusal) = identity.map_or_else(|refusal| (None, Some(refusal)), |identity| (identity, None));
+        let caller = Caller { identity, address, traceparent };
+        if body_size >= BYTES_PER_POINT {
+            self.executor.charge(&caller.quota_key(), body_size / BYTES_PER_POINT)?;
+        }
+        refusal.map_or(Ok(caller), Err)
+    }
+
+    /// Verifies a token, unless the address has sent too many wrong ones. Cached tokens are accepted even then.
+    ///
+    /// # Errors
+    /// When the token is invalid. That is charged to the address, so that tokens cannot be guessed.
+    pub async fn authenticate(
+        &self,
+        credentials: Result<Authorization<Bearer>, &str>,
+        address: IpAddr,
+    ) -> Result<Arc<Identity>, Refusal> {
+        if let Ok(bearer) = &credentials
+            && let Some(identity) = self.authenticator.cached(bearer.token())
+        {
+            return Ok(identity);
+        }
+        let address = QuotaKey::of_address(address);
+        self.executor.check_blocked(&address)?;
+        let identity = match credentials {
+            Ok(bearer) => self.authenticator.authenticate(bearer.token()).await,
+            Err(reason) => Err(InvalidToken::because(reason)),
+        };
+        identity.or_else(|InvalidToken| {
+            self.executor.charge_wrong_token(&address)?;
+            Err(Refusal::token_required())
+        })
     }
 }
 

@@ -136,6 +136,16 @@ impl Executor {
         self.rate_limits.charge(key, cost)
     }
 
+    /// [`RateLimits::check_blocked`]
+    pub fn check_blocked(&self, address: &QuotaKey) -> Result<(), Refusal> {
+        self.rate_limits.check_blocked(address)
+    }
+
+    /// [`RateLimits::charge_wrong_token`]
+    pub fn charge_wrong_token(&self, address: &QuotaKey) -> Result<(), Refusal> {
+        self.rate_limits.charge_wrong_token(address, VALIDATION_COST)
+    }
+
     pub fn remove_idle_callers(&self) {
         self.rate_limits.remove_idle();
     }

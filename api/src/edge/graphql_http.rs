@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use tower_http::request_id::RequestId;
 use tower_http::timeout::TimeoutError;
 
+use super::caller::Caller;
 use super::executor::{PreparedOperation, VALIDATION_COST};
 use super::negotiation::{Accepted, MediaType, is_json};
 use super::quota::QuotaKey;
@@ -28,7 +29,7 @@ use super::{Edge, response, sse, websocket};
 
 /// Time for a client to send a whole request body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of a malformed body, or of a WebSocket message, that cost 1.
+/// Bytes of a body or of a WebSocket message that cost 1.
 pub const BYTES_PER_POINT: usize = 1024;
 
 pub async fn post(
@@ -38,11 +39,14 @@ pub async fn post(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
+    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
     let size = body.as_ref().map_or(0, Bytes::len);
     let result = match read_body(&edge, &headers, body) {
-        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::POST).await,
-        Err(refusal) => Err(charge_malformed(&edge, &headers, peer, size, refusal)),
+        Ok(parameters) => match edge.identify(&headers, peer, size).await {
+            Ok(caller) => execute(&edge, &caller, accepted, id, parameters, &Method::POST).await,
+            Err(refusal) => Err(refusal),
+        },
+        Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST + size / BYTES_PER_POINT, refusal)),
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
@@ -61,7 +65,10 @@ pub async fn get(
             Ok(upgrade) => websocket::open(edge, &headers, peer, id, upgrade)
                 .await
                 .unwrap_or_else(|refusal| response::refused(MediaType::Json, refusal)),
-            Err(rejection) => rejection.into_response(),
+            Err(rejection) => {
+                let refusal = Refusal::http(rejection.status(), "BAD_REQUEST", rejection.body_text());
+                response::refused(MediaType::Json, charge_refused(&edge, &headers, peer, 1, refusal))
+            }
         };
     }
     let wants_html = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|a| a.contains("text/html"));
@@ -69,10 +76,13 @@ pub async fn get(
     if wants_html && is_empty && edge.exposure.has_page() {
         return Redirect::temporary("/graphiql/").into_response();
     }
-    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable() };
+    let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
     let result = match read_url(&edge, parameters) {
-        Ok(parameters) => execute(&edge, &headers, peer, accepted, id, parameters, &Method::GET).await,
-        Err(refusal) => Err(charge_malformed(&edge, &headers, peer, 0, refusal)),
+        Ok(parameters) => match edge.identify(&headers, peer, 0).await {
+            Ok(caller) => execute(&edge, &caller, accepted, id, parameters, &Method::GET).await,
+            Err(refusal) => Err(refusal),
+        },
+        Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST, refusal)),
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
@@ -84,23 +94,29 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Charges a request that is refused before its token is verified to the address of its sender.
-fn charge_malformed(edge: &Edge, headers: &HeaderMap, peer: SocketAddr, size: usize, refusal: Refusal) -> Refusal {
+pub fn charge_refused(edge: &Edge, headers: &HeaderMap, peer: SocketAddr, cost: usize, refusal: Refusal) -> Refusal {
     let key = QuotaKey::of_address(edge.address(headers, peer));
-    edge.executor.charge(&key, VALIDATION_COST + size / BYTES_PER_POINT).err().unwrap_or(refusal)
+    edge.executor.charge(&key, cost).err().unwrap_or(refusal)
 }
 
 /// The response to other methods, among them PUT, with which graphql-sse begins in its single connection mode.
-pub async fn other_method() -> Response {
+pub async fn other_method(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
     let message =
         "Send queries with GET or POST, and mutations with POST. For event streams use the distinct connections mode.";
-    let mut response = response::refused(MediaType::Json, Refusal::method_not_allowed(message));
+    let refusal = charge_refused(&edge, &headers, peer, 1, Refusal::method_not_allowed(message));
+    let mut response = response::refused(MediaType::Json, refusal);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
     response
 }
 
-fn not_acceptable() -> Response {
+fn not_acceptable(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> Response {
     let message = "Supported media types: application/json, application/graphql-response+json, text/event-stream.";
-    response::refused(MediaType::Json, Refusal::http(StatusCode::NOT_ACCEPTABLE, "BAD_REQUEST", message))
+    let refusal = Refusal::http(StatusCode::NOT_ACCEPTABLE, "BAD_REQUEST", message);
+    response::refused(MediaType::Json, charge_refused(edge, headers, peer, 1, refusal))
 }
 
 fn read_body(edge: &Edge, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Parameters, Refusal> {
@@ -133,20 +149,18 @@ fn read_url(edge: &Edge, parameters: Result<Query<UrlParameters>, QueryRejection
 
 async fn execute(
     edge: &Arc<Edge>,
-    headers: &HeaderMap,
-    peer: SocketAddr,
+    caller: &Caller,
     accepted: Accepted,
     id: RequestId,
     parameters: Parameters,
     method: &Method,
 ) -> Result<Response, Refusal> {
-    let caller = edge.identify(headers, peer).await?;
-    let prepared = edge.executor.prepare(parameters, &caller).await?;
+    let prepared = edge.executor.prepare(parameters, caller).await?;
     let (kind, is_get) = (prepared.info.kind, method == Method::GET);
     let as_stream =
         accepted.media_type == MediaType::EventStream || (kind == OperationType::Subscription && accepted.event_stream);
     if as_stream && !(is_get && kind == OperationType::Mutation) {
-        return sse::stream(edge, &caller, id, prepared);
+        return sse::stream(edge, caller, id, prepared);
     }
     let info = prepared.info.clone();
     let result = run(edge, accepted.media_type, prepared, is_get).await;

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
+use quick_cache::sync::Cache;
 
 use super::documents::limits::LimitSettings;
 use super::refusal::Refusal;
 
-/// Whose quota is used: the subject of the token, or the address of a caller without token.
+/// The owner of a quota: the subject of the token, or the address of a caller without token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum QuotaKey {
     Subject(Arc<str>),
@@ -29,25 +31,36 @@ impl QuotaKey {
     }
 }
 
-/// Cost per second for each caller. Some subjects have a limit of their own. By default nothing is limited.
-#[derive(Default)]
+/// Addresses that are blocked at the same time. With more, some may verify tokens earlier.
+const MAX_BLOCKED: usize = 10_000;
+
+/// Cost per second for each caller. Some subjects have a limit of their own.
 pub struct RateLimits {
     /// `None`: unlimited.
     shared: Option<RateLimit>,
     own: HashMap<Arc<str>, Option<RateLimit>>,
+    /// Addresses that could not pay for a wrong token, and until when none of their tokens is verified.
+    blocked: Cache<QuotaKey, Instant>,
+}
+
+impl Default for RateLimits {
+    /// No limits.
+    fn default() -> RateLimits {
+        RateLimits { shared: None, own: HashMap::new(), blocked: Cache::new(MAX_BLOCKED) }
+    }
 }
 
 impl RateLimits {
     pub fn new(settings: &LimitSettings) -> RateLimits {
         let limit = |rate| NonZeroU32::new(rate).map(|rate| RateLimit::new(rate, settings.max_complexity));
         let own = settings.rate_limit_subjects.iter().map(|one| (one.subject.clone(), limit(one.per_second)));
-        RateLimits { shared: limit(settings.rate_limit), own: own.collect() }
+        RateLimits { shared: limit(settings.rate_limit), own: own.collect(), ..RateLimits::default() }
     }
 
     #[cfg(test)]
     pub fn shared(per_second: u32, max_operation_cost: usize) -> Arc<RateLimits> {
         let shared = NonZeroU32::new(per_second).map(|rate| RateLimit::new(rate, max_operation_cost));
-        Arc::new(RateLimits { shared, own: HashMap::new() })
+        Arc::new(RateLimits { shared, ..RateLimits::default() })
     }
 
     /// # Errors
@@ -58,6 +71,25 @@ impl RateLimits {
             QuotaKey::Address(_) => None,
         };
         own.unwrap_or(&self.shared).as_ref().map_or(Ok(()), |limit| limit.charge(key, cost))
+    }
+
+    /// Charges a wrong token to an address.
+    ///
+    /// # Errors
+    /// When the cost exceeds what is left. Then [`RateLimits::check_blocked`] fails until enough is left.
+    pub fn charge_wrong_token(&self, address: &QuotaKey, cost: usize) -> Result<(), Refusal> {
+        self.charge(address, cost).inspect_err(|refusal| {
+            if let Refusal::RateLimited(wait) = refusal {
+                self.blocked.insert(address.clone(), Instant::now() + *wait);
+            }
+        })
+    }
+
+    /// # Errors
+    /// When the address may not send a token that has to be verified: it has sent too many wrong ones.
+    pub fn check_blocked(&self, address: &QuotaKey) -> Result<(), Refusal> {
+        let wait = self.blocked.get(address).map(|until| until.saturating_duration_since(Instant::now()));
+        wait.filter(|wait| !wait.is_zero()).map_or(Ok(()), |wait| Err(Refusal::RateLimited(wait)))
     }
 
     /// Frees the memory of callers whose quota is full again.
@@ -260,6 +292,22 @@ mod tests {
         drop((held, few));
         assert_eq!(quota.used().total, 0);
         assert!(quota.used().by_caller.is_empty());
+    }
+
+    #[test]
+    fn an_address_is_blocked_after_a_wrong_token_that_it_cannot_pay() {
+        let limits = RateLimits::shared(20, 20);
+        let (address, other) =
+            (QuotaKey::of_address([192, 0, 2, 1].into()), QuotaKey::of_address([192, 0, 2, 2].into()));
+        limits.charge_wrong_token(&address, 15).unwrap();
+        limits.check_blocked(&address).unwrap();
+        limits.charge_wrong_token(&address, 15).unwrap_err();
+        limits.check_blocked(&address).unwrap_err();
+        limits.check_blocked(&other).unwrap();
+        while limits.check_blocked(&address).is_err() {
+            std::thread::yield_now();
+        }
+        limits.charge_wrong_token(&address, 15).unwrap();
     }
 
     #[test]

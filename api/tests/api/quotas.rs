@@ -130,6 +130,10 @@ async fn each_subject_and_each_address_has_its_own_rate_limit() {
         429,
         "a /64 network counts as one address"
     );
+    let unused = of("unused");
+    assert_eq!(ask(&one, "{ __typename }", "2001:db8::99, 10.0.0.1").await.0, 200, "a cached token is accepted");
+    assert_eq!(ask(&unused, "{ __typename }", "2001:db8::99, 10.0.0.1").await.0, 429, "no other token is verified");
+    assert_eq!(ask(&unused, "{ __typename }", "2001:db8:1::1, 10.0.0.1").await.0, 200);
     let open = async || Socket::open(&api, &[PROTOCOL, ("x-forwarded-for", "192.0.2.9, 10.0.0.1")]).await.err();
     for _ in 0..10 {
         assert_eq!(open().await, None);
@@ -162,6 +166,23 @@ async fn malformed_requests_are_charged_to_their_address_by_size() {
     assert_eq!(statuses("192.0.2.2", "{".into(), "text/plain").await[11], 429);
     let large = statuses("192.0.2.3", "[".repeat(60_000), "application/json").await;
     assert_eq!((large[0], large[2]), (400, 429), "60 KB cost 58 more");
+    let well_formed = async || {
+        let body = json!({ "query": "{ __typename }", "extensions": { "padding": "x".repeat(60_000) } });
+        api.request().header("x-forwarded-for", "192.0.2.5").json(&body).send().await.unwrap().status()
+    };
+    assert_eq!([well_formed().await, well_formed().await], [200, 429], "also if they are well-formed");
+    let put = reqwest::Method::PUT;
+    let cheap = [
+        ("192.0.2.6", 406, api.request().header("accept", "image/png")),
+        ("192.0.2.7", 405, api.http.request(put, format!("{}/graphql", api.address))),
+        ("192.0.2.8", 400, api.get("/graphql").header("upgrade", "websocket")),
+    ];
+    for (address, status, request) in cheap {
+        let request = request.header("x-forwarded-for", address);
+        let ask = async || request.try_clone().unwrap().send().await.unwrap().status();
+        assert_eq!(ask().await, status);
+        until("each costs 1 of 100", async || ask().await == 429).await;
+    }
     let by_get = async || api.get("/graphql?variables=x").header("x-forwarded-for", "192.0.2.4").send().await.unwrap();
     let mut last = by_get().await.status();
     for _ in 0..11 {

@@ -214,7 +214,7 @@ async fn scopes_are_read_from_the_configured_claim() {
 /// Access tokens of Amazon Cognito name their OAuth client, but no audience.
 #[tokio::test]
 async fn the_oauth_client_and_the_client_claim_can_be_required() {
-    let flags = ["--jwt-secret", SECRET, "--jwt-oauth-clients", "web,app", "--jwt-require-client"];
+    let flags = ["--jwt-secret", SECRET, "--jwt-oauth-clients", "web, app", "--jwt-require-client"];
     let authenticator = Authenticator::new(&token_settings(&flags)).await.unwrap();
     let cases = [
         (true, json!({ "client_id": "web", "orders_client": "1" })),
@@ -394,6 +394,34 @@ async fn rotated_keys_are_found_and_unknown_keys_are_not_fetched_again_and_again
     server.keys.lock().unwrap().clear();
     assert!(authenticator.authenticate(&old.sign()).await.is_err());
     assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "the known keys are kept");
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_is_rejected_after_ten_minutes() {
+    let (old, new) = (Key::ec("old"), Key::ec("new"));
+    let server = key_server(vec![old.public()]).await;
+    let authenticator = Authenticator::new(&token_settings(&["--jwt-jwks-url", &server.url])).await.unwrap();
+    let pass = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    assert!(authenticator.authenticate(&old.sign()).await.is_ok());
+    *server.keys.lock().unwrap() = vec![new.public()];
+    pass(601).await;
+    assert!(authenticator.authenticate(&old.sign()).await.is_err(), "the first request waits for the new keys");
+    assert!(authenticator.authenticate(&new.sign()).await.is_ok());
+
+    server.keys.lock().unwrap().clear();
+    pass(601).await;
+    assert!(authenticator.authenticate(&new.sign()).await.is_ok(), "the keys cannot be fetched");
+    *server.keys.lock().unwrap() = vec![old.public()];
+    pass(61).await;
+    assert!(authenticator.authenticate(&new.sign()).await.is_err(), "they are fetched again after the cooldown");
+
+    server.keys.lock().unwrap().clear();
+    pass(3_601).await;
+    assert!(authenticator.authenticate(&old.sign()).await.is_err(), "old keys are not used without end");
 }
 
 #[tokio::test]

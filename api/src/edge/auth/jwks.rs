@@ -13,8 +13,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// Keys older than this are fetched again, so that a withdrawn key stops working.
+/// Keys older than this are fetched again before they are used, so that a withdrawn key stops working.
 const MAX_AGE: Duration = Duration::from_secs(600);
+/// Keys older than this are not used, even if no newer ones can be fetched.
+const MAX_STALE_AGE: Duration = Duration::from_secs(3_600);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct PublishedKeys {
@@ -28,8 +30,9 @@ pub struct PublishedKeys {
 
 struct Fetched {
     keys: Vec<PublishedKey>,
-    /// When they were last fetched, successfully or not.
     at: Instant,
+    /// When they were last fetched, successfully or not.
+    tried_at: Instant,
 }
 
 #[derive(Clone)]
@@ -50,66 +53,67 @@ impl PublishedKeys {
     /// When the document cannot be fetched or has no usable key.
     pub async fn fetch(url: &str, cooldown: Duration) -> anyhow::Result<Arc<PublishedKeys>> {
         let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build()?;
-        let fetched = RwLock::new(Fetched { keys: Vec::new(), at: Instant::now() });
+        let fetched = RwLock::new(Fetched { keys: Vec::new(), at: Instant::now(), tried_at: Instant::now() });
         let keys = PublishedKeys { url: url.into(), http, cooldown, fetched, fetching: Mutex::default() };
-        keys.refresh().await.context("cannot fetch the keys at JWT_JWKS_URL")?;
+        keys.load().await.context("cannot fetch the keys at JWT_JWKS_URL")?;
         Ok(Arc::new(keys))
     }
 
-    async fn refresh(&self) -> anyhow::Result<()> {
+    async fn load(&self) -> anyhow::Result<()> {
         let document = async { self.http.get(&self.url).send().await?.error_for_status()?.json::<Document>().await };
         // The URL may have a password.
         let document = document.await.map_err(reqwest::Error::without_url)?;
         let keys = usable_keys(document.keys);
         ensure!(!keys.is_empty(), "the document has no RSA, P-256, P-384 or Ed25519 key for signatures");
-        self.fetched.write().unwrap_or_else(PoisonError::into_inner).keys = keys;
+        let mut fetched = self.fetched.write().unwrap_or_else(PoisonError::into_inner);
+        (fetched.keys, fetched.at) = (keys, Instant::now());
         Ok(())
     }
 
-    /// Fetches the keys if the last attempt is older than `age`.
-    async fn refresh_after(self: Arc<Self>, age: Duration) {
+    /// Fetches the keys if the last attempt is older than the cooldown.
+    async fn refresh_after_cooldown(self: Arc<Self>) {
         let _guard = self.fetching.lock().await;
-        if self.age() <= age {
+        if self.fetched.read().unwrap_or_else(PoisonError::into_inner).tried_at.elapsed() <= self.cooldown {
             return;
         }
-        if let Err(error) = self.refresh().await {
+        if let Err(error) = self.load().await {
             warn!("cannot refresh the keys at JWT_JWKS_URL, using the previous ones: {}", one_line(error.as_ref()));
         }
-        self.fetched.write().unwrap_or_else(PoisonError::into_inner).at = Instant::now();
+        self.fetched.write().unwrap_or_else(PoisonError::into_inner).tried_at = Instant::now();
     }
 
-    fn age(&self) -> Duration {
-        self.fetched.read().unwrap_or_else(PoisonError::into_inner).at.elapsed()
+    /// When the keys were fetched.
+    pub fn fetched_at(&self) -> Instant {
+        self.fetched.read().unwrap_or_else(PoisonError::into_inner).at
     }
 
     /// The keys that may have signed a token: those with the key id that it names, or else those without an id. Without a key
     /// id, it may be any.
     pub async fn find(self: &Arc<Self>, id: Option<&str>) -> Vec<PublishedKey> {
         let cached = self.cached(id);
-        let age = self.age();
-        // Fetches are spawned: they go on for other requests when this one is cancelled.
-        if cached.is_empty() {
-            return self.find_again(id).await;
+        if !cached.is_empty() && self.fetched_at().elapsed() <= MAX_AGE {
+            return cached;
         }
-        if age > MAX_AGE {
-            let refresh = tokio::spawn(self.clone().refresh_after(MAX_AGE));
-            // After an idle time the keys may be hours old, and a key may have been withdrawn since.
-            if age > 2 * MAX_AGE {
-                let _ = refresh.await;
-                return self.cached(id);
-            }
-        }
-        cached
+        self.refresh().await;
+        self.cached(id)
     }
 
-    /// The same, after the keys have been fetched again, if that is allowed already.
-    pub async fn find_again(self: &Arc<Self>, id: Option<&str>) -> Vec<PublishedKey> {
-        let _ = tokio::spawn(self.clone().refresh_after(self.cooldown)).await;
-        self.cached(id)
+    /// The same, after another fetch if the cooldown allows it. `None` if no keys were fetched after `since`.
+    pub async fn find_newer(self: &Arc<Self>, id: Option<&str>, since: Instant) -> Option<Vec<PublishedKey>> {
+        self.refresh().await;
+        (self.fetched_at() > since).then(|| self.cached(id))
+    }
+
+    /// Fetches the keys in a task of its own, which goes on for other requests when this one is cancelled.
+    async fn refresh(self: &Arc<Self>) {
+        let _ = tokio::spawn(self.clone().refresh_after_cooldown()).await;
     }
 
     fn cached(&self, id: Option<&str>) -> Vec<PublishedKey> {
         let fetched = self.fetched.read().unwrap_or_else(PoisonError::into_inner);
+        if fetched.at.elapsed() > MAX_STALE_AGE {
+            return Vec::new();
+        }
         let select = |wanted: &dyn Fn(&&PublishedKey) -> bool| fetched.keys.iter().filter(wanted).cloned().collect();
         let named: Vec<_> = select(&|key| id.is_none() || key.id.as_deref() == id);
         if named.is_empty() { select(&|key| key.id.is_none()) } else { named }

@@ -19,7 +19,7 @@ use super::{Identity, InvalidToken, TokenSettings};
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Verified tokens in the cache, some hundred bytes each.
 const CACHED_TOKENS: usize = 10_000;
-/// How long a verified token is cached. A withdrawn key stops working after this time.
+/// How long a verified token is cached, and so how long it stays valid after the cached keys have lost a withdrawn key.
 const CACHE_TIME: Duration = Duration::from_secs(60);
 
 pub struct Authenticator {
@@ -56,16 +56,22 @@ impl Authenticator {
         Ok(Authenticator { keys, validation, claims, verified: Cache::new(CACHED_TOKENS) })
     }
 
+    /// The identity of a token that was verified less than a minute ago.
+    pub fn cached(&self, token: &str) -> Option<Arc<Identity>> {
+        self.find(&hash(token)?)
+    }
+
+    fn find(&self, hash: &[u8; 32]) -> Option<Arc<Identity>> {
+        let (identity, verified_at) = self.verified.get(hash)?;
+        (verified_at.elapsed() < CACHE_TIME && SystemTime::now() < identity.expires).then_some(identity)
+    }
+
     /// Verifies a token, or finds it in the cache.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Identity>, InvalidToken> {
-        if token.len() > MAX_TOKEN_BYTES {
+        let Some(hash) = hash(token) else {
             return Err(InvalidToken::because("it is longer than 8 KiB"));
-        }
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        if let Some((identity, verified_at)) = self.verified.get(&hash)
-            && verified_at.elapsed() < CACHE_TIME
-            && SystemTime::now() < identity.expires
-        {
+        };
+        if let Some(identity) = self.find(&hash) {
             return Ok(identity);
         }
         let claims = self.verify(token).await.map_err(|fault| InvalidToken::because(&fault.reason()))?;
@@ -86,11 +92,15 @@ impl Authenticator {
             Keys::Published(keys) => keys,
         };
         let id = header.kid.as_deref();
-        let verified = self.verify_with_any(token, &header, keys.find(id).await);
-        match verified {
+        let found = keys.find(id).await;
+        let fetched_at = keys.fetched_at();
+        match self.verify_with_any(token, &header, found) {
             // A key without an id may be new.
             Err(Fault::Invalid(error)) if *error.kind() == ErrorKind::InvalidSignature => {
-                self.verify_with_any(token, &header, keys.find_again(id).await)
+                match keys.find_newer(id, fetched_at).await {
+                    Some(newer) => self.verify_with_any(token, &header, newer),
+                    None => Err(error.into()),
+                }
             }
             verified => verified,
         }
@@ -115,6 +125,11 @@ impl Authenticator {
         let validation = Validation { algorithms, ..self.validation.clone() };
         decode(token, key, &validation).map(|token| token.claims)
     }
+}
+
+/// The SHA-256 of a token; `None` if it is too long.
+fn hash(token: &str) -> Option<[u8; 32]> {
+    (token.len() <= MAX_TOKEN_BYTES).then(|| Sha256::digest(token).into())
 }
 
 /// Why a token is refused.

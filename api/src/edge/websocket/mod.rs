@@ -19,6 +19,7 @@ use tower_http::request_id::RequestId;
 use self::connection::{Connection, Permits};
 use super::Edge;
 use super::executor::VALIDATION_COST;
+use super::graphql_http::charge_refused;
 use super::quota::QuotaKey;
 use super::refusal::Refusal;
 
@@ -37,9 +38,10 @@ pub async fn open(
 ) -> Result<Response, Refusal> {
     if !is_origin_allowed(&edge, headers) {
         let message = "This origin is not allowed. Add it to CORS_ORIGINS.";
-        return Err(Refusal::http(StatusCode::FORBIDDEN, "FORBIDDEN", message));
+        let refusal = Refusal::http(StatusCode::FORBIDDEN, "FORBIDDEN", message);
+        return Err(charge_refused(&edge, headers, peer, 1, refusal));
     }
-    let caller = edge.identify(headers, peer).await?;
+    let caller = edge.identify(headers, peer, 0).await?;
     // The token may arrive only in `connection_init`, so opening is charged to the address.
     edge.executor.charge(&QuotaKey::of_address(caller.address), VALIDATION_COST)?;
     let permits = Permits {
