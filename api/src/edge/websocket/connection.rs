@@ -8,7 +8,7 @@ use async_graphql::{Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tower_http::request_id::RequestId;
@@ -16,9 +16,8 @@ use tracing::info;
 
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::OperationLog;
-use crate::edge::auth::InvalidToken;
 use crate::edge::caller::{Caller, parse_bearer};
-use crate::edge::executor::{VALIDATION_COST, token_expiry};
+use crate::edge::executor::{Executor, OperationInfo, VALIDATION_COST, token_expiry};
 use crate::edge::graphql_http::BYTES_PER_POINT;
 use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
@@ -52,13 +51,16 @@ impl From<CloseReason> for Disconnect {
     }
 }
 
-/// The result of a `subscribe` message that keeps the connection open.
-enum Subscribe {
-    Started,
+/// The progress of one operation.
+enum Progress {
+    /// It was validated and paid.
+    Started(OperationInfo),
+    Result(Response),
     Refused(Vec<ServerError>),
+    Completed,
 }
 
-/// What an open WebSocket counts as.
+/// The quotas that an open WebSocket uses.
 pub struct Permits {
     pub connection: Permit,
     /// Until `connection_init` is accepted.
@@ -77,13 +79,16 @@ pub struct Connection {
     /// The cost of the last messages, and when to try again to charge it. The next message is not read before.
     unpaid: Option<(usize, Instant)>,
     operations: HashMap<String, ActiveOperation>,
-    /// Results by operation id. `None` marks the end of an operation.
-    results: SelectAll<BoxStream<'static, (String, Option<Response>)>>,
+    /// Progress by operation id.
+    progress: SelectAll<BoxStream<'static, (String, Progress)>>,
     last_message: Instant,
+    /// Whether the client has not answered the last ping yet. The pong is free.
+    awaits_pong: bool,
 }
 
 struct ActiveOperation {
-    log: OperationLog,
+    /// `None` while it is validated.
+    log: Option<OperationLog>,
     abort: AbortHandle,
 }
 
@@ -98,8 +103,9 @@ impl Connection {
             uninitialised: Some(permits.uninitialised),
             unpaid: None,
             operations: HashMap::new(),
-            results: SelectAll::new(),
+            progress: SelectAll::new(),
             last_message: Instant::now(),
+            awaits_pong: false,
         }
     }
 
@@ -142,7 +148,10 @@ impl Connection {
             message = self.socket.recv(), if pay_at.is_none() => match message {
                 Some(Ok(message)) => {
                     self.last_message = Instant::now();
-                    self.charge(1 + size(&message) / BYTES_PER_POINT);
+                    let is_free = matches!(message, Message::Pong(_)) && std::mem::take(&mut self.awaits_pong);
+                    if !is_free {
+                        self.charge(1 + size(&message) / BYTES_PER_POINT);
+                    }
                     self.on_message(message).await
                 }
                 Some(Err(_)) | None => Err(Disconnect::Lost),
@@ -152,7 +161,7 @@ impl Connection {
                 self.charge(0);
                 Ok(())
             }
-            Some((id, result)) = self.results.next() => self.on_result(id, result).await,
+            Some((id, progress)) = self.progress.next() => self.on_progress(id, progress).await,
             () = token_expiry(self.caller.expires()) => Err(protocol::FORBIDDEN.into()),
             () = sleep_until(init_deadline), if self.uninitialised.is_some() => Err(protocol::INIT_TIMEOUT.into()),
             // Queries and mutations finish first.
@@ -161,13 +170,15 @@ impl Connection {
                 if pay_at.is_none() && self.last_message.elapsed() > 2 * PING_INTERVAL {
                     return Err(Disconnect::Lost);
                 }
+                self.awaits_pong = true;
                 self.send_frame(Message::Ping(Default::default())).await
             }
         }
     }
 
     fn has_only_subscriptions(&self) -> bool {
-        self.operations.values().all(|operation| operation.log.info.is_subscription())
+        let mut logs = self.operations.values().map(|operation| operation.log.as_ref());
+        logs.all(|log| log.is_some_and(|log| log.info.is_subscription()))
     }
 
     async fn on_message(&mut self, message: Message) -> Result<(), Disconnect> {
@@ -185,9 +196,9 @@ impl Connection {
             (MessageKind::ConnectionInit, _) => self.on_connection_init(message.payload()).await,
             (MessageKind::Ping, _) => self.send(ServerMessage::Pong).await,
             (MessageKind::Pong, _) => Ok(()),
-            (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload()).await? {
-                Subscribe::Started => Ok(()),
-                Subscribe::Refused(errors) => self.send(ServerMessage::Error { id, payload: &errors }).await,
+            (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload())? {
+                Ok(()) => Ok(()),
+                Err(errors) => self.send(ServerMessage::Error { id, payload: &errors }).await,
             },
             (MessageKind::Complete, Some(id)) => {
                 if let Some(operation) = self.operations.remove(id) {
@@ -218,11 +229,9 @@ impl Connection {
         let payload = payload.unwrap_or_default();
         // Browsers cannot set the header of the request, so the token may be in the payload.
         if let Some((_, token)) = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
-            self.caller.identity = match token.as_str().and_then(parse_bearer) {
-                Some(bearer) => self.edge.authenticator.authenticate(bearer.token()).await,
-                None => Err(InvalidToken::because("`Authorization` is not `Bearer` and a token")),
-            }
-            .ok();
+            let credentials =
+                token.as_str().and_then(parse_bearer).ok_or("`Authorization` is not `Bearer` and a token");
+            self.caller.identity = self.edge.authenticate(credentials, self.caller.address).await.ok();
             self.permit.move_to(self.caller.quota_key()).map_err(|_| protocol::TRY_AGAIN_LATER)?;
         }
         // Anonymous callers are rejected.
@@ -233,8 +242,8 @@ impl Connection {
         self.send(ServerMessage::ConnectionAck).await
     }
 
-    /// Starts an operation or refuses it. An error ends the connection.
-    async fn on_subscribe(&mut self, id: &str, payload: &str) -> Result<Subscribe, Disconnect> {
+    /// Begins an operation or refuses it. The outer error ends the connection.
+    fn on_subscribe(&mut self, id: &str, payload: &str) -> Result<Result<(), Vec<ServerError>>, Disconnect> {
         if self.uninitialised.is_some() {
             return Err(protocol::UNAUTHORIZED.into());
         }
@@ -250,48 +259,55 @@ impl Connection {
                 return Err(protocol::GOING_AWAY.into());
             }
             let message = "The service is shutting down. Reconnect and send the operation again.";
-            return Ok(Subscribe::Refused(vec![refusal::error("SERVER_BUSY", message, None)]));
+            return Ok(Err(vec![refusal::error("SERVER_BUSY", message, None)]));
         }
         let max = self.edge.limits.max_streams;
         if self.operations.len() >= max {
             let message = format!("This connection has {max} active operations. Complete one first.");
-            return Ok(Subscribe::Refused(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
+            return Ok(Err(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
-        let prepared = match Parameters::from_json(payload.as_bytes()) {
-            Ok(parameters) => self.edge.executor.prepare(parameters, &self.caller).await,
+        let parameters = match Parameters::from_json(payload.as_bytes()) {
+            Ok(parameters) => parameters,
             Err(fault) => {
                 self.charge(VALIDATION_COST);
-                Err(Refusal::bad_request(fault))
+                let errors = Refusal::bad_request(fault).errors();
+                self.log_refused(&errors);
+                return Ok(Err(errors));
             }
         };
-        let started = prepared.and_then(|prepared| Ok((prepared.info.clone(), self.edge.executor.stream(prepared)?)));
-        let (info, results) = match started {
-            Ok(started) => started,
-            Err(refusal) => {
-                let errors = refusal.errors();
-                let code = errors.first().and_then(refusal::code);
-                info!(code, transport = "websocket", request_id = request_id::as_str(&self.request_id), "refused");
-                return Ok(Subscribe::Refused(errors));
-            }
-        };
-        let log = OperationLog::new(info, self.request_id.clone(), "websocket");
         let (abort, registration) = AbortHandle::new_pair();
         let operation_id = id.to_owned();
-        let results = results.map(Some).chain(stream::iter([None]));
-        let results = results.map(move |result| (operation_id.clone(), result));
-        self.results.push(Abortable::new(results, registration).boxed());
-        self.operations.insert(id.to_owned(), ActiveOperation { log, abort });
-        Ok(Subscribe::Started)
+        let progress = run(self.edge.executor.clone(), parameters, self.caller.clone());
+        let progress = progress.map(move |progress| (operation_id.clone(), progress));
+        self.progress.push(Abortable::new(progress, registration).boxed());
+        self.operations.insert(id.to_owned(), ActiveOperation { log: None, abort });
+        Ok(Ok(()))
     }
 
-    async fn on_result(&mut self, id: String, result: Option<Response>) -> Result<(), Disconnect> {
-        match result {
-            Some(result) => self.send(ServerMessage::Next { id: &id, payload: &result }).await,
-            None => {
+    async fn on_progress(&mut self, id: String, progress: Progress) -> Result<(), Disconnect> {
+        match progress {
+            Progress::Started(info) => {
+                if let Some(operation) = self.operations.get_mut(&id) {
+                    operation.log = Some(OperationLog::new(info, self.request_id.clone(), "websocket"));
+                }
+                Ok(())
+            }
+            Progress::Result(result) => self.send(ServerMessage::Next { id: &id, payload: &result }).await,
+            Progress::Refused(errors) => {
+                self.operations.remove(&id);
+                self.log_refused(&errors);
+                self.send(ServerMessage::Error { id: &id, payload: &errors }).await
+            }
+            Progress::Completed => {
                 self.operations.remove(&id);
                 self.send(ServerMessage::Complete { id: &id }).await
             }
         }
+    }
+
+    fn log_refused(&self, errors: &[ServerError]) {
+        let code = errors.first().and_then(refusal::code);
+        info!(code, transport = "websocket", request_id = request_id::as_str(&self.request_id), "refused");
     }
 
     async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), Disconnect> {
@@ -306,6 +322,21 @@ impl Connection {
             _ => Err(Disconnect::Lost),
         }
     }
+}
+
+/// Validates an operation and executes it. Both happen in the stream, so that the connection does not wait for them.
+fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl Stream<Item = Progress> + Send {
+    let started = async move {
+        let prepared = executor.prepare(parameters, &caller).await?;
+        Ok((prepared.info.clone(), executor.stream(prepared)?))
+    };
+    stream::once(started).flat_map(|started| match started {
+        Ok((info, results)) => {
+            let results = results.map(Progress::Result).chain(stream::iter([Progress::Completed]));
+            stream::iter([Progress::Started(info)]).chain(results).left_stream()
+        }
+        Err(refusal) => stream::iter([Progress::Refused(Refusal::errors(refusal))]).right_stream(),
+    })
 }
 
 fn size(message: &Message) -> usize {
