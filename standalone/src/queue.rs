@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use aws_config::SdkConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -20,7 +20,13 @@ const MAX_BODY: usize = 2 * 1024 * 1024;
 
 /// Returns settings for a client of a new, empty SQS in this process.
 pub async fn embedded() -> SdkConfig {
-    MockAws::builder().with_service(SqsService::new()).build().sdk_config(REGION).await
+    let mock = MockAws::builder().with_service(SqsService::new()).build().sdk_config(REGION).await;
+    // Without the endpoints of the environment and the profile: they are for other programs.
+    let mut config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).region(Region::new(REGION));
+    config.set_http_client(mock.http_client());
+    config.set_credentials_provider(mock.credentials_provider());
+    config.set_sleep_impl(mock.sleep_impl());
+    config.build()
 }
 
 /// Serves a new, empty SQS until `shutdown`, which interrupts calls that wait for messages.
