@@ -89,11 +89,14 @@ pub async fn report(queries: &dyn Queries, days: DayRange, granularity: Granular
     let times = std::iter::successors(Some(first), |time| time.checked_add_signed(resolution.step()))
         .take_while(|time| *time < end);
     let (mut pages, mut steps) = (Vec::new(), Vec::new());
+    let mut previous = None;
     for time in times {
-        let (page, bucket) = resolution.at(time);
-        if pages.last() != Some(&page) {
-            pages.push(page);
+        let bucket = resolution.bucket(time);
+        // The buckets of a page rise: another page has begun. Its name is formatted once, and not for each step.
+        if previous.is_none_or(|previous| bucket <= previous) {
+            pages.push(resolution.at(time).0);
         }
+        previous = Some(bucket);
         steps.push((time, pages.len() - 1, bucket));
     }
     let buckets = queries.buckets(&pages).await?;

@@ -55,8 +55,8 @@ impl Error {
             }
             Error::ReadModelUnavailable => "Queries are unavailable at the moment. Try again.".into(),
             Error::CommandStoreUnavailable => {
-                "The command database is unavailable at the moment, and the change may have been made. Repeat an order \
-                 only with the same `idempotencyKey`. Before you repeat another change, check whether it was made."
+                "The database is unavailable at the moment. A query can be repeated. A mutation may have been executed: repeat \
+                 an order only with the same `idempotencyKey`, and check before you repeat another change."
                     .into()
             }
             Error::Internal(id) => format!("Internal error. It was logged with the id {id}."),

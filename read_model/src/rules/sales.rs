@@ -52,12 +52,22 @@ impl Resolution {
 
     /// Returns the bucket page of this time, and the index of its bucket.
     pub fn at(self, time: DateTime<Utc>) -> (String, usize) {
-        let (page, bucket) = match self {
-            Resolution::Day => ("%Y", time.ordinal0()),
-            Resolution::HalfHour => ("%Y-%m", time.day0() * 48 + time.hour() * 2 + time.minute() / 30),
-            Resolution::TenSeconds => ("%Y-%m-%dT%H", time.minute() * 6 + time.second() / 10),
+        let page = match self {
+            Resolution::Day => "%Y",
+            Resolution::HalfHour => "%Y-%m",
+            Resolution::TenSeconds => "%Y-%m-%dT%H",
         };
-        (format!("{}{}", self.prefix(), time.format(page)), bucket as usize)
+        (format!("{}{}", self.prefix(), time.format(page)), self.bucket(time))
+    }
+
+    /// Returns the index of the bucket of this time in its page.
+    pub fn bucket(self, time: DateTime<Utc>) -> usize {
+        let bucket = match self {
+            Resolution::Day => time.ordinal0(),
+            Resolution::HalfHour => time.day0() * 48 + time.hour() * 2 + time.minute() / 30,
+            Resolution::TenSeconds => time.minute() * 6 + time.second() / 10,
+        };
+        bucket as usize
     }
 
     /// Returns the length of a bucket.
