@@ -4,13 +4,12 @@ use std::f64::consts::TAU;
 
 use anyhow::ensure;
 use api::commands::Commands;
-use api::commands::place_order::{PlaceOrder, place};
+use api::commands::place_order::{PlaceOrder, place_at};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
-use entity::{client, order, order_event, outbox, product};
+use entity::{client, outbox, product};
 use iso_currency::Currency;
 use rand::Rng;
-use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait};
 use tokio::sync::mpsc;
 
 use super::Catalogue;
@@ -62,15 +61,15 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
         let time = now - TimeDelta::hours(hour);
         let orders: Vec<PlaceOrder> = (0..orders_at(time, hour)).map(|_| catalogue.random_order()).collect();
         if !orders.is_empty() {
-            place(db, currency, &orders).await?;
-            backdate(db, now, time).await?;
+            place_at(db, currency, &orders, time).await?;
         }
     }
+    // Nothing needs to be published: the read model replays the event log at start.
+    outbox::Entity::delete_many().exec(db).await?;
     Ok(catalogue)
 }
 
 async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
-    // Nothing needs to be published: the read model replays the event log at start.
     let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
     for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
@@ -90,14 +89,4 @@ fn orders_at(time: DateTime<Utc>, hours_ago: i64) -> usize {
     let daytime = 0.5 - 0.5 * (TAU * (f64::from(time.hour()) - 2.0) / 24.0).cos();
     let growth = 1.0 - 0.3 * hours_ago as f64 / HOURS as f64;
     (MAX_ORDERS_PER_HOUR * daytime * growth * rand::rng().random::<f64>()).round() as usize
-}
-
-/// Moves everything that was written since `now` back to `then`, and leaves nothing to publish.
-async fn backdate(db: &DatabaseConnection, now: DateTime<Utc>, then: DateTime<Utc>) -> anyhow::Result<()> {
-    let orders = order::Entity::update_many().col_expr(order::Column::PlacedAt, Expr::value(then));
-    orders.filter(order::Column::PlacedAt.gte(now)).exec(db).await?;
-    let events = order_event::Entity::update_many().col_expr(order_event::Column::OccurredAt, Expr::value(then));
-    events.filter(order_event::Column::OccurredAt.gte(now)).exec(db).await?;
-    outbox::Entity::delete_many().exec(db).await?;
-    Ok(())
 }

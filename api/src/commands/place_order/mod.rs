@@ -5,7 +5,7 @@ pub mod batcher;
 pub mod rules;
 mod sql;
 
-use chrono::{SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use entity::{Event, OrderPlaced};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
@@ -71,7 +71,20 @@ pub async fn place(
     currency: Currency,
     orders: &[PlaceOrder],
 ) -> Result<BatchOutcome, PlaceError> {
-    let (transaction, batch) = prepare(db, currency, orders).await.map_err(PlaceError::RolledBack)?;
+    place_at(db, currency, orders, Utc::now()).await
+}
+
+/// As [`place`], at this time.
+///
+/// # Errors
+/// When the database fails.
+pub async fn place_at(
+    db: &DatabaseConnection,
+    currency: Currency,
+    orders: &[PlaceOrder],
+    time: DateTime<Utc>,
+) -> Result<BatchOutcome, PlaceError> {
+    let (transaction, batch) = prepare(db, currency, orders, time).await.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
     crash_point(crash_points::ORDER_AFTER_COMMIT);
@@ -83,11 +96,11 @@ async fn prepare(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
+    time: DateTime<Utc>,
 ) -> Result<(DatabaseTransaction, BatchOutcome), DbErr> {
     let transaction = begin(db).await?;
     let mut book = sql::open_book(&transaction, currency, orders).await?;
-    let now = Utc::now().trunc_subsecs(3);
-    let outcomes: Vec<_> = orders.iter().map(|order| book.decide(order, now)).collect();
+    let outcomes = orders.iter().map(|order| book.decide(order, time.trunc_subsecs(3))).collect::<Vec<_>>();
 
     let new = orders.iter().zip(&outcomes).filter_map(|(order, outcome)| match outcome {
         Outcome::Placed(event) => Some((order, event)),
