@@ -23,6 +23,11 @@ pub struct Queued<T, R> {
 }
 
 impl<T, R> Queued<T, R> {
+    /// Whether the caller no longer waits for the result.
+    pub fn is_abandoned(&self) -> bool {
+        self.caller.is_closed()
+    }
+
     /// Returns the result to the caller, which may be gone.
     pub fn finish(self, result: R) {
         let _ = self.caller.send(result);

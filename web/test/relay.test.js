@@ -8,7 +8,7 @@ import { run, start, temporaryDirectory, test, web } from './support.js';
 const PROGRAM = `
 import { graphql } from 'relay-runtime';
 graphql\`
-  query programQuery($id: ID!, $first: Int = 20) {
+  query programQuery($id: ID!, $first: Int) {
     client(id: $id) { id name recentOrders(first: $first) { id } }
     product(id: $id) { id name }
     products(first: $first) { nodes { id name } }
@@ -17,7 +17,7 @@ graphql\`
 graphql\`
   fragment program_products on Query
   @refetchable(queryName: "programProductsQuery")
-  @argumentDefinitions(first: { type: "Int", defaultValue: 20 }, after: { type: "String" }) {
+  @argumentDefinitions(first: { type: "Int" }, after: { type: "String" }) {
     products(first: $first, after: $after) @connection(key: "program_products") { edges { node { id name } } }
   }
 \`;

@@ -34,7 +34,8 @@ pub fn parse_ids(ids: &[ID]) -> Result<Vec<Option<i64>>, Error> {
 ///
 /// # Errors
 /// If `first` is out of range.
-pub fn page_size(first: i32) -> Result<usize, Error> {
+pub fn page_size(first: Option<i32>, default: i32) -> Result<usize, Error> {
+    let first = first.unwrap_or(default);
     let size = usize::try_from(first).ok().filter(|size| (1..=MAX_PAGE).contains(size));
     size.ok_or_else(|| Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {MAX_PAGE}.")))
 }

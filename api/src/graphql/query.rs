@@ -1,7 +1,7 @@
 //! The root fields of queries: each checks the scope, reads the arguments, and maps the result to a GraphQL type.
 
 use async_graphql::{Context, ID, Object};
-use chrono::{Datelike, Timelike, Utc};
+use chrono::{Datelike, Days, Timelike, Utc};
 use read_model::Resolution;
 use read_model::reports::{DayRange, start_of_day};
 
@@ -19,7 +19,7 @@ use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
-use crate::orders::lists::Times;
+use crate::orders::lists::{OrderPage, Times};
 use crate::orders::{self, lists};
 use crate::queries::clients::AtVersion;
 
@@ -28,9 +28,19 @@ const MAX_POINTS: i32 = 1_000;
 /// Longest range of `topProducts`.
 const MAX_DAYS: i32 = 3_660;
 
+/// The default sizes of pages.
+const CLIENTS: i32 = 20;
+const ORDERS: i32 = 20;
+const PRODUCTS: i32 = 50;
+const TOP_PRODUCTS: i32 = 10;
+/// The default time zone.
+const UTC: &str = "UTC";
+
 pub struct Query;
 
 /// Queries. Results may lag behind changes briefly.
+//
+// Arguments with a default are nullable, and null stands for the default: generated clients send null for a variable that is not set.
 //
 // Resolvers of nullable fields return `Option<Result<_>>`, so that an error sets only this field to null. With
 // `Result<Option<_>>`, async-graphql would pass the error on to the parent.
@@ -76,14 +86,14 @@ impl Query {
     async fn clients(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(CLIENTS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
-        #[graphql(desc = "The sort order.", default_with = "ClientSort::TotalDesc")] sort_by: ClientSort,
+        #[graphql(desc = "The sort order.", default_with = "Some(ClientSort::default())")] sort_by: Option<ClientSort>,
     ) -> Result<ClientConnection, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let first = page_size(first)?;
+        let (first, sort_by) = (page_size(first, CLIENTS)?, sort_by.unwrap_or_default());
         let after = after.map(|cursor| parse_cursor(&cursor, sort_by)).transpose()?;
         let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
         Ok(ClientConnection::new(page, sort_by, after.is_some()))
@@ -100,19 +110,20 @@ impl Query {
         #[graphql(desc = "The last day, which is included.")] to: Date,
         #[graphql(
             desc = "The length of one point: hour, day or month. A report has at most 1000 points.",
-            default_with = "Granularity::Day"
+            default_with = "Some(Granularity::default())"
         )]
-        granularity: Granularity,
+        granularity: Option<Granularity>,
         #[graphql(
             desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\". \
                     It must differ from UTC by a multiple of half an hour.",
-            default = "UTC"
+            default_with = "Some(UTC.into())"
         )]
-        time_zone: String,
+        time_zone: Option<String>,
     ) -> Result<SalesReport, Error> {
         authorize_for_all(ctx, READ_SALES)?;
+        let time_zone = time_zone.unwrap_or(UTC.into());
         let ((first, last), zone) = (date_range(from, to)?, parse_time_zone(&time_zone)?);
-        let (days, granularity) = (DayRange { first, last, zone }, granularity.into());
+        let (days, granularity) = (DayRange { first, last, zone }, granularity.unwrap_or_default().into());
         let points = days.points(granularity, MAX_POINTS as usize + 1);
         if points.len() > MAX_POINTS as usize {
             return Err(Error::BadUserInput(format!("The report would have more than {MAX_POINTS} points.")));
@@ -121,6 +132,9 @@ impl Query {
             if !days.is_available(granularity, Utc::now()) {
                 let message = "`from` is too long ago: hours, and days in other time zones than UTC, are available for two years.";
                 return Err(Error::BadUserInput(message.into()));
+            }
+            if last > Utc::now().date_naive() + Days::new(366) {
+                return Err(Error::BadUserInput("`to` is more than a year ahead.".into()));
             }
             if points.iter().any(|start| start.minute() % 30 != 0) {
                 return Err(Error::BadUserInput(format!(
@@ -142,15 +156,19 @@ impl Query {
         ctx: &Context<'_>,
         #[graphql(desc = "The first day.")] from: Date,
         #[graphql(desc = "The last day, which is included. At most ten years after the first day.")] to: Date,
-        #[graphql(desc = "The number of products, from 1 to 100.", default = 10)] first: i32,
-        #[graphql(desc = "The sort order.", default_with = "ProductSort::Revenue")] sort_by: ProductSort,
+        #[graphql(desc = "The number of products, from 1 to 100.", default_with = "Some(TOP_PRODUCTS)")] first: Option<
+            i32,
+        >,
+        #[graphql(desc = "The sort order.", default_with = "Some(ProductSort::default())")] sort_by: Option<
+            ProductSort,
+        >,
     ) -> Result<Vec<ProductSales>, Error> {
         authorize_for_all(ctx, READ_SALES)?;
-        let ((from, to), first, app) = (date_range(from, to)?, page_size(first)?, app(ctx));
+        let ((from, to), first, app) = (date_range(from, to)?, page_size(first, TOP_PRODUCTS)?, app(ctx));
         if (to - from).num_days() > i64::from(MAX_DAYS) {
             return Err(Error::BadUserInput("`to` is more than ten years after `from`.".into()));
         }
-        let top = app.reports.top_products(from, to, sort_by.into()).await?;
+        let top = app.reports.top_products(from, to, sort_by.unwrap_or_default().into()).await?;
         Ok(top.iter().take(first).map(|sales| ProductSales::new(sales.clone(), app.currency)).collect())
     }
 
@@ -162,20 +180,25 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Only orders of this client.")] client_id: Option<ID>,
-        #[graphql(desc = "Only orders from this day on.")] from: Option<Date>,
-        #[graphql(desc = "Only orders until this day, which is included.")] to: Option<Date>,
+        #[graphql(desc = "Only orders from this day on. Not with `clientId` or a token for one client.")] from: Option<
+            Date,
+        >,
+        #[graphql(
+            desc = "Only orders until this day, which is included. Not with `clientId` or a token for one client."
+        )]
+        to: Option<Date>,
         #[graphql(
             desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
-            default = "UTC"
+            default_with = "Some(UTC.into())"
         )]
-        time_zone: String,
-        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        time_zone: Option<String>,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(ORDERS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
     ) -> Result<OrderConnection, Error> {
-        let times = order_times(from, to, &time_zone)?;
-        orders(ctx, client_id, times, page_size(first)?, after).await
+        let times = order_times(from, to, time_zone.as_deref().unwrap_or(UTC))?;
+        orders(ctx, client_id, times, page_size(first, ORDERS)?, after).await
     }
 
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
@@ -202,13 +225,13 @@ impl Query {
     async fn products(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The size of the page, from 1 to 100.", default = 50)] first: i32,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(PRODUCTS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
     ) -> Result<ProductConnection, Error> {
         authorize(ctx, READ_PRODUCTS)?;
-        let (first, app) = (page_size(first)?, app(ctx));
+        let (first, app) = (page_size(first, PRODUCTS)?, app(ctx));
         let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
         let page = app.catalogue.page(after, first).await?;
         Ok(ProductConnection::new(page, after.is_some(), app.currency))
@@ -262,10 +285,16 @@ async fn orders(
         let page = lists::page_of_all(&app.db, times, after, first, app.currency).await?;
         return Ok(OrderConnection::of_all(page, app.currency));
     };
+    if times != Times::default() {
+        let message = "`from` and `to` cannot be combined with one client: read the pages of the client until the day.";
+        return Err(Error::BadUserInput(message.into()));
+    }
     let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
-    let clients: Vec<i64> = parse_id(&client).into_iter().collect();
-    let page = lists::pages_of_clients(&app.db, &clients, times, after, first, app.currency).await?.pop();
-    Ok(OrderConnection::of_client(page.unwrap_or_default(), app.currency))
+    let page = match parse_id(&client) {
+        Some(client) => app.orders_of_clients.page(client, after, first).await?,
+        None => OrderPage::default(),
+    };
+    Ok(OrderConnection::of_client(page, app.currency))
 }
 
 async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {

@@ -90,30 +90,31 @@ pub async fn page_of_all(
     Ok(OrderPage::new(orders, first, |event| Some(event.data.order_id) == after))
 }
 
-/// Reads the same page of the orders of each client, in the sequence of `clients`. The key is the version of the client.
+/// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once. The key is the version of the client.
+///
+/// A page fails if one of its events is damaged.
 ///
 /// # Errors
-/// When the database fails, or an event is damaged.
+/// When the database fails.
 pub async fn pages_of_clients(
     db: &DatabaseConnection,
     clients: &[i64],
-    times: Times,
     after: Option<i32>,
     first: usize,
     currency: Currency,
-) -> Result<Vec<OrderPage>, DbErr> {
+) -> Result<Vec<Result<OrderPage, DbErr>>, DbErr> {
     let rows = match db.get_database_backend() {
-        DbBackend::Postgres => rows_at_once(db, clients, times, after, limit(first)).await?,
-        _ => rows_by_client(db, clients, times, after, limit(first)).await?,
+        DbBackend::Postgres => rows_at_once(db, clients, after, limit(first)).await?,
+        _ => rows_by_client(db, clients, after, limit(first)).await?,
     };
     let mut of_clients: HashMap<i64, Vec<_>> = HashMap::new();
     for row in rows {
-        let event = placed_event(row, currency)?;
-        of_clients.entry(event.data.client_id).or_default().push(event);
+        of_clients.entry(row.client_id.unwrap_or_default()).or_default().push(row);
     }
     let page = |client| {
-        let orders = of_clients.get(client).cloned().unwrap_or_default();
-        OrderPage::new(orders, first, |event| Some(event.version) == after)
+        let rows = of_clients.remove(client).unwrap_or_default();
+        let orders = rows.into_iter().map(|row| placed_event(row, currency)).collect::<Result<_, _>>()?;
+        Ok(OrderPage::new(orders, first, |event| Some(event.version) == after))
     };
     Ok(clients.iter().map(page).collect())
 }
@@ -128,25 +129,16 @@ const ROWS: &str = "
 SELECT event.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
     SELECT * FROM order_events
     WHERE client_id = client.id AND version <= $2 AND type = $3
-        AND ($4 IS NULL OR occurred_at >= $4) AND ($5 IS NULL OR occurred_at < $5)
-    ORDER BY version DESC LIMIT $6
+    ORDER BY version DESC LIMIT $4
 ) AS event ORDER BY event.client_id, event.version DESC";
 
 async fn rows_at_once(
     db: &DatabaseConnection,
     clients: &[i64],
-    times: Times,
     after: Option<i32>,
     limit: u64,
 ) -> Result<Vec<order_event::Model>, DbErr> {
-    let values = [
-        clients.to_vec().into(),
-        after.unwrap_or(i32::MAX).into(),
-        ORDER_PLACED.into(),
-        times.from.into(),
-        times.before.into(),
-        limit.into(),
-    ];
+    let values = [clients.to_vec().into(), after.unwrap_or(i32::MAX).into(), ORDER_PLACED.into(), limit.into()];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, ROWS, values);
     order_event::Entity::find().from_raw_sql(statement).all(db).await
 }
@@ -154,7 +146,6 @@ async fn rows_at_once(
 async fn rows_by_client(
     db: &DatabaseConnection,
     clients: &[i64],
-    times: Times,
     after: Option<i32>,
     limit: u64,
 ) -> Result<Vec<order_event::Model>, DbErr> {
@@ -164,7 +155,6 @@ async fn rows_by_client(
             .filter(order_event::Column::ClientId.eq(*client))
             .filter(order_event::Column::Version.lte(after.unwrap_or(i32::MAX)))
             .filter(order_event::Column::Type.eq(ORDER_PLACED))
-            .filter(times.limit(order_event::Column::OccurredAt))
             .order_by_desc(order_event::Column::Version)
             .limit(limit);
         rows.extend(of_client.all(db).await?);

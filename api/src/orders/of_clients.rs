@@ -1,18 +1,20 @@
 //! The orders of clients. A list of clients asks for those of each client, so reads that wait at the same time share a statement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
+use futures::FutureExt;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Queued, batch_queue};
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio_util::sync::CancellationToken;
 
-use super::lists::{OrderPage, Times, pages_of_clients};
+use super::lists::{OrderPage, pages_of_clients};
 
 /// Reads that may wait. More are refused.
 const MAX_WAITING: usize = 10_000;
-/// Clients of one statement.
-const MAX_BATCH_SIZE: usize = 100;
+/// Rows of one statement. An order has at most 26 KB.
+const MAX_ROWS: usize = 500;
 /// Concurrent statements, so that a slow one does not delay all others.
 const WORKERS: usize = 4;
 
@@ -33,8 +35,9 @@ impl OrdersOfClients {
     /// Outside of a Tokio runtime.
     pub fn new(db: DatabaseConnection, currency: Currency) -> OrdersOfClients {
         let (queue, batcher) = batch_queue(MAX_WAITING);
-        let read = move |batch| read(db.clone(), currency, batch);
-        tokio::spawn(batcher.run(WORKERS, MAX_BATCH_SIZE, CancellationToken::new(), read));
+        // A panic fails the reads of its batch. The message of the panic is in the log.
+        let read = move |batch| AssertUnwindSafe(read(db.clone(), currency, batch)).catch_unwind().map(drop);
+        tokio::spawn(batcher.run(WORKERS, MAX_ROWS, CancellationToken::new(), read));
         OrdersOfClients(queue)
     }
 
@@ -44,28 +47,30 @@ impl OrdersOfClients {
     /// # Errors
     /// When the database fails, or an event is damaged.
     pub async fn page(&self, client: i64, after: Option<i32>, first: usize) -> Page {
-        let page = self.0.process(Request { client, after, first }).await;
-        page.unwrap_or_else(|| Err(DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)))
+        let page = self.0.process_in(client, first, Request { client, after, first }).await;
+        page.unwrap_or_else(|| Err(DbErr::Custom("too many reads wait, or reading panicked".into())))
     }
 }
 
 async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Request, Page>>) {
     let mut of_arguments: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for queued in batch {
+    for queued in batch.into_iter().filter(|queued| !queued.is_abandoned()) {
         of_arguments.entry((queued.item.after, queued.item.first)).or_default().push(queued);
     }
     for ((after, first), batch) in of_arguments {
-        let mut clients: Vec<i64> = batch.iter().map(|queued| queued.item.client).collect();
-        clients.sort_unstable();
-        clients.dedup();
-        let pages = pages_of_clients(&db, &clients, Times::default(), after, first, currency).await;
-        let pages = pages.map(|pages| clients.into_iter().zip(pages).collect::<HashMap<_, _>>());
+        let mut of_clients: BTreeMap<i64, Vec<_>> = BTreeMap::new();
         for queued in batch {
-            let page = match &pages {
-                Ok(pages) => Ok(pages.get(&queued.item.client).cloned().unwrap_or_default()),
-                Err(error) => Err(error.clone()),
-            };
-            queued.finish(page);
+            of_clients.entry(queued.item.client).or_default().push(queued);
+        }
+        let clients: Vec<i64> = of_clients.keys().copied().collect();
+        let pages = match pages_of_clients(&db, &clients, after, first, currency).await {
+            Ok(pages) => pages,
+            Err(error) => vec![Err(error); clients.len()],
+        };
+        for (page, batch) in pages.into_iter().zip(of_clients.into_values()) {
+            for queued in batch {
+                queued.finish(page.clone());
+            }
         }
     }
 }

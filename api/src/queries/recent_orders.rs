@@ -1,8 +1,10 @@
 //! Reads of recent orders. A list of clients asks for those of each client, so reads that wait at the same time share a round trip.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use read_model::{Error, OrderSummary, Queries};
 use runtime::batcher::{BatchQueue, Queued, batch_queue};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +31,8 @@ impl RecentOrders {
     /// Outside of a Tokio runtime.
     pub fn new(read_model: Arc<dyn Queries>) -> RecentOrders {
         let (queue, batcher) = batch_queue(MAX_WAITING);
-        let read = move |batch| read(read_model.clone(), batch);
+        // A panic fails the reads of its batch. The message of the panic is in the log.
+        let read = move |batch| AssertUnwindSafe(read(read_model.clone(), batch)).catch_unwind().map(drop);
         tokio::spawn(batcher.run(WORKERS, MAX_BATCH_SIZE, CancellationToken::new(), read));
         RecentOrders(queue)
     }
@@ -37,11 +40,12 @@ impl RecentOrders {
     /// Reads the newest orders of a client, newest first.
     pub async fn of(&self, client: i64, count: usize) -> RecentOrdersOfClient {
         let orders = self.0.process(Request { client, count }).await;
-        orders.unwrap_or_else(|| Err(Error::Unavailable("too many reads wait for it".into())))
+        orders.unwrap_or_else(|| Err(Error::Unavailable("too many reads wait, or reading panicked".into())))
     }
 }
 
 async fn read(read_model: Arc<dyn Queries>, batch: Vec<Queued<Request, RecentOrdersOfClient>>) {
+    let batch: Vec<_> = batch.into_iter().filter(|queued| !queued.is_abandoned()).collect();
     let mut clients: Vec<i64> = batch.iter().map(|queued| queued.item.client).collect();
     clients.sort_unstable();
     clients.dedup();

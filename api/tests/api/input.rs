@@ -114,33 +114,34 @@ async fn a_malformed_argument_is_refused_before_anything_is_executed() {
 }
 
 #[tokio::test]
-async fn a_null_is_refused_where_a_default_would_apply() {
+async fn a_null_stands_for_the_default_of_an_argument() {
     let api = Api::start(&sqlite().await).await;
     let token = api.token(ALL_SCOPES, None);
-    for (query, variables) in [
-        ("query ($x: Int) { products(first: $x) { nodes { id } } }", json!({ "x": null })),
-        ("query ($x: Int = null) { products(first: $x) { nodes { id } } }", json!({})),
-        ("query ($x: ClientSort) { clients(sortBy: $x) { nodes { id } } }", json!({ "x": null })),
-        (
-            "query ($x: Granularity) { sales(from: \"2026-01-01\", to: \"2026-01-02\", granularity: $x) { orderCount } }",
-            json!({ "x": null }),
-        ),
-        (
-            "query ($x: Int) { client(id: 1) { ...c } } fragment c on Client { recentOrders(first: $x) { placedAt } }",
-            json!({ "x": null }),
-        ),
-        ("query ($x: Boolean = true) { products @skip(if: $x) { nodes { id } } }", json!({ "x": null })),
-        (
-            "subscription ($x: Int) { clientChanged(id: 1) { recentOrders(first: $x) { placedAt } } }",
-            json!({ "x": null }),
-        ),
+    let sales = "sales(from: \"2026-01-01\", to: \"2026-01-02\"";
+    for (field, argument, ty, rest) in [
+        ("products(", "first", "Int", "{ nodes { id } }"),
+        ("clients(", "sortBy", "ClientSort", "{ nodes { id } }"),
+        (sales, ", granularity", "Granularity", "{ points { start } }"),
+        (sales, ", timeZone", "String", "{ points { start } }"),
+        ("orders(", "first", "Int", "{ nodes { id } }"),
+        ("topProducts(from: \"2026-01-01\", to: \"2026-01-02\"", ", sortBy", "ProductSort", "{ units }"),
     ] {
-        let response = api.graphql(&token, query, variables).await;
-        assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{query}: {response}");
+        let without = format!("{{ f: {field}) {rest} }}").replace("()", "");
+        let expected = api.graphql(&token, &without, json!({})).await;
+        assert_eq!(code(&expected), "none", "{without}: {expected}");
+        for query in [
+            format!("query ($x: {ty}) {{ f: {field}{argument}: $x) {rest} }}"),
+            format!("query ($x: {ty} = null) {{ f: {field}{argument}: $x) {rest} }}"),
+            format!("{{ f: {field}{argument}: null) {rest} }}"),
+        ] {
+            for variables in [json!({ "x": null }), json!({})] {
+                assert_eq!(api.graphql(&token, &query, variables).await, expected, "{query}");
+            }
+        }
     }
-    let page = "query ($first: Int, $after: String) { products(first: $first, after: $after) { nodes { id } } }";
-    let response = api.graphql(&token, page, json!({ "after": null })).await;
-    assert_eq!(code(&response), "none", "a null is allowed where the type is nullable: {response}");
+    let query = "query ($x: Boolean = true) { products @skip(if: $x) { nodes { id } } }";
+    let response = api.graphql(&token, query, json!({ "x": null })).await;
+    assert_eq!((code(&response), response.get("data")), ("BAD_USER_INPUT", None), "{response}");
 }
 
 #[tokio::test]

@@ -20,6 +20,10 @@ use crate::graphql::user_error::UserError;
 use crate::orders::lists::OrderPage;
 use crate::queries::clients::ClientPage;
 
+/// The default sizes of lists of orders.
+const ORDERS: i32 = 20;
+const RECENT_ORDERS: i32 = 10;
+
 /// A client and the totals of its orders.
 #[derive(Clone, SimpleObject)]
 #[graphql(complex)]
@@ -63,7 +67,7 @@ impl Client {
     async fn orders(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The size of the page, from 1 to 100.", default = 20)] first: i32,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(ORDERS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
@@ -77,7 +81,9 @@ impl Client {
     async fn recent_orders(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The number of orders, from 1 to 100.", default = 10)] first: i32,
+        #[graphql(desc = "The number of orders, from 1 to 100.", default_with = "Some(RECENT_ORDERS)")] first: Option<
+            i32,
+        >,
     ) -> Option<Result<Vec<OrderSummary>, Error>> {
         Some(recent_orders(ctx, self, first).await)
     }
@@ -87,11 +93,11 @@ impl Client {
     async fn page_of_orders(
         &self,
         ctx: &Context<'_>,
-        first: i32,
+        first: Option<i32>,
         after: Option<String>,
     ) -> Result<OrderConnection, Error> {
         authorize_for(ctx, READ_ORDERS, [self.id.as_str()])?;
-        let (app, first) = (app(ctx), page_size(first)?);
+        let (app, first) = (app(ctx), page_size(first, ORDERS)?);
         let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
         let page = match parse_id(&self.id) {
             Some(id) => app.orders_of_clients.page(id, after, first).await?,
@@ -101,9 +107,9 @@ impl Client {
     }
 }
 
-async fn recent_orders(ctx: &Context<'_>, client: &Client, first: i32) -> Result<Vec<OrderSummary>, Error> {
+async fn recent_orders(ctx: &Context<'_>, client: &Client, first: Option<i32>) -> Result<Vec<OrderSummary>, Error> {
     authorize_for(ctx, READ_SALES, [client.id.as_str()])?;
-    let (app, first) = (app(ctx), page_size(first)?);
+    let (app, first) = (app(ctx), page_size(first, RECENT_ORDERS)?);
     let Some(id) = parse_id(&client.id) else { return Ok(Vec::new()) };
     let orders = app.clients.recent_orders(id, first).await?;
     Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(client.clone()), app.currency)).collect())
@@ -187,9 +193,10 @@ pub fn parse_cursor(text: &str, sort_by: ClientSort) -> Result<RankPosition, Err
 }
 
 /// The sort order of a list of clients.
-#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 pub enum ClientSort {
     /// The highest total first.
+    #[default]
     TotalDesc,
     /// The newest purchase first.
     LastPurchaseDesc,

@@ -70,7 +70,7 @@ async fn client(ctx: &Context<'_>, order: &OrderSummary) -> Result<Option<Client
 }
 
 /// An order.
-#[derive(Clone, SimpleObject)]
+#[derive(SimpleObject)]
 pub struct Order {
     /// The id of the order, a UUID.
     id: ID,
@@ -101,7 +101,7 @@ impl Order {
 }
 
 /// An item of an order.
-#[derive(Clone, SimpleObject)]
+#[derive(SimpleObject)]
 pub struct OrderItem {
     /// The id of the product.
     product_id: ID,

@@ -16,12 +16,13 @@ use crate::queries::reports::ProductRanking;
 use crate::queries::{self, sales_snapshots};
 
 /// The length of the points of a report.
-#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 #[graphql(remote = "reports::Granularity")]
 pub enum Granularity {
     /// An hour. Available for the last two years.
     Hour,
     /// A day, from midnight to midnight.
+    #[default]
     Day,
     /// A calendar month. Days outside the range of the report do not count.
     Month,
@@ -87,10 +88,11 @@ impl ProductSales {
 }
 
 /// The sort order of products by their sales.
-#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 #[graphql(remote = "ProductRanking")]
 pub enum ProductSort {
     /// The highest revenue first.
+    #[default]
     #[graphql(name = "REVENUE_DESC")]
     Revenue,
     /// The most units sold first.
