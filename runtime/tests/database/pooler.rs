@@ -32,7 +32,7 @@ async fn a_pooler_in_transaction_mode_is_refused_at_the_start() {
     let database = database_alone().await;
     let pooler = PgBouncer::start(&database.url, "transaction");
     let error = database::connect(&pooler.url, 4, Some(STATEMENT_TIMEOUT)).await.unwrap_err();
-    assert!(database::is_permanent(&error), "a projector would go on without the database");
+    assert!(database::is_permanent(&error), "{error:#}: a projector would go on without the database");
     let error = error.to_string();
     assert!(error.contains("transaction mode") && error.contains("use session mode"), "{error}");
 }
