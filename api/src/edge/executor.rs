@@ -118,10 +118,7 @@ impl Executor {
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
                 // Before the charge: a refused operation is not paid.
-                let memory = match info.is_subscription() {
-                    true => None,
-                    false => Some(self.memory.acquire_units(meter.key.clone(), info.bytes)?),
-                };
+                let memory = Some(self.memory.acquire_units(meter.key.clone(), info.bytes)?);
                 meter.charge(info.cost)?;
                 let request = request.data(Deliveries::new(meter.clone(), info.cost));
                 Ok(PreparedOperation { request, info, key: meter.key, memory })
@@ -223,10 +220,12 @@ impl Executor {
     pub fn stream(self: &Arc<Self>, prepared: PreparedOperation) -> Result<BoxStream<'static, Response>, Refusal> {
         if prepared.info.is_subscription() {
             let permit = self.subscriptions.acquire(prepared.key)?;
+            // A subscription has the memory for one result until it ends: each of its results may remain unread.
+            let held = (permit, prepared.memory);
             let results = without_panics(self.schema.execute_stream(prepared.request));
             return Ok(results
                 .map(move |result| {
-                    let _ = &permit; // dropped with the stream
+                    let _ = &held; // dropped with the stream
                     mask(result)
                 })
                 .boxed());

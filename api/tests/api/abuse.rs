@@ -168,6 +168,29 @@ async fn each_result_of_a_subscription_is_charged() {
 }
 
 #[tokio::test]
+async fn a_subscription_reserves_the_memory_of_a_result() {
+    let flags = ["--max-response-bytes", "10000", "--max-response-memory", "20000"];
+    let (api, _) = start_with_sales(&sqlite().await, &flags).await;
+    let (token, query) =
+        (token_of(&api, "a"), "subscription { salesChanged { latestOrders { id clientId placedAt } } }");
+    let mut socket = Socket::acknowledged(&api, &token).await;
+    let mut results = Vec::new();
+    for n in 0..50 {
+        socket.subscribe(&n.to_string(), query).await;
+        results.push(socket.receive().await["type"].clone());
+    }
+    let started = results.iter().filter(|kind| **kind == "next").count();
+    assert!((1..40).contains(&started), "{started} subscriptions of one caller");
+    assert_eq!(ask(&api, &token_of(&api, "b"), "{ products(first: 1) { nodes { id } } }").await.0, StatusCode::OK);
+    socket.send(json!({ "id": "0", "type": "complete" })).await;
+    let stream = async || {
+        let request = api.request().bearer_auth(&token).header("accept", "text/event-stream");
+        request.json(&json!({ "query": query })).send().await.unwrap().status()
+    };
+    until("there is memory again", async || stream().await == StatusCode::OK).await;
+}
+
+#[tokio::test]
 async fn the_subscriptions_of_a_caller_are_limited() {
     let (api, _) = start_with_sales(&sqlite().await, &["--max-subscriptions-per-caller", "2"]).await;
     let token = token_of(&api, "a");
