@@ -21,7 +21,7 @@ struct Cli {
     #[arg(long, env, hide_env_values = true)]
     database_url: String,
     /// File with the password of the database, instead of the URL
-    #[arg(long, env)]
+    #[arg(long, env, hide_env_values = true)]
     database_password_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
