@@ -2,6 +2,7 @@
 //! time, also while projectors run.
 
 use std::mem;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use entity::Event;
@@ -9,9 +10,10 @@ use entity::order_event::{self, Column};
 use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
-use read_model::Projection;
+use read_model::{Error, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 /// Events in a section, which is sorted by subject. A larger section has more events of each client, which are applied in one
@@ -23,6 +25,8 @@ const SECTION_LINES: usize = 100_000;
 const ROWS: usize = 1_000;
 /// Events applied by one call, approximately. Few for crash tests, so that a crash hits the middle of a small log.
 const APPLY: usize = if cfg!(feature = "failpoints") { 5 } else { 500 };
+/// Pauses before a call is repeated.
+const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 /// Concurrent calls, so that neither the read model nor this process waits for the other.
 const CONCURRENT_CALLS: usize = 3;
 
@@ -132,9 +136,16 @@ fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
     calls
 }
 
+/// Applies events, again if the read model is unavailable for a moment: repeated events change nothing.
 async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<()> {
-    for (event, result) in events.iter().zip(read_model.apply(events).await) {
-        result.map_err(|error| anyhow!("event {} was not applied: {error}", event.id))?;
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        let results = events.iter().zip(read_model.apply(events).await);
+        let failed = results.filter_map(|(event, result)| Some((event, result.err()?))).next();
+        let Some((event, error)) = failed else { return Ok(()) };
+        match (&error, pauses.next()) {
+            (Error::Unavailable(_), Some(pause)) => sleep(pause).await,
+            _ => return Err(anyhow!("event {} was not applied: {error}", event.id)),
+        }
     }
-    Ok(())
 }

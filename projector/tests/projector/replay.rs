@@ -1,12 +1,13 @@
 //! Replaying the event log.
 
 use crate::support::*;
-use entity::order_event;
+use entity::{Event, order_event};
 use futures::{StreamExt, TryStreamExt};
 use iso_currency::Currency;
 use projector::replay;
-use read_model::{Memory, Projection, Queries};
+use read_model::{Applied, Error, Memory, Projection, Queries};
 use sea_orm::{ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -40,6 +41,35 @@ async fn a_replay_can_be_continued() {
     let last = before.last().unwrap().as_ref().unwrap();
     assert_eq!((last.events, last.last), (2_001, rows.iter().map(|row| row.id).max().unwrap()));
     assert_eq!(memory.clients(&[2]).await.unwrap()[0].as_ref().unwrap().version, 1);
+}
+
+/// A read model that is unavailable for the first calls.
+struct UnavailableAtFirst(Memory, AtomicUsize);
+
+#[async_trait::async_trait]
+impl Projection for UnavailableAtFirst {
+    async fn apply(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
+        if self.1.fetch_add(1, Ordering::SeqCst) < 2 {
+            let unavailable = || Err(Error::Unavailable("timed out".into()));
+            return events.iter().map(|_| unavailable()).collect();
+        }
+        self.0.apply(events).await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_replay_outlives_a_short_outage_of_the_read_model() {
+    let db = database().await;
+    for version in 1..=3 {
+        row(1, version).into_active_model().reset_all().insert(&db).await.unwrap();
+    }
+    let read_model = UnavailableAtFirst(Memory::default(), AtomicUsize::new(0));
+    assert_eq!(replay_all(&db, &read_model, Currency::USD).await.unwrap(), 3);
+    assert_eq!(read_model.0.clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, 3);
 }
 
 async fn replay_all(db: &DatabaseConnection, read_model: &dyn Projection, currency: Currency) -> anyhow::Result<u64> {
