@@ -18,7 +18,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::connect_info::MockConnectInfo;
 use axum::http::Request;
 use clap::Parser;
-use cpu_time::ThreadTime;
+use cpu_time::ProcessTime;
 use iso_currency::Currency;
 use libfuzzer_sys::fuzz_target;
 use read_model::Memory;
@@ -80,11 +80,12 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
 fuzz_target!(|body: &[u8]| {
     let (router, token) = &*API;
     let request = Request::post("/graphql")
+        .header("host", "localhost")
         .header("content-type", "application/json")
         .header("authorization", format!("Bearer {token}"))
         .body(Body::from(body.to_vec()))
         .unwrap();
-    let began = ThreadTime::now();
+    let began = ProcessTime::now();
     let (status, body) = RUNTIME.block_on(async {
         let response = router.clone().oneshot(request).await.unwrap();
         (response.status(), to_bytes(response.into_body(), usize::MAX).await.unwrap())
