@@ -3,13 +3,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::iter;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::try_join_all;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Reads that may wait in one queue. More are refused.
+const MAX_WAITING_READS: usize = 10_000;
+/// Batches that are read at the same time, so that a slow one does not delay all others.
+const READERS: usize = 4;
 
 /// An item, and the caller that waits for its result.
 pub struct Queued<T, R> {
@@ -23,11 +30,6 @@ pub struct Queued<T, R> {
 }
 
 impl<T, R> Queued<T, R> {
-    /// Whether the caller no longer waits for the result.
-    pub fn is_abandoned(&self) -> bool {
-        self.caller.is_closed()
-    }
-
     /// Returns the result to the caller, which may be gone.
     pub fn finish(self, result: R) {
         let _ = self.caller.send(result);
@@ -70,6 +72,30 @@ pub fn batch_queue<T, R>(size: usize) -> (BatchQueue<T, R>, Batcher<T, R>) {
     let (sender, receiver) = mpsc::channel(size);
     let incoming = Incoming { receiver, groups: HashMap::new(), turns: VecDeque::new() };
     (BatchQueue { sender, places: Arc::new(Semaphore::new(size)) }, Batcher(Arc::new(Mutex::new(incoming))))
+}
+
+/// Starts workers that read items in batches of at most `max_weight`, and returns their queue. Items whose caller is gone are not
+/// read. A panic fails the items of its batch only.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
+pub fn spawn_reads<T: Send + 'static, R: Send + 'static, Reading: Future<Output = ()> + Send>(
+    max_weight: usize,
+    read: impl Fn(Vec<Queued<T, R>>) -> Reading + Clone + Send + Sync + 'static,
+) -> BatchQueue<T, R> {
+    let (queue, batcher) = batch_queue(MAX_WAITING_READS);
+    let process = move |mut batch: Vec<Queued<T, R>>| {
+        let read = read.clone();
+        async move {
+            batch.retain(|queued| !queued.caller.is_closed());
+            if !batch.is_empty() {
+                // The panic hook has logged the cause.
+                let _ = AssertUnwindSafe(read(batch)).catch_unwind().await;
+            }
+        }
+    };
+    tokio::spawn(batcher.run(READERS, max_weight, CancellationToken::new(), process));
+    queue
 }
 
 impl<T, R> BatchQueue<T, R> {

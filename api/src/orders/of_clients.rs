@@ -1,22 +1,15 @@
 //! The orders of clients. A list of clients asks for those of each client, so reads that wait at the same time share a statement.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 
-use futures::FutureExt;
 use iso_currency::Currency;
-use runtime::batcher::{BatchQueue, Queued, batch_queue};
+use runtime::batcher::{BatchQueue, Queued, spawn_reads};
 use sea_orm::{DatabaseConnection, DbErr};
-use tokio_util::sync::CancellationToken;
 
 use super::lists::{OrderPage, pages_of_clients};
 
-/// Reads that may wait. More are refused.
-const MAX_WAITING: usize = 10_000;
 /// Rows of one statement. An order has at most 26 KB.
 const MAX_ROWS: usize = 500;
-/// Concurrent statements, so that a slow one does not delay all others.
-const WORKERS: usize = 4;
 
 /// A page of a client's orders.
 #[derive(Clone, Copy)]
@@ -34,11 +27,7 @@ impl OrdersOfClients {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(db: DatabaseConnection, currency: Currency) -> OrdersOfClients {
-        let (queue, batcher) = batch_queue(MAX_WAITING);
-        // A panic fails the reads of its batch. The message of the panic is in the log.
-        let read = move |batch| AssertUnwindSafe(read(db.clone(), currency, batch)).catch_unwind().map(drop);
-        tokio::spawn(batcher.run(WORKERS, MAX_ROWS, CancellationToken::new(), read));
-        OrdersOfClients(queue)
+        OrdersOfClients(spawn_reads(MAX_ROWS, move |batch| read(db.clone(), currency, batch)))
     }
 
     /// Reads a page of the orders of a client, newest first. `after` is the version of the client after the last order of the
@@ -54,7 +43,7 @@ impl OrdersOfClients {
 
 async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Request, Page>>) {
     let mut of_arguments: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for queued in batch.into_iter().filter(|queued| !queued.is_abandoned()) {
+    for queued in batch {
         of_arguments.entry((queued.item.after, queued.item.first)).or_default().push(queued);
     }
     for ((after, first), batch) in of_arguments {

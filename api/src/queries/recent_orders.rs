@@ -1,20 +1,13 @@
 //! Reads of recent orders. A list of clients asks for those of each client, so reads that wait at the same time share a round trip.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use read_model::{Error, OrderSummary, Queries};
-use runtime::batcher::{BatchQueue, Queued, batch_queue};
-use tokio_util::sync::CancellationToken;
+use runtime::batcher::{BatchQueue, Queued, spawn_reads};
 
-/// Reads that may wait. More are refused.
-const MAX_WAITING: usize = 10_000;
 /// Clients of one round trip. They occupy Redis for about 2 ms.
 const MAX_BATCH_SIZE: usize = 100;
-/// Concurrent round trips, so that one that takes long does not delay all others.
-const WORKERS: usize = 4;
 
 #[derive(Clone, Copy)]
 struct Request {
@@ -30,11 +23,7 @@ impl RecentOrders {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(read_model: Arc<dyn Queries>) -> RecentOrders {
-        let (queue, batcher) = batch_queue(MAX_WAITING);
-        // A panic fails the reads of its batch. The message of the panic is in the log.
-        let read = move |batch| AssertUnwindSafe(read(read_model.clone(), batch)).catch_unwind().map(drop);
-        tokio::spawn(batcher.run(WORKERS, MAX_BATCH_SIZE, CancellationToken::new(), read));
-        RecentOrders(queue)
+        RecentOrders(spawn_reads(MAX_BATCH_SIZE, move |batch| read(read_model.clone(), batch)))
     }
 
     /// Reads the newest orders of a client, newest first.
@@ -45,7 +34,6 @@ impl RecentOrders {
 }
 
 async fn read(read_model: Arc<dyn Queries>, batch: Vec<Queued<Request, RecentOrdersOfClient>>) {
-    let batch: Vec<_> = batch.into_iter().filter(|queued| !queued.is_abandoned()).collect();
     let mut clients: Vec<i64> = batch.iter().map(|queued| queued.item.client).collect();
     clients.sort_unstable();
     clients.dedup();
