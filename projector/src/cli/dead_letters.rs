@@ -128,10 +128,7 @@ async fn act(letters: &mut DeadLetters, action: Action, chosen: Chosen, report: 
             skipped += 1;
         }
     };
-    let missing = match chosen.confirmation.dry_run {
-        true => letters.would_act(action, chosen.ids, print).await?,
-        false => letters.act(action, chosen.ids, print).await?,
-    };
+    let missing = letters.act(action, chosen.ids, chosen.confirmation.dry_run, print).await?;
     let (count, reason) = match action {
         Action::Redrive => ("redriven", "they are not events of this service"),
         Action::Discard => ("discarded", "the read model needs them"),

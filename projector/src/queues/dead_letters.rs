@@ -130,28 +130,9 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Calls `each` as [`DeadLetters::act`] would, and changes nothing. Returns the ids that were not found.
-    pub async fn would_act(
-        &mut self,
-        action: Action,
-        mut ids: Vec<String>,
-        mut each: impl FnMut(&DeadLetter, bool),
-    ) -> anyhow::Result<Vec<String>> {
-        let all = ids.is_empty();
-        let call = |letter: &DeadLetter| match all {
-            true => each(letter, action.suits(letter.verdict)),
-            false if ids.contains(&letter.id) => {
-                ids.retain(|id| *id != letter.id);
-                each(letter, true);
-            }
-            false => {}
-        };
-        self.list(call).await?;
-        Ok(ids)
-    }
-
     /// Redrives or discards the letters with these ids. Without ids it takes all, but does not discard needed ones nor redrive
-    /// foreign ones. Calls `each` for every letter with whether it was taken. Returns the ids that were not found.
+    /// foreign ones. Calls `each` for every letter with whether it was taken. Returns the ids that were not found. A dry run changes
+    /// nothing.
     ///
     /// # Errors
     /// When the queue fails, possibly after some letters. Repeating is safe: an event that is sent twice is applied once.
@@ -159,6 +140,7 @@ impl DeadLetters {
         &mut self,
         action: Action,
         mut ids: Vec<String>,
+        dry_run: bool,
         mut each: impl FnMut(&DeadLetter, bool),
     ) -> anyhow::Result<Vec<String>> {
         let all = ids.is_empty();
@@ -167,12 +149,10 @@ impl DeadLetters {
                 true => action.suits(letter.verdict),
                 false => ids.contains(&letter.id),
             });
-            if action == Action::Redrive {
-                self.send(&chosen).await?;
+            if !dry_run {
+                self.take(action, &chosen).await?;
             }
-            self.delete(&chosen).await?;
             for letter in &chosen {
-                self.hidden.remove(&letter.id);
                 ids.retain(|id| *id != letter.id);
                 each(letter, true);
             }
@@ -183,6 +163,17 @@ impl DeadLetters {
             }
         }
         Ok(ids)
+    }
+
+    async fn take(&mut self, action: Action, letters: &[DeadLetter]) -> anyhow::Result<()> {
+        if action == Action::Redrive {
+            self.send(letters).await?;
+        }
+        self.delete(letters).await?;
+        for letter in letters {
+            self.hidden.remove(&letter.id);
+        }
+        Ok(())
     }
 
     /// Makes the letters that remain visible to other receivers again. Returns how many others are hidden, because another

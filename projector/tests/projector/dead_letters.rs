@@ -41,7 +41,7 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
 
     let mut would = Vec::new();
     let each = |letter: &DeadLetter, is_done: bool| would.push((letter.id.clone(), is_done));
-    assert_eq!(letters.would_act(Action::Discard, vec![], each).await.unwrap(), [""; 0]);
+    assert_eq!(letters.act(Action::Discard, vec![], true, each).await.unwrap(), [""; 0]);
     letters.close().await.unwrap();
     let done: Vec<_> = would.iter().filter(|(_, is_done)| *is_done).map(|(id, _)| id).collect();
     assert!(
@@ -49,7 +49,7 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
         "{would:?}"
     );
     let missing =
-        letters.would_act(Action::Redrive, vec![needed.clone(), "no-such-id".into()], |_, _| {}).await.unwrap();
+        letters.act(Action::Redrive, vec![needed.clone(), "no-such-id".into()], true, |_, _| {}).await.unwrap();
     assert_eq!(missing, ["no-such-id"]);
     letters.close().await.unwrap();
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
@@ -59,7 +59,7 @@ async fn dead_letters_are_judged_redriven_and_discarded() {
         let ids = ids.iter().map(|id| id.to_string()).collect();
         let each =
             |letter: &DeadLetter, is_done: bool| if is_done { &mut done } else { &mut kept }.push(letter.id.clone());
-        let missing = letters.act(action, ids, each).await.unwrap();
+        let missing = letters.act(action, ids, false, each).await.unwrap();
         letters.close().await.unwrap();
         done.sort();
         kept.sort();
