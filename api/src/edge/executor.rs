@@ -34,11 +34,11 @@ pub struct PreparedOperation {
     request: Request,
     pub info: OperationInfo,
     key: QuotaKey,
-    /// For the response. `None` for a subscription, whose results are not counted.
-    memory: Option<Permit>,
+    /// For the response, or for one result of a subscription.
+    memory: Permit,
 }
 
-/// The part of an operation that the log contains.
+/// An operation as it is known before its execution. The log contains its name, kind and cost.
 #[derive(Clone, Debug)]
 pub struct OperationInfo {
     pub name: Option<String>,
@@ -61,7 +61,7 @@ impl OperationInfo {
 /// The result of a query or a mutation. It counts for its caller until it is dropped, so it is kept until it has been sent.
 pub struct Executed {
     pub response: Response,
-    pub memory: Option<Permit>,
+    pub memory: Permit,
 }
 
 pub struct Executor {
@@ -118,7 +118,7 @@ impl Executor {
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
                 // Before the charge: a refused operation is not paid.
-                let memory = Some(self.memory.acquire_units(meter.key.clone(), info.bytes)?);
+                let memory = self.memory.acquire_units(meter.key.clone(), info.bytes)?;
                 meter.charge(info.cost)?;
                 let request = request.data(Deliveries::new(meter.clone(), info.cost));
                 Ok(PreparedOperation { request, info, key: meter.key, memory })
@@ -233,7 +233,7 @@ impl Executor {
         let executor = self.clone();
         let result = async move {
             match executor.execute(prepared).await {
-                Ok(Executed { response, memory }) => (response, memory),
+                Ok(Executed { response, memory }) => (response, Some(memory)),
                 Err(refusal) => (Response::from_errors(refusal.errors()), None),
             }
         };

@@ -18,16 +18,14 @@ pub fn executed(media_type: MediaType, executed: Executed) -> Response {
     let Ok(bytes) = serde_json::to_vec(&response) else {
         return refused(media_type, Refusal::internal(&"the response cannot be written as JSON"));
     };
-    if let Some(memory) = &mut memory {
-        memory.shrink_to(bytes.len());
-    }
+    memory.shrink_to(bytes.len());
     (headers(media_type), Body::from(Bytes::from_owner(Unsent { bytes, _memory: memory }))).into_response()
 }
 
 /// A body that counts for its caller until the last byte has been sent.
 struct Unsent {
     bytes: Vec<u8>,
-    _memory: Option<Permit>,
+    _memory: Permit,
 }
 
 impl AsRef<[u8]> for Unsent {
