@@ -126,7 +126,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
         }
     };
     let served = async {
-        let repaired = keep_right(redis, &settings, sweep, activity, shutdown.clone());
+        let repaired = sweep_and_clean_up(redis, &settings, sweep, activity, shutdown.clone());
         let parts = async { tokio::try_join!(service.serve(listener), consumed, repaired, traffic) };
         let served = parts.await.map(drop);
         shutdown.cancel();
@@ -137,7 +137,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
 }
 
 /// Sweeps a Redis and removes its old generations, if there is one.
-async fn keep_right(
+async fn sweep_and_clean_up(
     redis: Option<Redis>,
     settings: &Settings,
     sweep: SweepSettings,

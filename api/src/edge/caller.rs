@@ -74,7 +74,7 @@ impl Edge {
     /// Verifies a token, unless the address has sent too many wrong ones. Cached tokens are accepted even then.
     ///
     /// # Errors
-    /// When the token is invalid. That is charged to the address, so that tokens cannot be guessed.
+    /// When the token is invalid. That is charged to the address, which slows down guessing.
     pub async fn authenticate(
         &self,
         credentials: Result<Authorization<Bearer>, &str>,

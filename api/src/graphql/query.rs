@@ -40,7 +40,7 @@ pub struct Query;
 
 /// Queries. Results may lag behind changes briefly.
 //
-// Arguments with a default are nullable, and null stands for the default: generated clients send null for a variable that is not set.
+// Arguments with a default are nullable, and null stands for the default: the Relay compiler accepts an optional variable only there.
 //
 // Resolvers of nullable fields return `Option<Result<_>>`, so that an error sets only this field to null. With
 // `Result<Option<_>>`, async-graphql would pass the error on to the parent.
@@ -259,7 +259,7 @@ fn order_times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<
     if let (Some(from), Some(to)) = (from, to) {
         date_range(from, to)?;
     }
-    // SQLite compares times as texts, so a year of five digits is out of the question; no order is that late.
+    // SQLite compares times as texts, which fails for years of five digits. No order is that late.
     let next_day = to.and_then(|Date(last)| last.succ_opt()).filter(|day| day.year() <= 9_999);
     Ok(Times {
         from: from.map(|Date(day)| start_of_day(day, zone)),
@@ -286,7 +286,7 @@ async fn orders(
         return Ok(OrderConnection::of_all(page, app.currency));
     };
     if times != Times::default() {
-        let message = "`from` and `to` cannot be combined with one client: read the pages of the client until the day.";
+        let message = "`from` and `to` cannot be combined with `clientId` or a token for one client.";
         return Err(Error::BadUserInput(message.into()));
     }
     let after = after.map(|cursor| parse_version(&cursor)).transpose()?;

@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::placed_event;
 
-/// A limit for how far the time in an order's id differs from the time of the order: both are read by one process, one after
-/// the other.
+/// How far the time in an order's id may differ from the time of the order. An id may begin with the time of an earlier id of the
+/// same process, and orders of the first builds have ids that are slightly younger.
 const ID_SKEW: TimeDelta = TimeDelta::minutes(1);
 
 /// The times of orders in a list.
@@ -90,7 +90,8 @@ pub async fn page_of_all(
     Ok(OrderPage::new(orders, first, |event| Some(event.data.order_id) == after))
 }
 
-/// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once. The key is the version of the client.
+/// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once. The key is the version of
+/// the client.
 ///
 /// A page fails if one of its events is damaged.
 ///

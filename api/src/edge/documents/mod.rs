@@ -41,7 +41,7 @@ use crate::edge::executor::VALIDATION_COST;
 use crate::edge::quota::{ConcurrencyQuota, Meter};
 use crate::edge::refusal::{self, Refusal};
 
-/// Bytes of a new document of which reading is charged like a refused request.
+/// Each of so many bytes of a new document costs [`VALIDATION_COST`].
 const BYTES_PER_CHARGE: usize = 1024;
 /// Validations that may wait or run, in total and per caller.
 const MAX_VALIDATIONS: usize = 256;
