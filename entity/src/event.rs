@@ -10,10 +10,14 @@ use uuid::Uuid;
 
 /// The `type` of each kind of event.
 pub const ORDER_PLACED: &str = "orders.OrderPlaced.v1";
+pub const ORDER_CANCELLED: &str = "orders.OrderCancelled.v1";
+pub const ORDER_REFUNDED: &str = "orders.OrderRefunded.v1";
 pub const CLIENT_REGISTERED: &str = "clients.ClientRegistered.v1";
 pub const CLIENT_UPDATED: &str = "clients.ClientUpdated.v1";
+pub const CLIENT_FORGOTTEN: &str = "clients.ClientForgotten.v1";
 pub const PRODUCT_CREATED: &str = "products.ProductCreated.v1";
 pub const PRICE_CHANGED: &str = "products.PriceChanged.v1";
+pub const PRODUCT_UPDATED: &str = "products.ProductUpdated.v1";
 
 /// Limits of an order. The rules of placing orders enforce them, and so does reading a message from the queue.
 pub const MAX_LINES: usize = 100;
@@ -41,9 +45,11 @@ pub struct Event<Data = Change> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     OrderPlaced(OrderPlaced),
-    /// [`CLIENT_REGISTERED`] or [`CLIENT_UPDATED`].
+    OrderCancelled(Refund),
+    OrderRefunded(Refund),
+    /// [`CLIENT_REGISTERED`], [`CLIENT_UPDATED`] or [`CLIENT_FORGOTTEN`].
     Client(ClientChanged),
-    /// [`PRODUCT_CREATED`] or [`PRICE_CHANGED`].
+    /// [`PRODUCT_CREATED`], [`PRICE_CHANGED`] or [`PRODUCT_UPDATED`].
     Product(ProductChanged),
 }
 
@@ -64,7 +70,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// `data` of [`CLIENT_REGISTERED`] and [`CLIENT_UPDATED`]: the client after the change.
+/// `data` of [`CLIENT_REGISTERED`], [`CLIENT_UPDATED`] and [`CLIENT_FORGOTTEN`]: the client after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientChanged {
@@ -73,7 +79,7 @@ pub struct ClientChanged {
     pub client_email: String,
 }
 
-/// `data` of [`PRODUCT_CREATED`] and [`PRICE_CHANGED`]: the product after the change.
+/// `data` of [`PRODUCT_CREATED`], [`PRICE_CHANGED`] and [`PRODUCT_UPDATED`]: the product after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProductChanged {
@@ -83,6 +89,16 @@ pub struct ProductChanged {
     pub price: i64,
     /// ISO 4217.
     pub currency: String,
+    /// Whether it can be ordered.
+    #[serde(default = "is_available")]
+    pub available: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sku: Option<String>,
+}
+
+/// Events from before products could be withdrawn do not say it.
+fn is_available() -> bool {
+    true
 }
 
 /// `data` of [`ORDER_PLACED`]: everything that a projection needs, so that it does not read the database.
@@ -98,6 +114,24 @@ pub struct OrderPlaced {
     /// Minor units: the sum over the lines.
     pub total: i64,
     pub lines: Vec<Line>,
+}
+
+/// `data` of [`ORDER_CANCELLED`] and [`ORDER_REFUNDED`]: an amount that is taken back from an order. A cancellation takes back all
+/// that is left. It contains the whole order, because it can arrive before [`ORDER_PLACED`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refund {
+    #[serde(flatten)]
+    pub order: OrderPlaced,
+    pub placed_at: DateTime<Utc>,
+    /// The version of the client after the order was placed.
+    pub placed_version: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Minor units: the sum over `amounts`.
+    pub amount: i64,
+    /// The part of each line of the order, in minor units.
+    pub amounts: Vec<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,8 +241,10 @@ impl Event {
     ) -> Result<Event, InvalidEvent> {
         let data = match r#type {
             ORDER_PLACED => Change::OrderPlaced(serde_json::from_value(data)?),
-            CLIENT_REGISTERED | CLIENT_UPDATED => Change::Client(serde_json::from_value(data)?),
-            PRODUCT_CREATED | PRICE_CHANGED => Change::Product(serde_json::from_value(data)?),
+            ORDER_CANCELLED => Change::OrderCancelled(serde_json::from_value(data)?),
+            ORDER_REFUNDED => Change::OrderRefunded(serde_json::from_value(data)?),
+            CLIENT_REGISTERED | CLIENT_UPDATED | CLIENT_FORGOTTEN => Change::Client(serde_json::from_value(data)?),
+            PRODUCT_CREATED | PRICE_CHANGED | PRODUCT_UPDATED => Change::Product(serde_json::from_value(data)?),
             _ => return Err(InvalidEvent::UnknownType(printable(r#type))),
         };
         if version < 1 {
@@ -224,12 +260,13 @@ impl Event {
     pub fn subject(&self) -> Subject {
         match &self.data {
             Change::OrderPlaced(order) => Subject::Client(order.client_id),
+            Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => Subject::Client(refund.order.client_id),
             Change::Client(client) => Subject::Client(client.client_id),
             Change::Product(product) => Subject::Product(product.product_id),
         }
     }
 
-    /// The order, if the event is about one.
+    /// The order, if the event says that it was placed.
     pub fn order(&self) -> Option<&OrderPlaced> {
         match &self.data {
             Change::OrderPlaced(order) => Some(order),
@@ -240,7 +277,9 @@ impl Event {
     /// The client after the change, if the event is about one.
     pub fn client(&self) -> Option<ClientDetails<'_>> {
         let (id, name, email) = match &self.data {
-            Change::OrderPlaced(order) => (order.client_id, &order.client_name, &order.client_email),
+            Change::OrderPlaced(order)
+            | Change::OrderCancelled(Refund { order, .. })
+            | Change::OrderRefunded(Refund { order, .. }) => (order.client_id, &order.client_name, &order.client_email),
             Change::Client(client) => (client.client_id, &client.client_name, &client.client_email),
             Change::Product(_) => return None,
         };
@@ -261,48 +300,81 @@ impl From<Event<OrderPlaced>> for Event {
     }
 }
 
+fn require(holds: bool, fault: &'static str) -> Result<(), InvalidEvent> {
+    if holds { Ok(()) } else { Err(InvalidEvent::Contradiction(fault)) }
+}
+
+fn is_short(name: &str) -> bool {
+    name.chars().count() <= MAX_NAME
+}
+
+fn check_currency(currency: &str, here: &str) -> Result<(), InvalidEvent> {
+    match currency == here {
+        true => Ok(()),
+        false => Err(InvalidEvent::Currency { event: printable(currency), here: here.to_owned() }),
+    }
+}
+
 impl Change {
+    /// `here` is the currency of the store (ISO 4217).
     fn check(&self, here: &str) -> Result<(), InvalidEvent> {
-        let require = |holds, fault| if holds { Ok(()) } else { Err(InvalidEvent::Contradiction(fault)) };
-        let is_short = |name: &String| name.chars().count() <= MAX_NAME;
-        let is_of_here = |currency: &String| match currency == here {
-            true => Ok(()),
-            false => Err(InvalidEvent::Currency { event: printable(currency), here: here.to_owned() }),
-        };
-        let require_client = |id: i64, name: &String, email: &String| {
-            require(id > 0, "data.clientId is below 1")?;
-            require(is_short(name) && is_short(email), "data.clientName or data.clientEmail is too long")
-        };
         match self {
-            Change::OrderPlaced(OrderPlaced {
-                client_id,
-                client_name,
-                client_email,
-                currency,
-                lines,
-                total: stated,
-                ..
-            }) => {
-                let in_range = |line: &Line| {
-                    line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity)
-                };
-                require_client(*client_id, client_name, client_email)?;
-                is_of_here(currency)?;
-                require((1..=MAX_LINES).contains(&lines.len()), "data.lines are out of range")?;
-                require(lines.iter().all(in_range), "data.lines are out of range")?;
-                require(lines.iter().all(|line| is_short(&line.name)), "a name in data.lines is too long")?;
-                require(total(lines) == Some(*stated), "data.total is not the sum of data.lines")
+            Change::OrderPlaced(order) => order.check(here),
+            Change::OrderCancelled(refund) => refund.check(here),
+            Change::OrderRefunded(refund) => {
+                require(refund.amount > 0, "data.amount is below 1")?;
+                refund.check(here)
             }
-            Change::Client(ClientChanged { client_id, client_name, client_email }) => {
-                require_client(*client_id, client_name, client_email)
-            }
-            Change::Product(ProductChanged { product_id, name, price, currency }) => {
-                require(*product_id > 0, "data.productId is below 1")?;
-                is_of_here(currency)?;
-                require(is_short(name), "data.name is too long")?;
-                require((0..=MAX_TOTAL).contains(price), "data.price is out of range")
-            }
+            Change::Client(client) => client.check(),
+            Change::Product(product) => product.check(here),
         }
+    }
+}
+
+impl OrderPlaced {
+    fn check(&self, here: &str) -> Result<(), InvalidEvent> {
+        check_client(self.client_id, &self.client_name, &self.client_email)?;
+        check_currency(&self.currency, here)?;
+        let in_range =
+            |line: &Line| line.product_id > 0 && line.unit_price >= 0 && (1..=MAX_QUANTITY).contains(&line.quantity);
+        require((1..=MAX_LINES).contains(&self.lines.len()), "data.lines are out of range")?;
+        require(self.lines.iter().all(in_range), "data.lines are out of range")?;
+        require(self.lines.iter().all(|line| is_short(&line.name)), "a name in data.lines is too long")?;
+        require(total(&self.lines) == Some(self.total), "data.total is not the sum of data.lines")
+    }
+}
+
+impl Refund {
+    fn check(&self, here: &str) -> Result<(), InvalidEvent> {
+        self.order.check(here)?;
+        require(self.placed_version >= 1, "data.placedVersion is below 1")?;
+        require(self.reason.as_deref().is_none_or(is_short), "data.reason is too long")?;
+        require(self.amounts.len() == self.order.lines.len(), "data.amounts are not one for each line")?;
+        let is_part = |(amount, line): (&i64, &Line)| (0..=line.total().unwrap_or(0)).contains(amount);
+        require(self.amounts.iter().zip(&self.order.lines).all(is_part), "data.amounts are out of range")?;
+        // The sum cannot overflow: it is at most the order's total.
+        require(self.amounts.iter().sum::<i64>() == self.amount, "data.amount is not the sum of data.amounts")
+    }
+}
+
+impl ClientChanged {
+    fn check(&self) -> Result<(), InvalidEvent> {
+        check_client(self.client_id, &self.client_name, &self.client_email)
+    }
+}
+
+fn check_client(id: i64, name: &str, email: &str) -> Result<(), InvalidEvent> {
+    require(id > 0, "data.clientId is below 1")?;
+    require(is_short(name) && is_short(email), "data.clientName or data.clientEmail is too long")
+}
+
+impl ProductChanged {
+    fn check(&self, here: &str) -> Result<(), InvalidEvent> {
+        require(self.product_id > 0, "data.productId is below 1")?;
+        check_currency(&self.currency, here)?;
+        require(is_short(&self.name), "data.name is too long")?;
+        require(self.sku.as_deref().is_none_or(is_short), "data.sku is too long")?;
+        require((0..=MAX_TOTAL).contains(&self.price), "data.price is out of range")
     }
 }
 
@@ -418,6 +490,24 @@ mod tests {
         assert!(matches!(changed(CLIENT_REGISTERED, bob.clone()), Ok(Change::Client(_))));
         assert!(changed(CLIENT_UPDATED, json!({ "clientId": 1, "clientName": "Bob" })).is_err());
         assert!(changed(PRODUCT_CREATED, bob).is_err());
+        let refund = |amount, amounts: Json| {
+            let mut data = serde_json::to_value(row().payload).unwrap();
+            (data["placedAt"], data["placedVersion"]) = (json!("2023-11-14T22:13:20Z"), json!(3));
+            (data["amount"], data["amounts"]) = (json!(amount), amounts);
+            data
+        };
+        assert!(matches!(changed(ORDER_REFUNDED, refund(10, json!([0, 10]))), Ok(Change::OrderRefunded(_))));
+        assert!(matches!(changed(ORDER_CANCELLED, refund(0, json!([0, 0]))), Ok(Change::OrderCancelled(_))));
+        for (amount, amounts) in [
+            (0, json!([0, 0])),
+            (10, json!([10])),
+            (10, json!([5, 6])),
+            (-1, json!([-1, 0])),
+            (150_001, json!([150_001, 0])),
+            (10, json!([i64::MAX, i64::MIN])),
+        ] {
+            assert!(changed(ORDER_REFUNDED, refund(amount, amounts.clone())).is_err(), "{amount} {amounts}");
+        }
         let long = "x".repeat(MAX_NAME + 1);
         let product =
             |price, currency, name| json!({ "productId": 1, "name": name, "price": price, "currency": currency });

@@ -20,4 +20,4 @@ pub mod product;
 #[cfg(feature = "tables")]
 pub mod refused_event;
 
-pub use event::{Change, ClientChanged, Event, InvalidEvent, Line, OrderPlaced, ProductChanged, Subject};
+pub use event::{Change, ClientChanged, Event, InvalidEvent, Line, OrderPlaced, ProductChanged, Refund, Subject};

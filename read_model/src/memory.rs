@@ -74,6 +74,7 @@ impl Stored {
             Change::Product(product) => return Ok(self.put(product, event.version)),
             Change::Client(client) => client.client_id,
             Change::OrderPlaced(order) => order.client_id,
+            Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => refund.order.client_id,
         };
         let applied = self.clients.entry(client).or_insert_with(|| ProjectedClient::new(client)).apply(event)?;
         if let (Applied::Now, Some(order)) = (applied, event.order()) {

@@ -74,6 +74,8 @@ impl Commands {
             name: product.name.clone(),
             price: product.price,
             currency: self.currency.code().to_owned(),
+            available: true,
+            sku: None,
         };
         new_event(r#type, Subject::Product(product.id), product.version, &data, traceparent)
     }

@@ -88,6 +88,7 @@ impl Redis {
                 }
                 Change::Client(client) => client.client_id,
                 Change::OrderPlaced(order) => order.client_id,
+                Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => refund.order.client_id,
             };
             let first = by_partition.entry(self.partition(client)).or_default().add(index, client, event);
             if first != index {

@@ -66,7 +66,14 @@ pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
 
 pub fn priced(product_id: i64, version: i32) -> Event {
     let (name, currency) = (format!("Product {product_id} as of {version}"), "USD".to_owned());
-    let data = Change::Product(ProductChanged { product_id, name, price: version.into(), currency });
+    let data = Change::Product(ProductChanged {
+        product_id,
+        name,
+        price: version.into(),
+        currency,
+        available: true,
+        sku: None,
+    });
     Event { id: Uuid::now_v7(), time: Utc::now(), version, data }
 }
 
