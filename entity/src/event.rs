@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use crate::text::is_printable;
+
 /// The `type` of each kind of event.
 pub const ORDER_PLACED: &str = "orders.OrderPlaced.v1";
 pub const ORDER_CANCELLED: &str = "orders.OrderCancelled.v1";
@@ -225,6 +227,8 @@ impl Event {
         if event.subject != id.to_string() {
             return Err(InvalidEvent::Contradiction("subject is not the id in data"));
         }
+        // Not in rows of the database, which may be older than this rule.
+        require(parsed.data.texts().all(is_printable), "a text in data has control or invisible characters")?;
         if parsed.time > sent_at + MAX_TIME_AHEAD {
             return Err(InvalidEvent::Contradiction("time is more than a day ahead of the queue's clock"));
         }
@@ -329,9 +333,25 @@ impl Change {
             Change::Product(product) => product.check(here),
         }
     }
+
+    /// Names, addresses and reasons.
+    fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Change::OrderPlaced(order) => Box::new(order.texts()),
+            Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => {
+                Box::new(refund.order.texts().chain(refund.reason.as_deref()))
+            }
+            Change::Client(client) => Box::new([&*client.client_name, &*client.client_email].into_iter()),
+            Change::Product(product) => Box::new([&*product.name].into_iter().chain(product.sku.as_deref())),
+        }
+    }
 }
 
 impl OrderPlaced {
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        [&*self.client_name, &*self.client_email].into_iter().chain(self.lines.iter().map(|line| &*line.name))
+    }
+
     fn check(&self, here: &str) -> Result<(), InvalidEvent> {
         check_client(self.client_id, &self.client_name, &self.client_email)?;
         check_currency(&self.currency, here)?;
@@ -467,6 +487,9 @@ mod tests {
             ("/data/clientName", json!("x".repeat(MAX_NAME + 1)), "too long"),
             ("/data/clientEmail", json!("x".repeat(MAX_NAME + 1)), "too long"),
             ("/data/lines/1/name", json!("x".repeat(MAX_NAME + 1)), "too long"),
+            ("/data/clientName", json!("B\u{202e}ob"), "invisible"),
+            ("/data/clientEmail", json!("bob@example.com\n"), "invisible"),
+            ("/data/lines/1/name", json!("Pho\u{200b}ne"), "invisible"),
             ("/data/total", json!(300_001), "not the sum"),
             ("/data/total", json!(null), "not a CloudEvent"),
         ];
@@ -518,6 +541,14 @@ mod tests {
         {
             assert!(changed(PRICE_CHANGED, product(price, currency, name)).is_err(), "{price} {currency} {name}");
         }
+        let hidden = product(5, "USD", "T\u{2066}V");
+        assert!(changed(PRODUCT_CREATED, hidden).unwrap_err().to_string().contains("invisible"));
+        let mut reason = refund(10, json!([0, 10]));
+        reason["reason"] = json!("broken\u{200d}");
+        assert!(changed(ORDER_REFUNDED, reason).unwrap_err().to_string().contains("invisible"));
+        let mut stored = row();
+        stored.payload["clientName"] = json!("B\u{200b}ob");
+        assert!(parse(&stored.message()).is_err() && Event::from_row(stored, "USD").is_ok(), "an older row is read");
         for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
             assert!(matches!(parse(text), Err(InvalidEvent::Syntax(_))), "{text}");
         }

@@ -11,6 +11,7 @@ pub mod products;
 
 use chrono::{SubsecRound, Utc};
 use entity::event::MAX_NAME;
+use entity::text::{has_visible, is_printable};
 use entity::{Subject, order_event, outbox};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
@@ -139,48 +140,11 @@ fn both<A, B>(one: Result<A, Rejection>, other: Result<B, Rejection>) -> Result<
     }
 }
 
-/// Trims a name. Control characters are rejected because PostgreSQL cannot store all of them, and invisible ones because two
-/// names that look the same, or a text whose direction is reversed, mislead people.
+/// Trims a name, and rejects one with control or invisible characters.
 fn valid_name(name: &str) -> Result<String, Rejection> {
     let name = name.trim();
-    let is_allowed = |character: char| !character.is_control() && !is_invisible(character);
-    let has_visible = name.chars().any(|character| !is_variation_selector(character));
-    let is_valid = name.chars().count() <= MAX_NAME && has_visible && name.chars().all(is_allowed);
+    let is_valid = name.chars().count() <= MAX_NAME && has_visible(name) && is_printable(name);
     if is_valid { Ok(name.to_owned()) } else { Err(Rejection::InvalidName) }
-}
-
-/// Characters that show nothing: `Default_Ignorable_Code_Point` of Unicode without variation selectors, line separators,
-/// annotations and the blank of Braille. Space is visible between others.
-/// <https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}'
-            | '\u{34f}'
-            | '\u{600}'..='\u{605}'
-            | '\u{61c}'
-            | '\u{6dd}'
-            | '\u{70f}'
-            | '\u{115f}'..='\u{1160}'
-            | '\u{17b4}'..='\u{17b5}'
-            | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{2800}'
-            | '\u{3164}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{fff0}'..='\u{fffb}'
-            | '\u{1bca0}'..='\u{1bca3}'
-            | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e0fff}'
-    )
-}
-
-/// Chooses the form of the character before it, as in many emoji.
-fn is_variation_selector(character: char) -> bool {
-    matches!(character, '\u{fe00}'..='\u{fe0f}')
 }
 
 #[cfg(test)]
@@ -198,16 +162,9 @@ mod tests {
 
     #[test]
     fn a_name_has_no_invisible_characters() {
-        for name in ["Zoë", "Zoe\u{308}", "木村 花子", "Gift ❤\u{fe0f}", "O'Neil-Smith & Co. (№ 7)", "محمد", "★"]
-        {
-            assert_eq!(valid_name(name), Ok(name.into()), "{name:?}");
+        assert_eq!(valid_name("Gift ❤\u{fe0f}"), Ok("Gift ❤\u{fe0f}".into()));
+        for name in ["B\u{200b}ob", "B\u{202e}ob", "\u{2060}", "\u{fe0f}\u{fe0e}"] {
+            assert_eq!(valid_name(name), Err(Rejection::InvalidName), "{name:?}");
         }
-        let invisible = "\u{ad}\u{34f}\u{61c}\u{115f}\u{180e}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{206f}\u{2800}\u{3164}\u{feff}\u{ffa0}\u{fffb}\u{1d173}\u{e0001}\u{e0041}\u{85}\u{7f}";
-        for character in invisible.chars() {
-            for name in [format!("B{character}ob"), character.to_string()] {
-                assert_eq!(valid_name(&name), Err(Rejection::InvalidName), "{name:?}");
-            }
-        }
-        assert_eq!(valid_name("\u{fe0f}\u{fe0e}"), Err(Rejection::InvalidName), "nothing is visible");
     }
 }

@@ -66,6 +66,7 @@ async fn a_hostile_message_is_left_for_the_dead_letter_queue_with_one_line_that_
         (with("/clientName", json!(long), row(1, 2)), "data.clientName or data.clientEmail is too long"),
         (with("/clientEmail", json!(long), row(1, 2)), "data.clientName or data.clientEmail is too long"),
         (with("/lines/0/name", json!(long), row(1, 2)), "a name in data.lines is too long"),
+        (with("/clientName", json!("B\u{202e}ob"), row(1, 2)), "a text in data has control or invisible characters"),
         (with("/lines/0/quantity", json!(10_001), row(1, 2)), "data.lines are out of range"),
         (with("/lines/0/unitPrice", json!(2_000_000_000_000i64), row(1, 2)), "data.total is not the sum of data.lines"),
         (with("/currency", json!(forged), row(1, 2)), "its amounts are in EUR\\n2026-11-27T00:00:00.000000Z ERROR"),
