@@ -1,6 +1,6 @@
-//! Everything that is stored or sent: the tables ([`client`], [`product`], [`order`], [`order_item`], [`order_event`],
-//! [`outbox`], [`refused_event`]), with the feature `tables`, and the message on the queue ([`event`]);
-//! [`text`]: characters of names. No I/O.
+//! Everything that is stored or sent: the tables ([`client`], [`product`], [`order`], [`order_item`], [`order_refund`],
+//! [`order_refund_item`], [`order_event`], [`outbox`], [`refused_event`]), with the feature `tables`, and the message on the
+//! queue ([`event`]); [`text`]: characters of names. No I/O.
 //!
 //! Amounts are integers in minor units of the store's one currency (cents for USD). Times are UTC in whole milliseconds, so
 //! that database, event and read model hold the same value.
@@ -14,6 +14,10 @@ pub mod order;
 pub mod order_event;
 #[cfg(feature = "tables")]
 pub mod order_item;
+#[cfg(feature = "tables")]
+pub mod order_refund;
+#[cfg(feature = "tables")]
+pub mod order_refund_item;
 #[cfg(feature = "tables")]
 pub mod outbox;
 #[cfg(feature = "tables")]

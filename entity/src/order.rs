@@ -16,6 +16,10 @@ pub struct Model {
     pub total: i64,
     /// Unique per client.
     pub idempotency_key: Option<String>,
+    pub cancelled_at: Option<DateTimeUtc>,
+    pub cancel_reason: Option<String>,
+    /// Minor units: all that was taken back, by refunds and by the cancellation.
+    pub refunded: i64,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

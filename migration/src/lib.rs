@@ -11,6 +11,8 @@ mod m20261127_000006_first_events;
 mod m20261127_000007_refused_events;
 mod m20261127_000008_store_settings;
 mod m20261127_000009_room_for_versions;
+mod m20261127_000010_refunds;
+mod short_locks;
 
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000007_refused_events::Migration),
             Box::new(m20261127_000008_store_settings::Migration),
             Box::new(m20261127_000009_room_for_versions::Migration),
+            Box::new(m20261127_000010_refunds::Migration),
         ]
     }
 }

@@ -111,6 +111,41 @@ async fn unpublished_events_move_to_the_outbox() {
     }
 }
 
+/// The release of before keeps placing orders: it does not name the new columns.
+#[tokio::test]
+async fn nothing_is_taken_back_from_orders_of_before_and_an_interrupted_run_can_be_repeated() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
+    let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();
+    for url in [file, server.connection_uri()] {
+        let db = Database::connect(&url).await.unwrap();
+        Migrator::up(&db, Some(9)).await.unwrap();
+        db.execute_unprepared("INSERT INTO clients (name, email) VALUES ('Bob', 'bob@example.com')").await.unwrap();
+        let order = async |number: u8| {
+            db.execute_unprepared(&format!(
+                "INSERT INTO orders (id, client_id, version, placed_at, total)
+                 VALUES ('01932f3c-5d1e-7a6b-8c9d-00000000000{number}', 1, {number}, '2026-01-31T12:00:00Z', 100)"
+            ))
+            .await
+            .unwrap();
+        };
+        order(1).await;
+        Migrator::up(&db, Some(1)).await.unwrap();
+        if url.starts_with("postgres") {
+            let interrupt =
+                "DELETE FROM seaql_migrations WHERE version LIKE '%_000010_%'; DROP TABLE order_refund_items";
+            db.execute_unprepared(interrupt).await.unwrap();
+            Migrator::up(&db, Some(1)).await.unwrap();
+        }
+        order(2).await;
+        let untouched = "SELECT count(*) AS orders FROM orders WHERE refunded = 0 AND cancelled_at IS NULL";
+        let row =
+            db.query_one_raw(Statement::from_string(db.get_database_backend(), untouched)).await.unwrap().unwrap();
+        assert_eq!(row.try_get::<i64>("", "orders").unwrap(), 2, "{url}");
+        db.execute_unprepared("SELECT * FROM order_refund_items").await.unwrap();
+    }
+}
+
 /// Orders would wait behind it.
 #[tokio::test]
 async fn a_migration_that_waits_for_a_lock_gives_up_and_names_the_session_that_has_it() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use entity::{client, order, order_event, order_item, outbox, product, refused_event};
+use entity::{client, order, order_event, order_item, order_refund, order_refund_item, outbox, product, refused_event};
 use iso_currency::Currency;
 use runtime::database::{self, Login};
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
@@ -36,6 +36,8 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     product::Entity::find().limit(0).all(db).await?;
     order::Entity::find().limit(0).all(db).await?;
     order_item::Entity::find().limit(0).all(db).await?;
+    order_refund::Entity::find().limit(0).all(db).await?;
+    order_refund_item::Entity::find().limit(0).all(db).await?;
     order_event::Entity::find().limit(0).all(db).await?;
     outbox::Entity::find().limit(0).all(db).await?;
     refused_event::Entity::find().limit(0).all(db).await?;

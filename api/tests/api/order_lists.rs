@@ -38,6 +38,9 @@ async fn store_order_at(db: &DatabaseConnection, client: i64, version: i32, time
         placed_at: time,
         total: data.total,
         idempotency_key: None,
+        cancelled_at: None,
+        cancel_reason: None,
+        refunded: 0,
     };
     let event = order_event::Model {
         id,

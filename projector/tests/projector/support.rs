@@ -109,6 +109,9 @@ pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbo
             placed_at: event.occurred_at,
             total: placed.total,
             idempotency_key: None,
+            cancelled_at: None,
+            cancel_reason: None,
+            refunded: 0,
         };
         let item = |(number, line): (i32, &Line)| order_item::Model {
             order_id: order.id,

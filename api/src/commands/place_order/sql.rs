@@ -79,6 +79,9 @@ pub async fn write(
         placed_at: event.time,
         total: event.data.total,
         idempotency_key: command.idempotency_key.clone(),
+        cancelled_at: None,
+        cancel_reason: None,
+        refunded: 0,
     });
     let items = new.iter().flat_map(|(_, event)| {
         (0..).zip(&event.data.lines).map(|(line, item)| order_item::Model {
