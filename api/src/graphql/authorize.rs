@@ -8,15 +8,15 @@ use super::error::Error;
 use crate::edge::auth::Identity;
 
 /// The identity of the caller, if its token has the scope.
-pub fn authorize<'a>(ctx: &Context<'a>, scope: &str) -> Result<&'a Identity, Error> {
+pub fn authorize<'a>(ctx: &Context<'a>, scope: &'static str) -> Result<&'a Identity, Error> {
     let identity = ctx.data_opt::<Arc<Identity>>().ok_or(Error::Unauthenticated)?;
-    if identity.may(scope) { Ok(identity) } else { Err(Error::Forbidden) }
+    if identity.may(scope) { Ok(identity) } else { Err(Error::MissingScope(scope)) }
 }
 
 /// Also requires that the token allows all these clients.
 pub fn authorize_for<'a>(
     ctx: &Context<'_>,
-    scope: &str,
+    scope: &'static str,
     clients: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Error> {
     match &authorize(ctx, scope)?.client {
@@ -26,7 +26,7 @@ pub fn authorize_for<'a>(
 }
 
 /// Also requires that the token is not restricted to one client.
-pub fn authorize_for_all(ctx: &Context<'_>, scope: &str) -> Result<(), Error> {
+pub fn authorize_for_all(ctx: &Context<'_>, scope: &'static str) -> Result<(), Error> {
     match authorize(ctx, scope)?.client {
         Some(_) => Err(Error::Forbidden),
         None => Ok(()),

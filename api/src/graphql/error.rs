@@ -14,8 +14,10 @@ use crate::commands;
 pub enum Error {
     /// The request has no token.
     Unauthenticated,
-    /// The token does not allow this field or these arguments.
+    /// The token does not allow these arguments.
     Forbidden,
+    /// The token does not have this scope.
+    MissingScope(&'static str),
     BadUserInput(String),
     /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
@@ -36,7 +38,7 @@ impl Error {
     fn code(&self) -> &'static str {
         match self {
             Error::Unauthenticated => "UNAUTHENTICATED",
-            Error::Forbidden => "FORBIDDEN",
+            Error::Forbidden | Error::MissingScope(_) => "FORBIDDEN",
             Error::BadUserInput(_) => "BAD_USER_INPUT",
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
             Error::ReadModelUnavailable => "READ_MODEL_UNAVAILABLE",
@@ -49,6 +51,7 @@ impl Error {
         match self {
             Error::Unauthenticated => "A valid bearer token is required.".into(),
             Error::Forbidden => "The token does not allow this.".into(),
+            Error::MissingScope(scope) => format!("The token needs the scope `{scope}`."),
             Error::BadUserInput(message) => message.clone(),
             Error::ReadModelBehind(version) => {
                 format!("The client has only reached version {version} so far. Try again in a moment.")
@@ -70,6 +73,7 @@ impl From<Error> for async_graphql::Error {
         extensions.set("code", error.code());
         match &error {
             Error::ReadModelBehind(version) => extensions.set("version", *version),
+            Error::MissingScope(scope) => extensions.set("requiredScope", *scope),
             Error::Internal(id) => extensions.set("id", id.to_string()),
             _ => {}
         }

@@ -18,7 +18,10 @@ async fn each_operation_requires_its_scope_and_a_client_token_only_reaches_its_c
     for (scope, operation) in operations {
         let others: Vec<&str> = ALL_SCOPES.split(' ').filter(|other| *other != scope).collect();
         assert_eq!(code(&api.graphql("", operation, json!({})).await), "UNAUTHENTICATED", "{operation}");
-        assert_eq!(code(&api.graphql(&api.token(&others.join(" "), None), operation, json!({})).await), "FORBIDDEN");
+        let refused = api.graphql(&api.token(&others.join(" "), None), operation, json!({})).await;
+        let error = &refused["errors"][0];
+        assert_eq!(error["extensions"], json!({ "code": "FORBIDDEN", "requiredScope": scope }));
+        assert_eq!(error["message"], format!("The token needs the scope `{scope}`."));
         assert_eq!(code(&api.graphql(&api.token(scope, None), operation, json!({})).await), "none", "{operation}");
         assert_eq!(code(&api.graphql(&api.token(scope, Some("1")), operation, json!({})).await), "none", "{operation}");
     }
