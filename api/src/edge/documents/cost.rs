@@ -13,6 +13,8 @@ use super::sizes::{Sizes, integer, names, weight};
 
 /// Elements of a list whose size nothing states.
 const ASSUMED_SIZE: usize = 10;
+/// Each of so many bytes of the largest response costs 1.
+const BYTES_PER_POINT: usize = 64 * 1024;
 /// Points of a report that cost as much as one element of another list: they need no reads of their own.
 const POINTS_PER_ELEMENT: usize = 10;
 /// Average sizes for introspection, whose lists the schema bounds. No element costs anything, because nothing is read.
@@ -41,7 +43,8 @@ pub fn estimate(
     variables: Option<&JsonMap>,
 ) -> Estimate {
     let walk = Walk { schema, document, sizes: Sizes { schema, variables }, introspection: false };
-    walk.selections(&operation.selection_set, None)
+    let estimate = walk.selections(&operation.selection_set, None);
+    Estimate { cost: estimate.cost.saturating_add(estimate.bytes / BYTES_PER_POINT), ..estimate }
 }
 
 impl Estimate {
@@ -295,6 +298,17 @@ mod tests {
         let waits = |variables| of("query ($v: Int) { client(id: 1, minVersion: $v) { id } }", Some(variables)).waits;
         assert_eq!([waits(r#"{ "v": 1 }"#), waits(r#"{ "v": null }"#), waits("{}")], [true, false, false]);
         assert!(!waits(r#"{ "v": 0 }"#) && !waits(r#"{ "v": -1 }"#));
+    }
+
+    #[test]
+    fn the_bytes_of_a_response_and_the_elements_that_are_read_count_in_the_cost() {
+        let orders = |fields: &str| of(&format!("{{ orders(first: 100) {{ {fields} }} }}"), None);
+        let small = orders("nodes { id items { quantity } }");
+        let large = orders("nodes { id items { quantity name a: name b: name } }");
+        assert_eq!(small.cost, 1 + 100 * (1 + 1 + 1 + 4) + small.bytes / (64 * 1024));
+        assert_eq!(large.cost, 1 + 100 * (1 + 1 + 1 + 4 * 4) + large.bytes / (64 * 1024));
+        assert!(large.bytes > 20_000_000 && large.cost > 2_200, "{large:?}");
+        assert!(orders("pageInfo { hasNextPage }").cost > 200, "the orders of the page are read all the same");
     }
 
     #[test]
