@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::future::{Fuse, FusedFuture};
 use iso_currency::Currency;
 use read_model::Queries;
+use runtime::http;
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -28,7 +29,7 @@ use crate::edge::health::Checks;
 use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
-use crate::edge::{self, Edge, server};
+use crate::edge::{self, Edge};
 use crate::graphql::{App, schema};
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
@@ -42,6 +43,8 @@ use crate::queries::sales_snapshots::SalesSnapshots;
 const GRACE: Duration = Duration::from_secs(10);
 /// Interval at which the rate limits of idle callers are removed from memory.
 const IDLE_CALLERS_INTERVAL: Duration = Duration::from_secs(60);
+/// Connections for each WebSocket and event stream that may be open. The others send requests or are idle.
+const CONNECTIONS_PER_LIVE_ONE: usize = 2;
 
 /// The stores behind the api, and how they are used.
 pub struct Backend {
@@ -142,7 +145,11 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
         let Service { edge, batcher, relay, live_updates, sales_snapshots } = self;
-        let server = server::serve(listener, router, edge.settings.idle_timeout, edge.shutdown.clone());
+        let limits = http::Limits {
+            idle_timeout: edge.settings.idle_timeout,
+            max_connections: CONNECTIONS_PER_LIVE_ONE * edge.limits.max_live_connections,
+        };
+        let server = http::serve(listener, router, limits, edge.shutdown.clone());
         let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
         let server = tokio::spawn(server);
         let close_connections = server.abort_handle();

@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::future::{IntoFuture, pending};
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,7 +115,7 @@ async fn consume(settings: Settings) -> anyhow::Result<()> {
     };
     tokio::select! {
         stopped = consumer.clone().run(settings.pollers.into(), shutdown) => stopped?,
-        stopped = axum::serve(listener, health::router(consumer)).into_future() => bail!("health stopped: {stopped:?}"),
+        () = health::serve(listener, consumer) => bail!("health stopped"),
         failed = background => failed?,
     }
     info!("stopped");

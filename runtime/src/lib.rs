@@ -1,9 +1,10 @@
-//! Code that all programs of the service share: settings, exit codes, logging, connecting to stores, shutdown signals, crash
-//! points.
+//! Code that all programs of the service share: settings, exit codes, logging, connecting to stores, the HTTP server, shutdown
+//! signals, crash points.
 
 pub mod batcher;
 pub mod crash_points;
 pub mod database;
+pub mod http;
 mod log_fields;
 pub mod logging;
 pub mod queue;

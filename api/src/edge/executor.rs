@@ -87,7 +87,10 @@ impl Executor {
             active: ConcurrencyQuota::new(limits.max_concurrent_operations, limits.max_operations_per_caller),
             waiting: ConcurrencyQuota::new(limits.max_waiting_operations, limits.max_waiting_per_caller),
             subscriptions: ConcurrencyQuota::new(limits.max_subscriptions, limits.max_subscriptions_per_caller),
-            memory: ConcurrencyQuota::new(limits.max_response_memory.max(limits.max_response_bytes), usize::MAX),
+            memory: ConcurrencyQuota::lasting(
+                limits.max_response_memory.max(limits.max_response_bytes),
+                limits.max_response_bytes,
+            ),
             limits,
         }
     }

@@ -16,6 +16,7 @@ use axum::extract::{ConnectInfo, Query, State};
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
+use runtime::http::stream::Received;
 use tower_http::request_id::RequestId;
 use tower_http::timeout::TimeoutError;
 
@@ -29,7 +30,7 @@ use super::{Edge, response, sse, websocket};
 
 /// Time for a client to send a whole request body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of a body or of a WebSocket message that cost 1.
+/// Bytes of a body, or received by a WebSocket, that cost 1.
 pub const BYTES_PER_POINT: usize = 1024;
 
 pub async fn post(
@@ -56,15 +57,18 @@ pub async fn get(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(id): Extension<RequestId>,
+    received: Option<Extension<Received>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     parameters: Result<Query<UrlParameters>, QueryRejection>,
 ) -> Response {
     if is_websocket(&headers) {
         return match upgrade {
-            Ok(upgrade) => websocket::open(edge, &headers, peer, id, upgrade)
-                .await
-                .unwrap_or_else(|refusal| response::refused(MediaType::Json, refusal)),
+            Ok(upgrade) => {
+                let Extension(received) = received.unwrap_or_default();
+                let opened = websocket::open(edge, &headers, peer, id, upgrade, received).await;
+                opened.unwrap_or_else(|refusal| response::refused(MediaType::Json, refusal))
+            }
             Err(rejection) => {
                 let refusal = Refusal::http(rejection.status(), "BAD_REQUEST", rejection.body_text());
                 response::refused(MediaType::Json, charge_refused(&edge, &headers, peer, 1, refusal))

@@ -1,6 +1,5 @@
 //! The HTTP edge: from bytes to one valid, authorised and paid operation, and from its result to bytes.
 //!
-//! - [`server`]: connections; one request or response at a time on each
 //! - [`graphql_http`]: `/graphql` with GET and POST; [`sse`] and [`websocket`]: operations with more than one result
 //! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
@@ -23,7 +22,6 @@ pub mod refusal;
 mod request;
 mod request_id;
 mod response;
-pub mod server;
 pub mod settings;
 mod sse;
 mod websocket;
@@ -37,6 +35,7 @@ use axum::http::header::{
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Redirect;
 use axum::{Router, middleware, routing};
+use runtime::http::check_headers;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
@@ -125,7 +124,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         // Needs the request id, and sees the final status.
         .layer(middleware::from_fn(access_log::layer))
         // Inside of the log, which shows the refusal.
-        .layer(middleware::from_fn(server::check_host))
+        .layer(middleware::from_fn(check_headers))
         // A panic of a handler becomes a response with status 500 instead of a closed connection.
         .layer(CatchPanicLayer::custom(response::panicked));
     let root = match edge.exposure.has_page() {

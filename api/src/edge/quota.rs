@@ -168,11 +168,15 @@ impl Meter {
     }
 }
 
-/// Bounds how much of something is in use at once: in total, and per caller. A caller that has more than is left for everyone
-/// gets no more, so callers with many operations cannot shut out a caller with few.
+/// Bounds how much of something is in use at once: in total, and per caller. A caller that has more than a share of what is left
+/// for everyone gets no more, so callers with many operations cannot shut out a caller with few.
 pub struct ConcurrencyQuota {
     total: usize,
     per_caller: usize,
+    /// The share: 1 for all that is left, 2 for half of it.
+    share: usize,
+    /// Units that are left for callers that have none.
+    reserve: usize,
     used: Mutex<Used>,
 }
 
@@ -191,7 +195,14 @@ pub struct Permit {
 
 impl ConcurrencyQuota {
     pub fn new(total: usize, per_caller: usize) -> Arc<ConcurrencyQuota> {
-        Arc::new(ConcurrencyQuota { total, per_caller, used: Mutex::default() })
+        Arc::new(ConcurrencyQuota { total, per_caller, share: 1, reserve: 0, used: Mutex::default() })
+    }
+
+    /// For units that a caller may keep for long. However much some callers use, one that has none can get `largest` units, as long
+    /// as the others are fewer than `total / largest / 2`.
+    pub fn lasting(total: usize, largest: usize) -> Arc<ConcurrencyQuota> {
+        let share = (total / largest.max(1) / 2).max(1);
+        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share, reserve: largest, used: Mutex::default() })
     }
 
     /// # Errors
@@ -214,7 +225,9 @@ impl ConcurrencyQuota {
     fn has_room(&self, used: &Used, key: &QuotaKey, units: usize) -> bool {
         let free = self.total.saturating_sub(used.total);
         let of_caller = used.by_caller.get(key).copied().unwrap_or(0);
-        units <= free && of_caller <= free && of_caller.saturating_add(units) <= self.per_caller
+        let is_first = of_caller == 0 && units <= free;
+        let is_fair = of_caller <= free / self.share && units.saturating_add(self.reserve) <= free;
+        (is_first || is_fair) && of_caller.saturating_add(units) <= self.per_caller
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -292,6 +305,25 @@ mod tests {
         drop((held, few));
         assert_eq!(quota.used().total, 0);
         assert!(quota.used().by_caller.is_empty());
+    }
+
+    #[test]
+    fn a_caller_with_none_gets_the_largest_number_of_units() {
+        let quota = ConcurrencyQuota::lasting(128, 8);
+        let mut held = Vec::new();
+        for n in 0..12 {
+            let greedy = key(&n.to_string());
+            held.push(quota.acquire_units(greedy.clone(), 8).unwrap());
+            while let Ok(more) = quota.acquire_units(greedy.clone(), 1) {
+                held.push(more);
+            }
+        }
+        let of_first = quota.used().by_caller[&key("0")];
+        assert!((8..=16).contains(&of_first), "one caller gets {of_first} of 128");
+        let small = ConcurrencyQuota::lasting(16, 8);
+        let _one = small.acquire_units(key("a"), 8).unwrap();
+        assert!(small.acquire_units(key("a"), 1).is_err());
+        small.acquire_units(key("b"), 8).unwrap();
     }
 
     #[test]

@@ -34,9 +34,7 @@ async fn unread_responses_of_a_caller_have_bounded_memory() {
     let flags = ["--max-complexity", "60000", "--max-aliases", "900", "--rate-limit", "1"];
     let flags = [&flags[..], &["--max-response-bytes", "16000000", "--max-response-memory", "40000000"]].concat();
     let api = Api::start_with(&sqlite().await, &flags).await;
-    // About 12 MB, more than the buffers of the operating system.
-    let points: String = (0..100).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();
-    let query = format!("{{ sales(from: \"2020-01-01\", to: \"2022-09-26\") {{ points {{ {points} }} }} }}");
+    let query = large_query();
     let (greedy, other) = (token_of(&api, "greedy"), token_of(&api, "other"));
     let body = json!({ "query": query }).to_string();
     let mut unread = Vec::new();
@@ -51,6 +49,27 @@ async fn unread_responses_of_a_caller_have_bounded_memory() {
     assert_eq!(ask(&api, &other, "{ products { nodes { id } } }").await, (StatusCode::OK, "none".into()));
     drop(unread);
     until("the memory is free again", async || ask(&api, &greedy, "{ __typename }").await.0 == StatusCode::OK).await;
+}
+
+/// A query whose response has about 12 MB, more than the buffers of the operating system.
+fn large_query() -> String {
+    let points: String = (0..100).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();
+    format!("{{ sales(from: \"2020-01-01\", to: \"2022-09-26\") {{ points {{ {points} }} }} }}")
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_read_gives_its_memory_back() {
+    let flags = ["--max-complexity", "60000", "--max-aliases", "900"];
+    let flags = [&flags[..], &["--max-response-bytes", "16000000", "--max-response-memory", "16000000"]].concat();
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let mut unread = send(&api, &token_of(&api, "a"), &json!({ "query": large_query() }).to_string()).await;
+    assert_eq!(status(&mut unread).await, "200");
+    let other = token_of(&api, "b");
+    assert_eq!(ask(&api, &other, &large_query()).await, (BUSY.0, BUSY.1.into()));
+    until("the client is disconnected", async || {
+        ask(&api, &other, &large_query()).await == (StatusCode::OK, "none".into())
+    })
+    .await;
 }
 
 /// Sends a request and reads nothing.

@@ -63,6 +63,28 @@ async fn a_request_needs_exactly_one_host() {
 }
 
 #[tokio::test]
+async fn an_encoded_body_is_not_implemented() {
+    let api = Api::start(&sqlite().await).await;
+    let token = api.token("", None);
+    let body = "1c\r\n{\"query\": \"{ __typename }\" }\r\n0\r\n\r\n";
+    for (coding, status) in [
+        ("Transfer-Encoding: chunked\r\n", "200"),
+        ("Transfer-Encoding: Chunked\r\n", "200"),
+        ("Transfer-Encoding: gzip, chunked\r\n", "501"),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", "501"),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "501"),
+        ("Transfer-Encoding: identity, chunked\r\n", "501"),
+        ("Transfer-Encoding: chunked, gzip\r\n", "400"),
+        ("Transfer-Encoding: gzip\r\n", "400"),
+    ] {
+        let head = "POST /graphql HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json";
+        let request = format!("{head}\r\nAuthorization: Bearer {token}\r\n{coding}\r\n{body}");
+        let response = send(&api, request.as_bytes()).await;
+        assert_eq!(response.get(9..12), Some(status), "{coding}: {response}");
+    }
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let api = Api::start_with(&sqlite().await, &["--idle-timeout", "1s"]).await;
     let began = Instant::now();

@@ -58,7 +58,7 @@ async fn each_protocol_violation_has_its_close_code() {
     let init = |payload: Value| json!({ "type": "connection_init", "payload": payload });
     let bearer = |token: &str| init(json!({ "authorization": format!("Bearer {token}") }));
     let change = json!({ "id": "1", "type": "subscribe", "payload": { "query": "subscription { clientChanged(id: 1) { id } }" } });
-    let cases: [(u16, Vec<Value>); 14] = [
+    let cases: [(u16, Vec<Value>); 16] = [
         (4401, vec![subscribe.clone()]),
         (4403, vec![init(Value::Null)]),
         (4403, vec![bearer("x")]),
@@ -70,6 +70,8 @@ async fn each_protocol_violation_has_its_close_code() {
         (4400, vec![json!({ "type": "unknown" })]),
         (4400, vec![json!({})]),
         (4400, vec![json!([])]),
+        (4400, vec![json!(["connection_init", null, { "authorization": format!("Bearer {token}") }])]),
+        (4400, vec![bearer(&token), json!(["subscribe", "1", { "query": TYPENAME }])]),
         (4400, vec![init(json!("x"))]),
         (4400, vec![bearer(&token), json!({ "id": "", "type": "subscribe", "payload": { "query": TYPENAME } })]),
         (4400, vec![bearer(&token), json!({ "type": "subscribe", "payload": { "query": TYPENAME } })]),
@@ -291,6 +293,28 @@ async fn messages_and_their_bytes_are_charged() {
     let mut other = Socket::acknowledged(&api, &of("other")).await;
     other.subscribe("1", TYPENAME).await;
     assert_eq!(other.receive().await["type"], "next", "other callers are not affected");
+}
+
+#[tokio::test]
+async fn frames_that_never_become_a_message_are_charged() {
+    let api = Api::start_with(&sqlite().await, &["--rate-limit", "1", "--max-complexity", "100"]).await;
+    let of = |subject: &str| api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
+    let mut socket = Socket::acknowledged(&api, &of("a")).await;
+    // A text that goes on and on without a character more (RFC 6455, section 5.4).
+    socket.send_bytes(&[0x01, 0x81, 0, 0, 0, 0, b'{']).await;
+    let empty = [0x00, 0x80, 0, 0, 0, 0].repeat(50_000);
+    let flood = tokio::spawn(async move {
+        loop {
+            socket.send_bytes(&empty).await;
+        }
+    });
+    let ask = async |subject: &str| {
+        let request = api.request().bearer_auth(of(subject)).json(&json!({ "query": TYPENAME }));
+        request.send().await.unwrap().status()
+    };
+    until("the caller has spent its quota", async || ask("a").await == 429).await;
+    assert_eq!(ask("b").await, 200);
+    flood.abort();
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use read_model::{Error, Health};
+use runtime::http::{self, Limits, check_headers};
 use runtime::single_flight::SingleFlight;
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Consumer;
 use super::activity::Condition;
@@ -23,12 +26,21 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests within this time share one check.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
+/// Few programs ask for health, and often.
+const LIMITS: Limits = Limits { idle_timeout: Duration::from_secs(75), max_connections: 100 };
+
 /// The latest result of the check: the condition of the read model, and whether the queue is reachable.
 type Checks = SingleFlight<(), (Health, bool), Infallible>;
 
-pub fn router(consumer: Consumer) -> Router {
+/// Serves health until it is dropped.
+pub async fn serve(listener: TcpListener, consumer: Consumer) {
     let state = (consumer, Arc::new(Checks::new(1)));
-    Router::new().route("/health/live", get(async || "ok\n")).route("/health/ready", get(ready)).with_state(state)
+    let router = Router::new()
+        .route("/health/live", get(async || "ok\n"))
+        .route("/health/ready", get(ready))
+        .layer(middleware::from_fn(check_headers))
+        .with_state(state);
+    http::serve(listener, router, LIMITS, CancellationToken::new()).await;
 }
 
 async fn check(consumer: Consumer) -> (Health, bool) {

@@ -10,7 +10,7 @@ use projector::queues;
 use read_model::{Applied, Error, Memory, Projection, Queries, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ pub async fn total(read_model: &dyn Queries, client: i64) -> i64 {
 async fn ready(consumer: &Consumer) -> StatusCode {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/health/ready", listener.local_addr().unwrap());
-    let server = tokio::spawn(axum::serve(listener, health::router(consumer.clone())).into_future());
+    let server = tokio::spawn(health::serve(listener, consumer.clone()));
     let status = reqwest::get(url).await.unwrap().status();
     server.abort();
     status

@@ -1,17 +1,17 @@
 //! The body of `/health/ready`.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 
 use futures::future::join_all;
 use iso_currency::Currency;
 use projector::consume::{Consumer, health};
-use read_model::{Applied, Generations, Projection, Queries, Redis};
+use read_model::{Applied, Generations, Memory, Projection, Queries, Redis};
 use serde_json::{Value, json};
 use test_support::log::Log;
 use test_support::redis::Redis as RedisServer;
 use test_support::until;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
@@ -21,7 +21,7 @@ use crate::support::{consumer, events, row};
 pub async fn serve(consumer: Consumer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/health/ready", listener.local_addr().unwrap());
-    tokio::spawn(axum::serve(listener, health::router(consumer)).into_future());
+    tokio::spawn(health::serve(listener, consumer));
     url
 }
 
@@ -130,4 +130,27 @@ async fn requests_share_one_check() {
     let checks = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_exists:calls="));
     let checks: u32 = checks.and_then(|calls| calls.split(',').next()).unwrap().parse().unwrap();
     assert!(checks < 10, "{checks} checks");
+}
+
+#[tokio::test]
+async fn the_port_of_health_speaks_http_1_and_has_few_connections() {
+    let url = serve(consumer(Arc::new(Memory::default())).await.0).await;
+    let address = url.trim_start_matches("http://").trim_end_matches("/health/ready").to_owned();
+    let send = async |bytes: &str| {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        let _ = stream.read_to_string(&mut response).await; // until the server closes the connection
+        response
+    };
+    assert_eq!(send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await, "");
+    let twice = "GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n";
+    assert!(send(twice).await.starts_with("HTTP/1.1 400"));
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(TcpStream::connect(&address).await.unwrap());
+    }
+    assert_eq!(send("").await, "", "further connections are closed at once");
+    drop(open);
+    until("there is room again", async || reqwest::get(&url).await.is_ok()).await;
 }

@@ -9,6 +9,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt, stream};
+use runtime::http::stream::Received;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tower_http::request_id::RequestId;
@@ -76,6 +77,10 @@ pub struct Connection {
     permit: Permit,
     /// Dropped when `connection_init` is accepted.
     uninitialised: Option<Permit>,
+    /// All bytes, also of frames that are not a whole message.
+    received: Received,
+    /// Received bytes that are not charged, because they are too few.
+    uncharged: usize,
     /// The cost of the last messages, and when to try again to charge it. The next message is not read before.
     unpaid: Option<(usize, Instant)>,
     operations: HashMap<String, ActiveOperation>,
@@ -93,7 +98,14 @@ struct ActiveOperation {
 }
 
 impl Connection {
-    pub fn new(edge: Arc<Edge>, socket: WebSocket, caller: Caller, request_id: RequestId, permits: Permits) -> Self {
+    pub fn new(
+        edge: Arc<Edge>,
+        socket: WebSocket,
+        received: Received,
+        caller: Caller,
+        request_id: RequestId,
+        permits: Permits,
+    ) -> Self {
         Connection {
             edge,
             socket,
@@ -101,6 +113,8 @@ impl Connection {
             request_id,
             permit: permits.connection,
             uninitialised: Some(permits.uninitialised),
+            received,
+            uncharged: 0,
             unpaid: None,
             operations: HashMap::new(),
             progress: SelectAll::new(),
@@ -119,6 +133,7 @@ impl Connection {
                 let _ = self.socket.send(close).await;
             }
             // The handshake is complete when nothing more can be read. Reading also replies to a close frame of the client.
+            // Little of it: nothing is charged any more.
             while let Some(Ok(_)) = self.socket.recv().await {}
         })
         .await;
@@ -149,13 +164,17 @@ impl Connection {
                 Some(Ok(message)) => {
                     self.last_message = Instant::now();
                     let is_free = matches!(message, Message::Pong(_)) && std::mem::take(&mut self.awaits_pong);
-                    if !is_free {
-                        self.charge(1 + size(&message) / BYTES_PER_POINT);
-                    }
+                    self.charge(usize::from(!is_free));
                     self.on_message(message).await
                 }
                 Some(Err(_)) | None => Err(Disconnect::Lost),
             },
+            // A part of a message, or frames that never become one.
+            () = self.received.full(), if pay_at.is_none() => {
+                self.last_message = Instant::now();
+                self.charge(0);
+                Ok(())
+            }
             () = sleep_until(pay_at.unwrap_or(init_deadline)), if pay_at.is_some() => {
                 self.last_message = Instant::now();
                 self.charge(0);
@@ -191,7 +210,7 @@ impl Connection {
         if text.len() > self.edge.limits.max_body_bytes {
             return Err(protocol::TOO_BIG.into());
         }
-        let message = ClientMessage::parse(&text).map_err(|_| protocol::INVALID_MESSAGE)?;
+        let message = ClientMessage::parse(&text).ok_or(protocol::INVALID_MESSAGE)?;
         match (&message.kind, &message.id) {
             (MessageKind::ConnectionInit, _) => self.on_connection_init(message.payload()).await,
             (MessageKind::Ping, _) => self.send(ServerMessage::Pong).await,
@@ -210,10 +229,15 @@ impl Connection {
         }
     }
 
-    /// Charges a message of this cost to the caller. While its quota is used up, nothing is read from the socket: the
+    /// Charges this cost and the received bytes to the caller. While its quota is used up, nothing is read from the socket: the
     /// client has to wait, and everything else on the connection goes on.
     fn charge(&mut self, cost: usize) {
-        let cost = cost + self.unpaid.map_or(0, |(cost, _)| cost);
+        self.uncharged += self.received.take();
+        let cost = cost + self.uncharged / BYTES_PER_POINT + self.unpaid.map_or(0, |(cost, _)| cost);
+        self.uncharged %= BYTES_PER_POINT;
+        if cost == 0 {
+            return;
+        }
         self.unpaid = match self.edge.executor.charge(&self.caller.quota_key(), cost) {
             Err(Refusal::RateLimited(wait)) => Some((cost, Instant::now() + wait.max(MIN_PAUSE))),
             Ok(()) | Err(_) => None,
@@ -337,12 +361,4 @@ fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl 
         }
         Err(refusal) => stream::iter([Progress::Refused(Refusal::errors(refusal))]).right_stream(),
     })
-}
-
-fn size(message: &Message) -> usize {
-    match message {
-        Message::Text(text) => text.len(),
-        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
-        Message::Close(_) => 0,
-    }
 }

@@ -14,6 +14,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use runtime::http::stream::Received;
 use tower_http::request_id::RequestId;
 
 use self::connection::{Connection, Permits};
@@ -35,6 +36,7 @@ pub async fn open(
     peer: SocketAddr,
     id: RequestId,
     upgrade: WebSocketUpgrade,
+    received: Received,
 ) -> Result<Response, Refusal> {
     if !is_origin_allowed(&edge, headers) {
         let message = "This origin is not allowed. Add it to CORS_ORIGINS.";
@@ -55,9 +57,10 @@ pub async fn open(
         .write_buffer_size(BUFFER_SIZE)
         .max_message_size(max_size)
         .max_frame_size(max_size);
+    received.count();
     Ok(upgrade.on_upgrade(async move |socket| {
         let sockets = edge.sockets.clone();
-        sockets.track_future(Connection::new(edge, socket, caller, id, permits).serve()).await;
+        sockets.track_future(Connection::new(edge, socket, received, caller, id, permits).serve()).await;
     }))
 }
 

@@ -42,8 +42,12 @@ pub enum MessageKind {
 }
 
 impl ClientMessage<'_> {
-    pub fn parse(text: &str) -> serde_json::Result<ClientMessage<'_>> {
-        serde_json::from_str(text.trim_start_matches('\u{feff}'))
+    /// `None` if the text is no message.
+    pub fn parse(text: &str) -> Option<ClientMessage<'_>> {
+        let text = text.trim_start_matches('\u{feff}');
+        // Serde also accepts an array for a struct.
+        let is_object = text.trim_ascii_start().starts_with('{');
+        is_object.then(|| serde_json::from_str(text).ok()).flatten()
     }
 
     /// The payload in JSON.
