@@ -98,6 +98,8 @@ async fn every_kind_of_invalid_token_is_rejected() {
         ("an algorithm twice", signed(r#"{"alg":"HS256","alg":"HS256"}"#, &claims().to_string())),
         ("a critical extension", signed(r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, &claims().to_string())),
         ("critical extensions that are none", signed(r#"{"alg":"HS256","crit":[]}"#, &claims().to_string())),
+        ("critical extensions that are null", signed(r#"{"alg":"HS256","crit":null}"#, &claims().to_string())),
+        ("a header that is an array", signed(r#"["JWT","HS256"]"#, &claims().to_string())),
         ("malformed crit", signed(r#"{"alg":"HS256","crit":"b64"}"#, &claims().to_string())),
         ("client of another type", changed("orders_client", json!(1))),
         ("null client", changed("orders_client", Value::Null)),

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use quick_cache::sync::Cache;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::warn;
@@ -82,8 +85,9 @@ impl Authenticator {
 
     async fn verify(&self, token: &str) -> Result<Claims, Fault> {
         let header = decode_header(token)?;
-        // A receiver must refuse a token with an extension that it does not know (RFC 7515, section 4.1.11). We know none.
-        if header.crit.is_some() {
+        // A receiver must refuse a token with an extension that it does not know (RFC 7515, section 4.1.11). We know none, so even
+        // null is refused.
+        if header_parameters(token)?.contains_key("crit") {
             return Err(Fault::CriticalExtension);
         }
         // The key determines the algorithms, never the token: `decode` compares the token's algorithm with them.
@@ -130,6 +134,12 @@ impl Authenticator {
 /// The SHA-256 of a token; `None` if it is too long.
 fn hash(token: &str) -> Option<[u8; 32]> {
     (token.len() <= MAX_TOKEN_BYTES).then(|| Sha256::digest(token).into())
+}
+
+/// Everything in the header of a token, which must be an object.
+fn header_parameters(token: &str) -> Result<Map<String, Value>, Error> {
+    let header = token.split('.').next().and_then(|header| BASE64_URL_SAFE_NO_PAD.decode(header).ok());
+    Ok(serde_json::from_slice(&header.unwrap_or_default())?)
 }
 
 /// Why a token is refused.
