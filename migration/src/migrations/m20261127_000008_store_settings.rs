@@ -1,7 +1,7 @@
 use sea_orm_migration::prelude::*;
 
+use crate::currency::store_currency;
 use crate::first_events::logged_currency;
-use crate::store_currency;
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;

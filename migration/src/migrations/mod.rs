@@ -1,0 +1,34 @@
+//! The changes of the schema. A migration names tables and columns itself: it must not change when an entity does.
+
+mod m20261123_000001_create_tables;
+mod m20261123_000002_seed;
+mod m20261124_000003_index_orders_by_time;
+mod m20261125_000004_events_of_clients_and_products;
+mod m20261127_000005_outbox;
+mod m20261127_000006_first_events;
+mod m20261127_000007_refused_events;
+mod m20261127_000008_store_settings;
+mod m20261127_000009_room_for_versions;
+mod m20261127_000010_refunds;
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261123_000001_create_tables::Migration),
+            Box::new(m20261123_000002_seed::Migration),
+            Box::new(m20261124_000003_index_orders_by_time::Migration),
+            Box::new(m20261125_000004_events_of_clients_and_products::Migration),
+            Box::new(m20261127_000005_outbox::Migration),
+            Box::new(m20261127_000006_first_events::Migration),
+            Box::new(m20261127_000007_refused_events::Migration),
+            Box::new(m20261127_000008_store_settings::Migration),
+            Box::new(m20261127_000009_room_for_versions::Migration),
+            Box::new(m20261127_000010_refunds::Migration),
+        ]
+    }
+}

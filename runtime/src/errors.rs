@@ -1,0 +1,36 @@
+//! Errors in one line, and as the exit code of a program.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// The exit code of a program. An error is printed to standard error in one line.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Some libraries put whole requests into their errors, so longer lines are cut.
+const MAX_LINE: usize = 300;
+
+/// Formats an error and its causes in one line. Many libraries repeat the cause in the error, so repeated text is left out.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_LINE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
