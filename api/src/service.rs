@@ -59,6 +59,11 @@ pub struct Backend {
 /// An api that is ready to serve.
 pub struct Service {
     edge: Arc<Edge>,
+    background: Background,
+}
+
+/// What runs beside the requests.
+struct Background {
     batcher: OrderBatcher,
     relay: Relay,
     live_updates: LiveUpdates,
@@ -83,25 +88,7 @@ impl Service {
             backend.read_wait,
             limits.operation_timeout
         );
-        let Backend { db, read_model, currency, read_wait } = backend;
-        let (relay, outgoing) = Relay::new(db.clone(), queue.clone());
-        let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
-        let (live_clients, live_updates) = live(read_model.clone());
-        let sales_snapshots = SalesSnapshots::new(read_model.clone());
-        let app = App {
-            currency,
-            read_wait,
-            commands: Commands::new(db.clone(), currency, outgoing),
-            orders_of_clients: Arc::new(OrdersOfClients::new(db.clone(), currency)),
-            db,
-            orders,
-            catalogue: Arc::new(Catalogue::new(read_model.clone())),
-            clients: Arc::new(Clients::new(read_model.clone(), live_clients.clone())),
-            reports: Arc::new(Reports::new(read_model.clone())),
-            read_model,
-            live_clients,
-            sales_snapshots: sales_snapshots.clone(),
-        };
+        let (app, background) = assemble(backend, queue.clone());
         let schema = schema(Some(app.clone()));
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
@@ -128,7 +115,7 @@ impl Service {
             draining,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, batcher, relay, live_updates, sales_snapshots })
+        Ok(Service { edge, background })
     }
 
     /// The routes. Requests need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -144,7 +131,8 @@ impl Service {
     /// When a part stopped by itself. The other parts have drained first.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
-        let Service { edge, batcher, relay, live_updates, sales_snapshots } = self;
+        let Service { edge, background } = self;
+        let Background { batcher, relay, live_updates, sales_snapshots } = background;
         let limits = http::Limits {
             idle_timeout: edge.settings.idle_timeout,
             max_connections: CONNECTIONS_PER_LIVE_ONE * edge.limits.max_live_connections,
@@ -190,6 +178,30 @@ impl Service {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Connects what resolvers use with the stores.
+fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
+    let Backend { db, read_model, currency, read_wait } = backend;
+    let (relay, outgoing) = Relay::new(db.clone(), queue);
+    let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
+    let (live_clients, live_updates) = live(read_model.clone());
+    let sales_snapshots = SalesSnapshots::new(read_model.clone());
+    let app = App {
+        currency,
+        read_wait,
+        commands: Commands::new(db.clone(), currency, outgoing),
+        orders_of_clients: Arc::new(OrdersOfClients::new(db.clone(), currency)),
+        db,
+        orders,
+        catalogue: Arc::new(Catalogue::new(read_model.clone())),
+        clients: Arc::new(Clients::new(read_model.clone(), live_clients.clone())),
+        reports: Arc::new(Reports::new(read_model.clone())),
+        read_model,
+        live_clients,
+        sales_snapshots: sales_snapshots.clone(),
+    };
+    (app, Background { batcher, relay, live_updates, sales_snapshots })
 }
 
 async fn remove_idle_callers(edge: &Edge) -> Infallible {
