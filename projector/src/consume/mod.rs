@@ -9,19 +9,19 @@ mod apply;
 pub mod health;
 mod poll;
 mod process;
+mod reception;
 
-use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_sqs::Client;
 use iso_currency::Currency;
 use read_model::Projection;
 use tokio::sync::Notify;
-use tracing::warn;
 
 use self::activity::Activity;
 use self::apply::EventBatcher;
+use self::reception::Reception;
 
 pub use process::Processed;
 
@@ -38,7 +38,7 @@ pub struct Consumer {
     /// Number of pollers that hold messages because Redis is unavailable. While there are any, no poller receives: each
     /// redelivery of a held message would bring it closer to the dead-letter queue.
     waiting_for_redis: Arc<AtomicUsize>,
-    is_receiving: Arc<AtomicBool>,
+    reception: Arc<Reception>,
     /// Notified when a receive call returns a full batch, so that another poller joins.
     backlog: Arc<Notify>,
     /// How many pollers have received two full batches in a row.
@@ -56,22 +56,10 @@ impl Consumer {
             read_model,
             currency,
             waiting_for_redis: Arc::default(),
-            is_receiving: Arc::new(true.into()),
+            reception: Arc::default(),
             backlog: Arc::default(),
             busy: Arc::default(),
             activity: Arc::default(),
-        }
-    }
-
-    /// Whether it receives messages. It does not while a store is unavailable.
-    fn is_receiving(&self) -> bool {
-        self.is_receiving.load(Ordering::SeqCst)
-    }
-
-    /// Logs the reason once, although all pollers report it.
-    fn pause(&self, reason: &dyn Display) {
-        if self.is_receiving.swap(false, Ordering::SeqCst) {
-            warn!("paused: {reason}");
         }
     }
 }

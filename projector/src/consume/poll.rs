@@ -10,8 +10,8 @@ use futures::future::try_join_all;
 use runtime::one_line;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
+use super::reception::Began;
 use super::{Consumer, CountGuard, Processed};
 use crate::queues::{CALL_TIMEOUT, timeout_config};
 
@@ -56,9 +56,10 @@ impl Consumer {
                     () = shutdown.cancelled() => return,
                 }
             }
+            let began = self.reception.begin();
             // The queue may give messages to a call whose caller is gone. They would be invisible for 30 seconds.
             let received = tokio::select! {
-                received = self.receive_unless_paused() => received,
+                received = self.receive_unless_paused(began) => received,
                 () = after(&shutdown, LONG_POLL + CALL_TIMEOUT) => return,
             };
             let is_full = received.as_ref().is_ok_and(|messages| messages.len() == RECEIVE_BATCH);
@@ -76,14 +77,14 @@ impl Consumer {
                     self.process(messages, min_batch, &shutdown).await;
                 }
                 Err(problem) => {
-                    self.pause(&problem);
+                    self.reception.pause(began, &problem);
                     let _ = timeout(RETRY_PAUSE, shutdown.cancelled()).await;
                 }
             }
         }
     }
 
-    async fn receive_unless_paused(&self) -> Result<Vec<Message>, String> {
+    async fn receive_unless_paused(&self, began: Began) -> Result<Vec<Message>, String> {
         let waits_for_redis = || self.waiting_for_redis.load(Ordering::SeqCst) > 0;
         if waits_for_redis() {
             return Err("Redis is unavailable: it has not applied the received events yet".into());
@@ -93,8 +94,8 @@ impl Consumer {
         let messages = self.receive(LONG_POLL).await?;
         self.activity.received(messages.is_empty());
         // Other pollers may still wait with messages.
-        if !waits_for_redis() && !self.is_receiving.swap(true, Ordering::SeqCst) {
-            info!("resumed: receiving messages again");
+        if !waits_for_redis() {
+            self.reception.resume(began);
         }
         Ok(messages)
     }

@@ -86,6 +86,7 @@ impl Consumer {
     ) -> Option<Vec<Result<Applied, Error>>> {
         let mut waiting_for_redis = None;
         loop {
+            let began = self.reception.begin();
             let results;
             (events, results) = self.batcher.apply(events, min_batch).await;
             let unavailable = results.iter().find_map(|result| match result {
@@ -94,7 +95,7 @@ impl Consumer {
             });
             let Some(error) = unavailable else { return Some(results) };
             // In this order, so that the log has the reason of Redis.
-            self.pause(error);
+            self.reception.pause(began, error);
             waiting_for_redis.get_or_insert_with(|| CountGuard::new(&self.waiting_for_redis));
             if timeout(RETRY_PAUSE, shutdown.cancelled()).await.is_ok() {
                 return None;
