@@ -18,10 +18,10 @@ use sea_orm::DbErr;
 #[command(version, term_width = 0, next_help_heading = "Stores")]
 struct Cli {
     /// URL of the command database, such as postgres://user:password@host/database or sqlite://orders.db
-    #[arg(long, env, hide_env_values = true)]
+    #[arg(long, env)]
     database_url: String,
     /// File with the password of the database, instead of the URL
-    #[arg(long, env, hide_env_values = true)]
+    #[arg(long, env)]
     database_password_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -56,15 +56,17 @@ async fn main() -> ExitCode {
     }
 }
 
-/// An empty variable counts as not set, as in the other programs.
+/// As in the other programs, an empty variable counts as not set, and `--help` prints no value of a variable.
 fn parse() -> Cli {
-    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let skip_empty = move |argument: Arg| match argument.get_env().is_some_and(is_empty) {
-        true => argument.env(Resettable::Reset),
-        false => argument,
+    let prepare_argument = |argument: Arg| {
+        let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        match argument.get_env().is_some_and(is_empty) {
+            true => argument.env(Resettable::Reset),
+            false => argument.hide_env_values(true),
+        }
     };
-    let skip_empty = move |program: Program| program.mut_args(skip_empty);
-    let matches = skip_empty(Cli::command()).mut_subcommands(skip_empty).get_matches();
+    let prepare = move |program: Program| program.mut_args(prepare_argument);
+    let matches = prepare(Cli::command()).mut_subcommands(prepare).get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

@@ -21,7 +21,7 @@ pub struct HttpSettings {
     /// Accept queries with GET as well as POST
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub graphql_get: bool,
-    /// Origins that may call /graphql from a browser, separated by commas: https://shop.example.com, all sub-domains as in https://*.example.com, all ports as in http://localhost:*, or * for any (unset: none)
+    /// Origins that may call /graphql from a browser, separated by commas: https://shop.example.com, all sub-domains as in https://*.example.com, all ports as in http://localhost:*, or * for any (unset: none; standalone: http://localhost:* and http://127.0.0.1:*)
     #[arg(long, env, value_delimiter = ',')]
     pub cors_origins: Vec<AllowedOrigin>,
     /// Headers that pages of these origins may send, separated by commas, or * for any
@@ -30,7 +30,7 @@ pub struct HttpSettings {
     /// Number of proxies in front of this service whose entries in X-Forwarded-For, and whose X-Forwarded-Host, are trusted
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
-    /// Serve the pages /dashboard and /shop
+    /// Serve the pages /dashboard and /shop; standalone always does
     #[arg(long, env)]
     pub dashboard: bool,
     /// Close a connection that is idle for this long or takes longer to send headers, at least 1s; set it higher than the idle timeout of the load balancer

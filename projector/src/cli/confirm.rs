@@ -30,4 +30,11 @@ impl Confirmation {
         ensure!(matches!(&*response.trim().to_lowercase(), "y" | "yes"), "cancelled: nothing was changed");
         Ok(())
     }
+
+    /// Prints that nothing was changed, after a dry run.
+    pub fn report_dry_run(self) {
+        if self.dry_run {
+            eprintln!("this was a dry run: nothing was changed");
+        }
+    }
 }

@@ -129,17 +129,17 @@ async fn act(letters: &mut DeadLetters, action: Action, chosen: Chosen, report: 
         }
     };
     let missing = letters.act(action, chosen.ids, chosen.confirmation.dry_run, print).await?;
-    let (count, reason) = match action {
-        Action::Redrive => ("redriven", "they are not events of this service"),
-        Action::Discard => ("discarded", "the read model needs them"),
+    let (count, reason) = match (action, chosen.confirmation.dry_run) {
+        (Action::Redrive, false) => ("redriven", "they are not events of this service"),
+        (Action::Redrive, true) => ("wouldRedrive", "they are not events of this service"),
+        (Action::Discard, false) => ("discarded", "the read model needs them"),
+        (Action::Discard, true) => ("wouldDiscard", "the read model needs them"),
     };
     report.summary(&[(count, done), ("skipped", skipped)], false, Value::Null);
     if skipped > 0 {
         eprintln!("{skipped} skipped: {reason}");
     }
-    if chosen.confirmation.dry_run {
-        eprintln!("this was a dry run: nothing was changed");
-    }
+    chosen.confirmation.report_dry_run();
     ensure!(missing.is_empty(), "there are no dead letters {}", missing.join(", "));
     Ok(())
 }

@@ -83,6 +83,7 @@ impl Arguments {
         if let Some(since) = since {
             eprintln!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC"));
         }
+        self.confirmation.report_dry_run();
         if interrupted {
             eprintln!("interrupted; continue with {}", continue_arguments(last, next));
             return Ok(ExitCode::from(INTERRUPTED));

@@ -57,8 +57,15 @@ fn commands_that_destroy_ask_or_require_yes() {
     let before = printed(&stores, &["rebuild", "status"]);
     assert!(printed(&stores, &["rebuild", "discard", "--dry-run"]).contains("would remove generation 2"));
     assert!(printed(&stores, &["rebuild", "rollback", "--dry-run"]).contains("would make generation 2 live again"));
-    assert!(printed(&stores, &["dead-letters", "discard", "--all", "--dry-run"]).contains("nothing was changed"));
-    printed(&stores, &["verify", "--repair", "--remove-orphans", "--dry-run", "--in-flight", "0s"]);
+    let dry_runs: [(&[&str], &str); 3] = [
+        (&["dead-letters", "discard", "--all"], "would discard 0"),
+        (&["dead-letters", "redrive", "--all"], "would redrive 0"),
+        (&["verify", "--repair", "--remove-orphans", "--in-flight", "0s"], "repaired 0"),
+    ];
+    for (arguments, outcome) in dry_runs {
+        let printed = printed(&stores, &[arguments, &["--dry-run"]].concat());
+        assert!(printed.contains(outcome) && printed.contains("dry run: nothing was changed"), "{printed}");
+    }
     assert_eq!(printed(&stores, &["rebuild", "status"]), before);
 
     let (done, output) = on_terminal(&stores, "rebuild rollback", "y\n");
