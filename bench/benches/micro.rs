@@ -95,7 +95,8 @@ fn documents(criterion: &mut Criterion) {
 
 fn events(criterion: &mut Criterion) {
     let client = client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0 };
-    let product = |id| product::Model { id, name: "Computer".into(), price: 150_000, version: 0 };
+    let product =
+        |id| product::Model { id, name: "Computer".into(), price: 150_000, available: true, sku: None, version: 0 };
     let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);
     let items = [1, 2].map(|product_id| Item { product_id: Some(product_id), quantity: 3 });
     let order = PlaceOrder { client_id: Some(1), items: items.into(), idempotency_key: None, traceparent: None };

@@ -28,6 +28,8 @@ pub const MAX_QUANTITY: i32 = 10_000;
 pub const MAX_TOTAL: i64 = 1_000_000_000_000;
 /// Characters of a name or an e-mail address.
 pub const MAX_NAME: usize = 200;
+/// Characters of a SKU.
+pub const MAX_SKU: usize = 64;
 /// How far the time of an event may be ahead of the queue's clock when it is sent: far more than clocks differ.
 const MAX_TIME_AHEAD: TimeDelta = TimeDelta::days(1);
 /// Bytes of a message that its error repeats.
@@ -308,6 +310,11 @@ fn require(holds: bool, fault: &'static str) -> Result<(), InvalidEvent> {
     if holds { Ok(()) } else { Err(InvalidEvent::Contradiction(fault)) }
 }
 
+/// Whether a text can be a SKU: from 1 to 64 ASCII characters, without spaces and control characters.
+pub fn is_sku(text: &str) -> bool {
+    (1..=MAX_SKU).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn is_short(name: &str) -> bool {
     name.chars().count() <= MAX_NAME
 }
@@ -393,7 +400,7 @@ impl ProductChanged {
         require(self.product_id > 0, "data.productId is below 1")?;
         check_currency(&self.currency, here)?;
         require(is_short(&self.name), "data.name is too long")?;
-        require(self.sku.as_deref().is_none_or(is_short), "data.sku is too long")?;
+        require(self.sku.as_deref().is_none_or(is_sku), "data.sku is not a SKU")?;
         require((0..=MAX_TOTAL).contains(&self.price), "data.price is out of range")
     }
 }

@@ -9,6 +9,10 @@ pub struct Model {
     pub name: String,
     /// Minor units, 0 or more.
     pub price: i64,
+    /// Whether it can be ordered.
+    pub available: bool,
+    /// Unique, whatever its case.
+    pub sku: Option<String>,
     /// The version of the product's newest event.
     pub version: i32,
 }

@@ -86,11 +86,10 @@ impl Stored {
     }
 
     fn put(&mut self, product: &ProductChanged, version: i32) -> Applied {
-        let ProductChanged { product_id: id, ref name, price, .. } = *product;
-        if self.products.get(&id).is_some_and(|stored| stored.version >= version) {
+        if self.products.get(&product.product_id).is_some_and(|stored| stored.version >= version) {
             return Applied::Before;
         }
-        self.products.insert(id, Product { id, name: name.clone(), price, version });
+        self.products.insert(product.product_id, Product::of(product, version));
         Applied::Now
     }
 

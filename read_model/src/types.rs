@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, Utc};
+use entity::ProductChanged;
 
 /// The state of a client after its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +27,18 @@ pub struct Product {
     pub name: String,
     /// Minor units.
     pub price: i64,
+    /// Whether it can be ordered.
+    pub available: bool,
+    pub sku: Option<String>,
     pub version: i32,
+}
+
+impl Product {
+    /// The product after this change.
+    pub fn of(change: &ProductChanged, version: i32) -> Product {
+        let ProductChanged { product_id: id, name, price, available, sku, .. } = change.clone();
+        Product { id, name, price, available, sku, version }
+    }
 }
 
 /// The value that clients are ranked by, largest first. Clients with equal values are ordered by their ids as text, largest first.

@@ -30,6 +30,10 @@ pub enum Rejection {
     ProductNotFound {
         item: Option<usize>,
     },
+    /// The product is withdrawn. `item` counts from 0.
+    ProductNotAvailable {
+        item: usize,
+    },
     EmptyOrder,
     TooManyItems,
     /// `item` counts from 0.
@@ -43,6 +47,8 @@ pub enum Rejection {
     InvalidEmail,
     EmailTaken,
     PriceOutOfRange,
+    InvalidSku,
+    SkuTaken,
     /// The client or product has as many events as a version can count.
     VersionLimitReached,
 }

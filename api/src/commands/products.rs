@@ -1,22 +1,36 @@
-//! Creating products and changing their prices.
+//! Creating, changing and withdrawing products.
 
-use entity::event::{MAX_TOTAL, PRICE_CHANGED, PRODUCT_CREATED};
+use entity::event::{MAX_TOTAL, PRODUCT_CREATED, PRODUCT_UPDATED, is_sku};
 use entity::{ProductChanged, Subject, order_event, product};
-use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue, ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::sea_query::LockType;
+use sea_orm::{ActiveModelTrait, ActiveValue, DbErr, EntityTrait, QuerySelect, SqlErr};
 
 use super::database::begin;
-use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
+use super::{Commands, Outcome, Rejection, as_new, new_event, next_version, valid_name};
+
+pub struct NewProduct {
+    pub name: String,
+    /// Minor units, `None` when it is not a valid amount.
+    pub price: Option<i64>,
+    pub available: bool,
+    pub sku: Option<String>,
+}
+
+/// Changes of a product. `None` leaves an attribute as it is.
+#[derive(Default)]
+pub struct ProductUpdate {
+    pub name: Option<String>,
+    /// As in [`NewProduct`].
+    pub price: Option<Option<i64>>,
+    pub available: Option<bool>,
+    pub sku: Option<String>,
+}
 
 impl Commands {
-    /// `price` is in minor units, `None` when it is not a valid amount. Not idempotent.
-    pub async fn create_product(
-        &self,
-        name: &str,
-        price: Option<i64>,
-        traceparent: Option<String>,
-    ) -> Outcome<product::Model> {
-        let (name, price) = match both(valid_name(name), valid_price(price)) {
+    /// Not idempotent, except by its SKU.
+    pub async fn create_product(&self, new: NewProduct, traceparent: Option<String>) -> Outcome<product::Model> {
+        let NewProduct { name, price, available, sku } = new;
+        let (name, price, sku) = match all(valid_name(&name), valid_price(price), sku.map(valid_sku).transpose()) {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
@@ -25,47 +39,67 @@ impl Commands {
             id: ActiveValue::NotSet,
             name: ActiveValue::Set(name),
             price: ActiveValue::Set(price),
+            available: ActiveValue::Set(available),
+            sku: ActiveValue::Set(sku),
             version: ActiveValue::Set(1),
         };
-        let product = product::Entity::insert(new).exec_with_returning(&transaction).await?;
-        self.commit(transaction, self.event(PRODUCT_CREATED, &product, traceparent)).await?;
-        Ok(Ok(product))
+        match product::Entity::insert(new).exec_with_returning(&transaction).await {
+            Ok(product) => {
+                self.commit(transaction, self.event(PRODUCT_CREATED, &product, traceparent)).await?;
+                Ok(Ok(product))
+            }
+            Err(error) => sku_taken(error),
+        }
     }
 
-    /// `price` is in minor units, `None` when it is not a valid amount. The same price again writes no event. An `id` of
-    /// `None` names no product.
-    pub async fn change_price(
+    /// An update that changes nothing writes no event. An `id` of `None` names no product.
+    ///
+    /// An order takes the price and the availability that it reads in its transaction. So an order that is sent after the update
+    /// has returned sees it, and an order that runs at the same time may not. It does not wait for the update: a lock on the
+    /// product, even a shared one, would make all orders write its row.
+    pub async fn update_product(
         &self,
         id: Option<i64>,
-        price: Option<i64>,
+        update: ProductUpdate,
         traceparent: Option<String>,
     ) -> Outcome<product::Model> {
+        let ProductUpdate { name, price, available, sku } = update;
+        let name = name.as_deref().map(valid_name).transpose();
+        let valid = all(name, price.map(valid_price).transpose(), sku.map(valid_sku).transpose());
         let transaction = begin(&self.db).await?;
         let found = match id {
-            Some(id) => product::Entity::find_by_id(id).lock_exclusive().one(&transaction).await?,
+            // `FOR UPDATE` would make orders wait, because their items refer to the product.
+            Some(id) => product::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(&transaction).await?,
             None => None,
         };
-        let not_found = Rejection::ProductNotFound { item: None };
-        let (mut product, price) = match both(found.ok_or(not_found), valid_price(price)) {
-            Ok(valid) => valid,
-            Err(rejections) => return Ok(Err(rejections)),
+        let (before, (name, price, sku)) = match (found, valid) {
+            (Some(product), Ok(valid)) => (product, valid),
+            (found, valid) => {
+                let not_found = found.is_none().then_some(Rejection::ProductNotFound { item: None });
+                return Ok(Err(not_found.into_iter().chain(valid.err().into_iter().flatten()).collect()));
+            }
         };
-        if product.price == price {
+        let mut product = product::Model {
+            name: name.unwrap_or_else(|| before.name.clone()),
+            price: price.unwrap_or(before.price),
+            available: available.unwrap_or(before.available),
+            sku: sku.or_else(|| before.sku.clone()),
+            ..before
+        };
+        if product == before {
             return Ok(Ok(product));
         }
-        product.price = price;
         product.version = match next_version(product.version) {
             Ok(version) => version,
             Err(rejection) => return Ok(Err(vec![rejection])),
         };
-        product::Entity::update_many()
-            .col_expr(product::Column::Price, Expr::val(product.price))
-            .col_expr(product::Column::Version, Expr::val(product.version))
-            .filter(product::Column::Id.eq(product.id))
-            .exec(&transaction)
-            .await?;
-        self.commit(transaction, self.event(PRICE_CHANGED, &product, traceparent)).await?;
-        Ok(Ok(product))
+        match as_new(product).update(&transaction).await {
+            Ok(product) => {
+                self.commit(transaction, self.event(PRODUCT_UPDATED, &product, traceparent)).await?;
+                Ok(Ok(product))
+            }
+            Err(error) => sku_taken(error),
+        }
     }
 
     fn event(&self, r#type: &str, product: &product::Model, traceparent: Option<String>) -> order_event::Model {
@@ -74,13 +108,39 @@ impl Commands {
             name: product.name.clone(),
             price: product.price,
             currency: self.currency.code().to_owned(),
-            available: true,
-            sku: None,
+            available: product.available,
+            sku: product.sku.clone(),
         };
         new_event(r#type, Subject::Product(product.id), product.version, &data, traceparent)
     }
 }
 
+/// All values, or every rejection.
+fn all<A, B, C>(
+    name: Result<A, Rejection>,
+    price: Result<B, Rejection>,
+    sku: Result<C, Rejection>,
+) -> Result<(A, B, C), Vec<Rejection>> {
+    match (name, price, sku) {
+        (Ok(name), Ok(price), Ok(sku)) => Ok((name, price, sku)),
+        (name, price, sku) => Err([name.err(), price.err(), sku.err()].into_iter().flatten().collect()),
+    }
+}
+
 fn valid_price(price: Option<i64>) -> Result<i64, Rejection> {
     price.filter(|price| (0..=MAX_TOTAL).contains(price)).ok_or(Rejection::PriceOutOfRange)
+}
+
+/// Trims a SKU. It keeps its case, but another product cannot have it in another case.
+fn valid_sku(sku: String) -> Result<String, Rejection> {
+    let sku = sku.trim();
+    if is_sku(sku) { Ok(sku.to_owned()) } else { Err(Rejection::InvalidSku) }
+}
+
+/// Maps a violation of the unique index of SKUs.
+fn sku_taken<Row>(error: DbErr) -> Outcome<Row> {
+    match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(what)) if what.contains("sku") => Ok(Err(vec![Rejection::SkuTaken])),
+        _ => Err(error.into()),
+    }
 }

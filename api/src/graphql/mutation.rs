@@ -8,11 +8,12 @@ use super::cost_directives::cost;
 use super::error::Error;
 use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
 use super::types::order::{Order, PlaceOrderInput, PlaceOrderPayload};
-use super::types::product::{ChangePriceInput, CreateProductInput, Product, ProductPayload};
+use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::user_error::user_errors;
 use super::{app, traceparent};
 use crate::commands::Rejection;
 use crate::commands::place_order::Outcome;
+use crate::commands::products::{NewProduct, ProductUpdate};
 use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 
 pub struct Mutation;
@@ -53,8 +54,8 @@ impl Mutation {
         Some(update_client(ctx, input).await)
     }
 
-    /// Creates a product, which can be ordered at once. It is not idempotent: a repeated request creates a second product.
-    /// Requires the scope `products:write`.
+    /// Creates a product. Without a SKU it is not idempotent: a repeated request creates a second product. Requires the scope
+    /// `products:write`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn create_product(
         &self,
@@ -64,14 +65,15 @@ impl Mutation {
         Some(create_product(ctx, input).await)
     }
 
-    /// Changes the price of a product. Existing orders keep the old price. Requires the scope `products:write`.
+    /// Changes the name, the price or the SKU of a product, withdraws it, or offers it again. Existing orders keep their names and
+    /// prices. Requires the scope `products:write`.
     #[graphql(directive = cost::apply("10".into()))]
-    async fn change_price(
+    async fn update_product(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The new price.")] input: ChangePriceInput,
+        #[graphql(desc = "The changes.")] input: UpdateProductInput,
     ) -> Option<Result<ProductPayload, Error>> {
-        Some(change_price(ctx, input).await)
+        Some(update_product(ctx, input).await)
     }
 }
 
@@ -123,18 +125,18 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
 
 async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
-    let app = app(ctx);
-    let price = input.price.to_minor(app.currency);
-    let created = app.commands.create_product(&input.name, price, traceparent(ctx)).await?;
+    let (CreateProductInput { name, price, sku, available }, app) = (input, app(ctx));
+    let new = NewProduct { name, price: price.to_minor(app.currency), available: available.unwrap_or(true), sku };
+    let created = app.commands.create_product(new, traceparent(ctx)).await?;
     Ok(product_payload(created, app.currency))
 }
 
-async fn change_price(ctx: &Context<'_>, input: ChangePriceInput) -> Result<ProductPayload, Error> {
+async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
-    let app = app(ctx);
-    let (id, price) = (parse_id(&input.product_id), input.price.to_minor(app.currency));
-    let changed = app.commands.change_price(id, price, traceparent(ctx)).await?;
-    Ok(product_payload(changed, app.currency))
+    let (UpdateProductInput { id, name, price, available, sku }, app) = (input, app(ctx));
+    let update = ProductUpdate { name, price: price.map(|price| price.to_minor(app.currency)), available, sku };
+    let updated = app.commands.update_product(parse_id(&id), update, traceparent(ctx)).await?;
+    Ok(product_payload(updated, app.currency))
 }
 
 fn product_payload(changed: Result<product::Model, Vec<Rejection>>, currency: Currency) -> ProductPayload {

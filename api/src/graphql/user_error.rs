@@ -1,7 +1,7 @@
 //! Problems with a command that the user can fix, as `userErrors` lists them. This is the one place that maps rejections.
 
 use async_graphql::{Enum, SimpleObject};
-use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY};
+use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY, MAX_SKU};
 
 use super::cost_directives::max_size;
 use crate::commands::Rejection;
@@ -27,6 +27,8 @@ pub enum UserErrorCode {
     ClientNotFound,
     /// No product has this id.
     ProductNotFound,
+    /// The product is withdrawn, so it cannot be ordered.
+    ProductNotAvailable,
     /// The order has no items.
     EmptyOrder,
     /// The order has more than 100 items.
@@ -47,6 +49,10 @@ pub enum UserErrorCode {
     EmailTaken,
     /// The price is negative, too large, or has more decimal places than the currency.
     PriceOutOfRange,
+    /// The SKU is empty, longer than 64 characters, or has other characters than letters, digits and punctuation of ASCII.
+    InvalidSku,
+    /// Another product has this SKU, perhaps in another case.
+    SkuTaken,
     /// The client or product has reached the highest version, 2147483647, and cannot change any more.
     VersionLimitReached,
 }
@@ -68,9 +74,17 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
     match rejection {
         Rejection::ClientNotFound => UserError::new(Code::ClientNotFound, "There is no such client.", &[client_field]),
         Rejection::ProductNotFound { item } => {
-            let item = item.map(|item| item.to_string());
-            let field = item.iter().flat_map(|item| ["items", item]).chain(["productId"]).collect::<Vec<_>>();
-            UserError::new(Code::ProductNotFound, "There is no such product.", &field)
+            let message = "There is no such product.";
+            match item {
+                Some(item) => {
+                    UserError::new(Code::ProductNotFound, message, &["items", &item.to_string(), "productId"])
+                }
+                None => UserError::new(Code::ProductNotFound, message, &["id"]),
+            }
+        }
+        Rejection::ProductNotAvailable { item } => {
+            let message = "The product cannot be ordered any more.";
+            UserError::new(Code::ProductNotAvailable, message, &["items", &item.to_string(), "productId"])
         }
         Rejection::EmptyOrder => UserError::new(Code::EmptyOrder, "The order has no items.", &["items"]),
         Rejection::TooManyItems => {
@@ -105,6 +119,13 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             let message = "The price is negative, too large, or has more decimal places than the currency.";
             UserError::new(Code::PriceOutOfRange, message, &["price"])
         }
+        Rejection::InvalidSku => {
+            let message = format!(
+                "The SKU must have from 1 to {MAX_SKU} characters: letters, digits and punctuation of ASCII, without spaces."
+            );
+            UserError::new(Code::InvalidSku, message, &["sku"])
+        }
+        Rejection::SkuTaken => UserError::new(Code::SkuTaken, "Another product has this SKU.", &["sku"]),
         Rejection::VersionLimitReached => UserError::new(
             Code::VersionLimitReached,
             "The highest version is reached: no more changes are possible.",

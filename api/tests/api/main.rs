@@ -18,6 +18,7 @@ mod outages;
 mod outbox;
 mod panicking;
 mod place_order;
+mod products;
 mod quotas;
 mod refused;
 mod relay;

@@ -1,6 +1,6 @@
 //! Registering and changing clients and products, on both databases.
 
-use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRICE_CHANGED, PRODUCT_CREATED};
+use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRODUCT_CREATED, PRODUCT_UPDATED};
 use entity::{Event, client, order_event, order_item, product};
 use futures::future::join_all;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
@@ -14,7 +14,7 @@ const UPDATE: &str = "mutation($input: UpdateClientInput!) { updateClient(input:
     client { id name email } clientVersion userErrors { code field } } }";
 const CREATE: &str = "mutation($input: CreateProductInput!) { createProduct(input: $input) {
     product { id name price { amount } } userErrors { code field } } }";
-const CHANGE: &str = "mutation($input: ChangePriceInput!) { changePrice(input: $input) {
+const CHANGE: &str = "mutation($input: UpdateProductInput!) { updateProduct(input: $input) {
     product { id price { amount } } userErrors { code field } } }";
 const PLACE: &str = "mutation($input: PlaceOrderInput!) { placeOrder(input: $input) {
     order { id total { amount } } clientVersion userErrors { code } } }";
@@ -108,7 +108,7 @@ async fn an_order_keeps_the_price_at_which_it_was_placed() {
         let order = json!({ "clientId": "1", "items": [{ "productId": "4", "quantity": 2 }] });
         assert_eq!(change(&api, PLACE, order.clone()).await["order"]["total"]["amount"], "39.80");
         for (price, version) in [("25.00", 2), ("25", 2), ("5.00", 3)] {
-            change(&api, CHANGE, json!({ "productId": "4", "price": price })).await;
+            change(&api, CHANGE, json!({ "id": "4", "price": price })).await;
             let row = product::Entity::find_by_id(4).one(&db.connection).await.unwrap().unwrap();
             assert_eq!(row.version, version, "{price}");
         }
@@ -116,7 +116,7 @@ async fn an_order_keeps_the_price_at_which_it_was_placed() {
         let items = order_item::Entity::find().order_by_asc(order_item::Column::OrderId).all(&db.connection).await;
         assert_eq!(items.unwrap().iter().map(|item| item.unit_price).collect::<Vec<_>>(), [1_990, 500]);
         let types: Vec<String> = log(&db).await.into_iter().map(|row| row.r#type).collect();
-        assert_eq!(types, [PRODUCT_CREATED, ORDER_PLACED, PRICE_CHANGED, PRICE_CHANGED, ORDER_PLACED]);
+        assert_eq!(types, [PRODUCT_CREATED, ORDER_PLACED, PRODUCT_UPDATED, PRODUCT_UPDATED, ORDER_PLACED]);
 
         // Names and prices in reports come from the events, not from the database.
         project(&api, &db).await;
@@ -153,7 +153,7 @@ async fn invalid_changes_are_reported_and_change_nothing() {
             (CREATE, json!({ "name": " ", "price": "10000000000.01" }), json!(["INVALID_NAME", "PRICE_OUT_OF_RANGE"])),
             (CREATE, json!({ "name": "Lamp", "price": "0.001" }), json!(["PRICE_OUT_OF_RANGE"])),
             (CREATE, json!({ "name": "Lamp", "price": "-1" }), json!(["PRICE_OUT_OF_RANGE"])),
-            (CHANGE, json!({ "productId": "9", "price": "0.001" }), json!(["PRODUCT_NOT_FOUND", "PRICE_OUT_OF_RANGE"])),
+            (CHANGE, json!({ "id": "9", "price": "0.001" }), json!(["PRODUCT_NOT_FOUND", "PRICE_OUT_OF_RANGE"])),
         ] {
             let response = change(&api, mutation, input.clone()).await;
             let errors = response["userErrors"].as_array().unwrap();
@@ -183,7 +183,7 @@ async fn a_client_or_product_without_a_version_left_cannot_change() {
         let (alice, bob) = tokio::join!(change(&api, PLACE, order("2")), change(&api, PLACE, order("1")));
         assert_eq!((&alice["userErrors"], &alice["clientVersion"]), (&json!([]), &json!(2)));
         let update = change(&api, UPDATE, json!({ "id": "1", "name": "Robert" })).await;
-        let price = change(&api, CHANGE, json!({ "productId": "1", "price": "5.00" })).await;
+        let price = change(&api, CHANGE, json!({ "id": "1", "price": "5.00" })).await;
         for response in [bob, update, price] {
             assert_eq!(response["userErrors"][0]["code"], "VERSION_LIMIT_REACHED", "{response}");
         }
@@ -198,7 +198,7 @@ async fn changes_require_their_scopes() {
     let register = json!({ "name": "Zoë", "email": "zoe@example.com" });
     let (update, other) = (json!({ "id": "1", "name": "Robert" }), json!({ "id": "2", "name": "Alicia" }));
     let create = json!({ "name": "Lamp", "price": "5.00" });
-    let price = json!({ "productId": "1", "price": "5.00" });
+    let price = json!({ "id": "1", "price": "5.00" });
     let read_only = "orders:place clients:read products:read sales:read";
     for (scope, client, mutation, input, expected) in [
         (read_only, None, REGISTER, &register, "FORBIDDEN"),
@@ -231,7 +231,7 @@ async fn concurrent_changes_leave_no_version_gap_and_an_email_address_goes_to_on
     let changes = join_all((0..60).map(async |n| match n % 3 {
         0 => change(&api, PLACE, order.clone()).await,
         1 => change(&api, UPDATE, json!({ "id": "1", "name": format!("Bob {n}") })).await,
-        _ => change(&api, CHANGE, json!({ "productId": "1", "price": format!("{n}.00") })).await,
+        _ => change(&api, CHANGE, json!({ "id": "1", "price": format!("{n}.00") })).await,
     }));
     let registrations = join_all((0..10).map(async |n| {
         change(&api, REGISTER, json!({ "name": format!("Zoë {n}"), "email": "zoe@example.com" })).await

@@ -1,4 +1,4 @@
-//! Compares products. A product is right when its name and price are those of its newest event.
+//! Compares products. A product is right when it is as its newest event says.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -39,14 +39,10 @@ impl Verifier {
         let projected = self.read_model.projected_products(ids).await.map_err(read_model)?;
         let rows = product::Entity::find().filter(is_one_of(&self.db, product::Column::Id, ids));
         let rows = rows.all(&self.db).await.map_err(database)?;
-        let rows: HashMap<i64, product::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
+        let rows: HashMap<i64, Product> = rows.into_iter().map(|row| (row.id, product_of(row))).collect();
         let mut all = Vec::new();
         for (&id, projected) in ids.iter().zip(projected) {
-            let row = rows.get(&id).map(|row| (row.version, &row.name, row.price));
-            let matches_row = match &projected {
-                Ok(product) => product.as_ref().map(|product| (product.version, &product.name, product.price)) == row,
-                Err(_) => false,
-            };
+            let matches_row = projected.as_ref().is_ok_and(|product| product.as_ref() == rows.get(&id));
             let right = Examined::Right(Missing::default());
             all.push((id, if matches_row { right } else { self.examine_product(id, projected).await? }));
         }
@@ -67,7 +63,7 @@ impl Verifier {
             let Some(event) = event else { return Ok(Examined::Wrong(Difference::Orphaned { version })) };
             // Skip: the newest applied event is invalid in the log.
             if let Ok(Event { data: Change::Product(data), .. }) = Event::from_row(event, self.currency.code())
-                && (&data.name, data.price) != (&product.name, product.price)
+                && Product::of(&data, version) != *product
             {
                 return Ok(Examined::Wrong(Difference::WrongDetails));
             }
@@ -75,4 +71,9 @@ impl Verifier {
         let (published, is_pending) = missing_versions(&self.db, events, version, |_| false).await?;
         Ok(Examined::Right(Missing { version, has_any: projected.is_some(), published, is_pending }))
     }
+}
+
+fn product_of(row: product::Model) -> Product {
+    let product::Model { id, name, price, available, sku, version } = row;
+    Product { id, name, price, available, sku, version }
 }

@@ -130,15 +130,16 @@ fn change_of(subject: Subject, version: i32, name: &str) -> order_event::Model {
             (event::CLIENT_UPDATED, Some(id), None, data)
         }
         Product(id) => {
-            let data = json!({ "productId": id, "name": name, "price": 5 * version, "currency": "USD" });
-            (event::PRICE_CHANGED, None, Some(id), data)
+            let data =
+                json!({ "productId": id, "name": name, "price": 5 * version, "currency": "USD", "available": id < 3 });
+            (event::PRODUCT_UPDATED, None, Some(id), data)
         }
     };
     order_event::Model { r#type: r#type.into(), client_id, product_id, payload, ..row(1, version) }
 }
 
 #[tokio::test]
-async fn verify_compares_names_addresses_and_prices() {
+async fn verify_compares_names_addresses_and_products() {
     let (_server, url, mut verifier) = verifier(Repair::Off).await;
     let rows = [
         change_of(Client(1), 1, "Robert"),
@@ -157,7 +158,7 @@ async fn verify_compares_names_addresses_and_prices() {
     for raise in [
         "clients SET version = 2 WHERE id = 1",
         "products SET version = 1, price = 5",
-        "products SET version = 2 WHERE id = 3",
+        "products SET version = 2, available = false WHERE id = 3",
     ] {
         verifier.db.execute_unprepared(&format!("UPDATE {raise}")).await.unwrap();
     }
@@ -170,7 +171,7 @@ async fn verify_compares_names_addresses_and_prices() {
     assert_eq!(differences(&verifier).await, [(Product(3), Difference::Behind { events: 1, version: 1 })]);
 
     command(&url, &["HSET", "orders:{p1}:g1:client:1", "name", "Eve"]).await;
-    command(&url, &["HSET", "orders:{p1}:g1:catalogue", "1", "1 4 Computer"]).await;
+    command(&url, &["HSET", "orders:{p1}:g1:catalogue", "1", "1 5 Computer\t+SKU-1"]).await;
     command(&url, &["HSET", "orders:{p2}:g1:catalogue", "2", "many"]).await;
     verifier.read_model.apply(&events(&[change_of(Product(9), 1, "Nobody's")])).await;
     let found = differences(&verifier).await;

@@ -7,6 +7,7 @@ use chrono::Utc;
 use entity::{Change, Event, ProductChanged};
 
 use super::batch::Batch;
+use super::decode::product_text;
 use super::generations::registry::{ATTEMPTS, WriteTarget, keep_changing};
 use super::keys::{CHANGED, fencing_token_key, missing_key};
 use super::scripts::{is_not_loaded, is_stale};
@@ -142,7 +143,7 @@ impl Redis {
         let call = |(product, version): &(&ProductChanged, i32), target: &WriteTarget| {
             let partition = self.partition(product.product_id);
             let mut call = self.write(&self.shared.scripts.apply_product, partition, target, versions);
-            call.arg(product.product_id).arg(version).arg(product.price).arg(&product.name);
+            call.arg(product.product_id).arg(version).arg(product_text(product));
             call
         };
         self.call(|target| products.iter().map(|product| call(product, target)).collect()).await

@@ -1,8 +1,9 @@
-//! Parsing stored values.
+//! Parsing stored values, and the text of a product.
 
 use std::collections::HashMap;
 
 use chrono::DateTime;
+use entity::ProductChanged;
 
 use crate::{Client, Error, OrderSummary, Product, ProjectedClient, RankPosition, Sum};
 
@@ -100,11 +101,57 @@ pub fn read_product_sales(text: &str, sales: &mut HashMap<i64, Sum>) -> Result<(
     Ok(())
 }
 
+/// The text of a product without its version. Older entries, and those of products that are available without SKU, end with the name.
+pub fn product_text(product: &ProductChanged) -> String {
+    let ProductChanged { price, name, available, sku, .. } = product;
+    // A tab of the name itself is followed by another one, so that it is not read as the end of the name.
+    if *available && sku.is_none() && !name.contains('\t') {
+        return format!("{price} {name}");
+    }
+    let sign = if *available { '+' } else { '-' };
+    format!("{price} {name}\t{sign}{}", sku.as_deref().unwrap_or_default())
+}
+
 pub fn read_product(id: i64, text: &str) -> Result<Product, Error> {
     let product = || {
         let (version, rest) = text.split_once(' ')?;
-        let (price, name) = rest.split_once(' ')?;
-        Some(Product { id, name: name.to_owned(), price: price.parse().ok()?, version: version.parse().ok()? })
+        let (price, rest) = rest.split_once(' ')?;
+        let (name, details) = rest.rsplit_once('\t').unwrap_or((rest, "+"));
+        let (sign, sku) = details.split_at_checked(1)?;
+        Some(Product {
+            id,
+            name: name.to_owned(),
+            price: price.parse().ok()?,
+            available: match sign {
+                "+" => true,
+                "-" => false,
+                _ => return None,
+            },
+            sku: (!sku.is_empty()).then(|| sku.to_owned()),
+            version: version.parse().ok()?,
+        })
     };
     product().ok_or_else(|| Error::Damaged(format!("product {id} of the catalogue: {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_is_read_as_it_was_written_and_so_are_entries_without_details() {
+        for name in ["Lamp", "Red lamp +1", "Lamp\t-", "\t+", " ", ""] {
+            for (available, sku) in [(true, None), (false, None), (true, Some("LAMP-1")), (false, Some("+-"))] {
+                let (name, sku, currency) = (name.to_owned(), sku.map(ToOwned::to_owned), "USD".to_owned());
+                let change = ProductChanged { product_id: 7, name, price: 100, currency, available, sku };
+                let text = format!("5 {}", product_text(&change));
+                assert_eq!(read_product(7, &text), Ok(Product::of(&change, 5)), "{text:?}");
+            }
+        }
+        let old = Product { id: 7, name: "Red lamp".into(), price: 100, available: true, sku: None, version: 5 };
+        assert_eq!(read_product(7, "5 100 Red lamp"), Ok(old));
+        for damaged in ["", "5", "5 100", "x 100 Lamp", "5 x Lamp", "5 100 Lamp\t", "5 100 Lamp\tx"] {
+            assert!(matches!(read_product(7, damaged), Err(Error::Damaged(_))), "{damaged:?}");
+        }
+    }
 }

@@ -12,7 +12,7 @@
 //! | `…:days:2026`, `…:half_hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, half an hour and ten seconds, two 64-bit integers per bucket |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold in that day or month |
 //! | `…:quarantine`           | set    | the names of this generation's shared keys that events are no longer added to |
-//! | `…:catalogue`            | hash   | version, price (minor units) and name of each product; N = ID modulo partitions |
+//! | `…:catalogue`            | hash   | version, price (minor units) and name of each product; then, if it is withdrawn or has a SKU, a tab, `+` or `-` (withdrawn), and the SKU; N = ID modulo partitions |
 //!
 //! Each change publishes the ids of the changed clients on the channel `orders:changed`, separated by spaces.
 //!

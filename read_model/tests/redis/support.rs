@@ -66,14 +66,8 @@ pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
 
 pub fn priced(product_id: i64, version: i32) -> Event {
     let (name, currency) = (format!("Product {product_id} as of {version}"), "USD".to_owned());
-    let data = Change::Product(ProductChanged {
-        product_id,
-        name,
-        price: version.into(),
-        currency,
-        available: true,
-        sku: None,
-    });
+    let (available, sku) = (version % 3 != 0, (version % 2 == 0).then(|| format!("SKU-{version}")));
+    let data = Change::Product(ProductChanged { product_id, name, price: version.into(), currency, available, sku });
     Event { id: Uuid::now_v7(), time: Utc::now(), version, data }
 }
 

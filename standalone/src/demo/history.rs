@@ -5,6 +5,7 @@ use std::f64::consts::TAU;
 use anyhow::ensure;
 use api::commands::Commands;
 use api::commands::place_order::{PlaceOrder, place_at};
+use api::commands::products::NewProduct;
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, outbox, product};
 use iso_currency::Currency;
@@ -78,7 +79,9 @@ async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -
     }
     let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
     for (name, price) in PRODUCTS {
-        let created = commands.create_product(name, Some(price * unit), None).await;
+        let (name, price, sku) = (name.to_owned(), Some(price * unit), Some(name.to_uppercase().replace(' ', "-")));
+        let created =
+            commands.create_product(NewProduct { name: name.clone(), price, available: true, sku }, None).await;
         ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
     }
     Ok(())

@@ -109,7 +109,7 @@ fn lines(items: &[Item], products: &HashMap<i64, product::Model>) -> Result<Vec<
             rejections.push(Rejection::QuantityOutOfRange { item });
         }
         match product_id.and_then(|id| products.get(&id)) {
-            Some(product) => {
+            Some(product) if product.available => {
                 lines.push(Line {
                     product_id: product.id,
                     name: product.name.clone(),
@@ -117,6 +117,7 @@ fn lines(items: &[Item], products: &HashMap<i64, product::Model>) -> Result<Vec<
                     quantity,
                 });
             }
+            Some(_) => rejections.push(Rejection::ProductNotAvailable { item }),
             None => rejections.push(Rejection::ProductNotFound { item: Some(item) }),
         }
     }
@@ -145,11 +146,20 @@ mod tests {
             email: format!("{id}@example.com"),
             version,
         };
-        let product = |id: i64, price| product::Model { id, name: format!("Product {id}"), price, version: 0 };
+        let product = |id: i64, price| product::Model {
+            id,
+            name: format!("Product {id}"),
+            price,
+            available: id < 9,
+            sku: None,
+            version: 0,
+        };
         Book {
             currency: Currency::USD,
             clients: [client(1, 0), client(2, 41)].map(|client| (client.id, client)).into(),
-            products: [product(1, 150_000), product(2, 50_000), product(3, i64::MAX)].map(|p| (p.id, p)).into(),
+            products: [product(1, 150_000), product(2, 50_000), product(3, i64::MAX), product(9, 1)]
+                .map(|p| (p.id, p))
+                .into(),
             earlier: HashMap::new(),
         }
     }
@@ -188,13 +198,16 @@ mod tests {
             (command(9, &[], Some("")), vec![InvalidIdempotencyKey, ClientNotFound, EmptyOrder]),
             (command(1, &[(1, 1); 101], Some(&long_key)), vec![InvalidIdempotencyKey, TooManyItems]),
             (
-                command(9, &[(1, 0), (7, 10_001), (2, 1), (0, 1)], None),
+                command(9, &[(1, 0), (7, 10_001), (2, 1), (0, 1), (9, 1), (9, 0)], None),
                 vec![
                     ClientNotFound,
                     QuantityOutOfRange { item: 0 },
                     QuantityOutOfRange { item: 1 },
                     ProductNotFound { item: Some(1) },
                     ProductNotFound { item: Some(3) },
+                    ProductNotAvailable { item: 4 },
+                    QuantityOutOfRange { item: 5 },
+                    ProductNotAvailable { item: 5 },
                 ],
             ),
             (command(1, &[(3, 1)], None), vec![TotalOutOfRange]),

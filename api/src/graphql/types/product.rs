@@ -1,4 +1,5 @@
 use async_graphql::{ID, InputObject, SimpleObject};
+use entity::event::MAX_SKU;
 use entity::product;
 use iso_currency::Currency;
 
@@ -18,15 +19,25 @@ pub struct Product {
     name: String,
     /// The current price of one unit. Orders keep the price at which they were placed.
     price: Money,
+    /// Whether it can be ordered. A withdrawn product stays in reports and orders.
+    available: bool,
+    /// The SKU. Null if it has none.
+    #[graphql(directive = max_size::apply(Some(SKU_BYTES), None))]
+    sku: Option<String>,
 }
+
+/// The longest SKU, with its quotation marks. Each character may be a quotation mark, which is escaped.
+const SKU_BYTES: i32 = 2 * MAX_SKU as i32 + 2;
 
 impl Product {
     pub fn new(product: read_model::Product, currency: Currency) -> Product {
-        Product { id: product.id.into(), name: product.name, price: Money::new(product.price, currency) }
+        let read_model::Product { id, name, price, available, sku, version: _ } = product;
+        Product { id: id.into(), name, price: Money::new(price, currency), available, sku }
     }
 
     pub fn of_row(row: product::Model, currency: Currency) -> Product {
-        Product { id: row.id.into(), name: row.name, price: Money::new(row.price, currency) }
+        let product::Model { id, name, price, available, sku, version: _ } = row;
+        Product { id: id.into(), name, price: Money::new(price, currency), available, sku }
     }
 }
 
@@ -75,18 +86,29 @@ pub struct CreateProductInput {
     pub name: String,
     /// The price of one unit, in units of the currency: "1500.00" is fifteen hundred dollars if the currency is USD.
     pub price: Decimal,
+    /// A number or code of your choice for the product: from 1 to 64 letters, digits and punctuation of ASCII. No other product
+    /// may have it, also not in another case. So a repeated request creates no second product.
+    pub sku: Option<String>,
+    /// Whether it can be ordered. True if it is left out.
+    pub available: Option<bool>,
 }
 
-/// A new price of a product.
+/// Changes of a product. Fields that are left out or null keep their value.
 #[derive(InputObject)]
-pub struct ChangePriceInput {
+pub struct UpdateProductInput {
     /// The id of the product.
-    pub product_id: ID,
+    pub id: ID,
+    /// The name: from 1 to 200 characters, of which none is a control character or invisible. Space around it is removed.
+    pub name: Option<String>,
     /// The price of one unit, in units of the currency.
-    pub price: Decimal,
+    pub price: Option<Decimal>,
+    /// False withdraws the product: it cannot be ordered any more. True offers it again.
+    pub available: Option<bool>,
+    /// The SKU: from 1 to 64 letters, digits and punctuation of ASCII. It can be changed but not removed.
+    pub sku: Option<String>,
 }
 
-/// The result of creating a product or changing its price.
+/// The result of creating or changing a product.
 #[derive(SimpleObject)]
 pub struct ProductPayload {
     /// The product after the change. Null if `userErrors` is not empty.

@@ -1,4 +1,4 @@
-//! Writers: each places orders, and now and then changes a client or a price, until the test stops it.
+//! Writers: each places orders, and now and then changes a client or a product, until the test stops it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,8 +24,8 @@ const PLACE: &str = "mutation ($input: PlaceOrderInput!) {
     result: placeOrder(input: $input) { object: order { id } userErrors { code } } }";
 const UPDATE: &str = "mutation ($input: UpdateClientInput!) {
     result: updateClient(input: $input) { object: client { id } userErrors { code } } }";
-const CHANGE: &str = "mutation ($input: ChangePriceInput!) {
-    result: changePrice(input: $input) { object: product { id } userErrors { code } } }";
+const CHANGE: &str = "mutation ($input: UpdateProductInput!) {
+    result: updateProduct(input: $input) { object: product { id } userErrors { code } } }";
 
 /// Repeats each mutation until it is acknowledged. A mutation that is rejected fails the test: nothing is wrong with any.
 pub async fn write(
@@ -67,7 +67,10 @@ fn random_mutation(random: &mut StdRng, client: i64, key: &str) -> (&'static str
     let (product, number) = (random.random_range(1..=3), random.random_range(1..=5));
     match random.random_range(0..12) {
         0 => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
-        1 => (CHANGE, json!({ "productId": product, "price": format!("{number}.50") })),
+        1 => (
+            CHANGE,
+            json!({ "id": product, "name": key, "price": format!("{number}.50"), "sku": format!("{product}-{key}") }),
+        ),
         _ => {
             let items = json!([{ "productId": product, "quantity": number }]);
             (PLACE, json!({ "clientId": client, "items": items, "idempotencyKey": key }))
