@@ -59,6 +59,7 @@ static API: LazyLock<(Router, String)> = LazyLock::new(|| {
             read_model: Arc::new(Memory::default()),
             currency: Currency::USD,
             read_wait: settings.read_wait,
+            cancel_window: settings.cancel_window,
         };
         // Nothing listens at this address.
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();

@@ -88,6 +88,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         read_model: Arc::new(read_model),
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
+        cancel_window: settings.cancel_window,
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();

@@ -1,38 +1,140 @@
 //! Reads of orders from the command database: each order can be read from its commit on.
 //!
-//! - here: an order by its id
+//! - here: an order with its state, and how its row is read
+//! - [`by_id`]: orders by their ids, read together
 //! - [`lists`]: pages of orders
 //! - [`of_clients`]: the orders of each client of a list, read together
 
+pub mod by_id;
 pub mod lists;
 pub mod of_clients;
 
 use std::fmt::Display;
 
-use entity::{Change, Event, OrderPlaced, order, order_event};
+use chrono::{DateTime, Utc};
+use entity::{Change, Event, OrderPlaced, order, order_event, order_refund};
 use iso_currency::Currency;
-use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType, QueryFilter, QueryOrder, QuerySelect,
+    Select,
+};
 use uuid::Uuid;
 
-/// An order as it was placed. `client` limits the read to orders of that client.
+use crate::commands::database::is_one_of;
+
+/// An order and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOrder {
+    /// The order as it was placed.
+    pub placed: Event<OrderPlaced>,
+    pub cancelled_at: Option<DateTime<Utc>>,
+    pub cancel_reason: Option<String>,
+    /// Minor units: all that was taken back, by refunds and by the cancellation.
+    pub refunded: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Placed,
+    Cancelled,
+    PartiallyRefunded,
+    Refunded,
+}
+
+impl StoredOrder {
+    /// An order that has just been placed.
+    pub fn new(placed: Event<OrderPlaced>) -> StoredOrder {
+        StoredOrder { placed, cancelled_at: None, cancel_reason: None, refunded: 0 }
+    }
+
+    pub fn status(&self) -> Status {
+        match (self.cancelled_at, self.refunded) {
+            (Some(_), _) => Status::Cancelled,
+            (None, 0) => Status::Placed,
+            (None, refunded) if refunded < self.placed.data.total => Status::PartiallyRefunded,
+            _ => Status::Refunded,
+        }
+    }
+
+    /// Minor units: what is left.
+    pub fn net(&self) -> i64 {
+        self.placed.data.total - self.refunded
+    }
+}
+
+impl Status {
+    /// Without parameters: PostgreSQL then sees that a partial index has these orders.
+    fn condition(self) -> Expr {
+        Expr::cust(match self {
+            Status::Placed => "orders.cancelled_at IS NULL AND orders.refunded = 0",
+            Status::Cancelled => "orders.cancelled_at IS NOT NULL",
+            Status::PartiallyRefunded => {
+                "orders.cancelled_at IS NULL AND orders.refunded > 0 AND orders.refunded < orders.total"
+            }
+            Status::Refunded => {
+                "orders.cancelled_at IS NULL AND orders.refunded > 0 AND orders.refunded = orders.total"
+            }
+        })
+    }
+}
+
+/// Reads an order.
 ///
 /// # Errors
 /// When the database fails, or the order's event is damaged.
-pub async fn order(
-    db: &DatabaseConnection,
-    id: Uuid,
-    client: Option<i64>,
-    currency: Currency,
-) -> Result<Option<Event<OrderPlaced>>, DbErr> {
-    let order = order::Entity::find_by_id(id).one(db).await?;
-    let Some(order) = order.filter(|order| client.is_none_or(|client| client == order.client_id)) else {
-        return Ok(None);
-    };
-    let event = order_event::Entity::find()
-        .filter(order_event::Column::ClientId.eq(order.client_id))
-        .filter(order_event::Column::Version.eq(order.version));
-    let event = event.one(db).await?;
-    event.map(|event| placed_event(event, currency)).transpose()
+pub async fn order(db: &impl ConnectionTrait, id: Uuid, currency: Currency) -> Result<Option<StoredOrder>, DbErr> {
+    let row = rows().filter(order::Column::Id.eq(id)).into_model::<Row>().one(db).await?;
+    row.map(|row| row.into_order(currency)).transpose()
+}
+
+/// The versions of the client at which an order was placed, refunded and cancelled, in their sequence. They identify the events of
+/// the order. Empty if there is no such order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn versions(db: &impl ConnectionTrait, id: Uuid) -> Result<Vec<i32>, DbErr> {
+    let placed = order::Entity::find_by_id(id).select_only().column(order::Column::Version);
+    let mut versions: Vec<i32> = placed.into_tuple().all(db).await?;
+    let refunds = order_refund::Entity::find().filter(order_refund::Column::OrderId.eq(id));
+    let refunds = refunds.select_only().column(order_refund::Column::Version);
+    versions.extend(refunds.order_by_asc(order_refund::Column::Version).into_tuple::<i32>().all(db).await?);
+    Ok(versions)
+}
+
+/// An order's event, and the columns of the order that change.
+#[derive(FromQueryResult)]
+struct Row {
+    #[sea_orm(nested)]
+    event: order_event::Model,
+    order_id: Uuid,
+    cancelled_at: Option<DateTime<Utc>>,
+    cancel_reason: Option<String>,
+    refunded: i64,
+}
+
+fn rows() -> Select<order_event::Entity> {
+    let of_order = order_event::Entity::belongs_to(order::Entity)
+        .from((order_event::Column::ClientId, order_event::Column::Version))
+        .to((order::Column::ClientId, order::Column::Version));
+    order_event::Entity::find()
+        .column_as(order::Column::Id, "order_id")
+        .column(order::Column::CancelledAt)
+        .column(order::Column::CancelReason)
+        .column(order::Column::Refunded)
+        .join(JoinType::InnerJoin, of_order.into())
+}
+
+/// The rows of these orders, in any sequence.
+async fn rows_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec<Row>, DbErr> {
+    rows().filter(is_one_of(db, order::Column::Id, ids.iter().copied())).into_model().all(db).await
+}
+
+impl Row {
+    fn into_order(self, currency: Currency) -> Result<StoredOrder, DbErr> {
+        let Row { event, order_id: _, cancelled_at, cancel_reason, refunded } = self;
+        Ok(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded })
+    }
 }
 
 /// Reads the event of an order, which holds the names and prices at the time of the order.

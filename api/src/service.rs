@@ -31,6 +31,7 @@ use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, schema};
+use crate::orders::by_id::OrdersById;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::catalogue::Catalogue;
@@ -54,6 +55,8 @@ pub struct Backend {
     pub currency: Currency,
     /// The longest wait of `client(minVersion:)`.
     pub read_wait: Duration,
+    /// How long after it was placed an order can be cancelled.
+    pub cancel_window: Option<Duration>,
 }
 
 /// An api that is ready to serve.
@@ -182,7 +185,7 @@ impl Service {
 
 /// Connects what resolvers use with the stores.
 fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
-    let Backend { db, read_model, currency, read_wait } = backend;
+    let Backend { db, read_model, currency, read_wait, cancel_window } = backend;
     let (relay, outgoing) = Relay::new(db.clone(), queue);
     let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
     let (live_clients, live_updates) = live(read_model.clone());
@@ -190,7 +193,9 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
     let app = App {
         currency,
         read_wait,
+        cancel_window,
         commands: Commands::new(db.clone(), currency, outgoing),
+        orders_by_id: Arc::new(OrdersById::new(db.clone(), currency)),
         orders_of_clients: Arc::new(OrdersOfClients::new(db.clone(), currency)),
         db,
         orders,

@@ -6,6 +6,7 @@
 pub const ORDER_BEFORE_COMMIT: &str = "order-before-commit";
 pub const ORDER_AFTER_COMMIT: &str = "order-after-commit";
 pub const CHANGE_BEFORE_COMMIT: &str = "change-before-commit";
+pub const CHANGE_AFTER_COMMIT: &str = "change-after-commit";
 pub const RELAY_MID_BATCHES: &str = "relay-mid-batches";
 pub const RELAY_BEFORE_DELETE: &str = "relay-before-delete";
 pub const PROJECTOR_BEFORE_APPLY: &str = "projector-before-apply";

@@ -89,7 +89,13 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     queues::check(&sqs, &queue_url).await?;
 
     let currency = settings.read_model.currency;
-    let backend = Backend { db: db.clone(), read_model: read_model.clone(), currency, read_wait: settings.read_wait };
+    let backend = Backend {
+        db: db.clone(),
+        read_model: read_model.clone(),
+        currency,
+        read_wait: settings.read_wait,
+        cancel_window: settings.cancel_window,
+    };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let activity = consumer.activity.clone();
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;

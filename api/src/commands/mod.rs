@@ -1,9 +1,11 @@
 //! Writes to the command database. Nothing here knows GraphQL or the read model.
 //!
 //! - [`place_order`]: orders, many in one transaction
+//! - [`cancel_order`]: cancelling orders, and refunding parts of them
 //! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
 //! - [`database`]: opening the database, and the kinds of its errors
 
+pub mod cancel_order;
 pub mod clients;
 pub mod database;
 pub mod place_order;
@@ -21,6 +23,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::outbox::relay::Outgoing;
+use cancel_order::rules::RefundRejection;
 
 /// Why a command is rejected: a problem that its sender can fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,7 @@ pub enum Rejection {
     PriceOutOfRange,
     InvalidSku,
     SkuTaken,
+    Refund(RefundRejection),
     /// The client or product has as many events as a version can count.
     VersionLimitReached,
 }
@@ -99,6 +103,7 @@ impl Commands {
         outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;
         crash_point(crash_points::CHANGE_BEFORE_COMMIT);
         transaction.commit().await?;
+        crash_point(crash_points::CHANGE_AFTER_COMMIT);
         // When the fast path is full, the relay's poll finds the event.
         let _ = self.outgoing.try_send(outgoing);
         Ok(())

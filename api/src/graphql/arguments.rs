@@ -63,12 +63,12 @@ pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
     }
 }
 
-/// A cursor of a client's orders: a version of the client.
+/// A cursor of a list of orders: the id of an order.
 ///
 /// # Errors
-/// If the text is no version.
-pub fn parse_version(cursor: &str) -> Result<i32, Error> {
-    parse_id(cursor).and_then(|version| i32::try_from(version).ok()).ok_or_else(invalid_cursor)
+/// If the text is no such id.
+pub fn parse_order_cursor(cursor: &str) -> Result<Uuid, Error> {
+    parse_order_id(cursor).ok_or_else(invalid_cursor)
 }
 
 /// The error for an `after` that is not a cursor of the list.

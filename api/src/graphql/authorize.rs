@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::Context;
 
+use super::arguments::parse_id;
 use super::error::Error;
 use crate::edge::auth::Identity;
 
@@ -31,4 +32,9 @@ pub fn authorize_for_all(ctx: &Context<'_>, scope: &'static str) -> Result<(), E
         Some(_) => Err(Error::Forbidden),
         None => Ok(()),
     }
+}
+
+/// The client to whose orders the token is restricted. No order is of client 0, which stands for a claim that is no id.
+pub fn only_client(identity: &Identity) -> Option<i64> {
+    identity.client.as_deref().map(|client| parse_id(client).unwrap_or(0))
 }

@@ -28,6 +28,7 @@ use sea_orm::DatabaseConnection;
 
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
+use crate::orders::by_id::OrdersById;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
@@ -48,8 +49,11 @@ pub struct App {
     pub currency: Currency,
     /// The longest wait of `client(minVersion:)`.
     pub read_wait: Duration,
+    /// How long after it was placed an order can be cancelled.
+    pub cancel_window: Option<Duration>,
     pub db: DatabaseConnection,
     pub orders: OrderQueue,
+    pub orders_by_id: Arc<OrdersById>,
     pub orders_of_clients: Arc<OrdersOfClients>,
     pub commands: Commands,
     pub read_model: Arc<dyn Queries>,

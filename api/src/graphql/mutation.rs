@@ -1,20 +1,24 @@
-use async_graphql::{Context, Object};
+use async_graphql::{Context, ID, Object};
 use entity::product;
 use iso_currency::Currency;
 
-use super::arguments::parse_id;
-use super::authorize::{authorize_for, authorize_for_all};
+use super::arguments::{parse_id, parse_order_id};
+use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
 use super::cost_directives::cost;
 use super::error::Error;
 use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
-use super::types::order::{Order, PlaceOrderInput, PlaceOrderPayload};
+use super::types::order::{
+    CancelOrderInput, Order, OrderPayload, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
+};
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::user_error::user_errors;
 use super::{app, traceparent};
 use crate::commands::Rejection;
+use crate::commands::cancel_order::{Extent, RefundOrder, Refunded};
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
-use crate::edge::auth::{PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::edge::auth::{CANCEL_ORDERS, PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::orders::StoredOrder;
 
 pub struct Mutation;
 
@@ -31,6 +35,31 @@ impl Mutation {
         #[graphql(desc = "The order.")] input: PlaceOrderInput,
     ) -> Option<Result<PlaceOrderPayload, Error>> {
         Some(place_order(ctx, input).await)
+    }
+
+    /// Cancels an order: takes back all that is left of it. Of an order that is cancelled already it returns the order with
+    /// `replayed: true`, so it can be repeated safely. A token for one client can cancel orders of that client. Requires the scope
+    /// `orders:cancel`.
+    #[graphql(directive = cost::apply("10".into()))]
+    async fn cancel_order(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The order.")] input: CancelOrderInput,
+    ) -> Option<Result<OrderPayload, Error>> {
+        let extent = Extent::Rest { window: app(ctx).cancel_window };
+        Some(refund_order(ctx, &input.order_id, extent, input.reason).await)
+    }
+
+    /// Refunds a part of an order. It is divided among the items in proportion to what is left of them. A token for one client can
+    /// refund orders of that client. Requires the scope `orders:cancel`.
+    #[graphql(directive = cost::apply("10".into()))]
+    async fn refund_order(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The part of the order.")] input: RefundOrderInput,
+    ) -> Option<Result<OrderPayload, Error>> {
+        let extent = Extent::Part(input.amount.to_minor(app(ctx).currency));
+        Some(refund_order(ctx, &input.order_id, extent, input.reason).await)
     }
 
     /// Registers a client. Requires the scope `clients:write`.
@@ -80,21 +109,37 @@ impl Mutation {
 async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceOrderPayload, Error> {
     authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
     let app = app(ctx);
-    let outcome = app.orders.place(input.into_command(traceparent(ctx))).await?;
-    let replayed = matches!(outcome, Outcome::Replayed(_));
-    Ok(match outcome {
-        Outcome::Placed(event) | Outcome::Replayed(event) => PlaceOrderPayload {
-            client_version: Some(event.version),
+    let (event, replayed) = match app.orders.place(input.into_command(traceparent(ctx))).await? {
+        Outcome::Placed(event) => (event, false),
+        Outcome::Replayed(event) => (event, true),
+        Outcome::Rejected(rejections) => {
+            let user_errors = user_errors(rejections, "clientId");
+            return Ok(PlaceOrderPayload { order: None, client_version: None, replayed: false, user_errors });
+        }
+    };
+    let (client_version, mut order) = (Some(event.version), StoredOrder::new(event));
+    if replayed && let Some(current) = app.orders_by_id.read(order.placed.data.order_id, None).await? {
+        order = current; // it may have been cancelled since
+    }
+    let order = Some(Order::new(order, app.currency));
+    Ok(PlaceOrderPayload { order, client_version, replayed, user_errors: Vec::new() })
+}
+
+async fn refund_order(ctx: &Context<'_>, id: &ID, extent: Extent, reason: String) -> Result<OrderPayload, Error> {
+    let only_client = only_client(authorize(ctx, CANCEL_ORDERS)?);
+    let (app, order_id) = (app(ctx), parse_order_id(id));
+    let command = RefundOrder { order_id, only_client, extent, reason, traceparent: traceparent(ctx) };
+    Ok(match app.commands.refund_order(&command).await? {
+        Ok(Refunded { order, client_version, replayed }) => OrderPayload {
+            order: Some(Order::new(order, app.currency)),
+            client_version: Some(client_version),
             replayed,
-            order: Some(Order::new(event.data, event.time, app.currency)),
             user_errors: Vec::new(),
         },
-        Outcome::Rejected(rejections) => PlaceOrderPayload {
-            order: None,
-            client_version: None,
-            replayed,
-            user_errors: user_errors(rejections, "clientId"),
-        },
+        Err(rejections) => {
+            let user_errors = user_errors(rejections, "clientId");
+            OrderPayload { order: None, client_version: None, replayed: false, user_errors }
+        }
     })
 }
 

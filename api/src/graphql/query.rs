@@ -7,20 +7,20 @@ use read_model::reports::{DayRange, start_of_day};
 
 use super::app;
 use super::arguments::{
-    date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_order_id, parse_time_zone, parse_version,
+    date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_order_cursor, parse_order_id, parse_time_zone,
 };
-use super::authorize::{authorize, authorize_for, authorize_for_all};
+use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
 use super::cost_directives::{cost, list_size, names, range_cost};
 use super::error::Error;
 use super::scalars::Date;
 use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor};
-use super::types::order::Order;
+use super::types::order::{Order, OrderStatus};
 use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
-use crate::orders::lists::{OrderPage, Times};
-use crate::orders::{self, lists};
+use crate::orders::StoredOrder;
+use crate::orders::lists::{self, Filter};
 use crate::queries::clients::AtVersion;
 
 /// Most points in a report of `sales`.
@@ -180,13 +180,9 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Only orders of this client.")] client_id: Option<ID>,
-        #[graphql(desc = "Only orders from this day on. Not with `clientId` or a token for one client.")] from: Option<
-            Date,
-        >,
-        #[graphql(
-            desc = "Only orders until this day, which is included. Not with `clientId` or a token for one client."
-        )]
-        to: Option<Date>,
+        #[graphql(desc = "Only orders with this status.")] status: Option<OrderStatus>,
+        #[graphql(desc = "Only orders from this day on.")] from: Option<Date>,
+        #[graphql(desc = "Only orders until this day, which is included.")] to: Option<Date>,
         #[graphql(
             desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
             default_with = "Some(UTC.into())"
@@ -198,7 +194,8 @@ impl Query {
         >,
     ) -> Result<OrderConnection, Error> {
         let times = order_times(from, to, time_zone.as_deref().unwrap_or(UTC))?;
-        orders(ctx, client_id, times, page_size(first, ORDERS)?, after).await
+        let filter = Filter { status: status.map(OrderStatus::into), ..times };
+        orders(ctx, client_id, filter, page_size(first, ORDERS)?, after).await
     }
 
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
@@ -208,7 +205,8 @@ impl Query {
         ctx: &Context<'_>,
         #[graphql(desc = "The id of the order.")] id: ID,
     ) -> Option<Result<Order, Error>> {
-        order(ctx, &id).await.transpose()
+        let order = order(ctx, &id).await.transpose()?;
+        Some(order.map(|order| Order::new(order, app(ctx).currency)))
     }
 
     /// A product. Null if no product has this id. Requires the scope `products:read`.
@@ -254,63 +252,46 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
 }
 
 /// The times of orders from the first to the last day, both included.
-fn order_times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Times, Error> {
+fn order_times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Filter, Error> {
     let zone = parse_time_zone(time_zone)?;
     if let (Some(from), Some(to)) = (from, to) {
         date_range(from, to)?;
     }
     // SQLite compares times as texts, which fails for years of five digits. No order is that late.
     let next_day = to.and_then(|Date(last)| last.succ_opt()).filter(|day| day.year() <= 9_999);
-    Ok(Times {
+    Ok(Filter {
         from: from.map(|Date(day)| start_of_day(day, zone)),
         before: next_day.map(|day| start_of_day(day, zone)),
+        ..Filter::default()
     })
 }
 
 async fn orders(
     ctx: &Context<'_>,
     client: Option<ID>,
-    times: Times,
+    filter: Filter,
     first: usize,
     after: Option<String>,
 ) -> Result<OrderConnection, Error> {
     let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
     let client = match (&identity.client, client) {
         (Some(only), Some(client)) if *only != *client => return Err(Error::Forbidden),
-        (Some(only), _) => Some(ID::from(only)),
-        (None, client) => client,
+        (Some(_), _) => only_client(identity),
+        // No order is of client 0.
+        (None, client) => client.map(|client| parse_id(&client).unwrap_or(0)),
     };
-    let Some(client) = client else {
-        let after = after.map(|cursor| parse_order_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
-        let page = lists::page_of_all(&app.db, times, after, first, app.currency).await?;
-        return Ok(OrderConnection::of_all(page, app.currency));
-    };
-    if times != Times::default() {
-        let message = "`from` and `to` cannot be combined with `clientId` or a token for one client.";
-        return Err(Error::BadUserInput(message.into()));
-    }
-    let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
-    let page = match parse_id(&client) {
-        Some(client) => app.orders_of_clients.page(client, after, first).await?,
-        None => OrderPage::default(),
-    };
-    Ok(OrderConnection::of_client(page, app.currency))
+    let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
+    let page = lists::page(&app.db, Filter { client, ..filter }, after, first, app.currency).await?;
+    Ok(OrderConnection::new(page, app.currency))
 }
 
-async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<Order>, Error> {
-    let identity = authorize(ctx, READ_ORDERS)?;
-    let Some(id) = parse_order_id(id) else { return Ok(None) };
-    let mut only_client = None;
-    if let Some(client) = identity.client.as_deref() {
-        only_client = parse_id(client);
-        // The token is for a client that cannot exist, so no order is visible.
-        if only_client.is_none() {
-            return Ok(None);
-        }
+/// An order that the caller may read.
+pub async fn order(ctx: &Context<'_>, id: &ID) -> Result<Option<StoredOrder>, Error> {
+    let only_client = only_client(authorize(ctx, READ_ORDERS)?);
+    match parse_order_id(id) {
+        Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await?),
+        None => Ok(None),
     }
-    let app = app(ctx);
-    let event = orders::order(&app.db, id, only_client, app.currency).await?;
-    Ok(event.map(|event| Order::new(event.data, event.time, app.currency)))
 }
 
 async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {

@@ -1,15 +1,21 @@
+use std::sync::Arc;
+
 use async_graphql::{Context, ID, Subscription};
-use futures::future::Either;
+use futures::future::{Either, ready};
 use futures::{Stream, StreamExt, stream};
 
 use super::app;
 use super::arguments::parse_id;
 use super::authorize::{authorize_for, authorize_for_all};
 use super::error::Error;
+use super::query::order;
 use super::types::client::Client;
+use super::types::order::Order;
 use super::types::sales::SalesSnapshot;
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::edge::deliveries::Deliveries;
+use crate::orders::StoredOrder;
+use crate::orders::by_id::OrdersById;
 
 pub struct Subscription;
 
@@ -32,6 +38,22 @@ impl Subscription {
         Ok(Either::Right(states.map(move |client| Ok(Client::new(client?, currency)))))
     }
 
+    /// The current state of an order, and its state after each change. It is for a page that waits for its order. Each change of the
+    /// client costs as much as a query with the same fields, because the order is read again. Nothing is sent if there is no such
+    /// order, or a token for one client asks for an order of another. Requires the scope `orders:read`.
+    async fn order_changed(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The id of the order.")] id: ID,
+    ) -> Result<impl Stream<Item = Result<Order, Error>> + use<>, Error> {
+        let Some(order) = order(ctx, &id).await? else { return Ok(Either::Left(stream::pending())) };
+        let app = app(ctx);
+        let currency = app.currency;
+        let changes = deliveries(ctx).paid(app.live_clients.watch(order.placed.data.client_id));
+        let states = order_states(app.orders_by_id.clone(), order, changes);
+        Ok(Either::Right(states.map(move |order| Ok(Order::new(order?, currency)))))
+    }
+
     /// The current sales, and the sales after each change, at most four times a second. A slow consumer only receives the
     /// newest state. Requires the scope `sales:read`.
     async fn sales_changed(
@@ -48,4 +70,33 @@ impl Subscription {
 
 fn deliveries(ctx: &Context<'_>) -> Deliveries {
     ctx.data_unchecked::<Deliveries>().clone()
+}
+
+/// An order now, and after each change of its client that has changed the order. An error is the last item.
+fn order_states(
+    orders: Arc<OrdersById>,
+    order: StoredOrder,
+    changes: impl Stream<Item = Result<read_model::Client, read_model::Error>> + Send,
+) -> impl Stream<Item = Result<StoredOrder, Error>> + Send {
+    let id = order.placed.data.order_id;
+    let now = stream::iter([Ok(Some(order))]);
+    let later = changes.then(move |change| {
+        let orders = orders.clone();
+        async move {
+            change?;
+            Ok(orders.read(id, None).await?)
+        }
+    });
+    let mut last = None;
+    let changed = now.chain(later).filter_map(move |state: Result<_, Error>| {
+        let state = state.transpose().filter(|state| state.as_ref().ok() != last.as_ref());
+        if let Some(Ok(order)) = &state {
+            last = Some(order.clone());
+        }
+        ready(state)
+    });
+    changed.scan(false, |has_failed, state| {
+        let has_ended = std::mem::replace(has_failed, state.is_err());
+        ready((!has_ended).then_some(state))
+    })
 }

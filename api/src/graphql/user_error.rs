@@ -5,6 +5,7 @@ use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY, MAX_SKU};
 
 use super::cost_directives::max_size;
 use crate::commands::Rejection;
+use crate::commands::cancel_order::rules::{MAX_REFUNDS, RefundRejection};
 use crate::commands::place_order::rules::MAX_KEY_CHARACTERS;
 
 /// A problem with the input that the user can fix.
@@ -53,6 +54,18 @@ pub enum UserErrorCode {
     InvalidSku,
     /// Another product has this SKU, perhaps in another case.
     SkuTaken,
+    /// No order has this id.
+    OrderNotFound,
+    /// The order was placed too long ago to be cancelled.
+    CancelWindowPassed,
+    /// The order is cancelled, so that nothing is left to refund.
+    OrderCancelled,
+    /// The amount is not above zero, more than is left of the order, or has more decimal places than the currency.
+    RefundOutOfRange,
+    /// The order has been refunded 100 times. It can still be cancelled.
+    TooManyRefunds,
+    /// The reason is empty, longer than 200 characters, or has control or invisible characters.
+    InvalidReason,
     /// The client or product has reached the highest version, 2147483647, and cannot change any more.
     VersionLimitReached,
 }
@@ -126,10 +139,36 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             UserError::new(Code::InvalidSku, message, &["sku"])
         }
         Rejection::SkuTaken => UserError::new(Code::SkuTaken, "Another product has this SKU.", &["sku"]),
+        Rejection::Refund(rejection) => refund_error(rejection),
         Rejection::VersionLimitReached => UserError::new(
             Code::VersionLimitReached,
             "The highest version is reached: no more changes are possible.",
             &[],
         ),
     }
+}
+
+fn refund_error(rejection: RefundRejection) -> UserError {
+    use UserErrorCode as Code;
+    let (code, message, field) = match rejection {
+        RefundRejection::OrderNotFound => (Code::OrderNotFound, "There is no such order.".into(), "orderId"),
+        RefundRejection::CancelWindowPassed => {
+            (Code::CancelWindowPassed, "The order was placed too long ago to be cancelled.".into(), "orderId")
+        }
+        RefundRejection::OrderCancelled => (Code::OrderCancelled, "The order is cancelled.".into(), "orderId"),
+        RefundRejection::OutOfRange => {
+            let message = "The amount is not above zero, more than is left of the order, or has more decimal places than the currency.";
+            (Code::RefundOutOfRange, message.into(), "amount")
+        }
+        RefundRejection::TooManyRefunds => {
+            let message = format!("The order has been refunded {MAX_REFUNDS} times. It can still be cancelled.");
+            (Code::TooManyRefunds, message, "orderId")
+        }
+        RefundRejection::InvalidReason => {
+            let message =
+                format!("The reason must have from 1 to {MAX_NAME} characters and no control or invisible characters.");
+            (Code::InvalidReason, message, "reason")
+        }
+    };
+    UserError::new(code, message, &[field])
 }

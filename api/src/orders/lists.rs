@@ -1,97 +1,103 @@
-//! Pages of orders, newest first. A page begins at a key of its list, so that it stays the same when orders are added.
+//! Pages of orders, newest first. The key of every list is the id, which begins with the time. A page begins at a key, so that it
+//! stays the same when orders are added.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use entity::event::ORDER_PLACED;
+use entity::order;
 use entity::order_event::least_id_at;
-use entity::{Event, OrderPlaced, order, order_event};
 use iso_currency::Currency;
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder,
+    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, FromQueryResult, QueryFilter, QueryOrder,
     QuerySelect, Statement,
 };
 use uuid::Uuid;
 
-use super::placed_event;
+use super::{Row, Status, StoredOrder, rows};
 
 /// How far the time in an order's id may differ from the time of the order. An id may begin with the time of an earlier id of the
 /// same process, and orders of the first builds have ids that are slightly younger.
 const ID_SKEW: TimeDelta = TimeDelta::minutes(1);
 
-/// The times of orders in a list.
+/// The orders of a list: those that meet each condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct Filter {
+    pub client: Option<i64>,
+    pub status: Option<Status>,
     pub from: Option<DateTime<Utc>>,
     /// Not included.
     pub before: Option<DateTime<Utc>>,
 }
 
-impl Times {
-    fn limit(self, column: impl ColumnTrait) -> Condition {
+impl Filter {
+    fn condition(self) -> Condition {
+        let Filter { client, status, from, before } = self;
         Condition::all()
-            .add_option(self.from.map(|from| column.gte(from)))
-            .add_option(self.before.map(|end| column.lt(end)))
+            .add_option(client.map(|client| order::Column::ClientId.eq(client)))
+            .add_option(status.map(Status::condition))
+            .add_option(from.map(|from| order::Column::PlacedAt.gte(from)))
+            .add_option(from.map(|from| order::Column::Id.gte(least_id_at(from - ID_SKEW))))
+            .add_option(before.map(|before| order::Column::PlacedAt.lt(before)))
+            .add_option(before.map(|before| order::Column::Id.lt(least_id_at(before + ID_SKEW))))
     }
 }
 
 /// Some orders of a list, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrderPage {
-    pub orders: Vec<Event<OrderPlaced>>,
+    pub orders: Vec<StoredOrder>,
     pub has_previous_page: bool,
     pub has_next_page: bool,
 }
 
 impl OrderPage {
     /// `rows` begin with the order of the cursor, if it is in the list, and have one more than the page if it is not the last.
-    fn new(
-        mut rows: Vec<Event<OrderPlaced>>,
-        first: usize,
-        is_cursor: impl Fn(&Event<OrderPlaced>) -> bool,
-    ) -> OrderPage {
-        let has_previous_page = rows.first().is_some_and(is_cursor);
+    ///
+    /// # Errors
+    /// When an event is damaged.
+    fn new(mut rows: Vec<Row>, after: Option<Uuid>, first: usize, currency: Currency) -> Result<OrderPage, DbErr> {
+        let has_previous_page = rows.first().is_some_and(|row| Some(row.order_id) == after);
         if has_previous_page {
             rows.remove(0);
         }
         let has_next_page = rows.len() > first;
         rows.truncate(first);
-        OrderPage { orders: rows, has_previous_page, has_next_page }
+        let orders = rows.into_iter().map(|row| row.into_order(currency)).collect::<Result<_, _>>()?;
+        Ok(OrderPage { orders, has_previous_page, has_next_page })
     }
 }
 
-/// Reads a page of all orders. Their key is the id, which begins with the time.
+/// Reads a page. `after` is the id of the last order of the page before.
 ///
 /// # Errors
 /// When the database fails, or an event is damaged.
-pub async fn page_of_all(
+pub async fn page(
     db: &DatabaseConnection,
-    times: Times,
+    filter: Filter,
     after: Option<Uuid>,
     first: usize,
     currency: Currency,
 ) -> Result<OrderPage, DbErr> {
-    let of_order = order_event::Entity::belongs_to(order::Entity)
-        .from((order_event::Column::ClientId, order_event::Column::Version))
-        .to((order::Column::ClientId, order::Column::Version));
-    let ids = Condition::all()
-        .add_option(times.from.map(|from| order::Column::Id.gte(least_id_at(from - ID_SKEW))))
-        .add_option(times.before.map(|before| order::Column::Id.lt(least_id_at(before + ID_SKEW))))
-        .add_option(after.map(|id| order::Column::Id.lte(id)));
-    let rows = order_event::Entity::find()
-        .join(JoinType::InnerJoin, of_order.into())
-        .filter(ids)
-        .filter(times.limit(order::Column::PlacedAt))
-        .order_by_desc(order::Column::Id)
-        .limit(limit(first))
-        .all(db)
-        .await?;
-    let orders = rows.into_iter().map(|row| placed_event(row, currency)).collect::<Result<_, _>>()?;
-    Ok(OrderPage::new(orders, first, |event| Some(event.data.order_id) == after))
+    OrderPage::new(rows_of_page(db, filter, after, first).await?, after, first, currency)
 }
 
-/// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once. The key is the version of
-/// the client.
+async fn rows_of_page(
+    db: &DatabaseConnection,
+    filter: Filter,
+    after: Option<Uuid>,
+    first: usize,
+) -> Result<Vec<Row>, DbErr> {
+    rows()
+        .filter(filter.condition())
+        .filter(Condition::all().add_option(after.map(|id| order::Column::Id.lte(id))))
+        .order_by_desc(order::Column::Id)
+        .limit(limit(first))
+        .into_model()
+        .all(db)
+        .await
+}
+
+/// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once.
 ///
 /// A page fails if one of its events is damaged.
 ///
@@ -100,23 +106,19 @@ pub async fn page_of_all(
 pub async fn pages_of_clients(
     db: &DatabaseConnection,
     clients: &[i64],
-    after: Option<i32>,
+    after: Option<Uuid>,
     first: usize,
     currency: Currency,
 ) -> Result<Vec<Result<OrderPage, DbErr>>, DbErr> {
     let rows = match db.get_database_backend() {
-        DbBackend::Postgres => rows_at_once(db, clients, after, limit(first)).await?,
-        _ => rows_by_client(db, clients, after, limit(first)).await?,
+        DbBackend::Postgres => rows_at_once(db, clients, after, first).await?,
+        _ => rows_by_client(db, clients, after, first).await?,
     };
-    let mut of_clients: HashMap<i64, Vec<_>> = HashMap::new();
+    let mut of_clients: HashMap<i64, Vec<Row>> = HashMap::new();
     for row in rows {
-        of_clients.entry(row.client_id.unwrap_or_default()).or_default().push(row);
+        of_clients.entry(row.event.client_id.unwrap_or_default()).or_default().push(row);
     }
-    let page = |client| {
-        let rows = of_clients.remove(client).unwrap_or_default();
-        let orders = rows.into_iter().map(|row| placed_event(row, currency)).collect::<Result<_, _>>()?;
-        Ok(OrderPage::new(orders, first, |event| Some(event.version) == after))
-    };
+    let page = |client| OrderPage::new(of_clients.remove(client).unwrap_or_default(), after, first, currency);
     Ok(clients.iter().map(page).collect())
 }
 
@@ -127,38 +129,33 @@ fn limit(first: usize) -> u64 {
 
 /// One statement with the same text for any number of clients.
 const ROWS: &str = "
-SELECT event.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
-    SELECT * FROM order_events
-    WHERE client_id = client.id AND version <= $2 AND type = $3
-    ORDER BY version DESC LIMIT $4
-) AS event ORDER BY event.client_id, event.version DESC";
+SELECT orders.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
+    SELECT event.*, orders.id AS order_id, orders.cancelled_at, orders.cancel_reason, orders.refunded
+    FROM orders JOIN order_events AS event ON (event.client_id, event.version) = (orders.client_id, orders.version)
+    WHERE orders.client_id = client.id AND orders.id <= $2
+    ORDER BY orders.id DESC LIMIT $3
+) AS orders ORDER BY orders.client_id, orders.order_id DESC";
 
 async fn rows_at_once(
     db: &DatabaseConnection,
     clients: &[i64],
-    after: Option<i32>,
-    limit: u64,
-) -> Result<Vec<order_event::Model>, DbErr> {
-    let values = [clients.to_vec().into(), after.unwrap_or(i32::MAX).into(), ORDER_PLACED.into(), limit.into()];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, ROWS, values);
-    order_event::Entity::find().from_raw_sql(statement).all(db).await
+    after: Option<Uuid>,
+    first: usize,
+) -> Result<Vec<Row>, DbErr> {
+    let values = [clients.to_vec().into(), after.unwrap_or(Uuid::max()).into(), limit(first).into()];
+    Row::find_by_statement(Statement::from_sql_and_values(DbBackend::Postgres, ROWS, values)).all(db).await
 }
 
 async fn rows_by_client(
     db: &DatabaseConnection,
     clients: &[i64],
-    after: Option<i32>,
-    limit: u64,
-) -> Result<Vec<order_event::Model>, DbErr> {
+    after: Option<Uuid>,
+    first: usize,
+) -> Result<Vec<Row>, DbErr> {
     let mut rows = Vec::new();
     for client in clients {
-        let of_client = order_event::Entity::find()
-            .filter(order_event::Column::ClientId.eq(*client))
-            .filter(order_event::Column::Version.lte(after.unwrap_or(i32::MAX)))
-            .filter(order_event::Column::Type.eq(ORDER_PLACED))
-            .order_by_desc(order_event::Column::Version)
-            .limit(limit);
-        rows.extend(of_client.all(db).await?);
+        let of_client = Filter { client: Some(*client), ..Filter::default() };
+        rows.extend(rows_of_page(db, of_client, after, first).await?);
     }
     Ok(rows)
 }

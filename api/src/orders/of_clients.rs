@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Queued, spawn_reads};
 use sea_orm::{DatabaseConnection, DbErr};
+use uuid::Uuid;
 
 use super::lists::{OrderPage, pages_of_clients};
 
@@ -15,7 +16,7 @@ const MAX_ROWS: usize = 500;
 #[derive(Clone, Copy)]
 struct Request {
     client: i64,
-    after: Option<i32>,
+    after: Option<Uuid>,
     first: usize,
 }
 
@@ -30,12 +31,11 @@ impl OrdersOfClients {
         OrdersOfClients(spawn_reads(MAX_ROWS, move |batch| read(db.clone(), currency, batch)))
     }
 
-    /// Reads a page of the orders of a client, newest first. `after` is the version of the client after the last order of the
-    /// page before.
+    /// Reads a page of the orders of a client, newest first. `after` is the id of the last order of the page before.
     ///
     /// # Errors
     /// When the database fails, or an event is damaged.
-    pub async fn page(&self, client: i64, after: Option<i32>, first: usize) -> Page {
+    pub async fn page(&self, client: i64, after: Option<Uuid>, first: usize) -> Page {
         let page = self.0.process_in(client, first, Request { client, after, first }).await;
         page.unwrap_or_else(|| Err(DbErr::Custom("too many reads wait, or reading panicked".into())))
     }

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use api::queries::clients::{AtVersion, Clients};
-use entity::Event;
+use entity::{Event, order_event};
 use futures::future::join_all;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, Projection, ReadModel};
+use sea_orm::EntityTrait;
 use serde_json::{Value, json};
 use test_support::events::order_placed;
 
-use crate::support::{ALL_SCOPES, Api, SECRET, Socket, queue, redis, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, Db, PLACE, SECRET, Socket, order, postgres, queue, redis, sqlite, until};
 
 const WATCH: &str = "subscription { clientChanged(id: 7) { version orderCount total { amount } } }";
 
@@ -55,9 +56,13 @@ impl Stream {
     }
 
     async fn client(&mut self) -> Value {
-        let (name, response) = self.next().await.expect("the stream has ended");
-        assert_eq!(name, "next", "{response}");
-        response["data"]["clientChanged"].clone()
+        self.field("clientChanged").await
+    }
+
+    async fn field(&mut self, name: &str) -> Value {
+        let (event, response) = self.next().await.expect("the stream has ended");
+        assert_eq!(event, "next", "{response}");
+        response["data"][name].clone()
     }
 }
 
@@ -103,6 +108,8 @@ async fn subscriptions_require_the_same_scope_and_client_as_queries() {
     let next = |code: &str| ("next".to_owned(), code.to_owned());
     assert_eq!(first(&api.token("products:read", None), WATCH).await, next("FORBIDDEN"));
     assert_eq!(first(&api.token(ALL_SCOPES, Some("8")), WATCH).await, next("FORBIDDEN"));
+    let of_order = "subscription { orderChanged(id: \"7\") { status } }";
+    assert_eq!(first(&api.token("clients:read", None), of_order).await, next("FORBIDDEN"));
     assert_eq!(
         first(&api.token(ALL_SCOPES, None), "subscription { nothing }").await,
         next("GRAPHQL_VALIDATION_FAILED")
@@ -120,6 +127,57 @@ async fn subscriptions_require_the_same_scope_and_client_as_queries() {
     let mut skipped = Stream::open(&api, &api.token(ALL_SCOPES, None), skipped).await;
     assert_eq!(skipped.next().await.unwrap().0, "next");
     assert_eq!(skipped.next().await, Some(("complete".into(), Value::Null)));
+}
+
+/// Applies all events, as the projector does.
+async fn project(db: &Db, api: &Api) {
+    for row in order_event::Entity::find().all(&db.connection).await.unwrap() {
+        api.read_model.apply(&[Event::from_row(row, "USD").unwrap()]).await.remove(0).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_watched_until_it_is_cancelled() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let token = api.token(ALL_SCOPES, None);
+        let place = async || {
+            let placed = api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
+            placed["data"]["placeOrder"]["order"]["id"].as_str().unwrap().to_owned()
+        };
+        let (id, other) = (place().await, place().await);
+        let change = async |mutation: String| {
+            let response = api.graphql(&token, &mutation, json!({})).await;
+            assert!(response.to_string().contains("\"userErrors\":[]"), "{response}");
+            project(&db, &api).await;
+        };
+        let watch = |id: &str| {
+            format!("subscription {{ orderChanged(id: \"{id}\") {{ status net {{ amount }} cancelReason }} }}")
+        };
+        let state = |status: &str, net: &str, reason: Value| json!({ "status": status, "net": { "amount": net }, "cancelReason": reason });
+        // Before the read model has the client.
+        let mut stream = Stream::open(&api, &api.token("orders:read", Some("1")), &watch(&id)).await;
+        assert_eq!(stream.field("orderChanged").await, state("PLACED", "1500.00", Value::Null));
+        // Nothing for orders of others and for those that do not exist.
+        let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, Some("2"))).await;
+        for none in [&*id, "00000000-0000-0000-0000-000000000007", "x"] {
+            socket.subscribe(none, &watch(none)).await;
+        }
+        // A change of another order is none of this one.
+        let cancel = |id: &str| {
+            format!(
+                "mutation {{ cancelOrder(input: {{ orderId: \"{id}\", reason: \"late\" }}) {{ userErrors {{ code }} }} }}"
+            )
+        };
+        change(cancel(&other)).await;
+        let refund = "refundOrder(input: { orderId: \"ID\", amount: \"0.50\", reason: \"x\" })".replace("ID", &id);
+        change(format!("mutation {{ {refund} {{ userErrors {{ code }} }} }}")).await;
+        assert_eq!(stream.field("orderChanged").await, state("PARTIALLY_REFUNDED", "1499.50", Value::Null));
+        change(cancel(&id)).await;
+        assert_eq!(stream.field("orderChanged").await, state("CANCELLED", "0.00", json!("late")));
+        socket.send(json!({ "type": "ping" })).await;
+        assert_eq!(socket.receive().await["type"], "pong");
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod panicking;
 mod place_order;
 mod products;
 mod quotas;
+mod refunds;
 mod refused;
 mod relay;
 mod reports;

@@ -184,6 +184,7 @@ impl Api {
             read_model: read_model.clone(),
             currency: Currency::USD,
             read_wait: settings.read_wait,
+            cancel_window: settings.cancel_window,
         };
         let tokens = settings.tokens.clone();
         let authenticator = Authenticator::new(&tokens).await.unwrap();

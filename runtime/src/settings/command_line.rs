@@ -11,8 +11,8 @@ use clap::{Arg, ArgAction, Command, Error, Parser};
 /// Secrets are taken exactly as they are.
 const VERBATIM: [&str; 3] = ["JWT_SECRET", "REDIS_PASSWORD", "REDIS_USERNAME"];
 /// More is allowed without these settings. An empty value is probably a mistake, so it is refused.
-const RESTRICTIONS: [&str; 5] =
-    ["JWT_AUDIENCE", "JWT_ISSUER", "JWT_OAUTH_CLIENTS", "JWT_REQUIRE_CLIENT", "TRUSTED_DOCUMENTS"];
+const RESTRICTIONS: [&str; 6] =
+    ["CANCEL_WINDOW", "JWT_AUDIENCE", "JWT_ISSUER", "JWT_OAUTH_CLIENTS", "JWT_REQUIRE_CLIENT", "TRUSTED_DOCUMENTS"];
 
 /// Parses the command line and the environment of a program. Ends the program after `--help` and `--version`, and when
 /// something is wrong.

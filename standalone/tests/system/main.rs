@@ -2,6 +2,7 @@
 
 mod across_processes;
 mod bench;
+mod cancellations;
 mod chaos;
 mod cluster;
 mod disk_full;

@@ -8,8 +8,8 @@ use crate::start::fails;
 
 const PROGRAMS: [&str; 4] = ["api", "projector", "standalone", "migration"];
 /// More is allowed without these settings.
-const RESTRICTIONS: [&str; 5] =
-    ["JWT_AUDIENCE", "JWT_ISSUER", "JWT_OAUTH_CLIENTS", "JWT_REQUIRE_CLIENT", "TRUSTED_DOCUMENTS"];
+const RESTRICTIONS: [&str; 6] =
+    ["CANCEL_WINDOW", "JWT_AUDIENCE", "JWT_ISSUER", "JWT_OAUTH_CLIENTS", "JWT_REQUIRE_CLIENT", "TRUSTED_DOCUMENTS"];
 
 /// The settings of a program, each with its line of `--help`.
 fn settings(name: &str) -> Vec<(String, String)> {

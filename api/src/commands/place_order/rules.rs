@@ -90,7 +90,7 @@ impl Book {
 }
 
 /// A UUID of version 7 that begins with this time. Ids of one millisecond sort in the sequence of the calls.
-fn id_at(time: DateTime<Utc>) -> Uuid {
+pub(crate) fn id_at(time: DateTime<Utc>) -> Uuid {
     static IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     Uuid::new_v7(Timestamp::from_unix(&IDS, seconds, time.timestamp_subsec_nanos()))

@@ -1,6 +1,8 @@
 //! Scopes that a token can have. Others are ignored.
 
 pub const PLACE_ORDERS: &str = "orders:place";
+/// Cancel and refund.
+pub const CANCEL_ORDERS: &str = "orders:cancel";
 pub const READ_ORDERS: &str = "orders:read";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const WRITE_CLIENTS: &str = "clients:write";
@@ -10,5 +12,14 @@ pub const READ_SALES: &str = "sales:read";
 /// Run any document, even when documents must be trusted.
 pub const EXPLORE: &str = "graphql:explore";
 
-pub const SCOPES: [&str; 8] =
-    [PLACE_ORDERS, READ_ORDERS, READ_CLIENTS, WRITE_CLIENTS, READ_PRODUCTS, WRITE_PRODUCTS, READ_SALES, EXPLORE];
+pub const SCOPES: [&str; 9] = [
+    PLACE_ORDERS,
+    CANCEL_ORDERS,
+    READ_ORDERS,
+    READ_CLIENTS,
+    WRITE_CLIENTS,
+    READ_PRODUCTS,
+    WRITE_PRODUCTS,
+    READ_SALES,
+    EXPLORE,
+];

@@ -11,7 +11,7 @@ use super::order_list::OrderConnection;
 use super::page::{CURSOR_BYTES, PageInfo};
 use crate::edge::auth::{READ_ORDERS, READ_SALES};
 use crate::graphql::app;
-use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_version};
+use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_cursor};
 use crate::graphql::authorize::authorize_for;
 use crate::graphql::cost_directives::{list_size, max_size, names};
 use crate::graphql::error::Error;
@@ -98,12 +98,12 @@ impl Client {
     ) -> Result<OrderConnection, Error> {
         authorize_for(ctx, READ_ORDERS, [self.id.as_str()])?;
         let (app, first) = (app(ctx), page_size(first, ORDERS)?);
-        let after = after.map(|cursor| parse_version(&cursor)).transpose()?;
+        let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
         let page = match parse_id(&self.id) {
             Some(id) => app.orders_of_clients.page(id, after, first).await?,
             None => OrderPage::default(),
         };
-        Ok(OrderConnection::of_client(page, app.currency))
+        Ok(OrderConnection::new(page, app.currency))
     }
 }
 

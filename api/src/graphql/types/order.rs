@@ -1,7 +1,6 @@
-use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
-use chrono::Utc;
+use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, SimpleObject};
+use entity::Line;
 use entity::event::MAX_LINES;
-use entity::{Line, OrderPlaced};
 use iso_currency::Currency;
 
 use super::client::Client;
@@ -13,11 +12,15 @@ use crate::graphql::arguments::parse_id;
 use crate::graphql::authorize::authorize_for;
 use crate::graphql::cost_directives::{cost, list_size, max_size};
 use crate::graphql::error::Error;
-use crate::graphql::scalars::{DateTime, int};
+use crate::graphql::scalars::{DateTime, Decimal, int};
 use crate::graphql::user_error::UserError;
+use crate::orders::{self, StoredOrder};
 
 /// The most problems with one order: two with each item, and one each with the client, the key and the total.
 const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
+
+/// The most problems with a change of an order: one each with the order or the amount, the version, and the reason.
+const MAX_REFUND_PROBLEMS: i32 = 3;
 
 /// An order without its items.
 #[derive(SimpleObject)]
@@ -78,8 +81,18 @@ pub struct Order {
     client_id: ID,
     /// The time of the order.
     placed_at: DateTime,
+    /// Whether the order is cancelled or refunded.
+    status: OrderStatus,
     /// The sum of the items.
     total: Money,
+    /// The part of the total that was taken back, by refunds and by the cancellation.
+    refunded: Money,
+    /// The total without the part that was taken back.
+    net: Money,
+    /// The time of the cancellation. Null if the order is not cancelled.
+    cancelled_at: Option<DateTime>,
+    /// The reason of the cancellation. Null if the order is not cancelled.
+    cancel_reason: Option<String>,
     /// The items, in the order of the request.
     #[graphql(
         directive = list_size::apply(Some(4), None, None, None),
@@ -88,14 +101,35 @@ pub struct Order {
     items: Vec<OrderItem>,
 }
 
+/// The state of an order.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "orders::Status")]
+pub enum OrderStatus {
+    /// Nothing was taken back.
+    Placed,
+    /// All was taken back. It cannot change any more.
+    Cancelled,
+    /// A part was refunded.
+    PartiallyRefunded,
+    /// All was refunded, in one or several parts.
+    Refunded,
+}
+
 impl Order {
-    pub fn new(order: OrderPlaced, time: chrono::DateTime<Utc>, currency: Currency) -> Order {
+    pub fn new(order: StoredOrder, currency: Currency) -> Order {
+        let (status, net) = (order.status().into(), order.net());
+        let StoredOrder { placed, cancelled_at, cancel_reason, refunded } = order;
         Order {
-            id: order.order_id.to_string().into(),
-            client_id: order.client_id.into(),
-            placed_at: DateTime(time),
-            total: Money::new(order.total, currency),
-            items: order.lines.into_iter().map(|line| OrderItem::new(line, currency)).collect(),
+            id: placed.data.order_id.to_string().into(),
+            client_id: placed.data.client_id.into(),
+            placed_at: DateTime(placed.time),
+            status,
+            total: Money::new(placed.data.total, currency),
+            refunded: Money::new(refunded, currency),
+            net: Money::new(net, currency),
+            cancelled_at: cancelled_at.map(DateTime),
+            cancel_reason,
+            items: placed.data.lines.into_iter().map(|line| OrderItem::new(line, currency)).collect(),
         }
     }
 }
@@ -174,5 +208,39 @@ pub struct PlaceOrderPayload {
     pub replayed: bool,
     /// All problems that the user can fix. Empty if the order was placed.
     #[graphql(directive = max_size::apply(None, Some(MAX_PROBLEMS)))]
+    pub user_errors: Vec<UserError>,
+}
+
+/// An order to cancel.
+#[derive(InputObject)]
+pub struct CancelOrderInput {
+    /// The id of the order.
+    pub order_id: ID,
+    /// Why it is cancelled: from 1 to 200 characters.
+    pub reason: String,
+}
+
+/// A part of an order to take back.
+#[derive(InputObject)]
+pub struct RefundOrderInput {
+    /// The id of the order.
+    pub order_id: ID,
+    /// The amount, in the currency of the order.
+    pub amount: Decimal,
+    /// Why it is refunded: from 1 to 200 characters.
+    pub reason: String,
+}
+
+/// The result of a change of an order.
+#[derive(SimpleObject)]
+pub struct OrderPayload {
+    /// The order after the change. Null if `userErrors` is not empty.
+    pub order: Option<Order>,
+    /// The version of the client after the change. With it, `client(id:, minVersion:)` waits until queries include the change.
+    pub client_version: Option<i32>,
+    /// Whether an earlier request had made the change. This request wrote nothing then.
+    pub replayed: bool,
+    /// All problems that the user can fix. Empty if the change was made.
+    #[graphql(directive = max_size::apply(None, Some(MAX_REFUND_PROBLEMS)))]
     pub user_errors: Vec<UserError>,
 }

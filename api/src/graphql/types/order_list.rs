@@ -1,31 +1,29 @@
 use async_graphql::{Object, SimpleObject};
-use entity::{Event, OrderPlaced};
 use iso_currency::Currency;
 
 use super::order::Order;
 use super::page::PageInfo;
+use crate::orders::StoredOrder;
 use crate::orders::lists::OrderPage;
 
+/// The cursors are ids of orders.
 pub struct OrderConnection {
     page: OrderPage,
     currency: Currency,
-    cursor: fn(&Event<OrderPlaced>) -> String,
 }
 
 impl OrderConnection {
-    /// A page of the orders of all clients. Its cursors are ids of orders.
-    pub fn of_all(page: OrderPage, currency: Currency) -> OrderConnection {
-        OrderConnection { page, currency, cursor: |order| order.data.order_id.to_string() }
+    pub fn new(page: OrderPage, currency: Currency) -> OrderConnection {
+        OrderConnection { page, currency }
     }
 
-    /// A page of the orders of one client. Its cursors are versions of the client.
-    pub fn of_client(page: OrderPage, currency: Currency) -> OrderConnection {
-        OrderConnection { page, currency, cursor: |order| order.version.to_string() }
+    fn order(&self, order: &StoredOrder) -> Order {
+        Order::new(order.clone(), self.currency)
     }
+}
 
-    fn order(&self, order: &Event<OrderPlaced>) -> Order {
-        Order::new(order.data.clone(), order.time, self.currency)
-    }
+fn cursor(order: &StoredOrder) -> String {
+    order.placed.data.order_id.to_string()
 }
 
 /// A page of orders, newest first.
@@ -34,7 +32,7 @@ impl OrderConnection {
     /// The orders of the page, each with its cursor.
     async fn edges(&self) -> Vec<OrderEdge> {
         let orders = self.page.orders.iter();
-        orders.map(|order| OrderEdge { node: self.order(order), cursor: (self.cursor)(order) }).collect()
+        orders.map(|order| OrderEdge { node: self.order(order), cursor: cursor(order) }).collect()
     }
 
     /// The orders of the page.
@@ -48,8 +46,8 @@ impl OrderConnection {
         PageInfo {
             has_previous_page: *has_previous_page,
             has_next_page: *has_next_page,
-            start_cursor: orders.first().map(self.cursor),
-            end_cursor: orders.last().map(self.cursor),
+            start_cursor: orders.first().map(cursor),
+            end_cursor: orders.last().map(cursor),
         }
     }
 }

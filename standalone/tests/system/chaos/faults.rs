@@ -14,10 +14,11 @@ use test_support::until;
 use super::{CLIENTS, Chaos, client_key, product_key};
 
 /// The crash points of each program and command.
-pub const API_POINTS: [&str; 5] = [
+pub const API_POINTS: [&str; 6] = [
     points::ORDER_BEFORE_COMMIT,
     points::ORDER_AFTER_COMMIT,
     points::CHANGE_BEFORE_COMMIT,
+    points::CHANGE_AFTER_COMMIT,
     points::RELAY_MID_BATCHES,
     points::RELAY_BEFORE_DELETE,
 ];

@@ -1,0 +1,279 @@
+//! The rules of cancelling and refunding orders, without I/O.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use entity::{Event, OrderPlaced, Refund, client};
+
+use super::{Extent, RefundOrder, Refunded};
+use crate::commands::place_order::rules::id_at;
+use crate::commands::{Rejection, next_version, valid_name};
+use crate::orders::StoredOrder;
+
+/// Refunds of one order, so that reading them is bounded. The cancellation comes on top.
+pub const MAX_REFUNDS: usize = 100;
+
+/// Why nothing is taken back from an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefundRejection {
+    OrderNotFound,
+    CancelWindowPassed,
+    OrderCancelled,
+    /// Below one minor unit, or above what is left.
+    OutOfRange,
+    TooManyRefunds,
+    InvalidReason,
+}
+
+/// What the rules need to know, while the client is locked.
+#[derive(Clone, Debug)]
+pub struct Book {
+    pub order: StoredOrder,
+    pub client: client::Model,
+    /// Refunds so far, without the cancellation.
+    pub refunds: usize,
+    /// The version of the client after the cancellation.
+    pub cancelled_version: Option<i32>,
+    /// What is left of each line, in minor units.
+    pub left: Vec<i64>,
+}
+
+pub enum Decision {
+    Accepted(Box<Book>, Event<Refund>),
+    Replayed(Refunded),
+    /// Everything that is wrong with the request.
+    Rejected(Vec<Rejection>),
+}
+
+impl From<RefundRejection> for Rejection {
+    fn from(rejection: RefundRejection) -> Rejection {
+        Rejection::Refund(rejection)
+    }
+}
+
+/// Accepts or rejects a request. `book` is `None` if there is no such order.
+pub fn decide(book: Option<Book>, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
+    let reason = valid_reason(&command.reason);
+    let Some(book) = book else {
+        return Decision::Rejected([RefundRejection::OrderNotFound.into()].into_iter().chain(reason.err()).collect());
+    };
+    let amount = match (command.extent, book.cancelled_version) {
+        (Extent::Rest { .. }, Some(client_version)) => {
+            return Decision::Replayed(Refunded { order: book.order, client_version, replayed: true });
+        }
+        (Extent::Part(_), Some(_)) => Err(RefundRejection::OrderCancelled.into()),
+        (Extent::Rest { window }, None) => book.rest(window, now),
+        (Extent::Part(amount), None) => book.part(amount),
+    };
+    match (amount, next_version(book.client.version), reason) {
+        (Ok(amount), Ok(version), Ok(reason)) => {
+            let event = book.event(amount, version, reason, now);
+            Decision::Accepted(Box::new(book), event)
+        }
+        (amount, version, reason) => {
+            Decision::Rejected([amount.err(), version.err(), reason.err()].into_iter().flatten().collect())
+        }
+    }
+}
+
+fn valid_reason(reason: &str) -> Result<String, Rejection> {
+    valid_name(reason).map_err(|_| RefundRejection::InvalidReason.into())
+}
+
+impl Book {
+    fn rest(&self, window: Option<Duration>, now: DateTime<Utc>) -> Result<i64, Rejection> {
+        let age = (now - self.order.placed.time).to_std().unwrap_or_default();
+        if window.is_some_and(|window| age > window) {
+            return Err(RefundRejection::CancelWindowPassed.into());
+        }
+        Ok(self.left.iter().sum())
+    }
+
+    fn part(&self, amount: Option<i64>) -> Result<i64, Rejection> {
+        if self.refunds >= MAX_REFUNDS {
+            return Err(RefundRejection::TooManyRefunds.into());
+        }
+        let left = self.left.iter().sum();
+        amount.filter(|amount| (1..=left).contains(amount)).ok_or(RefundRejection::OutOfRange.into())
+    }
+
+    /// The name and the address are those of the client now, because the newest event of a client determines them.
+    fn event(&self, amount: i64, version: i32, reason: String, now: DateTime<Utc>) -> Event<Refund> {
+        let placed = &self.order.placed;
+        // Nothing is taken back before it was placed, even if the clocks of two processes differ.
+        let time = now.max(placed.time);
+        let order = OrderPlaced {
+            client_name: self.client.name.clone(),
+            client_email: self.client.email.clone(),
+            ..placed.data.clone()
+        };
+        let data = Refund {
+            order,
+            placed_at: placed.time,
+            placed_version: placed.version,
+            reason: Some(reason),
+            amount,
+            amounts: allocate(amount, &self.left),
+        };
+        Event { id: id_at(time), time, version, data }
+    }
+
+    /// The order after an event.
+    pub fn after(self, event: &Event<Refund>, cancels: bool) -> StoredOrder {
+        let mut order = self.order;
+        order.refunded += event.data.amount;
+        if cancels {
+            order.cancelled_at = Some(event.time);
+            order.cancel_reason.clone_from(&event.data.reason);
+        }
+        order
+    }
+}
+
+/// Divides an amount among lines in proportion to what is left of each. What rounding leaves over goes to the lines with the largest
+/// remainders, one minor unit each. No line gets more than is left of it, if the amount is at most the sum.
+pub fn allocate(amount: i64, left: &[i64]) -> Vec<i64> {
+    let sum: i128 = left.iter().map(|left| i128::from(*left)).sum();
+    if sum == 0 {
+        return vec![0; left.len()];
+    }
+    let products: Vec<i128> = left.iter().map(|left| i128::from(amount) * i128::from(*left)).collect();
+    // At most `left`, so it fits.
+    let mut parts: Vec<i64> = products.iter().map(|product| (product / sum) as i64).collect();
+    let mut lines: Vec<usize> = (0..left.len()).collect();
+    lines.sort_by_key(|line| -(products[*line] % sum));
+    let over = usize::try_from(amount - parts.iter().sum::<i64>()).unwrap_or(0);
+    for line in lines.into_iter().take(over) {
+        parts[line] += 1;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use entity::Line;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
+    }
+
+    /// An order of 1 × 100.00 and 2 × 25.00, placed at second 0, of a client that has got another name since.
+    fn book() -> Book {
+        let line = |product_id, unit_price, quantity| Line { product_id, name: "TV".into(), unit_price, quantity };
+        let data = OrderPlaced {
+            client_id: 1,
+            client_name: "Bob".into(),
+            client_email: "bob@example.com".into(),
+            order_id: Uuid::nil(),
+            currency: "USD".into(),
+            total: 15_000,
+            lines: vec![line(1, 10_000, 1), line(2, 2_500, 2)],
+        };
+        let placed = Event { id: Uuid::nil(), time: at(0), version: 3, data };
+        let client = client::Model { id: 1, name: "Robert".into(), email: "r@example.com".into(), version: 7 };
+        Book { order: StoredOrder::new(placed), client, refunds: 0, cancelled_version: None, left: vec![10_000, 5_000] }
+    }
+
+    fn command(extent: Extent) -> RefundOrder {
+        RefundOrder { order_id: None, only_client: None, extent, reason: "damaged".into(), traceparent: None }
+    }
+
+    fn rejections(book: Option<Book>, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {
+        let Decision::Rejected(rejections) = decide(book, command, now) else { return Vec::new() };
+        let of_refund = |rejection| match rejection {
+            Rejection::Refund(rejection) => rejection,
+            other => panic!("{other:?}"),
+        };
+        rejections.into_iter().map(of_refund).collect()
+    }
+
+    #[test]
+    fn a_cancellation_takes_back_what_is_left_of_each_line_and_has_the_current_name() {
+        let partly = Book { left: vec![1, 4_000], ..book() };
+        let Decision::Accepted(book, event) = decide(Some(partly), &command(Extent::Rest { window: None }), at(9))
+        else {
+            panic!("accepted");
+        };
+        assert_eq!((event.version, event.time), (8, at(9)));
+        let Refund { order, placed_at, placed_version, reason, amount, amounts } = &event.data;
+        assert_eq!((*placed_at, *placed_version, *amount, amounts), (at(0), 3, 4_001, &vec![1, 4_000]));
+        assert_eq!((&*order.client_name, &*order.client_email), ("Robert", "r@example.com"));
+        assert_eq!((&order.lines, reason.as_deref()), (&book.order.placed.data.lines, Some("damaged")));
+        let after = book.after(&event, true);
+        assert_eq!((after.cancelled_at, after.refunded), (Some(at(9)), 4_001));
+    }
+
+    #[test]
+    fn everything_wrong_is_reported_and_a_cancelled_order_is_replayed() {
+        use RefundRejection::*;
+        let (rest, part) = (|window| command(Extent::Rest { window }), |amount| command(Extent::Part(amount)));
+        let with_reason = |reason: &str, command| RefundOrder { reason: reason.into(), ..command };
+        assert_eq!(rejections(None, &with_reason(" ", rest(None)), at(0)), [OrderNotFound, InvalidReason]);
+        assert_eq!(rejections(Some(book()), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
+        for (amount, is_valid) in
+            [(None, false), (Some(-1), false), (Some(1), true), (Some(15_000), true), (Some(15_001), false)]
+        {
+            let expected = if is_valid { vec![] } else { vec![OutOfRange] };
+            assert_eq!(rejections(Some(book()), &part(amount), at(0)), expected, "{amount:?}");
+        }
+        assert_eq!(rejections(Some(book()), &rest(Some(HOUR)), at(3_600)), []);
+        assert_eq!(rejections(Some(book()), &rest(Some(HOUR)), at(3_601)), [CancelWindowPassed]);
+        assert_eq!(rejections(Some(book()), &part(Some(1)), at(i64::from(i32::MAX))), [], "refunds have no window");
+        let full = Book { refunds: MAX_REFUNDS, ..book() };
+        assert_eq!(rejections(Some(full.clone()), &part(Some(1)), at(0)), [TooManyRefunds]);
+        assert_eq!(rejections(Some(full), &rest(None), at(0)), []);
+        let mut last = book();
+        last.client.version = i32::MAX;
+        let limit = [Rejection::VersionLimitReached];
+        assert!(matches!(decide(Some(last), &rest(None), at(0)), Decision::Rejected(found) if found == limit));
+
+        let cancelled = Book { cancelled_version: Some(5), ..book() };
+        assert_eq!(rejections(Some(cancelled.clone()), &part(Some(1)), at(0)), [OrderCancelled]);
+        let Decision::Replayed(refunded) = decide(Some(cancelled), &rest(Some(HOUR)), at(7_200)) else {
+            panic!("replayed");
+        };
+        assert!(refunded.replayed && refunded.client_version == 5);
+    }
+
+    #[test]
+    fn no_time_is_before_the_order() {
+        let Decision::Accepted(_, event) = decide(Some(book()), &command(Extent::Part(Some(1))), at(-5)) else {
+            panic!("accepted");
+        };
+        assert_eq!(event.time, at(0));
+    }
+
+    #[test]
+    fn rounding_goes_to_the_largest_remainders() {
+        assert_eq!(allocate(100, &[1, 1, 1]), [34, 33, 33]);
+        assert_eq!(allocate(10, &[10, 5, 0]), [7, 3, 0]);
+        assert_eq!(allocate(1, &[1, 2, 2]), [0, 1, 0]);
+        assert_eq!(allocate(0, &[0, 0]), [0, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_allocation_has_the_exact_sum_and_takes_no_more_than_is_left(
+            left in prop::collection::vec(prop_oneof![0..5i64, 0..1_000_000_000_000i64], 1..100),
+            share in 0.0..=1.0f64,
+        ) {
+            let sum: i64 = left.iter().sum();
+            let amount = ((sum as f64 * share) as i64).min(sum);
+            for amount in [amount, 0, sum, sum.min(1)] {
+                let parts = allocate(amount, &left);
+                prop_assert_eq!(parts.iter().sum::<i64>(), amount);
+                for (part, left) in parts.iter().zip(&left) {
+                    prop_assert!((0..=*left).contains(part));
+                    let exact = i128::from(amount) * i128::from(*left);
+                    prop_assert!((i128::from(*part) * i128::from(sum) - exact).abs() < i128::from(sum.max(1)));
+                }
+            }
+        }
+    }
+}

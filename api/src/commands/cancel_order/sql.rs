@@ -1,0 +1,91 @@
+//! The statements that cancel and refund orders.
+
+use entity::event::{ORDER_CANCELLED, ORDER_REFUNDED};
+use entity::{Event, Line, Refund, Subject, client, order, order_event, order_refund, order_refund_item};
+use iso_currency::Currency;
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
+
+use super::RefundOrder;
+use super::rules::Book;
+use crate::commands::database::is_one_of;
+use crate::commands::{as_new, new_event};
+use crate::orders;
+
+/// Locks the client of the order, and reads what the rules need. `None` if there is no such order.
+pub async fn open_book(
+    db: &impl ConnectionTrait,
+    currency: Currency,
+    command: &RefundOrder,
+) -> Result<Option<Book>, DbErr> {
+    let Some(id) = command.order_id else { return Ok(None) };
+    let of_order = order::Entity::find_by_id(id).select_only().column(order::Column::ClientId);
+    let Some(client_id) = of_order.into_tuple::<i64>().one(db).await? else { return Ok(None) };
+    if command.only_client.is_some_and(|only| only != client_id) {
+        return Ok(None);
+    }
+    let client = client::Entity::find_by_id(client_id).lock_exclusive().one(db).await?;
+    // Read under the lock: other requests may have changed the order meanwhile.
+    let (Some(client), Some(order)) = (client, orders::order(db, id, currency).await?) else { return Ok(None) };
+    let refunds = order_refund::Entity::find().filter(order_refund::Column::OrderId.eq(id)).all(db).await?;
+    let mut left: Vec<i64> = order.placed.data.lines.iter().map(|line| line.total().unwrap_or(0)).collect();
+    if !refunds.is_empty() {
+        let of_refunds = is_one_of(db, order_refund_item::Column::RefundId, refunds.iter().map(|refund| refund.id));
+        for item in order_refund_item::Entity::find().filter(of_refunds).all(db).await? {
+            if let Some(left) = usize::try_from(item.line).ok().and_then(|line| left.get_mut(line)) {
+                *left -= item.amount;
+            }
+        }
+    }
+    let cancelled_version = refunds.iter().find(|refund| refund.cancels).map(|refund| refund.version);
+    let refunds = refunds.iter().filter(|refund| !refund.cancels).count();
+    Ok(Some(Book { order, client, refunds, cancelled_version, left }))
+}
+
+/// Changes the order, inserts what is taken back, and raises the client's version. Returns the event.
+pub async fn write(
+    db: &impl ConnectionTrait,
+    event: &Event<Refund>,
+    cancels: bool,
+    traceparent: Option<String>,
+) -> Result<order_event::Model, DbErr> {
+    let Refund { order: placed, amount, reason, .. } = &event.data;
+    let refunded = Expr::col(order::Column::Refunded).add(*amount);
+    let mut update = order::Entity::update_many().col_expr(order::Column::Refunded, refunded);
+    if cancels {
+        update = update
+            .col_expr(order::Column::CancelledAt, Expr::val(event.time))
+            .col_expr(order::Column::CancelReason, Expr::val(reason.clone()));
+    }
+    update.filter(order::Column::Id.eq(placed.order_id)).exec(db).await?;
+    let refund = order_refund::Model {
+        id: event.id,
+        order_id: placed.order_id,
+        client_id: placed.client_id,
+        version: event.version,
+        refunded_at: event.time,
+        amount: *amount,
+        cancels,
+    };
+    order_refund::Entity::insert(as_new(refund)).exec_without_returning(db).await?;
+    let items = items(event, cancels).into_iter().map(as_new);
+    order_refund_item::Entity::insert_many(items).exec_without_returning(db).await?;
+    let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(event.version));
+    raise.filter(client::Column::Id.eq(placed.client_id)).exec(db).await?;
+    let r#type = if cancels { ORDER_CANCELLED } else { ORDER_REFUNDED };
+    let row = new_event(r#type, Subject::Client(placed.client_id), event.version, &event.data, traceparent);
+    Ok(order_event::Model { id: event.id, occurred_at: event.time, ..row })
+}
+
+/// Without the lines from which nothing is taken back.
+fn items(event: &Event<Refund>, cancels: bool) -> Vec<order_refund_item::Model> {
+    let lines = (0..).zip(event.data.order.lines.iter().zip(&event.data.amounts));
+    let item = |(line, (Line { product_id, quantity, .. }, amount)): (i32, (&Line, &i64))| order_refund_item::Model {
+        refund_id: event.id,
+        line,
+        product_id: *product_id,
+        quantity: if cancels { *quantity } else { 0 },
+        amount: *amount,
+    };
+    lines.map(item).filter(|item| item.quantity > 0 || item.amount > 0).collect()
+}
