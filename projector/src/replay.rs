@@ -10,6 +10,7 @@ use entity::order_event::{self, Column};
 use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
+use read_model::rules::sales::line_count;
 use read_model::{Error, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -110,7 +111,7 @@ async fn read_section(
             let id = row.id;
             let event = Event::from_row(row, currency.code());
             let event = event.with_context(|| format!("event {id} of the log is invalid"))?;
-            lines += event.order().map_or(0, |order| order.lines.len());
+            lines += line_count(&event);
             events.push(event);
             *after = id;
         }

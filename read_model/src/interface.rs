@@ -59,11 +59,13 @@ pub trait Queries: Send + Sync {
     /// Returns the ids of all products, in ascending order. Takes time in proportion to their number.
     async fn catalogue_ids(&self) -> Result<Vec<i64>, Error>;
 
-    /// Reads bucket pages of a [`Resolution`](crate::Resolution). A page may end before its last bucket: the rest is empty.
+    /// Reads bucket pages of a [`Resolution`](crate::Resolution), each of one [`Side`](crate::Side). A page may end before its last
+    /// bucket: the rest is empty.
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
     /// Adds up the sales of each product over periods: days and months, named as by
-    /// [`products_of_day`](crate::rules::sales::products_of_day). Takes time in proportion to the number of their products.
+    /// [`products_of_day`](crate::rules::sales::products_of_day), each of one [`Side`](crate::Side). Takes time in proportion to the
+    /// number of their products.
     async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 
     /// Subscribes to the ids of changed clients, whichever process changes them. The stream ends when it can miss a change: then the

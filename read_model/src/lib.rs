@@ -30,6 +30,6 @@ pub use redis::generations::{self, Generations};
 pub use redis::repair::RankedAndRecent;
 pub use redis::{ConnectError, Redis};
 pub use rules::client::ProjectedClient;
-pub use rules::sales::{OrderSummary, Resolution, Sum};
+pub use rules::sales::{OrderSummary, Resolution, Sales, Side, Sum};
 pub use settings::RedisSettings;
 pub use types::{Applied, Client, Error, Product, RankPosition, Ranking};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, OrderPlaced, ProductChanged, Subject};
+use entity::{Change, Event, ProductChanged, Subject};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
@@ -77,9 +77,10 @@ impl Stored {
             Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => refund.order.client_id,
         };
         let applied = self.clients.entry(client).or_insert_with(|| ProjectedClient::new(client)).apply(event)?;
-        if let (Applied::Now, Some(order)) = (applied, event.order()) {
+        if applied == Applied::Now {
             let now = Utc::now();
-            self.add(order, event, now);
+            self.add_sales(event, now);
+            self.add_recent(event);
             self.expire(now);
         }
         Ok(applied)
@@ -93,9 +94,9 @@ impl Stored {
         Applied::Now
     }
 
-    fn add(&mut self, order: &OrderPlaced, event: &Event, now: DateTime<Utc>) {
+    fn add_sales(&mut self, event: &Event, now: DateTime<Utc>) {
         let mut delta = SalesDelta::default();
-        delta.add(order, event.time, now);
+        delta.add(event, now);
         for ((page, bucket), delta) in delta.buckets {
             let page = self.pages.entry(page).or_default();
             page.expires_at = delta.expires_at;
@@ -107,6 +108,10 @@ impl Stored {
         for ((period, product), sum) in delta.products {
             self.product_sales.entry(period).or_default().entry(product).or_default().add(sum);
         }
+    }
+
+    fn add_recent(&mut self, event: &Event) {
+        let Some(order) = event.order() else { return };
         let recent = self.recent.entry(order.client_id).or_default();
         recent.insert(event.version, OrderSummary::of(order, event.time));
         if recent.len() > RECENT_ORDERS {
@@ -155,13 +160,7 @@ impl Queries for Memory {
         count: usize,
     ) -> Result<Vec<RankPosition>, Error> {
         let stored = self.stored();
-        let position = |client: &Client| {
-            let rank = match by {
-                Ranking::Total => client.total,
-                Ranking::LastPurchase => client.last_purchase.map_or(0, |time| time.timestamp_millis()),
-            };
-            RankPosition { rank, id: client.id }
-        };
+        let position = |client: &Client| RankPosition { rank: client.rank(by), id: client.id };
         let positions = stored.clients.values().map(|projected| position(&projected.client));
         let mut positions: Vec<RankPosition> =
             positions.filter(|position| after.is_none_or(|after| after.order(position).is_lt())).collect();

@@ -1,12 +1,13 @@
 //! Reads that combine several queries: sales over time, the latest orders, and today's sales.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
 use crate::rules::sales::{products_of_day, products_of_month};
-use crate::{Error, OrderSummary, Queries, Ranking, Resolution, Sum};
+use crate::{Error, OrderSummary, Queries, Ranking, Resolution, Sales, Side};
 
 /// The distance between two points of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,8 +21,8 @@ pub enum Granularity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The start of each step and its sales, without gaps.
-    pub points: Vec<(DateTime<Utc>, Sum)>,
-    pub total: Sum,
+    pub points: Vec<(DateTime<Utc>, Sales)>,
+    pub total: Sales,
 }
 
 /// The days of a report, in a time zone.
@@ -99,23 +100,43 @@ pub async fn report(queries: &dyn Queries, days: DayRange, granularity: Granular
         previous = Some(bucket);
         steps.push((time, pages.len() - 1, bucket));
     }
-    let buckets = queries.buckets(&pages).await?;
+    let buckets = queries.buckets(&on_both_sides(&pages)).await?;
     let starts = days.points(granularity, usize::MAX);
     let mut report =
-        Report { points: starts.iter().map(|start| (*start, Sum::default())).collect(), total: Sum::default() };
+        Report { points: starts.iter().map(|start| (*start, Sales::default())).collect(), total: Sales::default() };
     let mut point = 0;
     for (time, page, bucket) in steps {
-        let sales = buckets[page].get(bucket).copied().unwrap_or_default();
-        report.total.add(sales);
         while starts.get(point + 1).is_some_and(|next| *next <= time) {
             point += 1;
         }
-        report.points[point].1.add(sales);
+        for (side, buckets) in Side::ALL.into_iter().zip([&buckets[page], &buckets[pages.len() + page]]) {
+            let sum = buckets.get(bucket).copied().unwrap_or_default();
+            report.total.add(side, sum);
+            report.points[point].1.add(side, sum);
+        }
     }
     Ok(report)
 }
 
-/// Returns the fewest periods of product sales, months and days, that cover the first to the last day, both included.
+/// Returns the names of bucket pages or periods on the gross side, and then on the other.
+fn on_both_sides(names: &[String]) -> Vec<String> {
+    Side::ALL.into_iter().flat_map(|side| names.iter().map(move |name| side.name(name.clone()))).collect()
+}
+
+/// Adds up the sales of each product over periods: see [`periods`].
+pub async fn product_sales(queries: &dyn Queries, periods: &[String]) -> Result<HashMap<i64, Sales>, Error> {
+    let mut sales: HashMap<i64, Sales> = HashMap::new();
+    for side in Side::ALL {
+        let periods: Vec<String> = periods.iter().map(|period| side.name(period.clone())).collect();
+        for (product, sum) in queries.product_sales(&periods).await? {
+            sales.entry(product).or_default().add(side, sum);
+        }
+    }
+    Ok(sales)
+}
+
+/// Returns the fewest periods of product sales, months and days, that cover the first to the last day, both included. Their names
+/// are those of the gross side.
 pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
     let (mut periods, mut day) = (Vec::new(), Some(from));
     while let Some(first) = day.filter(|day| *day <= to) {
@@ -140,10 +161,10 @@ pub async fn latest_orders(queries: &dyn Queries, count: usize) -> Result<Vec<Or
 }
 
 /// Reads the sales of today in UTC, and the approximate number of orders in the last minute.
-pub async fn today(queries: &dyn Queries, now: DateTime<Utc>) -> Result<(Sum, i64), Error> {
+pub async fn today(queries: &dyn Queries, now: DateTime<Utc>) -> Result<(Sales, i64), Error> {
     let (day, today) = Resolution::Day.at(now);
     let steps: Vec<_> = (0..=6).map(|tens| Resolution::TenSeconds.at(now - TimeDelta::seconds(10 * tens))).collect();
-    let mut pages = vec![day];
+    let mut pages = on_both_sides(&[day]);
     pages.extend(steps.iter().map(|(page, _)| page.clone()));
     pages.dedup();
     let buckets = queries.buckets(&pages).await?;
@@ -155,7 +176,7 @@ pub async fn today(queries: &dyn Queries, now: DateTime<Utc>) -> Result<(Sum, i6
     // The current step has only begun: the seventh makes up for its missing part.
     let missing = 10_000 - now.timestamp_millis().rem_euclid(10_000);
     let rate = counts[..6].iter().sum::<i64>() + (counts[6] * missing + 5_000) / 10_000;
-    Ok((sum(&pages[0], today), rate))
+    Ok((Sales { gross: sum(&pages[0], today), cancelled: sum(&pages[1], today) }, rate))
 }
 
 #[cfg(test)]

@@ -5,19 +5,39 @@ use std::cmp::Ordering;
 use chrono::{DateTime, Utc};
 use entity::ProductChanged;
 
+use crate::{Sales, Sum};
+
 /// The state of a client after its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     pub id: i64,
     pub name: String,
     pub email: String,
-    /// The sum of all orders, in minor units.
+    /// The sum of all orders as placed, in minor units.
     pub total: i64,
+    /// The number of all orders, including cancelled ones.
     pub order_count: i64,
+    /// What cancellations and refunds have taken back. It may arrive before the orders.
+    pub cancelled: Sum,
     pub last_purchase: Option<DateTime<Utc>>,
     /// The watermark: every event up to this version is included. Later events may be included as well, if they arrived out of
     /// order.
     pub version: i32,
+}
+
+impl Client {
+    pub fn sales(&self) -> Sales {
+        Sales { gross: Sum { count: self.order_count, revenue: self.total }, cancelled: self.cancelled }
+    }
+
+    /// The value that the client is ranked by.
+    pub fn rank(&self, by: Ranking) -> i64 {
+        match by {
+            // As `apply.lua` calculates it.
+            Ranking::Total => (self.total as f64 - self.cancelled.revenue as f64) as i64,
+            Ranking::LastPurchase => self.last_purchase.map_or(0, |time| time.timestamp_millis()),
+        }
+    }
 }
 
 /// The state of a product after its newest event.
@@ -44,7 +64,7 @@ impl Product {
 /// The value that clients are ranked by, largest first. Clients with equal values are ordered by their ids as text, largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ranking {
-    /// The sum of a client's orders, in minor units.
+    /// The sum of a client's orders without what was taken back, in minor units.
     Total,
     /// The time of a client's newest order, in ms since 1970; 0 for a client without orders.
     LastPurchase,
@@ -53,7 +73,7 @@ pub enum Ranking {
 /// A position in a [`Ranking`]. It remains valid when the client that had it moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RankPosition {
-    /// The value that the client is ranked by, exact to 53 bits.
+    /// The value that the client is ranked by, exact up to 53 bits.
     pub rank: i64,
     pub id: i64,
 }

@@ -1,7 +1,7 @@
 //! Events, as tests need them.
 
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, Line, OrderPlaced, event};
+use entity::{Change, Event, Line, OrderPlaced, Refund, event};
 use uuid::Uuid;
 
 /// An order of (product, quantity, unit price in minor units) lines, placed now.
@@ -25,6 +25,24 @@ pub fn order_placed_at(time: DateTime<Utc>, client_id: i64, version: i32, lines:
         lines,
     };
     Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
+}
+
+/// The cancellation of an order of which nothing was taken back before.
+pub fn order_cancelled(time: DateTime<Utc>, version: i32, placed: &Event) -> Event {
+    let order = placed.order().expect("an order");
+    let amounts = order.lines.iter().map(|line| line.total().expect("a small amount")).collect();
+    Event { id: Uuid::now_v7(), time, version, data: Change::OrderCancelled(refund(placed, amounts)) }
+}
+
+/// A refund of a part of an order: an amount (minor units) for each line.
+pub fn order_refunded(time: DateTime<Utc>, version: i32, placed: &Event, amounts: &[i64]) -> Event {
+    Event { id: Uuid::now_v7(), time, version, data: Change::OrderRefunded(refund(placed, amounts.into())) }
+}
+
+fn refund(placed: &Event, amounts: Vec<i64>) -> Refund {
+    let order = placed.order().expect("an order").clone();
+    let (placed_at, placed_version, amount) = (placed.time, placed.version, amounts.iter().sum());
+    Refund { order, placed_at, placed_version, reason: None, amount, amounts }
 }
 
 /// The id of the order of a client's version: the same whenever the event is built.

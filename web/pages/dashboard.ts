@@ -9,7 +9,7 @@ import type { Granularity, SalesChangedSubscription, SalesQuery } from './genera
 const SALES = graphql(`
   query Sales($from: Date!, $to: Date!, $granularity: Granularity!) {
     sales(from: $from, to: $to, granularity: $granularity) {
-      points { start orderCount revenue { amount currencyCode } }
+      points { start orderCount revenue: net { amount currencyCode } }
     }
   }
 `);

@@ -110,7 +110,7 @@ pub fn check_scalar(name: &str, value: &Value) -> Result<(), String> {
 
 /// The number as a GraphQL `Int`, which has 32 bits. Larger numbers become 2147483647.
 pub fn int(number: i64) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
+    i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::reports::periods;
+use read_model::reports::{periods, product_sales};
 use read_model::rules::sales::{products_of_day, products_of_month};
-use read_model::{Error, Queries, Sum};
+use read_model::{Error, Queries, Sales};
 use runtime::single_flight::SingleFlight;
 use tracing::warn;
 
@@ -21,14 +21,14 @@ use super::reports::MAX_AGE;
 /// A third of two minutes, because three delays add up: the age of a period's sums, the age of the sums over a range, and the
 /// time until these have been read again.
 const CLOSED_MAX_AGE: Duration = Duration::from_secs(40);
-/// Maximum number of cached results, and of products in all of them, at about 50 bytes each.
+/// Maximum number of cached results, and of products in all of them, at about 70 bytes each.
 const MAX_RESULTS: usize = 500;
 const MAX_PRODUCTS: u64 = 1_000_000;
 /// Concurrent reads. A large period occupies Redis for some milliseconds.
 const MAX_READS: usize = 2;
 
 /// By product id.
-type Sums = Arc<HashMap<i64, Sum>>;
+type Sums = Arc<HashMap<i64, Sales>>;
 
 /// The closed periods of a range on a certain day, read in one interval of [`CLOSED_MAX_AGE`], counted from 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,7 +61,7 @@ impl ProductSums {
         from: NaiveDate,
         to: NaiveDate,
         now: DateTime<Utc>,
-    ) -> Result<HashMap<i64, Sum>, Error> {
+    ) -> Result<HashMap<i64, Sales>, Error> {
         // Yesterday is open too: clocks differ, and its last orders arrive today.
         let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
         let open = [today, yesterday].map(|day| [products_of_day(day), products_of_month(day)]).concat();
@@ -101,10 +101,10 @@ impl ProductSums {
     }
 
     /// The sums over some periods, each at most this old.
-    async fn read(&self, periods: Vec<String>, max_age: Duration) -> Result<HashMap<i64, Sum>, Error> {
+    async fn read(&self, periods: Vec<String>, max_age: Duration) -> Result<HashMap<i64, Sales>, Error> {
         let reads = periods.into_iter().map(|period| {
             let (read_model, name) = (self.read_model.clone(), period.clone());
-            let read = async move { read_model.product_sales(&[name]).await.map(Arc::new) };
+            let read = async move { product_sales(&*read_model, &[name]).await.map(Arc::new) };
             self.periods.get(period, max_age, read)
         });
         let sums: Vec<Sums> = stream::iter(reads.collect::<Vec<_>>()).buffered(MAX_READS).try_collect().await?;
@@ -112,10 +112,11 @@ impl ProductSums {
     }
 }
 
-fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sum>>) -> HashMap<i64, Sum> {
-    let mut all: HashMap<i64, Sum> = HashMap::new();
-    for (product, sum) in parts.into_iter().flatten() {
-        all.entry(*product).or_default().add(*sum);
+fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sales>>) -> HashMap<i64, Sales> {
+    let mut all: HashMap<i64, Sales> = HashMap::new();
+    for (product, sales) in parts.into_iter().flatten() {
+        let all = all.entry(*product).or_default();
+        sales.sides().into_iter().for_each(|(side, sum)| all.add(side, sum));
     }
     all
 }
@@ -137,7 +138,7 @@ mod tests {
         let sums = Arc::new(ProductSums::new(memory.clone()));
         let sold = async |interval| {
             let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap() + CLOSED_MAX_AGE * interval;
-            sums.closed(day, day, now, vec![products_of_day(day)]).await.unwrap()[&1].count
+            sums.closed(day, day, now, vec![products_of_day(day)]).await.unwrap()[&1].gross.count
         };
         let interval = CLOSED_MAX_AGE + Duration::from_millis(1);
         sell(1).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{NaiveDate, Utc};
 use read_model::reports::{DayRange, Granularity, Report, report};
-use read_model::{Error, Product, Queries, Sum};
+use read_model::{Error, Product, Queries, Sales};
 use runtime::single_flight::SingleFlight;
 
 use super::product_sums::ProductSums;
@@ -18,6 +18,7 @@ pub const MAX_PRODUCTS: usize = 100;
 /// Maximum number of cached reports of each kind.
 const REPORTS: usize = 32;
 
+/// Both are net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProductRanking {
     Revenue,
@@ -28,7 +29,7 @@ pub enum ProductRanking {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProductSales {
     pub product: Product,
-    pub sold: Sum,
+    pub sales: Sales,
 }
 
 type TopProducts = Arc<Vec<ProductSales>>;
@@ -63,12 +64,12 @@ impl Reports {
     pub async fn top_products(&self, from: NaiveDate, to: NaiveDate, by: ProductRanking) -> Result<TopProducts, Error> {
         let (read_model, product_sums) = (self.read_model.clone(), self.product_sums.clone());
         let read = async move {
-            let sold = product_sums.between(from, to, Utc::now()).await?;
-            let top = highest(sold.into_iter().collect(), by);
+            let sales = product_sums.between(from, to, Utc::now()).await?;
+            let top = highest(sales.into_iter().collect(), by);
             let ids: Vec<i64> = top.iter().map(|(id, _)| *id).collect();
             let products = read_model.products(&ids).await?;
             let sales = top.into_iter().zip(products);
-            let sales = sales.filter_map(|((_, sold), product)| Some(ProductSales { product: product?, sold }));
+            let sales = sales.filter_map(|((_, sales), product)| Some(ProductSales { product: product?, sales }));
             Ok(Arc::new(sales.collect()))
         };
         self.top_products.get((from, to, by), MAX_AGE, read).await
@@ -76,15 +77,15 @@ impl Reports {
 }
 
 /// The first [`MAX_PRODUCTS`] of the ranking, sorted.
-fn highest(mut sold: Vec<(i64, Sum)>, by: ProductRanking) -> Vec<(i64, Sum)> {
-    let rank = |(id, sold): &(i64, Sum)| match by {
-        ProductRanking::Revenue => (Reverse(sold.revenue), Reverse(sold.count), *id),
-        ProductRanking::Units => (Reverse(sold.count), Reverse(sold.revenue), *id),
+fn highest(mut sales: Vec<(i64, Sales)>, by: ProductRanking) -> Vec<(i64, Sales)> {
+    let rank = |(id, sales): &(i64, Sales)| match (by, sales.net()) {
+        (ProductRanking::Revenue, net) => (Reverse(net.revenue), Reverse(net.count), *id),
+        (ProductRanking::Units, net) => (Reverse(net.count), Reverse(net.revenue), *id),
     };
-    if sold.len() > MAX_PRODUCTS {
-        sold.select_nth_unstable_by_key(MAX_PRODUCTS, rank);
-        sold.truncate(MAX_PRODUCTS);
+    if sales.len() > MAX_PRODUCTS {
+        sales.select_nth_unstable_by_key(MAX_PRODUCTS, rank);
+        sales.truncate(MAX_PRODUCTS);
     }
-    sold.sort_unstable_by_key(rank);
-    sold
+    sales.sort_unstable_by_key(rank);
+    sales
 }

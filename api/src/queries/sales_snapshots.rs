@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use read_model::reports::{latest_orders, today};
-use read_model::{Client, Error, OrderSummary, Queries, Sum};
+use read_model::{Client, Error, OrderSummary, Queries, Sales};
 use runtime::one_line;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -29,7 +29,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub struct SalesSnapshot {
     pub time: DateTime<Utc>,
     /// Since midnight UTC.
-    pub today: Sum,
+    pub today: Sales,
     /// The approximate number of orders in the last minute.
     pub orders_per_minute: i64,
     /// The newest orders, newest first, each with its client.

@@ -7,6 +7,7 @@ use entity::Event;
 use read_model::reports::today;
 use read_model::{Memory, Projection};
 use serde_json::{Value, json};
+use test_support::events::{order_cancelled, order_refunded};
 
 use crate::reports::*;
 use crate::support::{ALL_SCOPES, Socket, until};
@@ -25,16 +26,16 @@ async fn sales_have_one_point_per_period() {
         let events: Vec<Event> =
             (1..).zip(times).map(|(version, time)| event(1, version, time, &[(1, version)])).collect();
         api.read_model.apply(&events).await;
-        let fields = "total { amount currencyCode } orderCount points { start orderCount revenue { amount } }";
+        let fields = "net { amount currencyCode } orderCount points { start orderCount net { amount } }";
         let sales = async |arguments: &str| {
             ask(api, &format!("{{ sales({arguments}) {{ {fields} }} }}")).await["sales"].clone()
         };
         let point = |start: &str, orders: i32, revenue: &str| {
-            json!({ "start": format!("{start}:00:00.000Z"), "orderCount": orders, "revenue": { "amount": revenue } })
+            json!({ "start": format!("{start}:00:00.000Z"), "orderCount": orders, "net": { "amount": revenue } })
         };
         let days = sales("from: \"2024-02-27\", to: \"2024-03-01\"").await;
         let total = json!({ "amount": "6.00", "currencyCode": "USD" });
-        assert_eq!((&days["orderCount"], &days["total"]), (&json!(3), &total));
+        assert_eq!((&days["orderCount"], &days["net"]), (&json!(3), &total));
         let expected = [
             point("2024-02-27T00", 0, "0.00"),
             point("2024-02-28T00", 1, "1.00"),
@@ -65,10 +66,10 @@ async fn sales_have_one_point_per_period() {
         // Points are not resolved one by one.
         let query = "{ sales(from: \"2024-02-29\", to: \"2024-03-01\") { points {
             type: __typename orderCount @skip(if: true) again: orderCount ... on SalesPoint { start, same: start } ...Rest } } }
-            fragment Rest on SalesPoint { revenue { amount } revenue { amount, is: amount, currencyCode @include(if: true) } }";
+            fragment Rest on SalesPoint { net { amount } net { amount, is: amount, currencyCode @include(if: true) } }";
         let point = |start: &str, amount: &str| {
             let revenue = json!({ "amount": amount, "is": amount, "currencyCode": "USD" });
-            json!({ "type": "SalesPoint", "again": 1, "start": start, "same": start, "revenue": revenue })
+            json!({ "type": "SalesPoint", "again": 1, "start": start, "same": start, "net": revenue })
         };
         let expected = [point("2024-02-29T00:00:00.000Z", "2.00"), point("2024-03-01T00:00:00.000Z", "3.00")];
         assert_eq!(ask(api, query).await["sales"]["points"], json!(expected));
@@ -86,10 +87,10 @@ async fn sales_have_one_point_per_period() {
             let request = api.request().bearer_auth(api.token(ALL_SCOPES, None)).json(&json!({ "query": query }));
             request.send().await.unwrap().text().await.unwrap()
         };
-        let reversed = r#"{"revenue":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
-        let ordered = r#"{"start":"2024-02-29T00:00:00.000Z","revenue":{"amount":"2.00","currencyCode":"USD"}}"#;
+        let reversed = r#"{"net":{"currencyCode":"USD","amount":"2.00"},"start":"2024-02-29T00:00:00.000Z"}"#;
+        let ordered = r#"{"start":"2024-02-29T00:00:00.000Z","net":{"amount":"2.00","currencyCode":"USD"}}"#;
         for (fields, point) in
-            [("revenue { currencyCode amount } start", reversed), ("start revenue { amount currencyCode }", ordered)]
+            [("net { currencyCode amount } start", reversed), ("start net { amount currencyCode }", ordered)]
         {
             let query = format!("{{ sales(from: \"2024-02-29\", to: \"2024-02-29\") {{ points {{ {fields} }} }} }}");
             assert_eq!(text(&query).await, format!(r#"{{"data":{{"sales":{{"points":[{point}]}}}}}}"#));
@@ -136,7 +137,7 @@ async fn sales_are_those_of_the_days_of_a_time_zone() {
         api.read_model.apply(&events).await;
         let query = |zone: &str, from| {
             format!(
-                "{{ sales(from: \"{from}\", to: \"{next}\", timeZone: \"{zone}\") {{ total {{ amount }} points {{ start orderCount }} }} }}"
+                "{{ sales(from: \"{from}\", to: \"{next}\", timeZone: \"{zone}\") {{ net {{ amount }} points {{ start orderCount }} }} }}"
             )
         };
         let point = |start: String, orders: i32| json!({ "start": start, "orderCount": orders });
@@ -145,7 +146,7 @@ async fn sales_are_those_of_the_days_of_a_time_zone() {
             ("UTC", [point(format!("{day}T00:00:00.000Z"), 2), point(format!("{next}T00:00:00.000Z"), 1)]),
             ("Asia/Kolkata", [point(format!("{before}T18:30:00.000Z"), 1), point(format!("{day}T18:30:00.000Z"), 2)]),
         ] {
-            let sales = json!({ "total": { "amount": "6.00" }, "points": expected });
+            let sales = json!({ "net": { "amount": "6.00" }, "points": expected });
             assert_eq!(ask(api, &query(zone, day)).await["sales"], sales, "{zone}");
         }
         let token = api.token(ALL_SCOPES, None);
@@ -202,6 +203,110 @@ async fn top_products_are_ranked_over_any_days() {
     .await;
 }
 
+#[tokio::test]
+async fn cancellations_and_refunds_count_on_their_own_day_and_rankings_are_net() {
+    both(async |api| {
+        let day = |text: &str| at(&format!("{text}T10:00:00Z"));
+        let orders = [
+            event(1, 1, day("2024-01-31"), &[(1, 6), (2, 1)]),
+            event(1, 2, day("2024-01-31"), &[(2, 2)]),
+            event(2, 1, day("2024-02-01"), &[(2, 4)]),
+        ];
+        let cancelled = order_cancelled(day("2024-02-01"), 3, &orders[0]);
+        let refunded = order_refunded(day("2024-02-02"), 4, &orders[1], &[50]);
+        // The cancellation arrives first, and again.
+        let events = [cancelled.clone(), orders[0].clone(), orders[1].clone(), orders[2].clone(), refunded, cancelled];
+        api.read_model.apply(&events).await;
+        let amount = |amount: &str| json!({ "amount": amount });
+        let point = |day: &str, [gross, cancelled, net]: [&str; 3], orders: [i32; 2]| {
+            let start = format!("{day}T00:00:00.000Z");
+            json!({ "start": start, "gross": amount(gross), "cancelled": amount(cancelled), "net": amount(net),
+                "orderCount": orders[0], "cancelledCount": orders[1] })
+        };
+        let fields = "gross { amount } cancelled { amount } net { amount } orderCount cancelledCount";
+        let query =
+            format!("{{ sales(from: \"2024-01-31\", to: \"2024-02-02\") {{ {fields} points {{ start {fields} }} }} }}");
+        let mut sales = ask(api, &query).await["sales"].take();
+        let points = [
+            point("2024-01-31", ["9.00", "0.00", "9.00"], [2, 0]),
+            point("2024-02-01", ["4.00", "7.00", "-3.00"], [1, 1]),
+            point("2024-02-02", ["0.00", "0.50", "-0.50"], [0, 0]),
+        ];
+        assert_eq!(sales["points"].take(), json!(points));
+        let total = json!({ "gross": amount("13.00"), "cancelled": amount("7.50"), "net": amount("5.50"),
+            "orderCount": 3, "cancelledCount": 1, "points": null });
+        assert_eq!(sales, total);
+
+        let query = "{ clients { nodes { id total { amount } gross { amount } cancelled { amount } orderCount
+            cancelledCount lastPurchase } } }";
+        let client = |id: &str, [total, gross, cancelled]: [&str; 3], orders: [i32; 2], last: &str| {
+            json!({ "id": id, "total": amount(total), "gross": amount(gross), "cancelled": amount(cancelled),
+                "orderCount": orders[0], "cancelledCount": orders[1], "lastPurchase": format!("{last}T10:00:00.000Z") })
+        };
+        let clients = [
+            client("2", ["4.00", "4.00", "0.00"], [1, 0], "2024-02-01"),
+            client("1", ["1.50", "9.00", "7.50"], [2, 1], "2024-01-31"),
+        ];
+        assert_eq!(ask(api, query).await["clients"]["nodes"], json!(clients));
+
+        let top = async |sort: &str| {
+            let query = format!(
+                "{{ topProducts(from: \"2024-01-31\", to: \"2024-02-02\", sortBy: {sort}) {{
+                product {{ id }} units revenue {{ amount }} grossUnits grossRevenue {{ amount }} }} }}"
+            );
+            ask(api, &query).await["topProducts"].clone()
+        };
+        let product = |id: &str, [units, gross_units]: [i32; 2], [revenue, gross]: [&str; 2]| {
+            json!({ "product": { "id": id }, "units": units, "revenue": amount(revenue), "grossUnits": gross_units,
+                "grossRevenue": amount(gross) })
+        };
+        let products = [product("2", [6, 7], ["5.50", "7.00"]), product("1", [0, 6], ["0.00", "6.00"])];
+        for sort in ["REVENUE_DESC", "UNITS_DESC"] {
+            assert_eq!(top(sort).await, json!(products), "{sort}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn subscriptions_show_cancellations() {
+    both(async |api| {
+        let placed = event(1, 1, Utc::now(), &[(1, 5)]);
+        api.read_model.apply(std::slice::from_ref(&placed)).await;
+        let mut socket = Socket::acknowledged(api, &api.token(ALL_SCOPES, None)).await;
+        let sales = "subscription { salesChanged { revenueToday { amount } grossToday { amount } cancelledToday { amount }
+            ordersToday cancelledOrdersToday ordersPerMinute } }";
+        socket.subscribe("sales", sales).await;
+        let client = "subscription { clientChanged(id: 1) { total { amount } cancelled { amount } cancelledCount } }";
+        socket.subscribe("client", client).await;
+        let amount = |amount: &str| json!({ "amount": amount });
+        let mut seen = async |sales: Value, client: Value| {
+            let mut missing = vec![("sales", "salesChanged", sales), ("client", "clientChanged", client)];
+            while !missing.is_empty() {
+                let message = socket.receive().await;
+                missing.retain(|(id, field, value)| message["id"] != *id || message["payload"]["data"][field] != *value);
+            }
+        };
+        let sales = |[net, cancelled]: [&str; 2], cancelled_orders: i32| {
+            json!({ "revenueToday": amount(net), "grossToday": amount("5.00"), "cancelledToday": amount(cancelled),
+                "ordersToday": 1, "cancelledOrdersToday": cancelled_orders, "ordersPerMinute": 1 })
+        };
+        let client = |[total, cancelled]: [&str; 2], count: i32| {
+            json!({ "total": amount(total), "cancelled": amount(cancelled), "cancelledCount": count })
+        };
+        seen(sales(["5.00", "0.00"], 0), client(["5.00", "0.00"], 0)).await;
+        api.read_model.apply(&[order_refunded(Utc::now(), 2, &placed, &[120])]).await;
+        seen(sales(["3.80", "1.20"], 0), client(["3.80", "1.20"], 0)).await;
+        let mut rest = order_cancelled(Utc::now(), 3, &placed);
+        if let entity::Change::OrderCancelled(refund) = &mut rest.data {
+            (refund.amount, refund.amounts) = (380, vec![380]);
+        }
+        api.read_model.apply(&[rest]).await;
+        seen(sales(["0.00", "5.00"], 1), client(["0.00", "5.00"], 1)).await;
+    })
+    .await;
+}
+
 /// Also under load; and the last snapshot contains all orders.
 #[tokio::test]
 async fn live_sales_are_sent_at_most_four_times_a_second() {
@@ -253,5 +358,5 @@ async fn orders_per_minute_are_counted_in_ten_second_buckets() {
     memory.apply(&events).await;
     assert_eq!(today(&memory, now).await.unwrap().1, 4 + 3, "three of the five orders a minute ago");
     let tomorrow = now.date_naive().succ_opt().unwrap().and_time(chrono::NaiveTime::MIN).and_utc();
-    assert_eq!(today(&memory, tomorrow).await.unwrap().0.count, 0);
+    assert_eq!(today(&memory, tomorrow).await.unwrap().0.gross.count, 0);
 }

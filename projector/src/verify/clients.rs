@@ -1,23 +1,23 @@
 //! Compares clients.
 //!
-//! A client is right when the orders of the versions that it includes add up to its total, the newest of them is its last
-//! purchase, its name and e-mail address are those of its newest event, its places in the rankings match, and none of its recent
-//! orders is missing.
+//! A client is right when the orders of the versions that it includes add up to its total, and its cancellations and refunds to
+//! what was taken back; the newest order is its last purchase, its name and e-mail address are those of its newest event, its places
+//! in the rankings match, and its recent orders are the newest orders.
 
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
-use entity::{Event, Subject, client, order};
-use futures::future::try_join;
+use entity::{Event, Subject, client, event, order, order_refund};
+use futures::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::rules::sales::RECENT_ORDERS;
-use read_model::{Client, Cursor, Error, ProjectedClient, RankedAndRecent};
+use read_model::{Client, Cursor, Error, ProjectedClient, RankedAndRecent, Ranking, Sales, Sum};
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::first_missed::{Examined, Missing};
+use super::recent::RecentOrders;
 use super::{
     COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, Money, StoreFailed, Verifier, database,
     is_one_of, missing_versions, read_model,
@@ -93,17 +93,13 @@ impl Verifier {
         first_missed: &mut FirstMissed,
     ) -> anyhow::Result<Vec<Finding>> {
         let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
-        let sums = sums_of_orders().column(order::Column::ClientId).group_by(order::Column::ClientId);
-        let sums = sums.filter(of_clients).into_tuple::<(i64, i64, Option<DateTime<Utc>>, i64)>();
-        let sums = async { sums.all(&self.db).await.map_err(database) };
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
-        let ((sums, projected), others) = try_join(try_join(sums, projected), self.ranked_and_recent(&ids)).await?;
-        let sums: HashMap<i64, _> =
-            sums.into_iter().map(|(orders, total, last, id)| (id, (orders, total, milliseconds(last)))).collect();
+        let (sums, newest) = (self.sums_of_orders(of_clients.clone()), self.newest_orders(of_clients));
+        let (sums, newest, projected, others) = try_join!(sums, newest, projected, self.ranked_and_recent(&ids))?;
 
         let matches_row = |row: &client::Model, projected: Option<&ProjectedClient>| match projected {
             Some(ProjectedClient { client, ahead, .. }) => {
-                let stored = (client.order_count, client.total, milliseconds(client.last_purchase));
+                let stored = (client.sales(), milliseconds(client.last_purchase));
                 ahead.is_empty()
                     && client.version == row.version
                     && stored == sums.get(&row.id).copied().unwrap_or_default()
@@ -112,9 +108,12 @@ impl Verifier {
             None => row.version == 0,
         };
         let mut suspects = Vec::new();
-        for ((row, projected), others) in rows.iter().zip(&projected).zip(others) {
+        let none = RecentOrders::new();
+        for ((row, projected), others) in rows.iter().zip(&projected).zip(&others) {
+            let newest = newest.get(&row.id).unwrap_or(&none);
             let is_right = projected.as_ref().is_ok_and(|projected| {
-                matches_row(row, projected.as_ref()) && difference_of_others(others, projected.as_ref()).is_none()
+                let differs = || difference_of_others(others.as_ref(), projected.as_ref(), newest).is_some();
+                matches_row(row, projected.as_ref()) && !differs()
             });
             if is_right {
                 first_missed.forget(Subject::Client(row.id));
@@ -195,7 +194,15 @@ impl Verifier {
     ) -> Result<Option<Difference>, StoreFailed> {
         let others = self.ranked_and_recent(&[id]).await?.pop().flatten();
         let is_unchanged = self.projected_client(id).await?.is_ok_and(|after| after.as_ref() == before);
-        Ok(difference_of_others(others, before).filter(|_| is_unchanged))
+        // A client that was lost does not include all orders that its recent orders show.
+        let shown = others.iter().flat_map(|others| others.recent.keys().copied());
+        let mut orders = order::Column::Version.is_in(shown);
+        if let Some(before) = before {
+            orders = orders.or(includes(before, order::Column::Version));
+        }
+        let orders = order::Column::ClientId.eq(id).and(orders);
+        let newest = self.newest_orders(orders).await?.remove(&id).unwrap_or_default();
+        Ok(difference_of_others(others.as_ref(), before, &newest).filter(|_| is_unchanged))
     }
 
     /// Reads one client. The outer error is a failed store. The inner error is the reason why the stored data cannot be read.
@@ -212,68 +219,116 @@ impl Verifier {
     /// Compares what the read model includes of a client with the same versions in the database.
     async fn difference_of_client(&self, projected: &ProjectedClient) -> Result<Option<Difference>, StoreFailed> {
         let ProjectedClient { client, ahead, newest } = projected;
-        let Client { id, version, order_count, total, last_purchase, .. } = client;
-        // Inlined because the list may exceed the parameter limit.
-        let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let version_is_ahead = (!list.is_empty()).then(|| Expr::cust(format!("version IN ({list})")));
-        let included = |below: Expr| Condition::any().add(below).add_option(version_is_ahead.clone());
-
+        let Client { id, version, last_purchase, .. } = client;
         let events = order_event::Entity::find().filter(Column::ClientId.eq(*id));
-        let included_events = events.clone().filter(included(Column::Version.lte(*version)));
+        let included_events = events.clone().filter(includes(projected, Column::Version));
         let count = u64::try_from(*version).unwrap_or(0) + ahead.len() as u64;
         if included_events.count(&self.db).await.map_err(database)? < count {
             return Ok(Some(Difference::Orphaned { version: ahead.last().copied().unwrap_or(*version) }));
         }
-        let sums = sums_of_orders().filter(order::Column::ClientId.eq(*id));
-        let sums = sums.filter(included(order::Column::Version.lte(*version)));
-        let sums = sums.into_tuple::<(i64, Option<i64>, Option<DateTime<Utc>>)>();
-        let (orders_expected, total_expected, last_purchase_expected) =
-            sums.one(&self.db).await.map_err(database)?.unwrap_or_default();
-        let total_expected = total_expected.unwrap_or(0);
-        if (*order_count, *total) != (orders_expected, total_expected) {
-            let [total, total_expected] =
-                [*total, total_expected].map(|minor_units| Money { minor_units, currency: self.currency });
-            let orders = *order_count;
-            return Ok(Some(Difference::WrongTotal { orders, orders_expected, total, total_expected }));
+        let of_orders = order::Column::ClientId.eq(*id).and(includes(projected, order::Column::Version));
+        let (expected, last_purchase_expected) = self.sums_of_orders(of_orders).await?.remove(id).unwrap_or_default();
+        let expected = Sales { cancelled: self.sum_of_refunds(projected).await?, ..expected };
+        if let Some(difference) = self.difference_of_sales(client.sales(), expected) {
+            return Ok(Some(difference));
         }
-        if milliseconds(*last_purchase) != milliseconds(last_purchase_expected) {
-            let last_purchase = *last_purchase;
+        let last_purchase = *last_purchase;
+        if milliseconds(last_purchase) != last_purchase_expected {
+            let last_purchase_expected = last_purchase_expected.and_then(DateTime::from_timestamp_millis);
             return Ok(Some(Difference::WrongLastPurchase { last_purchase, last_purchase_expected }));
         }
-        let event = events.filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
+        let event = events.clone().filter(Column::Version.eq(*newest)).one(&self.db).await.map_err(database)?;
         // Skip: the newest applied event is invalid in the log.
         let event = event.and_then(|row| Event::from_row(row, self.currency.code()).ok());
         let details = event.as_ref().and_then(Event::client).map(|client| (client.name, client.email));
-        let differs = details.is_some_and(|details| details != (&client.name, &client.email));
-        Ok(differs.then_some(Difference::WrongDetails))
+        if details.is_none_or(|details| details == (&client.name, &client.email)) {
+            return Ok(None);
+        }
+        // Forgetting a client masks its earlier events, too. Until that event arrives, the client still has its name.
+        let forgotten = events.filter(Column::Version.gt(*newest)).filter(Column::Type.eq(event::CLIENT_FORGOTTEN));
+        let is_forgotten = forgotten.count(&self.db).await.map_err(database)? > 0;
+        Ok((!is_forgotten).then_some(Difference::WrongDetails))
+    }
+
+    fn difference_of_sales(&self, stored: Sales, expected: Sales) -> Option<Difference> {
+        let money = |Sum { revenue, .. }| Money { minor_units: revenue, currency: self.currency };
+        if stored.gross != expected.gross {
+            return Some(Difference::WrongTotal {
+                orders: stored.gross.count,
+                orders_expected: expected.gross.count,
+                total: money(stored.gross),
+                total_expected: money(expected.gross),
+            });
+        }
+        (stored.cancelled != expected.cancelled).then(|| Difference::WrongRefunds {
+            cancelled: stored.cancelled.count,
+            cancelled_expected: expected.cancelled.count,
+            refunded: money(stored.cancelled),
+            refunded_expected: money(expected.cancelled),
+        })
+    }
+
+    /// The sums of these orders and the time of the newest one (ms since 1970), by client. What was taken back from them includes
+    /// all cancellations and refunds.
+    async fn sums_of_orders(&self, orders: Expr) -> Result<HashMap<i64, (Sales, Option<i64>)>, StoreFailed> {
+        let sum = |column: order::Column| column.sum().cast_as("bigint");
+        let sums = order::Entity::find().select_only().column(order::Column::ClientId);
+        let sums = sums.column_as(order::Column::Id.count(), "orders").column_as(sum(order::Column::Total), "total");
+        let sums = sums.column_as(order::Column::CancelledAt.count(), "cancelled");
+        let sums = sums.column_as(sum(order::Column::Refunded), "refunded");
+        let sums = sums.column_as(order::Column::PlacedAt.max(), "last_purchase");
+        let sums = sums.filter(orders).group_by(order::Column::ClientId);
+        let sums = sums.into_tuple::<(i64, i64, i64, i64, i64, Option<DateTime<Utc>>)>().all(&self.db).await;
+        let of_client = |(id, orders, total, cancelled, refunded, last)| {
+            let gross = Sum { count: orders, revenue: total };
+            let cancelled = Sum { count: cancelled, revenue: refunded };
+            (id, (Sales { gross, cancelled }, milliseconds(last)))
+        };
+        Ok(sums.map_err(database)?.into_iter().map(of_client).collect())
+    }
+
+    /// What the cancellations and refunds that a client includes have taken back.
+    async fn sum_of_refunds(&self, projected: &ProjectedClient) -> Result<Sum, StoreFailed> {
+        let refunds = order_refund::Entity::find().select_only();
+        let cancelled = Expr::cust("CAST(SUM(CASE WHEN cancels THEN 1 ELSE 0 END) AS bigint)");
+        let refunds = refunds.column_as(cancelled, "cancelled");
+        let refunds = refunds.column_as(order_refund::Column::Amount.sum().cast_as("bigint"), "refunded");
+        let refunds = refunds.filter(order_refund::Column::ClientId.eq(projected.client.id));
+        let refunds = refunds.filter(includes(projected, order_refund::Column::Version));
+        let sums = refunds.into_tuple::<(Option<i64>, Option<i64>)>().one(&self.db).await.map_err(database)?;
+        let (cancelled, refunded) = sums.unwrap_or_default();
+        Ok(Sum { count: cancelled.unwrap_or(0), revenue: refunded.unwrap_or(0) })
     }
 }
 
-/// Compares a client with its ranks and recent orders. `None` if nothing differs, or there is nothing to compare.
-fn difference_of_others(others: Option<RankedAndRecent>, projected: Option<&ProjectedClient>) -> Option<Difference> {
+/// Whether a client includes the version in this column.
+fn includes(ProjectedClient { client, ahead, .. }: &ProjectedClient, version: impl ColumnTrait) -> Expr {
+    let included = version.lte(client.version);
+    // Inlined because the list may exceed the parameter limit.
+    let list = ahead.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    if list.is_empty() { included } else { included.or(Expr::cust(format!("version IN ({list})"))) }
+}
+
+/// Compares a client with its ranks and recent orders, which must be its newest orders. `None` if nothing differs, or there is
+/// nothing to compare.
+fn difference_of_others(
+    others: Option<&RankedAndRecent>,
+    projected: Option<&ProjectedClient>,
+    newest: &RecentOrders,
+) -> Option<Difference> {
     let others = others?;
-    let expected = projected.map_or_else(RankedAndRecent::default, |ProjectedClient { client, .. }| RankedAndRecent {
-        // Ranks are exact to 53 bits.
-        total: Some(client.total as f64 as i64),
-        last_purchase: Some(client.last_purchase.map_or(0, |time| time.timestamp_millis())),
-        recent_orders: usize::try_from(client.order_count).unwrap_or(0).min(RECENT_ORDERS),
-    });
-    if (others.total, others.last_purchase) != (expected.total, expected.last_purchase) {
+    let rank = |by| projected.map(|projected| projected.client.rank(by));
+    if (others.total, others.last_purchase) != (rank(Ranking::Total), rank(Ranking::LastPurchase)) {
         return Some(Difference::Misranked);
     }
-    let (stored, expected) = (others.recent_orders, expected.recent_orders);
-    (stored < expected).then_some(Difference::MissingRecentOrders { stored, expected })
+    let (stored, expected) = (others.recent.len(), newest.len());
+    if stored < expected {
+        return Some(Difference::MissingRecentOrders { stored, expected });
+    }
+    let recent: RecentOrders = others.recent.iter().map(|(version, order)| (*version, order.into())).collect();
+    (recent != *newest).then_some(Difference::WrongRecentOrders)
 }
 
 fn milliseconds(time: Option<DateTime<Utc>>) -> Option<i64> {
     time.map(|time| time.timestamp_millis())
-}
-
-/// The number of orders, their total, and the time of the newest one.
-fn sums_of_orders() -> sea_orm::Select<order::Entity> {
-    order::Entity::find()
-        .select_only()
-        .column_as(order::Column::Id.count(), "orders")
-        .column_as(Expr::col(order::Column::Total).sum().cast_as("bigint"), "total")
-        .column_as(order::Column::PlacedAt.max(), "last_purchase")
 }

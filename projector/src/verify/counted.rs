@@ -1,20 +1,20 @@
-//! Decides which orders the sums have counted, although their client does not include them.
+//! Decides which orders, cancellations and refunds the sums have counted, although their client does not include them.
 //!
-//! A client, its recent orders and the sums change in one atomic step. So a client misses a counted order only if the client itself
-//! was lost. Its recent orders then show which of its newest orders were counted. For the others the sums do: they are short of an
-//! order that they have not counted, compared with the orders in the database.
+//! A client, its recent orders and the sums change in one atomic step. So a client misses a counted event only if the client itself
+//! was lost. Its recent orders then show which of its newest orders were counted. For all other events the sums do: they are short
+//! of an event that they have not counted, compared with the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use entity::{Event, order};
-use read_model::rules::sales::RECENT_ORDERS;
-use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Resolution, Sum};
+use read_model::rules::sales::{RECENT_ORDERS, contribution};
+use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Resolution, Side, Sum};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use tokio::time::Instant;
 use tracing::error;
 
-use super::sums::is_within;
+use super::wrong_sum::is_within;
 use super::{StoreFailed, Verifier, database, read_model};
 
 /// A page and a bucket in it.
@@ -22,11 +22,14 @@ type Bucket = (String, usize);
 
 const RESOLUTIONS: [Resolution; 3] = [Resolution::TenSeconds, Resolution::HalfHour, Resolution::Day];
 
+/// An order, a cancellation or a refund that the client does not include.
 #[derive(Clone, Copy)]
-struct MissingOrder {
+struct MissingEvent {
     version: i32,
     time: DateTime<Utc>,
-    total: i64,
+    /// What it adds to the sums.
+    side: Side,
+    sum: Sum,
 }
 
 /// The versions in the recent orders of a client.
@@ -37,10 +40,11 @@ struct Recent {
 }
 
 impl Recent {
-    /// Whether the recent orders cannot show if this order was counted.
-    fn leaves_open(&self, version: i32) -> bool {
+    /// Whether the recent orders cannot show if this event was counted. They show no cancellations and no refunds.
+    fn leaves_open(&self, event: &MissingEvent) -> bool {
         let are_complete = !self.versions.is_empty() && self.versions.len() < RECENT_ORDERS;
-        self.is_lost && !are_complete && self.versions.first().is_none_or(|oldest| version < *oldest)
+        let is_recent = self.versions.first().is_some_and(|oldest| event.version >= *oldest);
+        self.is_lost && !(event.side == Side::Gross && (are_complete || is_recent))
     }
 }
 
@@ -51,75 +55,75 @@ struct StoredSums {
 }
 
 impl Verifier {
-    /// The versions of these orders of a client that the sums have counted; other events are never counted.
+    /// The versions of these events of a client that the sums have counted; changes of the client are never counted.
     ///
-    /// An order is not counted only if all stored sums agree that they are short of it. An order of a lost client that its
-    /// recent orders do not show is never applied, because the sums may be short of other orders; it is reported.
+    /// An event is not counted only if all stored sums agree that they are short of it. An event of a lost client that its
+    /// recent orders do not show is never applied, because the sums may be short of other events; it is reported.
     pub(super) async fn counted(
         &self,
         client: i64,
         stored: Option<&ProjectedClient>,
         events: &[&Event],
     ) -> Result<BTreeSet<i32>, StoreFailed> {
-        let order = |event: &&Event| {
-            let total = event.order()?.total;
-            Some(MissingOrder { version: event.version, time: event.time, total })
+        let missing = |event: &&Event| {
+            let (side, sum) = contribution(event)?;
+            Some(MissingEvent { version: event.version, time: event.time, side, sum })
         };
-        let orders: Vec<MissingOrder> = events.iter().filter_map(order).collect();
-        if orders.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
+        let missing: Vec<MissingEvent> = events.iter().filter_map(missing).collect();
+        if missing.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(BTreeSet::new());
         }
         let recent = self.recent(client, stored).await?;
-        let (shown, mut orders): (Vec<_>, Vec<_>) =
-            orders.into_iter().partition(|order| recent.versions.contains(&order.version));
+        let (shown, mut missing): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|event| recent.versions.contains(&event.version));
         let (mut counted, mut compared) = (versions(&shown), BTreeSet::new());
         let now = Utc::now();
-        let stored = self.stored_sums(client, &orders, now).await?;
+        let stored = self.stored_sums(client, &missing, now).await?;
         for resolution in RESOLUTIONS {
-            for (bucket, mut group) in by_bucket(&orders, resolution, now) {
+            for (bucket, mut group) in by_bucket(&missing, resolution, now) {
                 let Some(sum) = stored.sums.get(&bucket) else { continue };
                 compared.extend(versions(&group));
                 if !self.is_short(client, (*sum, stored.read_at), &group, resolution).await? {
                     counted.extend(versions(&group));
-                } else if group.iter().any(|order| recent.leaves_open(order.version)) {
-                    // Perhaps it is short of other orders.
-                    group.retain(|order| recent.leaves_open(order.version));
+                } else if group.iter().any(|event| recent.leaves_open(event)) {
+                    // Perhaps it is short of other events.
+                    group.retain(|event| recent.leaves_open(event));
                     report_ambiguous(client, &group);
                     counted.extend(versions(&group));
                 }
             }
-            orders.retain(|order| !counted.contains(&order.version));
+            missing.retain(|event| !counted.contains(&event.version));
         }
-        counted.extend(versions(&orders).difference(&compared));
+        counted.extend(versions(&missing).difference(&compared));
         Ok(counted)
     }
 
-    /// Whether a stored sum is short of these orders, compared with the orders in the database.
+    /// Whether a stored sum is short of these events, compared with the database.
     async fn is_short(
         &self,
         client: i64,
         (mut sum, read_at): (Sum, Instant),
-        missing: &[MissingOrder],
+        missing: &[MissingEvent],
         resolution: Resolution,
     ) -> Result<bool, StoreFailed> {
-        let bucket = self.placed_in_bucket(client, missing[0].time, resolution);
-        missing.iter().for_each(|order| sum.add(Sum { count: 1, revenue: order.total }));
-        // A cached sum is enough to see that the stored one is short, because orders are only added.
+        let bucket = self.placed_in_bucket(client, missing[0].side, missing[0].time, resolution);
+        missing.iter().for_each(|event| sum.add(event.sum));
+        // A cached sum is enough to see that the stored one is short, because sums only grow.
         if self.least_placed(&bucket).is_some_and(|least| is_within(sum, least)) {
             return Ok(true);
         }
-        // Read after the stored sum, so that it has all orders that are counted there.
+        // Read after the stored sum, so that it has all that is counted there.
         Ok(is_within(sum, self.placed_since(&bucket, read_at).await?))
     }
 
-    /// Reads the sums that would include these orders, in one round trip. Sums that cannot be read are left out.
+    /// Reads the sums that would include these events, in one round trip. Sums that cannot be read are left out.
     async fn stored_sums(
         &self,
         client: i64,
-        orders: &[MissingOrder],
+        missing: &[MissingEvent],
         now: DateTime<Utc>,
     ) -> Result<StoredSums, StoreFailed> {
-        let buckets = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(orders, resolution, now).into_keys());
+        let buckets = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(missing, resolution, now).into_keys());
         let buckets: Vec<Bucket> = buckets.collect();
         let sums = self.read_model.buckets_of_partition(client, &buckets).await.map_err(read_model)?;
         let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
@@ -146,30 +150,31 @@ impl Verifier {
     }
 }
 
-fn versions<'a>(orders: impl IntoIterator<Item = &'a MissingOrder>) -> BTreeSet<i32> {
-    orders.into_iter().map(|order| order.version).collect()
+fn versions<'a>(events: impl IntoIterator<Item = &'a MissingEvent>) -> BTreeSet<i32> {
+    events.into_iter().map(|event| event.version).collect()
 }
 
 fn by_bucket(
-    orders: &[MissingOrder],
+    events: &[MissingEvent],
     resolution: Resolution,
     now: DateTime<Utc>,
-) -> BTreeMap<Bucket, Vec<MissingOrder>> {
-    let mut buckets: BTreeMap<Bucket, Vec<MissingOrder>> = BTreeMap::new();
-    for order in orders.iter().filter(|order| resolution.is_retained(order.time, now)) {
-        buckets.entry(resolution.at(order.time)).or_default().push(*order);
+) -> BTreeMap<Bucket, Vec<MissingEvent>> {
+    let mut buckets: BTreeMap<Bucket, Vec<MissingEvent>> = BTreeMap::new();
+    for event in events.iter().filter(|event| resolution.is_retained(event.time, now)) {
+        let (page, bucket) = resolution.at(event.time);
+        buckets.entry((event.side.name(page), bucket)).or_default().push(*event);
     }
     buckets
 }
 
-fn report_ambiguous(client: i64, orders: &[MissingOrder]) {
-    let times = orders.iter().map(|order| order.time);
+fn report_ambiguous(client: i64, events: &[MissingEvent]) {
+    let times = events.iter().map(|event| event.time);
     let (from, until) = (times.clone().min().unwrap_or_default(), times.max().unwrap_or_default());
     error!(
         client,
-        orders = orders.len(),
+        events = events.len(),
         %from,
         %until,
-        "the sums may not include these orders of a repaired client: run `projector rebuild start`"
+        "the sums may not include these events of a repaired client: run `projector rebuild start`"
     );
 }

@@ -18,12 +18,16 @@ pub enum Difference {
     Behind { events: u64, version: i32 },
     /// Its orders do not add up.
     WrongTotal { orders: i64, orders_expected: i64, total: Money, total_expected: Money },
+    /// Its cancellations and refunds do not add up.
+    WrongRefunds { cancelled: i64, cancelled_expected: i64, refunded: Money, refunded_expected: Money },
     /// The time of its last purchase is not that of its newest order.
     WrongLastPurchase { last_purchase: Option<DateTime<Utc>>, last_purchase_expected: Option<DateTime<Utc>> },
     /// Its places in the rankings do not match its total and last order.
     Misranked,
     /// So many of its newest orders are missing from its recent orders.
     MissingRecentOrders { stored: usize, expected: usize },
+    /// Its recent orders are not its newest orders.
+    WrongRecentOrders,
     /// Its name, e-mail address or price is not that of the newest event that it includes.
     WrongDetails,
     /// The database does not have it, or not this version of it.
@@ -36,7 +40,11 @@ impl Difference {
     /// Whether events that the database does not have may have caused it. Then sums may have counted them.
     pub fn may_be_forged(&self) -> bool {
         match self {
-            Difference::Orphaned { .. } | Difference::WrongTotal { .. } | Difference::WrongLastPurchase { .. } => true,
+            Difference::Orphaned { .. }
+            | Difference::WrongTotal { .. }
+            | Difference::WrongRefunds { .. }
+            | Difference::WrongLastPurchase { .. }
+            | Difference::WrongRecentOrders => true,
             Difference::Missing { .. }
             | Difference::Behind { .. }
             | Difference::Misranked
@@ -63,6 +71,11 @@ impl fmt::Display for Difference {
                 f,
                 "wrong total: {total} for {orders} orders, expected {total_expected} for {orders_expected} orders"
             ),
+            Difference::WrongRefunds { cancelled, cancelled_expected, refunded, refunded_expected } => write!(
+                f,
+                "wrong refunds: {refunded} and {cancelled} cancelled orders, expected {refunded_expected} and {cancelled_expected} \
+                 cancelled orders"
+            ),
             Difference::WrongLastPurchase { last_purchase, last_purchase_expected } => {
                 let [stored, expected] = [last_purchase, last_purchase_expected].map(|time| {
                     time.map_or("none".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
@@ -73,6 +86,7 @@ impl fmt::Display for Difference {
             Difference::MissingRecentOrders { stored, expected } => {
                 write!(f, "missing recent orders: {stored} are stored, expected {expected}")
             }
+            Difference::WrongRecentOrders => write!(f, "wrong recent orders: they are not its newest orders"),
             Difference::WrongDetails => write!(f, "wrong details: they do not match its newest event"),
             Difference::Orphaned { version } => write!(f, "orphaned: version {version} is not in the database"),
             Difference::Damaged { why } => write!(f, "damaged: {why}"),

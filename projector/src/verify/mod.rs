@@ -17,8 +17,11 @@ mod periods;
 mod placed;
 mod placed_cache;
 mod products;
+mod recent;
 mod repair;
+mod stored;
 pub mod sums;
+mod wrong_sum;
 
 use std::ops::ControlFlow;
 use std::time::Duration;

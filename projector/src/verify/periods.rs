@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
 use entity::order;
 use read_model::rules::sales::{first_day_of_products, products_of_month};
-use read_model::{Error, Queries, Resolution, Sum};
+use read_model::{Error, Queries, Resolution, Side, Sum};
 use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
 
 use super::placed::Times;
@@ -34,13 +34,14 @@ impl Verifier {
         }
         let is_complete = |start: NaiveDate| first <= start && Some(start) < month_of(end);
         for name in self.read_model.stored_periods().await.map_err(failed)? {
-            match Resolution::of_page(&name) {
+            let (_, of_gross) = Side::of_name(&name);
+            match Resolution::of_page(&of_gross) {
                 Some((Resolution::TenSeconds, hour)) => periods.add_seconds(hour),
                 Some((Resolution::HalfHour, start)) if is_complete(start.date_naive()) => {}
                 Some((resolution, start)) => {
                     self.days_of(&name, resolution, start).await?.for_each(|day| periods.add(day))
                 }
-                None => periods.add_products(&name),
+                None => periods.add_products(&of_gross),
             }
         }
         let from = from.and_then(month_of);
@@ -48,7 +49,7 @@ impl Verifier {
         Ok(periods)
     }
 
-    /// The days of a bucket page that have orders.
+    /// The days of a bucket page, of either side, that have sums.
     async fn days_of(
         &self,
         page: &str,
@@ -71,7 +72,7 @@ impl Periods {
         self.months.entry(month_of(day).unwrap_or(day)).or_default().insert(day);
     }
 
-    /// Adds a period of product sales.
+    /// Adds a period of product sales, named as on the gross side.
     fn add_products(&mut self, name: &str) {
         match first_day_of_products(name) {
             Some(month) if *name == products_of_month(month) => drop(self.months.entry(month).or_default()),

@@ -1,15 +1,16 @@
-//! The orders in the database, added up by partition and step of time, and cached for all clients that are repaired.
+//! The orders in the database, or what was taken back, added up by partition and step of time, and cached for all clients that are
+//! repaired.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use read_model::{Resolution, Sum};
+use read_model::{Resolution, Side, Sum};
 use runtime::single_flight::SingleFlight;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value};
 use tokio::time::Instant;
 
-use super::placed::sum_of;
+use super::placed::{NEAR_IDS, Tables, near_ids, sum_of};
 use super::{StoreFailed, Verifier, database};
 
 /// How long after the end of a step its sum may be cached: by then every order with a time in the step has committed. (Assumes
@@ -31,9 +32,10 @@ impl Default for PlacedOrders {
     }
 }
 
-/// Seconds since 1970: the start of the span, its length, and the length of its steps.
+/// A side, and seconds since 1970: the start of the span, its length, and the length of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Span {
+    side: Side,
     start: i64,
     length: i64,
     step: i64,
@@ -70,7 +72,13 @@ impl PlacedInBucket {
 
 impl Verifier {
     /// The orders of a client's partition in the step of this time.
-    pub(super) fn placed_in_bucket(&self, client: i64, time: DateTime<Utc>, resolution: Resolution) -> PlacedInBucket {
+    pub(super) fn placed_in_bucket(
+        &self,
+        client: i64,
+        side: Side,
+        time: DateTime<Utc>,
+        resolution: Resolution,
+    ) -> PlacedInBucket {
         let (span, steps_of) = match resolution {
             Resolution::TenSeconds => (TimeDelta::hours(1), resolution),
             // The same span as that of the half hours if they are stored.
@@ -85,7 +93,7 @@ impl Verifier {
             partition: client.rem_euclid(self.read_model.partition_count().into()),
             from: start_of(length),
             length,
-            span: Span { start: start_of(span), length: span, step },
+            span: Span { side, start: start_of(span), length: span, step },
         }
     }
 
@@ -108,19 +116,27 @@ impl Verifier {
 async fn read_placed(
     db: DatabaseConnection,
     partitions: u16,
-    Span { start, length, step }: Span,
+    Span { side, start, length, step }: Span,
 ) -> Result<Arc<Placed>, StoreFailed> {
     let (read_at, backend) = (Utc::now(), db.get_database_backend());
+    let Tables { rows, time, count, amount, .. } = Tables::of(side);
     let seconds = match backend {
-        DbBackend::Postgres => "floor(extract(epoch FROM placed_at))",
-        _ => "strftime('%s', placed_at)",
+        DbBackend::Postgres => format!("floor(extract(epoch FROM o.{time}))"),
+        _ => format!("strftime('%s', o.{time})"),
     };
+    let times = [start, start + length].map(|seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default());
+    let mut values: Vec<Value> = times.map(Into::into).into();
+    let mut condition = "";
+    if side == Side::Cancelled {
+        values.extend(near_ids(times).map(Value::from));
+        condition = NEAR_IDS;
+    }
     let sql = format!(
-        "SELECT client_id % {partitions} AS partition, CAST({seconds} AS bigint) / {step} AS step, COUNT(*) AS count, \
-         CAST(SUM(total) AS bigint) AS revenue FROM orders WHERE placed_at >= $1 AND placed_at < $2 GROUP BY 1, 2"
+        "SELECT o.client_id % {partitions} AS partition, CAST({seconds} AS bigint) / {step} AS step, \
+         CAST({count} AS bigint) AS count, CAST(SUM({amount}) AS bigint) AS revenue \
+         FROM {rows} o WHERE o.{time} >= $1 AND o.{time} < $2 {condition} GROUP BY 1, 2"
     );
-    let time = |seconds| DateTime::from_timestamp(seconds, 0).unwrap_or_default().into();
-    let statement = Statement::from_sql_and_values(backend, sql, [time(start), time(start + length)]);
+    let statement = Statement::from_sql_and_values(backend, sql, values);
     let rows = db.query_all_raw(statement).await.map_err(database)?;
     let sum = |row: &QueryResult| Ok(((row.try_get("", "partition")?, row.try_get("", "step")?), sum_of(row)?));
     let sums = rows.iter().map(sum).collect::<Result<_, DbErr>>().map_err(database)?;

@@ -103,7 +103,7 @@ impl Verifier {
     }
 
     /// Reads the log of a client, and decides which of its events the read model has counted: those that the stored client
-    /// includes, and orders of which no sum is short.
+    /// includes, and events of which no sum is short.
     async fn read_log(&self, id: i64, stored: Option<&ProjectedClient>) -> anyhow::Result<ClientLog> {
         let until = Utc::now() - self.in_flight;
         let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };

@@ -1,117 +1,32 @@
-//! Compares sales sums with the orders in the command database while both are in use: the orders of each hour and day, and of
-//! the ten seconds of the last hour, and each product's sales by day and month. Also compares the sums of all other days that the
-//! read model stores: the database has no orders for them.
+//! Compares sales sums with the command database while both are in use: the orders of each hour and day, and of the ten seconds of
+//! the last hour, and each product's sales by day and month. The same for what cancellations and refunds have taken back. Also
+//! compares the sums of all other days that the read model stores: the database has nothing for them.
 //!
 //! Most days do not change while they are compared, so their sums are equal to those of the database. Where they are not, the
 //! comparison takes bounds: sums only grow, so a sum is right when it is at least that of the orders whose events had left the
 //! outbox before it was read (`in_flight` before, unless it is right earlier), and at most that of the orders in the database
 //! afterwards.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use chrono::{DateTime, Days, Months, NaiveDate, Utc};
+use chrono::{Days, Months, NaiveDate, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
-use iso_currency::Currency;
-use read_model::reports::{DayRange, Granularity, report};
-use read_model::rules::sales::{products_of_day, products_of_month};
-use read_model::{Error, Queries, Resolution, Sum};
-use serde::{Serialize, Serializer};
-use serde_json::json;
+use read_model::rules::sales::products_of_month;
+use read_model::{Resolution, Side};
 use tokio::time::{Instant, sleep};
 
 use super::periods::Periods;
 use super::placed::{Orders, Products, Scope, Times, of_day};
-use super::{LOOK_AGAIN, Money, StoreFailed, Verifier, read_model as failed};
+use super::wrong_sum::{is_within, wrong_sums};
+use super::{LOOK_AGAIN, StoreFailed, Verifier, read_model as failed};
+
+pub use super::wrong_sum::WrongSum;
 
 /// Days compared at once. Each needs a connection to the database.
 const CONCURRENT_DAYS: usize = 4;
 /// How long after its end a day's orders are certainly all committed.
 const DAY_SETTLED_AFTER: Days = Days::new(1);
-
-/// A sum that differs. Only a rebuild of the read model repairs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrongSum {
-    /// A month such as "2026-01", a day such as "2026-01-31", an hour such as "2026-01-31T23", or ten seconds such as
-    /// "2026-01-31T23:59:50".
-    pub period: String,
-    /// The product whose units are counted, or absent for all orders.
-    pub product: Option<i64>,
-    pub sum: Sum,
-    /// The bounds of the right sum.
-    pub least: Sum,
-    pub most: Sum,
-    pub currency: Currency,
-    /// Why the sums of the period cannot be read.
-    pub damaged: Option<String>,
-}
-
-impl fmt::Display for WrongSum {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (subject, unit) = match self.product {
-            Some(product) => (format!("{} product {product}", self.period), "units"),
-            None => (self.period.clone(), "orders"),
-        };
-        if let Some(why) = &self.damaged {
-            return write!(f, "{subject:<20} damaged: {why}");
-        }
-        let expected = if self.is_short() { self.least } else { self.most };
-        let [(revenue, count), (expected_revenue, expected_count)] =
-            [self.sum, expected].map(|sum| (self.revenue(sum), sum.count));
-        write!(
-            f,
-            "{subject:<20} wrong sum: {revenue} for {count} {unit}, expected {expected_revenue} for {expected_count}"
-        )
-    }
-}
-
-impl Serialize for WrongSum {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let sum = |sum: Sum| json!({ "count": sum.count, "revenue": self.revenue(sum) });
-        let mut fields = json!({
-            "period": self.period, "sum": sum(self.sum), "least": sum(self.least), "most": sum(self.most)
-        });
-        if let Some(product) = self.product {
-            fields["product"] = json!(product);
-        }
-        if let Some(damaged) = &self.damaged {
-            fields["damaged"] = json!(damaged);
-        }
-        fields.serialize(serializer)
-    }
-}
-
-impl WrongSum {
-    fn revenue(&self, sum: Sum) -> Money {
-        Money { minor_units: sum.revenue, currency: self.currency }
-    }
-
-    fn is_short(&self) -> bool {
-        !is_within(self.least, self.sum)
-    }
-}
-
-pub(super) fn is_within(one: Sum, other: Sum) -> bool {
-    one.count <= other.count && one.revenue <= other.revenue
-}
-
-/// The sums that are not between `least` and `most`. An absent sum is zero.
-fn wrong<K: Ord + Clone>(
-    [least, sums, most]: [&BTreeMap<K, Sum>; 3],
-    currency: Currency,
-    name: impl Fn(&K) -> (String, Option<i64>),
-) -> Vec<WrongSum> {
-    let keys: BTreeSet<&K> = sums.keys().chain(most.keys()).collect();
-    let of = |all: &BTreeMap<K, Sum>, key| all.get(key).copied().unwrap_or_default();
-    let all = keys.into_iter().map(|key| {
-        let (period, product) = name(key);
-        let [sum, least, most] = [sums, least, most].map(|all| of(all, key));
-        WrongSum { period, product, sum, least, most, currency, damaged: None }
-    });
-    all.filter(|one| one.is_short() || !is_within(one.sum, one.most)).collect()
-}
 
 /// Progress of [`Verifier::sums`].
 pub struct SumsProgress {
@@ -149,9 +64,9 @@ struct Short {
 
 /// The sums of a period. Zeros are left out.
 #[derive(Default, PartialEq)]
-struct Sums {
-    orders: Orders,
-    products: Products,
+pub(super) struct Sums {
+    pub orders: Orders,
+    pub products: Products,
 }
 
 impl Verifier {
@@ -229,7 +144,8 @@ impl Verifier {
                 let is_overdue = compared_at.elapsed() >= self.in_flight;
                 let mut again = self.wrong_in(&period).await?;
                 let is_same = |one: &WrongSum, other: &WrongSum| {
-                    (&one.period, one.product) == (&other.period, other.product) && !is_within(one.least, other.sum)
+                    (&one.period, one.side, one.product) == (&other.period, other.side, other.product)
+                        && !is_within(one.least, other.sum)
                 };
                 again.retain(|sum| sums.iter().any(|first| is_same(first, sum)));
                 sums.retain(|first| again.iter().any(|sum| is_same(first, sum)));
@@ -248,8 +164,8 @@ impl Verifier {
     /// The sales of a day if all of its sums are equal to those of the database, and its wrong sums.
     async fn day(&self, day: NaiveDate) -> anyhow::Result<(Option<Products>, Vec<WrongSum>)> {
         let mut placed = self.placed_on(day, Scope::NearIds).await?;
-        if placed.orders.is_empty() {
-            placed = self.placed_on(day, Scope::All).await?; // another program may have given them other ids
+        if !placed.orders.keys().any(|(side, _)| *side == Side::Gross) {
+            placed = self.placed_on(day, Scope::All).await?; // another program may have given the orders other ids
         }
         if self.stored_day(day).await?.is_ok_and(|stored| stored == placed) {
             return Ok((Some(placed.products), Vec::new()));
@@ -275,15 +191,15 @@ impl Verifier {
             Ok(stored) => stored,
             Err(why) => {
                 let (product, sum, least, most) = Default::default();
-                let (period, currency, damaged) = (name, self.currency, Some(why));
-                return Ok(vec![WrongSum { period, product, sum, least, most, currency, damaged }]);
+                let (period, side, currency, damaged) = (name, Side::Gross, self.currency, Some(why));
+                return Ok(vec![WrongSum { period, side, product, sum, least, most, currency, damaged }]);
             }
         };
         let most = self.placed_in(period, Scope::All).await?;
         let orders = [&least.orders, &stored.orders, &most.orders];
-        let mut found = wrong(orders, self.currency, |period| (period.clone(), None));
+        let mut found = wrong_sums(orders, self.currency, |period| (period.clone(), None));
         let of_product = |product: &i64| (name.clone(), Some(*product));
-        found.extend(wrong([&least.products, &stored.products, &most.products], self.currency, of_product));
+        found.extend(wrong_sums([&least.products, &stored.products, &most.products], self.currency, of_product));
         Ok(found)
     }
 
@@ -311,79 +227,23 @@ impl Verifier {
         };
         Ok(Sums { orders, products })
     }
-
-    /// The stored sums of a day, and of its hours if they are stored. The inner error is the reason why they cannot be read.
-    async fn stored_day(&self, day: NaiveDate) -> anyhow::Result<Result<Sums, String>> {
-        let mut stored = match self.stored_products(products_of_day(day)).await? {
-            Ok(stored) => stored,
-            Err(why) => return Ok(Err(why)),
-        };
-        let mut granularities = vec![(Granularity::Day, "%Y-%m-%d")];
-        granularities.extend(hours_are_stored(day).then_some((Granularity::Hour, "%Y-%m-%dT%H")));
-        for (granularity, format) in granularities {
-            match readable(report(&self.read_model, DayRange::utc(day, day), granularity).await)? {
-                Ok(report) => {
-                    let points = report.points.into_iter().filter(|(_, sum)| *sum != Sum::default());
-                    stored.orders.extend(points.map(|(start, sum)| (start.format(format).to_string(), sum)));
-                }
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-        Ok(Ok(stored))
-    }
-
-    async fn stored_products(&self, name: String) -> anyhow::Result<Result<Sums, String>> {
-        let stored = readable(self.read_model.product_sales(&[name]).await)?;
-        Ok(stored.map(|products| {
-            let products = products.into_iter().filter(|(_, sum)| *sum != Sum::default()).collect();
-            Sums { orders: Orders::new(), products }
-        }))
-    }
-
-    async fn stored_seconds(&self, [from, end]: Times) -> anyhow::Result<Result<Sums, String>> {
-        let mut orders = Orders::new();
-        for page in [from, end] {
-            let name = Resolution::TenSeconds.at(page).0; // both may be the same
-            let buckets = match readable(self.read_model.buckets(std::slice::from_ref(&name)).await)? {
-                Ok(buckets) => buckets.concat(),
-                Err(why) => return Ok(Err(why)),
-            };
-            let start = page.timestamp() - page.timestamp().rem_euclid(3_600);
-            for (bucket, sum) in (0..).zip(buckets) {
-                let time = DateTime::from_timestamp(start + 10 * bucket, 0).unwrap_or_default();
-                if time >= from && time < end && sum != Sum::default() {
-                    orders.insert(time.format("%Y-%m-%dT%H:%M:%S").to_string(), sum);
-                }
-            }
-        }
-        Ok(Ok(Sums { orders, products: Products::new() }))
-    }
-}
-
-/// The inner error is the reason why a key cannot be read.
-fn readable<T>(read: Result<T, Error>) -> anyhow::Result<Result<T, String>> {
-    match read {
-        Ok(read) => Ok(Ok(read)),
-        Err(Error::Damaged(why)) => Ok(Err(why)),
-        Err(error) => Err(failed(error).into()),
-    }
 }
 
 fn is_settled(day: NaiveDate) -> bool {
     day + DAY_SETTLED_AFTER < Utc::now().date_naive()
 }
 
-fn hours_are_stored(day: NaiveDate) -> bool {
+pub(super) fn hours_are_stored(day: NaiveDate) -> bool {
     Resolution::HalfHour.is_retained(of_day(day)[0], Utc::now())
 }
 
 /// Adds the sums of days to those of their hours, which are left out if they are not stored.
 fn with_days(hours: Orders, hours_are_stored: bool) -> Orders {
     let mut all = Orders::new();
-    for (hour, sum) in hours {
-        all.entry(hour[..10].to_owned()).or_default().add(sum);
+    for ((side, hour), sum) in hours {
+        all.entry((side, hour[..10].to_owned())).or_default().add(sum);
         if hours_are_stored {
-            all.insert(hour, sum);
+            all.insert((side, hour), sum);
         }
     }
     all

@@ -136,6 +136,31 @@ async fn lost_recent_orders_are_found_and_replaced() {
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn recent_orders_that_are_not_the_newest_orders_are_found_and_replaced() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let rows = log(Utc::now().trunc_subsecs(3));
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    let orders = async || read_model::Queries::recent_orders(&verifier.read_model, &CLIENTS, 50).await.unwrap();
+    let (right, recent) = (orders().await, key("recent:1"));
+    let another = format!("{} 0 7 1", "A".repeat(22));
+    // An order that is not the client's takes the place of one, or comes in addition, also when no list is full.
+    for damage in [
+        &["ZREMRANGEBYRANK", &recent, "3", "3"][..],
+        &["ZADD", &recent, "3", &another],
+        &["ZADD", &recent, "77", &another],
+    ] {
+        command(&url, damage).await;
+        if damage[0] == "ZREMRANGEBYRANK" {
+            command(&url, &["ZADD", &recent, "4", &another]).await;
+        }
+        assert_eq!(differences(&verifier).await, [(1, Difference::WrongRecentOrders, true)], "{damage:?}");
+        assert_eq!((differences(&verifier).await, orders().await), (vec![], right.clone()), "{damage:?}");
+    }
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
 /// Client 1 and its order are counted. An event of client 17 in the same half hour is in the dead-letter queue.
 #[tokio::test]
 async fn a_lost_client_counts_once_while_another_order_of_its_half_hour_is_missing() {

@@ -9,6 +9,7 @@ mod lag;
 mod lost_keys;
 mod queues;
 mod rebuild;
+mod refunds;
 mod replay;
 mod stopping;
 mod sums;

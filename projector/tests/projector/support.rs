@@ -2,8 +2,11 @@
 
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::types::QueueAttributeName;
-use chrono::DateTime;
-use entity::{Event, Line, OrderPlaced, event, order, order_event, order_item, outbox};
+use chrono::{DateTime, Utc};
+use entity::order_event::least_id_at;
+use entity::{
+    Event, Line, OrderPlaced, Refund, event, order, order_event, order_item, order_refund, order_refund_item, outbox,
+};
 use iso_currency::Currency;
 use projector::consume::Consumer;
 use projector::queues;
@@ -134,6 +137,77 @@ pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbo
         let event = event.clone().into_active_model().reset_all();
         order_event::Entity::insert(event).exec_without_returning(db).await.unwrap();
     }
+}
+
+/// The event of what is taken back from an order: the cancellation, or a refund of an amount for each line.
+pub fn taken_back(
+    placed: &order_event::Model,
+    version: i32,
+    time: DateTime<Utc>,
+    cancels: bool,
+    amounts: &[i64],
+) -> order_event::Model {
+    let order: OrderPlaced = serde_json::from_value(placed.payload.clone()).unwrap();
+    let (placed_at, placed_version) = (placed.occurred_at, placed.version);
+    let id = least_id_at(time).as_u128() + order.client_id as u128 * 1_000 + version as u128;
+    let refund = Refund {
+        order,
+        placed_at,
+        placed_version,
+        reason: None,
+        amount: amounts.iter().sum(),
+        amounts: amounts.into(),
+    };
+    order_event::Model {
+        id: Uuid::from_u128(id),
+        version,
+        r#type: (if cancels { event::ORDER_CANCELLED } else { event::ORDER_REFUNDED }).into(),
+        payload: serde_json::to_value(refund).unwrap(),
+        occurred_at: time,
+        ..placed.clone()
+    }
+}
+
+/// Writes the rows that cancelling or refunding an order writes. The event is published.
+pub async fn take_back(db: &DatabaseConnection, event: &order_event::Model) {
+    let refund: Refund = serde_json::from_value(event.payload.clone()).unwrap();
+    let (order, cancels) = (&refund.order, event.r#type == event::ORDER_CANCELLED);
+    let row = order_refund::Model {
+        id: event.id,
+        order_id: order.order_id,
+        client_id: order.client_id,
+        version: event.version,
+        refunded_at: event.occurred_at,
+        amount: refund.amount,
+        cancels,
+    };
+    order_refund::Entity::insert(row.into_active_model().reset_all()).exec_without_returning(db).await.unwrap();
+    for (line, (placed, amount)) in (0..).zip(order.lines.iter().zip(&refund.amounts)) {
+        let quantity = if cancels { placed.quantity } else { 0 };
+        let item = order_refund_item::Model {
+            refund_id: event.id,
+            line,
+            product_id: placed.product_id,
+            quantity,
+            amount: *amount,
+        };
+        let item = order_refund_item::Entity::insert(item.into_active_model().reset_all());
+        item.exec_without_returning(db).await.unwrap();
+    }
+    let row = order::Entity::find_by_id(order.order_id).one(db).await.unwrap().unwrap();
+    let refunded = row.refunded + refund.amount;
+    let cancelled_at = if cancels { Some(event.occurred_at) } else { row.cancelled_at };
+    let row = order::Model { refunded, cancelled_at, ..row }.into_active_model().reset_all();
+    order::Entity::update(row).exec(db).await.unwrap();
+    let raise = format!("UPDATE clients SET version = {} WHERE id = {}", event.version, order.client_id);
+    db.execute_unprepared(&raise).await.unwrap();
+    insert(db, event).await;
+}
+
+/// Writes an event to the log.
+pub async fn insert(db: &DatabaseConnection, event: &order_event::Model) {
+    let event = event.clone().into_active_model().reset_all();
+    order_event::Entity::insert(event).exec_without_returning(db).await.unwrap();
 }
 
 pub async fn redis() -> (RedisServer, Redis, String) {

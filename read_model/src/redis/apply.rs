@@ -13,6 +13,7 @@ use super::keys::{CHANGED, fencing_token_key, missing_key};
 use super::scripts::{is_not_loaded, is_stale};
 use super::{Redis, is_read_only};
 use crate::rules::MAX_AHEAD;
+use crate::rules::sales::line_count;
 use crate::{Applied, Error, Health, Projection};
 
 /// The most events and lines of orders that are applied in one round trip: a busy server must manage it well within
@@ -65,7 +66,7 @@ impl Redis {
         let mut results = Vec::with_capacity(events.len());
         let (mut first, mut size) = (0, 0);
         for (index, event) in events.iter().enumerate() {
-            size += 1 + event.order().map_or(0, |order| order.lines.len());
+            size += 1 + line_count(event);
             if size >= MAX_BATCH_SIZE || index + 1 == events.len() {
                 results.extend(self.apply_round_trip(&events[first..=index], versions).await?);
                 (first, size) = (index + 1, 0);

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use entity::Event;
 use redis::{Cmd, ToRedisArgs};
 
-use crate::OrderSummary;
-use crate::rules::sales::{RECENT_ORDERS, SalesDelta};
+use crate::rules::sales::{RECENT_ORDERS, SalesDelta, contribution};
+use crate::{OrderSummary, Sales};
 
 /// Different events of clients of one partition, each with its index in a longer list. Public for the benchmark of the script.
 #[derive(Default)]
@@ -41,10 +41,10 @@ impl<'a> Batch<'a> {
         self.events.keys().next().map_or(0, |(client, _)| *client)
     }
 
-    /// Returns whether the sum of its orders fits into 64 bits.
+    /// Returns whether the sum of its amounts fits into 64 bits.
     pub(super) fn fits(&self) -> bool {
-        let orders = self.events.values().filter_map(|(_, event)| event.order());
-        orders.map(|order| order.total).try_fold(0i64, i64::checked_add).is_some()
+        let sums = self.events.values().filter_map(|(_, event)| contribution(event));
+        sums.map(|(_, sum)| sum.revenue).try_fold(0i64, i64::checked_add).is_some()
     }
 
     /// Appends the arguments of the script that follow the channel.
@@ -57,10 +57,14 @@ impl<'a> Batch<'a> {
             let (id, newest) = events[events.len() - 1];
             let (name, email) = newest.client().map_or(("", ""), |client| (client.name, client.email));
             script.arg(id).arg(name).arg(email);
-            let orders = events.iter().filter_map(|(_, event)| Some((event.time, event.order()?.total)));
-            let last_purchase = orders.clone().map(|(time, _)| time).max();
-            let total: i64 = orders.clone().map(|(_, total)| total).sum();
-            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(total).arg(orders.count()).arg(events.len());
+            let orders = events.iter().filter(|(_, event)| event.order().is_some());
+            let last_purchase = orders.map(|(_, event)| event.time).max();
+            let mut sales = Sales::default();
+            let contributions = events.iter().filter_map(|(_, event)| contribution(event));
+            contributions.for_each(|(side, sum)| sales.add(side, sum));
+            let Sales { gross, cancelled } = sales;
+            script.arg(milliseconds(last_purchase).unwrap_or(0)).arg(gross.revenue).arg(gross.count).arg(events.len());
+            script.arg(cancelled.revenue).arg(cancelled.count);
             for (_, event) in events {
                 script.arg(event.version);
             }
@@ -71,9 +75,8 @@ impl<'a> Batch<'a> {
             }
         }
 
-        let orders = events.iter().filter_map(|(_, event)| Some((event.order()?, event.time)));
         let mut delta = SalesDelta::default();
-        orders.for_each(|(order, time)| delta.add(order, time, now));
+        events.iter().for_each(|(_, event)| delta.add(event, now));
         script.arg(delta.buckets.len());
         for ((page, bucket), delta) in delta.buckets {
             // A bucket has two numbers of 64 bits.

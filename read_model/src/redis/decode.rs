@@ -8,19 +8,22 @@ use entity::ProductChanged;
 use crate::{Client, Error, OrderSummary, Product, ProjectedClient, RankPosition, Sum};
 
 /// The fields of a client that [`read_client`] needs, in the order of [`ClientFields`].
-pub const CLIENT_FIELDS: [&str; 6] = ["name", "email", "total", "orders", "last_purchase", "version"];
+pub const CLIENT_FIELDS: [&str; 8] =
+    ["name", "email", "total", "orders", "last_purchase", "version", "refunded", "cancelled"];
 /// The values of [`CLIENT_FIELDS`].
-pub type ClientFields = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>);
+pub type ClientFields =
+    (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>, Option<i32>, Option<i64>, Option<i64>);
 
 pub fn read_client(id: i64, fields: ClientFields) -> Result<Option<Client>, Error> {
     let damaged = || Error::Damaged(format!("client {id} has missing fields or an invalid date"));
     match fields {
-        (None, None, None, None, None, None) => Ok(None),
-        (Some(name), Some(email), Some(total), Some(order_count), last_purchase, version) => {
+        (None, None, None, None, None, None, None, None) => Ok(None),
+        (Some(name), Some(email), Some(total), Some(order_count), last_purchase, version, refunded, cancelled) => {
             let last_purchase =
                 last_purchase.map(|ms| DateTime::from_timestamp_millis(ms).ok_or_else(damaged)).transpose()?;
             let version = version.unwrap_or(0);
-            Ok(Some(Client { id, name, email, total, order_count, last_purchase, version }))
+            let cancelled = Sum { count: cancelled.unwrap_or(0), revenue: refunded.unwrap_or(0) };
+            Ok(Some(Client { id, name, email, total, order_count, cancelled, last_purchase, version }))
         }
         _ => Err(damaged()),
     }
@@ -44,6 +47,8 @@ pub fn read_projected_client(id: i64, fields: &HashMap<Vec<u8>, Vec<u8>>) -> Res
             "email" => email = Some(value.to_owned()),
             "total" => client.total = value.parse().map_err(|_| damaged(field))?,
             "orders" => client.order_count = value.parse().map_err(|_| damaged(field))?,
+            "refunded" => client.cancelled.revenue = value.parse().map_err(|_| damaged(field))?,
+            "cancelled" => client.cancelled.count = value.parse().map_err(|_| damaged(field))?,
             "version" => client.version = count()?,
             "newest" => projected.newest = count()?,
             "last_purchase" => {

@@ -13,17 +13,18 @@ use super::keys::{
     rebuild_position_field, swept_field, wrong_sums_field,
 };
 use super::scripts::is_stale;
+use crate::rules::sales::RECENT_ORDERS;
 use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
 
 /// The ranks and recent orders that a partition stores besides the client itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RankedAndRecent {
     /// The value in the ranking by total; `None` if the client is not in it or it is quarantined.
     pub total: Option<i64>,
     /// The same in the ranking by last purchase: ms since 1970, or 0 without an order.
     pub last_purchase: Option<i64>,
-    /// The number of stored recent orders.
-    pub recent_orders: usize,
+    /// The newest of its recent orders by version, at most [`RECENT_ORDERS`] of them; without those that cannot be read.
+    pub recent: BTreeMap<i32, OrderSummary>,
 }
 
 /// Reads a result; `None` if the stored data are damaged.
@@ -66,7 +67,8 @@ impl Redis {
             for ranking in RANKINGS {
                 pipeline.zscore(generation_key(self.partition(*id), generation, ranking), id);
             }
-            pipeline.zcard(generation_key(self.partition(*id), generation, format_args!("recent:{id}")));
+            let recent = generation_key(self.partition(*id), generation, format_args!("recent:{id}"));
+            pipeline.zrevrange_withscores(recent, 0, RECENT_ORDERS as isize - 1);
         }
         // The quarantine is read last: a ranking that is not in it then missed no event before.
         let partitions: BTreeSet<i64> = ids.iter().map(|id| self.partition(*id)).collect();
@@ -77,20 +79,19 @@ impl Redis {
         let quarantines = results.split_off(3 * ids.len()).into_iter().map(value::<HashSet<String>>);
         let quarantines: BTreeMap<i64, _> =
             partitions.into_iter().zip(quarantines.collect::<Result<Vec<_>, _>>()?).collect();
-        let numbers = results.into_iter().map(value::<Option<f64>>).collect::<Result<Vec<_>, _>>()?;
-        let client = |(id, [total, last, recent]): (&i64, &[Option<Option<f64>>; 3])| {
+        let client = |(id, [total, last, recent]): (&i64, &[RedisResult<Value>; 3])| {
             let quarantine = &quarantines[&self.partition(*id)];
             let is_readable = |name| quarantine.as_ref().is_some_and(|names| !names.contains(name));
-            let score = |number: &Option<Option<f64>>, name| {
-                number.flatten().filter(|_| is_readable(name)).map(|score| score as i64)
+            let score = |score: &RedisResult<Value>, name| {
+                let score = value::<Option<f64>>(score.clone())?.flatten();
+                Ok::<_, Error>(score.filter(|_| is_readable(name)).map(|score| score as i64))
             };
-            RankedAndRecent {
-                total: score(total, RANKINGS[0]),
-                last_purchase: score(last, RANKINGS[1]),
-                recent_orders: recent.flatten().unwrap_or(0.0) as usize,
-            }
+            let recent = value::<Vec<(String, f64)>>(recent.clone())?.unwrap_or_default();
+            let order = |(text, version): (String, f64)| Some((version as i32, OrderSummary::from_text(*id, &text)?));
+            let recent = recent.into_iter().filter_map(order).collect();
+            Ok(RankedAndRecent { total: score(total, RANKINGS[0])?, last_purchase: score(last, RANKINGS[1])?, recent })
         };
-        Ok(ids.iter().zip(numbers.as_chunks().0).map(client).collect())
+        ids.iter().zip(results.as_chunks().0).map(client).collect()
     }
 
     /// Reads buckets, each given by its page and index, of the partition of a client. `None` if events are not added to the page
@@ -209,6 +210,9 @@ impl Redis {
             if let Some(time) = client.last_purchase {
                 script.arg("last_purchase").arg(time.timestamp_millis());
             }
+            if client.cancelled != Sum::default() {
+                script.arg("refunded").arg(client.cancelled.revenue).arg("cancelled").arg(client.cancelled.count);
+            }
             for version in &projected.ahead {
                 script.arg(format!("ahead:{version}")).arg("");
             }
@@ -228,7 +232,7 @@ impl Redis {
         Ok((cursor, keys.iter().filter_map(id).collect()))
     }
 
-    /// Returns the names of all stored bucket pages and periods of product sales. Looks at every key.
+    /// Returns the names of all stored bucket pages and periods of product sales, of both sides. Looks at every key.
     pub async fn stored_periods(&self) -> Result<BTreeSet<String>, Error> {
         let generation = self.live_generation().await?;
         let (mut names, mut cursor) = (BTreeSet::new(), Some(Cursor::default()));

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use entity::Event;
 
-use crate::{Applied, Client, Error};
+use super::sales::{Sales, Side, contribution};
+use crate::{Applied, Client, Error, Sum};
 
 /// A client, with the versions that applying its next event needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,8 @@ impl ProjectedClient {
     /// A client without events.
     pub fn new(id: i64) -> ProjectedClient {
         let (name, email) = Default::default();
-        let client = Client { id, name, email, total: 0, order_count: 0, last_purchase: None, version: 0 };
+        let cancelled = Sum::default();
+        let client = Client { id, name, email, total: 0, order_count: 0, cancelled, last_purchase: None, version: 0 };
         ProjectedClient { client, newest: 0, ahead: BTreeSet::new() }
     }
 
@@ -32,17 +34,25 @@ impl ProjectedClient {
     /// Applies an event of this client.
     ///
     /// # Errors
-    /// If the client's total would exceed 64 bits; then nothing changes.
+    /// If one of the client's amounts would exceed 64 bits; then nothing changes.
     pub fn apply(&mut self, event: &Event) -> Result<Applied, Error> {
         if self.has(event.version) {
             return Ok(Applied::Before);
         }
         let client = &mut self.client;
-        if let Some(order) = event.order() {
-            client.total = (client.total.checked_add(order.total))
+        if let Some((side, sum)) = contribution(event) {
+            let Sales { gross, cancelled } = client.sales();
+            let before = if side == Side::Gross { gross } else { cancelled };
+            let revenue = (before.revenue.checked_add(sum.revenue))
                 .ok_or_else(|| Error::Damaged(format!("the total of client {} overflows", client.id)))?;
-            client.order_count += 1;
-            client.last_purchase = client.last_purchase.max(Some(event.time));
+            let after = Sum { count: before.count + sum.count, revenue };
+            match side {
+                Side::Gross => {
+                    (client.order_count, client.total) = (after.count, after.revenue);
+                    client.last_purchase = client.last_purchase.max(Some(event.time));
+                }
+                Side::Cancelled => client.cancelled = after,
+            }
         }
         if let Some(details) = event.client().filter(|_| event.version > self.newest) {
             self.newest = event.version;

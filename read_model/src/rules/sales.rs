@@ -1,5 +1,9 @@
-//! The contributions of an order besides its client: sums over time, sums of products, and the client's recent orders. Only this
+//! The contributions of an event besides its client: sums over time, sums of products, and the client's recent orders. Only this
 //! file defines them; [`Memory`](crate::Memory) and `apply.lua` add them up.
+//!
+//! Each sum has two sides: the orders that were placed, and what was taken back from orders. Both only grow, so that events can
+//! arrive in any order; queries return the difference. What is taken back counts at the time of the cancellation or refund, and
+//! not at the time of the order.
 //!
 //! Sums over time are stored in bucket pages: a page of a [`Resolution`] has one bucket for each step of time.
 
@@ -8,7 +12,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD as BASE64;
 use chrono::{DateTime, Datelike, Days, DurationRound, Months, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
-use entity::OrderPlaced;
+use entity::{Change, Event, Line, OrderPlaced};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -20,7 +24,7 @@ const TEN_SECONDS_RETAINED: TimeDelta = TimeDelta::hours(2);
 /// The number of recent orders that are stored for each client.
 pub const RECENT_ORDERS: usize = 50;
 
-/// The sum of some orders, or of some sold units of a product.
+/// The sum of some orders, or of some units of a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sum {
     /// The number of orders, or of units.
@@ -33,6 +37,106 @@ impl Sum {
     pub fn add(&mut self, other: Sum) {
         self.count = self.count.saturating_add(other.count);
         self.revenue = self.revenue.saturating_add(other.revenue);
+    }
+}
+
+/// The two sides of a sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The orders that were placed.
+    Gross,
+    /// What cancellations and refunds have taken back. A refund of a part counts its amount, but no order and no unit.
+    Cancelled,
+}
+
+/// What the names of bucket pages and of periods of product sales have before the colon on the side of cancellations.
+const CANCELLED: &str = "_cancelled:";
+
+impl Side {
+    pub const ALL: [Side; 2] = [Side::Gross, Side::Cancelled];
+
+    /// Returns the name of a bucket page or of a period of product sales on this side, given its name on the gross side.
+    pub fn name(self, gross: String) -> String {
+        match self {
+            Side::Gross => gross,
+            Side::Cancelled => gross.replacen(':', CANCELLED, 1),
+        }
+    }
+
+    /// Parses a name: its side, and its name on the gross side.
+    pub fn of_name(name: &str) -> (Side, String) {
+        match name.split_once(CANCELLED) {
+            Some((pages, time)) => (Side::Cancelled, format!("{pages}:{time}")),
+            None => (Side::Gross, name.to_owned()),
+        }
+    }
+}
+
+/// Both sides of a sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sales {
+    pub gross: Sum,
+    pub cancelled: Sum,
+}
+
+impl Sales {
+    /// What is left of the orders. It is negative if more was taken back than placed in the same time.
+    pub fn net(self) -> Sum {
+        Sum {
+            count: self.gross.count.saturating_sub(self.cancelled.count),
+            revenue: self.gross.revenue.saturating_sub(self.cancelled.revenue),
+        }
+    }
+
+    pub fn sides(self) -> [(Side, Sum); 2] {
+        [(Side::Gross, self.gross), (Side::Cancelled, self.cancelled)]
+    }
+
+    pub fn add(&mut self, side: Side, sum: Sum) {
+        match side {
+            Side::Gross => self.gross.add(sum),
+            Side::Cancelled => self.cancelled.add(sum),
+        }
+    }
+}
+
+/// Returns what an event adds to the sums of its client and of its time: the side, the number of orders and the amount. `None`
+/// for an event that is not about an order.
+pub fn contribution(event: &Event) -> Option<(Side, Sum)> {
+    match &event.data {
+        Change::OrderPlaced(order) => Some((Side::Gross, Sum { count: 1, revenue: order.total })),
+        Change::OrderCancelled(refund) => Some((Side::Cancelled, Sum { count: 1, revenue: refund.amount })),
+        Change::OrderRefunded(refund) => Some((Side::Cancelled, Sum { count: 0, revenue: refund.amount })),
+        Change::Client(_) | Change::Product(_) => None,
+    }
+}
+
+/// Returns what an event adds to the sums of products, on the side of its [`contribution`].
+fn contributions_of_products(event: &Event) -> Vec<(i64, Sum)> {
+    match &event.data {
+        Change::OrderPlaced(OrderPlaced { lines, .. }) => {
+            let sold = |line: &Line| Sum { count: line.quantity.into(), revenue: line.total().unwrap_or(i64::MAX) };
+            lines.iter().map(|line| (line.product_id, sold(line))).collect()
+        }
+        Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => {
+            let is_cancelled = matches!(event.data, Change::OrderCancelled(_));
+            let lines = refund.order.lines.iter().zip(&refund.amounts);
+            let sums = lines.map(|(line, amount)| {
+                let units = if is_cancelled { line.quantity } else { 0 };
+                (line.product_id, Sum { count: units.into(), revenue: *amount })
+            });
+            sums.filter(|(_, sum)| *sum != Sum::default()).collect()
+        }
+        Change::Client(_) | Change::Product(_) => Vec::new(),
+    }
+}
+
+/// Returns how many lines the order of an event has: a measure of the work to apply it.
+pub fn line_count(event: &Event) -> usize {
+    match &event.data {
+        Change::OrderPlaced(order) => order.lines.len(),
+        Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => refund.order.lines.len(),
+        Change::Client(_) | Change::Product(_) => 0,
     }
 }
 
@@ -50,7 +154,7 @@ pub enum Resolution {
 impl Resolution {
     const ALL: [Resolution; 3] = [Resolution::Day, Resolution::HalfHour, Resolution::TenSeconds];
 
-    /// Returns the bucket page of this time, and the index of its bucket.
+    /// Returns the bucket page of this time on the gross side, and the index of its bucket.
     pub fn at(self, time: DateTime<Utc>) -> (String, usize) {
         let page = match self {
             Resolution::Day => "%Y",
@@ -79,7 +183,7 @@ impl Resolution {
         }
     }
 
-    /// Parses the name of a bucket page: its resolution, and the start of its first bucket.
+    /// Parses the name of a bucket page on the gross side: its resolution, and the start of its first bucket.
     pub fn of_page(page: &str) -> Option<(Resolution, DateTime<Utc>)> {
         Resolution::ALL.into_iter().find_map(|resolution| {
             let start = page.strip_prefix(resolution.prefix())?;
@@ -126,23 +230,23 @@ impl Resolution {
     }
 }
 
-/// Returns the name of a day as a period of product sales.
+/// Returns the name of a day as a period of product sales on the gross side.
 pub fn products_of_day(day: NaiveDate) -> String {
     day.format("products:%Y-%m-%d").to_string()
 }
 
-/// Parses the name of a period of product sales, a day or a month: its first day.
+/// Parses the name of a period of product sales on the gross side, a day or a month: its first day.
 pub fn first_day_of_products(period: &str) -> Option<NaiveDate> {
     let date = period.strip_prefix("products:")?;
     date.parse().or_else(|_| format!("{date}-01").parse()).ok()
 }
 
-/// Returns the name of the month of a day as a period of product sales.
+/// Returns the name of the month of a day as a period of product sales on the gross side.
 pub fn products_of_month(day: NaiveDate) -> String {
     day.format("products:%Y-%m").to_string()
 }
 
-/// An order in the recent orders of its client.
+/// An order in the recent orders of its client, as it was placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderSummary {
     pub order_id: Uuid,
@@ -192,7 +296,7 @@ fn time_of(id: Uuid) -> i64 {
     id.get_timestamp().map_or(0, milliseconds)
 }
 
-/// The amounts that some orders add to the sums.
+/// The amounts that some events add to the sums.
 #[derive(Default)]
 pub(crate) struct SalesDelta {
     /// By bucket page and index of the bucket, without the pages that have expired.
@@ -210,17 +314,18 @@ pub(crate) struct BucketDelta {
 }
 
 impl SalesDelta {
-    pub fn add(&mut self, order: &OrderPlaced, time: DateTime<Utc>, now: DateTime<Utc>) {
+    pub fn add(&mut self, event: &Event, now: DateTime<Utc>) {
+        let (Some((side, sum)), time) = (contribution(event), event.time) else { return };
         for resolution in Resolution::ALL.into_iter().filter(|resolution| resolution.is_retained(time, now)) {
-            let bucket = self.buckets.entry(resolution.at(time)).or_default();
-            bucket.sum.add(Sum { count: 1, revenue: order.total });
+            let (page, bucket) = resolution.at(time);
+            let bucket = self.buckets.entry((side.name(page), bucket)).or_default();
+            bucket.sum.add(sum);
             bucket.expires_at = resolution.expires_at(time);
         }
         let day = time.date_naive();
-        for line in &order.lines {
-            let sold = Sum { count: line.quantity.into(), revenue: line.total().unwrap_or(i64::MAX) };
+        for (product, sum) in contributions_of_products(event) {
             for period in [products_of_day(day), products_of_month(day)] {
-                self.products.entry((period, line.product_id)).or_default().add(sold);
+                self.products.entry((side.name(period), product)).or_default().add(sum);
             }
         }
     }
@@ -250,6 +355,20 @@ mod tests {
         }
         for other in ["days:", "days:x", "half_hours:2026", "moments:2026-11-24", "products:2026", "client:1"] {
             assert_eq!((Resolution::of_page(other), first_day_of_products(other)), (None, None), "{other}");
+        }
+        for (gross, cancelled) in [
+            ("days:2026", "days_cancelled:2026"),
+            ("moments:2026-11-24T13", "moments_cancelled:2026-11-24T13"),
+            ("products:2026-11", "products_cancelled:2026-11"),
+        ] {
+            assert_eq!(
+                (Side::Gross.name(gross.into()), Side::of_name(gross)),
+                (gross.into(), (Side::Gross, gross.into()))
+            );
+            assert_eq!(Side::Cancelled.name(gross.into()), cancelled);
+            assert_eq!(Side::of_name(cancelled), (Side::Cancelled, gross.into()));
+            // The release before does not take them for its own pages.
+            assert_eq!((Resolution::of_page(cancelled), first_day_of_products(cancelled)), (None, None));
         }
     }
 

@@ -6,9 +6,9 @@ use iso_currency::Currency;
 use rand::SeedableRng;
 use rand::prelude::SliceRandom;
 use rand::rngs::StdRng;
-use read_model::{Applied, Error, Memory, Projection, Queries, ReadModel, Redis, Sum};
+use read_model::{Applied, Error, Memory, Projection, Queries, RankPosition, Ranking, ReadModel, Redis, Sum};
 
-use crate::support::{Server, all_of, client_of, command, dated, event, order_of, server};
+use crate::support::{Server, all_of, cancelled, client_of, command, dated, event, order_of, server};
 
 /// A message that was a dead letter for a month, and the log replayed in any order.
 #[tokio::test]
@@ -73,6 +73,15 @@ async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
         assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
         let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();
         assert_eq!((client.total, client.order_count, client.version), (i64::MAX / 2 * 2, 2, 2));
+        // The same for what is taken back.
+        let taken_back = |version| cancelled(huge(version), &huge(1), |_| i64::MAX / 2);
+        let applied = model.apply(&[taken_back(4), taken_back(5), taken_back(6)]).await;
+        assert_eq!(applied[..2], [Ok(Applied::Now), Ok(Applied::Now)]);
+        assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
+        let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();
+        assert_eq!(client.cancelled, Sum { count: 2, revenue: i64::MAX / 2 * 2 });
+        let ranked = model.ranked_clients(Ranking::Total, None, 1).await.unwrap();
+        assert_eq!(ranked, [RankPosition { rank: 0, id: 1 }]);
     }
 }
 

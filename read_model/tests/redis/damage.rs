@@ -68,6 +68,12 @@ async fn a_refused_event_leaves_nothing_behind() {
         assert!(matches!(redis.apply(std::slice::from_ref(&second)).await[..], [Err(Error::Damaged(_))]), "{damaged}");
     }
     command(&server, &["HSET", client, "total", &total]).await;
+    for damaged in ["1.5", "-1", ""] {
+        command(&server, &["HSET", client, "refunded", damaged]).await;
+        let result = redis.apply(std::slice::from_ref(&second)).await.remove(0);
+        assert!(matches!(&result, Err(Error::Damaged(why)) if why.contains("refunded")), "{damaged}: {result:?}");
+    }
+    command(&server, &["HDEL", client, "refunded"]).await;
     assert!(all_of(&redis, now).await == before);
     for model in [&redis as &dyn ReadModel, &memory] {
         assert_eq!(model.apply(std::slice::from_ref(&second)).await, [Ok(Applied::Now)]);

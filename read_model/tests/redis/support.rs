@@ -3,7 +3,7 @@
 use chrono::{DateTime, Days, Utc};
 use chrono_tz::Tz;
 use entity::event::{self, Line};
-use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged};
+use entity::{Change, ClientChanged, Event, OrderPlaced, ProductChanged, Refund};
 use read_model::reports::{self, DayRange, Granularity};
 use read_model::{Ranking, ReadModel};
 use std::collections::BTreeMap;
@@ -46,8 +46,38 @@ pub fn client_of(event: &Event) -> i64 {
     event.client().unwrap().id
 }
 
-/// The event of a client's version, the same each time it is delivered: at some time from now to five years ago.
+/// The event of a client's version, the same each time it is delivered: at some time from now to five years ago. Version 6 takes
+/// back a half of the order of version 3, and version 5 the rest of it; version 11 cancels the order of version 7.
 pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
+    let mut event = placed(client_id, version, now);
+    if version % 4 == 0 {
+        let OrderPlaced { client_id, client_name, client_email, .. } = order_of(&mut event).clone();
+        event.data = Change::Client(ClientChanged { client_id, client_name, client_email });
+    }
+    match version {
+        5 => cancelled(event, &placed(client_id, 3, now), |line| line - line / 2),
+        6 => {
+            Event { data: Change::OrderRefunded(refund(&event, &placed(client_id, 3, now), |line| line / 2)), ..event }
+        }
+        11 => cancelled(event, &placed(client_id, 7, now), |line| line),
+        _ => event,
+    }
+}
+
+/// The event as the cancellation of an order, which takes back a part of the total of each line.
+pub fn cancelled(event: Event, placed: &Event, part: impl Fn(i64) -> i64) -> Event {
+    Event { data: Change::OrderCancelled(refund(&event, placed, part)), ..event }
+}
+
+fn refund(event: &Event, placed: &Event, part: impl Fn(i64) -> i64) -> Refund {
+    let (client, mut order) = (event.client().unwrap(), placed.order().unwrap().clone());
+    (order.client_name, order.client_email) = (client.name.into(), client.email.into());
+    let amounts: Vec<i64> = order.lines.iter().map(|line| part(line.total().unwrap())).collect();
+    let (placed_at, placed_version, amount) = (placed.time, placed.version, amounts.iter().sum());
+    Refund { order, placed_at, placed_version, reason: None, amount, amounts }
+}
+
+fn placed(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
     let mut event = event(client_id, version, version.into());
     let number = client_id * 1_000 + i64::from(version);
     let ago = [0, 1, 59, 3_600, 86_400, 20 * 86_400, 100 * 86_400, 1_800 * 86_400][(number * 7 % 8) as usize];
@@ -57,10 +87,6 @@ pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
     order.lines = (0..=number % 3).map(|line_number| line(1 + (number + line_number) % 5)).collect();
     order.total = event::total(&order.lines).unwrap();
     order.order_id = Uuid::from_u128(number as u128);
-    if number % 4 == 0 {
-        let OrderPlaced { client_id, client_name, client_email, .. } = order.clone();
-        event.data = Change::Client(ClientChanged { client_id, client_name, client_email });
-    }
     event
 }
 
@@ -99,7 +125,7 @@ pub async fn all_of(model: &dyn ReadModel, now: DateTime<Utc>) -> impl PartialEq
     }
     let mut products = Vec::new();
     for from in [long_ago, today - Days::new(40), today] {
-        let sold = model.product_sales(&reports::periods(from, today)).await.unwrap();
+        let sold = reports::product_sales(model, &reports::periods(from, today)).await.unwrap();
         products.push(sold.into_iter().collect::<BTreeMap<_, _>>());
     }
     let recent = model.recent_orders(&ids, 5).await.unwrap();

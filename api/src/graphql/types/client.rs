@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::client;
 use iso_currency::Currency;
-use read_model::{RankPosition, Ranking};
+use read_model::{RankPosition, Ranking, Sum};
 
 use super::money::Money;
 use super::order::OrderSummary;
@@ -34,10 +34,16 @@ pub struct Client {
     name: String,
     /// The e-mail address of the client, in lower case.
     email: String,
-    /// The sum of all orders of the client.
+    /// The sum of all orders of the client, without what cancellations and refunds took back.
     total: Money,
-    /// The number of orders of the client.
+    /// The sum of all orders of the client as they were placed.
+    gross: Money,
+    /// What cancellations and refunds took back from the orders of the client.
+    cancelled: Money,
+    /// The number of orders that the client has placed.
     order_count: i32,
+    /// The number of these orders that were cancelled.
+    cancelled_count: i32,
     /// The time of the newest order of the client. Null if it has no orders.
     last_purchase: Option<DateTime>,
     /// The version of the client: all its events up to this version are included. Compare it with `clientVersion` of a
@@ -49,12 +55,15 @@ impl Client {
     pub fn new(client: read_model::Client, currency: Currency) -> Client {
         Client {
             id: client.id.into(),
-            name: client.name,
-            email: client.email,
-            total: Money::new(client.total, currency),
+            total: Money::new(client.sales().net().revenue, currency),
+            gross: Money::new(client.total, currency),
+            cancelled: Money::new(client.cancelled.revenue, currency),
             order_count: int(client.order_count),
+            cancelled_count: int(client.cancelled.count),
             last_purchase: client.last_purchase.map(DateTime),
             version: client.version,
+            name: client.name,
+            email: client.email,
         }
     }
 }
@@ -283,6 +292,7 @@ fn after_write(row: client::Model, projected: Option<read_model::Client>) -> rea
         email: String::new(),
         total: 0,
         order_count: 0,
+        cancelled: Sum::default(),
         last_purchase: None,
         version: 0,
     });
@@ -300,7 +310,8 @@ mod tests {
 
     fn projected(version: i32) -> read_model::Client {
         let (name, email) = ("Bob".into(), "bob@example.com".into());
-        read_model::Client { id: 1, name, email, total: 500, order_count: 1, last_purchase: None, version }
+        let cancelled = Sum::default();
+        read_model::Client { id: 1, name, email, total: 500, order_count: 1, cancelled, last_purchase: None, version }
     }
 
     #[test]

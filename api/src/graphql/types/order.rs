@@ -22,7 +22,8 @@ const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
 /// The most problems with a change of an order: one each with the order or the amount, the version, and the reason.
 const MAX_REFUND_PROBLEMS: i32 = 3;
 
-/// An order without its items.
+/// An order without its items, as it was placed: a later cancellation or refund does not change it. `order(id:)` and `orders` show
+/// the current state of an order.
 #[derive(SimpleObject)]
 #[graphql(complex)]
 pub struct OrderSummary {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_graphql::{Context, Enum, Object, SimpleObject};
 use chrono::Utc;
 use iso_currency::Currency;
-use read_model::Sum;
+use read_model::Sales;
 use read_model::reports::{self, Report};
 
 use super::client::Client;
@@ -30,26 +30,44 @@ pub enum Granularity {
 
 pub struct SalesReport(pub Arc<Report>);
 
-/// The sales in a range of days.
+/// The sales in a range of days. Cancellations and refunds count when they are made, and not at the time of their order.
 #[Object]
 impl SalesReport {
-    /// The sum of all orders in the range.
-    async fn total(&self, ctx: &Context<'_>) -> Money {
-        Money::new(self.0.total.revenue, app(ctx).currency)
+    /// The sum of the orders that were placed in the range.
+    async fn gross(&self, ctx: &Context<'_>) -> Money {
+        Money::new(self.0.total.gross.revenue, app(ctx).currency)
     }
 
-    /// The number of orders in the range. The largest value, 2147483647, also stands for larger numbers.
+    /// What cancellations and refunds took back in the range.
+    async fn cancelled(&self, ctx: &Context<'_>) -> Money {
+        Money::new(self.0.total.cancelled.revenue, app(ctx).currency)
+    }
+
+    /// `gross` without `cancelled`. Negative if more was taken back than was placed.
+    async fn net(&self, ctx: &Context<'_>) -> Money {
+        Money::new(self.0.total.net().revenue, app(ctx).currency)
+    }
+
+    /// The number of orders that were placed in the range. The largest value, 2147483647, also stands for larger numbers.
     async fn order_count(&self) -> i32 {
-        int(self.0.total.count)
+        int(self.0.total.gross.count)
+    }
+
+    /// The number of orders that were cancelled in the range.
+    async fn cancelled_count(&self) -> i32 {
+        int(self.0.total.cancelled.count)
     }
 
     /// The sales of each hour, day or month in the range, including those without orders.
     async fn points(&self, ctx: &Context<'_>) -> Vec<SalesPoint> {
         let currency = app(ctx).currency;
-        let point = |&(start, sum): &(chrono::DateTime<Utc>, Sum)| SalesPoint {
+        let point = |&(start, sales): &(chrono::DateTime<Utc>, Sales)| SalesPoint {
             start: DateTime(start),
-            revenue: Money::new(sum.revenue, currency),
-            order_count: int(sum.count),
+            gross: Money::new(sales.gross.revenue, currency),
+            cancelled: Money::new(sales.cancelled.revenue, currency),
+            net: Money::new(sales.net().revenue, currency),
+            order_count: int(sales.gross.count),
+            cancelled_count: int(sales.cancelled.count),
         };
         self.0.points.iter().map(point).collect()
     }
@@ -60,34 +78,48 @@ impl SalesReport {
 pub struct SalesPoint {
     /// The start of the hour, day or month.
     start: DateTime,
-    /// The sum of the orders.
-    revenue: Money,
-    /// The number of orders.
+    /// The sum of the orders that were placed.
+    gross: Money,
+    /// What cancellations and refunds took back.
+    cancelled: Money,
+    /// `gross` without `cancelled`.
+    net: Money,
+    /// The number of orders that were placed.
     order_count: i32,
+    /// The number of orders that were cancelled.
+    cancelled_count: i32,
 }
 
-/// The sales of a product.
+/// The sales of a product. Cancellations and refunds count when they are made, and not at the time of their order.
 #[derive(SimpleObject)]
 pub struct ProductSales {
     /// The product.
     product: Product,
-    /// The number of units sold. The largest value, 2147483647, also stands for larger numbers.
+    /// The number of units sold, without those of cancelled orders. The largest value, 2147483647, also stands for larger
+    /// numbers.
     units: i32,
-    /// The revenue, with each unit at the price of its order.
+    /// The revenue, with each unit at the price of its order, without what cancellations and refunds took back.
     revenue: Money,
+    /// The number of units sold, including those of cancelled orders.
+    gross_units: i32,
+    /// The revenue, including what cancellations and refunds took back.
+    gross_revenue: Money,
 }
 
 impl ProductSales {
     pub fn new(sales: queries::reports::ProductSales, currency: Currency) -> ProductSales {
+        let queries::reports::ProductSales { product, sales } = sales;
         ProductSales {
-            product: Product::new(sales.product, currency),
-            units: int(sales.sold.count),
-            revenue: Money::new(sales.sold.revenue, currency),
+            product: Product::new(product, currency),
+            units: int(sales.net().count),
+            revenue: Money::new(sales.net().revenue, currency),
+            gross_units: int(sales.gross.count),
+            gross_revenue: Money::new(sales.gross.revenue, currency),
         }
     }
 }
 
-/// The sort order of products by their sales.
+/// The sort order of products by their sales, without what cancellations and refunds took back.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 #[graphql(remote = "ProductRanking")]
 pub enum ProductSort {
@@ -105,10 +137,16 @@ pub enum ProductSort {
 pub struct SalesSnapshot {
     /// The time of the snapshot.
     time: DateTime,
-    /// The sum of the orders since midnight UTC.
+    /// `grossToday` without `cancelledToday`.
     revenue_today: Money,
-    /// The number of orders since midnight UTC.
+    /// The sum of the orders that were placed since midnight UTC.
+    gross_today: Money,
+    /// What cancellations and refunds took back since midnight UTC.
+    cancelled_today: Money,
+    /// The number of orders that were placed since midnight UTC.
     orders_today: i32,
+    /// The number of orders that were cancelled since midnight UTC.
+    cancelled_orders_today: i32,
     /// The approximate number of orders in the last minute.
     orders_per_minute: i32,
     /// The ten newest orders, newest first.
@@ -122,8 +160,11 @@ impl SalesSnapshot {
         };
         SalesSnapshot {
             time: DateTime(snapshot.time),
-            revenue_today: Money::new(snapshot.today.revenue, currency),
-            orders_today: int(snapshot.today.count),
+            revenue_today: Money::new(snapshot.today.net().revenue, currency),
+            gross_today: Money::new(snapshot.today.gross.revenue, currency),
+            cancelled_today: Money::new(snapshot.today.cancelled.revenue, currency),
+            orders_today: int(snapshot.today.gross.count),
+            cancelled_orders_today: int(snapshot.today.cancelled.count),
             orders_per_minute: int(snapshot.orders_per_minute),
             latest_orders: snapshot.latest_orders.into_iter().map(order).collect(),
         }

@@ -6,7 +6,8 @@
 -- ARGV the caller's fencing token; the numbers of the generations to write, the live one first; how far a version may be above the
 --   watermark of the live generation, '' for any; the channel for changes, '' for none; how many recent orders of a client are stored; the ids of the clients, for the channel; the number of clients; then
 --   each client: its id, newest name and newest e-mail; the time of its newest order (ms) or 0; the total and the number of its
---     orders; the number of its events; their versions in ascending order; the version and the recent entry of each order
+--     orders; the number of its events; the amount and the number of orders that are taken back; the versions of the events in
+--     ascending order; the version and the recent entry of each order
 --   the number of buckets, and of each: its page; the offsets of its revenue and its number of orders; when the page expires
 --     (ms) or ''; the revenue and the number of orders to add
 --   the number of product sums, and of each: its period, its field, the amount to add
@@ -37,23 +38,25 @@ local function count(key, field, stored)
 end
 
 -- The exact sum of a stored total and an amount, as text.
-local function add(key, total, amount)
-  if not total:find('^%d+$') then corrupt(key, 'total is not an amount') end
+local function add(key, field, total, amount)
+  if not total:find('^%d+$') then corrupt(key, field .. ' is not an amount') end
   if #total <= 15 and #amount <= 15 then return format('%d', total + amount) end
   local low = total:sub(-9) + amount:sub(-9)
   local high = ('0' .. total:sub(1, -10)) + ('0' .. amount:sub(1, -10)) + math.floor(low / 1e9)
   local sum = format('%d%09d', high, low % 1e9)
-  if #sum > 19 or #sum == 19 and sum > '9223372036854775807' then corrupt(key, 'total exceeds 64 bits') end
+  if #sum > 19 or #sum == 19 and sum > '9223372036854775807' then corrupt(key, field .. ' exceeds 64 bits') end
   return sum
 end
+
+local function append(fields, field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
 
 -- Reads the client whose arguments begin at `at`, and computes its new state. If some of its events are known, returns only how
 -- many: then the batch is not applied.
 local function check(generation, at, is_live)
-  local id, name, email, purchased_at, amount, order_count, event_count = unpack(ARGV, at, at + 6)
-  local first, orders, after = at + 7, at + 7 + event_count, at + 7 + event_count + 2 * order_count
+  local id, name, email, purchased_at, amount, order_count, event_count, refund, cancelled = unpack(ARGV, at, at + 8)
+  local first, orders, after = at + 9, at + 9 + event_count, at + 9 + event_count + 2 * order_count
   local key, recent = generation .. 'client:' .. id, generation .. 'recent:' .. id
-  local stored = run('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase')
+  local stored = run('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase', 'refunded', 'cancelled')
   local version, newest = count(key, 'version', stored[1]), count(key, 'newest', stored[2])
   local all_orders = count(key, 'orders', stored[3]) + order_count
   local last_version = ARGV[orders - 1]
@@ -91,15 +94,21 @@ local function check(generation, at, is_live)
     version = version + 1
     if is_given then ahead = ahead + 1 else closed_gaps[#closed_gaps + 1] = field end
   end
-  local total = add(key, stored[4] or '0', amount)
+  local total = add(key, 'total', stored[4] or '0', amount)
+  local refunded = stored[6] and add(key, 'refunded', stored[6], refund) or refund
   local is_newest = tonumber(last_version) > newest
   local is_newest_purchase = tonumber(purchased_at) > count(key, 'last_purchase', stored[5])
   local fields = is_newest and {'newest', last_version, 'name', name, 'email', email} or {}
-  if is_newest_purchase then fields[#fields + 1], fields[#fields + 2] = 'last_purchase', purchased_at end
-  for event = ahead, orders - 1 do fields[#fields + 1], fields[#fields + 2] = 'ahead:' .. ARGV[event], '' end
+  if is_newest_purchase then append(fields, 'last_purchase', purchased_at) end
+  if refund ~= '0' or cancelled ~= '0' then
+    append(fields, 'refunded', refunded)
+    append(fields, 'cancelled', format('%d', count(key, 'cancelled', stored[7]) + cancelled))
+  end
+  for event = ahead, orders - 1 do append(fields, 'ahead:' .. ARGV[event], '') end
   return {
     id = id, key = key, events = event_count, known = 0, version = format('%d', version), closed_gaps = closed_gaps,
     order_count = format('%d', all_orders), total = total, fields = fields, orders = orders, after = after,
+    net = refunded == '0' and total or total - refunded, -- exact to 53 bits, like every score
     last_purchase = is_newest_purchase and purchased_at or stored[5] or 0,
     recent = recent, recent_count = orders < after and run('ZCARD', recent) or 0,
   }
@@ -137,7 +146,7 @@ local function write_shared(generation, clients, at, quarantine, found)
   for i = sums + 1, sums + 3 * ARGV[sums], 3 do write_to(ARGV[i], 'HINCRBY', ARGV[i + 1], ARGV[i + 2]) end
   local by_total, by_last_purchase = {}, {}
   for i, client in ipairs(clients) do
-    by_total[2 * i - 1], by_total[2 * i] = client.total, client.id
+    by_total[2 * i - 1], by_total[2 * i] = client.net, client.id
     by_last_purchase[2 * i - 1], by_last_purchase[2 * i] = client.last_purchase, client.id
   end
   write_to('rank:total', 'ZADD', unpack(by_total))

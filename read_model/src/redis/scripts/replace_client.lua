@@ -10,20 +10,15 @@ if type(version) ~= 'string' then version = '' end
 if type(length) ~= 'number' then length = '' end
 if version .. ' ' .. length ~= ARGV[2] then return 0 end
 local generation, id = KEYS[3]:match('^(.*:)client:'), ARGV[3]
-local rankings = {total = generation .. 'rank:total', last_purchase = generation .. 'rank:last'}
-for _, ranking in pairs(rankings) do
-  if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
-end
 local recent, fields = generation .. 'recent:' .. id, 6 + 2 * ARGV[5]
 redis.call('DEL', KEYS[3], recent)
 for i = 6, fields - 1, 2 do redis.call('ZADD', recent, ARGV[i], ARGV[i + 1]) end
 for i = fields, #ARGV, 1000 do redis.call('HSET', KEYS[3], unpack(ARGV, i, math.min(i + 999, #ARGV))) end
-for field, ranking in pairs(rankings) do
-  if #ARGV > fields then
-    redis.call('ZADD', ranking, redis.call('HGET', KEYS[3], field) or 0, id)
-  else
-    redis.call('ZREM', ranking, id)
-  end
+local total, refunded, last_purchase = unpack(redis.call('HMGET', KEYS[3], 'total', 'refunded', 'last_purchase'))
+local net = refunded and total - refunded or total -- as in apply.lua
+for ranking, rank in pairs({[generation .. 'rank:total'] = net, [generation .. 'rank:last'] = last_purchase or 0}) do
+  if redis.call('TYPE', ranking).ok ~= 'zset' then redis.call('DEL', ranking) end
+  if #ARGV >= fields then redis.call('ZADD', ranking, rank, id) else redis.call('ZREM', ranking, id) end
 end
 if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[4], id) end
 return 1

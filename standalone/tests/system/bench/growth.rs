@@ -147,7 +147,7 @@ async fn pages(stores: &Stores, clients: i64) -> Vec<Figure> {
         ),
         (
             "page: the sales of a year by day",
-            format!("{{ sales(from: \"{from}\", to: \"{to}\") {{ total {{ amount }} }} }}"),
+            format!("{{ sales(from: \"{from}\", to: \"{to}\") {{ net {{ amount }} }} }}"),
         ),
     ];
     let mut figures = Vec::new();

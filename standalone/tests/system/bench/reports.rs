@@ -90,7 +90,7 @@ async fn reports() {
         let query = format!("{{ clients(first: 100, after: {cursor}) {{ pageInfo {{ endCursor }} }} }}");
         cursor = bench.user().graphql(&query).await["data"]["clients"]["pageInfo"]["endCursor"].clone();
     }
-    let points = "{ total { amount } points { start orderCount revenue { amount } } }";
+    let points = "{ net { amount } points { start orderCount net { amount } } }";
     let sold = "{ units revenue { amount } product { name } }";
     for (name, queries) in [
         ("clients(first: 20)", vec!["{ clients { nodes { id name total { amount } } } }".to_owned()]),

@@ -1,0 +1,52 @@
+//! Reads the newest orders of clients from the database, which their recent orders in the read model must be.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use entity::order::{self, Column};
+use read_model::OrderSummary;
+use read_model::rules::sales::RECENT_ORDERS;
+use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryResult, QuerySelect, QueryTrait};
+use uuid::Uuid;
+
+use super::{StoreFailed, Verifier, database};
+
+/// What is compared of a recent order: its id, its time (ms since 1970) and its total (minor units).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RecentOrder(Uuid, i64, i64);
+
+/// By version.
+pub(super) type RecentOrders = BTreeMap<i32, RecentOrder>;
+
+impl From<&OrderSummary> for RecentOrder {
+    fn from(order: &OrderSummary) -> RecentOrder {
+        RecentOrder(order.order_id, order.time.timestamp_millis(), order.total)
+    }
+}
+
+impl Verifier {
+    /// The newest orders of each client among the orders of this condition, as many as the read model stores at most.
+    pub(super) async fn newest_orders(&self, orders: Expr) -> Result<HashMap<i64, RecentOrders>, StoreFailed> {
+        let place = Expr::cust("ROW_NUMBER() OVER (PARTITION BY client_id ORDER BY version DESC)");
+        let columns = [Column::ClientId, Column::Version, Column::Id, Column::PlacedAt, Column::Total];
+        let all = order::Entity::find().select_only().columns(columns).expr_as(place, "place").filter(orders);
+        let newest = Query::select()
+            .column(Asterisk)
+            .from_subquery(all.into_query(), "numbered")
+            .and_where(Expr::col("place").lte(RECENT_ORDERS as i64))
+            .take();
+        let mut clients: HashMap<i64, RecentOrders> = HashMap::new();
+        for row in self.db.query_all(&newest).await.map_err(database)? {
+            let (client, version, order) = read(&row).map_err(database)?;
+            clients.entry(client).or_default().insert(version, order);
+        }
+        Ok(clients)
+    }
+}
+
+fn read(row: &QueryResult) -> Result<(i64, i32, RecentOrder), DbErr> {
+    let placed_at: DateTime<Utc> = row.try_get("", "placed_at")?;
+    let order = RecentOrder(row.try_get("", "id")?, placed_at.timestamp_millis(), row.try_get("", "total")?);
+    Ok((row.try_get("", "client_id")?, row.try_get("", "version")?, order))
+}
