@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::commands::Origin;
 use api::commands::place_order::rules::Book;
 use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::edge::documents::limits::LimitSettings;
@@ -99,7 +100,8 @@ fn events(criterion: &mut Criterion) {
         |id| product::Model { id, name: "Computer".into(), price: 150_000, available: true, sku: None, version: 0 };
     let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);
     let items = [1, 2].map(|product_id| Item { product_id: Some(product_id), quantity: 3 });
-    let order = PlaceOrder { client_id: Some(1), items: items.into(), idempotency_key: None, traceparent: None };
+    let order =
+        PlaceOrder { client_id: Some(1), items: items.into(), idempotency_key: None, origin: Origin::default() };
     let Outcome::Placed(event) = book.decide(&order, Utc::now()) else { unreachable!("the order is valid") };
     let row = order_event::Model {
         id: event.id,
@@ -110,6 +112,8 @@ fn events(criterion: &mut Criterion) {
         payload: serde_json::to_value(&event.data).unwrap(),
         occurred_at: event.time,
         traceparent: None,
+        actor: None,
+        actor_is_client: None,
     };
     let message = row.message();
     let now = Utc::now();

@@ -210,6 +210,12 @@ pub(crate) struct CloudEvent<T, D> {
     pub(crate) sequence: T,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traceparent: Option<T>,
+    /// The [auth context extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/authcontext.md): the subject of a
+    /// token is a user (`app_user`) if the token is limited to one client, and may be a program otherwise (`unknown`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authtype: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authid: Option<T>,
     pub(crate) data: D,
 }
 
@@ -438,6 +444,8 @@ mod tests {
             payload: serde_json::to_value(order).unwrap(),
             occurred_at: DateTime::from_timestamp_millis(1_700_000_000_123).unwrap(),
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+            actor: Some("bob\r\n@shop".into()),
+            actor_is_client: Some(true),
         }
     }
 
@@ -445,6 +453,7 @@ mod tests {
     fn a_message_is_read_back_as_the_stored_row() {
         let message = row().message();
         assert!(message.contains(r#""sequence":"0000000007""#), "{message}");
+        assert!(message.contains(r#""authtype":"app_user","authid":"bob\r\n@shop""#), "{message}");
         assert!(!message.contains('\u{ffff}'), "SQS rejects this character");
         let parsed = parse(&message).unwrap();
         let (id, order_id) = (parsed.id, parsed.order().unwrap().order_id);
@@ -459,8 +468,9 @@ mod tests {
         message["somethingNew"] = json!({"a": 1});
         message["data"]["coupon"] = json!("X");
         message["data"]["lines"][0]["colour"] = json!("red");
-        message.as_object_mut().unwrap().remove("traceparent");
-        message.as_object_mut().unwrap().remove("datacontenttype");
+        for optional in ["traceparent", "authtype", "authid", "datacontenttype"] {
+            message.as_object_mut().unwrap().remove(optional);
+        }
         parse(&message.to_string()).unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! Everything that is stored or sent: the tables ([`client`], [`product`], [`order`], [`order_item`], [`order_refund`],
-//! [`order_refund_item`], [`order_event`], [`outbox`], [`refused_event`]), with the feature `tables`, and the message on the
-//! queue ([`event`]); [`text`]: characters of names. No I/O.
+//! [`order_refund_item`], [`order_event`], [`outbox`], [`refused_event`], [`idempotency_key`]), with the feature `tables`, and the
+//! message on the queue ([`event`]); [`text`]: characters of names. No I/O.
 //!
 //! Amounts are integers in minor units of the store's one currency (cents for USD). Times are UTC in whole milliseconds, so
 //! that database, event and read model hold the same value.
@@ -8,6 +8,8 @@
 #[cfg(feature = "tables")]
 pub mod client;
 pub mod event;
+#[cfg(feature = "tables")]
+pub mod idempotency_key;
 #[cfg(feature = "tables")]
 pub mod order;
 #[cfg(feature = "tables")]

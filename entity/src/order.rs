@@ -14,8 +14,6 @@ pub struct Model {
     pub placed_at: DateTimeUtc,
     /// Minor units.
     pub total: i64,
-    /// Unique per client.
-    pub idempotency_key: Option<String>,
     pub cancelled_at: Option<DateTimeUtc>,
     pub cancel_reason: Option<String>,
     /// Minor units: all that was taken back, by refunds and by the cancellation.

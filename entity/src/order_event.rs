@@ -25,6 +25,10 @@ pub struct Model {
     pub occurred_at: DateTimeUtc,
     /// W3C trace context of the request that caused the event.
     pub traceparent: Option<String>,
+    /// The subject of the token of that request.
+    pub actor: Option<String>,
+    /// Whether the token was limited to the client of the event. `None` stands for no.
+    pub actor_is_client: Option<bool>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}
@@ -42,6 +46,11 @@ impl Model {
             datacontenttype: Some("application/json"),
             sequence: &format!("{:010}", self.version),
             traceparent: self.traceparent.as_deref(),
+            authtype: self
+                .actor
+                .as_ref()
+                .map(|_| if self.actor_is_client == Some(true) { "app_user" } else { "unknown" }),
+            authid: self.actor.as_deref(),
             data: &self.payload,
         };
         let message = serde_json::to_string(&event).expect("strings, numbers and JSON always serialise");

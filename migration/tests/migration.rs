@@ -146,6 +146,47 @@ async fn nothing_is_taken_back_from_orders_of_before_and_an_interrupted_run_can_
     }
 }
 
+#[tokio::test]
+async fn idempotency_keys_of_orders_move_to_the_table_of_all_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
+    let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();
+    for url in [file, server.connection_uri()] {
+        let db = Database::connect(&url).await.unwrap();
+        Migrator::up(&db, Some(9)).await.unwrap();
+        let client = "INSERT INTO clients (name, email, version) VALUES ('Bob', 'bob@example.com', 3)";
+        db.execute_unprepared(client).await.unwrap();
+        for (version, key) in [(1, "'one'"), (2, "NULL"), (3, "'three'")] {
+            let id = |kind: char| format!("'01932f3c-5d1e-7a6b-8c9d-{kind}0000000000{version}'");
+            for statement in [
+                format!(
+                    "INSERT INTO orders (id, client_id, version, placed_at, total, idempotency_key)
+                     VALUES ({}, 1, {version}, '2026-01-31T12:00:00Z', 5, {key})",
+                    id('a')
+                ),
+                format!(
+                    "INSERT INTO order_events (id, client_id, version, type, payload, occurred_at)
+                     VALUES ({}, 1, {version}, 'orders.OrderPlaced.v1', '{{}}', '2026-01-31T12:00:00Z')",
+                    id('b')
+                ),
+            ] {
+                db.execute_unprepared(&statement).await.unwrap();
+            }
+        }
+        migration::up(&db).await.unwrap();
+        let moved = "SELECT scope, key, command, version FROM idempotency_keys JOIN order_events ON event_id = id
+                     WHERE actor IS NULL ORDER BY version";
+        let moved = db.query_all_raw(Statement::from_string(db.get_database_backend(), moved)).await.unwrap();
+        let moved: Vec<(String, String, String, i32)> = moved
+            .iter()
+            .map(|row| row.try_get_many("", &["scope", "key", "command", "version"].map(Into::into)).unwrap())
+            .collect();
+        let row = |key: &str, version| ("client 1".to_owned(), key.to_owned(), "placeOrder".to_owned(), version);
+        assert_eq!(moved, [row("one", 1), row("three", 3)], "{url}");
+        assert_eq!(migration::up(&db).await.unwrap(), [""; 0]);
+    }
+}
+
 /// Orders would wait behind it.
 #[tokio::test]
 async fn a_migration_that_waits_for_a_lock_gives_up_and_names_the_session_that_has_it() {

@@ -1,26 +1,34 @@
 //! Registering and updating clients.
 
 use email_address::{EmailAddress, Options};
-use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, MAX_NAME};
-use entity::{ClientChanged, Subject, client, order_event};
+use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ClientDetails, MAX_NAME};
+use entity::{ClientChanged, Event, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue, ColumnTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr};
+use sea_orm::{ActiveValue, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr};
+use uuid::Uuid;
 
 use super::database::begin;
-use super::{Commands, Outcome, Rejection, both, new_event, next_version, valid_name};
+use super::idempotency::{self, Done, Scope};
+use super::{Commands, Origin, Outcome, Rejection, both, new_event, next_version, valid_name};
 
 impl Commands {
     pub async fn register_client(
         &self,
         name: &str,
         email: &str,
-        traceparent: Option<String>,
-    ) -> Outcome<client::Model> {
-        let (name, email) = match both(valid_name(name), valid_email(email)) {
+        key: Option<&str>,
+        origin: Origin,
+    ) -> Outcome<Done<client::Model>> {
+        let key = idempotency::key(&Scope::Caller(&origin), key, "registerClient");
+        let ((name, email), key) = match both(both(valid_name(name), valid_email(email)), key) {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        let transaction = begin(&self.db).await?;
+        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+            let is_same = |client: &client::Model| client.name == name && client.email == email;
+            return Ok(earlier.replay(|event| client_of(event).filter(is_same)));
+        }
         let new = client::ActiveModel {
             id: ActiveValue::NotSet,
             name: ActiveValue::Set(name),
@@ -29,8 +37,8 @@ impl Commands {
         };
         match client::Entity::insert(new).exec_with_returning(&transaction).await {
             Ok(client) => {
-                self.commit(transaction, event(CLIENT_REGISTERED, &client, traceparent)).await?;
-                Ok(Ok(client))
+                self.commit(transaction, event(event_id, CLIENT_REGISTERED, &client, origin)).await?;
+                Ok(Ok(Done::now(client)))
             }
             Err(error) => email_taken(error),
         }
@@ -42,45 +50,68 @@ impl Commands {
         id: Option<i64>,
         name: Option<&str>,
         email: Option<&str>,
-        traceparent: Option<String>,
-    ) -> Outcome<client::Model> {
-        let (name, email) = match both(name.map(valid_name).transpose(), email.map(valid_email).transpose()) {
+        key: Option<&str>,
+        origin: Origin,
+    ) -> Outcome<Done<client::Model>> {
+        let subject = Subject::Client(id.unwrap_or_default());
+        let key = idempotency::key(&Scope::Of(subject), key, "updateClient");
+        let details = both(name.map(valid_name).transpose(), email.map(valid_email).transpose());
+        let ((name, email), key) = match both(details, key) {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        let transaction = begin(&self.db).await?;
+        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
         // Orders of the client wait for the lock, so that its versions have no gap.
         let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
             return Ok(Err(vec![Rejection::ClientNotFound]));
         };
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+            let is_same = |client: &client::Model| {
+                name.as_ref().is_none_or(|name| *name == client.name)
+                    && email.as_ref().is_none_or(|email| *email == client.email)
+            };
+            return Ok(earlier.replay(|event| client_of(event).filter(is_same)));
+        }
         let before = client.clone();
         client.name = name.unwrap_or(client.name);
         client.email = email.unwrap_or(client.email);
         if client == before {
-            return Ok(Ok(client));
+            self.claim_unchanged(&transaction, &key, subject, client.version).await?;
+            transaction.commit().await?;
+            return Ok(Ok(Done::now(client)));
         }
         client.version = match next_version(client.version) {
             Ok(version) => version,
             Err(rejection) => return Ok(Err(vec![rejection])),
         };
-        let update = client::Entity::update_many().filter(client::Column::Id.eq(id));
-        let update = update.col_expr(client::Column::Name, Expr::val(client.name.clone()));
-        let update = update.col_expr(client::Column::Email, Expr::val(client.email.clone()));
-        match update.col_expr(client::Column::Version, Expr::val(client.version)).exec(&transaction).await {
-            Ok(_) => {
-                self.commit(transaction, event(CLIENT_UPDATED, &client, traceparent)).await?;
-                Ok(Ok(client))
+        match update_row(&transaction, &client).await {
+            Ok(()) => {
+                self.commit(transaction, event(event_id, CLIENT_UPDATED, &client, origin)).await?;
+                Ok(Ok(Done::now(client)))
             }
             Err(error) => email_taken(error),
         }
     }
 }
 
-fn event(r#type: &str, client: &client::Model, traceparent: Option<String>) -> order_event::Model {
+async fn update_row(transaction: &DatabaseTransaction, client: &client::Model) -> Result<(), DbErr> {
+    let update = client::Entity::update_many().filter(client::Column::Id.eq(client.id));
+    let update = update.col_expr(client::Column::Name, Expr::val(client.name.clone()));
+    let update = update.col_expr(client::Column::Email, Expr::val(client.email.clone()));
+    update.col_expr(client::Column::Version, Expr::val(client.version)).exec(transaction).await.map(drop)
+}
+
+fn event(id: Uuid, r#type: &str, client: &client::Model, origin: Origin) -> order_event::Model {
     let data =
         ClientChanged { client_id: client.id, client_name: client.name.clone(), client_email: client.email.clone() };
-    new_event(r#type, Subject::Client(client.id), client.version, &data, traceparent)
+    new_event(id, r#type, Subject::Client(client.id), client.version, &data, origin)
+}
+
+/// The client after one of its events.
+fn client_of(event: &Event) -> Option<client::Model> {
+    let ClientDetails { id, name, email } = event.client()?;
+    Some(client::Model { id, name: name.to_owned(), email: email.to_owned(), version: event.version })
 }
 
 /// Trims an address and converts it to lower case: few servers distinguish `Bob@` from `bob@`, and many people do not. Only ASCII

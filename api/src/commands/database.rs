@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use entity::{client, order, order_event, order_item, order_refund, order_refund_item, outbox, product, refused_event};
+use entity::{
+    client, idempotency_key, order, order_event, order_item, order_refund, order_refund_item, outbox, product,
+    refused_event,
+};
 use iso_currency::Currency;
 use runtime::database::{self, Login};
 use sea_orm::sea_query::{Expr, ValueType, postgres_array::NotU8};
@@ -41,6 +44,7 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     order_event::Entity::find().limit(0).all(db).await?;
     outbox::Entity::find().limit(0).all(db).await?;
     refused_event::Entity::find().limit(0).all(db).await?;
+    idempotency_key::Entity::find().limit(0).all(db).await?;
     Ok(())
 }
 
@@ -65,18 +69,18 @@ pub fn is_one_of<V: Into<Value> + NotU8>(
 }
 
 /// Whether two columns have one of some pairs of values, with a text that does not depend on their number.
-pub fn is_one_pair_of<C: ColumnTrait, V: Into<Value> + NotU8 + ValueType>(
-    db: &impl ConnectionTrait,
-    [one, other]: [C; 2],
-    pairs: Vec<(i64, V)>,
-) -> Expr {
+pub fn is_one_pair_of<C: ColumnTrait, U, V>(db: &impl ConnectionTrait, [one, other]: [C; 2], pairs: Vec<(U, V)>) -> Expr
+where
+    U: Into<Value> + NotU8 + ValueType,
+    V: Into<Value> + NotU8 + ValueType,
+{
     if db.get_database_backend() == DbBackend::Postgres {
-        let (ones, others): (Vec<i64>, Vec<V>) = pairs.into_iter().unzip();
+        let (ones, others): (Vec<U>, Vec<V>) = pairs.into_iter().unzip();
         let columns = Expr::tuple([Expr::col(one), Expr::col(other)]);
         let among = "$1 IN (SELECT * FROM UNNEST($2, $3))";
         return Expr::cust_with_exprs(among, [columns, Expr::val(ones), Expr::val(others)]);
     }
-    let pair = |(value, of_other): (i64, V)| Condition::all().add(one.eq(value)).add(other.eq(of_other));
+    let pair = |(value, of_other): (U, V)| Condition::all().add(one.eq(value)).add(other.eq(of_other));
     pairs.into_iter().map(pair).fold(Condition::any(), Condition::add).into()
 }
 

@@ -3,11 +3,13 @@
 //! - [`place_order`]: orders, many in one transaction
 //! - [`cancel_order`]: cancelling orders, and refunding parts of them
 //! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
+//! - [`idempotency`]: a repeated request gets the first result
 //! - [`database`]: opening the database, and the kinds of its errors
 
 pub mod cancel_order;
 pub mod clients;
 pub mod database;
+pub mod idempotency;
 pub mod place_order;
 pub mod products;
 
@@ -24,6 +26,17 @@ use uuid::Uuid;
 
 use crate::outbox::relay::Outgoing;
 use cancel_order::rules::RefundRejection;
+
+/// Where a command comes from. Its events say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// The subject of the token.
+    pub actor: Option<String>,
+    /// Whether the token is limited to one client.
+    pub actor_is_client: bool,
+}
 
 /// Why a command is rejected: a problem that its sender can fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +70,12 @@ pub enum Rejection {
     VersionLimitReached,
 }
 
+impl From<Rejection> for Vec<Rejection> {
+    fn from(rejection: Rejection) -> Vec<Rejection> {
+        vec![rejection]
+    }
+}
+
 /// Why a command has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -79,8 +98,8 @@ impl From<DbErr> for Error {
     }
 }
 
-/// The row after a command, or everything that is wrong with the command.
-pub type Outcome<Row> = Result<Result<Row, Vec<Rejection>>, Error>;
+/// The result of a command, or everything that is wrong with the command.
+pub type Outcome<T> = Result<Result<T, Vec<Rejection>>, Error>;
 
 /// The commands for clients and products.
 #[derive(Clone)]
@@ -110,26 +129,30 @@ impl Commands {
     }
 }
 
+/// `id` is a UUID of version 7.
 fn new_event(
+    id: Uuid,
     r#type: &str,
     subject: Subject,
     version: i32,
     data: &impl serde::Serialize,
-    traceparent: Option<String>,
+    origin: Origin,
 ) -> order_event::Model {
     let (client_id, product_id) = match subject {
         Subject::Client(id) => (Some(id), None),
         Subject::Product(id) => (None, Some(id)),
     };
     order_event::Model {
-        id: Uuid::now_v7(),
+        id,
         client_id,
         product_id,
         version,
         r#type: r#type.to_owned(),
         payload: serde_json::to_value(data).expect("names and numbers always serialise"),
         occurred_at: Utc::now().trunc_subsecs(3),
-        traceparent,
+        traceparent: origin.traceparent,
+        actor: origin.actor,
+        actor_is_client: origin.actor_is_client.then_some(true),
     }
 }
 
@@ -144,10 +167,16 @@ fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
 }
 
 /// Both values, or every rejection.
-fn both<A, B>(one: Result<A, Rejection>, other: Result<B, Rejection>) -> Result<(A, B), Vec<Rejection>> {
+fn both<A, B>(
+    one: Result<A, impl Into<Vec<Rejection>>>,
+    other: Result<B, impl Into<Vec<Rejection>>>,
+) -> Result<(A, B), Vec<Rejection>> {
     match (one, other) {
         (Ok(one), Ok(other)) => Ok((one, other)),
-        (one, other) => Err(one.err().into_iter().chain(other.err()).collect()),
+        (one, other) => {
+            let (one, other) = (one.err().map(Into::into), other.err().map(Into::into));
+            Err(one.into_iter().chain(other).flatten().collect())
+        }
     }
 }
 

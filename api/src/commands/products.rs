@@ -4,9 +4,11 @@ use entity::event::{MAX_TOTAL, PRODUCT_CREATED, PRODUCT_UPDATED, is_sku};
 use entity::{ProductChanged, Subject, order_event, product};
 use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveModelTrait, ActiveValue, DbErr, EntityTrait, QuerySelect, SqlErr};
+use uuid::Uuid;
 
 use super::database::begin;
-use super::{Commands, Outcome, Rejection, as_new, new_event, next_version, valid_name};
+use super::idempotency::Done;
+use super::{Commands, Origin, Outcome, Rejection, as_new, new_event, next_version, valid_name};
 
 pub struct NewProduct {
     pub name: String,
@@ -28,7 +30,7 @@ pub struct ProductUpdate {
 
 impl Commands {
     /// Not idempotent, except by its SKU.
-    pub async fn create_product(&self, new: NewProduct, traceparent: Option<String>) -> Outcome<product::Model> {
+    pub async fn create_product(&self, new: NewProduct, origin: Origin) -> Outcome<Done<product::Model>> {
         let NewProduct { name, price, available, sku } = new;
         let (name, price, sku) = match all(valid_name(&name), valid_price(price), sku.map(valid_sku).transpose()) {
             Ok(valid) => valid,
@@ -45,8 +47,8 @@ impl Commands {
         };
         match product::Entity::insert(new).exec_with_returning(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(PRODUCT_CREATED, &product, traceparent)).await?;
-                Ok(Ok(product))
+                self.commit(transaction, self.event(PRODUCT_CREATED, &product, origin)).await?;
+                Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
         }
@@ -61,8 +63,8 @@ impl Commands {
         &self,
         id: Option<i64>,
         update: ProductUpdate,
-        traceparent: Option<String>,
-    ) -> Outcome<product::Model> {
+        origin: Origin,
+    ) -> Outcome<Done<product::Model>> {
         let ProductUpdate { name, price, available, sku } = update;
         let name = name.as_deref().map(valid_name).transpose();
         let valid = all(name, price.map(valid_price).transpose(), sku.map(valid_sku).transpose());
@@ -87,7 +89,7 @@ impl Commands {
             ..before
         };
         if product == before {
-            return Ok(Ok(product));
+            return Ok(Ok(Done::now(product)));
         }
         product.version = match next_version(product.version) {
             Ok(version) => version,
@@ -95,14 +97,14 @@ impl Commands {
         };
         match as_new(product).update(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(PRODUCT_UPDATED, &product, traceparent)).await?;
-                Ok(Ok(product))
+                self.commit(transaction, self.event(PRODUCT_UPDATED, &product, origin)).await?;
+                Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
         }
     }
 
-    fn event(&self, r#type: &str, product: &product::Model, traceparent: Option<String>) -> order_event::Model {
+    fn event(&self, r#type: &str, product: &product::Model, origin: Origin) -> order_event::Model {
         let data = ProductChanged {
             product_id: product.id,
             name: product.name.clone(),
@@ -111,7 +113,7 @@ impl Commands {
             available: product.available,
             sku: product.sku.clone(),
         };
-        new_event(r#type, Subject::Product(product.id), product.version, &data, traceparent)
+        new_event(Uuid::now_v7(), r#type, Subject::Product(product.id), product.version, &data, origin)
     }
 }
 

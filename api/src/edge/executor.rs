@@ -207,9 +207,7 @@ impl Executor {
 
     fn timed_out(&self, kind: OperationType) -> ServerError {
         let advice = match kind {
-            OperationType::Mutation => {
-                "It may still have succeeded: repeat an order only with the same `idempotencyKey`."
-            }
+            OperationType::Mutation => "It may still have succeeded: repeat it only with the same `idempotencyKey`.",
             _ => "Try again.",
         };
         let message = format!("The operation took longer than {:?}. {advice}", self.limits.operation_timeout);

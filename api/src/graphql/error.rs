@@ -59,7 +59,7 @@ impl Error {
             Error::ReadModelUnavailable => "Queries are unavailable at the moment. Try again.".into(),
             Error::CommandStoreUnavailable => {
                 "The database is unavailable at the moment. A query can be repeated. A mutation may have been executed: repeat \
-                 an order only with the same `idempotencyKey`, and check before you repeat another change."
+                 it with the same `idempotencyKey`, or check before you repeat it."
                     .into()
             }
             Error::Internal(id) => format!("Internal error. It was logged with the id {id}."),

@@ -26,8 +26,9 @@ use iso_currency::Currency;
 use read_model::Queries;
 use sea_orm::DatabaseConnection;
 
-use crate::commands::Commands;
 use crate::commands::place_order::batcher::OrderQueue;
+use crate::commands::{Commands, Origin};
+use crate::edge::auth::Identity;
 use crate::orders::by_id::OrdersById;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::queries::catalogue::Catalogue;
@@ -83,8 +84,14 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
     ctx.data_unchecked::<App>()
 }
 
-fn traceparent(ctx: &Context<'_>) -> Option<String> {
-    ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone())
+/// The origin of the commands of a request.
+fn origin(ctx: &Context<'_>) -> Origin {
+    let identity = ctx.data_opt::<Arc<Identity>>();
+    Origin {
+        traceparent: ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone()),
+        actor: identity.map(|identity| identity.subject.to_string()),
+        actor_is_client: identity.is_some_and(|identity| identity.client.is_some()),
+    }
 }
 
 #[cfg(test)]

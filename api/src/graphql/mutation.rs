@@ -1,5 +1,5 @@
 use async_graphql::{Context, ID, Object};
-use entity::product;
+use entity::{client, product};
 use iso_currency::Currency;
 
 use super::arguments::{parse_id, parse_order_id};
@@ -12,9 +12,10 @@ use super::types::order::{
 };
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::user_error::user_errors;
-use super::{app, traceparent};
+use super::{App, app, origin};
 use crate::commands::Rejection;
 use crate::commands::cancel_order::{Extent, RefundOrder, Refunded};
+use crate::commands::idempotency::Done;
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
 use crate::edge::auth::{CANCEL_ORDERS, PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
@@ -109,7 +110,7 @@ impl Mutation {
 async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceOrderPayload, Error> {
     authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
     let app = app(ctx);
-    let (event, replayed) = match app.orders.place(input.into_command(traceparent(ctx))).await? {
+    let (event, replayed) = match app.orders.place(input.into_command(origin(ctx))).await? {
         Outcome::Placed(event) => (event, false),
         Outcome::Replayed(event) => (event, true),
         Outcome::Rejected(rejections) => {
@@ -128,7 +129,7 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
 async fn refund_order(ctx: &Context<'_>, id: &ID, extent: Extent, reason: String) -> Result<OrderPayload, Error> {
     let only_client = only_client(authorize(ctx, CANCEL_ORDERS)?);
     let (app, order_id) = (app(ctx), parse_order_id(id));
-    let command = RefundOrder { order_id, only_client, extent, reason, traceparent: traceparent(ctx) };
+    let command = RefundOrder { order_id, only_client, extent, reason, origin: origin(ctx) };
     Ok(match app.commands.refund_order(&command).await? {
         Ok(Refunded { order, client_version, replayed }) => OrderPayload {
             order: Some(Order::new(order, app.currency)),
@@ -146,9 +147,11 @@ async fn refund_order(ctx: &Context<'_>, id: &ID, extent: Extent, reason: String
 async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Result<ClientPayload, Error> {
     authorize_for_all(ctx, WRITE_CLIENTS)?;
     let app = app(ctx);
-    let RegisterClientInput { name, email } = input;
-    Ok(match app.commands.register_client(&name, &email, traceparent(ctx)).await? {
-        Ok(row) => ClientPayload::registered(row, app.currency),
+    let RegisterClientInput { name, email, idempotency_key } = input;
+    let registered = app.commands.register_client(&name, &email, idempotency_key.as_deref(), origin(ctx));
+    Ok(match registered.await? {
+        Ok(Done { row, replayed: false }) => ClientPayload::registered(row, app.currency),
+        Ok(done) => changed_client(app, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
     })
 }
@@ -156,23 +159,26 @@ async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Resul
 async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<ClientPayload, Error> {
     authorize_for(ctx, WRITE_CLIENTS, [input.id.as_str()])?;
     let app = app(ctx);
-    let UpdateClientInput { id, name, email } = input;
-    let updated = app.commands.update_client(parse_id(&id), name.as_deref(), email.as_deref(), traceparent(ctx));
+    let UpdateClientInput { id, name, email, idempotency_key } = input;
+    let (id, key) = (parse_id(&id), idempotency_key.as_deref());
+    let updated = app.commands.update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx));
     Ok(match updated.await? {
-        Ok(row) => {
-            let projected = app.clients.by_ids(&[row.id]).await;
-            let projected = projected.map(|mut clients| clients.pop().flatten()).map_err(Error::from);
-            ClientPayload::updated(row, projected, app.currency)
-        }
+        Ok(done) => changed_client(app, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
     })
+}
+
+async fn changed_client(app: &App, Done { row, replayed }: Done<client::Model>) -> ClientPayload {
+    let projected = app.clients.by_ids(&[row.id]).await;
+    let projected = projected.map(|mut clients| clients.pop().flatten()).map_err(Error::from);
+    ClientPayload::changed(row, replayed, projected, app.currency)
 }
 
 async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
     let (CreateProductInput { name, price, sku, available }, app) = (input, app(ctx));
     let new = NewProduct { name, price: price.to_minor(app.currency), available: available.unwrap_or(true), sku };
-    let created = app.commands.create_product(new, traceparent(ctx)).await?;
+    let created = app.commands.create_product(new, origin(ctx)).await?;
     Ok(product_payload(created, app.currency))
 }
 
@@ -180,13 +186,15 @@ async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
     let (UpdateProductInput { id, name, price, available, sku }, app) = (input, app(ctx));
     let update = ProductUpdate { name, price: price.map(|price| price.to_minor(app.currency)), available, sku };
-    let updated = app.commands.update_product(parse_id(&id), update, traceparent(ctx)).await?;
+    let updated = app.commands.update_product(parse_id(&id), update, origin(ctx)).await?;
     Ok(product_payload(updated, app.currency))
 }
 
-fn product_payload(changed: Result<product::Model, Vec<Rejection>>, currency: Currency) -> ProductPayload {
+fn product_payload(changed: Result<Done<product::Model>, Vec<Rejection>>, currency: Currency) -> ProductPayload {
     match changed {
-        Ok(row) => ProductPayload { product: Some(Product::of_row(row, currency)), user_errors: Vec::new() },
+        Ok(Done { row, .. }) => {
+            ProductPayload { product: Some(Product::of_row(row, currency)), user_errors: Vec::new() }
+        }
         Err(rejections) => ProductPayload { product: None, user_errors: user_errors(rejections, "id") },
     }
 }

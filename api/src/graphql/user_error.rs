@@ -6,7 +6,7 @@ use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY, MAX_SKU};
 use super::cost_directives::max_size;
 use crate::commands::Rejection;
 use crate::commands::cancel_order::rules::{MAX_REFUNDS, RefundRejection};
-use crate::commands::place_order::rules::MAX_KEY_CHARACTERS;
+use crate::commands::idempotency::MAX_KEY_CHARACTERS;
 
 /// A problem with the input that the user can fix.
 #[derive(Clone, SimpleObject)]
@@ -38,7 +38,8 @@ pub enum UserErrorCode {
     QuantityOutOfRange,
     /// The total of the order is too large.
     TotalOutOfRange,
-    /// The idempotency key was used for a different order of this client.
+    /// The idempotency key was used for another change, or with other input. A key is unique for the mutations of one client and its
+    /// orders, for those of one product, and for what one caller (the subject of the token) registers or creates.
     IdempotencyKeyReused,
     /// The idempotency key is empty, longer than 255 characters, or has control characters.
     InvalidIdempotencyKey,
@@ -116,7 +117,7 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             UserError::new(Code::InvalidIdempotencyKey, message, &["idempotencyKey"])
         }
         Rejection::IdempotencyKeyReused => {
-            let message = "The key was used for a different order of this client. Choose a new key.";
+            let message = "The key was used for another change, or with other input. Choose a new key.";
             UserError::new(Code::IdempotencyKeyReused, message, &["idempotencyKey"])
         }
         Rejection::InvalidName => {

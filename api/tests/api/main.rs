@@ -8,6 +8,7 @@ mod documents;
 mod failover;
 mod health;
 mod http;
+mod idempotency;
 mod input;
 mod limits;
 mod live;

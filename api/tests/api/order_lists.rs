@@ -40,7 +40,6 @@ async fn store_order_at(db: &DatabaseConnection, client: i64, version: i32, time
         version,
         placed_at: time,
         total: data.total,
-        idempotency_key: None,
         cancelled_at: None,
         cancel_reason: None,
         refunded: 0,
@@ -54,6 +53,8 @@ async fn store_order_at(db: &DatabaseConnection, client: i64, version: i32, time
         payload: serde_json::to_value(&data).unwrap(),
         occurred_at: time,
         traceparent: None,
+        actor: None,
+        actor_is_client: None,
     };
     order.into_active_model().reset_all().insert(db).await.unwrap();
     event.into_active_model().reset_all().insert(db).await.unwrap();

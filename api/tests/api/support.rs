@@ -7,6 +7,7 @@ use test_support::sqs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::commands::Origin;
 use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
@@ -93,7 +94,7 @@ pub fn placed(outcome: Outcome) -> Event<OrderPlaced> {
 
 pub fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
     let items = items.iter().map(|&(id, quantity)| Item { product_id: Some(id), quantity }).collect();
-    PlaceOrder { client_id: Some(client_id), items, idempotency_key: key.map(Into::into), traceparent: None }
+    PlaceOrder { client_id: Some(client_id), items, idempotency_key: key.map(Into::into), origin: Origin::default() }
 }
 
 /// A Redis server of its own, and the read model on it.

@@ -82,6 +82,8 @@ async fn every_kind_of_invalid_token_is_rejected() {
         ("malformed nbf", changed("nbf", json!("tomorrow"))),
         ("no sub", without("sub")),
         ("empty sub", changed("sub", json!(""))),
+        ("sub with a control character", changed("sub", json!("a\0b"))),
+        ("long sub", changed("sub", json!("x".repeat(256)))),
         ("sub of another type", changed("sub", json!(7))),
         ("wrong issuer", changed("iss", json!("them"))),
         ("no issuer", without("iss")),

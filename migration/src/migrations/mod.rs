@@ -10,6 +10,7 @@ mod m20261127_000007_refused_events;
 mod m20261127_000008_store_settings;
 mod m20261127_000009_room_for_versions;
 mod m20261127_000010_refunds;
+mod m20261127_000011_origin_and_idempotency;
 mod m20261127_000012_products_and_search;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000008_store_settings::Migration),
             Box::new(m20261127_000009_room_for_versions::Migration),
             Box::new(m20261127_000010_refunds::Migration),
+            Box::new(m20261127_000011_origin_and_idempotency::Migration),
             Box::new(m20261127_000012_products_and_search::Migration),
         ]
     }

@@ -44,6 +44,8 @@ pub fn row_of(client_id: i64, version: i32, lines: usize) -> order_event::Model 
         payload: serde_json::to_value(order).unwrap(),
         occurred_at: DateTime::from_timestamp_millis(1_700_000_000_000).unwrap(),
         traceparent: None,
+        actor: None,
+        actor_is_client: None,
     }
 }
 
@@ -111,7 +113,6 @@ pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbo
             version: event.version,
             placed_at: event.occurred_at,
             total: placed.total,
-            idempotency_key: None,
             cancelled_at: None,
             cancel_reason: None,
             refunded: 0,

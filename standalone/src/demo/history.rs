@@ -3,9 +3,9 @@
 use std::f64::consts::TAU;
 
 use anyhow::ensure;
-use api::commands::Commands;
 use api::commands::place_order::{PlaceOrder, place_at};
 use api::commands::products::NewProduct;
+use api::commands::{Commands, Origin};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, outbox, product};
 use iso_currency::Currency;
@@ -74,14 +74,15 @@ async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -
     let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
     for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
-        let registered = commands.register_client(&name, &email, None).await;
+        let registered = commands.register_client(&name, &email, None, Origin::default()).await;
         ensure!(matches!(registered, Ok(Ok(_))), "cannot register {name}: {registered:?}");
     }
     let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
     for (name, price) in PRODUCTS {
         let (name, price, sku) = (name.to_owned(), Some(price * unit), Some(name.to_uppercase().replace(' ', "-")));
-        let created =
-            commands.create_product(NewProduct { name: name.clone(), price, available: true, sku }, None).await;
+        let created = commands
+            .create_product(NewProduct { name: name.clone(), price, available: true, sku }, Origin::default())
+            .await;
         ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Context;
+use api::commands::Origin;
 use api::commands::place_order::{Item, PlaceOrder};
 use iso_currency::Currency;
 use rand::Rng;
@@ -89,6 +90,6 @@ impl Catalogue {
                 None => items.push(Item { product_id, quantity: 1 }),
             }
         }
-        PlaceOrder { client_id: Some(client_id), items, idempotency_key: None, traceparent: None }
+        PlaceOrder { client_id: Some(client_id), items, idempotency_key: None, origin: Origin::default() }
     }
 }

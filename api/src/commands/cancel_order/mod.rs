@@ -10,7 +10,7 @@ use chrono::{SubsecRound, Utc};
 use uuid::Uuid;
 
 use super::database::begin;
-use super::{Commands, Outcome};
+use super::{Commands, Origin, Outcome};
 use crate::orders::StoredOrder;
 use rules::Decision;
 
@@ -23,8 +23,7 @@ pub struct RefundOrder {
     pub only_client: Option<i64>,
     pub extent: Extent,
     pub reason: String,
-    /// W3C trace context of the request, passed on with the event.
-    pub traceparent: Option<String>,
+    pub origin: Origin,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +59,7 @@ impl Commands {
             Decision::Rejected(rejections) => return Ok(Err(rejections)),
         };
         let cancels = matches!(command.extent, Extent::Rest { .. });
-        let row = sql::write(&transaction, &event, cancels, command.traceparent.clone()).await?;
+        let row = sql::write(&transaction, &event, cancels, command.origin.clone()).await?;
         self.commit(transaction, row).await?;
         Ok(Ok(Refunded { order: book.after(&event, cancels), client_version: event.version, replayed: false }))
     }

@@ -156,6 +156,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::commands::Origin;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -181,7 +182,7 @@ mod tests {
     }
 
     fn command(extent: Extent) -> RefundOrder {
-        RefundOrder { order_id: None, only_client: None, extent, reason: "damaged".into(), traceparent: None }
+        RefundOrder { order_id: None, only_client: None, extent, reason: "damaged".into(), origin: Origin::default() }
     }
 
     fn rejections(book: Option<Book>, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {

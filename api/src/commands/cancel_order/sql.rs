@@ -9,7 +9,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Que
 use super::RefundOrder;
 use super::rules::Book;
 use crate::commands::database::is_one_of;
-use crate::commands::{as_new, new_event};
+use crate::commands::{Origin, as_new, new_event};
 use crate::orders;
 
 /// Locks the client of the order, and reads what the rules need. `None` if there is no such order.
@@ -47,7 +47,7 @@ pub async fn write(
     db: &impl ConnectionTrait,
     event: &Event<Refund>,
     cancels: bool,
-    traceparent: Option<String>,
+    origin: Origin,
 ) -> Result<order_event::Model, DbErr> {
     let Refund { order: placed, amount, reason, .. } = &event.data;
     let refunded = Expr::col(order::Column::Refunded).add(*amount);
@@ -73,8 +73,8 @@ pub async fn write(
     let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(event.version));
     raise.filter(client::Column::Id.eq(placed.client_id)).exec(db).await?;
     let r#type = if cancels { ORDER_CANCELLED } else { ORDER_REFUNDED };
-    let row = new_event(r#type, Subject::Client(placed.client_id), event.version, &event.data, traceparent);
-    Ok(order_event::Model { id: event.id, occurred_at: event.time, ..row })
+    let row = new_event(event.id, r#type, Subject::Client(placed.client_id), event.version, &event.data, origin);
+    Ok(order_event::Model { occurred_at: event.time, ..row })
 }
 
 /// Without the lines from which nothing is taken back.

@@ -199,11 +199,16 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::Origin;
 
     #[test]
     fn a_failure_that_may_concern_one_order_is_retried_in_smaller_batches() {
-        let order =
-            |id| PlaceOrder { client_id: Some(id), items: Vec::new(), idempotency_key: None, traceparent: None };
+        let order = |id| PlaceOrder {
+            client_id: Some(id),
+            items: Vec::new(),
+            idempotency_key: None,
+            origin: Origin::default(),
+        };
         let retry = |failure, clients: &[i64]| {
             let orders: Vec<_> = clients.iter().copied().map(order).collect();
             Retry::after(&failure, &orders, Duration::ZERO)

@@ -11,8 +11,8 @@ use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 
-use crate::commands::Rejection;
 use crate::commands::database::begin;
+use crate::commands::{Origin, Rejection};
 use crate::outbox::relay::Outgoing;
 
 /// A request to place an order. An id of `None` names nothing that exists.
@@ -21,8 +21,7 @@ pub struct PlaceOrder {
     pub client_id: Option<i64>,
     pub items: Vec<Item>,
     pub idempotency_key: Option<String>,
-    /// W3C trace context of the request, passed on with the event.
-    pub traceparent: Option<String>,
+    pub origin: Origin,
 }
 
 #[derive(Clone, Debug)]

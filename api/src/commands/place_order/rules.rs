@@ -10,17 +10,16 @@ use iso_currency::Currency;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::{Item, Outcome, PlaceOrder};
+use crate::commands::idempotency::is_valid_key;
 use crate::commands::{Rejection, next_version};
-
-pub const MAX_KEY_CHARACTERS: usize = 255;
 
 /// The clients, products and earlier orders that some orders name, while the clients are locked. Public for the benchmark.
 pub struct Book {
     pub(super) currency: Currency,
     pub(super) clients: HashMap<i64, client::Model>,
     pub(super) products: HashMap<i64, product::Model>,
-    /// By client and idempotency key.
-    pub(super) earlier: HashMap<(i64, String), Event<OrderPlaced>>,
+    /// By client and idempotency key. `None` if another command has used the key.
+    pub(super) earlier: HashMap<(i64, String), Option<Event<OrderPlaced>>>,
 }
 
 impl Book {
@@ -37,11 +36,10 @@ impl Book {
     /// Accepts or rejects an order. An accepted order counts for those that follow it.
     pub fn decide(&mut self, command: &PlaceOrder, now: DateTime<Utc>) -> Outcome {
         let key = command.client_id.zip(command.idempotency_key.clone());
-        if let Some(event) = key.as_ref().and_then(|key| self.earlier.get(key)) {
-            return if is_same_order(command, event) {
-                Outcome::Replayed(event.clone())
-            } else {
-                Outcome::Rejected(vec![Rejection::IdempotencyKeyReused])
+        if let Some(earlier) = key.as_ref().and_then(|key| self.earlier.get(key)) {
+            return match earlier {
+                Some(event) if is_same_order(command, event) => Outcome::Replayed(event.clone()),
+                _ => Outcome::Rejected(vec![Rejection::IdempotencyKeyReused]),
             };
         }
 
@@ -83,7 +81,7 @@ impl Book {
             },
         };
         if let Some(key) = key {
-            self.earlier.insert(key, event.clone());
+            self.earlier.insert(key, Some(event.clone()));
         }
         Outcome::Placed(event)
     }
@@ -124,11 +122,6 @@ fn lines(items: &[Item], products: &HashMap<i64, product::Model>) -> Result<Vec<
     if rejections.is_empty() { Ok(lines) } else { Err(rejections) }
 }
 
-/// Control characters are rejected because PostgreSQL cannot store all of them.
-pub(super) fn is_valid_key(key: &str) -> bool {
-    (1..=MAX_KEY_CHARACTERS).contains(&key.chars().count()) && !key.chars().any(char::is_control)
-}
-
 /// Whether the command asks for the same items in the same sequence.
 fn is_same_order(command: &PlaceOrder, event: &Event<OrderPlaced>) -> bool {
     let asked = command.items.iter().map(|item| (item.product_id, item.quantity));
@@ -138,6 +131,7 @@ fn is_same_order(command: &PlaceOrder, event: &Event<OrderPlaced>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::Origin;
 
     fn book() -> Book {
         let client = |id: i64, version| client::Model {
@@ -166,7 +160,12 @@ mod tests {
 
     fn command(client_id: i64, items: &[(i64, i32)], key: Option<&str>) -> PlaceOrder {
         let items = items.iter().map(|&(id, quantity)| Item { product_id: Some(id), quantity }).collect();
-        PlaceOrder { client_id: Some(client_id), items, idempotency_key: key.map(Into::into), traceparent: None }
+        PlaceOrder {
+            client_id: Some(client_id),
+            items,
+            idempotency_key: key.map(Into::into),
+            origin: Origin::default(),
+        }
     }
 
     fn decide(book: &mut Book, command: PlaceOrder) -> Outcome {
@@ -254,5 +253,8 @@ mod tests {
         }
         placed(&mut book, command(2, &[(1, 1)], Some("k"))); // keys are per client
         placed(&mut book, command(1, &[(1, 1)], Some("K")));
+        book.earlier.insert((1, "of another command".into()), None);
+        let outcome = decide(&mut book, command(1, &[(1, 1)], Some("of another command")));
+        assert_eq!(outcome, Outcome::Rejected(vec![Rejection::IdempotencyKeyReused]));
     }
 }

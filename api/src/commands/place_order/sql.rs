@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use entity::event::{self, MAX_LINES};
-use entity::{Event, OrderPlaced, client, order, order_event, order_item, outbox, product};
+use entity::{Event, OrderPlaced, Subject, client, idempotency_key, order, order_event, order_item, outbox, product};
 use iso_currency::Currency;
 use sea_orm::sea_query::postgres_array::NotU8;
 use sea_orm::sea_query::{Expr, ValueType};
@@ -12,9 +12,10 @@ use sea_orm::{
 };
 
 use super::PlaceOrder;
-use super::rules::{Book, is_valid_key};
+use super::rules::Book;
 use crate::commands::as_new;
 use crate::commands::database::{is_one_of, is_one_pair_of};
+use crate::commands::idempotency::{Scope, is_valid_key};
 use crate::orders::placed_event;
 use crate::outbox::relay::Outgoing;
 
@@ -36,32 +37,40 @@ pub async fn open_book(db: &impl ConnectionTrait, currency: Currency, commands: 
     Ok(Book { earlier, ..Book::new(currency, clients, products) })
 }
 
+/// The name of the command in `idempotency_keys`.
+const COMMAND: &str = "placeOrder";
+
 /// The orders that were placed with the commands' idempotency keys, by client and key.
 async fn earlier_orders(
     db: &impl ConnectionTrait,
     currency: Currency,
     commands: &[PlaceOrder],
-) -> Result<HashMap<(i64, String), Event<OrderPlaced>>, DbErr> {
+) -> Result<HashMap<(i64, String), Option<Event<OrderPlaced>>>, DbErr> {
+    use idempotency_key::{Column, Entity};
     let keys = commands.iter().filter_map(|command| Some((command.client_id?, command.idempotency_key.as_ref()?)));
-    let keys: Vec<_> = keys.filter(|(_, key)| is_valid_key(key)).map(|(client, key)| (client, key.clone())).collect();
+    let keys: Vec<_> = keys.filter(|(_, key)| is_valid_key(key)).collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let of_keys = is_one_pair_of(db, [order::Column::ClientId, order::Column::IdempotencyKey], keys);
-    let orders = order::Entity::find().filter(of_keys).all(db).await?;
-    if orders.is_empty() {
+    let pairs = keys.iter().map(|(client, key)| (scope(*client), key.to_string())).collect();
+    let used = Entity::find().filter(is_one_pair_of(db, [Column::Scope, Column::Key], pairs)).all(db).await?;
+    if used.is_empty() {
         return Ok(HashMap::new());
     }
-    let versions = orders.iter().map(|order| (order.client_id, order.version)).collect();
-    let of_orders = is_one_pair_of(db, [order_event::Column::ClientId, order_event::Column::Version], versions);
-    let events = order_event::Entity::find().filter(of_orders).all(db).await?;
-    let mut events: BTreeMap<_, _> = events.into_iter().map(|row| ((row.client_id, row.version), row)).collect();
-    let events = orders.into_iter().filter_map(|order| {
-        let row = events.remove(&(Some(order.client_id), order.version))?;
-        let key = (order.client_id, order.idempotency_key.clone().unwrap_or_default());
-        Some(placed_event(row, currency).map(|event| (key, event)))
+    let placed = used.iter().filter(|row| row.command == COMMAND).map(|row| row.event_id);
+    let events = order_event::Entity::find().filter(is_one_of(db, order_event::Column::Id, placed)).all(db).await?;
+    let events = events.into_iter().map(|row| Ok((row.id, placed_event(row, currency)?)));
+    let events: HashMap<_, _> = events.collect::<Result<_, DbErr>>()?;
+    let used: HashMap<_, _> = used.into_iter().map(|row| ((row.scope, row.key), row.event_id)).collect();
+    let earlier = keys.into_iter().filter_map(|(client, key)| {
+        let event = used.get(&(scope(client), key.clone()))?;
+        Some(((client, key.clone()), events.get(event).cloned()))
     });
-    events.collect()
+    Ok(earlier.collect())
+}
+
+fn scope(client: i64) -> String {
+    Scope::Of(Subject::Client(client)).name()
 }
 
 /// Inserts placed orders, their items and events, and raises the clients' versions.
@@ -72,13 +81,32 @@ pub async fn write(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let orders = new.iter().map(|(command, event)| order::Model {
+    let rows = rows(&new);
+    let outgoing = rows.events.iter().map(Outgoing::of).collect();
+    match db.get_database_backend() {
+        DbBackend::Postgres => write_at_once(db, &rows).await?,
+        _ => write_rows(db, rows).await?,
+    }
+    Ok(outgoing)
+}
+
+/// The rows of placed orders.
+struct Rows {
+    orders: Vec<order::Model>,
+    items: Vec<order_item::Model>,
+    /// One for each order, in the same order.
+    events: Vec<order_event::Model>,
+    /// Only for orders with a key.
+    keys: Vec<idempotency_key::Model>,
+}
+
+fn rows(new: &[(&PlaceOrder, &Event<OrderPlaced>)]) -> Rows {
+    let orders = new.iter().map(|(_, event)| order::Model {
         id: event.data.order_id,
         client_id: event.data.client_id,
         version: event.version,
         placed_at: event.time,
         total: event.data.total,
-        idempotency_key: command.idempotency_key.clone(),
         cancelled_at: None,
         cancel_reason: None,
         refunded: 0,
@@ -100,23 +128,22 @@ pub async fn write(
         r#type: event::ORDER_PLACED.to_owned(),
         payload: serde_json::to_value(&event.data).expect("an order always serialises"),
         occurred_at: event.time,
-        traceparent: command.traceparent.clone(),
+        traceparent: command.origin.traceparent.clone(),
+        actor: command.origin.actor.clone(),
+        actor_is_client: command.origin.actor_is_client.then_some(true),
     });
-    let (orders, items, events): (Vec<_>, Vec<_>, Vec<_>) = (orders.collect(), items.collect(), events.collect());
-    let outgoing = events.iter().map(Outgoing::of).collect();
-    match db.get_database_backend() {
-        DbBackend::Postgres => write_at_once(db, orders, items, events).await?,
-        _ => write_rows(db, orders, items, events).await?,
-    }
-    Ok(outgoing)
+    let keys = new.iter().filter_map(|(command, event)| {
+        Some(idempotency_key::Model {
+            scope: scope(event.data.client_id),
+            key: command.idempotency_key.clone()?,
+            command: COMMAND.to_owned(),
+            event_id: event.id,
+        })
+    });
+    Rows { orders: orders.collect(), items: items.collect(), events: events.collect(), keys: keys.collect() }
 }
 
-async fn write_rows(
-    db: &impl ConnectionTrait,
-    orders: Vec<order::Model>,
-    items: Vec<order_item::Model>,
-    events: Vec<order_event::Model>,
-) -> Result<(), DbErr> {
+async fn write_rows(db: &impl ConnectionTrait, Rows { orders, items, events, keys }: Rows) -> Result<(), DbErr> {
     // The last order of a client determines its version.
     let versions: BTreeMap<i64, i32> = orders.iter().map(|order| (order.client_id, order.version)).collect();
     order::Entity::insert_many(orders.into_iter().map(as_new)).exec_without_returning(db).await?;
@@ -124,6 +151,9 @@ async fn write_rows(
     let pending: Vec<_> = events.iter().map(|event| as_new(outbox::Model { event_id: event.id })).collect();
     order_event::Entity::insert_many(events.into_iter().map(as_new)).exec_without_returning(db).await?;
     outbox::Entity::insert_many(pending).exec_without_returning(db).await?;
+    if !keys.is_empty() {
+        idempotency_key::Entity::insert_many(keys.into_iter().map(as_new)).exec_without_returning(db).await?;
+    }
     for (client, version) in versions {
         let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
         raise.filter(client::Column::Id.eq(client)).exec(db).await?;
@@ -135,50 +165,54 @@ async fn write_rows(
 /// per second. Each column is one parameter; an empty text stands for NULL.
 const WRITE: &str = "
 WITH placed AS (
-    SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bigint[], $6::text[],
-                         $7::uuid[], $8::text[], $9::jsonb[], $10::text[])
-        AS placed (order_id, client_id, version, placed_at, total, key, event_id, type, payload, traceparent)
+    SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bigint[],
+                         $6::uuid[], $7::text[], $8::jsonb[], $9::text[], $10::text[], $11::bool[])
+        AS placed (order_id, client_id, version, placed_at, total, event_id, type, payload, traceparent, actor, by_client)
 ), placed_orders AS (
-    INSERT INTO orders (id, client_id, version, placed_at, total, idempotency_key)
-    SELECT order_id, client_id, version, placed_at, total, NULLIF(key, '') FROM placed
+    INSERT INTO orders (id, client_id, version, placed_at, total)
+    SELECT order_id, client_id, version, placed_at, total FROM placed
 ), placed_items AS (
     INSERT INTO order_items (order_id, line, product_id, unit_price, quantity)
-    SELECT * FROM UNNEST($11::uuid[], $12::int[], $13::bigint[], $14::bigint[], $15::int[])
+    SELECT * FROM UNNEST($12::uuid[], $13::int[], $14::bigint[], $15::bigint[], $16::int[])
 ), placed_events AS (
-    INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, traceparent)
-    SELECT event_id, client_id, version, type, payload, placed_at, NULLIF(traceparent, '') FROM placed
+    INSERT INTO order_events (id, client_id, version, type, payload, occurred_at, traceparent, actor, actor_is_client)
+    SELECT event_id, client_id, version, type, payload, placed_at, NULLIF(traceparent, ''), NULLIF(actor, ''),
+        NULLIF(by_client, false) FROM placed
 ), pending AS (
     INSERT INTO outbox (event_id) SELECT event_id FROM placed
+), used_keys AS (
+    INSERT INTO idempotency_keys (scope, key, command, event_id)
+    SELECT * FROM UNNEST($17::text[], $18::text[], $19::text[], $20::uuid[])
 )
 UPDATE clients SET version = newest.version
     FROM (SELECT client_id, max(version) AS version FROM placed GROUP BY client_id) AS newest
     WHERE id = newest.client_id";
 
-async fn write_at_once(
-    db: &impl ConnectionTrait,
-    orders: Vec<order::Model>,
-    items: Vec<order_item::Model>,
-    events: Vec<order_event::Model>,
-) -> Result<(), DbErr> {
+async fn write_at_once(db: &impl ConnectionTrait, Rows { orders, items, events, keys }: &Rows) -> Result<(), DbErr> {
     fn column<M, T: Into<Value> + NotU8 + ValueType>(rows: &[M], value: impl Fn(&M) -> T) -> Value {
         rows.iter().map(value).collect::<Vec<T>>().into()
     }
     let values = [
-        column(&orders, |order| order.id),
-        column(&orders, |order| order.client_id),
-        column(&orders, |order| order.version),
-        column(&orders, |order| order.placed_at),
-        column(&orders, |order| order.total),
-        column(&orders, |order| order.idempotency_key.clone().unwrap_or_default()),
-        column(&events, |event| event.id),
-        column(&events, |event| event.r#type.clone()),
-        column(&events, |event| event.payload.clone()),
-        column(&events, |event| event.traceparent.clone().unwrap_or_default()),
-        column(&items, |item| item.order_id),
-        column(&items, |item| item.line),
-        column(&items, |item| item.product_id),
-        column(&items, |item| item.unit_price),
-        column(&items, |item| item.quantity),
+        column(orders, |order| order.id),
+        column(orders, |order| order.client_id),
+        column(orders, |order| order.version),
+        column(orders, |order| order.placed_at),
+        column(orders, |order| order.total),
+        column(events, |event| event.id),
+        column(events, |event| event.r#type.clone()),
+        column(events, |event| event.payload.clone()),
+        column(events, |event| event.traceparent.clone().unwrap_or_default()),
+        column(events, |event| event.actor.clone().unwrap_or_default()),
+        column(events, |event| event.actor_is_client.unwrap_or_default()),
+        column(items, |item| item.order_id),
+        column(items, |item| item.line),
+        column(items, |item| item.product_id),
+        column(items, |item| item.unit_price),
+        column(items, |item| item.quantity),
+        column(keys, |row| row.scope.clone()),
+        column(keys, |row| row.key.clone()),
+        column(keys, |row| row.command.clone()),
+        column(keys, |row| row.event_id),
     ];
     db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, WRITE, values)).await?;
     Ok(())

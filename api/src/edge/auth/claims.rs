@@ -36,6 +36,11 @@ pub struct ClaimSettings {
     pub jwt_require_client: bool,
 }
 
+/// The subject is stored with events. (OpenID Connect Core, section 2, has the same limit of its length.)
+fn is_valid_subject(subject: &str) -> bool {
+    (1..=255).contains(&subject.chars().count()) && !subject.chars().any(char::is_control)
+}
+
 fn trimmed(text: &str) -> Result<String, Infallible> {
     Ok(text.trim().into())
 }
@@ -72,7 +77,8 @@ impl Claims {
     /// # Errors
     /// Why the token is refused. A claim of an unexpected type makes it invalid: ignoring it could widen the permissions.
     pub fn identity(&self, settings: &ClaimSettings) -> Result<Identity, String> {
-        let subject = self.text("sub")?.filter(|subject| !subject.is_empty()).ok_or("the claim `sub` is empty")?;
+        let subject = self.text("sub")?.filter(|subject| is_valid_subject(subject));
+        let subject = subject.ok_or("the claim `sub` has not from 1 to 255 characters, or a control character")?;
         let client = self.text(&settings.jwt_client_claim)?;
         if settings.jwt_require_client && client.is_none() {
             return Err(format!("the claim `{}` is missing (JWT_REQUIRE_CLIENT)", settings.jwt_client_claim));

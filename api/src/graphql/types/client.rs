@@ -228,6 +228,9 @@ pub struct RegisterClientInput {
     /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
     /// unique and is stored in lower case.
     pub email: String,
+    /// A key of your choice for this client: from 1 to 255 characters, for example a UUID. A repeated request of the same caller (the
+    /// subject of the token) with the same key, name and address returns the client that was registered first.
+    pub idempotency_key: Option<String>,
 }
 
 /// Changes of a client. Fields that are left out or null keep their value.
@@ -240,6 +243,9 @@ pub struct UpdateClientInput {
     /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
     /// unique and is stored in lower case.
     pub email: Option<String>,
+    /// A key of your choice for this change: from 1 to 255 characters, for example a UUID. A repeated request for the same client with
+    /// the same key and the same changes changes nothing and returns the version of the first one.
+    pub idempotency_key: Option<String>,
 }
 
 /// The result of registering or updating a client.
@@ -251,6 +257,8 @@ pub struct ClientPayload {
     /// The version of the client after the change. With it, `client(id:, minVersion:)` waits until queries include the
     /// change.
     client_version: Option<i32>,
+    /// Whether an earlier request with the same idempotency key had made the change. This request wrote nothing then.
+    replayed: bool,
     /// All problems that the user can fix. Empty if the change was made.
     user_errors: Vec<UserError>,
 }
@@ -258,28 +266,36 @@ pub struct ClientPayload {
 impl ClientPayload {
     /// A client that has been registered now, so that it has no orders.
     pub fn registered(row: client::Model, currency: Currency) -> ClientPayload {
-        ClientPayload::written(row.version, Ok(after_write(row, None)), currency)
+        ClientPayload::written(row.version, false, Ok(after_write(row, None)), currency)
     }
 
     /// `projected` is the client of the read model.
-    pub fn updated(
+    pub fn changed(
         row: client::Model,
+        replayed: bool,
         projected: Result<Option<read_model::Client>, Error>,
         currency: Currency,
     ) -> ClientPayload {
-        ClientPayload::written(row.version, projected.map(|projected| after_write(row, projected)), currency)
+        let client = projected.map(|projected| after_write(row.clone(), projected));
+        ClientPayload::written(row.version, replayed, client, currency)
     }
 
-    fn written(version: i32, client: Result<read_model::Client, Error>, currency: Currency) -> ClientPayload {
+    fn written(
+        version: i32,
+        replayed: bool,
+        client: Result<read_model::Client, Error>,
+        currency: Currency,
+    ) -> ClientPayload {
         ClientPayload {
             client: Some(client.map(|client| Client::new(client, currency))),
             client_version: Some(version),
+            replayed,
             user_errors: Vec::new(),
         }
     }
 
     pub fn rejected(user_errors: Vec<UserError>) -> ClientPayload {
-        ClientPayload { client: None, client_version: None, user_errors }
+        ClientPayload { client: None, client_version: None, replayed: false, user_errors }
     }
 }
 

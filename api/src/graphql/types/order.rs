@@ -5,6 +5,7 @@ use iso_currency::Currency;
 
 use super::client::Client;
 use super::money::Money;
+use crate::commands::Origin;
 use crate::commands::place_order::{Item, PlaceOrder};
 use crate::edge::auth::READ_SALES;
 use crate::graphql::app;
@@ -186,13 +187,13 @@ pub struct OrderItemInput {
 }
 
 impl PlaceOrderInput {
-    pub fn into_command(self, traceparent: Option<String>) -> PlaceOrder {
+    pub fn into_command(self, origin: Origin) -> PlaceOrder {
         let item = |item: OrderItemInput| Item { product_id: parse_id(&item.product_id), quantity: item.quantity };
         PlaceOrder {
             client_id: parse_id(&self.client_id),
             items: self.items.into_iter().map(item).collect(),
             idempotency_key: self.idempotency_key,
-            traceparent,
+            origin,
         }
     }
 }

@@ -46,10 +46,12 @@ impl Chaos {
 
     /// Each acknowledged order is in the database once, with no others and no gaps in versions.
     async fn check_database(&self, seed: u64, acknowledged: &[Acknowledged]) {
-        let rows = "SELECT client_id, idempotency_key, id::text AS id FROM orders";
+        let rows = "SELECT orders.client_id, coalesce(key, '') AS key, orders.id::text AS id
+                    FROM orders JOIN order_events USING (client_id, version)
+                    LEFT JOIN idempotency_keys ON event_id = order_events.id";
         let mut orders: BTreeMap<(i64, String), Vec<String>> = BTreeMap::new();
         for row in self.db.query_all_raw(sql(rows)).await.unwrap() {
-            let key = (row.try_get("", "client_id").unwrap(), row.try_get("", "idempotency_key").unwrap());
+            let key = (row.try_get("", "client_id").unwrap(), row.try_get("", "key").unwrap());
             orders.entry(key).or_default().push(row.try_get("", "id").unwrap());
         }
         for Acknowledged { client, key, order } in acknowledged {
