@@ -6,6 +6,7 @@
 //! - [`outbox`]: publishes committed events to the queue
 //! - [`orders`]: reads of order rows
 //! - [`queries`]: reads from the read model
+//! - [`search`]: finds clients in PostgreSQL
 //! - [`config`]: the settings
 //! - [`service`]: assembles the parts, serves, and drains
 
@@ -16,6 +17,7 @@ pub mod graphql;
 pub mod orders;
 pub mod outbox;
 pub mod queries;
+pub mod search;
 pub mod service;
 
 pub use service::{Backend, Service};

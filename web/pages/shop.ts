@@ -5,7 +5,7 @@ import type { PlaceMutation, ProductsQuery } from './generated/graphql';
 
 const PRODUCTS = graphql(`
   query Products($after: String) {
-    products(first: 100, after: $after) {
+    products(first: 100, after: $after, available: true) {
       nodes { id name price { amount currencyCode } }
       pageInfo { hasNextPage endCursor }
     }

@@ -92,6 +92,20 @@ test('all products can be ordered, a page at a time', async (t) => {
   await page.locator('#done li', { hasText: 'Bob now has 1 order of $503.30' }).waitFor();
 });
 
+test('the shop offers no withdrawn product', async (t) => {
+  const service = await start();
+  const update = 'mutation { updateProduct(input: { id: 1, available: false }) { userErrors { code } } }';
+  assert.deepEqual((await service.post({ query: update })).data.updateProduct.userErrors, []);
+  // The list is read again after a second.
+  const query = '{ products(available: true) { nodes { name } } }';
+  const names = async () => (await service.post({ query })).data.products.nodes.map(({ name }) => name);
+  while ((await names()).includes('Computer')) await new Promise((resolve) => setTimeout(resolve, 50));
+  const { page } = await newPage(t);
+  await openShop(page, service);
+  await page.getByLabel('TV, $1,000.00').waitFor();
+  assert.equal(await page.getByLabel('Computer').count(), 0);
+});
+
 test('the shop fetches a new token when its token has expired or the service has restarted', async (t) => {
   const settings = { DATABASE_URL: `sqlite://${await temporaryDirectory()}/orders.db` };
   const first = await start(settings);

@@ -116,7 +116,7 @@ fn client_of(event: &Event) -> Option<client::Model> {
 
 /// Trims an address and converts it to lower case: few servers distinguish `Bob@` from `bob@`, and many people do not. Only ASCII
 /// is allowed, because other letters can look the same and have several spellings.
-fn valid_email(email: &str) -> Result<String, Rejection> {
+pub fn valid_email(email: &str) -> Result<String, Rejection> {
     let (email, options) = (email.trim().to_ascii_lowercase(), Options::default().without_display_text());
     let is_valid = email.len() <= MAX_NAME && email.is_ascii() && !email.contains(|c: char| c.is_ascii_control());
     let options = options.with_required_tld().without_domain_literal();

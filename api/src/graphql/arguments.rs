@@ -3,6 +3,7 @@
 use async_graphql::ID;
 use chrono::NaiveDate;
 use chrono_tz::Tz;
+use entity::event::MAX_NAME;
 use uuid::Uuid;
 
 use super::error::Error;
@@ -61,6 +62,18 @@ pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
         Tz::GMT | Tz::Etc__UTC | Tz::Etc__GMT | Tz::Zulu | Tz::Universal | Tz::UCT => Ok(Tz::UTC),
         zone => Ok(zone),
     }
+}
+
+/// The text of a search, without space around it.
+///
+/// # Errors
+/// If it is empty, longer than a name, or has control characters, which no name has.
+pub fn parse_search(text: &str) -> Result<&str, Error> {
+    let text = text.trim();
+    let is_valid = (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    is_valid.then_some(text).ok_or_else(|| {
+        Error::BadUserInput(format!("`search` must have from 1 to {MAX_NAME} characters and no control characters."))
+    })
 }
 
 /// A cursor of a list of orders: the id of an order.

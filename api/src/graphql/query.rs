@@ -7,21 +7,24 @@ use read_model::reports::{DayRange, start_of_day};
 
 use super::app;
 use super::arguments::{
-    date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_order_cursor, parse_order_id, parse_time_zone,
+    date_range, invalid_cursor, page_size, parse_id, parse_ids, parse_order_cursor, parse_order_id, parse_search,
+    parse_time_zone,
 };
 use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
 use super::cost_directives::{cost, list_size, names, range_cost};
 use super::error::Error;
 use super::scalars::Date;
-use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor};
+use super::types::client::{Client, ClientConnection, ClientSort, parse_cursor, parse_found_cursor, with_row};
 use super::types::order::{Order, OrderStatus};
 use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
+use crate::commands::clients::valid_email;
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
 use crate::orders::StoredOrder;
 use crate::orders::lists::{self, Filter};
 use crate::queries::clients::AtVersion;
+use crate::search;
 
 /// Most points in a report of `sales`.
 const MAX_POINTS: i32 = 1_000;
@@ -81,22 +84,39 @@ impl Query {
         Ok(clients)
     }
 
-    /// All clients, a page at a time. Requires the scope `sales:read`.
+    /// The client with an e-mail address, in any case. Null if no client has it. It is found as soon as it is registered. Requires
+    /// the scope `clients:read`, not with a token for one client.
+    async fn client_by_email(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The e-mail address of the client.")] email: String,
+    ) -> Option<Result<Client, Error>> {
+        client_by_email(ctx, &email).await.transpose()
+    }
+
+    /// All clients, a page at a time, ranked by their orders. Requires the scope `sales:read`. With `search`: the clients whose
+    /// name begins with the text, by name, then those of whom only the e-mail address does, by address. This requires the scope
+    /// `clients:read`. Not with a token for one client.
     #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn clients(
         &self,
         ctx: &Context<'_>,
+        #[graphql(
+            desc = "The beginning of a name or an e-mail address, in any case: from 1 to 200 characters. A client is found as \
+                    soon as it is registered. Not with `sortBy`.",
+            directive = cost::apply("10".into())
+        )]
+        search: Option<String>,
         #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(CLIENTS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
-        #[graphql(desc = "The sort order.", default_with = "Some(ClientSort::default())")] sort_by: Option<ClientSort>,
+        #[graphql(desc = "The ranking, by default TOTAL_DESC.")] sort_by: Option<ClientSort>,
     ) -> Result<ClientConnection, Error> {
-        authorize_for_all(ctx, READ_SALES)?;
-        let (first, sort_by) = (page_size(first, CLIENTS)?, sort_by.unwrap_or_default());
-        let after = after.map(|cursor| parse_cursor(&cursor, sort_by)).transpose()?;
-        let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
-        Ok(ClientConnection::new(page, sort_by, after.is_some()))
+        match search {
+            Some(search) => find_clients(ctx, &search, sort_by, page_size(first, CLIENTS)?, after).await,
+            None => ranked_clients(ctx, sort_by.unwrap_or_default(), page_size(first, CLIENTS)?, after).await,
+        }
     }
 
     /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
@@ -218,11 +238,19 @@ impl Query {
         product(ctx, &id).await.transpose()
     }
 
-    /// All products in the order of their ids, a page at a time. Requires the scope `products:read`.
+    /// All products in the order of their ids, a page at a time. A change is in the list within a second, or within a few seconds
+    /// with 100,000 products. Requires the scope `products:read`.
     #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
     async fn products(
         &self,
         ctx: &Context<'_>,
+        #[graphql(
+            desc = "Only products of which a word of the name, or the SKU, begins with this text, in any case: from 1 to 200 \
+                    characters. \"red la\" finds \"Big Red Lamp\".",
+            directive = cost::apply("5".into())
+        )]
+        search: Option<String>,
+        #[graphql(desc = "Only products that can be ordered, or only withdrawn ones.")] available: Option<bool>,
         #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(PRODUCTS)")] first: Option<i32>,
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
@@ -231,7 +259,8 @@ impl Query {
         authorize(ctx, READ_PRODUCTS)?;
         let (first, app) = (page_size(first, PRODUCTS)?, app(ctx));
         let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
-        let page = app.catalogue.page(after, first).await?;
+        let search = search.as_deref().map(parse_search).transpose()?;
+        let page = app.catalogue.page(search, available, after, first).await?;
         Ok(ProductConnection::new(page, after.is_some(), app.currency))
     }
 }
@@ -249,6 +278,49 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
         None => None,
     };
     Ok(client.map(|client| Client::new(client, app.currency)))
+}
+
+async fn client_by_email(ctx: &Context<'_>, email: &str) -> Result<Option<Client>, Error> {
+    authorize_for_all(ctx, READ_CLIENTS)?;
+    let app = app(ctx);
+    let Ok(email) = valid_email(email) else { return Ok(None) };
+    let Some(row) = search::by_email(&app.db, &email).await? else { return Ok(None) };
+    let projected = app.clients.by_ids(&[row.id]).await?.pop().flatten();
+    Ok(Some(Client::new(with_row(row, projected), app.currency)))
+}
+
+async fn find_clients(
+    ctx: &Context<'_>,
+    search: &str,
+    sort_by: Option<ClientSort>,
+    first: usize,
+    after: Option<String>,
+) -> Result<ClientConnection, Error> {
+    authorize_for_all(ctx, READ_CLIENTS)?;
+    let (search, app) = (parse_search(search)?, app(ctx));
+    if sort_by.is_some() {
+        return Err(Error::BadUserInput(
+            "`sortBy` cannot be combined with `search`: found clients are in order of names.".into(),
+        ));
+    }
+    let after = after.map(|cursor| parse_found_cursor(&cursor)).transpose()?;
+    let has_previous_page = after.is_some();
+    let found = search::page(&app.db, search, after, first).await?;
+    let ids: Vec<i64> = found.clients.iter().map(|(_, client)| client.id).collect();
+    let projected = app.clients.by_ids(&ids).await?;
+    Ok(ClientConnection::found(found, projected, has_previous_page))
+}
+
+async fn ranked_clients(
+    ctx: &Context<'_>,
+    sort_by: ClientSort,
+    first: usize,
+    after: Option<String>,
+) -> Result<ClientConnection, Error> {
+    authorize_for_all(ctx, READ_SALES)?;
+    let after = after.map(|cursor| parse_cursor(&cursor, sort_by)).transpose()?;
+    let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
+    Ok(ClientConnection::ranked(&page, sort_by, after.is_some()))
 }
 
 /// The times of orders from the first to the last day, both included.

@@ -29,6 +29,7 @@ mod sales;
 mod sample;
 mod sample_data;
 mod schema;
+mod search;
 mod silent;
 mod support;
 mod tokens;

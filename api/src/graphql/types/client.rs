@@ -1,14 +1,13 @@
-use std::sync::Arc;
-
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, SimpleObject};
 use entity::client;
+use entity::event::MAX_NAME;
 use iso_currency::Currency;
 use read_model::{RankPosition, Ranking, Sum};
 
 use super::money::Money;
 use super::order::OrderSummary;
 use super::order_list::OrderConnection;
-use super::page::{CURSOR_BYTES, PageInfo};
+use super::page::{PageInfo, SEARCH_CURSOR_BYTES};
 use crate::edge::auth::{READ_ORDERS, READ_SALES};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_cursor};
@@ -19,6 +18,7 @@ use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
 use crate::orders::lists::OrderPage;
 use crate::queries::clients::ClientPage;
+use crate::search::{Found, Position};
 
 /// The default sizes of lists of orders.
 const ORDERS: i32 = 20;
@@ -125,15 +125,30 @@ async fn recent_orders(ctx: &Context<'_>, client: &Client, first: Option<i32>) -
 }
 
 pub struct ClientConnection {
-    page: Arc<ClientPage>,
-    sort_by: ClientSort,
+    /// With their cursors.
+    clients: Vec<(String, read_model::Client)>,
     has_previous_page: bool,
+    has_next_page: bool,
+    end_cursor: Option<String>,
 }
 
 impl ClientConnection {
     /// `has_previous_page`: whether the page has been requested with a cursor.
-    pub fn new(page: Arc<ClientPage>, sort_by: ClientSort, has_previous_page: bool) -> ClientConnection {
-        ClientConnection { page, sort_by, has_previous_page }
+    pub fn ranked(page: &ClientPage, sort_by: ClientSort, has_previous_page: bool) -> ClientConnection {
+        let clients = page.clients.iter().map(|(position, client)| (cursor(*position, sort_by), client.clone()));
+        let clients: Vec<_> = clients.collect();
+        let end_cursor = clients.last().map(|(cursor, _)| cursor.clone());
+        ClientConnection { clients, has_previous_page, has_next_page: page.has_next_page, end_cursor }
+    }
+
+    /// Found clients, and those of the read model in the same sequence.
+    pub fn found(page: Found, projected: Vec<Option<read_model::Client>>, has_previous_page: bool) -> ClientConnection {
+        let clients = page.clients.into_iter().zip(projected);
+        let clients = clients.map(|((position, row), projected)| (found_cursor(&position), with_row(row, projected)));
+        let clients: Vec<_> = clients.collect();
+        let last = clients.last().map(|(cursor, _)| cursor.clone());
+        let end_cursor = page.next.as_ref().map(found_cursor).or(last);
+        ClientConnection { clients, has_previous_page, has_next_page: page.next.is_some(), end_cursor }
     }
 }
 
@@ -142,29 +157,26 @@ impl ClientConnection {
 impl ClientConnection {
     /// The clients of the page, each with its cursor.
     async fn edges(&self, ctx: &Context<'_>) -> Vec<ClientEdge> {
-        let clients = self.page.clients.iter();
-        let edge = |(position, client): &(RankPosition, read_model::Client)| ClientEdge {
-            node: Client::new(client.clone(), app(ctx).currency),
-            cursor: cursor(*position, self.sort_by),
+        let currency = app(ctx).currency;
+        let edge = |(cursor, client): &(String, read_model::Client)| ClientEdge {
+            node: Client::new(client.clone(), currency),
+            cursor: cursor.clone(),
         };
-        clients.map(edge).collect()
+        self.clients.iter().map(edge).collect()
     }
 
     /// The clients of the page.
     async fn nodes(&self, ctx: &Context<'_>) -> Vec<Client> {
-        let clients = self.page.clients.iter();
-        clients.map(|(_, client)| Client::new(client.clone(), app(ctx).currency)).collect()
+        self.clients.iter().map(|(_, client)| Client::new(client.clone(), app(ctx).currency)).collect()
     }
 
     /// The position of the page in the list.
     async fn page_info(&self) -> PageInfo {
-        let ClientPage { clients, has_next_page } = &*self.page;
-        let cursor = |(position, _): &(RankPosition, _)| cursor(*position, self.sort_by);
         PageInfo {
             has_previous_page: self.has_previous_page,
-            has_next_page: *has_next_page,
-            start_cursor: clients.first().map(cursor),
-            end_cursor: clients.last().map(cursor),
+            has_next_page: self.has_next_page,
+            start_cursor: self.clients.first().map(|(cursor, _)| cursor.clone()),
+            end_cursor: self.end_cursor.clone(),
         }
     }
 }
@@ -174,8 +186,8 @@ impl ClientConnection {
 pub struct ClientEdge {
     /// The client.
     node: Client,
-    /// The cursor for `clients(after:)`. It names a position in the ranking, so it stays valid when clients move.
-    #[graphql(directive = max_size::apply(Some(CURSOR_BYTES), None))]
+    /// The cursor for `clients(after:)`. It names a position in the ranking or in the search, so it stays valid when clients move.
+    #[graphql(directive = max_size::apply(Some(SEARCH_CURSOR_BYTES), None))]
     cursor: String,
 }
 
@@ -201,10 +213,33 @@ pub fn parse_cursor(text: &str, sort_by: ClientSort) -> Result<RankPosition, Err
     position().ok_or_else(invalid_cursor)
 }
 
+/// `n`, the id and the name, or `a` and the address.
+fn found_cursor(position: &Position) -> String {
+    match position {
+        Position::Name(name, id) => format!("n{id}:{name}"),
+        Position::Address(address) => format!("a{address}"),
+    }
+}
+
+/// The position after which a page of found clients begins.
+///
+/// # Errors
+/// If the text is not a cursor of such a list.
+pub fn parse_found_cursor(text: &str) -> Result<Position, Error> {
+    let is_valid = |text: &str| text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control);
+    let position = match text.split_at_checked(1) {
+        Some(("n", rest)) => rest.split_once(':').and_then(|(id, name)| Some((name, parse_id(id)?))),
+        Some(("a", address)) if is_valid(address) => return Ok(Position::Address(address.to_owned())),
+        _ => None,
+    };
+    let position = position.filter(|(name, _)| is_valid(name));
+    position.map(|(name, id)| Position::Name(name.to_owned(), id)).ok_or_else(invalid_cursor)
+}
+
 /// The sort order of a list of clients.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 pub enum ClientSort {
-    /// The highest total first.
+    /// The highest total first. This is the order if none is named.
     #[default]
     TotalDesc,
     /// The newest purchase first.
@@ -266,7 +301,7 @@ pub struct ClientPayload {
 impl ClientPayload {
     /// A client that has been registered now, so that it has no orders.
     pub fn registered(row: client::Model, currency: Currency) -> ClientPayload {
-        ClientPayload::written(row.version, false, Ok(after_write(row, None)), currency)
+        ClientPayload::written(row.version, false, Ok(with_row(row, None)), currency)
     }
 
     /// `projected` is the client of the read model.
@@ -276,7 +311,7 @@ impl ClientPayload {
         projected: Result<Option<read_model::Client>, Error>,
         currency: Currency,
     ) -> ClientPayload {
-        let client = projected.map(|projected| after_write(row.clone(), projected));
+        let client = projected.map(|projected| with_row(row.clone(), projected));
         ClientPayload::written(row.version, replayed, client, currency)
     }
 
@@ -299,9 +334,9 @@ impl ClientPayload {
     }
 }
 
-/// Combines the written row with the client of the read model, which may not include the change yet: name and e-mail address
+/// Combines the row with the client of the read model, which may not include its last changes yet: name and e-mail address
 /// are of the newer of the two, the totals are of the read model.
-fn after_write(row: client::Model, projected: Option<read_model::Client>) -> read_model::Client {
+pub fn with_row(row: client::Model, projected: Option<read_model::Client>) -> read_model::Client {
     let client = projected.unwrap_or_else(|| read_model::Client {
         id: row.id,
         name: String::new(),
@@ -340,10 +375,10 @@ mod tests {
             (Some(projected(6)), ("Bob", 500, 6)),
         ];
         for (projected, expected) in states {
-            let client = after_write(row(), projected.clone());
+            let client = with_row(row(), projected.clone());
             assert_eq!((&*client.name, client.total, client.version), expected, "{projected:?}");
         }
-        let registered = after_write(client::Model { version: 1, ..row() }, None);
+        let registered = with_row(client::Model { version: 1, ..row() }, None);
         assert_eq!((registered.total, registered.version), (0, 1));
     }
 }
