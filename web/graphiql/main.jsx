@@ -1,10 +1,15 @@
 // GraphiQL for this service. The endpoint, a token and example operations come from config.json in the same folder.
 import 'graphiql/setup-workers/vite';
 import 'graphiql/style.css';
+import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 import { createGraphiQLFetcher } from '@graphiql/toolkit';
 import { GraphiQL } from 'graphiql';
 import { createClient } from 'graphql-ws';
+import { useEffect, useRef } from 'react';
 import { createRoot } from 'react-dom/client';
+
+/** Milliseconds without a change of the headers before a new token is used. */
+const TYPING_PAUSE = 500;
 
 const page = createRoot(document.getElementById('page'));
 try {
@@ -19,10 +24,55 @@ try {
       // The headers contain the token, which must not be stored by the browser. The history would store it too.
       shouldPersistHeaders={false}
       plugins={[]}
-    />,
+    >
+      <SchemaLoader authorization={config.headers.Authorization} />
+    </GraphiQL>,
   );
 } catch (error) {
   page.render(<p role="alert">The settings of this page (config.json) cannot be read: {error.message}</p>);
+}
+
+/**
+ * Loads the schema again whenever another token is entered, because the service does not even return the schema without a token.
+ * Says so until there is a schema.
+ */
+function SchemaLoader({ authorization }) {
+  const { headerEditor, schema, fetchError } = useGraphiQL(({ headerEditor, schema, fetchError }) => ({ headerEditor, schema, fetchError }));
+  const { introspect } = useGraphiQLActions();
+  const used = useRef(authorization);
+  useEffect(() => {
+    let timer;
+    const useToken = () => {
+      const entered = authorizationIn(headerEditor.getValue());
+      if (!entered || entered === used.current) return;
+      used.current = entered;
+      introspect();
+    };
+    const changes = headerEditor?.onDidChangeModelContent(() => {
+      clearTimeout(timer);
+      timer = setTimeout(useToken, TYPING_PAUSE);
+    });
+    return () => {
+      clearTimeout(timer);
+      changes?.dispose();
+    };
+  }, [headerEditor, introspect]);
+  if (schema || !fetchError) return null;
+  return (
+    <p role="status">
+      The schema is loaded when you enter a valid token under Headers: <code>{'{ "Authorization": "Bearer …" }'}</code>
+    </p>
+  );
+}
+
+/** The token in the text of the headers editor; undefined while the text is incomplete. */
+function authorizationIn(text) {
+  try {
+    const headers = Object.entries(JSON.parse(text));
+    return headers.find(([name]) => name.toLowerCase() === 'authorization')?.[1];
+  } catch {
+    return undefined;
+  }
 }
 
 function fetcher(url, defaultHeaders) {

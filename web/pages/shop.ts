@@ -47,19 +47,25 @@ const chosen = () =>
 
 type Product = ProductsQuery['products']['nodes'][number];
 
+/** Separates the parts of a label. It is only for screen readers. */
+function comma(): HTMLElement {
+  const comma = document.createElement('span');
+  [comma.className, comma.textContent] = ['comma', ', '];
+  return comma;
+}
+
 function productEntry({ id, name, price }: Product): HTMLElement {
   const entry = document.createElement('li');
   const label = document.createElement('label');
-  const [comma, amount] = [document.createElement('span'), document.createElement('span')];
+  const [title, amount, quantity] = [document.createElement('span'), document.createElement('span'), document.createElement('small')];
   const input = document.createElement('input');
   Object.assign(input, { id: `product-${id}`, type: 'number', min: '0', max: '10000', step: '1', value: '0' });
   Object.assign(input.dataset, { product: id, name, price: price.amount, currency: price.currencyCode });
   input.setAttribute('aria-describedby', 'items-error');
-  [comma.className, comma.textContent] = ['comma', ', '];
-  amount.className = 'price';
+  [title.textContent, quantity.textContent, amount.className] = [name, 'Quantity', 'price'];
   write(amount, money(price));
   label.htmlFor = input.id;
-  label.append(name, comma, amount);
+  label.append(title, comma(), amount, comma(), quantity);
   entry.append(label, input);
   return entry;
 }

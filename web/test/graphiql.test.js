@@ -65,6 +65,48 @@ test('headers are sent and are not stored in the browser', async (t) => {
   assert.ok(!stored.includes('Bearer'));
 });
 
+test('without a token the page asks for one, and loads the schema when one is entered', async (t) => {
+  const { page } = await newPage(t);
+  await page.route('**/config.json', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, json: { ...(await response.json()), headers: {} } });
+  });
+  await open(page);
+  const hint = page.getByRole('status').filter({ hasText: 'The schema is loaded when you enter a valid token' });
+  await hint.waitFor();
+  await type(page, 'Headers', JSON.stringify(service.headers));
+  await hint.waitFor({ state: 'detached' });
+  await page.getByLabel('Show Documentation Explorer').click();
+  await page.getByText('Root Types').waitFor();
+});
+
+test('on a phone the editors and the response have the width of the screen, and nothing overlaps', async (t) => {
+  const width = 390;
+  const { page } = await newPage(t, { viewport: { width, height: 844 }, isMobile: true });
+  await open(page);
+  await tab(page, 'Client');
+  await execute(page, 'query Client');
+  await responseContains(page, /"client": /);
+  const boxes = {};
+  for (const name of ['query-editor', 'editor-tools', 'response']) {
+    boxes[name] = await page.locator(`.graphiql-${name}`).boundingBox();
+    const { x, width: own } = boxes[name];
+    assert.ok(x >= 0 && own > width * 0.75 && x + own <= width, `${name}: ${JSON.stringify(boxes[name])}`);
+  }
+  const { 'query-editor': query, 'editor-tools': tools, response } = boxes;
+  assert.ok(query.height > 100 && query.y + query.height <= tools.y + 1, JSON.stringify(boxes));
+  assert.ok(response.height > 100 && tools.y + tools.height <= response.y + 1, JSON.stringify(boxes));
+  assert.ok(response.y + response.height <= 844, JSON.stringify(boxes));
+  await page.screenshot({ path: path.join(web, 'artifacts/graphiql-phone.png') });
+  await page.getByLabel('Show Documentation Explorer').click();
+  await page.getByText('Root Types').waitFor();
+  const documentation = await page.locator('.graphiql-plugin').boundingBox();
+  assert.ok(documentation.width > width * 0.75, JSON.stringify(documentation));
+  await page.getByLabel('Hide Documentation Explorer').click();
+  await page.getByLabel('Operation Editor').click();
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+});
+
 test('the page reports that its settings cannot be loaded', async (t) => {
   const { page } = await newPage(t);
   await page.route('**/config.json', (route) => route.fulfill({ status: 503 }));

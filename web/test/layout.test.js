@@ -54,6 +54,9 @@ async function faults(page) {
       for (const b of boxes.slice(index + 1)) if (overlap(a, b)) found.push(`${a.name} and ${b.name} overlap`);
     });
     if (document.documentElement.scrollWidth > innerWidth) found.push('the page is wider than the screen');
+    for (const box of document.querySelectorAll('section, .scroll')) {
+      if (box.scrollWidth > box.clientWidth) found.push(`${box.className || box.ariaLabel} is wider than its box`);
+    }
     return { found, boxes: boxes.length };
   });
 }
@@ -72,12 +75,16 @@ for (const width of [320, 390, 1280]) {
     await shows(page, 12);
     await page.locator('#products tbody tr').nth(1).waitFor();
     await isTidy(page, `layout-dashboard-${width}`);
+    await page.getByText('As a table').click();
+    await page.locator('#points tbody tr').first().waitFor();
+    const table = await page.locator('.scroll').evaluate(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth);
+    assert.equal(table, 0, 'the table is wider than its box');
 
     await openShop(page, service);
     await page.getByLabel(LONG).fill('10000');
     await page.getByLabel('Number').fill('4');
     await page.locator('#client-summary', { hasText: 'Donau' }).waitFor();
-    await page.getByText('New here?').click();
+    await page.getByText('Register a new client').click();
     await isTidy(page, `layout-shop-${width}`);
     await page.getByRole('button', { name: 'Place the order' }).click();
     await page.locator('#items-error', { hasText: 'The total of the order is too large.' }).waitFor();

@@ -55,7 +55,7 @@ test('a client that registers in the shop can order at once and appears on the d
   const { page, pageErrors } = await newPage(t);
   await openDashboard(dashboard.page, service);
   await openShop(page, service);
-  await page.getByText('New here?').click();
+  await page.getByText('Register a new client').click();
   await page.getByLabel('Name').fill('Zoë');
   await page.getByLabel('E-mail').fill('bob@anemailprovider.com');
   await page.getByRole('button', { name: 'Register' }).click();

@@ -75,6 +75,20 @@ test('quantities that are not whole numbers are refused', async (t) => {
   assert.equal(data.client.orderCount, 0);
 });
 
+test('the total is in view before the order is placed, however many products there are', async (t) => {
+  const service = await start();
+  await createProducts(service, 60);
+  const { page } = await newPage(t, { viewport: { width: 1280, height: 800 } });
+  await openShop(page, service);
+  assert.equal(await page.locator('#total').evaluate((total) => getComputedStyle(total, '::before').content), '"–"');
+  for (const [product, total] of [['Phone', '$500.00'], ['Cable 60', '$501.10']]) {
+    await page.getByLabel(product).fill('1');
+    const { y, height } = await page.locator('#total', { hasText: total }).boundingBox();
+    assert.ok(y >= 0 && y + height <= 800, `the total is at ${y}`);
+  }
+  assert.equal(await page.getByText('Quantity').first().isVisible(), true);
+});
+
 test('all products can be ordered, a page at a time', async (t) => {
   const service = await start();
   await createProducts(service, 101);
