@@ -12,6 +12,7 @@ use api::edge::auth::Authenticator;
 use api::edge::pages;
 use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
+use api::graphql::federation::subgraph_sdl;
 use api::graphql::schema;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
@@ -44,7 +45,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Print the GraphQL schema
-    Schema,
+    Schema {
+        /// As a subgraph of Apollo Federation 2, for a composer
+        #[arg(long)]
+        subgraph: bool,
+    },
     /// Create a token for development, signed with JWT_SECRET
     Token(Box<token::Arguments>),
 }
@@ -61,8 +66,8 @@ async fn main() -> ExitCode {
             };
             run(cli.settings, exposure).await
         }
-        Some(Command::Schema) => {
-            print!("{}", schema(None).sdl());
+        Some(Command::Schema { subgraph }) => {
+            print!("{}", if subgraph { subgraph_sdl().to_owned() } else { schema(None).sdl() });
             Ok(())
         }
         Some(Command::Token(arguments)) => arguments.run(),

@@ -30,7 +30,7 @@ use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
-use crate::graphql::{App, schema};
+use crate::graphql::{App, schema, subgraph};
 use crate::orders::by_id::OrdersById;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
@@ -92,7 +92,7 @@ impl Service {
             limits.operation_timeout
         );
         let (app, background) = assemble(backend, queue.clone());
-        let schema = schema(Some(app.clone()));
+        let schema = if http.federation { subgraph(Some(app.clone())) } else { schema(Some(app.clone())) };
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {

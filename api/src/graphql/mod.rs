@@ -2,6 +2,7 @@
 //!
 //! - [`query`], [`mutation`], [`subscription`]: the root types
 //! - [`types`], [`scalars`]: all other types, by subject
+//! - [`federation`]: more root fields of queries, for a gateway
 //! - [`authorize`], [`arguments`]: checks at the start of a resolver
 //! - [`store_health`]: whether they can be executed
 //! - [`error`], [`user_error`]: failures, and problems that the user can fix
@@ -10,6 +11,7 @@ mod arguments;
 mod authorize;
 pub mod cost_directives;
 pub mod error;
+pub mod federation;
 mod mutation;
 mod query;
 pub mod scalars;
@@ -21,7 +23,8 @@ mod user_error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{Context, Schema, ValidationMode};
+use async_graphql::{Context, ObjectType, Request, Response, Schema, ValidationMode};
+use futures::{Stream, StreamExt};
 use iso_currency::Currency;
 use read_model::Queries;
 use sea_orm::DatabaseConnection;
@@ -37,12 +40,17 @@ use crate::queries::live::LiveClients;
 use crate::queries::reports::Reports;
 use crate::queries::sales_snapshots::SalesSnapshots;
 
+use federation::SubgraphQuery;
 pub use mutation::Mutation;
 pub use query::Query;
 pub use store_health::StoreHealth;
 pub use subscription::Subscription;
 
-pub type OrderSchema = Schema<Query, Mutation, Subscription>;
+/// The schema, with or without the root fields of a subgraph.
+pub enum OrderSchema {
+    Complete(Schema<Query, Mutation, Subscription>),
+    Subgraph(Schema<SubgraphQuery, Mutation, Subscription>),
+}
 
 /// Everything that resolvers use.
 #[derive(Clone)]
@@ -71,12 +79,45 @@ pub struct Traceparent(pub String);
 /// The schema. It expects documents that [`Documents`](crate::edge::documents::Documents) has validated. Without an `App` it
 /// can be printed but not executed.
 pub fn schema(app: Option<App>) -> OrderSchema {
-    let builder = Schema::build(Query, Mutation, Subscription);
+    OrderSchema::Complete(build(Query, app))
+}
+
+/// The same as a subgraph of a federated schema.
+pub fn subgraph(app: Option<App>) -> OrderSchema {
+    OrderSchema::Subgraph(build(SubgraphQuery, app))
+}
+
+fn build<Q: ObjectType + 'static>(query: Q, app: Option<App>) -> Schema<Q, Mutation, Subscription> {
+    let builder = Schema::build(query, Mutation, Subscription);
     // `Documents` has already checked these rules, and a stricter depth.
     let builder = builder.validation_mode(ValidationMode::Fast).limit_recursive_depth(usize::MAX);
     match app {
         Some(app) => builder.data(app).finish(),
         None => builder.finish(),
+    }
+}
+
+impl OrderSchema {
+    /// The schema in the schema definition language.
+    pub fn sdl(&self) -> String {
+        match self {
+            OrderSchema::Complete(schema) => schema.sdl(),
+            OrderSchema::Subgraph(schema) => schema.sdl(),
+        }
+    }
+
+    pub async fn execute(&self, request: Request) -> Response {
+        match self {
+            OrderSchema::Complete(schema) => schema.execute(request).await,
+            OrderSchema::Subgraph(schema) => schema.execute(request).await,
+        }
+    }
+
+    pub fn execute_stream(&self, request: Request) -> impl Stream<Item = Response> + Send + use<> {
+        match self {
+            OrderSchema::Complete(schema) => schema.execute_stream(request).left_stream(),
+            OrderSchema::Subgraph(schema) => schema.execute_stream(request).right_stream(),
+        }
     }
 }
 

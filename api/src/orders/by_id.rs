@@ -34,6 +34,22 @@ impl OrdersById {
     }
 }
 
+/// Reads the orders with these ids that exist, in any sequence, with one statement. `client` limits the read to orders of that client.
+///
+/// # Errors
+/// When the database fails, or the event of an order is damaged.
+pub async fn by_ids(
+    db: &DatabaseConnection,
+    ids: &[Uuid],
+    client: Option<i64>,
+    currency: Currency,
+) -> Result<Vec<StoredOrder>, DbErr> {
+    let orders = rows_of(db, ids).await?.into_iter().map(|row| row.into_order(currency));
+    let orders: Vec<StoredOrder> = orders.collect::<Result<_, _>>()?;
+    let is_visible = |order: &StoredOrder| client.is_none_or(|client| client == order.placed.data.client_id);
+    Ok(orders.into_iter().filter(is_visible).collect())
+}
+
 async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Uuid, Found>>) {
     let ids: Vec<Uuid> = batch.iter().map(|queued| queued.item).collect();
     let found = match rows_of(&db, &ids).await {

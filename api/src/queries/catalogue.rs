@@ -40,7 +40,12 @@ impl Catalogue {
     }
 
     pub async fn by_id(&self, id: i64) -> Result<Option<Product>, Error> {
-        Ok(self.read_model.products(&[id]).await?.pop().flatten())
+        Ok(self.by_ids(&[id]).await?.pop().flatten())
+    }
+
+    /// The products with these ids, in the same order. `None` for an id without a product.
+    pub async fn by_ids(&self, ids: &[i64]) -> Result<Vec<Option<Product>>, Error> {
+        self.read_model.products(ids).await
     }
 
     /// The products with larger ids than `after`, or the first ones: those of which a word of the name or the SKU begins with

@@ -6,6 +6,7 @@ mod client_lists;
 mod connections;
 mod documents;
 mod failover;
+mod federation;
 mod health;
 mod http;
 mod idempotency;

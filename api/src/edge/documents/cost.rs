@@ -312,6 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn entities_of_a_gateway_cost_as_much_as_a_list_of_clients() {
+        let sdl = crate::graphql::subgraph(None).sdl();
+        let schema = Schema::parse_and_validate(sdl, "schema").unwrap();
+        let of = |document: &str, variables: &str| {
+            let document = ExecutableDocument::parse_and_validate(&schema, document, "document").unwrap();
+            let variables = serde_json::from_str(variables).unwrap();
+            estimate(&schema, &document, document.operations.get(None).unwrap(), Some(&variables))
+        };
+        let fields = "{ id name recentOrders { id } }";
+        let clients =
+            of(&format!("query ($of: [ID!]!) {{ clientsByIds(ids: $of) {fields} }}"), r#"{ "of": ["1", "2", "3"] }"#);
+        let entities =
+            format!("query ($of: [_Any!]!) {{ _entities(representations: $of) {{ ... on Client {fields} }} }}");
+        let entities = of(&entities, r#"{ "of": [{ "id": "1" }, { "id": "2" }, { "id": "3" }] }"#);
+        assert_eq!(entities.cost, clients.cost);
+        assert!(entities.bytes >= clients.bytes, "{entities:?} {clients:?}");
+        assert!(of("{ _service { sdl } }", "{}").bytes > crate::graphql::federation::subgraph_sdl().len());
+    }
+
+    #[test]
     fn only_an_operation_whose_root_fields_all_wait_does_not_work() {
         let wait = "client(id: 1, minVersion: 1) { id }";
         let works = |document: &str| (of(document, None).waits, of(document, None).works);
