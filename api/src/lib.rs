@@ -5,6 +5,7 @@
 //! - [`commands`]: writes to the command database
 //! - [`outbox`]: publishes committed events to the queue
 //! - [`orders`]: reads of order rows
+//! - [`history`]: reads of the event log
 //! - [`queries`]: reads from the read model
 //! - [`search`]: finds clients in PostgreSQL
 //! - [`config`]: the settings
@@ -14,6 +15,7 @@ pub mod commands;
 pub mod config;
 pub mod edge;
 pub mod graphql;
+pub mod history;
 pub mod orders;
 pub mod outbox;
 pub mod queries;

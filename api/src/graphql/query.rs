@@ -21,6 +21,7 @@ use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use crate::commands::clients::valid_email;
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
+use crate::history::{self, MAX_EVENTS};
 use crate::orders::StoredOrder;
 use crate::orders::lists::{self, Filter};
 use crate::queries::clients::AtVersion;
@@ -60,8 +61,17 @@ impl Query {
             directive = cost::apply("10".into())
         )]
         min_version: Option<i32>,
+        #[graphql(
+            desc = "The client as it was at this version, from 1 to 10000, computed from the log: its name, e-mail address, totals and \
+                    last purchase. Its lists are the current ones. Not with `minVersion`.",
+            directive = cost::apply("100".into())
+        )]
+        at_version: Option<i32>,
     ) -> Option<Result<Client, Error>> {
-        client(ctx, &id, min_version).await.transpose()
+        match at_version {
+            Some(version) => client_at(ctx, &id, version, min_version).await.transpose(),
+            None => client(ctx, &id, min_version).await.transpose(),
+        }
     }
 
     /// Several clients, in the order of the ids. Null for an id without a client. Requires the scope `clients:read`.
@@ -321,6 +331,30 @@ async fn ranked_clients(
     let after = after.map(|cursor| parse_cursor(&cursor, sort_by)).transpose()?;
     let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
     Ok(ClientConnection::ranked(&page, sort_by, after.is_some()))
+}
+
+async fn client_at(
+    ctx: &Context<'_>,
+    id: &ID,
+    version: i32,
+    min_version: Option<i32>,
+) -> Result<Option<Client>, Error> {
+    authorize_for(ctx, READ_CLIENTS, [id.as_str()])?;
+    let (app, id) = (app(ctx), parse_id(id).unwrap_or_default());
+    if min_version.is_some() {
+        return Err(Error::BadUserInput("`atVersion` cannot be combined with `minVersion`.".into()));
+    }
+    if !(1..=MAX_EVENTS).contains(&version) {
+        let message = format!("`atVersion` is {version}: it must be from 1 to {MAX_EVENTS}.");
+        return Err(Error::BadUserInput(message));
+    }
+    match history::client_at(&app.db, id, version, app.currency).await? {
+        Some(client) if client.version < version => Err(Error::BadUserInput(format!(
+            "`atVersion` is {version}: the client has only reached {}.",
+            client.version
+        ))),
+        client => Ok(client.map(|client| Client::new(client, app.currency))),
+    }
 }
 
 /// The times of orders from the first to the last day, both included.

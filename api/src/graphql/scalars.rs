@@ -39,6 +39,10 @@ impl Decimal {
         Decimal(decimal(minor, currency.exponent().unwrap_or(0)))
     }
 
+    pub fn into_text(self) -> String {
+        self.0
+    }
+
     /// In minor units of the currency. `None` if it has more decimal places than the currency, or does not fit.
     pub fn to_minor(&self, currency: Currency) -> Option<i64> {
         let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));

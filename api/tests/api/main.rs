@@ -8,6 +8,7 @@ mod documents;
 mod failover;
 mod federation;
 mod health;
+mod history;
 mod http;
 mod idempotency;
 mod input;

@@ -1,18 +1,19 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, Object, SimpleObject};
-use entity::client;
 use entity::event::MAX_NAME;
+use entity::{Subject, client};
 use iso_currency::Currency;
 use read_model::{RankPosition, Ranking, Sum};
 
+use super::history::{EVENTS, HistoryConnection};
 use super::money::Money;
 use super::order::OrderSummary;
 use super::order_list::OrderConnection;
 use super::page::{PageInfo, SEARCH_CURSOR_BYTES};
-use crate::edge::auth::{READ_ORDERS, READ_SALES};
+use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_SALES};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_cursor};
-use crate::graphql::authorize::authorize_for;
-use crate::graphql::cost_directives::{list_size, max_size, names};
+use crate::graphql::authorize::{authorize, authorize_for};
+use crate::graphql::cost_directives::{cost, list_size, max_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, int};
 use crate::graphql::user_error::UserError;
@@ -84,6 +85,22 @@ impl Client {
         Some(self.page_of_orders(ctx, first, after).await)
     }
 
+    /// What has happened to the client and its orders, newest first, a page at a time. Requires the scope `clients:read`.
+    #[graphql(
+        directive = cost::apply("10".into()),
+        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
+    )]
+    async fn history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(EVENTS)")] first: Option<i32>,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
+    ) -> Option<Result<HistoryConnection, Error>> {
+        Some(self.page_of_history(ctx, first, after).await)
+    }
+
     /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`: without it, only
     /// this field is null, with an error.
     #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
@@ -113,6 +130,19 @@ impl Client {
             None => OrderPage::default(),
         };
         Ok(OrderConnection::new(page, app.currency))
+    }
+}
+
+impl Client {
+    async fn page_of_history(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+    ) -> Result<HistoryConnection, Error> {
+        authorize_for(ctx, READ_CLIENTS, [self.id.as_str()])?;
+        let (identity, id) = (authorize(ctx, READ_CLIENTS)?, parse_id(&self.id).unwrap_or_default());
+        HistoryConnection::read(ctx, identity, Subject::Client(id), first, after).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The object, input and enum types of the schema, by subject.
 
 pub mod client;
+pub mod history;
 pub mod money;
 pub mod order;
 pub mod order_list;

@@ -76,11 +76,12 @@ async fn client(ctx: &Context<'_>, order: &OrderSummary) -> Result<Option<Client
 
 /// An order.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub struct Order {
     /// The id of the order, a UUID.
-    id: ID,
+    pub id: ID,
     /// The id of the client that placed the order.
-    client_id: ID,
+    pub client_id: ID,
     /// The time of the order.
     placed_at: DateTime,
     /// Whether the order is cancelled or refunded.

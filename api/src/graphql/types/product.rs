@@ -12,9 +12,10 @@ use crate::queries::catalogue::ProductPage;
 
 /// A product of the catalogue.
 #[derive(Clone, SimpleObject)]
+#[graphql(complex)]
 pub struct Product {
     /// The id of the product.
-    id: ID,
+    pub id: ID,
     /// The name of the product.
     name: String,
     /// The current price of one unit. Orders keep the price at which they were placed.
