@@ -1,6 +1,7 @@
 //! Parse, apply, delete.
 
 use std::fmt::Display;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{
@@ -93,7 +94,13 @@ impl Consumer {
                 Err(error @ Error::Unavailable(_)) => Some(error),
                 _ => None,
             });
-            let Some(error) = unavailable else { return Some(results) };
+            let Some(error) = unavailable else {
+                let has_waited = waiting_for_redis.take().map(drop).is_some();
+                if has_waited && self.waiting_for_redis.load(Ordering::SeqCst) == 0 {
+                    self.reception.resume(began);
+                }
+                return Some(results);
+            };
             // In this order, so that the log has the reason of Redis.
             self.reception.pause(began, error);
             waiting_for_redis.get_or_insert_with(|| CountGuard::new(&self.waiting_for_redis));
