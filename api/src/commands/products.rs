@@ -1,14 +1,14 @@
 //! Creating, changing and withdrawing products.
 
 use entity::event::{MAX_TOTAL, PRODUCT_CREATED, PRODUCT_UPDATED, is_sku};
-use entity::{ProductChanged, Subject, order_event, product};
+use entity::{Change, Event, ProductChanged, Subject, order_event, product};
 use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveModelTrait, ActiveValue, DbErr, EntityTrait, QuerySelect, SqlErr};
 use uuid::Uuid;
 
 use super::database::begin;
-use super::idempotency::Done;
-use super::{Commands, Origin, Outcome, Rejection, as_new, new_event, next_version, valid_name};
+use super::idempotency::{self, Done, Scope};
+use super::{Commands, Origin, Outcome, Rejection, as_new, both, new_event, next_version, valid_name};
 
 pub struct NewProduct {
     pub name: String,
@@ -29,14 +29,26 @@ pub struct ProductUpdate {
 }
 
 impl Commands {
-    /// Not idempotent, except by its SKU.
-    pub async fn create_product(&self, new: NewProduct, origin: Origin) -> Outcome<Done<product::Model>> {
+    pub async fn create_product(
+        &self,
+        new: NewProduct,
+        key: Option<&str>,
+        origin: Origin,
+    ) -> Outcome<Done<product::Model>> {
         let NewProduct { name, price, available, sku } = new;
-        let (name, price, sku) = match all(valid_name(&name), valid_price(price), sku.map(valid_sku).transpose()) {
+        let key = idempotency::key(&Scope::Caller(&origin), key, "createProduct");
+        let sku = sku.map(valid_sku).transpose();
+        let ((name, price), (sku, key)) = match both(both(valid_name(&name), valid_price(price)), both(sku, key)) {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        let transaction = begin(&self.db).await?;
+        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+            let is_same = |product: &product::Model| {
+                product.name == name && product.price == price && product.available == available && product.sku == sku
+            };
+            return Ok(earlier.replay(|event| product_of(event).filter(is_same)));
+        }
         let new = product::ActiveModel {
             id: ActiveValue::NotSet,
             name: ActiveValue::Set(name),
@@ -47,7 +59,7 @@ impl Commands {
         };
         match product::Entity::insert(new).exec_with_returning(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(PRODUCT_CREATED, &product, origin)).await?;
+                self.commit(transaction, self.event(event_id, PRODUCT_CREATED, &product, origin)).await?;
                 Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
@@ -63,32 +75,30 @@ impl Commands {
         &self,
         id: Option<i64>,
         update: ProductUpdate,
+        key: Option<&str>,
         origin: Origin,
     ) -> Outcome<Done<product::Model>> {
-        let ProductUpdate { name, price, available, sku } = update;
-        let name = name.as_deref().map(valid_name).transpose();
-        let valid = all(name, price.map(valid_price).transpose(), sku.map(valid_sku).transpose());
-        let transaction = begin(&self.db).await?;
+        let subject = Subject::Product(id.unwrap_or_default());
+        let valid = both(update.valid(), idempotency::key(&Scope::Of(subject), key, "updateProduct"));
+        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
         let found = match id {
             // `FOR UPDATE` would make orders wait, because their items refer to the product.
             Some(id) => product::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(&transaction).await?,
             None => None,
         };
-        let (before, (name, price, sku)) = match (found, valid) {
-            (Some(product), Ok(valid)) => (product, valid),
-            (found, valid) => {
-                let not_found = found.is_none().then_some(Rejection::ProductNotFound { item: None });
-                return Ok(Err(not_found.into_iter().chain(valid.err().into_iter().flatten()).collect()));
-            }
+        let not_found = Rejection::ProductNotFound { item: None };
+        let (before, (changes, key)) = match both(found.ok_or(not_found), valid) {
+            Ok(valid) => valid,
+            Err(rejections) => return Ok(Err(rejections)),
         };
-        let mut product = product::Model {
-            name: name.unwrap_or_else(|| before.name.clone()),
-            price: price.unwrap_or(before.price),
-            available: available.unwrap_or(before.available),
-            sku: sku.or_else(|| before.sku.clone()),
-            ..before
-        };
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+            let is_same = |product: &product::Model| changes.made_to(product.clone()) == *product;
+            return Ok(earlier.replay(|event| product_of(event).filter(is_same)));
+        }
+        let mut product = changes.made_to(before.clone());
         if product == before {
+            self.claim_unchanged(&transaction, &key, subject, product.version).await?;
+            transaction.commit().await?;
             return Ok(Ok(Done::now(product)));
         }
         product.version = match next_version(product.version) {
@@ -97,14 +107,14 @@ impl Commands {
         };
         match as_new(product).update(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(PRODUCT_UPDATED, &product, origin)).await?;
+                self.commit(transaction, self.event(event_id, PRODUCT_UPDATED, &product, origin)).await?;
                 Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
         }
     }
 
-    fn event(&self, r#type: &str, product: &product::Model, origin: Origin) -> order_event::Model {
+    fn event(&self, id: Uuid, r#type: &str, product: &product::Model, origin: Origin) -> order_event::Model {
         let data = ProductChanged {
             product_id: product.id,
             name: product.name.clone(),
@@ -113,20 +123,44 @@ impl Commands {
             available: product.available,
             sku: product.sku.clone(),
         };
-        new_event(Uuid::now_v7(), r#type, Subject::Product(product.id), product.version, &data, origin)
+        new_event(id, r#type, Subject::Product(product.id), product.version, &data, origin)
     }
 }
 
-/// All values, or every rejection.
-fn all<A, B, C>(
-    name: Result<A, Rejection>,
-    price: Result<B, Rejection>,
-    sku: Result<C, Rejection>,
-) -> Result<(A, B, C), Vec<Rejection>> {
-    match (name, price, sku) {
-        (Ok(name), Ok(price), Ok(sku)) => Ok((name, price, sku)),
-        (name, price, sku) => Err([name.err(), price.err(), sku.err()].into_iter().flatten().collect()),
+/// Valid changes of a product. `None` leaves an attribute as it is.
+struct Changes {
+    name: Option<String>,
+    price: Option<i64>,
+    available: Option<bool>,
+    sku: Option<String>,
+}
+
+impl ProductUpdate {
+    fn valid(self) -> Result<Changes, Vec<Rejection>> {
+        let ProductUpdate { name, price, available, sku } = self;
+        let (name, price) = (name.as_deref().map(valid_name).transpose(), price.map(valid_price).transpose());
+        let ((name, price), sku) = both(both(name, price), sku.map(valid_sku).transpose())?;
+        Ok(Changes { name, price, available, sku })
     }
+}
+
+impl Changes {
+    fn made_to(&self, product: product::Model) -> product::Model {
+        product::Model {
+            name: self.name.clone().unwrap_or(product.name),
+            price: self.price.unwrap_or(product.price),
+            available: self.available.unwrap_or(product.available),
+            sku: self.sku.clone().or(product.sku),
+            ..product
+        }
+    }
+}
+
+/// The product after one of its events.
+fn product_of(event: &Event) -> Option<product::Model> {
+    let Change::Product(product) = &event.data else { return None };
+    let ProductChanged { product_id: id, name, price, available, sku, .. } = product.clone();
+    Some(product::Model { id, name, price, available, sku, version: event.version })
 }
 
 fn valid_price(price: Option<i64>) -> Result<i64, Rejection> {

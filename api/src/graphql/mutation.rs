@@ -84,7 +84,7 @@ impl Mutation {
         Some(update_client(ctx, input).await)
     }
 
-    /// Creates a product. Without a SKU it is not idempotent: a repeated request creates a second product. Requires the scope
+    /// Creates a product. Without a SKU and an idempotency key, a repeated request creates a second product. Requires the scope
     /// `products:write`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn create_product(
@@ -176,25 +176,28 @@ async fn changed_client(app: &App, Done { row, replayed }: Done<client::Model>) 
 
 async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
-    let (CreateProductInput { name, price, sku, available }, app) = (input, app(ctx));
+    let (CreateProductInput { name, price, sku, available, idempotency_key }, app) = (input, app(ctx));
     let new = NewProduct { name, price: price.to_minor(app.currency), available: available.unwrap_or(true), sku };
-    let created = app.commands.create_product(new, origin(ctx)).await?;
+    let created = app.commands.create_product(new, idempotency_key.as_deref(), origin(ctx)).await?;
     Ok(product_payload(created, app.currency))
 }
 
 async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<ProductPayload, Error> {
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
-    let (UpdateProductInput { id, name, price, available, sku }, app) = (input, app(ctx));
+    let (UpdateProductInput { id, name, price, available, sku, idempotency_key }, app) = (input, app(ctx));
     let update = ProductUpdate { name, price: price.map(|price| price.to_minor(app.currency)), available, sku };
-    let updated = app.commands.update_product(parse_id(&id), update, origin(ctx)).await?;
+    let key = idempotency_key.as_deref();
+    let updated = app.commands.update_product(parse_id(&id), update, key, origin(ctx)).await?;
     Ok(product_payload(updated, app.currency))
 }
 
 fn product_payload(changed: Result<Done<product::Model>, Vec<Rejection>>, currency: Currency) -> ProductPayload {
     match changed {
-        Ok(Done { row, .. }) => {
-            ProductPayload { product: Some(Product::of_row(row, currency)), user_errors: Vec::new() }
+        Ok(Done { row, replayed }) => {
+            ProductPayload { product: Some(Product::of_row(row, currency)), replayed, user_errors: Vec::new() }
         }
-        Err(rejections) => ProductPayload { product: None, user_errors: user_errors(rejections, "id") },
+        Err(rejections) => {
+            ProductPayload { product: None, replayed: false, user_errors: user_errors(rejections, "id") }
+        }
     }
 }

@@ -54,6 +54,20 @@ fn cases() -> Vec<Case> {
             json!({ "id": "2", "name": "Alice" }),
             json!({ "id": "2", "name": "Alicia" }),
         ),
+        case(
+            "createProduct",
+            "CreateProductInput",
+            "product { id sku }",
+            json!({ "name": "Lamp", "price": "5.00", "sku": "LAMP-1" }),
+            json!({ "name": "Lamp", "price": "5.00", "sku": "LAMP-2" }),
+        ),
+        case(
+            "updateProduct",
+            "UpdateProductInput",
+            "product { id name available }",
+            json!({ "id": "2", "price": "5.00", "available": false }),
+            json!({ "id": "2", "price": "5.00", "available": true }),
+        ),
     ]
 }
 
@@ -74,7 +88,7 @@ impl Case {
 
 async fn both(check: impl AsyncFn(&Api, &Db)) {
     for db in [sqlite().await, postgres().await] {
-        check(&Api::start(&db).await, &db).await;
+        check(&Api::start_with(&db, &["--rate-limit=0"]).await, &db).await;
     }
 }
 

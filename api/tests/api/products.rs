@@ -113,6 +113,11 @@ async fn a_sku_belongs_to_one_product_in_any_case() {
         for sku in ["!~", &"x".repeat(64)] {
             assert_eq!(change(api, CREATE, create(sku)).await["product"]["sku"], sku);
         }
+        // An idempotency key says that a request is a repeat.
+        let keyed = json!({ "name": "Desk", "price": "1", "sku": "DESK", "idempotencyKey": "k" });
+        let desk = change(api, CREATE, keyed.clone()).await;
+        update(api, json!({ "id": desk["product"]["id"], "name": "Table", "sku": "TABLE" })).await;
+        assert_eq!(change(api, CREATE, keyed).await, desk);
         // Any number of products have none.
         for _ in 0..2 {
             assert_eq!(change(api, CREATE, json!({ "name": "Lamp", "price": "1" })).await["userErrors"], json!([]));

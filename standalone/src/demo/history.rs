@@ -81,7 +81,7 @@ async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -
     for (name, price) in PRODUCTS {
         let (name, price, sku) = (name.to_owned(), Some(price * unit), Some(name.to_uppercase().replace(' ', "-")));
         let created = commands
-            .create_product(NewProduct { name: name.clone(), price, available: true, sku }, Origin::default())
+            .create_product(NewProduct { name: name.clone(), price, available: true, sku }, None, Origin::default())
             .await;
         ensure!(matches!(created, Ok(Ok(_))), "cannot create {name}: {created:?}");
     }

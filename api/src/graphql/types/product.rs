@@ -92,6 +92,9 @@ pub struct CreateProductInput {
     pub sku: Option<String>,
     /// Whether it can be ordered. True if it is left out.
     pub available: Option<bool>,
+    /// A key of your choice for this product: from 1 to 255 characters, for example a UUID. A repeated request of the same caller (the
+    /// subject of the token) with the same key and the same product returns the product that was created first.
+    pub idempotency_key: Option<String>,
 }
 
 /// Changes of a product. Fields that are left out or null keep their value.
@@ -107,6 +110,9 @@ pub struct UpdateProductInput {
     pub available: Option<bool>,
     /// The SKU: from 1 to 64 letters, digits and punctuation of ASCII. It can be changed but not removed.
     pub sku: Option<String>,
+    /// A key of your choice for this change: from 1 to 255 characters, for example a UUID. A repeated request for the same product
+    /// with the same key and the same changes changes nothing and returns the product after the first one.
+    pub idempotency_key: Option<String>,
 }
 
 /// The result of creating or changing a product.
@@ -114,6 +120,8 @@ pub struct UpdateProductInput {
 pub struct ProductPayload {
     /// The product after the change. Null if `userErrors` is not empty.
     pub product: Option<Product>,
+    /// Whether an earlier request with the same idempotency key had made the change. This request wrote nothing then.
+    pub replayed: bool,
     /// All problems that the user can fix. Empty if the change was made.
     pub user_errors: Vec<UserError>,
 }
