@@ -30,7 +30,7 @@ check: # format, lints, schema, documents, compose.yaml, dependencies
 	scripts/check-dependencies
 	scripts/check-compose
 
-fuzz: # sends random requests to the API: SECONDS=60
+fuzz: # sends random requests, variables, WebSocket messages and public keys to the API: SECONDS=60 for each
 	@scripts/install cc=build-essential
 	@scripts/fuzz $(SECONDS)
 

@@ -18,6 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// Keys older than this are not used, even if no newer ones can be fetched.
 const MAX_STALE_AGE: Duration = Duration::from_secs(3_600);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest document: room for hundreds of keys.
+const MAX_BYTES: usize = 1024 * 1024;
 
 pub struct PublishedKeys {
     url: String,
@@ -60,11 +62,20 @@ impl PublishedKeys {
     }
 
     async fn load(&self) -> anyhow::Result<()> {
-        let document = async { self.http.get(&self.url).send().await?.error_for_status()?.json::<Document>().await };
+        let document = async {
+            let mut response = self.http.get(&self.url).send().await?.error_for_status()?;
+            let mut document = Vec::new();
+            while document.len() <= MAX_BYTES
+                && let Some(chunk) = response.chunk().await?
+            {
+                document.extend_from_slice(&chunk);
+            }
+            Ok::<_, reqwest::Error>(document)
+        };
         // The URL may have a password.
         let document = document.await.map_err(reqwest::Error::without_url)?;
-        let keys = usable_keys(document.keys);
-        ensure!(!keys.is_empty(), "the document has no RSA, P-256, P-384 or Ed25519 key for signatures");
+        ensure!(document.len() <= MAX_BYTES, "the document is larger than {MAX_BYTES} bytes");
+        let keys = parse(&document)?;
         let mut fetched = self.fetched.write().unwrap_or_else(PoisonError::into_inner);
         (fetched.keys, fetched.at) = (keys, Instant::now());
         Ok(())
@@ -118,6 +129,17 @@ impl PublishedKeys {
         let named: Vec<_> = select(&|key| id.is_none() || key.id.as_deref() == id);
         if named.is_empty() { select(&|key| key.id.is_none()) } else { named }
     }
+}
+
+/// Reads the keys of a document.
+///
+/// # Errors
+/// When it is malformed or has no usable key.
+pub fn parse(document: &[u8]) -> anyhow::Result<Vec<PublishedKey>> {
+    let document: Document = serde_json::from_slice(document).context("the document is not a set of keys in JSON")?;
+    let keys = usable_keys(document.keys);
+    ensure!(!keys.is_empty(), "the document has no RSA, P-256, P-384 or Ed25519 key for signatures");
+    Ok(keys)
 }
 
 /// The keys that can verify tokens. Other entries are skipped, also malformed ones: a provider may publish keys of any kind.

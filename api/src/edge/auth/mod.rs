@@ -7,7 +7,7 @@
 //! - [`scopes`]: what a token can allow
 
 mod claims;
-mod jwks;
+pub mod jwks;
 mod jwt;
 mod scopes;
 mod token_settings;
