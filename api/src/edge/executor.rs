@@ -21,7 +21,7 @@ use super::documents::limits::LimitSettings;
 use super::documents::validation::Document;
 use super::documents::variables::{self, Coerced};
 use super::documents::{Access, DocumentRef, Documents, Found};
-use super::quota::{ConcurrencyQuota, Meter, Permit, QuotaKey, RateLimits};
+use super::quota::{AfterWait, ConcurrencyQuota, Meter, Permit, QuotaKey, RateLimits};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
 use crate::graphql::{OrderSchema, Traceparent};
@@ -71,7 +71,7 @@ pub struct Executor {
     rate_limits: Arc<RateLimits>,
     /// Queries and mutations that are being executed.
     active: Arc<ConcurrencyQuota>,
-    /// Queries that may wait for the read model. If all their root fields wait, they do not count as active.
+    /// Queries that may wait for the read model. If all their root fields wait, they do not count as active until one has waited.
     waiting: Arc<ConcurrencyQuota>,
     subscriptions: Arc<ConcurrencyQuota>,
     /// Bytes of responses that are being produced or sent.
@@ -195,7 +195,11 @@ impl Executor {
     pub async fn execute(&self, prepared: PreparedOperation) -> Result<Executed, Refusal> {
         let PreparedOperation { request, info, key, memory } = prepared;
         let _waiting = info.waits.then(|| self.waiting.acquire(key.clone())).transpose()?;
-        let _active = info.works.then(|| self.active.acquire(key)).transpose()?;
+        let _active = info.works.then(|| self.active.acquire(key.clone())).transpose()?;
+        let request = match info.works {
+            true => request,
+            false => request.data(AfterWait::new(self.active.clone(), key)),
+        };
         let result = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
         let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use governor::clock::{Clock, DefaultClock};
@@ -279,6 +279,31 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.quota.used().remove(&self.key, self.units);
+    }
+}
+
+/// Counts an operation from the end of its wait on.
+pub struct AfterWait {
+    quota: Arc<ConcurrencyQuota>,
+    key: QuotaKey,
+    permit: OnceLock<Permit>,
+}
+
+impl AfterWait {
+    pub fn new(quota: Arc<ConcurrencyQuota>, key: QuotaKey) -> AfterWait {
+        AfterWait { quota, key, permit: OnceLock::new() }
+    }
+
+    /// Called at the end of each of its waits.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn begin(&self) -> Result<(), Refusal> {
+        if self.permit.get().is_none() {
+            // Another wait may end at the same time. Then one of the permits is given back.
+            let _ = self.permit.set(self.quota.acquire(self.key.clone())?);
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_graphql::{Pos, Response, ServerError};
 use axum::http::StatusCode;
 
-use crate::graphql::error::Error;
+use crate::graphql::error::{BUSY, Error};
 
 /// Why an operation is not executed.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Refusal {
                 vec![error]
             }
             Refusal::Internal(error) => vec![error],
-            Refusal::Busy => vec![error("SERVER_BUSY", "The service is overloaded. Try again in a moment.", None)],
+            Refusal::Busy => vec![error("SERVER_BUSY", BUSY, None)],
             Refusal::Http { code, message, .. } => vec![error(code, message, None)],
         }
     }

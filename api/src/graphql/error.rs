@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::commands;
 
+/// The message of `SERVER_BUSY`.
+pub const BUSY: &str = "The service is overloaded. Try again in a moment.";
+
 #[derive(Clone, Debug)]
 pub enum Error {
     /// The request has no token.
@@ -19,6 +22,8 @@ pub enum Error {
     /// The token does not have this scope.
     MissingScope(&'static str),
     BadUserInput(String),
+    /// Too many operations are active.
+    Busy,
     /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
     ReadModelUnavailable,
@@ -40,6 +45,7 @@ impl Error {
             Error::Unauthenticated => "UNAUTHENTICATED",
             Error::Forbidden | Error::MissingScope(_) => "FORBIDDEN",
             Error::BadUserInput(_) => "BAD_USER_INPUT",
+            Error::Busy => "SERVER_BUSY",
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
             Error::ReadModelUnavailable => "READ_MODEL_UNAVAILABLE",
             Error::CommandStoreUnavailable => "COMMAND_STORE_UNAVAILABLE",
@@ -53,6 +59,7 @@ impl Error {
             Error::Forbidden => "The token does not allow this.".into(),
             Error::MissingScope(scope) => format!("The token needs the scope `{scope}`."),
             Error::BadUserInput(message) => message.clone(),
+            Error::Busy => BUSY.into(),
             Error::ReadModelBehind(version) => {
                 format!("The client has only reached version {version} so far. Try again in a moment.")
             }

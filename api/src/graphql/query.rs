@@ -21,6 +21,7 @@ use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use crate::commands::clients::valid_email;
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS, READ_SALES};
+use crate::edge::quota::AfterWait;
 use crate::history::{self, MAX_EVENTS};
 use crate::orders::StoredOrder;
 use crate::orders::lists::{self, Filter};
@@ -281,7 +282,10 @@ async fn client(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Result<
     let min_version = min_version.unwrap_or(0);
     let client = match parse_id(id) {
         Some(id) if min_version > 0 => match app.clients.at_version(id, min_version, app.read_wait).await? {
-            AtVersion::Reached(client) => Some(client),
+            AtVersion::Reached(client) => {
+                ctx.data_opt::<AfterWait>().map_or(Ok(()), AfterWait::begin).map_err(|_| Error::Busy)?;
+                Some(client)
+            }
             AtVersion::Behind(version) => return Err(Error::ReadModelBehind(version)),
         },
         Some(id) => app.clients.by_ids(&[id]).await?.pop().flatten(),

@@ -124,6 +124,31 @@ async fn queries_that_wait_do_not_shut_out_others() {
 }
 
 #[tokio::test]
+async fn a_query_counts_as_active_after_its_wait() {
+    let api = Api::start_with(
+        &sqlite().await,
+        &["--max-concurrent-operations", "1", "--read-wait", "20s", "--operation-timeout", "30s"],
+    )
+    .await;
+    api.read_model.apply(&[order_placed(7, 1, &[(1, 1, 100)])]).await;
+    let (waits, at_once) = (token_of(&api, "a"), token_of(&api, "b"));
+    let reached = "{ client(id: 7, minVersion: 1) { id } }";
+    assert_eq!(ask(&api, &at_once, reached).await, (StatusCode::OK, "none".into()));
+    // It works and waits, so the only permit is taken.
+    let mixed = "{ client(id: 7, minVersion: 99) { id } products(first: 1) { nodes { id } } }";
+    let waiting = tokio::spawn({
+        let (request, body) = (api.request().bearer_auth(&waits), json!({ "query": mixed }));
+        async move { request.json(&body).send().await }
+    });
+    until("the other query is active", async || {
+        ask(&api, &at_once, reached).await == (StatusCode::OK, "SERVER_BUSY".into())
+    })
+    .await;
+    waiting.abort();
+    until("there is room again", async || ask(&api, &at_once, reached).await.1 == "none").await;
+}
+
+#[tokio::test]
 async fn without_a_token_no_document_is_parsed() {
     let api = Api::start(&sqlite().await).await;
     let query = "{ products { nodes { id } } }";

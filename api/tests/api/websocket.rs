@@ -318,6 +318,16 @@ async fn frames_that_never_become_a_message_are_charged() {
 }
 
 #[tokio::test]
+async fn a_message_must_arrive_within_ten_seconds() {
+    let api = Api::start(&sqlite().await).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
+    // The first 20 KB of a frame of 60 KB.
+    let head = [&[0x81, 0x80 | 126][..], &60_000u16.to_be_bytes(), &[0; 4]].concat();
+    socket.send_bytes(&[&head[..], &[b' '; 20_000]].concat()).await;
+    assert_eq!(socket.closed().await, 1008);
+}
+
+#[tokio::test]
 async fn sockets_without_init_have_a_pool_of_their_own() {
     let flags = ["--max-live-connections", "100", "--max-live-connections-per-caller", "20"];
     let api = Api::start_with(&sqlite().await, &flags).await;

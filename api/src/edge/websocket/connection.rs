@@ -19,7 +19,7 @@ use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessa
 use crate::edge::access_log::OperationLog;
 use crate::edge::caller::{Caller, parse_bearer};
 use crate::edge::executor::{Executor, OperationInfo, VALIDATION_COST, token_expiry};
-use crate::edge::graphql_http::BYTES_PER_POINT;
+use crate::edge::graphql_http::{BODY_DEADLINE, BYTES_PER_POINT};
 use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;
@@ -31,6 +31,8 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum time to send a frame.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a client to send the rest of a large message, as for the body of a request.
+const MESSAGE_TIMEOUT: Duration = BODY_DEADLINE;
 /// Maximum time for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest pause before a caller without quota is charged again.
@@ -87,6 +89,8 @@ pub struct Connection {
     /// Progress by operation id.
     progress: SelectAll<BoxStream<'static, (String, Progress)>>,
     last_message: Instant,
+    /// Until when the rest of a large message must arrive.
+    message_deadline: Option<Instant>,
     /// Whether the client has not answered the last ping yet. The pong is free.
     awaits_pong: bool,
 }
@@ -119,6 +123,7 @@ impl Connection {
             operations: HashMap::new(),
             progress: SelectAll::new(),
             last_message: Instant::now(),
+            message_deadline: None,
             awaits_pong: false,
         }
     }
@@ -158,11 +163,14 @@ impl Connection {
     /// Waits for the next message, result or deadline, and processes it.
     async fn process_next(&mut self, init_deadline: Instant, ping: &mut Interval) -> Result<(), Disconnect> {
         let only_subscriptions = self.has_only_subscriptions();
-        let pay_at = self.unpaid.map(|(_, at)| at);
+        let (pay_at, message_deadline) = (self.unpaid.map(|(_, at)| at), self.message_deadline);
         tokio::select! {
             message = self.socket.recv(), if pay_at.is_none() => match message {
                 Some(Ok(message)) => {
                     self.last_message = Instant::now();
+                    if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+                        self.message_deadline = None;
+                    }
                     let is_free = matches!(message, Message::Pong(_)) && std::mem::take(&mut self.awaits_pong);
                     self.charge(usize::from(!is_free));
                     self.on_message(message).await
@@ -172,8 +180,12 @@ impl Connection {
             // A part of a message, or frames that never become one.
             () = self.received.full(), if pay_at.is_none() => {
                 self.last_message = Instant::now();
+                self.message_deadline.get_or_insert(self.last_message + MESSAGE_TIMEOUT);
                 self.charge(0);
                 Ok(())
+            }
+            () = sleep_until(message_deadline.unwrap_or(init_deadline)), if message_deadline.is_some() => {
+                Err(protocol::TOO_SLOW.into())
             }
             () = sleep_until(pay_at.unwrap_or(init_deadline)), if pay_at.is_some() => {
                 self.last_message = Instant::now();

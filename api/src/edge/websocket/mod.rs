@@ -27,7 +27,7 @@ use super::refusal::Refusal;
 /// Initial size of the buffers in bytes. Most connections are idle, and buffers grow on demand.
 const BUFFER_SIZE: usize = 1024;
 /// Messages up to this multiple of the limit are read, so that the client gets a close code instead of a closed connection.
-const READ_FACTOR: usize = 4;
+const READ_FACTOR: usize = 2;
 
 /// Upgrades a request to a WebSocket.
 pub async fn open(

@@ -10,6 +10,7 @@ pub const NAME: &str = "graphql-transport-ws";
 pub struct CloseReason(pub u16, pub &'static str);
 
 pub const GOING_AWAY: CloseReason = CloseReason(1001, "Service is shutting down");
+pub const TOO_SLOW: CloseReason = CloseReason(1008, "Message too slow");
 pub const TOO_BIG: CloseReason = CloseReason(1009, "Message too big");
 pub const TRY_AGAIN_LATER: CloseReason = CloseReason(1013, "Too many connections");
 pub const INVALID_MESSAGE: CloseReason = CloseReason(4400, "Invalid message");
