@@ -112,7 +112,7 @@ async fn latency() {
 }
 
 /// Calls `each` so many times a second, whether or not earlier calls have ended. Returns when each call began and ended.
-async fn at_rate(rate: u32, number: u32, each: impl AsyncFn(u32)) -> (Vec<Instant>, Vec<Instant>) {
+pub(super) async fn at_rate(rate: u32, number: u32, each: impl AsyncFn(u32)) -> (Vec<Instant>, Vec<Instant>) {
     let began = Instant::now();
     let all = (0..number).map(|n| {
         let each = &each;

@@ -1,6 +1,7 @@
 //! The benchmarks that `make bench` prints; docs/performance.md has the latest results. The service and its peers take turns
 //! several times on the same stores and the same machine. No result fails a benchmark: machines differ.
 
+mod abuse;
 mod growth;
 mod harness;
 mod latency;
