@@ -95,7 +95,8 @@ fn documents(criterion: &mut Criterion) {
 }
 
 fn events(criterion: &mut Criterion) {
-    let client = client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0 };
+    let client =
+        client::Model { id: 1, name: "Bob".into(), email: "bob@example.com".into(), version: 0, forgotten_at: None };
     let product =
         |id| product::Model { id, name: "Computer".into(), price: 150_000, available: true, sku: None, version: 0 };
     let mut book = Book::new(Currency::USD, vec![client], vec![product(1), product(2)]);

@@ -11,6 +11,8 @@ pub struct Model {
     pub email: String,
     /// The version of the client's newest event.
     pub version: i32,
+    /// When its personal data were masked. Then it can have no new orders.
+    pub forgotten_at: Option<DateTimeUtc>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

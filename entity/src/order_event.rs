@@ -1,4 +1,5 @@
-//! The event log. A row is inserted in the transaction of the change that it describes, and is never updated or deleted.
+//! The event log. A row is inserted in the transaction of the change that it describes. It is never deleted, and
+//! updated only to mask personal data when its client is forgotten.
 
 use sea_orm::entity::prelude::*;
 

@@ -34,6 +34,7 @@ impl Commands {
             name: ActiveValue::Set(name),
             email: ActiveValue::Set(email),
             version: ActiveValue::Set(1),
+            forgotten_at: ActiveValue::Set(None),
         };
         match client::Entity::insert(new).exec_with_returning(&transaction).await {
             Ok(client) => {
@@ -73,6 +74,9 @@ impl Commands {
             };
             return Ok(earlier.replay(|event| client_of(event).filter(is_same)));
         }
+        if client.forgotten_at.is_some() {
+            return Ok(Err(vec![Rejection::ClientForgotten]));
+        }
         let before = client.clone();
         client.name = name.unwrap_or(client.name);
         client.email = email.unwrap_or(client.email);
@@ -109,9 +113,10 @@ fn event(id: Uuid, r#type: &str, client: &client::Model, origin: Origin) -> orde
 }
 
 /// The client after one of its events.
-fn client_of(event: &Event) -> Option<client::Model> {
+pub(super) fn client_of(event: &Event) -> Option<client::Model> {
     let ClientDetails { id, name, email } = event.client()?;
-    Some(client::Model { id, name: name.to_owned(), email: email.to_owned(), version: event.version })
+    let (name, email) = (name.to_owned(), email.to_owned());
+    Some(client::Model { id, name, email, version: event.version, forgotten_at: None })
 }
 
 /// Trims an address and converts it to lower case: few servers distinguish `Bob@` from `bob@`, and many people do not. Only ASCII

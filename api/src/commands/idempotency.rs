@@ -49,6 +49,12 @@ pub struct Key {
     command: &'static str,
 }
 
+impl Key {
+    pub fn text(&self) -> &str {
+        &self.key
+    }
+}
+
 /// The key of a request for a command, if it has one.
 pub fn key(scope: &Scope, key: Option<&str>, command: &'static str) -> Result<Option<Key>, Rejection> {
     match key {

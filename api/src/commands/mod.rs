@@ -3,12 +3,14 @@
 //! - [`place_order`]: orders, many in one transaction
 //! - [`cancel_order`]: cancelling orders, and refunding parts of them
 //! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
+//! - [`forget_client`]: masking the personal data of a client
 //! - [`idempotency`]: a repeated request gets the first result
 //! - [`database`]: opening the database, and the kinds of its errors
 
 pub mod cancel_order;
 pub mod clients;
 pub mod database;
+pub mod forget_client;
 pub mod idempotency;
 pub mod place_order;
 pub mod products;
@@ -42,6 +44,8 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
     ClientNotFound,
+    /// Its personal data were masked.
+    ClientForgotten,
     /// `item` is the position in the order, from 0; `None` for a command about one product.
     ProductNotFound {
         item: Option<usize>,

@@ -6,7 +6,7 @@ use super::arguments::{parse_id, parse_order_id};
 use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
 use super::cost_directives::cost;
 use super::error::Error;
-use super::types::client::{ClientPayload, RegisterClientInput, UpdateClientInput};
+use super::types::client::{ClientPayload, ForgetClientInput, RegisterClientInput, UpdateClientInput};
 use super::types::order::{
     CancelOrderInput, Order, OrderPayload, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
 };
@@ -18,7 +18,7 @@ use crate::commands::cancel_order::{Extent, RefundOrder, Refunded};
 use crate::commands::idempotency::Done;
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
-use crate::edge::auth::{CANCEL_ORDERS, PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::edge::auth::{CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 use crate::orders::StoredOrder;
 
 pub struct Mutation;
@@ -82,6 +82,18 @@ impl Mutation {
         #[graphql(desc = "The changes.")] input: UpdateClientInput,
     ) -> Option<Result<ClientPayload, Error>> {
         Some(update_client(ctx, input).await)
+    }
+
+    /// Erases the name and the e-mail address of a client everywhere, for ever: they are replaced in its row and in its history. Its
+    /// orders and sums stay, and new orders and changes are refused. The address is free for another client. Requires the scope
+    /// `clients:forget`. A token for one client can forget that client.
+    #[graphql(directive = cost::apply("50".into()))]
+    async fn forget_client(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The client.")] input: ForgetClientInput,
+    ) -> Option<Result<ClientPayload, Error>> {
+        Some(forget_client(ctx, input).await)
     }
 
     /// Creates a product. Without a SKU and an idempotency key, a repeated request creates a second product. Requires the scope
@@ -163,6 +175,17 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
     let (id, key) = (parse_id(&id), idempotency_key.as_deref());
     let updated = app.commands.update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx));
     Ok(match updated.await? {
+        Ok(done) => changed_client(app, done).await,
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
+    })
+}
+
+async fn forget_client(ctx: &Context<'_>, input: ForgetClientInput) -> Result<ClientPayload, Error> {
+    authorize_for(ctx, FORGET_CLIENTS, [input.id.as_str()])?;
+    let app = app(ctx);
+    let forgotten =
+        app.commands.forget_client(parse_id(&input.id), input.idempotency_key.as_deref(), origin(ctx)).await?;
+    Ok(match forgotten {
         Ok(done) => changed_client(app, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
     })

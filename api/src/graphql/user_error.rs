@@ -26,6 +26,8 @@ pub struct UserError {
 pub enum UserErrorCode {
     /// No client has this id.
     ClientNotFound,
+    /// The client was forgotten: it can have no new orders and changes.
+    ClientForgotten,
     /// No product has this id.
     ProductNotFound,
     /// The product is withdrawn, so it cannot be ordered.
@@ -87,6 +89,11 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
     use UserErrorCode as Code;
     match rejection {
         Rejection::ClientNotFound => UserError::new(Code::ClientNotFound, "There is no such client.", &[client_field]),
+        Rejection::ClientForgotten => UserError::new(
+            Code::ClientForgotten,
+            "The client was forgotten: it can have no new orders and changes.",
+            &[client_field],
+        ),
         Rejection::ProductNotFound { item } => {
             let message = "There is no such product.";
             match item {

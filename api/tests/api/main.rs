@@ -7,6 +7,7 @@ mod connections;
 mod documents;
 mod failover;
 mod federation;
+mod forgotten;
 mod health;
 mod history;
 mod http;

@@ -12,6 +12,7 @@ mod m20261127_000009_room_for_versions;
 mod m20261127_000010_refunds;
 mod m20261127_000011_origin_and_idempotency;
 mod m20261127_000012_products_and_search;
+mod m20261127_000013_forgotten_clients;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000010_refunds::Migration),
             Box::new(m20261127_000011_origin_and_idempotency::Migration),
             Box::new(m20261127_000012_products_and_search::Migration),
+            Box::new(m20261127_000013_forgotten_clients::Migration),
         ]
     }
 }

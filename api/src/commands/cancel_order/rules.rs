@@ -177,7 +177,13 @@ mod tests {
             lines: vec![line(1, 10_000, 1), line(2, 2_500, 2)],
         };
         let placed = Event { id: Uuid::nil(), time: at(0), version: 3, data };
-        let client = client::Model { id: 1, name: "Robert".into(), email: "r@example.com".into(), version: 7 };
+        let client = client::Model {
+            id: 1,
+            name: "Robert".into(),
+            email: "r@example.com".into(),
+            version: 7,
+            forgotten_at: None,
+        };
         Book { order: StoredOrder::new(placed), client, refunds: 0, cancelled_version: None, left: vec![10_000, 5_000] }
     }
 

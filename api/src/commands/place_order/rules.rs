@@ -49,6 +49,7 @@ impl Book {
         }
         let client = command.client_id.and_then(|id| self.clients.get_mut(&id));
         let version = match &client {
+            Some(client) if client.forgotten_at.is_some() => Err(Rejection::ClientForgotten),
             Some(client) => next_version(client.version),
             None => Err(Rejection::ClientNotFound),
         };
@@ -139,6 +140,7 @@ mod tests {
             name: format!("Client {id}"),
             email: format!("{id}@example.com"),
             version,
+            forgotten_at: None,
         };
         let product = |id: i64, price| product::Model {
             id,

@@ -6,18 +6,21 @@ pub const CANCEL_ORDERS: &str = "orders:cancel";
 pub const READ_ORDERS: &str = "orders:read";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const WRITE_CLIENTS: &str = "clients:write";
+/// Erase personal data.
+pub const FORGET_CLIENTS: &str = "clients:forget";
 pub const READ_PRODUCTS: &str = "products:read";
 pub const WRITE_PRODUCTS: &str = "products:write";
 pub const READ_SALES: &str = "sales:read";
 /// Run any document, even when documents must be trusted.
 pub const EXPLORE: &str = "graphql:explore";
 
-pub const SCOPES: [&str; 9] = [
+pub const SCOPES: [&str; 10] = [
     PLACE_ORDERS,
     CANCEL_ORDERS,
     READ_ORDERS,
     READ_CLIENTS,
     WRITE_CLIENTS,
+    FORGET_CLIENTS,
     READ_PRODUCTS,
     WRITE_PRODUCTS,
     READ_SALES,

@@ -313,7 +313,16 @@ pub struct UpdateClientInput {
     pub idempotency_key: Option<String>,
 }
 
-/// The result of registering or updating a client.
+/// A client to forget.
+#[derive(InputObject)]
+pub struct ForgetClientInput {
+    /// The id of the client.
+    pub id: ID,
+    /// A key of your choice, as in other mutations. It is not needed: a client is forgotten once.
+    pub idempotency_key: Option<String>,
+}
+
+/// The result of registering, updating or forgetting a client.
 #[derive(SimpleObject)]
 pub struct ClientPayload {
     /// The client after the change. Null if `userErrors` is not empty. If only this field fails, with
@@ -397,7 +406,13 @@ mod tests {
 
     #[test]
     fn a_written_client_is_as_new_as_the_row_and_includes_what_its_version_says() {
-        let row = || client::Model { id: 1, name: "Robert".into(), email: "bob@example.com".into(), version: 5 };
+        let row = || client::Model {
+            id: 1,
+            name: "Robert".into(),
+            email: "bob@example.com".into(),
+            version: 5,
+            forgotten_at: None,
+        };
         let states = [
             (None, ("Robert", 0, 0)),
             (Some(projected(3)), ("Robert", 500, 3)),

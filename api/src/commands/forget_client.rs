@@ -1,0 +1,145 @@
+//! Forgetting clients: masks their name, their e-mail address, and other personal data, in their row and in the log.
+//!
+//! One transaction masks the row and the newest [`MASKED_AT_ONCE`] events, so that nobody sees a client that is forgotten in part. Older
+//! events of a client with more of them are masked before, in transactions of their own: a single one would hold the lock of the
+//! client for longer than an order waits. If that takes longer than a request may, what was masked stays masked, and the next request
+//! continues.
+
+use entity::event::CLIENT_FORGOTTEN;
+use entity::{ClientChanged, Subject, client, idempotency_key, order, order_event};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::clients::client_of;
+use super::database::begin;
+use super::idempotency::{self, Done, Key, Scope};
+use super::{Commands, Origin, Outcome, Rejection, new_event, next_version};
+
+/// Events that the transaction of the change masks.
+const MASKED_AT_ONCE: i32 = 10_000;
+/// Events of one statement. Its time is limited.
+const EVENTS_PER_STATEMENT: i32 = 2_000;
+const MASKED_NAME: &str = "Forgotten client";
+
+impl Commands {
+    /// An `id` of `None` names no client. Forgetting a client again changes nothing.
+    pub async fn forget_client(
+        &self,
+        id: Option<i64>,
+        key: Option<&str>,
+        origin: Origin,
+    ) -> Outcome<Done<client::Model>> {
+        let subject = Subject::Client(id.unwrap_or_default());
+        let key = match idempotency::key(&Scope::Of(subject), key, "forgetClient") {
+            Ok(key) => key,
+            Err(rejection) => return Ok(Err(rejection.into())),
+        };
+        let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
+        self.mask_older_events(id).await?;
+        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        // Orders of the client wait for the lock, and are rejected then.
+        let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
+            return Ok(Err(vec![Rejection::ClientNotFound]));
+        };
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+            return Ok(earlier.replay(client_of));
+        }
+        if client.forgotten_at.is_some() {
+            self.claim_unchanged(&transaction, &key, subject, client.version).await?;
+            transaction.commit().await?;
+            return Ok(Ok(Done { row: client, replayed: true }));
+        }
+        let version = match next_version(client.version) {
+            Ok(version) => version,
+            Err(rejection) => return Ok(Err(rejection.into())),
+        };
+        mask_events(&transaction, id, (client.version - MASKED_AT_ONCE).max(0), client.version).await?;
+        let data = masked(id);
+        let actor = origin.actor.clone().filter(|_| !origin.actor_is_client);
+        let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, Origin { actor, ..origin });
+        let ClientChanged { client_name: name, client_email: email, .. } = data;
+        let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
+        mask_rows(&transaction, &client, &key).await?;
+        self.commit(transaction, event).await?;
+        Ok(Ok(Done::now(client)))
+    }
+
+    /// Masks all but the newest events of a client that has many.
+    async fn mask_older_events(&self, id: i64) -> Result<(), DbErr> {
+        let client = client::Entity::find_by_id(id).one(&self.db).await?;
+        let Some(client) = client.filter(|client| client.forgotten_at.is_none()) else { return Ok(()) };
+        let (mut masked, older) = (0, client.version - MASKED_AT_ONCE / 2);
+        while client.version > MASKED_AT_ONCE && masked < older {
+            let last = (masked + EVENTS_PER_STATEMENT).min(older);
+            let transaction = begin(&self.db).await?;
+            mask_events(&transaction, id, masked, last).await?;
+            transaction.commit().await?;
+            masked = last;
+        }
+        Ok(())
+    }
+}
+
+/// The client after the change. The domain `invalid` has no mail servers (RFC 2606), and nobody can register the address, because it
+/// has no top-level domain.
+fn masked(id: i64) -> ClientChanged {
+    ClientChanged {
+        client_id: id,
+        client_name: MASKED_NAME.to_owned(),
+        client_email: format!("forgotten-{id}@invalid"),
+    }
+}
+
+/// Reasons are removed too, and the subjects of tokens that were limited to the client.
+const ON_POSTGRES: &str = "UPDATE order_events SET payload = (payload || $1) - 'reason',
+        actor = CASE WHEN actor_is_client THEN NULL ELSE actor END
+    WHERE client_id = $2 AND version > $3 AND version <= $4 AND payload ->> 'clientEmail' <> $5";
+const ON_SQLITE: &str = "UPDATE order_events SET payload = json_remove(json_patch(payload, $1), '$.reason'),
+        actor = CASE WHEN actor_is_client THEN NULL ELSE actor END
+    WHERE client_id = $2 AND version > $3 AND version <= $4 AND payload ->> 'clientEmail' <> $5";
+
+/// Masks the events with versions above `after`, up to `last`.
+async fn mask_events(db: &impl ConnectionTrait, id: i64, mut after: i32, last: i32) -> Result<(), DbErr> {
+    let backend = db.get_database_backend();
+    let text = if backend == DbBackend::Postgres { ON_POSTGRES } else { ON_SQLITE };
+    let ClientChanged { client_name, client_email, .. } = masked(id);
+    let mask = json!({ "clientName": client_name, "clientEmail": client_email });
+    while after < last {
+        let until = (after + EVENTS_PER_STATEMENT).min(last);
+        let values = [mask.clone().into(), id.into(), after.into(), until.into(), client_email.clone().into()];
+        db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
+        after = until;
+    }
+    Ok(())
+}
+
+/// Masks the rows of the client and its orders, and deletes its idempotency keys, which callers choose.
+async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model, own: &Option<Key>) -> Result<(), DbErr> {
+    let update = client::Entity::update_many().filter(client::Column::Id.eq(client.id));
+    update
+        .col_expr(client::Column::Name, Expr::val(client.name.clone()))
+        .col_expr(client::Column::Email, Expr::val(client.email.clone()))
+        .col_expr(client::Column::Version, Expr::val(client.version))
+        .col_expr(client::Column::ForgottenAt, Expr::val(client.forgotten_at))
+        .exec(db)
+        .await?;
+    let reasons = order::Entity::update_many().col_expr(order::Column::CancelReason, Expr::val(None::<String>));
+    let reasons =
+        reasons.filter(order::Column::ClientId.eq(client.id)).filter(order::Column::CancelReason.is_not_null());
+    reasons.exec(db).await?;
+
+    use idempotency_key::{Column, Entity};
+    let scope = Scope::Of(Subject::Client(client.id)).name();
+    let others = Column::Key.ne(own.as_ref().map(Key::text).unwrap_or_default());
+    Entity::delete_many().filter(Column::Scope.eq(scope)).filter(others).exec(db).await?;
+    let first = order_event::Entity::find().select_only().column(order_event::Column::Id);
+    let first = first.filter(order_event::Column::ClientId.eq(client.id)).filter(order_event::Column::Version.eq(1));
+    if let Some(registration) = first.into_tuple::<Uuid>().one(db).await? {
+        // As the partial index has it.
+        let of_creation = Expr::cust("substr(scope, 1, 7) = 'caller '");
+        Entity::delete_many().filter(Column::EventId.eq(registration)).filter(of_creation).exec(db).await?;
+    }
+    Ok(())
+}

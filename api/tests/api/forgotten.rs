@@ -1,0 +1,227 @@
+//! Forgetting a client, on both databases and in Redis: afterwards no store has its name or its address.
+
+use entity::event::{CLIENT_FORGOTTEN, ORDER_PLACED};
+use entity::{Event, client, order_event};
+use futures::future::join_all;
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder, Statement};
+use serde_json::{Value, json};
+use test_support::services::sql;
+
+use crate::reports::ask;
+use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, open, order, postgres, queue, redis, sqlite};
+
+const EMAIL: &str = "zoe.private@example.com";
+const NAME: &str = "Zoë Private";
+
+async fn change(api: &Api, token: &str, mutation: &str) -> Value {
+    let response = api.graphql(token, &format!("mutation {{ {mutation} }}"), json!({})).await;
+    assert_eq!(response["errors"], Value::Null, "{mutation}: {response}");
+    response["data"].as_object().unwrap().values().next().unwrap().clone()
+}
+
+async fn log(db: &DatabaseConnection) -> Vec<order_event::Model> {
+    order_event::Entity::find().order_by_asc(order_event::Column::Id).all(db).await.unwrap()
+}
+
+fn parse(log: Vec<order_event::Model>) -> Vec<Event> {
+    log.into_iter().map(|row| Event::from_row(row, "USD").unwrap()).collect()
+}
+
+/// Registers a client, whose own token names it by its address, and who orders, cancels and changes everything. Returns its id.
+async fn a_client(api: &Api) -> String {
+    let staff = api.token(ALL_SCOPES, None);
+    let register = format!(
+        "registerClient(input: {{ name: \"{NAME}\", email: \"{EMAIL}\", idempotencyKey: \"{EMAIL}\" }}) {{ client {{ id }} }}"
+    );
+    let id = change(api, &staff, &register).await["client"]["id"].as_str().unwrap().to_owned();
+    let own = api.tokens.mint(EMAIL, ALL_SCOPES, Some(&id), std::time::Duration::from_secs(60)).unwrap();
+    let placed = api.graphql(&own, PLACE, order(&id, &[("1", 1), ("2", 3)], Some(EMAIL))).await;
+    let placed = placed["data"]["placeOrder"]["order"]["id"].as_str().unwrap_or_else(|| panic!("{placed}")).to_owned();
+    let cancel =
+        format!("cancelOrder(input: {{ orderId: \"{placed}\", reason: \"{EMAIL} asked\" }}) {{ clientVersion }}");
+    change(api, &staff, &cancel).await;
+    api.graphql(&own, PLACE, order(&id, &[("2", 2)], None)).await;
+    change(api, &own, &format!("updateClient(input: {{ id: \"{id}\", name: \"{NAME} II\" }}) {{ clientVersion }}"))
+        .await;
+    id
+}
+
+fn forget(id: &str) -> String {
+    format!(
+        "forgetClient(input: {{ id: \"{id}\" }}) {{ client {{ name email }} clientVersion replayed userErrors {{ code }} }}"
+    )
+}
+
+/// All rows of all tables, as text.
+async fn dump_postgres(db: &DatabaseConnection) -> String {
+    let tables = "SELECT table_name::text AS name FROM information_schema.tables WHERE table_schema = 'public'";
+    let mut dump = String::new();
+    for table in db.query_all_raw(sql(tables)).await.unwrap() {
+        let table: String = table.try_get("", "name").unwrap();
+        let rows = format!("SELECT coalesce(string_agg(row::text, ' '), '') AS rows FROM {table} AS row");
+        let rows: String = db.query_one_raw(sql(&rows)).await.unwrap().unwrap().try_get("", "rows").unwrap();
+        dump += &rows;
+    }
+    dump
+}
+
+/// All keys and values of a Redis.
+async fn dump_redis(server: &test_support::redis::Redis) -> String {
+    let mut dump = String::new();
+    for key in server.command::<Vec<String>>(&["KEYS", "*"]).await {
+        let read: Vec<&str> = match &*server.command::<String>(&["TYPE", &key]).await {
+            "hash" => vec!["HGETALL", &key],
+            "zset" => vec!["ZRANGE", &key, "0", "-1"],
+            "set" => vec!["SMEMBERS", &key],
+            "list" => vec!["LRANGE", &key, "0", "-1"],
+            "string" => vec!["GETRANGE", &key, "0", "-1"],
+            other => panic!("{key} is a {other}"),
+        };
+        let value = server.command::<redis::Value>(&read).await;
+        dump += &format!("{key} {}", text(&value));
+    }
+    dump
+}
+
+fn text(value: &redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned() + " ",
+        redis::Value::Array(values) | redis::Value::Set(values) => values.iter().map(text).collect(),
+        redis::Value::Map(pairs) => pairs.iter().map(|(key, value)| text(key) + &text(value)).collect(),
+        other => format!("{other:?} "),
+    }
+}
+
+fn has_personal_data(dump: &str) -> bool {
+    ["zoe.private", "Private", "Zo\u{eb}"].iter().any(|part| dump.contains(part))
+}
+
+#[tokio::test]
+async fn no_store_has_the_name_or_the_address_of_a_forgotten_client() {
+    let ((server, read_model), db) = (redis().await, postgres().await);
+    let api = Api::start_on(&db, read_model, queue().await, &[]).await;
+    let id = a_client(&api).await;
+    let before = log(&db.connection).await;
+    assert!(api.read_model.apply(&parse(before.clone())).await.iter().all(Result::is_ok));
+    assert!(has_personal_data(&dump_postgres(&db.connection).await) && has_personal_data(&dump_redis(&server).await));
+    let sums = "{ clients { nodes { id total { amount } orderCount } } }";
+    let sums_before = ask(&api, sums).await;
+
+    let forgotten = change(&api, &api.token("clients:forget", None), &forget(&id)).await;
+    assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(6), &json!([])), "{forgotten}");
+    let after = log(&db.connection).await;
+    let event = after.last().unwrap();
+    assert_eq!((&*event.r#type, event.actor.as_deref()), (CLIENT_FORGOTTEN, Some("tester")));
+    assert!(api.read_model.apply(&parse(vec![event.clone()])).await[0].is_ok());
+    for dump in [dump_postgres(&db.connection).await, dump_redis(&server).await] {
+        assert!(!has_personal_data(&dump), "{dump}");
+    }
+    assert_eq!(ask(&api, sums).await, sums_before, "orders and sums stay");
+
+    // Events that are still on their way, and dead letters, have lower versions.
+    assert!(api.read_model.apply(&parse(before)).await.iter().all(Result::is_ok));
+    assert!(!has_personal_data(&dump_redis(&server).await));
+    // A read model that is built from the log has only the mask.
+    let (rebuilt_server, rebuilt) = redis().await;
+    let api = Api::start_on(&db, rebuilt, queue().await, &[]).await;
+    assert!(api.read_model.apply(&parse(after)).await.iter().all(Result::is_ok));
+    assert!(!has_personal_data(&dump_redis(&rebuilt_server).await));
+    assert_eq!(ask(&api, sums).await, sums_before);
+    let history = format!(
+        "{{ client(id: {id}) {{ name email history {{ nodes {{ type actor reason changes {{ before after }} }} }} }} }}"
+    );
+    let seen = ask(&api, &history).await;
+    assert!(!has_personal_data(&seen.to_string()), "{seen}");
+    assert_eq!(seen["client"]["history"]["nodes"][0]["type"], "CLIENT_FORGOTTEN");
+    assert!(seen["client"]["history"]["nodes"].to_string().contains("\"actor\":\"tester\""), "the staff stays");
+}
+
+#[tokio::test]
+async fn a_sqlite_file_has_nothing_of_a_forgotten_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("orders.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    crate::support::migrate(&url).await.close().await.unwrap();
+    let db = Db::on(open(&url).await);
+    let api = Api::start(&db).await;
+    let id = a_client(&api).await;
+    let contents = async || {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)".to_owned();
+        let checkpoint = Statement::from_string(db.connection.get_database_backend(), checkpoint);
+        db.connection.query_one_raw(checkpoint).await.unwrap();
+        let bytes = std::fs::read(&file).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    assert!(has_personal_data(&contents().await));
+    change(&api, &api.token(ALL_SCOPES, None), &forget(&id)).await;
+    let contents = contents().await;
+    assert!(contents.contains("Forgotten client") && !has_personal_data(&contents));
+}
+
+#[tokio::test]
+async fn a_forgotten_client_takes_no_orders_and_changes_and_frees_its_address() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let (id, staff) = (a_client(&api).await, api.token(ALL_SCOPES, None));
+        let other = api.token(ALL_SCOPES, Some("1"));
+        let response = api.graphql(&other, &format!("mutation {{ {} }}", forget(&id)), json!({})).await;
+        assert_eq!(code(&response), "FORBIDDEN");
+        let without = api.token(&ALL_SCOPES.replace("clients:forget", ""), None);
+        let response = api.graphql(&without, &format!("mutation {{ {} }}", forget(&id)), json!({})).await;
+        assert_eq!(code(&response), "FORBIDDEN");
+
+        let racing = join_all((0..50).map(|_| {
+            let mutation = forget(&id).replace("input: {", "input: { idempotencyKey: \"once\", ");
+            let (api, staff) = (&api, &staff);
+            async move { change(api, staff, &mutation).await }
+        }))
+        .await;
+        assert_eq!(racing.iter().filter(|payload| payload["replayed"] == false).count(), 1, "{racing:?}");
+        assert!(racing.iter().all(|payload| payload["clientVersion"] == 6), "{racing:?}");
+        let again = change(&api, &staff, &forget(&id)).await;
+        assert_eq!((&again["replayed"], &again["clientVersion"]), (&json!(true), &json!(6)));
+        let forgotten = log(&db.connection).await.iter().filter(|row| row.r#type == CLIENT_FORGOTTEN).count();
+        assert_eq!(forgotten, 1);
+
+        for key in [None, Some(EMAIL)] {
+            let placed = api.graphql(&staff, PLACE, order(&id, &[("1", 1), ("2", 3)], key)).await;
+            assert_eq!(placed["data"]["placeOrder"]["userErrors"][0]["code"], "CLIENT_FORGOTTEN", "{placed}");
+        }
+        let update = format!("updateClient(input: {{ id: \"{id}\", name: \"{NAME}\" }}) {{ userErrors {{ code }} }}");
+        assert_eq!(change(&api, &staff, &update).await["userErrors"][0]["code"], "CLIENT_FORGOTTEN");
+        let unknown = change(&api, &staff, &forget("99")).await;
+        assert_eq!(unknown["userErrors"][0]["code"], "CLIENT_NOT_FOUND");
+        // What is left of an order can still be refunded.
+        let order = log(&db.connection).await.into_iter().rfind(|row| row.r#type == ORDER_PLACED).unwrap();
+        let order = order.payload["orderId"].as_str().unwrap().to_owned();
+        let cancel =
+            format!("cancelOrder(input: {{ orderId: \"{order}\", reason: \"late\" }}) {{ userErrors {{ code }} }}");
+        assert_eq!(change(&api, &staff, &cancel).await["userErrors"], json!([]));
+        // The address is free, and the address of the mask cannot be registered.
+        let register = |email: &str| {
+            format!(
+                "registerClient(input: {{ name: \"Z\", email: \"{email}\" }}) {{ client {{ id }} userErrors {{ code }} }}"
+            )
+        };
+        assert_eq!(change(&api, &staff, &register(EMAIL)).await["userErrors"], json!([]));
+        let masked = client::Entity::find_by_id(id.parse::<i64>().unwrap()).one(&db.connection).await.unwrap().unwrap();
+        assert!(masked.forgotten_at.is_some() && masked.version == 7);
+        let refused = change(&api, &staff, &register(&masked.email)).await;
+        assert_eq!(refused["userErrors"][0]["code"], "INVALID_EMAIL");
+    }
+}
+
+/// Its older events are masked in transactions of their own.
+#[tokio::test]
+async fn a_client_with_many_events_is_forgotten_too() {
+    let db = postgres().await;
+    test_support::fill::fill(&db.connection, 2, 50_000).await;
+    let api = Api::start(&db).await;
+    let started = std::time::Instant::now();
+    let forgotten = change(&api, &api.token(ALL_SCOPES, None), &forget("1")).await;
+    println!("25,000 events were masked in {:?}", started.elapsed());
+    assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(25_001), &json!([])), "{forgotten}");
+    let left = "SELECT count(*) AS left FROM order_events WHERE client_id = 1 AND payload::text LIKE '%1@example.com%'";
+    let left: i64 = db.connection.query_one_raw(sql(left)).await.unwrap().unwrap().try_get("", "left").unwrap();
+    assert_eq!(left, 0);
+}
