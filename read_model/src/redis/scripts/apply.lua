@@ -56,7 +56,7 @@ local function check(generation, at, is_live)
   local id, name, email, purchased_at, amount, order_count, event_count, refund, cancelled = unpack(ARGV, at, at + 8)
   local first, orders, after = at + 9, at + 9 + event_count, at + 9 + event_count + 2 * order_count
   local key, recent = generation .. 'client:' .. id, generation .. 'recent:' .. id
-  local stored = run('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase', 'refunded', 'cancelled')
+  local stored = run('HMGET', key, 'version', 'newest', 'orders', 'total', 'last_purchase', 'refunded')
   local version, newest = count(key, 'version', stored[1]), count(key, 'newest', stored[2])
   local all_orders = count(key, 'orders', stored[3]) + order_count
   local last_version = ARGV[orders - 1]
@@ -102,7 +102,7 @@ local function check(generation, at, is_live)
   if is_newest_purchase then append(fields, 'last_purchase', purchased_at) end
   if refund ~= '0' or cancelled ~= '0' then
     append(fields, 'refunded', refunded)
-    append(fields, 'cancelled', format('%d', count(key, 'cancelled', stored[7]) + cancelled))
+    append(fields, 'cancelled', format('%d', count(key, 'cancelled', run('HGET', key, 'cancelled')) + cancelled))
   end
   for event = ahead, orders - 1 do append(fields, 'ahead:' .. ARGV[event], '') end
   return {
