@@ -1,5 +1,5 @@
 # Each target installs the programs that it needs (on Debian, as root) or prints what to install.
-.PHONY: run demo build test check fuzz chaos bench
+.PHONY: run demo build test check fuzz chaos upgrade bench
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
@@ -36,6 +36,9 @@ fuzz: # sends random requests, variables, WebSocket messages and public keys to 
 
 chaos: # kills and disturbs everything while orders are placed, fills disks, rotates passwords: ROUNDS=200; SEED=… repeats a schedule
 	@SEED=$(SEED) ROUNDS=$(or $(ROUNDS),200) scripts/test --test system --test database -- chaos disk_full credentials --nocapture
+
+upgrade: # replaces projectors of the release before by those of this one under load; COMMIT=… names another release
+	@scripts/test-upgrade $(COMMIT)
 
 bench: # compares a release build with its peers, for ten minutes; ONLY=reads measures one part
 	@scripts/bench

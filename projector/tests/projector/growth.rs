@@ -19,7 +19,7 @@ use test_support::services::sql;
 async fn full_reads(db: &DatabaseConnection) -> BTreeMap<String, i64> {
     use sea_orm::ConnectionTrait;
     let scans = "SELECT relname::text AS name, seq_scan FROM pg_stat_user_tables
-                 WHERE relname IN ('orders', 'order_items', 'order_events', 'clients')";
+                 WHERE relname IN ('orders', 'order_items', 'order_events', 'order_refunds', 'order_refund_items', 'clients')";
     let rows = db.query_all_raw(sql(scans)).await.unwrap();
     rows.iter().map(|row| (row.try_get("", "name").unwrap(), row.try_get("", "seq_scan").unwrap())).collect()
 }
@@ -32,6 +32,15 @@ async fn no_comparison_reads_a_whole_table() {
     let (db, (_server, read_model, _)) = (connect().await.unwrap(), redis().await);
     migration::up(&db).await.unwrap();
     fill(&db, CLIENTS, 3 * CLIENTS).await;
+    for statement in [
+        "INSERT INTO order_refunds (id, order_id, client_id, version, refunded_at, amount, cancels)
+         SELECT id, id, client_id, version + 1000, placed_at, total, true FROM orders",
+        "INSERT INTO order_refund_items (refund_id, line, product_id, quantity, amount)
+         SELECT order_id, line, product_id, quantity, unit_price * quantity FROM order_items",
+        "VACUUM ANALYZE",
+    ] {
+        sea_orm::ConnectionTrait::execute_unprepared(&db, statement).await.unwrap();
+    }
     // The first page of clients is in the read model, so that it is compared and not examined.
     let log = order_event::Entity::find().filter(Column::ClientId.lte(2_000)).all(&db).await.unwrap();
     for result in read_model.apply(&events(&log)).await {

@@ -1,12 +1,14 @@
 //! Generations and fencing on a real server.
 
+use chrono::Utc;
+use entity::Event;
 use futures::{FutureExt, StreamExt};
 use iso_currency::Currency;
 use read_model::generations::{FORMAT, Generation, GenerationState, TransitionError};
 use read_model::reports::latest_orders;
-use read_model::{Applied, ConnectError, Cursor, Error, Generations, Projection, Queries, Redis};
+use read_model::{Applied, ConnectError, Cursor, Error, Generations, Memory, Projection, Queries, ReadModel, Redis};
 
-use crate::support::{command, event, server};
+use crate::support::{all_of, command, dated, event, server};
 
 async fn stored(redis: &Redis, generation: u64, id: i64) -> Option<i32> {
     redis.pinned_to(generation).clients(&[id]).await.unwrap().remove(0).map(|client| client.version)
@@ -124,6 +126,27 @@ async fn lost_generations_are_reconciled() {
     let refused = redis.apply(&[event(1, 4, 5)]).await;
     assert!(matches!(&refused[..], [Err(Error::Unavailable(why))] if why.contains("newer release")), "{refused:?}");
     assert_eq!(stored(&redis, 1, 1).await, Some(3), "queries still work");
+}
+
+/// A release of format 4 refuses the events of cancellations. So whatever such a generation has of them is complete.
+#[tokio::test]
+async fn a_generation_of_format_4_receives_cancellations_and_is_read_like_the_next_one() {
+    let server = server().await;
+    let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    let (memory, now) = (Memory::default(), Utc::now());
+    let format_4 = Generation { state: GenerationState::Live, format: 4 };
+    redis.change_generations(|generations, _| generations.generations.insert(1, format_4)).await.unwrap();
+    let log: Vec<Event> = (1..=12).map(|version| dated(1, version, now)).collect();
+    for model in [&redis as &dyn ReadModel, &memory] {
+        assert!(model.apply(&log).await.iter().all(|result| *result == Ok(Applied::Now)));
+    }
+    assert!(all_of(&redis, now).await == all_of(&memory, now).await);
+    // From the start of a rebuild on, releases of format 4 write nothing.
+    let rebuilt = redis.change_generations(Generations::start).await.unwrap().unwrap();
+    assert_eq!(redis.generations().await.unwrap().format(), FORMAT);
+    assert!(redis.pinned_to(rebuilt).apply(&log).await.iter().all(|result| *result == Ok(Applied::Now)));
+    redis.change_generations(|generations, now| generations.switch(rebuilt, now, 0)).await.unwrap().unwrap();
+    assert!(all_of(&redis, now).await == all_of(&memory, now).await);
 }
 
 #[tokio::test]

@@ -16,3 +16,4 @@ mod standalone;
 mod start;
 mod stores_down;
 mod token;
+mod upgrade;
