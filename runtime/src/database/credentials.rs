@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use sea_orm::sqlx::{Error, PgPool};
+use sea_orm::sqlx::{ConnectOptions, Connection, Error, PgPool};
 use sea_orm::{DatabaseConnection, DbBackend};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::reason;
+use super::{ACQUIRE_TIMEOUT, reason};
 
 /// Interval at which the file of the password is read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval at which the pool is asked for a connection.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which the credentials are tried.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for which the server may refuse the credentials.
 const REFUSED_TIME: Duration = Duration::from_secs(20);
 
@@ -65,8 +65,8 @@ pub async fn watch_credentials(db: DatabaseConnection, shutdown: CancellationTok
     let pool = db.get_postgres_connection_pool();
     let mut refused_since = None;
     while shutdown.run_until_cancelled(sleep(CHECK_INTERVAL)).await.is_some() {
-        match pool.acquire().await {
-            Ok(_) => refused_since = None,
+        match log_in(pool).await {
+            Ok(()) => refused_since = None,
             Err(error) if is_refusal(&error) => {
                 let since: &mut Instant = refused_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= REFUSED_TIME {
@@ -78,6 +78,13 @@ pub async fn watch_credentials(db: DatabaseConnection, shutdown: CancellationTok
         }
     }
     Ok(())
+}
+
+/// Opens a connection besides those of the pool. They stay usable with an old password, so they would hide that no other can be
+/// opened.
+async fn log_in(pool: &PgPool) -> Result<(), Error> {
+    let connection = timeout(ACQUIRE_TIMEOUT, pool.connect_options().connect()).await;
+    connection.map_err(|_| Error::PoolTimedOut)??.close().await
 }
 
 /// Class 28 is "invalid authorization specification":

@@ -3,8 +3,12 @@
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{ConnectOptions, Connection, Error};
 use sea_orm::{DatabaseConnection, SqlxSqliteConnector};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::ACQUIRE_TIMEOUT;
+
+/// The signal of a write beyond the limit of the size of files (`ulimit -f`), on Linux (x86-64, ARM) and macOS.
+const SIGXFSZ: i32 = 25;
 
 /// Whether this is the URL of a database that ends with the process.
 pub fn is_in_memory(url: &str) -> bool {
@@ -12,6 +16,8 @@ pub fn is_in_memory(url: &str) -> bool {
 }
 
 pub async fn connect(url: &str) -> Result<DatabaseConnection, Error> {
+    // With a handler, such a write fails (EFBIG) as on a full disk. Without one, the signal ends the process.
+    let _handler = signal(SignalKind::from_raw(SIGXFSZ))?;
     let mut options: SqliteConnectOptions = url.parse()?;
     if !url.contains('?') {
         options = options.create_if_missing(true);

@@ -28,9 +28,12 @@ impl Server {
         format!("postgres://app:{password}@127.0.0.1:{}/{}", self.server.db_port(), self.server.db_name())
     }
 
-    /// Open connections would stay usable for up to half an hour.
+    /// Open connections stay usable.
     async fn change_password(&self) {
         self.admin.execute_unprepared("ALTER ROLE app PASSWORD 'new'").await.unwrap();
+    }
+
+    async fn close_connections(&self) {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
         self.admin.execute_unprepared(end).await.unwrap();
     }
@@ -49,6 +52,7 @@ async fn a_new_password_in_the_file_is_used() {
     let db = connect(Login { url: &server.url("wrong"), password_file: Some(&file) }).await;
     db.ping().await.unwrap();
     server.change_password().await;
+    server.close_connections().await;
     assert!(db.ping().await.is_err());
     std::fs::write(&file, "new\n").unwrap();
     until("the new password is used", async || db.ping().await.is_ok()).await;
@@ -58,9 +62,11 @@ async fn a_new_password_in_the_file_is_used() {
 async fn a_process_whose_password_is_refused_is_shut_down() {
     let server = Server::start().await;
     let db = connect((&server.url("old")).into()).await;
+    db.ping().await.unwrap();
     let shutdown = CancellationToken::new();
-    let watch = tokio::spawn(watch_credentials(db, shutdown.clone()));
+    let watch = tokio::spawn(watch_credentials(db.clone(), shutdown.clone()));
     server.change_password().await;
+    db.ping().await.expect("an open connection of the pool");
     let error = watch.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("refuses the credentials") && error.contains("password authentication failed"), "{error}");
     assert!(shutdown.is_cancelled());

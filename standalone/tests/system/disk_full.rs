@@ -5,20 +5,17 @@ use std::path::Path;
 use std::process::Command;
 
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
-use test_support::process::{Process, command, program};
+use test_support::process::Process;
 use test_support::until;
 use test_support::user::User;
 
 const ITEMS: [(u32, u32); 2] = [(1, 1), (2, 3)];
 
-/// Starts the service on a database in this directory. Writes beyond a limit of the file size fail instead of ending it.
+/// Starts the service on a database in this directory.
 fn start(directory: &Path) -> (Process, User) {
     let url = format!("sqlite://{}", directory.join("orders.db").display());
-    let settings = command("standalone", &[], &[("LISTEN_ADDR", "127.0.0.1:0"), ("DATABASE_URL", &url)]);
-    let mut service = Command::new("env");
-    service.arg("--ignore-signal=XFSZ").arg(program("standalone"));
-    service.env_clear().envs(settings.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut process = Process::spawn("standalone", service);
+    let mut process =
+        Process::start("standalone", &[], &[("LISTEN_ADDR", "127.0.0.1:0"), ("DATABASE_URL", url.as_str())]);
     let address = process.line_with("POST http://").split('/').next().unwrap().to_owned();
     let token = process.line_with("TOKEN=");
     (process, User::new(&address, &token))
