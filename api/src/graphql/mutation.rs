@@ -48,7 +48,8 @@ impl Mutation {
         #[graphql(desc = "The order.")] input: CancelOrderInput,
     ) -> Option<Result<OrderPayload, Error>> {
         let extent = Extent::Rest { window: app(ctx).cancel_window };
-        Some(refund_order(ctx, &input.order_id, extent, input.reason).await)
+        let CancelOrderInput { order_id, reason, idempotency_key } = input;
+        Some(refund_order(ctx, &order_id, extent, reason, idempotency_key).await)
     }
 
     /// Refunds a part of an order. It is divided among the items in proportion to what is left of them. A token for one client can
@@ -60,7 +61,8 @@ impl Mutation {
         #[graphql(desc = "The part of the order.")] input: RefundOrderInput,
     ) -> Option<Result<OrderPayload, Error>> {
         let extent = Extent::Part(input.amount.to_minor(app(ctx).currency));
-        Some(refund_order(ctx, &input.order_id, extent, input.reason).await)
+        let RefundOrderInput { order_id, reason, idempotency_key, .. } = input;
+        Some(refund_order(ctx, &order_id, extent, reason, idempotency_key).await)
     }
 
     /// Registers a client. Requires the scope `clients:write`.
@@ -138,12 +140,18 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
     Ok(PlaceOrderPayload { order, client_version, replayed, user_errors: Vec::new() })
 }
 
-async fn refund_order(ctx: &Context<'_>, id: &ID, extent: Extent, reason: String) -> Result<OrderPayload, Error> {
+async fn refund_order(
+    ctx: &Context<'_>,
+    id: &ID,
+    extent: Extent,
+    reason: String,
+    idempotency_key: Option<String>,
+) -> Result<OrderPayload, Error> {
     let only_client = only_client(authorize(ctx, CANCEL_ORDERS)?);
-    let (app, order_id) = (app(ctx), parse_order_id(id));
-    let command = RefundOrder { order_id, only_client, extent, reason, origin: origin(ctx) };
+    let (app, order_id, origin) = (app(ctx), parse_order_id(id), origin(ctx));
+    let command = RefundOrder { order_id, only_client, extent, reason, idempotency_key, origin };
     Ok(match app.commands.refund_order(&command).await? {
-        Ok(Refunded { order, client_version, replayed }) => OrderPayload {
+        Ok(Done { row: Refunded { order, client_version }, replayed }) => OrderPayload {
             order: Some(Order::new(order, app.currency)),
             client_version: Some(client_version),
             replayed,

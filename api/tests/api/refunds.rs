@@ -269,6 +269,55 @@ async fn racing_cancellations_and_refunds_take_back_each_amount_once() {
 }
 
 #[tokio::test]
+async fn a_repeated_key_takes_nothing_back_and_belongs_to_one_request() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start_with(&db, &["--rate-limit", "0", "--operation-timeout", "60s"]).await;
+        let (id, token) = (place_id(&api, "1").await, api.token(ALL_SCOPES, None));
+        let send = async |input: Value, key: &str| {
+            let (field, r#type) = match input["amount"].is_null() {
+                true => ("cancelOrder", "CancelOrderInput"),
+                false => ("refundOrder", "RefundOrderInput"),
+            };
+            let mutation = format!("mutation ($input: {type}!) {{ {field}(input: $input) {{ {FIELDS} }} }}");
+            let mut input = input;
+            (input["orderId"], input["idempotencyKey"]) = (json!(id), json!(key));
+            let response = api.graphql(&token, &mutation, json!({ "input": input })).await;
+            assert_eq!(response["errors"], Value::Null, "{response}");
+            response["data"][field].clone()
+        };
+        let refund = json!({ "amount": "10", "reason": "late" });
+        let payloads = join_all((0..50).map(|_| send(refund.clone(), "k"))).await;
+        assert_eq!(payloads.iter().filter(|payload| payload["replayed"] == false).count(), 1, "{payloads:?}");
+        for payload in &payloads {
+            assert_eq!((&payload["clientVersion"], codes(payload)), (&json!(3), vec![]), "{payload}");
+            assert_eq!(payload["order"]["refunded"]["amount"], "10.00");
+        }
+        for other in [
+            json!({ "amount": "11", "reason": "late" }),
+            json!({ "amount": "10", "reason": "x" }),
+            json!({ "reason": "late" }),
+        ] {
+            assert_eq!(codes(&send(other.clone(), "k").await), ["IDEMPOTENCY_KEY_REUSED"], "{other}");
+        }
+        assert_eq!(
+            codes(&send(json!({ "amount": "0", "reason": "x" }), "").await),
+            ["REFUND_OUT_OF_RANGE", "INVALID_IDEMPOTENCY_KEY"]
+        );
+        assert_eq!(codes(&send(json!({ "reason": "x" }), "a\nb").await), ["INVALID_IDEMPOTENCY_KEY"]);
+        // A rejected request leaves its key free.
+        assert_eq!(codes(&send(json!({ "amount": "9000", "reason": "x" }), "other").await), ["REFUND_OUT_OF_RANGE"]);
+        assert_eq!(send(refund.clone(), "other").await["clientVersion"], 4);
+        let cancelled = send(json!({ "reason": "x" }), "cancel").await;
+        assert_eq!((&cancelled["clientVersion"], &cancelled["replayed"]), (&json!(5), &json!(false)));
+        // The version is that of the request, the order that of now.
+        let again = send(refund, "k").await;
+        assert_eq!((&again["replayed"], &again["clientVersion"]), (&json!(true), &json!(3)));
+        assert_eq!(again["order"]["status"], "CANCELLED");
+        assert_no_gaps(&db.connection).await;
+    }
+}
+
+#[tokio::test]
 async fn a_failed_cancellation_leaves_nothing_behind() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;

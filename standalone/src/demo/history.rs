@@ -3,7 +3,8 @@
 use std::f64::consts::TAU;
 
 use anyhow::ensure;
-use api::commands::place_order::{PlaceOrder, place_at};
+use api::commands::cancel_order::{Extent, RefundOrder};
+use api::commands::place_order::{Outcome, PlaceOrder, place_at};
 use api::commands::products::NewProduct;
 use api::commands::{Commands, Origin};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
@@ -13,7 +14,7 @@ use rand::Rng;
 use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait};
 use tokio::sync::mpsc;
 
-use super::Catalogue;
+use super::{Catalogue, Regret};
 
 const HOURS: i64 = 30 * 24;
 /// Orders in the busiest hour.
@@ -52,7 +53,8 @@ const PRODUCTS: [(&str, i64); 21] = [
 
 /// Adds clients, products and a month of orders to the database.
 pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<Catalogue> {
-    add_clients_and_products(db, currency).await?;
+    let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
+    add_clients_and_products(&commands, currency).await?;
     let catalogue = Catalogue {
         clients: client::Entity::find().count(db).await? as usize,
         products: product::Entity::find().count(db).await? as usize,
@@ -62,7 +64,8 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
         let time = now - TimeDelta::hours(hour);
         let orders: Vec<PlaceOrder> = (0..orders_at(time, hour)).map(|_| catalogue.random_order()).collect();
         if !orders.is_empty() {
-            place_at(db, currency, &orders, time).await?;
+            let placed = place_at(db, currency, &orders, time).await?;
+            take_back_a_few(&commands, currency, placed.outcomes, time + TimeDelta::minutes(30)).await?;
         }
     }
     // Nothing needs to be published: the read model replays the event log at start.
@@ -70,16 +73,42 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
     Ok(catalogue)
 }
 
-async fn add_clients_and_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
-    let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
+/// Cancels or refunds a few orders.
+async fn take_back_a_few(
+    commands: &Commands,
+    currency: Currency,
+    outcomes: Vec<Outcome>,
+    time: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    for outcome in outcomes {
+        let (Outcome::Placed(order), Some(regret)) = (outcome, Regret::random()) else { continue };
+        let (extent, reason) = match regret {
+            Regret::Cancel => (Extent::Rest { window: None }, "Ordered by mistake"),
+            Regret::Refund => (Extent::Part(Some(5 * unit(currency))), "Arrived late"),
+        };
+        let (order_id, reason) = (Some(order.data.order_id), reason.into());
+        let origin = Origin::default();
+        let command = RefundOrder { order_id, only_client: None, extent, reason, idempotency_key: None, origin };
+        let refunded = commands.refund_order_at(&command, time).await;
+        ensure!(matches!(refunded, Ok(Ok(_))), "cannot refund an order: {refunded:?}");
+    }
+    Ok(())
+}
+
+/// One unit of the currency in minor units.
+fn unit(currency: Currency) -> i64 {
+    10i64.pow(currency.exponent().unwrap_or(0).into())
+}
+
+async fn add_clients_and_products(commands: &Commands, currency: Currency) -> anyhow::Result<()> {
     for name in PLACES.iter().flat_map(|place| TRADES.map(|trade| format!("{place} {trade}"))) {
         let email = format!("{}@example.com", name.to_lowercase().replace(' ', ".").replace('é', "e"));
         let registered = commands.register_client(&name, &email, None, Origin::default()).await;
         ensure!(matches!(registered, Ok(Ok(_))), "cannot register {name}: {registered:?}");
     }
-    let unit = 10i64.pow(currency.exponent().unwrap_or(0).into());
     for (name, price) in PRODUCTS {
-        let (name, price, sku) = (name.to_owned(), Some(price * unit), Some(name.to_uppercase().replace(' ', "-")));
+        let (name, price, sku) =
+            (name.to_owned(), Some(price * unit(currency)), Some(name.to_uppercase().replace(' ', "-")));
         let created = commands
             .create_product(NewProduct { name: name.clone(), price, available: true, sku }, None, Origin::default())
             .await;

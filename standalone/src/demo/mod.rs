@@ -69,6 +69,24 @@ impl Demo {
     }
 }
 
+/// What becomes of a few orders.
+#[derive(Clone, Copy)]
+enum Regret {
+    Cancel,
+    Refund,
+}
+
+impl Regret {
+    /// Of a hundred orders, three are cancelled and two are refunded in part.
+    fn random() -> Option<Regret> {
+        match rand::rng().random_range(0..100) {
+            0..3 => Some(Regret::Cancel),
+            3..5 => Some(Regret::Refund),
+            _ => None,
+        }
+    }
+}
+
 /// How many clients and products there are. Their ids count from 1.
 #[derive(Clone, Copy)]
 struct Catalogue {

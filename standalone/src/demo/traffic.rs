@@ -8,13 +8,19 @@ use api::commands::place_order::{Item, PlaceOrder};
 use rand::Rng;
 use runtime::one_line;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Demo;
+use super::{Demo, Regret};
 
-const PLACE: &str = "mutation Demo($input: PlaceOrderInput!) { placeOrder(input: $input) { userErrors { message } } }";
+const PLACE: &str = "mutation Demo($input: PlaceOrderInput!) { result: placeOrder(input: $input) { order { id } userErrors { message } } }";
+const CANCEL: &str =
+    "mutation Demo($input: CancelOrderInput!) { result: cancelOrder(input: $input) { userErrors { message } } }";
+const REFUND: &str =
+    "mutation Demo($input: RefundOrderInput!) { result: refundOrder(input: $input) { userErrors { message } } }";
+/// The longest time until an order is cancelled or refunded.
+const REGRET: Duration = Duration::from_secs(60);
 /// The rate rises and falls by a half in waves of this length.
 const WAVE: Duration = Duration::from_secs(120);
 const MAX_PAUSE: f64 = 60.0;
@@ -52,19 +58,35 @@ impl Traffic {
         Ok(())
     }
 
+    /// Places an order. A few orders are cancelled or refunded later.
     async fn place(&self, PlaceOrder { client_id, items, .. }: PlaceOrder) {
         let item = |item: Item| json!({ "productId": item.product_id, "quantity": item.quantity });
         let items: Vec<Value> = items.into_iter().map(item).collect();
-        let input = json!({ "clientId": client_id, "items": items });
-        let body = json!({ "query": PLACE, "variables": { "input": input } });
+        let placed = self.mutate(PLACE, json!({ "clientId": client_id, "items": items })).await;
+        let (Some(id), Some(regret)) = (placed["order"]["id"].as_str(), Regret::random()) else { return };
+        let pause = sleep(REGRET.mul_f64(rand::rng().random()));
+        if self.shutdown.run_until_cancelled(pause).await.is_some() {
+            match regret {
+                Regret::Cancel => self.mutate(CANCEL, json!({ "orderId": id, "reason": "Ordered by mistake" })).await,
+                Regret::Refund => {
+                    self.mutate(REFUND, json!({ "orderId": id, "amount": "5", "reason": "Arrived late" })).await
+                }
+            };
+        }
+    }
+
+    /// The result of a mutation; null if it failed.
+    async fn mutate(&self, query: &str, input: Value) -> Value {
+        let body = json!({ "query": query, "variables": { "input": input } });
         let request = self.http.post(&self.url).bearer_auth(&self.token).json(&body);
         let response = async { request.send().await?.error_for_status()?.json::<Value>().await };
         match response.await {
-            Ok(response) if response["errors"].is_null() => {}
+            Ok(mut response) if response["errors"].is_null() => return response["data"]["result"].take(),
             _ if self.shutdown.is_cancelled() => {}
-            Ok(response) => warn!("an order of the demo failed: {}", response["errors"]),
+            Ok(response) => warn!("a request of the demo failed: {}", response["errors"]),
             Err(error) => warn!("{}: {}", self.url, one_line(&error)),
         }
+        Value::Null
     }
 }
 

@@ -6,10 +6,13 @@ mod sql;
 
 use std::time::Duration;
 
-use chrono::{SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
+use entity::{Change, Event, Refund, Subject};
 use uuid::Uuid;
 
 use super::database::begin;
+use super::idempotency::{self, Done, Scope};
+use super::place_order::rules::id_at;
 use super::{Commands, Origin, Outcome};
 use crate::orders::StoredOrder;
 use rules::Decision;
@@ -23,6 +26,7 @@ pub struct RefundOrder {
     pub only_client: Option<i64>,
     pub extent: Extent,
     pub reason: String,
+    pub idempotency_key: Option<String>,
     pub origin: Origin,
 }
 
@@ -43,24 +47,67 @@ pub struct Refunded {
     pub order: StoredOrder,
     /// The version of the client after it.
     pub client_version: i32,
-    /// The order had been cancelled before; nothing was written now.
-    pub replayed: bool,
+}
+
+impl RefundOrder {
+    fn name(&self) -> &'static str {
+        match self.extent {
+            Extent::Rest { .. } => "cancelOrder",
+            Extent::Part(_) => "refundOrder",
+        }
+    }
+
+    /// Whether an earlier request of the same name was for the same.
+    fn is_for(&self, refund: &Refund) -> bool {
+        let is_same_amount = match self.extent {
+            Extent::Rest { .. } => true,
+            Extent::Part(amount) => amount == Some(refund.amount),
+        };
+        is_same_amount
+            && self.order_id == Some(refund.order.order_id)
+            && refund.reason.as_deref() == Some(self.reason.trim())
+    }
 }
 
 impl Commands {
     /// Takes back an order or a part of it in one transaction. The client is locked first, as for its orders: so its versions have
-    /// no gap, an order is cancelled once, and no more is taken back than is left.
-    pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Refunded> {
+    /// no gap, an order is cancelled once, and no more is taken back than is left. To cancel a cancelled order again is a repeated
+    /// request, also without a key.
+    pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<Refunded>> {
+        self.refund_order_at(command, Utc::now()).await
+    }
+
+    /// As [`Commands::refund_order`], at this time.
+    pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<Refunded>> {
         let transaction = begin(&self.db).await?;
-        let book = sql::open_book(&transaction, self.currency, command).await?;
-        let (book, event) = match rules::decide(book, command, Utc::now().trunc_subsecs(3)) {
-            Decision::Accepted(book, event) => (book, event),
-            Decision::Replayed(refunded) => return Ok(Ok(refunded)),
-            Decision::Rejected(rejections) => return Ok(Err(rejections)),
+        let Some(book) = sql::open_book(&transaction, self.currency, command).await? else {
+            return Ok(Err(rules::not_found(command)));
+        };
+        let (time, of_client) = (book.time(time.trunc_subsecs(3)), Scope::Of(Subject::Client(book.client.id)));
+        let (event_id, key) =
+            (id_at(time), idempotency::key(&of_client, command.idempotency_key.as_deref(), command.name()));
+        if let Ok(key) = &key
+            && let Some(earlier) = self.claim(&transaction, key, event_id).await?
+        {
+            return Ok(earlier.replay(|event| refunded_by(event, command, book.order)));
+        }
+        let (book, event) = match (rules::decide(book, command, event_id, time), key.err()) {
+            (Decision::Accepted(book, event), None) => (book, event),
+            (Decision::Replayed(row), None) => return Ok(Ok(Done { row, replayed: true })),
+            (Decision::Rejected(rejections), invalid) => {
+                return Ok(Err(rejections.into_iter().chain(invalid).collect()));
+            }
+            (_, Some(invalid)) => return Ok(Err(vec![invalid])),
         };
         let cancels = matches!(command.extent, Extent::Rest { .. });
         let row = sql::write(&transaction, &event, cancels, command.origin.clone()).await?;
         self.commit(transaction, row).await?;
-        Ok(Ok(Refunded { order: book.after(&event, cancels), client_version: event.version, replayed: false }))
+        Ok(Ok(Done::now(Refunded { order: book.after(&event, cancels), client_version: event.version })))
     }
+}
+
+/// The result of the earlier request with this event, if it was for the same.
+fn refunded_by(event: &Event, command: &RefundOrder, order: StoredOrder) -> Option<Refunded> {
+    let (Change::OrderCancelled(refund) | Change::OrderRefunded(refund)) = &event.data else { return None };
+    command.is_for(refund).then_some(Refunded { order, client_version: event.version })
 }

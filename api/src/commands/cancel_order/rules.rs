@@ -1,12 +1,13 @@
 //! The rules of cancelling and refunding orders, without I/O.
 
+use std::iter;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::{Event, OrderPlaced, Refund, client};
+use uuid::Uuid;
 
 use super::{Extent, RefundOrder, Refunded};
-use crate::commands::place_order::rules::id_at;
 use crate::commands::{Rejection, next_version, valid_name};
 use crate::orders::StoredOrder;
 
@@ -51,24 +52,27 @@ impl From<RefundRejection> for Rejection {
     }
 }
 
-/// Accepts or rejects a request. `book` is `None` if there is no such order.
-pub fn decide(book: Option<Book>, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
+/// Everything that is wrong with a request for an order that does not exist.
+pub fn not_found(command: &RefundOrder) -> Vec<Rejection> {
+    let not_found = RefundRejection::OrderNotFound.into();
+    iter::once(not_found).chain(valid_reason(&command.reason).err()).collect()
+}
+
+/// Accepts or rejects a request. `time` is that of the event.
+pub fn decide(book: Book, command: &RefundOrder, event_id: Uuid, time: DateTime<Utc>) -> Decision {
     let reason = valid_reason(&command.reason);
-    let Some(book) = book else {
-        return Decision::Rejected([RefundRejection::OrderNotFound.into()].into_iter().chain(reason.err()).collect());
-    };
     let amount = match (command.extent, book.cancelled_version) {
         (Extent::Rest { .. }, Some(client_version)) => {
-            return Decision::Replayed(Refunded { order: book.order, client_version, replayed: true });
+            return Decision::Replayed(Refunded { order: book.order, client_version });
         }
         (Extent::Part(_), Some(_)) => Err(RefundRejection::OrderCancelled.into()),
-        (Extent::Rest { window }, None) => book.rest(window, now),
+        (Extent::Rest { window }, None) => book.rest(window, time),
         (Extent::Part(amount), None) => book.part(amount),
     };
     match (amount, next_version(book.client.version), reason) {
         (Ok(amount), Ok(version), Ok(reason)) => {
-            let event = book.event(amount, version, reason, now);
-            Decision::Accepted(Box::new(book), event)
+            let data = book.refund(amount, reason);
+            Decision::Accepted(Box::new(book), Event { id: event_id, time, version, data })
         }
         (amount, version, reason) => {
             Decision::Rejected([amount.err(), version.err(), reason.err()].into_iter().flatten().collect())
@@ -81,8 +85,13 @@ fn valid_reason(reason: &str) -> Result<String, Rejection> {
 }
 
 impl Book {
-    fn rest(&self, window: Option<Duration>, now: DateTime<Utc>) -> Result<i64, Rejection> {
-        let age = (now - self.order.placed.time).to_std().unwrap_or_default();
+    /// The time of an event now. Nothing is taken back before it was placed, even if the clocks of two processes differ.
+    pub fn time(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now.max(self.order.placed.time)
+    }
+
+    fn rest(&self, window: Option<Duration>, time: DateTime<Utc>) -> Result<i64, Rejection> {
+        let age = (time - self.order.placed.time).to_std().unwrap_or_default();
         if window.is_some_and(|window| age > window) {
             return Err(RefundRejection::CancelWindowPassed.into());
         }
@@ -98,24 +107,21 @@ impl Book {
     }
 
     /// The name and the address are those of the client now, because the newest event of a client determines them.
-    fn event(&self, amount: i64, version: i32, reason: String, now: DateTime<Utc>) -> Event<Refund> {
+    fn refund(&self, amount: i64, reason: String) -> Refund {
         let placed = &self.order.placed;
-        // Nothing is taken back before it was placed, even if the clocks of two processes differ.
-        let time = now.max(placed.time);
         let order = OrderPlaced {
             client_name: self.client.name.clone(),
             client_email: self.client.email.clone(),
             ..placed.data.clone()
         };
-        let data = Refund {
+        Refund {
             order,
             placed_at: placed.time,
             placed_version: placed.version,
             reason: Some(reason),
             amount,
             amounts: allocate(amount, &self.left),
-        };
-        Event { id: id_at(time), time, version, data }
+        }
     }
 
     /// The order after an event.
@@ -153,7 +159,6 @@ pub fn allocate(amount: i64, left: &[i64]) -> Vec<i64> {
 mod tests {
     use entity::Line;
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
     use crate::commands::Origin;
@@ -188,11 +193,16 @@ mod tests {
     }
 
     fn command(extent: Extent) -> RefundOrder {
-        RefundOrder { order_id: None, only_client: None, extent, reason: "damaged".into(), origin: Origin::default() }
+        let (reason, origin) = ("damaged".into(), Origin::default());
+        RefundOrder { order_id: None, only_client: None, extent, reason, idempotency_key: None, origin }
     }
 
-    fn rejections(book: Option<Book>, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {
-        let Decision::Rejected(rejections) = decide(book, command, now) else { return Vec::new() };
+    fn decide(book: Book, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
+        let time = book.time(now);
+        super::decide(book, command, Uuid::nil(), time)
+    }
+
+    fn of_refund(rejections: Vec<Rejection>) -> Vec<RefundRejection> {
         let of_refund = |rejection| match rejection {
             Rejection::Refund(rejection) => rejection,
             other => panic!("{other:?}"),
@@ -200,11 +210,17 @@ mod tests {
         rejections.into_iter().map(of_refund).collect()
     }
 
+    fn rejections(book: Book, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {
+        match decide(book, command, now) {
+            Decision::Rejected(rejections) => of_refund(rejections),
+            _ => Vec::new(),
+        }
+    }
+
     #[test]
     fn a_cancellation_takes_back_what_is_left_of_each_line_and_has_the_current_name() {
         let partly = Book { left: vec![1, 4_000], ..book() };
-        let Decision::Accepted(book, event) = decide(Some(partly), &command(Extent::Rest { window: None }), at(9))
-        else {
+        let Decision::Accepted(book, event) = decide(partly, &command(Extent::Rest { window: None }), at(9)) else {
             panic!("accepted");
         };
         assert_eq!((event.version, event.time), (8, at(9)));
@@ -221,36 +237,36 @@ mod tests {
         use RefundRejection::*;
         let (rest, part) = (|window| command(Extent::Rest { window }), |amount| command(Extent::Part(amount)));
         let with_reason = |reason: &str, command| RefundOrder { reason: reason.into(), ..command };
-        assert_eq!(rejections(None, &with_reason(" ", rest(None)), at(0)), [OrderNotFound, InvalidReason]);
-        assert_eq!(rejections(Some(book()), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
+        assert_eq!(of_refund(not_found(&with_reason(" ", rest(None)))), [OrderNotFound, InvalidReason]);
+        assert_eq!(rejections(book(), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
         for (amount, is_valid) in
             [(None, false), (Some(-1), false), (Some(1), true), (Some(15_000), true), (Some(15_001), false)]
         {
             let expected = if is_valid { vec![] } else { vec![OutOfRange] };
-            assert_eq!(rejections(Some(book()), &part(amount), at(0)), expected, "{amount:?}");
+            assert_eq!(rejections(book(), &part(amount), at(0)), expected, "{amount:?}");
         }
-        assert_eq!(rejections(Some(book()), &rest(Some(HOUR)), at(3_600)), []);
-        assert_eq!(rejections(Some(book()), &rest(Some(HOUR)), at(3_601)), [CancelWindowPassed]);
-        assert_eq!(rejections(Some(book()), &part(Some(1)), at(i64::from(i32::MAX))), [], "refunds have no window");
+        assert_eq!(rejections(book(), &rest(Some(HOUR)), at(3_600)), []);
+        assert_eq!(rejections(book(), &rest(Some(HOUR)), at(3_601)), [CancelWindowPassed]);
+        assert_eq!(rejections(book(), &part(Some(1)), at(i64::from(i32::MAX))), [], "refunds have no window");
         let full = Book { refunds: MAX_REFUNDS, ..book() };
-        assert_eq!(rejections(Some(full.clone()), &part(Some(1)), at(0)), [TooManyRefunds]);
-        assert_eq!(rejections(Some(full), &rest(None), at(0)), []);
+        assert_eq!(rejections(full.clone(), &part(Some(1)), at(0)), [TooManyRefunds]);
+        assert_eq!(rejections(full, &rest(None), at(0)), []);
         let mut last = book();
         last.client.version = i32::MAX;
         let limit = [Rejection::VersionLimitReached];
-        assert!(matches!(decide(Some(last), &rest(None), at(0)), Decision::Rejected(found) if found == limit));
+        assert!(matches!(decide(last, &rest(None), at(0)), Decision::Rejected(found) if found == limit));
 
         let cancelled = Book { cancelled_version: Some(5), ..book() };
-        assert_eq!(rejections(Some(cancelled.clone()), &part(Some(1)), at(0)), [OrderCancelled]);
-        let Decision::Replayed(refunded) = decide(Some(cancelled), &rest(Some(HOUR)), at(7_200)) else {
+        assert_eq!(rejections(cancelled.clone(), &part(Some(1)), at(0)), [OrderCancelled]);
+        let Decision::Replayed(refunded) = decide(cancelled, &rest(Some(HOUR)), at(7_200)) else {
             panic!("replayed");
         };
-        assert!(refunded.replayed && refunded.client_version == 5);
+        assert_eq!(refunded.client_version, 5);
     }
 
     #[test]
     fn no_time_is_before_the_order() {
-        let Decision::Accepted(_, event) = decide(Some(book()), &command(Extent::Part(Some(1))), at(-5)) else {
+        let Decision::Accepted(_, event) = decide(book(), &command(Extent::Part(Some(1))), at(-5)) else {
             panic!("accepted");
         };
         assert_eq!(event.time, at(0));

@@ -20,8 +20,9 @@ use crate::orders::{self, StoredOrder};
 /// The most problems with one order: two with each item, and one each with the client, the key and the total.
 const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
 
-/// The most problems with a change of an order: one each with the order or the amount, the version, and the reason.
-const MAX_REFUND_PROBLEMS: i32 = 3;
+/// The most problems with a change of an order: one each with the order or the amount, the version, the reason and the
+/// key.
+const MAX_REFUND_PROBLEMS: i32 = 4;
 
 /// An order without its items, as it was placed: a later cancellation or refund does not change it. `order(id:)` and `orders` show
 /// the current state of an order.
@@ -221,6 +222,9 @@ pub struct CancelOrderInput {
     pub order_id: ID,
     /// Why it is cancelled: from 1 to 200 characters.
     pub reason: String,
+    /// A key of your choice for this request: from 1 to 255 characters, for example a UUID. Without it, a repeated request is safe as
+    /// well.
+    pub idempotency_key: Option<String>,
 }
 
 /// A part of an order to take back.
@@ -232,6 +236,9 @@ pub struct RefundOrderInput {
     pub amount: Decimal,
     /// Why it is refunded: from 1 to 200 characters.
     pub reason: String,
+    /// A key of your choice for this refund: from 1 to 255 characters, for example a UUID. A repeated request for an order of the same
+    /// client with the same key, order, amount and reason takes nothing back.
+    pub idempotency_key: Option<String>,
 }
 
 /// The result of a change of an order.

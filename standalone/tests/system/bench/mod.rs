@@ -5,6 +5,7 @@ mod abuse;
 mod growth;
 mod harness;
 mod latency;
+mod order_lists;
 mod orders;
 mod projection;
 mod reads;

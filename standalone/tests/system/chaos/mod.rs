@@ -1,7 +1,7 @@
 //! Despite crashes, outages, and repeated or reordered messages, every acknowledged order is in the database once and in the
 //! read model once.
 //!
-//! Eight writers place orders with idempotency keys and repeat each request until it is acknowledged. Meanwhile a seeded
+//! Eight writers place orders with idempotency keys, cancel and refund some, and repeat each request until it is acknowledged. Meanwhile a seeded
 //! schedule kills and restarts processes, also at crash points, and disturbs each store. `SEED` and `ROUNDS` set it:
 //! `make chaos`.
 //!
@@ -62,7 +62,7 @@ async fn no_order_is_lost_or_counted_twice_whatever_fails() {
     let (mut chaos, apis) = Chaos::start(seed).await;
     let token = chaos.stores.token(ALL_SCOPES, "7d");
 
-    let acknowledged = Arc::new(Mutex::new(Vec::new()));
+    let acknowledged = Arc::<Mutex<Acknowledged>>::default();
     for (phase, faults) in [(0, HARMLESS.to_vec()), (1, [&HARMLESS[..], &HARMFUL].concat())] {
         if phase == 1 {
             chaos.let_projectors_repair();
@@ -72,7 +72,10 @@ async fn no_order_is_lost_or_counted_twice_whatever_fails() {
         chaos.check_that_nothing_is_lost(seed, &acknowledged).await;
     }
 
-    println!("chaos: {} orders in {rounds} rounds, none lost, none counted twice", acknowledged.lock().unwrap().len());
+    println!(
+        "chaos: {} orders in {rounds} rounds, none lost, none counted twice",
+        acknowledged.lock().unwrap().placed.len()
+    );
     let points = [&API_POINTS[..], &PROJECTOR_POINTS, &REPAIR_POINTS, &REBUILD_POINTS].concat();
     for point in points {
         let crashes = chaos.crashes.get(point).copied().unwrap_or(0);
@@ -141,7 +144,7 @@ impl Chaos {
         apis: &[String],
         token: &str,
         seed: u64,
-        acknowledged: &Arc<Mutex<Vec<Acknowledged>>>,
+        acknowledged: &Arc<Mutex<Acknowledged>>,
     ) {
         let stop = Arc::new(AtomicBool::new(false));
         let writers: Vec<JoinHandle<()>> = (0..WRITERS)
@@ -157,7 +160,7 @@ impl Chaos {
                 faults = kinds.to_vec();
             }
             let fault = faults.swap_remove(self.random.random_range(0..faults.len()));
-            let before = acknowledged.lock().unwrap().len();
+            let before = acknowledged.lock().unwrap().placed.len();
             // Sometimes the queue is disturbed as well, until a later round ends that.
             match self.random.random_range(0..6) {
                 0 => self.disturb_queue(),
@@ -166,11 +169,11 @@ impl Chaos {
             }
             self.cause(fault).await;
             let began = Instant::now();
-            while began.elapsed() < ROUND && acknowledged.lock().unwrap().len() < before + ORDERS_PER_ROUND {
+            while began.elapsed() < ROUND && acknowledged.lock().unwrap().placed.len() < before + ORDERS_PER_ROUND {
                 self.restart_dead();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            let placed = acknowledged.lock().unwrap().len();
+            let placed = acknowledged.lock().unwrap().placed.len();
             println!("chaos: round {round:>3}  {:<14} {placed:>6} orders", format!("{fault:?}"));
         }
         self.proxy.set(Mode::Works);

@@ -51,7 +51,8 @@ impl Supervised {
         let lines = self.restart(None);
         let crashed = was_armed && lines.iter().any(|line| line.starts_with("crashed at"));
         // A process that cannot reach a store at start exits, and is started again until it can.
-        let could_not_start = lines.iter().any(|line| line.starts_with("error: cannot"));
+        let reasons = ["error: cannot", "error: the Redis of REDIS_URL responds with an error"];
+        let could_not_start = lines.iter().any(|line| reasons.iter().any(|reason| line.starts_with(reason)));
         assert!(crashed || could_not_start, "{} ended with {status}: {lines:#?}", self.name);
         Some(lines)
     }

@@ -11,9 +11,18 @@ use serde_json::{Value, json};
 
 use super::CLIENTS;
 
-/// An order that was acknowledged.
-#[derive(Clone, Debug)]
+/// What was acknowledged.
+#[derive(Clone, Debug, Default)]
 pub struct Acknowledged {
+    pub placed: Vec<Placed>,
+    /// Orders that were cancelled.
+    pub cancelled: Vec<String>,
+    /// The number of refunds.
+    pub refunds: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Placed {
     pub client: i64,
     pub key: String,
     pub order: String,
@@ -27,19 +36,26 @@ const UPDATE: &str = "mutation ($input: UpdateClientInput!) {
 const CHANGE: &str = "mutation ($input: UpdateProductInput!) {
     result: updateProduct(input: $input) { object: product { id } userErrors { code } } }";
 
-/// Repeats each mutation until it is acknowledged. A mutation that is rejected fails the test: nothing is wrong with any.
+const CANCEL: &str = "mutation ($input: CancelOrderInput!) {
+    result: cancelOrder(input: $input) { object: order { id } userErrors { code } } }";
+const REFUND: &str = "mutation ($input: RefundOrderInput!) {
+    result: refundOrder(input: $input) { object: order { id } userErrors { code } } }";
+
+/// Repeats each mutation until it is acknowledged. A mutation that is rejected fails the test, because nothing is wrong with any. Only
+/// a refund may be late: another writer may have taken everything back.
 pub async fn write(
     apis: Vec<String>,
     token: String,
     seed: u64,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
 ) {
     let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
         let (client, key) = (random.random_range(1..=CLIENTS), format!("{:032x}", random.random::<u128>()));
-        let (query, input) = random_mutation(&mut random, client, &key);
+        let order = acknowledged.lock().unwrap().placed.choose(&mut random).map(|placed| placed.order.clone());
+        let (query, input) = random_mutation(&mut random, client, &key, order);
         let body = json!({ "query": query, "variables": { "input": input } });
         loop {
             let api = apis.choose(&mut random).unwrap();
@@ -50,27 +66,40 @@ pub async fn write(
             };
             let result = response.map_or(Value::Null, |response| response["data"]["result"].clone());
             if let Some(id) = result["object"]["id"].as_str() {
-                if query == PLACE {
-                    acknowledged.lock().unwrap().push(Acknowledged { client, key, order: id.into() });
+                let mut acknowledged = acknowledged.lock().unwrap();
+                match query {
+                    PLACE => acknowledged.placed.push(Placed { client, key, order: id.into() }),
+                    CANCEL => acknowledged.cancelled.push(id.into()),
+                    REFUND => acknowledged.refunds += 1,
+                    _ => {}
                 }
                 break;
             }
+            let code = result["userErrors"][0]["code"].as_str();
+            if query == REFUND && matches!(code, Some("ORDER_CANCELLED" | "REFUND_OUT_OF_RANGE")) {
+                break;
+            }
             // The object alone is null where the change was made but the read model could not be read.
-            let user_errors = result["userErrors"].as_array().map_or(0, Vec::len);
-            assert_eq!(user_errors, 0, "{input} was rejected: {result}");
+            assert_eq!(code, None, "{input} was rejected: {result}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-fn random_mutation(random: &mut StdRng, client: i64, key: &str) -> (&'static str, Value) {
+/// `order` is the id of any order.
+fn random_mutation(random: &mut StdRng, client: i64, key: &str, order: Option<String>) -> (&'static str, Value) {
     let (product, number) = (random.random_range(1..=3), random.random_range(1..=5));
-    match random.random_range(0..12) {
-        0 => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
-        1 => (
+    match (random.random_range(0..14), order) {
+        (0, _) => (UPDATE, json!({ "id": client, "name": key, "email": format!("{key}@example.com") })),
+        (1, _) => (
             CHANGE,
             json!({ "id": product, "name": key, "price": format!("{number}.50"), "sku": format!("{product}-{key}") }),
         ),
+        (2, Some(order)) => (CANCEL, json!({ "orderId": order, "reason": "damaged", "idempotencyKey": key })),
+        (3, Some(order)) => {
+            let amount = format!("{number}.07");
+            (REFUND, json!({ "orderId": order, "amount": amount, "reason": "late", "idempotencyKey": key }))
+        }
         _ => {
             let items = json!([{ "productId": product, "quantity": number }]);
             (PLACE, json!({ "clientId": client, "items": items, "idempotencyKey": key }))
