@@ -5,7 +5,7 @@
 use async_graphql::TypeDirective;
 
 /// The cost of a field without its selection (1 if not stated), or the cost that an argument or a field of an input object adds
-/// to the field with this argument. A whole number.
+/// to the field with this argument. Each element of an argument that is a list adds it. A whole number.
 #[TypeDirective(location = "ArgumentDefinition", location = "FieldDefinition", location = "InputFieldDefinition")]
 pub fn cost(weight: String) {}
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::arguments::{MAX_PAGE, parse_id, parse_order_id};
 use super::authorize::{authorize, authorize_for, only_client};
-use super::cost_directives::{list_size, max_size, names};
+use super::cost_directives::{cost, list_size, max_size, names};
 use super::error::Error;
 use super::query::Query;
 use super::types::client::Client;
@@ -105,7 +105,8 @@ impl Federation {
     async fn entities(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The type and the id of each entity, at most 100.")] representations: Vec<Any>,
+        #[graphql(desc = "The type and the id of each entity, at most 100.", directive = cost::apply("1".into()))]
+        representations: Vec<Any>,
     ) -> Result<Vec<Option<Result<Entity, Error>>>, Error> {
         let count = representations.len();
         if count > MAX_PAGE {

@@ -88,6 +88,8 @@ impl Walk<'_> {
         let arguments = field.arguments.iter().filter_map(|argument| {
             let definition = field.definition.argument_by_name(&argument.name)?;
             let own = definition.directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(0);
+            let elements = if definition.ty.is_list() { self.sizes.requested(field, &argument.name) } else { None };
+            let own = own.saturating_mul(elements.unwrap_or(1));
             Some(own.saturating_add(self.sizes.weight_of_input(&argument.value, &definition.ty)))
         });
         let own = directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(1);
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn entities_of_a_gateway_cost_as_much_as_a_list_of_clients() {
+    fn entities_of_a_gateway_cost_as_much_as_the_root_fields() {
         let sdl = crate::graphql::subgraph(None).sdl();
         let schema = Schema::parse_and_validate(sdl, "schema").unwrap();
         let of = |document: &str, variables: &str| {
@@ -326,7 +328,8 @@ mod tests {
         let entities =
             format!("query ($of: [_Any!]!) {{ _entities(representations: $of) {{ ... on Client {fields} }} }}");
         let entities = of(&entities, r#"{ "of": [{ "id": "1" }, { "id": "2" }, { "id": "3" }] }"#);
-        assert_eq!(entities.cost, clients.cost);
+        let client = of(&format!("{{ client(id: 1) {fields} }}"), "{}");
+        assert_eq!(entities.cost, 1 + 3 * client.cost);
         assert!(entities.bytes >= clients.bytes, "{entities:?} {clients:?}");
         assert!(of("{ _service { sdl } }", "{}").bytes > crate::graphql::federation::subgraph_sdl().len());
     }

@@ -26,7 +26,7 @@ impl<'a> Sizes<'a> {
     }
 
     /// Number of elements that an argument asks for: its value, or its length if it is a list.
-    fn requested(self, field: &Field, argument: &str) -> Option<usize> {
+    pub fn requested(self, field: &Field, argument: &str) -> Option<usize> {
         let definition = field.definition.argument_by_name(argument)?;
         // A single value may stand for a list of one.
         let is_list = definition.ty.is_list();
