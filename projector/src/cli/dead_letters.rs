@@ -10,29 +10,16 @@ use serde_json::Value;
 use super::Confirmation;
 use super::report::Report;
 
-#[derive(clap::Args)]
-#[command(next_help_heading = "Stores")]
-pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    /// URL of the SQS queue; its redrive policy names the dead-letter queue
-    #[arg(long, env, global = true)]
-    queue_url: Option<String>,
-    /// Print JSON, one line per result
-    #[arg(long, global = true, help_heading = None::<&'static str>)]
-    json: bool,
-    #[command(flatten)]
-    read_model: read_model::RedisSettings,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// List the dead letters, each with whether the read model still needs it
-    List,
+    List(Options),
     /// Show one dead letter with its body
     Show {
         /// Message id, as printed by `list`
         id: String,
+        #[command(flatten)]
+        options: Options,
     },
     /// Send dead letters back to the queue
     Redrive(Chosen),
@@ -41,7 +28,20 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Chosen {
+#[command(next_help_heading = "Stores")]
+pub struct Options {
+    /// Print JSON, one line per result
+    #[arg(long, help_heading = None::<&'static str>)]
+    json: bool,
+    /// URL of the SQS queue; its redrive policy names the dead-letter queue
+    #[arg(long, env)]
+    queue_url: Option<String>,
+    #[command(flatten)]
+    read_model: read_model::RedisSettings,
+}
+
+#[derive(clap::Args)]
+pub struct Chosen {
     /// Message ids, as printed by `list`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
@@ -50,19 +50,26 @@ struct Chosen {
     all: bool,
     #[command(flatten)]
     confirmation: Confirmation,
+    #[command(flatten)]
+    options: Options,
 }
 
-impl Arguments {
+impl Command {
     pub async fn run(self) -> anyhow::Result<()> {
-        self.command.confirm()?;
-        let queue_url =
-            self.queue_url.context("QUEUE_URL is not set: the SQS queue that the dead letters come from")?;
-        let (read_model, currency) = (self.read_model.connect().await?, self.read_model.currency);
+        self.confirm()?;
+        let (Command::List(options)
+        | Command::Show { options, .. }
+        | Command::Redrive(Chosen { options, .. })
+        | Command::Discard(Chosen { options, .. })) = &self;
+        let queue_url = options.queue_url.clone();
+        let queue_url = queue_url.context("QUEUE_URL is not set: the SQS queue that the dead letters come from")?;
+        let (read_model, currency) = (options.read_model.connect().await?, options.read_model.currency);
+        let report = Report::new(options.json);
         let queue = queues::client(&aws_settings().await?);
         let mut letters = DeadLetters::of(queue, queue_url, read_model, currency).await?;
         let shutdown = runtime::shutdown_signal()?;
         let done = tokio::select! {
-            done = self.command.run(&mut letters, Report::new(self.json)) => done,
+            done = self.act(&mut letters, report) => done,
             () = shutdown.cancelled() => Err(anyhow!("interrupted")),
         };
         // Also after a failure. Otherwise the letters would stay hidden for some minutes.
@@ -73,12 +80,10 @@ impl Arguments {
         }
         Ok(())
     }
-}
 
-impl Command {
     fn confirm(&self) -> anyhow::Result<()> {
         let (verb, chosen) = match self {
-            Command::List | Command::Show { .. } => return Ok(()),
+            Command::List(_) | Command::Show { .. } => return Ok(()),
             Command::Redrive(chosen) => ("send back", chosen),
             Command::Discard(chosen) => ("delete", chosen),
         };
@@ -87,9 +92,9 @@ impl Command {
         chosen.confirmation.ask(&format!("{verb} {letters}"))
     }
 
-    async fn run(self, letters: &mut DeadLetters, mut report: Report) -> anyhow::Result<()> {
+    async fn act(self, letters: &mut DeadLetters, mut report: Report) -> anyhow::Result<()> {
         match self {
-            Command::List => {
+            Command::List(_) => {
                 let mut count = 0;
                 let print = |letter: &DeadLetter| {
                     count += 1;
@@ -99,7 +104,7 @@ impl Command {
                 eprintln!("dead letters: {count}");
                 Ok(())
             }
-            Command::Show { id } => {
+            Command::Show { id, .. } => {
                 let mut found = false;
                 let show = |letter: &DeadLetter| {
                     if letter.id == id {

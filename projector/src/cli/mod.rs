@@ -33,7 +33,8 @@ pub enum Command {
     #[command(subcommand)]
     Queues(queues::Command),
     /// List, redrive or discard messages that could not be applied
-    DeadLetters(dead_letters::Arguments),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Compare the read model with the command database, and repair it with --repair
     #[command(after_help = verify::EXIT_STATUS)]
     Verify(verify::Arguments),
@@ -46,7 +47,7 @@ impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Queues(command) => command.run().await.map(|()| ExitCode::SUCCESS),
-            Command::DeadLetters(arguments) => arguments.run().await.map(|()| ExitCode::SUCCESS),
+            Command::DeadLetters(command) => command.run().await.map(|()| ExitCode::SUCCESS),
             Command::Verify(arguments) => arguments.run().await,
             Command::Rebuild(command) => command.run().await,
         }

@@ -59,6 +59,8 @@ fn help_has_one_line_for_each_setting_and_no_value_of_a_variable() {
         assert!(help.contains("Usage: ") && !help.contains("hunter2"), "{help}");
     }
     assert!(output(&mut command("standalone", &["--help"], &[])).contains("standalone: http://localhost:*"));
+    let needs = output(&mut command("projector", &["dead-letters", "discard", "--help"], &[]));
+    assert!(["QUEUE_URL", "REDIS_URL", "CURRENCY"].iter().all(|name| needs.contains(name)), "{needs}");
 }
 
 #[test]
