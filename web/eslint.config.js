@@ -21,12 +21,12 @@ const rules = {
   ],
   // The input type of a mutation is named after it.
   '@graphql-eslint/input-name': ['error', { checkInputType: true, caseSensitiveInputType: false }],
-  // Amounts, order items, pages, reports and payloads are values: they have no id.
+  // Amounts, order items, entries of a history, pages, reports and payloads are values: they have no id.
   '@graphql-eslint/strict-id-in-types': [
     'error',
     {
       exceptions: {
-        types: ['Money', 'OrderItem', 'PageInfo'],
+        types: ['FieldChange', 'HistoryEntry', 'Money', 'OrderItem', 'PageInfo'],
         suffixes: ['Connection', 'Edge', 'Error', 'Payload', 'Point', 'Report', 'Sales', 'Snapshot'],
       },
     },
