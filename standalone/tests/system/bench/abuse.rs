@@ -27,8 +27,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// Callers of an attack that needs several.
 const CALLERS: usize = 4;
 
-/// The settings that tests change have their defaults.
-const DEFAULTS: [(&str, &str); 8] = [
+/// The defaults of settings that tests change, and a page.
+const DEFAULTS: [(&str, &str); 7] = [
     ("RUST_LOG", "warn,api=info,projector=info,api::edge::access_log=warn"),
     ("READ_WAIT", "2s"),
     ("OPERATION_TIMEOUT", "5s"),
@@ -36,7 +36,6 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("RATE_LIMIT_SUBJECTS", "setup=0"),
     ("MAX_LIVE_CONNECTIONS_PER_CALLER", "1000"),
     ("GRAPHIQL", "1"),
-    ("DASHBOARD", "1"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
