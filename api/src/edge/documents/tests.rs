@@ -177,6 +177,17 @@ fn at_most_ten_errors_are_reported_with_their_positions() {
 }
 
 #[test]
+fn an_unknown_field_is_the_only_error_that_it_causes() {
+    let documents = documents(&[], true).unwrap();
+    let messages = |document: &str| -> Vec<String> {
+        let errors = documents.find_unmetered(text(document), false).err().unwrap();
+        errors.into_iter().map(|error| error.message).collect()
+    };
+    assert_eq!(messages("{ product(id: 1) { nothing } }"), ["type `Product` does not have a field `nothing`"]);
+    assert!(messages("{ product(id: 1) }")[0].contains("must have a subselection set"));
+}
+
+#[test]
 fn introspection_can_be_disabled_and_its_lists_cannot_nest_deeply() {
     let (open, closed) = (documents(&[], true).unwrap(), documents(&[], false).unwrap());
     for query in

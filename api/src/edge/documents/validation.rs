@@ -34,6 +34,10 @@ const TOKENS_PER_CHARGE: usize = 50;
 /// The introspection field that async-graphql has and apollo-compiler does not know. graphql-js asks for it with its option `oneOf`.
 const MORE_INTROSPECTION: &str = "extend type __Type { isOneOf: Boolean }";
 
+/// Parts of messages of apollo-compiler.
+const UNKNOWN_FIELD: &str = "does not have a field";
+const NO_SELECTION: &str = "must have a subselection set";
+
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 
@@ -164,15 +168,16 @@ fn refuse_null_in_introspection(schema: &mut Schema) {
 /// The first errors of a document, and the number of the others. `text` is as the client sent it, so that columns are right.
 fn errors(code: &str, found: &DiagnosticList, text: &str) -> Refusal {
     let positions = Positions::new(text);
-    let mut errors: Vec<_> = found
-        .iter()
-        .take(MAX_ERRORS)
-        .map(|error| {
-            let position = error.error.location().map(|location| positions.at(location.offset()));
-            let message = error.error.to_string();
-            refusal::error(code, message.chars().take(MAX_MESSAGE).collect::<String>(), position)
-        })
-        .collect();
+    let found: Vec<_> = found.iter().map(|error| (error.error.to_string(), error.error.location())).collect();
+    // An unknown field is also reported as a missing selection of the field around it, and that before the cause.
+    let has_unknown_field = found.iter().any(|(message, _)| message.contains(UNKNOWN_FIELD));
+    let is_consequence = |message: &str| has_unknown_field && message.contains(NO_SELECTION);
+    let found: Vec<_> = found.into_iter().filter(|(message, _)| !is_consequence(message)).collect();
+    let reported = found.iter().take(MAX_ERRORS).map(|(message, location)| {
+        let position = location.map(|location| positions.at(location.offset()));
+        refusal::error(code, message.chars().take(MAX_MESSAGE).collect::<String>(), position)
+    });
+    let mut errors: Vec<_> = reported.collect();
     if found.len() > MAX_ERRORS {
         errors.push(refusal::error(code, format!("There are {} more errors.", found.len() - MAX_ERRORS), None));
     }
