@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
-use futures::future::try_join_all;
 use runtime::one_line;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -33,15 +33,19 @@ pub(super) fn long_polling(queue: &Client) -> Client {
 }
 
 impl Consumer {
-    /// Runs up to `pollers` pollers until `shutdown`. Each waits for its receive call and finishes the messages that it gets.
+    /// Runs up to `pollers` pollers until `shutdown`. Each waits for its receive call and finishes the messages that it gets. They end at
+    /// once if this is dropped.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
         let idle_pollers = pollers.min(IDLE_POLLERS);
-        let pollers = (0..pollers).map(|n| {
+        let mut running = JoinSet::new();
+        for n in 0..pollers {
             // Spread over the interval in which a server looks for messages, so that they do not all call at the same time.
             let delay = (n < idle_pollers).then(|| SERVER_INTERVAL * n / idle_pollers);
-            tokio::spawn(self.clone().poll(delay, shutdown.clone()))
-        });
-        try_join_all(pollers).await.context("a poller failed")?;
+            running.spawn(self.clone().poll(delay, shutdown.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.context("a poller failed")?;
+        }
         Ok(())
     }
 

@@ -84,3 +84,13 @@ async fn a_projector_that_stops_returns_the_messages_that_it_cannot_apply() {
     let received = consumer.queue.receive_message().queue_url(&consumer.queue_url).send().await.unwrap();
     assert_eq!(received.messages().len(), 1, "another projector gets it at once");
 }
+
+/// Standalone does not wait for the calls of its embedded queue.
+#[tokio::test]
+async fn pollers_end_when_the_consumer_is_dropped() {
+    let (consumer, _) = crate::support::consumer(Arc::new(Memory::default())).await;
+    let running = tokio::spawn(consumer.clone().run(4, CancellationToken::new()));
+    until(async || Arc::strong_count(&consumer.activity) >= 5).await;
+    running.abort();
+    until(async || Arc::strong_count(&consumer.activity) == 1).await;
+}
