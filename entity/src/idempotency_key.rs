@@ -1,4 +1,5 @@
-//! Idempotency keys of requests that have changed something, or have found nothing to change. They are kept for ever. The database sets
+//! Idempotency keys of requests that have changed something, or have found nothing to change. They are kept for ever, except
+//! those of a forgotten client. The database sets
 //! the column `created_at`.
 
 use sea_orm::entity::prelude::*;
