@@ -29,7 +29,8 @@ async fn order_lists() {
     let orders = orders.ok().and_then(|orders| orders.parse().ok()).unwrap_or(ORDERS);
     let clients = orders / ORDERS_PER_CLIENT;
     let settings = [("shared_buffers", "2GB"), ("max_wal_size", "2GB"), ("autovacuum", "on"), ("work_mem", "16MB")];
-    let stores = tokio::task::spawn_blocking(move || Stores::prepared_with(&settings)).await.unwrap();
+    let mut stores = tokio::task::spawn_blocking(move || Stores::prepared_with(&settings)).await.unwrap();
+    stores.set("MAX_OPERATIONS_PER_CALLER", "512"); // all requests have one token
     let mut options = ConnectOptions::new(stores.postgres.connection_uri());
     options.sqlx_logging(false);
     let db = Database::connect(options).await.unwrap();
