@@ -27,7 +27,7 @@ mod scripts;
 
 use std::sync::Arc;
 
-use ::redis::{AsyncCommands, ErrorKind, RedisError, ServerErrorKind, pipe};
+use ::redis::{AsyncCommands, ErrorKind, RedisError, RedisResult, ServerErrorKind, pipe};
 use iso_currency::Currency;
 
 use self::client_cache::ClientCache;
@@ -130,17 +130,27 @@ impl Redis {
 
     /// Stores the settings that all processes share, or compares them with the stored ones.
     async fn check_shared_settings(&self) -> Result<(), ConnectError> {
-        let Shared { partitions, currency, .. } = &*self.shared;
-        let settings =
-            [("PARTITIONS", "partitions", partitions.to_string()), ("CURRENCY", "currency", currency.code().into())];
-        for (name, field, configured) in settings {
-            let (_, stored): (bool, String) =
-                pipe().hset_nx(META, field, &configured).hget(META, field).query_async(&mut self.connection()).await?;
-            if stored != configured {
-                return Err(ConnectError::Differs { name, stored, configured });
+        for setting in self.shared_settings() {
+            let mut pipeline = pipe();
+            pipeline.hset_nx(META, setting.field, &setting.configured).hget(META, setting.field);
+            let stored: RedisResult<(bool, String)> = pipeline.query_async(&mut self.connection()).await;
+            match stored {
+                Ok((_, stored)) => setting.check(stored)?,
+                Err(error) if is_wrong_type(&error) => return Err(meta_failed(error).into()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// The settings that all processes on this Redis share.
+    fn shared_settings(&self) -> [SharedSetting; 2] {
+        let Shared { partitions, currency, .. } = &*self.shared;
+        let setting = |name, field, configured| SharedSetting { name, field, configured };
+        [
+            setting("PARTITIONS", "partitions", partitions.to_string()),
+            setting("CURRENCY", "currency", currency.code().into()),
+        ]
     }
 
     fn connection(&self) -> Connection {
@@ -166,6 +176,35 @@ impl Redis {
     fn client_key(&self, generation: u64, id: i64) -> String {
         generation_key(self.partition(id), generation, format_args!("client:{id}"))
     }
+}
+
+/// A setting of this process that must be equal to the stored one.
+struct SharedSetting {
+    name: &'static str,
+    /// The field of [`META`] that stores it.
+    field: &'static str,
+    configured: String,
+}
+
+impl SharedSetting {
+    fn check(&self, stored: String) -> Result<(), ConnectError> {
+        if stored == self.configured {
+            return Ok(());
+        }
+        Err(ConnectError::Differs { name: self.name, stored, configured: self.configured.clone() })
+    }
+}
+
+/// Converts an error of a command on [`META`].
+fn meta_failed(error: RedisError) -> Error {
+    if !is_wrong_type(&error) {
+        return error.into();
+    }
+    Error::Damaged(format!("the key {META} has another type: delete it, and the processes write it again"))
+}
+
+fn is_wrong_type(error: &RedisError) -> bool {
+    error.to_string().contains("WRONGTYPE")
 }
 
 fn is_read_only(error: &RedisError) -> bool {

@@ -72,6 +72,52 @@ async fn a_process_with_other_shared_settings_refuses_to_start() {
     assert!(error.to_string().contains("`generations` in orders:meta"), "{error}");
 }
 
+/// Redis was emptied, or replaced by another one, and filled by processes with other settings.
+#[tokio::test]
+async fn a_running_process_refuses_a_redis_that_was_filled_with_other_settings() {
+    let server = server().await;
+    let running = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    for (field, other, right, problem) in [
+        ("partitions", "8", "16", "this Redis was filled with PARTITIONS=8, but this process is set to PARTITIONS=16"),
+        ("currency", "JPY", "USD", "this Redis was filled with CURRENCY=JPY, but this process is set to CURRENCY=USD"),
+    ] {
+        command(&server, &["HSET", "orders:meta", field, other]).await;
+        let is_problem = |error: &Error| error.to_string().contains(problem);
+        until("queries fail", async || running.clients(&[9]).await.is_err_and(|error| is_problem(&error))).await;
+        until("health reports it", async || running.health().await.outage.is_some_and(|error| is_problem(&error)))
+            .await;
+        command(&server, &["HSET", "orders:meta", field, right]).await;
+        until("queries succeed", async || running.clients(&[9]).await.is_ok()).await;
+        // A store that has lost the setting gets it again.
+        command(&server, &["HDEL", "orders:meta", field]).await;
+        until("the setting is stored", async || {
+            let _ = running.clients(&[9]).await;
+            server.command::<Option<String>>(&["HGET", "orders:meta", field]).await.as_deref() == Some(right)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn another_type_of_the_shared_settings_is_reported_with_the_remedy() {
+    let server = server().await;
+    let running = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert_eq!(running.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
+    let second = running.change_generations(read_model::Generations::start).await.unwrap().unwrap();
+    command(&server, &["SET", "orders:meta", "another type"]).await;
+    let remedy = "the key orders:meta has another type: delete it, and the processes write it again";
+    let Err(error) = Redis::connect(&server.url, 16, Currency::USD).await else { panic!("it is used") };
+    assert!(error.to_string().contains(remedy), "{error}");
+    until("queries report it", async || {
+        running.clients(&[1]).await.is_err_and(|error| error.to_string().contains(remedy))
+    })
+    .await;
+    command(&server, &["DEL", "orders:meta"]).await;
+    let started = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
+    assert!(started.generations().await.unwrap().generations.contains_key(&second), "nothing is lost");
+    until("queries succeed", async || running.clients(&[1]).await.is_ok_and(|clients| clients[0].is_some())).await;
+}
+
 #[tokio::test]
 async fn an_outage_is_reported_at_once_and_ends_by_itself() {
     let mut server = server().await;

@@ -17,7 +17,7 @@ use crate::redis::connection::Cursor;
 use crate::redis::keys::{
     META, fencing_token_key, partition_generations_key, rebuild_position_field, swept_field, wrong_sums_field,
 };
-use crate::redis::{ConnectError, Redis};
+use crate::redis::{ConnectError, Redis, meta_failed};
 
 /// How long readers use the cached generations. The previous one receives events for longer than that.
 const CACHED_FOR: Duration = Duration::from_secs(1);
@@ -57,6 +57,7 @@ pub struct WriteTarget {
 /// The stored generations, and the server's time (ms since 1970).
 struct Stored {
     text: Option<String>,
+    has_settings: bool,
     requested_at: Instant,
     now: i64,
 }
@@ -105,6 +106,7 @@ impl Redis {
         let stored = self.load().await?;
         let generations = stored.generations()?;
         let is_known = stored.text.is_some()
+            && stored.has_settings
             && generations.fencing_token >= self.cached(|cached| cached.generations.fencing_token);
         if is_known {
             self.update_cache(generations, stored.requested_at);
@@ -309,8 +311,10 @@ impl Redis {
         let (cache, mut pipeline) = (&self.shared.client_cache, pipe());
         let connection = cache.connection();
         // All processes use the clock of one server.
-        let script = "return {redis.call('HGET', KEYS[1], 'generations'), redis.call('TIME')}";
-        pipeline.ignore_errors().cmd("EVAL").arg(script).arg(1).arg(META);
+        let script = "return {redis.call('HMGET', KEYS[1], 'generations', unpack(ARGV)), redis.call('TIME')}";
+        let settings = self.shared_settings();
+        let fields = settings.each_ref().map(|setting| setting.field);
+        pipeline.ignore_errors().cmd("EVAL").arg(script).arg(1).arg(META).arg(&fields[..]);
         let mut server = self.connection();
         server.check_address();
         if server.is_single() {
@@ -330,11 +334,20 @@ impl Redis {
             server.leave();
             return Err(Error::Unavailable("the server that REDIS_URL names is a replica".into()));
         }
-        let (text, (seconds, micros)): (_, (i64, i64)) = from_redis_value(stored?).map_err(RedisError::from)?;
+        let stored = stored.map_err(meta_failed)?;
+        type Fields = (Option<String>, Option<String>, Option<String>);
+        let ((text, partitions, currency), (seconds, micros)): (Fields, (i64, i64)) =
+            from_redis_value(stored).map_err(RedisError::from)?;
+        // The server may be another one than before, or have been filled anew.
+        let has_settings = partitions.is_some() && currency.is_some();
+        for (setting, stored) in settings.iter().zip([partitions, currency]) {
+            let differs = |stored| setting.check(stored).map_err(|error| Error::Unavailable(error.to_string()));
+            stored.map_or(Ok(()), differs)?;
+        }
         if let Ok(Value::Okay) = next() {
             cache.on_tracking(connection);
         }
-        Ok(Stored { text, requested_at, now: seconds * 1_000 + micros / 1_000 })
+        Ok(Stored { text, has_settings, requested_at, now: seconds * 1_000 + micros / 1_000 })
     }
 
     fn cached<R>(&self, read: impl FnOnce(&Cached) -> R) -> R {
