@@ -50,8 +50,8 @@ pub struct Sweep {
     /// Present while this projector is the one that sweeps.
     round: Option<Round>,
     first_missed: FirstMissed,
-    /// Clients of this round that events may have changed that the database does not have.
-    forged: BTreeSet<Subject>,
+    /// Clients of this round of which the sums may have counted too many or too few events.
+    suspects: BTreeSet<Subject>,
     /// Whether something was repaired in this round. Then there may be more, so it does not pause.
     is_repairing: bool,
 }
@@ -73,7 +73,7 @@ impl Sweep {
             changes,
             round: None,
             first_missed: FirstMissed::default(),
-            forged: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             is_repairing: false,
         }
     }
@@ -152,15 +152,19 @@ impl Sweep {
         Ok(findings)
     }
 
-    /// Compares the sums soon if they may include events that the database does not have, once for each client.
+    /// Compares the sums soon if they may include events that the database does not have, or if a client was lost and repaired,
+    /// once for each client.
     async fn suspect_sums(&mut self, findings: &[Finding]) -> anyhow::Result<()> {
-        let forged: Vec<Subject> = (findings.iter().filter(|finding| finding.difference.may_be_forged()))
+        let is_suspect = |Finding { difference, repaired, .. }: &&Finding| {
+            difference.may_be_forged() || *repaired && difference.may_be_lost()
+        };
+        let suspects: Vec<Subject> = (findings.iter().filter(is_suspect))
             .map(|finding| finding.subject)
-            .filter(|subject| !self.forged.contains(subject))
+            .filter(|subject| matches!(subject, Subject::Client(_)) && !self.suspects.contains(subject))
             .collect();
-        if let Some(round) = self.round.as_mut().filter(|_| !forged.is_empty()) {
+        if let Some(round) = self.round.as_mut().filter(|_| !suspects.is_empty()) {
             round.compare_sums_again(&self.verifier).await?;
-            self.forged.extend(forged);
+            self.suspects.extend(suspects);
         }
         Ok(())
     }
@@ -218,10 +222,10 @@ impl Sweep {
             self.is_repairing |= findings.iter().any(|finding| finding.repaired);
             return Ok(findings);
         }
-        let findings = self.verifier.all_products(&mut self.first_missed).await?;
+        let findings = self.verifier.orphaned_products(&mut self.first_missed).await?;
         self.is_repairing = findings.iter().any(|finding| finding.repaired);
         round.finish(&self.verifier).await?;
-        self.forged.clear();
+        self.suspects.clear();
         Ok(findings)
     }
 

@@ -27,7 +27,7 @@ pub use interface::{Projection, Queries, ReadModel};
 pub use memory::Memory;
 pub use redis::connection::{Cursor, RedisAddress};
 pub use redis::generations::{self, Generations};
-pub use redis::repair::RankedAndRecent;
+pub use redis::repair::{CatalogueCursor, RankedAndRecent};
 pub use redis::{ConnectError, Redis};
 pub use rules::client::ProjectedClient;
 pub use rules::sales::{OrderSummary, Resolution, Sales, Side, Sum};

@@ -36,6 +36,12 @@ impl Verifier {
         Ok(client::Entity::find().filter(client::Column::Id.gt(after)).count(&self.db).await.map_err(database)?)
     }
 
+    /// The largest id of a client, or 0.
+    pub(crate) async fn last_client(&self) -> Result<i64, StoreFailed> {
+        let last = client::Entity::find().order_by_desc(client::Column::Id).select_only().column(client::Column::Id);
+        Ok(last.into_tuple().one(&self.db).await.map_err(database)?.unwrap_or(0))
+    }
+
     /// The next client after this id.
     pub async fn client_after(&self, after: i64) -> anyhow::Result<Option<i64>> {
         let next = client::Entity::find().filter(client::Column::Id.gt(after)).order_by_asc(client::Column::Id);
@@ -166,22 +172,28 @@ impl Verifier {
     pub(super) async fn examine(&self, id: i64) -> anyhow::Result<Examined> {
         let stored = match self.projected_client(id).await? {
             Ok(stored) => stored,
-            Err(why) => return Ok(Examined::Wrong(Difference::Damaged { why })),
+            Err(why) => return Ok(Examined::Lost(Difference::Damaged { why })),
         };
         let projected = stored.clone().unwrap_or_else(|| ProjectedClient::new(id));
+        let (version, newest) = (projected.client.version, projected.newest);
+        let wrong = |difference| match difference {
+            Difference::Orphaned { .. } => Examined::Wrong(difference),
+            // Events have arrived after the loss.
+            _ if version == 0 => Examined::Lost(difference),
+            _ => Examined::Wrong(difference),
+        };
         if let Some(difference) = self.difference_of_client(&projected).await? {
-            return Ok(Examined::Wrong(difference));
+            return Ok(wrong(difference));
         }
         let difference = self.difference_of_others(id, stored.as_ref()).await?;
-        let (version, has_any) = (projected.client.version, projected.newest > 0);
         let log = order_event::Entity::find().filter(Column::ClientId.eq(id));
         let is_included = |version| projected.ahead.contains(&version);
         let (published, is_pending) = missing_versions(&self.db, log, version, is_included).await?;
         // A client that was lost is missing, although its ranks and recent orders are still there.
-        let is_lost = !has_any && (is_pending || !published.is_empty());
+        let is_lost = newest == 0 && (is_pending || !published.is_empty());
         Ok(match difference.filter(|_| !is_lost) {
-            Some(difference) => Examined::Wrong(difference),
-            None => Examined::Right(Missing { version, has_any, published, is_pending }),
+            Some(difference) => wrong(difference),
+            None => Examined::Right(Missing { version, newest, published, is_pending }),
         })
     }
 

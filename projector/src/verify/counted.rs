@@ -1,8 +1,8 @@
 //! Decides which orders, cancellations and refunds the sums have counted, although their client does not include them.
 //!
 //! A client, its recent orders and the sums change in one atomic step. So a client misses a counted event only if the client itself
-//! was lost. Its recent orders then show which of its newest orders were counted. For all other events the sums do: they are short
-//! of an event that they have not counted, compared with the database.
+//! was lost. Its recent orders then show which of its newest orders were counted, and which were not. For all other events the
+//! sums do: they are short of an event that they have not counted, compared with the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -40,11 +40,23 @@ struct Recent {
 }
 
 impl Recent {
-    /// Whether the recent orders cannot show if this event was counted. They show no cancellations and no refunds.
-    fn leaves_open(&self, event: &MissingEvent) -> bool {
+    /// Whether they show that this order was not counted: they would have it.
+    fn exclude(&self, event: &MissingEvent) -> bool {
+        let has_place = self.versions.first().is_some_and(|oldest| event.version >= *oldest);
+        self.is_lost && event.side == Side::Gross && has_place && !self.versions.contains(&event.version)
+    }
+
+    /// Whether they cannot show if this event was counted. They show no cancellations and no refunds.
+    fn leave_open(&self, event: &MissingEvent) -> bool {
         let are_complete = !self.versions.is_empty() && self.versions.len() < RECENT_ORDERS;
-        let is_recent = self.versions.first().is_some_and(|oldest| event.version >= *oldest);
-        self.is_lost && !(event.side == Side::Gross && (are_complete || is_recent))
+        self.is_lost && !(event.side == Side::Gross && are_complete)
+    }
+
+    /// The version from which on all orders were refused, because the client was lost. Refunds after it probably were, too.
+    fn first_refused(&self, missing: &[MissingEvent]) -> Option<i32> {
+        let newest = self.versions.last()?;
+        let excluded = missing.iter().filter(|event| event.version > *newest && self.exclude(event));
+        excluded.map(|event| event.version).min()
     }
 }
 
@@ -52,10 +64,22 @@ impl Recent {
 struct StoredSums {
     sums: HashMap<Bucket, Sum>,
     read_at: Instant,
+    /// The time that decides which sums are retained.
+    now: DateTime<Utc>,
+    /// The versions of the events of which at least one sum can be read.
+    compared: BTreeSet<i32>,
+}
+
+/// The missing events that a stored sum is short of.
+enum Room {
+    None,
+    ForSome,
+    ForAll,
 }
 
 impl Verifier {
-    /// The versions of these events of a client that the sums have counted; changes of the client are never counted.
+    /// The versions of these events of a client that the sums have counted; changes of the client are never counted. Events after
+    /// `until` may be on their way, so they count only if the recent orders show them.
     ///
     /// An event is not counted only if all stored sums agree that they are short of it. An event of a lost client that its
     /// recent orders do not show is never applied, because the sums may be short of other events; it is reported.
@@ -64,6 +88,7 @@ impl Verifier {
         client: i64,
         stored: Option<&ProjectedClient>,
         events: &[&Event],
+        until: DateTime<Utc>,
     ) -> Result<BTreeSet<i32>, StoreFailed> {
         let missing = |event: &&Event| {
             let (side, sum) = contribution(event)?;
@@ -74,46 +99,85 @@ impl Verifier {
             return Ok(BTreeSet::new());
         }
         let recent = self.recent(client, stored).await?;
-        let (shown, mut missing): (Vec<_>, Vec<_>) =
+        let (shown, missing): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|event| recent.versions.contains(&event.version));
-        let (mut counted, mut compared) = (versions(&shown), BTreeSet::new());
-        let now = Utc::now();
-        let stored = self.stored_sums(client, &missing, now).await?;
-        for resolution in RESOLUTIONS {
-            for (bucket, mut group) in by_bucket(&missing, resolution, now) {
-                let Some(sum) = stored.sums.get(&bucket) else { continue };
-                compared.extend(versions(&group));
-                if !self.is_short(client, (*sum, stored.read_at), &group, resolution).await? {
-                    counted.extend(versions(&group));
-                } else if group.iter().any(|event| recent.leaves_open(event)) {
-                    // Perhaps it is short of other events.
-                    group.retain(|event| recent.leaves_open(event));
-                    report_ambiguous(client, &group);
-                    counted.extend(versions(&group));
-                }
-            }
-            missing.retain(|event| !counted.contains(&event.version));
-        }
-        counted.extend(versions(&missing).difference(&compared));
+        let refused = recent.first_refused(&missing);
+        let is_refused = |event: &MissingEvent| refused.is_some_and(|first| event.version >= first);
+        let (young, old): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
+        let (excluded, open): (Vec<_>, Vec<_>) =
+            old.into_iter().partition(|event| recent.exclude(event) || is_refused(event));
+        let stored = self.stored_sums(client, &[&excluded[..], &open].concat(), Utc::now()).await?;
+        let mut counted = versions(&shown);
+        // Recent orders that contradict the sums are not believed: a right sum must not become too large.
+        counted.extend(self.without_room(client, &stored, (&excluded, &[]), |_| false).await?);
+        // The sums are short of these events, whatever they have of the open ones.
+        let uncounted = excluded.into_iter().chain(young).filter(|event| !counted.contains(&event.version));
+        let uncounted: Vec<MissingEvent> = uncounted.collect();
+        let leave_open = |event: &MissingEvent| recent.leave_open(event);
+        counted.extend(self.without_room(client, &stored, (&open, &uncounted), leave_open).await?);
+        counted.extend(versions(&open).difference(&stored.compared));
         Ok(counted)
     }
 
-    /// Whether a stored sum is short of these events, compared with the database.
-    async fn is_short(
+    /// The versions of those events that a stored sum has no room for, or may have counted. Other events that are not counted may
+    /// be missing beside them.
+    async fn without_room(
         &self,
         client: i64,
-        (mut sum, read_at): (Sum, Instant),
+        stored: &StoredSums,
+        (events, beside): (&[MissingEvent], &[MissingEvent]),
+        is_open: impl Fn(&MissingEvent) -> bool,
+    ) -> Result<BTreeSet<i32>, StoreFailed> {
+        let (mut found, mut events) = (BTreeSet::new(), events.to_vec());
+        for resolution in RESOLUTIONS {
+            let beside = by_bucket(beside, resolution, stored.now);
+            for (bucket, group) in by_bucket(&events, resolution, stored.now) {
+                let Some(mut sum) = stored.sums.get(&bucket).copied() else { continue };
+                beside.get(&bucket).into_iter().flatten().for_each(|event| sum.add(event.sum));
+                let ambiguous = match self.room(client, (sum, stored.read_at), &group, resolution).await? {
+                    Room::None => Vec::new(),
+                    Room::ForSome => group.clone(),
+                    // Perhaps it is short of other events.
+                    Room::ForAll => match group.iter().filter(|event| is_open(event)).copied().collect::<Vec<_>>() {
+                        open if open.is_empty() => continue,
+                        open => open,
+                    },
+                };
+                report_ambiguous(client, &ambiguous);
+                found.extend(versions(if ambiguous.is_empty() { &group } else { &ambiguous }));
+            }
+            events.retain(|event| !found.contains(&event.version));
+        }
+        Ok(found)
+    }
+
+    /// How many of these events a stored sum is short of, compared with the database.
+    async fn room(
+        &self,
+        client: i64,
+        (sum, read_at): (Sum, Instant),
         missing: &[MissingEvent],
         resolution: Resolution,
-    ) -> Result<bool, StoreFailed> {
+    ) -> Result<Room, StoreFailed> {
         let bucket = self.placed_in_bucket(client, missing[0].side, missing[0].time, resolution);
-        missing.iter().for_each(|event| sum.add(event.sum));
+        let mut with_all = sum;
+        missing.iter().for_each(|event| with_all.add(event.sum));
         // A cached sum is enough to see that the stored one is short, because sums only grow.
-        if self.least_placed(&bucket).is_some_and(|least| is_within(sum, least)) {
-            return Ok(true);
+        if self.least_placed(&bucket).is_some_and(|least| is_within(with_all, least)) {
+            return Ok(Room::ForAll);
         }
         // Read after the stored sum, so that it has all that is counted there.
-        Ok(is_within(sum, self.placed_since(&bucket, read_at).await?))
+        let placed = self.placed_since(&bucket, read_at).await?;
+        let has_room_for = |event: &MissingEvent| {
+            let mut with_one = sum;
+            with_one.add(event.sum);
+            is_within(with_one, placed)
+        };
+        Ok(match missing {
+            _ if is_within(with_all, placed) => Room::ForAll,
+            missing if missing.iter().any(has_room_for) => Room::ForSome,
+            _ => Room::None,
+        })
     }
 
     /// Reads the sums that would include these events, in one round trip. Sums that cannot be read are left out.
@@ -123,11 +187,13 @@ impl Verifier {
         missing: &[MissingEvent],
         now: DateTime<Utc>,
     ) -> Result<StoredSums, StoreFailed> {
-        let buckets = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(missing, resolution, now).into_keys());
-        let buckets: Vec<Bucket> = buckets.collect();
+        let groups = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(missing, resolution, now));
+        let (buckets, groups): (Vec<Bucket>, Vec<_>) = groups.unzip();
         let sums = self.read_model.buckets_of_partition(client, &buckets).await.map_err(read_model)?;
+        let readable = groups.iter().zip(&sums).filter(|(_, sum)| sum.is_some());
+        let compared = readable.flat_map(|(group, _)| versions(group)).collect();
         let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
-        Ok(StoredSums { sums, read_at: Instant::now() })
+        Ok(StoredSums { sums, read_at: Instant::now(), now, compared })
     }
 
     async fn recent(&self, client: i64, stored: Option<&ProjectedClient>) -> Result<Recent, StoreFailed> {
@@ -168,6 +234,9 @@ fn by_bucket(
 }
 
 fn report_ambiguous(client: i64, events: &[MissingEvent]) {
+    if events.is_empty() {
+        return;
+    }
     let times = events.iter().map(|event| event.time);
     let (from, until) = (times.clone().min().unwrap_or_default(), times.max().unwrap_or_default());
     error!(

@@ -53,6 +53,11 @@ impl Difference {
             | Difference::Damaged { .. } => false,
         }
     }
+
+    /// Whether Redis may have lost it. Then a repair may have had to guess which events the sums have counted.
+    pub fn may_be_lost(&self) -> bool {
+        matches!(self, Difference::Missing { .. } | Difference::Behind { version: 0, .. } | Difference::Damaged { .. })
+    }
 }
 
 impl fmt::Display for Difference {

@@ -11,6 +11,8 @@ use super::Difference;
 /// The result of examining a client or a product.
 pub(super) enum Examined {
     Wrong(Difference),
+    /// Wrong, and perhaps lost: nothing may show which events the sums have counted.
+    Lost(Difference),
     /// Everything that the read model includes is right. These events are missing, if any.
     Right(Missing),
 }
@@ -18,10 +20,10 @@ pub(super) enum Examined {
 /// Events in the log that the read model does not include.
 #[derive(Default)]
 pub(super) struct Missing {
-    /// The version that the read model has, or 0.
+    /// The version up to which the read model includes all events, or 0.
     pub version: i32,
-    /// Whether it has any event.
-    pub has_any: bool,
+    /// The newest version that it includes, or 0.
+    pub newest: i32,
     /// The versions that are missing and not in the outbox, ascending.
     pub published: Vec<i32>,
     /// Whether there are others, which are in the outbox.
@@ -32,7 +34,7 @@ impl Examined {
     /// Whether all is right and no event up to this version is missing.
     pub fn is_right_up_to(&self, version: i32) -> bool {
         match self {
-            Examined::Wrong(_) => false,
+            Examined::Wrong(_) | Examined::Lost(_) => false,
             Examined::Right(missing) => missing.published.first().is_none_or(|first| *first > version),
         }
     }
@@ -40,6 +42,9 @@ impl Examined {
 
 /// Events that comparisons missed, and when they first did. An event that is missed again `in_flight` later is overdue. Until
 /// then it may be on its way.
+///
+/// A subject that Redis has lost is overdue `in_flight` after a comparison first saw the loss. By then all events that were applied
+/// before the loss are older than `in_flight`, so a repair takes none of them for an event that is on its way.
 #[derive(Debug, Default)]
 pub struct FirstMissed {
     subjects: BTreeMap<Subject, Missed>,
@@ -51,6 +56,15 @@ pub struct FirstMissed {
 struct Missed {
     since: Instant,
     versions: Vec<i32>,
+    /// The versions that the read model had, as in [`Missing`]. Both are larger later, unless the subject is lost.
+    included: [i32; 2],
+    is_lost: bool,
+}
+
+impl Missed {
+    fn is_waited_for(&self) -> bool {
+        self.is_lost || !self.versions.is_empty()
+    }
 }
 
 impl FirstMissed {
@@ -61,26 +75,39 @@ impl FirstMissed {
         examined: Examined,
         in_flight: Duration,
     ) -> Option<Difference> {
-        let Missing { version, has_any, published, is_pending } = match examined {
-            Examined::Wrong(difference) => {
-                self.forget(subject);
-                return Some(difference);
+        let before = self.subjects.remove(&subject);
+        let Missing { version, newest, published, is_pending } = match examined {
+            Examined::Wrong(difference) => return Some(difference),
+            Examined::Lost(difference) => {
+                let since = before.filter(|missed| missed.is_lost).map_or_else(Instant::now, |missed| missed.since);
+                let is_overdue = since.elapsed() >= in_flight;
+                if !is_overdue {
+                    self.subjects.insert(subject, Missed { since, versions: vec![], included: [0; 2], is_lost: true });
+                }
+                return is_overdue.then_some(difference);
             }
             Examined::Right(missing) => missing,
         };
-        let mut missed =
-            self.subjects.remove(&subject).unwrap_or(Missed { since: Instant::now(), versions: Vec::new() });
-        missed.versions.retain(|version| published.binary_search(version).is_ok());
-        if missed.versions.is_empty() && self.is_closed {
-            return None;
-        }
+        let included = [version, newest];
+        let is_lost = before.as_ref().is_some_and(|missed| version < missed.included[0] || newest < missed.included[1]);
+        let (since, mut versions) = match before.filter(|_| !is_lost) {
+            Some(missed) => (missed.since, missed.versions),
+            None => (Instant::now(), Vec::new()),
+        };
+        versions.retain(|version| published.binary_search(version).is_ok());
+        let mut missed = Missed { since, versions, included, is_lost: false };
         if missed.versions.is_empty() {
-            missed = Missed { since: Instant::now(), versions: published };
+            if self.is_closed && !is_lost {
+                return None;
+            }
+            missed = Missed { since: Instant::now(), versions: published, ..missed };
         }
         let events = missed.versions.len() as u64;
         if events > 0 && missed.since.elapsed() >= in_flight {
-            let missing = if has_any { Difference::Behind { events, version } } else { Difference::Missing { events } };
-            return Some(missing);
+            return Some(match newest {
+                0 => Difference::Missing { events },
+                _ => Difference::Behind { events, version },
+            });
         }
         if events > 0 || is_pending {
             self.subjects.insert(subject, missed);
@@ -101,9 +128,9 @@ impl FirstMissed {
         self.subjects.is_empty()
     }
 
-    /// Whether events are missing that are not in the outbox.
+    /// Whether subjects are lost or miss events that are not in the outbox.
     pub(crate) fn has_missing(&self) -> bool {
-        self.subjects.values().any(|missed| !missed.versions.is_empty())
+        self.subjects.values().any(Missed::is_waited_for)
     }
 
     pub(crate) fn forget(&mut self, subject: Subject) {
@@ -114,13 +141,13 @@ impl FirstMissed {
     /// every comparison, so without this [`FirstMissed::is_empty`] might never become true.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
-        self.subjects.retain(|_, missed| !missed.versions.is_empty());
+        self.subjects.retain(|_, missed| missed.is_waited_for());
     }
 
     /// The id before the first client that misses events: a later comparison must begin there.
     pub(super) fn before_first_client(&self) -> Option<i64> {
         self.subjects.iter().find_map(|(subject, missed)| match subject {
-            Subject::Client(id) if !missed.versions.is_empty() => Some(id - 1),
+            Subject::Client(id) if missed.is_waited_for() => Some(id - 1),
             _ => None,
         })
     }
@@ -134,7 +161,7 @@ mod tests {
     const SUBJECT: Subject = Subject::Client(1);
 
     fn without(versions: &[i32], is_pending: bool) -> Examined {
-        Examined::Right(Missing { version: 1, has_any: true, published: versions.to_vec(), is_pending })
+        Examined::Right(Missing { version: 1, newest: 1, published: versions.to_vec(), is_pending })
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,6 +203,30 @@ mod tests {
         let wrong = Examined::Wrong(Difference::Misranked);
         assert_eq!(first_missed.difference(SUBJECT, wrong, IN_FLIGHT), Some(Difference::Misranked));
         assert!(first_missed.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_subject_is_overdue_some_time_after_its_loss_was_seen() {
+        let lost = || Examined::Right(Missing { published: vec![1, 2, 3], ..Missing::default() });
+        let replaced = || Examined::Right(Missing { newest: 4, published: vec![1, 2, 3], ..Missing::default() });
+        let damaged = || Examined::Lost(Difference::Misranked);
+        for (loss, overdue) in [
+            (lost as fn() -> Examined, Difference::Missing { events: 3 }),
+            (replaced, Difference::Behind { events: 3, version: 0 }),
+            (damaged, Difference::Misranked),
+        ] {
+            let mut first_missed = FirstMissed::default();
+            assert_eq!(first_missed.difference(SUBJECT, without(&[2], false), IN_FLIGHT), None);
+            tokio::time::advance(IN_FLIGHT / 2).await;
+            first_missed.close();
+            assert_eq!(first_missed.difference(SUBJECT, loss(), IN_FLIGHT), None);
+            tokio::time::advance(IN_FLIGHT / 2).await;
+            assert_eq!(first_missed.difference(SUBJECT, loss(), IN_FLIGHT), None);
+            assert!(first_missed.has_missing());
+            tokio::time::advance(IN_FLIGHT / 2).await;
+            assert_eq!(first_missed.difference(SUBJECT, loss(), IN_FLIGHT), Some(overdue));
+            assert!(first_missed.is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
-use entity::{Subject, client, outbox, product, refused_event};
+use entity::{Subject, outbox, product, refused_event};
 use iso_currency::Currency;
 use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
@@ -129,7 +129,14 @@ impl Verifier {
                 return Ok(());
             }
         }
-        let mut interrupted = each(self.all_products(&mut first_missed).await?, &first_missed);
+        let mut last_product = 0;
+        while let Some(page) = self.next_products(last_product, &mut first_missed).await? {
+            last_product = page.last;
+            if each(page.findings, &first_missed) {
+                return Ok(());
+            }
+        }
+        let mut interrupted = each(self.orphaned_products(&mut first_missed).await?, &first_missed);
         first_missed.close();
         while !interrupted && !first_missed.is_empty() {
             sleep(LOOK_AGAIN.min(self.in_flight)).await;
@@ -142,15 +149,14 @@ impl Verifier {
 
     /// Compares some clients and some products that follow random ids.
     pub async fn sample(&self, count: u64, first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
-        let last = client::Entity::find().order_by_desc(client::Column::Id).select_only().column(client::Column::Id);
-        let last = last.into_tuple::<i64>().one(&self.db).await.map_err(database)?;
+        let last = self.last_client().await?;
         let mut findings = match self.next_clients(random_before(last, count), count, first_missed).await? {
             Some(page) => page.findings,
             None => Vec::new(),
         };
         let ids = product::Entity::find().select_only().column(product::Column::Id);
         let last = ids.clone().order_by_desc(product::Column::Id).into_tuple::<i64>().one(&self.db);
-        let last = last.await.map_err(database)?;
+        let last = last.await.map_err(database)?.unwrap_or(0);
         let ids = ids.filter(product::Column::Id.gt(random_before(last, count))).order_by_asc(product::Column::Id);
         let ids: Vec<i64> = ids.limit(count).into_tuple().all(&self.db).await.map_err(database)?;
         findings.extend(self.products(&ids, first_missed).await?);
@@ -213,9 +219,9 @@ fn is_pending() -> Expr {
 }
 
 /// A random id, so much below the ids up to the last one that each of them may be among the next `count`.
-fn random_before(last: Option<i64>, count: u64) -> i64 {
+fn random_before(last: i64, count: u64) -> i64 {
     let (_, random) = Uuid::now_v7().as_u64_pair();
-    let random = random % (last.unwrap_or(0).unsigned_abs() + 1);
+    let random = random % (last.unsigned_abs() + 1);
     i64::try_from(random).unwrap_or(0) - i64::try_from(count).unwrap_or(0)
 }
 

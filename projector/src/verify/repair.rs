@@ -74,13 +74,16 @@ impl Verifier {
             }
         }
         let version = event.map_or(0, |event| event.version);
-        Ok(self.examine_products(&[id]).await?.iter().all(|(_, examined)| examined.is_right_up_to(version)))
+        let rows = self.product_rows(&[id]).await?;
+        Ok(self.examine_products(&[id], rows).await?.iter().all(|(_, examined)| examined.is_right_up_to(version)))
     }
 
     /// Repairs a client from its log. Returns whether it is right afterwards.
     ///
     /// Events that the sums have counted make up the client that replaces the stored one. The others are applied in the ordinary
-    /// way, so that they also count in the sums. Events of the last `in_flight` may be on their way: they are left to arrive.
+    /// way, so that they also count in the sums. Events of the last `in_flight` may be on their way: they are left to arrive, unless
+    /// they are known to be counted. A client that was lost is repaired `in_flight` after its loss at the earliest, see
+    /// [`FirstMissed`](super::FirstMissed), so it has no other counted event of that age.
     pub(super) async fn repair_client(&self, id: i64) -> anyhow::Result<bool> {
         for attempt in 0..MAX_ATTEMPTS {
             // Read first: it changes when an event is applied meanwhile.
@@ -110,15 +113,15 @@ impl Verifier {
         let mut last = 0;
         while let Some(events) = self.next_events(id, last).await? {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
-            let missing: Vec<&Event> =
-                events.iter().filter(|event| !is_included(event) && event.time <= until).collect();
-            let counted = self.counted(id, stored, &missing).await?;
+            let missing: Vec<&Event> = events.iter().filter(|event| !is_included(event)).collect();
+            let counted = self.counted(id, stored, &missing, until).await?;
             for event in &events {
-                if last == log.settled && (event.time <= until || is_included(event)) {
+                let is_counted = is_included(event) || counted.contains(&event.version);
+                if last == log.settled && (event.time <= until || is_counted) {
                     log.settled = event.version;
                 }
                 last = event.version;
-                if is_included(event) || counted.contains(&event.version) {
+                if is_counted {
                     log.counted.apply(event).with_context(|| format!("event {} cannot be applied", event.id))?;
                     log.recent.extend(event.order().map(|order| (event.version, OrderSummary::of(order, event.time))));
                 }

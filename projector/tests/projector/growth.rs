@@ -5,12 +5,14 @@ use chrono::{Days, Utc};
 use entity::Subject;
 use entity::order_event::{self, Column, least_id_at};
 use iso_currency::Currency;
+use projector::sweep::Sweep;
 use projector::verify::{FirstMissed, Repair, Verifier};
 use read_model::Projection;
 use runtime::database;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 use test_support::fill::fill;
 use test_support::services::sql;
@@ -19,7 +21,8 @@ use test_support::services::sql;
 async fn full_reads(db: &DatabaseConnection) -> BTreeMap<String, i64> {
     use sea_orm::ConnectionTrait;
     let scans = "SELECT relname::text AS name, seq_scan FROM pg_stat_user_tables
-                 WHERE relname IN ('orders', 'order_items', 'order_events', 'order_refunds', 'order_refund_items', 'clients')";
+                 WHERE relname IN ('orders', 'order_items', 'order_events', 'order_refunds', 'order_refund_items',
+                                   'clients', 'products')";
     let rows = db.query_all_raw(sql(scans)).await.unwrap();
     rows.iter().map(|row| (row.try_get("", "name").unwrap(), row.try_get("", "seq_scan").unwrap())).collect()
 }
@@ -78,6 +81,41 @@ async fn no_comparison_reads_a_whole_table() {
     let Verifier { db: compared, .. } = verifier;
     compared.close().await.unwrap(); // then its statistics are complete
     assert_eq!(full_reads(&db).await, before);
+}
+
+#[tokio::test]
+async fn a_round_of_the_sweep_reads_no_whole_table() {
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
+    let (db, (_server, read_model, _)) = (connect().await.unwrap(), redis().await);
+    migration::up(&db).await.unwrap();
+    // They have no events, so that they are compared and not examined.
+    for statement in [
+        "TRUNCATE clients, products RESTART IDENTITY CASCADE",
+        "INSERT INTO clients (name, email) SELECT 'Bob', n || '@example.com' FROM generate_series(1, 50000) n",
+        "INSERT INTO products (name, price) SELECT 'Phone', 1 FROM generate_series(1, 50000)",
+        "VACUUM ANALYZE",
+    ] {
+        sea_orm::ConnectionTrait::execute_unprepared(&db, statement).await.unwrap();
+    }
+    let of_subjects = async |db: &DatabaseConnection| {
+        let reads = full_reads(db).await;
+        (reads["clients"], reads["products"])
+    };
+    db.close().await.unwrap();
+    let db = connect().await.unwrap();
+    let before = of_subjects(&db).await;
+    let compared = connect().await.unwrap();
+    let verifier = Verifier::new(compared.clone(), read_model.clone(), Currency::USD, Duration::ZERO, Repair::FromLog);
+    let mut sweep = Sweep::new(verifier, Duration::ZERO, Duration::ZERO, Arc::default());
+    until(async || {
+        assert_eq!(sweep.run_once().await.unwrap(), []);
+        read_model.sweep_progress().await.unwrap().unwrap().contains("\"is_finished\":true")
+    })
+    .await;
+    sweep.run_once().await.unwrap(); // the next round begins
+    compared.close().await.unwrap(); // then its statistics are complete
+    assert_eq!(of_subjects(&db).await, before);
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use crate::support::*;
 use chrono::{DateTime, Days, SubsecRound, TimeDelta, Utc};
 use entity::Subject::Client;
-use entity::order_event;
+use entity::{event, order_event};
 use projector::verify::{Difference, FirstMissed, Repair, Verifier};
 use read_model::Projection;
 use sea_orm::ConnectionTrait;
+use std::time::Duration;
 
 /// Clients of one partition.
 const CLIENTS: [i64; 3] = [1, 17, 33];
@@ -194,4 +195,84 @@ async fn a_lost_client_counts_once_while_another_order_of_its_half_hour_is_missi
     assert_eq!(wrong_sums(&verifier).await.len(), sums.len());
     verifier.read_model.apply(&events(&missing)).await;
     assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
+}
+
+/// Orders of client 1, all at this time, which is also that of their ids.
+fn orders_at(versions: std::ops::RangeInclusive<i32>, time: DateTime<Utc>) -> Vec<order_event::Model> {
+    versions.map(|version| order_event::Model { occurred_at: time, ..row(1, version) }).collect()
+}
+
+fn renamed(version: i32, time: DateTime<Utc>) -> order_event::Model {
+    let payload = serde_json::json!({ "clientId": 1, "clientName": "Bob", "clientEmail": "bob@example.com" });
+    order_event::Model { r#type: event::CLIENT_UPDATED.into(), payload, occurred_at: time, ..row(1, version) }
+}
+
+async fn orders_of_client(verifier: &Verifier) -> Option<i64> {
+    let client = verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0);
+    client.ok().flatten().map(|client| client.client.order_count)
+}
+
+/// While Redis does not have the client, its events are refused if their versions are too high.
+#[tokio::test]
+async fn orders_that_are_refused_after_a_client_was_lost_are_applied() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    // More than the recent orders show, within the same ten seconds.
+    let time = (Utc::now() - TimeDelta::minutes(5)).trunc_subsecs(0);
+    let counted = orders_at(1..=80, time);
+    place(&verifier.db, &counted, Outbox::Published).await;
+    verifier.read_model.apply(&events(&counted)).await;
+    command(&url, &["DEL", &key("client:1")]).await;
+    place(&verifier.db, &orders_at(81..=90, time), Outbox::Published).await;
+    assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 90 }, true)]);
+    assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(90), vec![]));
+}
+
+/// Refunds are not among the recent orders, which show when the client was lost.
+#[tokio::test]
+async fn refunds_that_are_refused_after_a_client_was_lost_are_applied() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let time = (Utc::now() - TimeDelta::minutes(5)).trunc_subsecs(0);
+    let counted = orders_at(1..=3, time);
+    place(&verifier.db, &counted, Outbox::Published).await;
+    let refund = |order: usize, version| taken_back(&counted[order], version, time, true, &[150_000]);
+    take_back(&verifier.db, &refund(0, 4)).await;
+    verifier.read_model.apply(&events(&[&counted[..], &[refund(0, 4)]].concat())).await;
+    command(&url, &["DEL", &key("client:1")]).await;
+    place(&verifier.db, &orders_at(5..=5, time), Outbox::Published).await;
+    take_back(&verifier.db, &refund(1, 6)).await;
+    assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 6 }, true)]);
+    assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(4), vec![]));
+}
+
+/// A comparison that has missed an event of a client before Redis lost it must not repair the client too early: the sums include
+/// events that are younger than `in_flight`.
+#[tokio::test]
+async fn a_client_is_repaired_when_all_events_before_its_loss_are_old() {
+    for loss in ["DEL", "RPUSH"] {
+        let (_server, url, mut verifier) = stores(Repair::FromLog).await;
+        verifier.in_flight = Duration::from_secs(1);
+        let now = Utc::now().trunc_subsecs(3);
+        let old = orders_at(1..=10, now - TimeDelta::minutes(1));
+        place(&verifier.db, &old, Outbox::Published).await;
+        verifier.read_model.apply(&events(&old)).await;
+        insert(&verifier.db, &renamed(11, now - TimeDelta::minutes(1))).await;
+        let mut first_missed = FirstMissed::default();
+        assert_eq!(verifier.subjects(&[Client(1)], &mut first_missed).await.unwrap(), []);
+        until(async || first_missed.missed_for(verifier.in_flight) == [Client(1)]).await;
+
+        let young = orders_at(12..=100, now + TimeDelta::seconds(1));
+        place(&verifier.db, &young, Outbox::Published).await;
+        verifier.read_model.apply(&events(&young)).await;
+        command(&url, &["DEL", &key("client:1")]).await;
+        if loss == "RPUSH" {
+            command(&url, &["RPUSH", &key("client:1"), "another type"]).await;
+        }
+        place(&verifier.db, &orders_at(101..=105, now + TimeDelta::seconds(1)), Outbox::Published).await;
+        until(async || {
+            verifier.subjects(&[Client(1)], &mut first_missed).await.unwrap();
+            orders_of_client(&verifier).await == Some(104)
+        })
+        .await;
+        assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new(), "{loss}");
+    }
 }

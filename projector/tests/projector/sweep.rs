@@ -139,7 +139,7 @@ async fn a_page_that_takes_too_long_is_skipped_and_an_idle_sweep_reads_little() 
     until(async || {
         assert_eq!(ending.run_once().await.unwrap(), []);
         let progress = read_model.sweep_progress().await.unwrap().unwrap();
-        progress.contains("\"compared\":3000") && progress.contains("\"has_compared_sums\":true")
+        progress.contains("\"last\":3000") && progress.contains("\"has_compared_sums\":true")
     })
     .await;
     ending.run(shutdown).await;
@@ -192,10 +192,50 @@ async fn a_sweep_keeps_its_lease_during_a_long_comparison_and_stops_when_it_is_l
         now > shortest + 2_000
     })
     .await;
-    let () = server.command(&["SET", LEASE, "another sweep"]).await;
+    let () = server.command(&["SET", LEASE, "another sweep", "PX", "60000"]).await;
     assert_eq!(running.await.unwrap(), []);
     assert_eq!(server.command::<String>(&["GET", LEASE]).await, "another sweep");
     blocked.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_lease_does_not_stop_the_sweep() {
+    let (_server, url, verifier) = verifier(Repair::Off).await;
+    let mut sweep = Sweep::new(verifier.clone(), Duration::ZERO, DAY, Arc::default());
+    for key in [&["SET", "orders:sweeper", "nobody"][..], &["RPUSH", "orders:sweeper", "nobody"]] {
+        command(&url, &["DEL", "orders:sweeper"]).await;
+        command(&url, key).await;
+        sweep.run_once().await.unwrap();
+        assert!(!verifier.read_model.lease_sweep("another sweep", DAY).await.unwrap(), "{key:?}: the sweep has it");
+    }
+}
+
+/// Redis loses a client with its recent orders while another order of the same time is missing. Nothing shows which orders the sums
+/// include.
+#[tokio::test]
+async fn the_sweep_reports_the_orders_of_a_lost_client_that_may_be_missing_from_sums() {
+    let (_server, url, verifier) = verifier(Repair::FromLog).await;
+    let now = Utc::now().trunc_subsecs(3);
+    let rows: Vec<_> = (1..=2).map(|version| order_event::Model { occurred_at: now, ..row(1, version) }).collect();
+    place(&verifier.db, &rows[..1], Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows[..1])).await;
+    let log = Log::start(Level::ERROR);
+    let mut sweep = Sweep::new(verifier.clone(), Duration::ZERO, DAY, Arc::default());
+    until(async || {
+        assert_eq!(sweep.run_once().await.unwrap(), []);
+        verifier.read_model.sweep_progress().await.unwrap().unwrap().contains("\"has_compared_sums\":true")
+    })
+    .await;
+
+    place(&verifier.db, &rows[1..], Outbox::Published).await;
+    command(&url, &["DEL", "orders:{p1}:g1:client:1", "orders:{p1}:g1:recent:1"]).await;
+    until(async || {
+        sweep.run_once().await.unwrap();
+        verifier.read_model.wrong_sums().await.unwrap() > 0
+    })
+    .await;
+    let remedy = "the sums may not include these events of a repaired client: run `projector rebuild start`";
+    assert!(log.lines().iter().any(|line| line.contains(remedy)), "{:?}", log.lines());
 }
 
 #[tokio::test]

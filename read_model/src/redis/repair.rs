@@ -27,6 +27,16 @@ pub struct RankedAndRecent {
     pub recent: BTreeMap<i32, OrderSummary>,
 }
 
+/// Products that one call returns, roughly.
+const SCANNED_PRODUCTS: u32 = 1_000;
+
+/// A position in the catalogues of all partitions.
+#[derive(Clone, Copy, Default)]
+pub struct CatalogueCursor {
+    partition: i64,
+    position: u64,
+}
+
 /// Reads a result; `None` if the stored data are damaged.
 fn value<T: FromRedisValue>(result: RedisResult<Value>) -> Result<Option<T>, Error> {
     let value = result.and_then(|value| from_redis_value(value).map_err(RedisError::from));
@@ -143,15 +153,23 @@ impl Redis {
         Ok(ids.iter().zip(products).map(product).collect())
     }
 
-    /// Returns the ids of all stored products.
-    pub async fn product_ids(&self) -> Result<Vec<i64>, Error> {
-        let (generation, mut pipeline) = (self.live_generation().await?, pipe());
-        for partition in self.partitions() {
-            pipeline.hkeys(generation_key(partition, generation, CATALOGUE));
-        }
-        let ids: Vec<RedisResult<Vec<String>>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+    /// Returns the ids of some stored products, and the cursor of the next call unless those were the last. A product that is stored
+    /// during the whole scan is returned once or more.
+    pub async fn scan_products(&self, at: CatalogueCursor) -> Result<(Option<CatalogueCursor>, Vec<i64>), Error> {
+        let key = generation_key(at.partition, self.live_generation().await?, CATALOGUE);
+        let mut scan = ::redis::cmd("HSCAN");
+        scan.arg(key).arg(at.position).arg("COUNT").arg(SCANNED_PRODUCTS);
+        let page = value::<(u64, Vec<Vec<u8>>)>(scan.query_async(&mut self.connection()).await)?;
         // A damaged catalogue is found when one of the database's products is looked up in it.
-        Ok(ids.into_iter().flatten().flatten().filter_map(|id| id.parse().ok()).collect())
+        let (position, fields) = page.unwrap_or_default();
+        let next = match position {
+            0 => CatalogueCursor { partition: at.partition + 1, position },
+            _ => CatalogueCursor { position, ..at },
+        };
+        let has_more = next.partition < self.shared.partitions.into();
+        // Fields and values in turn.
+        let ids = fields.iter().step_by(2).filter_map(|id| str::from_utf8(id).ok()?.parse().ok());
+        Ok((has_more.then_some(next), ids.collect()))
     }
 
     /// Removes a product, so that its newest event can be applied again. Removes the whole catalogue of its partition if that has
@@ -271,8 +289,10 @@ impl Redis {
 
     /// Makes a projector the one that sweeps for some time, unless another one is. Returns whether it is the one.
     pub async fn lease_sweep(&self, projector: &str, time: Duration) -> Result<bool, Error> {
-        let script = "local holder = redis.call('GET', KEYS[1])
-            if holder and holder ~= ARGV[1] then return 0 end
+        // A key without an expiry, or of another type, is no lease: nobody would ever remove it.
+        let script = "local holder = redis.pcall('GET', KEYS[1])
+            local is_lease = type(holder) == 'string' and redis.call('PTTL', KEYS[1]) >= 0
+            if is_lease and holder ~= ARGV[1] then return 0 end
             redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
             return 1";
         let mut lease = ::redis::cmd("EVAL");

@@ -92,12 +92,12 @@ async fn sweep(stores: &Stores, clients: i64) -> f64 {
     (began.elapsed().as_secs_f64() / pages - PAUSE.as_secs_f64()) * 1_000.0
 }
 
-/// How many clients the sweep has compared in its round.
+/// The clients that the sweep has compared in its round: their ids have no gaps.
 async fn compared(redis: &mut MultiplexedConnection) -> i64 {
     let fields: Vec<String> = redis::cmd("HKEYS").arg("orders:meta").query_async(redis).await.unwrap();
     let Some(field) = fields.iter().find(|field| field.ends_with(":swept")) else { return 0 };
     let progress: String = redis::cmd("HGET").arg("orders:meta").arg(field).query_async(redis).await.unwrap();
-    serde_json::from_str::<Value>(&progress).unwrap()["compared"].as_i64().unwrap()
+    serde_json::from_str::<Value>(&progress).unwrap()["last"].as_i64().unwrap()
 }
 
 /// The relay's poll of an empty outbox, and of one from which many events were published while an old snapshot is open.
