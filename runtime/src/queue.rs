@@ -19,8 +19,8 @@ pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
     Ok(settings)
 }
 
-/// Fails if a queue is a FIFO queue: its name ends in `.fifo`. Such a queue refuses messages without a group, and the service
-/// needs no order.
+/// Fails if a queue is a FIFO queue by its name, which ends in `.fifo` on SQS. Such a queue refuses messages without a group, and the
+/// service needs no order.
 pub fn ensure_standard(name_or_url: &str) -> anyhow::Result<()> {
     ensure!(!name_or_url.ends_with(".fifo"), "{name_or_url} is a FIFO queue, but this service needs a standard queue");
     Ok(())
@@ -34,7 +34,13 @@ pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<Qu
     ensure_standard(url)?;
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::All);
     match request.send().await {
-        Ok(response) => Ok(response.attributes.unwrap_or_default()),
+        Ok(response) => {
+            let attributes = response.attributes.unwrap_or_default();
+            // Other servers also make FIFO queues of other names.
+            let is_fifo = attributes.get(&QueueAttributeName::FifoQueue).is_some_and(|value| value == "true");
+            ensure!(!is_fifo, "{url} is a FIFO queue (FifoQueue=true), but this service needs a standard queue");
+            Ok(attributes)
+        }
         Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
             bail!("the queue {url} does not exist; `projector queues create` creates it")
         }

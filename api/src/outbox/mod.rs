@@ -1,5 +1,8 @@
-//! Publishes committed events to the queue: the loop ([`relay`]), the rows ([`rows`]) and the calls to SQS ([`publisher`]).
+//! Publishes committed events to the queue: when ([`relay`]), in which calls ([`delivery`]), which of them alone ([`suspects`]), the
+//! rows ([`rows`]) and the calls to SQS ([`publisher`]).
 
+mod delivery;
 mod publisher;
 pub mod relay;
 mod rows;
+mod suspects;

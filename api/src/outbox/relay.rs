@@ -5,23 +5,27 @@
 //! queue did not accept at first. An event is rarely sent by both; the projector ignores the duplicate.
 //!
 //! An event that the queue refuses moves to the table `refused_events`, where it delays no other event, and is sent again after
-//! pauses that double.
+//! pauses that double. The events of a call that fails for another reason stay pending, and each is sent alone.
 //!
 //! Any number of processes may run a relay: on PostgreSQL a poll skips rows that another relay has claimed (`FOR UPDATE
 //! SKIP LOCKED`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::future::join_all;
+use futures::{StreamExt, stream};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, TransactionTrait};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::publisher::{Backlog, MAX_BATCH_ENTRIES, Sent};
+use super::delivery::Delivery;
+use super::publisher::{Backlog, Sent, batches};
 pub use super::publisher::{Outgoing, Queue};
 use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
 
@@ -34,9 +38,16 @@ const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_FAST_PATH_AGE: Duration = Duration::from_secs(2);
 /// Events that may wait on the fast path, some kilobytes each. When it is full, a poll sends the others.
 const FAST_PATH_SIZE: usize = 2_000;
+/// Interval between events that the fast path sends during an outage, one at a time.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// Limit for a call that sends refused events again, and the number of such calls at once: together they take little time.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(2);
+const CONCURRENT_RETRIES: usize = 20;
 /// Limit for a claim, after which its transaction is rolled back. Sending ends earlier by itself, so that a slow queue does not
 /// roll back what SQS has accepted.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time for publishing the rest before the relay stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait of an event after which it is logged, and the interval between such log lines.
 const LONG_WAIT: Duration = Duration::from_secs(60);
 /// Pauses between polls that fail: they double, with jitter.
@@ -47,14 +58,10 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter();
 
 pub struct Relay {
-    db: DatabaseConnection,
-    queue: Queue,
+    delivery: Arc<Delivery>,
     fast_path: mpsc::Receiver<Outgoing>,
     /// When a poll next reads all pending events.
     next_full_scan: Instant,
-    /// The last event of a full claim whose events mostly stayed pending. The next poll starts after it: the queue may take newer
-    /// events.
-    skipped_until: Option<Uuid>,
     /// Whether the queue has just accepted an event that it refused before: it may accept the others, too.
     accepts_refused: bool,
     /// When the log last reported that events wait.
@@ -69,26 +76,27 @@ pub struct Pass {
     pub refused: usize,
     /// Why other events are still pending.
     pub error: Option<String>,
-    /// Whether the queue or the database failed as a whole.
-    pub has_failed: bool,
-    /// The last event of a full claim: there are probably more after it.
-    pub full_until: Option<Uuid>,
+    /// Whether there are probably more events.
+    pub is_full: bool,
 }
 
 impl Pass {
-    fn of(sent: &Sent) -> Pass {
-        let (published, refused) = (sent.accepted.len(), sent.refused.len());
-        let has_failed = sent.error.is_some() && refused == 0 && !sent.has_response;
-        Pass { published, refused, error: sent.error.clone(), has_failed, full_until: None }
+    fn of(sent: &[Sent]) -> Pass {
+        Pass {
+            published: sent.iter().map(|sent| sent.accepted.len()).sum(),
+            refused: sent.iter().map(|sent| sent.refused.len()).sum(),
+            error: sent.iter().find_map(|sent| sent.error.clone()),
+            is_full: false,
+        }
     }
 
-    fn failed(error: String) -> Pass {
-        Pass { error: Some(error), has_failed: true, ..Pass::default() }
-    }
-
-    /// How many events are no longer pending.
-    fn done(&self) -> usize {
-        self.published + self.refused
+    fn and(self, other: Pass) -> Pass {
+        Pass {
+            published: self.published + other.published,
+            refused: self.refused + other.refused,
+            error: self.error.or(other.error),
+            is_full: self.is_full || other.is_full,
+        }
     }
 }
 
@@ -97,106 +105,82 @@ impl Relay {
     pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
         let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
         let relay = Relay {
-            db,
-            queue,
+            delivery: Delivery::new(db, queue),
             fast_path,
             next_full_scan: Instant::now(),
-            skipped_until: None,
             accepts_refused: false,
             last_warning: None,
         };
         (relay, sender)
     }
 
-    /// Publishes events until `shutdown`, and then the events that are still in the outbox.
-    ///
-    /// A failed poll is repeated after a pause, and does not stop the fast path: perhaps the only events of the poll are some that
-    /// the queue cannot take. A failure of the fast path stops it until a poll succeeds.
+    /// Publishes events until `shutdown`, and then the events that are still in the outbox. The fast path, polls and suspects do not
+    /// wait for each other.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let (mut next_poll, mut is_fast_path_stopped) = (Instant::now(), false);
+        let (_, nobody) = mpsc::channel(1);
+        let mut fast_path = std::mem::replace(&mut self.fast_path, nobody);
+        let delivery = self.delivery.clone();
+        tokio::join!(
+            run_fast_path(&delivery, &mut fast_path, &shutdown),
+            self.run_polls(&shutdown),
+            delivery.run(&shutdown),
+        );
+        self.fast_path = fast_path;
+        if timeout(DRAIN_TIMEOUT, self.drain()).await.is_err() {
+            warn!("the queue is slow: some events stay in the outbox");
+        }
+    }
+
+    /// A failed poll is repeated after a pause.
+    async fn run_polls(&mut self, shutdown: &CancellationToken) {
+        let mut next_poll = Instant::now();
         let mut backoff: Option<ExponentialBackoff> = None;
         let mut last_error = None;
-        while !shutdown.is_cancelled() {
-            let events = tokio::select! {
-                committed = self.next_committed(next_poll, is_fast_path_stopped) => committed,
-                () = shutdown.cancelled() => break,
-            };
-            let is_poll = events.is_empty();
-            let published = match is_poll {
-                true => self.poll(backoff.is_some()).await,
-                false => in_time(self.publish(&self.db, events, MAX_BATCH_ENTRIES, false)).await,
-            };
-            let pass = published.unwrap_or_else(|error| Pass::failed(one_line(&error)));
-            if let (true, Some(error)) = (pass.has_failed, &pass.error) {
-                is_fast_path_stopped |= !is_poll;
-                let pause = backoff.get_or_insert_with(|| BACKOFF.build()).next().unwrap_or(POLL_INTERVAL);
-                next_poll = Instant::now() + pause;
-                warn!(retry_in_ms = pause.as_millis(), "cannot publish events; they stay in the outbox: {error}");
-                continue;
+        loop {
+            tokio::select! {
+                () = sleep_until(next_poll) => {}
+                () = shutdown.cancelled() => return,
             }
-            if !is_poll {
-                continue;
-            }
-            is_fast_path_stopped = false;
-            if backoff.take().is_some() && pass.published > 0 {
+            let pass = match self.poll().await {
+                Ok(pass) => pass,
+                Err(error) => {
+                    let pause = backoff.get_or_insert_with(|| BACKOFF.build()).next().unwrap_or(POLL_INTERVAL);
+                    next_poll = Instant::now() + pause;
+                    let (error, retry_in_ms) = (one_line(&error), pause.as_millis());
+                    warn!(retry_in_ms, "cannot publish events; they stay in the outbox: {error}");
+                    continue;
+                }
+            };
+            if backoff.take().is_some() {
                 info!("publishing events again");
             }
-            let has_more = self.accepts_refused || pass.full_until.is_some() && pass.done() > 0;
+            let has_more = self.accepts_refused || pass.is_full;
             next_poll = Instant::now() + if has_more { Duration::ZERO } else { POLL_INTERVAL };
             if let Some(error) = pass.error.as_ref().filter(|_| pass.error != last_error) {
                 warn!("some events are not published; they stay in the outbox: {error}");
             }
             last_error = pass.error;
         }
-        self.drain().await;
     }
 
-    /// Waits for events on the fast path, unless it is stopped. Returns none when a poll is due.
-    async fn next_committed(&mut self, next_poll: Instant, is_stopped: bool) -> Vec<Outgoing> {
-        let mut events = Vec::new();
-        loop {
-            // Neither comes first: while polls follow each other, the fast path goes on.
-            tokio::select! {
-                () = sleep_until(next_poll) => return events,
-                received = self.fast_path.recv_many(&mut events, MAX_CLAIMED_ROWS as usize), if !is_stopped => {
-                    drop_stale(&mut events);
-                    if received == 0 {
-                        sleep_until(next_poll).await; // every sender is gone
-                    } else if !events.is_empty() {
-                        return events;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Publishes pending events, and then refused events. After a failure it first tests the queue with few calls.
-    async fn poll(&mut self, has_failed: bool) -> Result<Pass, DbErr> {
+    /// Publishes pending events, and then refused events. During an outage it only measures the backlog.
+    async fn poll(&mut self) -> Result<Pass, DbErr> {
         // Set again below: otherwise polls would follow each other without a pause.
         let accepts_refused = std::mem::take(&mut self.accepts_refused);
         let scan = self.next_scan();
-        let (backlog, is_old) = in_time(rows::backlog(&self.db, scan)).await?;
+        let (backlog, is_old) = in_time(rows::backlog(&self.delivery.db, scan)).await?;
         if is_old {
             self.next_full_scan = Instant::now();
         }
         self.report(backlog);
-        if backlog == Backlog::default() {
+        if backlog == Backlog::default() || self.delivery.suspects().is_down() {
             return Ok(Pass::default());
         }
-        if has_failed {
-            let probe = self.publish_claimed(Claim::Probe, false).await?;
-            if probe.published == 0 {
-                return Ok(probe);
-            }
-        }
-        // After a failure, this is reached only if the probe was published.
-        let probe_succeeded = has_failed;
-        let start = self.skipped_until.take().map_or(scan, Scan::After);
-        let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, start), probe_succeeded).await?;
-        self.skipped_until = pass.full_until.filter(|_| pass.done() < MAX_CLAIMED_ROWS as usize / 2);
-        if backlog.refused > 0 && !pass.has_failed {
+        let suspects = self.delivery.suspects().ids();
+        let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, scan, suspects)).await?;
+        if backlog.refused > 0 && !self.delivery.suspects().is_down() {
             let claim = if accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
-            let retried = self.publish_claimed(claim, probe_succeeded).await?;
+            let retried = self.publish_claimed(claim).await?;
             self.accepts_refused = retried.published > 0;
             pass.error = pass.error.or(retried.error);
         }
@@ -213,7 +197,7 @@ impl Relay {
 
     fn report(&mut self, backlog: Backlog) {
         let oldest = backlog.oldest.filter(|age| *age >= MIN_POLL_AGE);
-        self.queue.backlog.send_replace(Backlog { oldest, ..backlog });
+        self.delivery.queue.backlog.send_replace(Backlog { oldest, ..backlog });
         let was_reported = self.last_warning.is_some_and(|reported| reported.elapsed() < LONG_WAIT);
         if let Some(age) = oldest.filter(|age| *age >= LONG_WAIT && !was_reported) {
             self.last_warning = Some(Instant::now());
@@ -234,94 +218,126 @@ impl Relay {
             events.push(event);
         }
         drop_stale(&mut events);
-        let _ = in_time(self.publish(&self.db, events, MAX_BATCH_ENTRIES, false)).await;
-        let has_progress = |pass: Pass| pass.done() > 0;
-        let claim = || Claim::Pending(started.elapsed(), Scan::All);
-        while self.publish_claimed(claim(), false).await.is_ok_and(has_progress) {}
+        self.delivery.send_soon(events).await;
+        self.delivery.no_call().await;
+        loop {
+            let suspects = self.delivery.suspects().ids();
+            match self.publish_at_once(Claim::Pending(started.elapsed(), Scan::All, suspects)).await {
+                Ok(pass) if pass.published + pass.refused > 0 => {}
+                _ => return,
+            }
+        }
     }
 
     /// Claims, publishes and deletes at most [`MAX_CLAIMED_ROWS`] rows of any age, oldest first, and then as many of those that
     /// the queue has refused.
     pub async fn run_once(&self) -> Result<Pass, DbErr> {
-        let pending = self.publish_claimed(Claim::Pending(Duration::ZERO, Scan::All), false).await?;
-        let refused = self.publish_claimed(Claim::RefusedEarly, false).await?;
-        Ok(Pass {
-            published: pending.published + refused.published,
-            refused: pending.refused + refused.refused,
-            error: pending.error.or(refused.error),
-            ..Pass::default()
-        })
+        self.delivery.suspects().clear();
+        let pending = self.publish_at_once(Claim::Pending(Duration::ZERO, Scan::All, [].into())).await?;
+        let refused = self.publish_claimed(Claim::RefusedEarly).await?;
+        Ok(Pass { is_full: false, ..pending.and(refused) })
     }
 
-    async fn publish_claimed(&self, claim: Claim, probe_succeeded: bool) -> Result<Pass, DbErr> {
-        in_time(async {
-            if self.db.get_database_backend() == DbBackend::Sqlite {
-                // One process owns the file, so a claim needs no lock.
-                return self.claim_and_publish(&self.db, claim, probe_succeeded).await;
+    /// Publishes claimed events. Suspects are sent alone at once.
+    async fn publish_at_once(&self, claim: Claim) -> Result<Pass, DbErr> {
+        let mut pass = self.publish_claimed(claim).await?;
+        loop {
+            let due = self.delivery.suspects().begin_due();
+            if due.is_empty() {
+                return Ok(pass);
             }
-            let transaction = self.db.begin().await?;
-            let pass = self.claim_and_publish(&transaction, claim, probe_succeeded).await?;
+            let events = rows::pending(&self.delivery.db, due).await?;
+            let sent = join_all(events.into_iter().map(|event| self.delivery.attempt(event))).await;
+            self.delivery.remove(&self.delivery.db, &sent).await?;
+            pass = pass.and(Pass::of(&sent));
+        }
+    }
+
+    async fn publish_claimed(&self, claim: Claim) -> Result<Pass, DbErr> {
+        let db = &self.delivery.db;
+        in_time(async {
+            if db.get_database_backend() == DbBackend::Sqlite {
+                // One process owns the file, so a claim needs no lock.
+                return self.claim_and_publish(db, claim).await;
+            }
+            let transaction = db.begin().await?;
+            let pass = self.claim_and_publish(&transaction, claim).await?;
             transaction.commit().await?;
             Ok(pass)
         })
         .await
     }
 
-    async fn claim_and_publish(
-        &self,
-        db: &impl ConnectionTrait,
-        claim: Claim,
-        probe_succeeded: bool,
-    ) -> Result<Pass, DbErr> {
+    async fn claim_and_publish(&self, db: &impl ConnectionTrait, claim: Claim) -> Result<Pass, DbErr> {
+        let (is_pending, is_early) = (matches!(claim, Claim::Pending(..)), matches!(claim, Claim::RefusedEarly));
         let events = rows::claim(db, claim).await?;
-        let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
-        let full_until = events.last().map(|event| event.id).filter(|_| is_full);
-        let pass = match claim.of_refused() {
-            true => self.retry(db, events, claim.batch_entries(), probe_succeeded).await?,
-            false => self.publish(db, events, claim.batch_entries(), probe_succeeded).await?,
-        };
-        Ok(Pass { full_until, ..pass })
-    }
-
-    /// Publishes events whose rows are in the outbox.
-    async fn publish(
-        &self,
-        db: &impl ConnectionTrait,
-        events: Vec<Outgoing>,
-        batch_entries: usize,
-        probe_succeeded: bool,
-    ) -> Result<Pass, DbErr> {
-        let sent = self.queue.send(events, batch_entries, probe_succeeded).await;
-        crash_point(crash_points::RELAY_BEFORE_DELETE);
-        let pass = Pass::of(&sent);
-        for (event_id, reason) in &sent.refused {
-            warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
+        if !is_pending {
+            return self.retry(db, events, is_early).await;
         }
-        rows::delete(db, sent.accepted).await?;
-        rows::refuse(db, &sent.refused).await?;
-        Ok(pass)
+        let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
+        let sent = self.delivery.send(events).await;
+        self.delivery.remove(db, &sent).await?;
+        Ok(Pass { is_full, ..Pass::of(&sent) })
     }
 
-    /// Sends refused events again.
-    async fn retry(
-        &self,
-        db: &impl ConnectionTrait,
-        events: Vec<Outgoing>,
-        batch_entries: usize,
-        probe_succeeded: bool,
-    ) -> Result<Pass, DbErr> {
+    /// Sends refused events again, each alone unless the queue has just accepted some.
+    async fn retry(&self, db: &impl ConnectionTrait, events: Vec<Outgoing>, is_early: bool) -> Result<Pass, DbErr> {
         if events.is_empty() {
             return Ok(Pass::default());
         }
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-        let sent = self.queue.send(events, batch_entries, probe_succeeded).await;
+        let send = async |calls: Vec<Vec<Outgoing>>| -> Vec<Sent> {
+            let calls = stream::iter(calls).map(|batch| self.delivery.queue.send(batch, RETRY_TIMEOUT));
+            calls.buffer_unordered(CONCURRENT_RETRIES).collect().await
+        };
+        let alone = |events: Vec<Outgoing>| events.into_iter().map(|event| vec![event]).collect::<Vec<_>>();
+        let mut sent = Vec::new();
+        let mut rest = events;
+        if is_early {
+            sent = send(batches(rest.clone())).await;
+            rest.retain(|event| sent.iter().any(|sent| sent.has_objection && sent.pending.contains(&event.id)));
+        }
+        sent.extend(send(alone(rest)).await);
         crash_point(crash_points::RELAY_BEFORE_DELETE);
+        if sent.iter().any(|sent| sent.has_response) {
+            self.delivery.suspects().respond();
+        }
         let pass = Pass::of(&sent);
         if pass.published > 0 {
             info!(events = pass.published, "published events that the queue had refused");
         }
-        rows::retried(db, ids, sent.accepted).await?;
+        rows::retried(db, ids, sent.into_iter().flat_map(|sent| sent.accepted).collect()).await?;
         Ok(pass)
+    }
+}
+
+/// Publishes the events that this process commits. During an outage they are sent one at a time, the newest first, until one
+/// shows that the queue works.
+async fn run_fast_path(
+    delivery: &Arc<Delivery>,
+    fast_path: &mut mpsc::Receiver<Outgoing>,
+    shutdown: &CancellationToken,
+) {
+    let mut events = Vec::new();
+    loop {
+        let limit = MAX_CLAIMED_ROWS as usize;
+        tokio::select! {
+            received = fast_path.recv_many(&mut events, limit), if events.len() < limit => {
+                if received == 0 {
+                    return shutdown.cancelled().await; // every sender is gone
+                }
+            }
+            () = sleep(PROBE_INTERVAL), if !events.is_empty() => {}
+            () = shutdown.cancelled() => return,
+        }
+        drop_stale(&mut events);
+        let newest = events.pop_if(|_| delivery.suspects().is_down());
+        if let Some(newest) = newest {
+            delivery.probe(newest).await;
+        }
+        if !delivery.suspects().is_down() {
+            delivery.send_soon(std::mem::take(&mut events)).await;
+        }
     }
 }
 

@@ -1,22 +1,25 @@
 //! The rows of the outbox: pending events, and events that the queue refused. All times are those of the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use entity::{order_event, outbox, refused_event};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    Select, Statement,
 };
 use uuid::Uuid;
 
-use super::publisher::{Backlog, MAX_BATCH_ENTRIES, Outgoing};
+use super::publisher::{Backlog, Outgoing};
 use crate::commands::database::is_one_of;
 
 pub const MAX_CLAIMED_ROWS: u64 = 200;
 /// Refused events that are sent again at a poll, each in its own call.
 const MAX_RETRIES: u64 = 20;
 const MAX_COUNTED: u32 = 1_000;
+/// Suspects that a statement of SQLite skips: it takes at most 32,766 parameters.
+const MAX_EXCLUDED: usize = 30_000;
 
 /// Events whose ids are this young are recent. The others are rarely pending.
 const RECENT: Duration = Duration::from_secs(60);
@@ -30,70 +33,59 @@ pub enum Scan {
     All,
     /// Those with recent ids.
     Recent,
-    /// Those after an event.
-    After(Uuid),
 }
 
 /// Rows that a relay claims.
-#[derive(Clone, Copy)]
 pub enum Claim {
-    /// The oldest pending events that are at least this old.
-    Pending(Duration, Scan),
-    /// The oldest and the newest pending event, to find out whether the queue works.
-    Probe,
+    /// The oldest pending events that are at least this old, without those that are suspects.
+    Pending(Duration, Scan, BTreeSet<Uuid>),
     /// Refused events that are due.
     Refused,
     /// Also those that are not due, because the queue accepts refused events again.
     RefusedEarly,
 }
 
-impl Claim {
-    pub fn of_refused(self) -> bool {
-        matches!(self, Claim::Refused | Claim::RefusedEarly)
-    }
-
-    /// How many of the events share a call. An event that makes its call fail must not stop others.
-    pub fn batch_entries(self) -> usize {
-        match self {
-            Claim::Pending(..) | Claim::RefusedEarly => MAX_BATCH_ENTRIES,
-            Claim::Probe | Claim::Refused => 1,
-        }
-    }
-}
-
 /// Claims rows that no other relay has claimed, and reads their events. Only rows of the outbox are locked: a lock on a row of
 /// `order_events` would write to that table.
 pub async fn claim(db: &impl ConnectionTrait, claim: Claim) -> Result<Vec<Outgoing>, DbErr> {
     let ids = match claim {
-        Claim::Pending(min_age, scan) => claim_pending(db, Order::Asc, MAX_CLAIMED_ROWS, min_age, scan).await?,
-        Claim::Probe => {
-            let mut ids = claim_pending(db, Order::Asc, 1, Duration::ZERO, Scan::All).await?;
-            ids.extend(claim_pending(db, Order::Desc, 1, Duration::ZERO, Scan::All).await?);
-            ids
-        }
+        Claim::Pending(min_age, scan, suspects) => claim_pending(db, min_age, scan, suspects).await?,
         Claim::Refused => claim_refused(db, MAX_RETRIES, true).await?,
         Claim::RefusedEarly => claim_refused(db, MAX_CLAIMED_ROWS, false).await?,
     };
+    read(db, ids).await
+}
+
+/// Reads events, in a separate statement: PostgreSQL could plan a join with the outbox as a scan of the whole table `order_events`.
+async fn read(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Outgoing>, DbErr> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    // A separate statement, because PostgreSQL could plan a join as a scan of the whole table `order_events`.
     let events = order_event::Entity::find().filter(is_one_of(db, order_event::Column::Id, ids));
     Ok(events.order_by_asc(order_event::Column::Id).all(db).await?.iter().map(Outgoing::of).collect())
 }
 
+/// Reads those of the events that are still pending.
+pub async fn pending(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Outgoing>, DbErr> {
+    let rows = outbox::Entity::find().filter(is_one_of(db, outbox::Column::EventId, ids)).all(db).await?;
+    read(db, rows.into_iter().map(|row| row.event_id).collect()).await
+}
+
+/// The newest pending event that is not a suspect.
+pub async fn newest(db: &impl ConnectionTrait, suspects: BTreeSet<Uuid>) -> Result<Option<Uuid>, DbErr> {
+    let pending = without(db, outbox::Entity::find(), suspects);
+    Ok(pending.order_by_desc(outbox::Column::EventId).one(db).await?.map(|row| row.event_id))
+}
+
 async fn claim_pending(
     db: &impl ConnectionTrait,
-    order: Order,
-    limit: u64,
     min_age: Duration,
     scan: Scan,
+    suspects: BTreeSet<Uuid>,
 ) -> Result<Vec<Uuid>, DbErr> {
-    let mut pending = outbox::Entity::find();
-    match scan {
-        Scan::After(id) => pending = pending.filter(outbox::Column::EventId.gt(id)),
-        Scan::Recent => pending = pending.filter(Expr::cust(is_recent(db.get_database_backend()))),
-        Scan::All => {}
+    let mut pending = without(db, outbox::Entity::find(), suspects);
+    if scan == Scan::Recent {
+        pending = pending.filter(Expr::cust(is_recent(db.get_database_backend())));
     }
     if !min_age.is_zero() {
         let seconds = min_age.as_secs_f64();
@@ -102,9 +94,23 @@ async fn claim_pending(
             _ => format!("inserted_at <= datetime('now', '-{seconds} seconds')"),
         }));
     }
-    let pending = pending.order_by(outbox::Column::EventId, order).limit(limit);
+    let pending = pending.order_by_asc(outbox::Column::EventId).limit(MAX_CLAIMED_ROWS);
     let claimed = pending.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
     Ok(claimed.into_iter().map(|row| row.event_id).collect())
+}
+
+fn without(
+    db: &impl ConnectionTrait,
+    pending: Select<outbox::Entity>,
+    suspects: BTreeSet<Uuid>,
+) -> Select<outbox::Entity> {
+    if suspects.is_empty() {
+        return pending;
+    }
+    match db.get_database_backend() {
+        DbBackend::Postgres => pending.filter(is_one_of(db, outbox::Column::EventId, suspects).not()),
+        _ => pending.filter(outbox::Column::EventId.is_not_in(suspects.into_iter().take(MAX_EXCLUDED))),
+    }
 }
 
 /// The condition of a recent event. An UUID of version 7 begins with its time in milliseconds (RFC 9562, section 5.7). On SQLite

@@ -13,6 +13,7 @@ mod history;
 mod http;
 mod idempotency;
 mod input;
+mod isolation;
 mod limits;
 mod live;
 mod master_data;

@@ -6,7 +6,7 @@ use iso_currency::Currency;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, IsolationLevel, Statement, TransactionTrait};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{command, postgres_alone, queue, until};
+use crate::support::{command, postgres, postgres_alone, queue, until};
 
 const ORDERS: usize = 6_000;
 
@@ -135,4 +135,15 @@ async fn polls_read_few_pages_while_an_old_transaction_is_open() {
     shutdown.cancel();
     running.await.unwrap();
     old.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_outbox_is_vacuumed_after_a_fixed_number_of_dead_rows() {
+    let db = postgres().await;
+    let sql = "SELECT array_to_string(reloptions, ',') AS options FROM pg_class WHERE oid = 'outbox'::regclass";
+    let row = db.connection.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
+    let options: String = row.try_get("", "options").unwrap();
+    for option in ["vacuum_scale_factor=0", "vacuum_threshold=1000", "vacuum_cost_delay=0"] {
+        assert!(options.contains(&format!("autovacuum_{option}")), "{options}");
+    }
 }

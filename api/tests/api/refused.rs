@@ -85,15 +85,15 @@ async fn refusing_queue(refused: &Refused, refusal: Refusal) -> Queue {
     queue_on(aws.await).await
 }
 
-struct RunningRelay {
+pub struct RunningRelay {
     db: DatabaseConnection,
-    fast_path: mpsc::Sender<Outgoing>,
+    pub fast_path: mpsc::Sender<Outgoing>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl RunningRelay {
-    fn start(db: &Db, queue: &Queue) -> RunningRelay {
+    pub fn start(db: &Db, queue: &Queue) -> RunningRelay {
         let (relay, fast_path) = Relay::new(db.connection.clone(), queue.clone());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(relay.run(shutdown.clone()));
@@ -111,7 +111,7 @@ impl RunningRelay {
         committed.elapsed()
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap();
     }

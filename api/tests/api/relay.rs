@@ -182,7 +182,7 @@ async fn relays_back_off_while_the_queue_is_down() {
     let relays: Vec<_> = (0..4).map(|_| tokio::spawn(relay(&db, &queue).run(shutdown.clone()))).collect();
     until("the outage is noticed", async || calls.load(Ordering::SeqCst) >= 4).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // Each relay's first pass makes 20 calls, and each later pass one, after a pause that doubles: at most ten in this time.
+    // Each relay first makes up to 8 calls and sends 15 events alone. Then it sends one after each pause, and pauses double.
     let during = calls.load(Ordering::SeqCst);
     assert!((4..=4 * (20 + 10)).contains(&during), "{during} calls while it was down");
 
@@ -196,7 +196,9 @@ async fn relays_back_off_while_the_queue_is_down() {
     }
     let arrived = arrived(&queue).await;
     assert!(arrived.keys().eq(event_ids(&db.connection).await.iter()));
-    assert!(arrived.values().all(|times| *times == 1), "a rejected event was sent twice");
+    // No relay keeps a row locked for an event that it sends alone, so another relay may send it, too.
+    let again = arrived.values().filter(|times| **times > 1).count();
+    assert!(again <= 4 * 20, "{again} events were sent again");
 }
 
 #[tokio::test]
@@ -270,6 +272,17 @@ async fn a_fifo_queue_is_refused() {
     let fifo = queue.client.create_queue().queue_name("orders.fifo").attributes(QueueAttributeName::FifoQueue, "true");
     queue.url = fifo.send().await.unwrap().queue_url.unwrap();
     let error = queue.check().await.unwrap_err().to_string();
+    assert!(error.contains("standard queue") && !error.contains('\n'), "{error}");
+}
+
+/// Not every server demands that its name ends in `.fifo`.
+#[tokio::test]
+async fn a_queue_with_the_attributes_of_a_fifo_queue_is_refused() {
+    let aws = intercepted(|sqs, request| match is_call(&request, "GetQueueAttributes") {
+        true => Box::pin(async { MockResponse::json(200, r#"{"Attributes":{"FifoQueue":"true"}}"#) }),
+        false => sqs.handle(request),
+    });
+    let error = queue_on(aws.await).await.check().await.unwrap_err().to_string();
     assert!(error.contains("standard queue") && !error.contains('\n'), "{error}");
 }
 
