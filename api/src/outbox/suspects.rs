@@ -11,8 +11,9 @@ use super::publisher::Sent;
 
 /// How long other events wait for a call. After that, its events are sent alone, although the call continues.
 pub const PATIENCE: Duration = Duration::from_secs(1);
-/// Concurrent first attempts to send an event alone.
+/// Concurrent first attempts to send an event alone, while the queue accepts other calls and otherwise: it may be down.
 const FIRST_ATTEMPTS: usize = 15;
+const FIRST_ATTEMPTS_IN_DOUBT: usize = 5;
 /// Concurrent further attempts. They have their own number, because each may take several seconds.
 const FURTHER_ATTEMPTS: usize = 4;
 /// The queue is down if this many events failed alone, each for the first time, and it has accepted no call for [`PATIENCE`].
@@ -149,7 +150,8 @@ impl Suspects {
         }
         let now = Instant::now();
         let mut due: Vec<Uuid> = Vec::new();
-        for (is_first, limit) in [(true, FIRST_ATTEMPTS), (false, FURTHER_ATTEMPTS)] {
+        let first_attempts = if self.has_responded() { FIRST_ATTEMPTS } else { FIRST_ATTEMPTS_IN_DOUBT };
+        for (is_first, limit) in [(true, first_attempts), (false, FURTHER_ATTEMPTS)] {
             let of_kind = || self.events.iter().filter(move |(_, suspect)| (suspect.failures == 0) == is_first);
             let sending = of_kind().filter(|(_, suspect)| suspect.is_sent_alone).count();
             let mut waiting: Vec<_> = of_kind()
@@ -266,7 +268,7 @@ mod tests {
         suspects.begin(&events);
         suspects.end(&events, &mut failed(&events));
         let first = suspects.begin_due();
-        assert_eq!(first.len(), FIRST_ATTEMPTS);
+        assert_eq!(first.len(), FIRST_ATTEMPTS_IN_DOUBT);
         let changes: Vec<_> = first.iter().filter_map(|id| suspects.end(&[*id], &mut failed(&[*id]))).collect();
         assert_eq!(changes, [Change::Down]);
         assert!(suspects.begin_due().is_empty() && suspects.is_probe_due() && !suspects.is_probe_due());

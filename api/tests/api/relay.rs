@@ -182,7 +182,7 @@ async fn relays_back_off_while_the_queue_is_down() {
     let relays: Vec<_> = (0..4).map(|_| tokio::spawn(relay(&db, &queue).run(shutdown.clone()))).collect();
     until("the outage is noticed", async || calls.load(Ordering::SeqCst) >= 4).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // Each relay first makes up to 8 calls and sends 15 events alone. Then it sends one after each pause, and pauses double.
+    // Each relay first makes about 8 calls and sends 5 events alone. Then it sends one after each pause, and pauses double.
     let during = calls.load(Ordering::SeqCst);
     assert!((4..=4 * (20 + 10)).contains(&during), "{during} calls while it was down");
 
