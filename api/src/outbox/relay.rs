@@ -32,7 +32,7 @@ use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum age of the rows that a poll claims.
 const MIN_POLL_AGE: Duration = Duration::from_secs(3);
-/// How often a poll looks for pending events that are not recent, such as those of an api whose clock is slow.
+/// How often a poll looks for pending events that are not recent, although the polls before saw each event while it was.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum age of the events that the fast path sends.
 const MAX_FAST_PATH_AGE: Duration = Duration::from_secs(2);

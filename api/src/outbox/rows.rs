@@ -6,8 +6,8 @@ use std::time::Duration;
 use entity::{order_event, outbox, refused_event};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
-    Select, Statement,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, ExprTrait, Order, QueryFilter, QueryOrder,
+    QuerySelect, Select, Statement,
 };
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ const MAX_COUNTED: u32 = 1_000;
 /// Suspects that a statement of SQLite skips: it takes at most 32,766 parameters.
 const MAX_EXCLUDED: usize = 30_000;
 
-/// Events whose ids are this young are recent. The others are rarely pending.
+/// Rows that were inserted this short ago are recent. The others are rarely pending.
 const RECENT: Duration = Duration::from_secs(60);
 
 /// Which pending events a statement reads.
@@ -31,7 +31,7 @@ const RECENT: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
     All,
-    /// Those with recent ids.
+    /// Those with recent rows.
     Recent,
 }
 
@@ -74,7 +74,7 @@ pub async fn pending(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Ou
 /// The newest pending event that is not a suspect.
 pub async fn newest(db: &impl ConnectionTrait, suspects: BTreeSet<Uuid>) -> Result<Option<Uuid>, DbErr> {
     let pending = without(db, outbox::Entity::find(), suspects);
-    Ok(pending.order_by_desc(outbox::Column::EventId).one(db).await?.map(|row| row.event_id))
+    Ok(pending.order_by(Expr::cust("inserted_at"), Order::Desc).one(db).await?.map(|row| row.event_id))
 }
 
 async fn claim_pending(
@@ -94,7 +94,7 @@ async fn claim_pending(
             _ => format!("inserted_at <= datetime('now', '-{seconds} seconds')"),
         }));
     }
-    let pending = pending.order_by_asc(outbox::Column::EventId).limit(MAX_CLAIMED_ROWS);
+    let pending = pending.order_by(Expr::cust("inserted_at"), Order::Asc).limit(MAX_CLAIMED_ROWS);
     let claimed = pending.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(db).await?;
     Ok(claimed.into_iter().map(|row| row.event_id).collect())
 }
@@ -113,15 +113,10 @@ fn without(
     }
 }
 
-/// The condition of a recent event. An UUID of version 7 begins with its time in milliseconds (RFC 9562, section 5.7). On SQLite
-/// there is no difference: it has one connection, so no other transaction is open.
+/// The condition of a recent row. On SQLite there is no difference: it has one connection, so no other transaction is open.
 fn is_recent(backend: DbBackend) -> String {
     match backend {
-        DbBackend::Postgres => format!(
-            "event_id >= CAST(lpad(to_hex(CAST(extract(epoch FROM now()) * 1000 AS bigint) - {}), 12, '0') || \
-             repeat('0', 20) AS uuid)",
-            RECENT.as_millis()
-        ),
+        DbBackend::Postgres => format!("inserted_at >= now() - interval '{} s'", RECENT.as_secs()),
         _ => "TRUE".to_owned(),
     }
 }
@@ -207,7 +202,7 @@ pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, 
     };
     let scanned = if scan == Scan::Recent { is_recent(backend) } else { "TRUE".to_owned() };
     let sql = format!(
-        "SELECT (SELECT {age} FROM outbox WHERE {scanned} ORDER BY event_id LIMIT 1) AS pending_s,
+        "SELECT (SELECT {age} FROM outbox WHERE {scanned} ORDER BY inserted_at LIMIT 1) AS pending_s,
              (SELECT {age} FROM refused_events ORDER BY event_id LIMIT 1) AS refused_s,
              (SELECT count(*) FROM (SELECT 1 FROM refused_events LIMIT {MAX_COUNTED}) AS counted) AS refused"
     );

@@ -109,7 +109,9 @@ async fn polls_read_few_pages_while_an_old_transaction_is_open() {
     let old = db.begin_with_config(Some(IsolationLevel::RepeatableRead), None).await.unwrap();
     old.query_one_raw(Statement::from_string(DbBackend::Postgres, "SELECT count(*) FROM outbox")).await.unwrap();
     let published = id_of("120000 - n * 10");
-    let insert = format!("INSERT INTO outbox (event_id) SELECT {published} FROM generate_series(1, 20000) n");
+    let insert = format!(
+        "INSERT INTO outbox (event_id, inserted_at) SELECT {published}, now() - interval '2 min' FROM generate_series(1, 20000) n"
+    );
     db.execute_unprepared(&insert).await.unwrap();
     db.execute_unprepared("DELETE FROM outbox").await.unwrap();
     // A row whose event is missing stays, so that each poll also tries to claim it.

@@ -13,6 +13,7 @@ mod m20261127_000010_refunds;
 mod m20261127_000011_origin_and_idempotency;
 mod m20261127_000012_products_and_search;
 mod m20261127_000013_forgotten_clients;
+mod m20261127_000014_outbox_by_time;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000011_origin_and_idempotency::Migration),
             Box::new(m20261127_000012_products_and_search::Migration),
             Box::new(m20261127_000013_forgotten_clients::Migration),
+            Box::new(m20261127_000014_outbox_by_time::Migration),
         ]
     }
 }
