@@ -105,7 +105,7 @@ impl From<DbErr> for Error {
 /// The result of a command, or everything that is wrong with the command.
 pub type Outcome<T> = Result<Result<T, Vec<Rejection>>, Error>;
 
-/// The commands for clients and products.
+/// The commands for clients, products, cancellations and refunds.
 #[derive(Clone)]
 pub struct Commands {
     db: DatabaseConnection,

@@ -32,7 +32,7 @@ use crate::orders::by_id::by_ids;
 /// A place for the schema as a JSON string.
 const MAX_SDL_BYTES: i32 = 128 * 1024;
 
-/// What the schema of a subgraph begins with. Pages of all subgraphs have the same type.
+/// The start of the schema of a subgraph. `PageInfo` is shareable because other subgraphs define it, too.
 const LINK: &str =
     r#"extend schema @link(url: "https://specs.apollo.dev/federation/v2.3", import: ["@key", "@shareable"])"#;
 const DIRECTIVES: [(&str, &str); 4] = [
@@ -129,7 +129,7 @@ struct Service {
     sdl: String,
 }
 
-/// A type that has fields in several subgraphs.
+/// An entity that a gateway can read by its id.
 #[derive(Union)]
 #[graphql(name = "_Entity")]
 enum Entity {
@@ -138,7 +138,7 @@ enum Entity {
     Order(Order),
 }
 
-/// What a representation stands for, if the token allows to read it. `None` stands for an id that no entity can have.
+/// The key of a representation that the token may read. `None` stands for an id that no entity can have.
 #[derive(Clone, Copy)]
 enum Key {
     Client(Option<i64>),

@@ -107,7 +107,7 @@ impl Verifier {
     }
 
     /// Compares all clients after this id, then looks for clients that the database does not have, and compares all products.
-    /// At last compares again the clients and products that missed events. Calls `each` after every step.
+    /// Finally compares again the clients and products that missed events. Calls `each` after every step.
     pub async fn all(&self, after: i64, mut each: impl FnMut(Progress) -> ControlFlow<()>) -> anyhow::Result<()> {
         let (mut clients, mut compared, mut first_missed) = (0, after, FirstMissed::default());
         while let Some(page) = self.next_clients(compared, COMPARED_AT_ONCE, &mut first_missed).await? {

@@ -49,7 +49,7 @@ pub enum Side {
     Cancelled,
 }
 
-/// What the names of bucket pages and of periods of product sales have before the colon on the side of cancellations.
+/// Replaces the colon in the names of bucket pages and of periods of product sales on the side of cancellations.
 const CANCELLED: &str = "_cancelled:";
 
 impl Side {
@@ -264,8 +264,8 @@ impl OrderSummary {
         OrderSummary { order_id, client_id, time, total, lines: lines.len() as u32 }
     }
 
-    /// Returns the stored form, without the client: the id in base64, the time (ms since that in the id, of which a UUID of version 7
-    /// has one), the total and the number of lines.
+    /// Returns the stored form, without the client: the id in base64, the time (milliseconds after the time in the id, a UUID of
+    /// version 7), the total and the number of lines.
     pub(crate) fn to_text(&self) -> String {
         let OrderSummary { order_id, time, total, lines, .. } = self;
         let since_id = time.timestamp_millis() - time_of(*order_id);

@@ -21,7 +21,7 @@ use crate::outbox::relay::Outgoing;
 
 /// Reads what the rules need, and locks the clients.
 pub async fn open_book(db: &impl ConnectionTrait, currency: Currency, commands: &[PlaceOrder]) -> Result<Book, DbErr> {
-    // Locked in the sequence of ids, so that two transactions never wait for each other.
+    // Locked in the sequence of ids, so that two transactions cannot deadlock.
     let clients = client::Entity::find()
         .filter(is_one_of(db, client::Column::Id, commands.iter().filter_map(|command| command.client_id)))
         .order_by_asc(client::Column::Id)
