@@ -18,7 +18,7 @@ use crate::commands::cancel_order::{Extent, RefundOrder, Refunded};
 use crate::commands::idempotency::Done;
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
-use crate::edge::auth::{CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::edge::auth::{CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, REFUND_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 use crate::orders::StoredOrder;
 
 pub struct Mutation;
@@ -49,11 +49,12 @@ impl Mutation {
     ) -> Option<Result<OrderPayload, Error>> {
         let extent = Extent::Rest { window: app(ctx).cancel_window };
         let CancelOrderInput { order_id, reason, idempotency_key } = input;
-        Some(refund_order(ctx, &order_id, extent, reason, idempotency_key).await)
+        Some(refund_order(ctx, CANCEL_ORDERS, &order_id, extent, reason, idempotency_key).await)
     }
 
-    /// Refunds a part of an order. It is divided among the items in proportion to what is left of them. A token for one client can
-    /// refund orders of that client. Requires the scope `orders:cancel`.
+    /// Refunds a part of an order, or all of it. The amount is divided among the items in proportion to what is left of them. There is
+    /// no time limit, so tokens of clients should not have the scope that this requires: `orders:refund`. A token for one client can
+    /// only refund orders of that client.
     #[graphql(directive = cost::apply("10".into()))]
     async fn refund_order(
         &self,
@@ -62,7 +63,7 @@ impl Mutation {
     ) -> Option<Result<OrderPayload, Error>> {
         let extent = Extent::Part(input.amount.to_minor(app(ctx).currency));
         let RefundOrderInput { order_id, reason, idempotency_key, .. } = input;
-        Some(refund_order(ctx, &order_id, extent, reason, idempotency_key).await)
+        Some(refund_order(ctx, REFUND_ORDERS, &order_id, extent, reason, idempotency_key).await)
     }
 
     /// Registers a client. Requires the scope `clients:write`.
@@ -142,12 +143,13 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
 
 async fn refund_order(
     ctx: &Context<'_>,
+    scope: &'static str,
     id: &ID,
     extent: Extent,
     reason: String,
     idempotency_key: Option<String>,
 ) -> Result<OrderPayload, Error> {
-    let only_client = only_client(authorize(ctx, CANCEL_ORDERS)?);
+    let only_client = only_client(authorize(ctx, scope)?);
     let (app, order_id, origin) = (app(ctx), parse_order_id(id), origin(ctx));
     let command = RefundOrder { order_id, only_client, extent, reason, idempotency_key, origin };
     Ok(match app.commands.refund_order(&command).await? {

@@ -16,7 +16,7 @@ async fn each_operation_requires_its_scope_and_a_client_token_only_reaches_its_c
         ("orders:read", "{ order(id: \"1\") { id } }"),
         ("orders:cancel", "mutation { cancelOrder(input: { orderId: \"1\", reason: \"x\" }) { replayed } }"),
         (
-            "orders:cancel",
+            "orders:refund",
             "mutation { refundOrder(input: { orderId: \"1\", amount: \"1\", reason: \"x\" }) { replayed } }",
         ),
         ("orders:place", "mutation { placeOrder(input: { clientId: \"1\", items: [] }) { replayed } }"),

@@ -226,6 +226,10 @@ async fn what_cannot_be_taken_back_is_rejected_and_writes_nothing() {
         }
         let without = api.token(&ALL_SCOPES.replace("orders:cancel", ""), None);
         assert_eq!(code(&cancel(&api, &without, id, "x").await), "FORBIDDEN");
+        // A client cannot take back by a refund what it can no longer cancel.
+        let of_client = api.token("orders:place orders:cancel", Some("1"));
+        assert_eq!(rejected(&of_client, old, None, "x").await, "CANCEL_WINDOW_PASSED");
+        assert_eq!(code(&refund(&api, &of_client, old, "1", "x").await), "FORBIDDEN");
         assert_eq!(code(&refund(&api, "", id, "1", "x").await), "UNAUTHENTICATED");
         assert!(refunds(connection).await.is_empty());
         assert_eq!(order_event::Entity::find().count(connection).await.unwrap(), 8, "two orders and the sample data");

@@ -1,8 +1,9 @@
 //! Scopes that a token can have. Others are ignored.
 
 pub const PLACE_ORDERS: &str = "orders:place";
-/// Cancel and refund.
 pub const CANCEL_ORDERS: &str = "orders:cancel";
+/// Take back parts of orders, at any time. For the staff, not for clients.
+pub const REFUND_ORDERS: &str = "orders:refund";
 pub const READ_ORDERS: &str = "orders:read";
 pub const READ_CLIENTS: &str = "clients:read";
 pub const WRITE_CLIENTS: &str = "clients:write";
@@ -14,9 +15,10 @@ pub const READ_SALES: &str = "sales:read";
 /// Run any document, even when documents must be trusted.
 pub const EXPLORE: &str = "graphql:explore";
 
-pub const SCOPES: [&str; 10] = [
+pub const SCOPES: [&str; 11] = [
     PLACE_ORDERS,
     CANCEL_ORDERS,
+    REFUND_ORDERS,
     READ_ORDERS,
     READ_CLIENTS,
     WRITE_CLIENTS,
