@@ -155,9 +155,8 @@ impl Sweep {
     /// Compares the sums soon if they may include events that the database does not have, or if a client was lost and repaired,
     /// once for each client.
     async fn suspect_sums(&mut self, findings: &[Finding]) -> anyhow::Result<()> {
-        let is_suspect = |Finding { difference, repaired, .. }: &&Finding| {
-            difference.may_be_forged() || *repaired && difference.may_be_lost()
-        };
+        let is_suspect =
+            |finding: &&Finding| finding.difference.may_be_forged() || finding.repaired && finding.may_be_lost;
         let suspects: Vec<Subject> = (findings.iter().filter(is_suspect))
             .map(|finding| finding.subject)
             .filter(|subject| matches!(subject, Subject::Client(_)) && !self.suspects.contains(subject))
@@ -264,7 +263,7 @@ impl Lease {
 }
 
 fn log(findings: &[Finding]) {
-    for Finding { subject, difference, repaired } in findings.iter().take(LOGGED_FINDINGS) {
+    for Finding { subject, difference, repaired, .. } in findings.iter().take(LOGGED_FINDINGS) {
         warn!(%subject, repaired, "the read model differs: {difference}");
     }
     if findings.len() > LOGGED_FINDINGS {

@@ -82,8 +82,9 @@ impl Verifier {
             let rows = client::Entity::find().filter(is_one_of(&self.db, client::Column::Id, ids));
             let rows = rows.all(&self.db).await.map_err(database)?;
             if rows.len() < ids.len() {
-                let gone = ids.iter().filter(|id| !rows.iter().any(|row| row.id == **id));
-                gone.for_each(|id| first_missed.forget(Subject::Client(*id)));
+                let known: HashSet<i64> = rows.iter().map(|row| row.id).collect();
+                let orphans: Vec<i64> = ids.iter().filter(|id| !known.contains(id)).copied().collect();
+                findings.extend(self.examine_all(&orphans, first_missed).await?);
             }
             let of_clients = is_one_of(&self.db, order::Column::ClientId, ids);
             findings.extend(self.compare(&rows, of_clients, first_missed).await?);
@@ -161,8 +162,9 @@ impl Verifier {
         let examined: Vec<Examined> = stream::iter(examined).buffered(CONCURRENT_CLIENTS).try_collect().await?;
         let mut findings = Vec::new();
         for (id, examined) in ids.iter().zip(examined) {
-            if let Some(difference) = first_missed.difference(Subject::Client(*id), examined, self.in_flight) {
-                findings.push(self.finding(Subject::Client(*id), difference, self.repair_client(*id)));
+            let (subject, may_be_lost) = (Subject::Client(*id), examined.may_be_lost());
+            if let Some(difference) = first_missed.difference(subject, examined, self.in_flight) {
+                findings.push(self.finding(subject, (difference, may_be_lost), self.repair_client(*id)));
             }
         }
         stream::iter(findings).buffered(CONCURRENT_CLIENTS).try_collect().await

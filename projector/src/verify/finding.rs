@@ -53,11 +53,6 @@ impl Difference {
             | Difference::Damaged { .. } => false,
         }
     }
-
-    /// Whether Redis may have lost it. Then a repair may have had to guess which events the sums have counted.
-    pub fn may_be_lost(&self) -> bool {
-        matches!(self, Difference::Missing { .. } | Difference::Behind { version: 0, .. } | Difference::Damaged { .. })
-    }
 }
 
 impl fmt::Display for Difference {
@@ -106,6 +101,9 @@ pub struct Finding {
     pub subject: Subject,
     #[serde(flatten)]
     pub difference: Difference,
+    /// Whether Redis may have lost it. Then a repair may have had to guess which events the sums have counted.
+    #[serde(skip)]
+    pub may_be_lost: bool,
     /// Whether it has been repaired.
     pub repaired: bool,
 }

@@ -31,6 +31,15 @@ pub(super) struct Missing {
 }
 
 impl Examined {
+    /// Whether Redis may have lost it: it includes no event, or only events that arrived after the loss.
+    pub fn may_be_lost(&self) -> bool {
+        match self {
+            Examined::Wrong(_) => false,
+            Examined::Lost(_) => true,
+            Examined::Right(missing) => missing.version == 0,
+        }
+    }
+
     /// Whether all is right and no event up to this version is missing.
     pub fn is_right_up_to(&self, version: i32) -> bool {
         match self {
@@ -89,7 +98,9 @@ impl FirstMissed {
             Examined::Right(missing) => missing,
         };
         let included = [version, newest];
-        let is_lost = before.as_ref().is_some_and(|missed| version < missed.included[0] || newest < missed.included[1]);
+        let is_lost = before
+            .as_ref()
+            .is_some_and(|missed| missed.is_lost || version < missed.included[0] || newest < missed.included[1]);
         let (since, mut versions) = match before.filter(|_| !is_lost) {
             Some(missed) => (missed.since, missed.versions),
             None => (Instant::now(), Vec::new()),
@@ -227,6 +238,19 @@ mod tests {
             assert_eq!(first_missed.difference(SUBJECT, loss(), IN_FLIGHT), Some(overdue));
             assert!(first_missed.is_empty());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_subject_that_is_right_again_without_some_events_is_not_forgotten() {
+        let mut first_missed = FirstMissed::default();
+        let lost = Examined::Lost(Difference::Misranked);
+        assert_eq!(first_missed.difference(SUBJECT, lost, IN_FLIGHT), None);
+        first_missed.close();
+        assert_eq!(first_missed.difference(SUBJECT, without(&[2], false), IN_FLIGHT), None);
+        tokio::time::advance(IN_FLIGHT).await;
+        let behind = Difference::Behind { events: 1, version: 1 };
+        assert_eq!(first_missed.difference(SUBJECT, without(&[2], false), IN_FLIGHT), Some(behind));
+        assert!(first_missed.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,9 +69,9 @@ impl Verifier {
     ) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for (id, examined) in self.examine_products(ids, rows).await? {
-            let subject = Subject::Product(id);
+            let (subject, may_be_lost) = (Subject::Product(id), examined.may_be_lost());
             if let Some(difference) = first_missed.difference(subject, examined, self.in_flight) {
-                findings.push(self.finding(subject, difference, self.repair_product(id)).await?);
+                findings.push(self.finding(subject, (difference, may_be_lost), self.repair_product(id)).await?);
             }
         }
         Ok(findings)

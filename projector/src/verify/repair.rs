@@ -36,7 +36,7 @@ impl Verifier {
     pub(super) async fn finding(
         &self,
         subject: Subject,
-        difference: Difference,
+        (difference, may_be_lost): (Difference, bool),
         repair: impl Future<Output = anyhow::Result<bool>>,
     ) -> anyhow::Result<Finding> {
         let needed = match difference {
@@ -52,7 +52,7 @@ impl Verifier {
                 }
                 repaired => repaired?,
             };
-        Ok(Finding { subject, difference, repaired })
+        Ok(Finding { subject, difference, may_be_lost, repaired })
     }
 
     /// Replaces a product by the data of its newest event. Returns whether the product is right afterwards.

@@ -4,7 +4,7 @@ use crate::support::*;
 use chrono::{DateTime, Days, SubsecRound, TimeDelta, Utc};
 use entity::Subject::Client;
 use entity::{event, order_event};
-use projector::verify::{Difference, FirstMissed, Repair, Verifier};
+use projector::verify::{Difference, Finding, FirstMissed, Repair, Verifier};
 use read_model::Projection;
 use sea_orm::ConnectionTrait;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn key(name: &str) -> String {
 
 async fn differences(verifier: &Verifier) -> Vec<(i64, Difference, bool)> {
     let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
-    let of_client = |finding: projector::verify::Finding| match finding.subject {
+    let of_client = |finding: Finding| match finding.subject {
         Client(id) => (id, finding.difference, finding.repaired),
         subject => panic!("{subject}"),
     };
@@ -242,6 +242,26 @@ async fn refunds_that_are_refused_after_a_client_was_lost_are_applied() {
     take_back(&verifier.db, &refund(1, 6)).await;
     assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 6 }, true)]);
     assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(4), vec![]));
+}
+
+/// Its sums are compared again after the repair.
+#[tokio::test]
+async fn a_client_may_be_lost_whatever_differs_after_an_event_has_arrived() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let orders = orders_at(1..=4, (Utc::now() - TimeDelta::minutes(5)).trunc_subsecs(0));
+    place(&verifier.db, &orders, Outbox::Published).await;
+    verifier.read_model.apply(&events(&orders[..3])).await;
+    command(&url, &["DEL", &key("client:1")]).await;
+    verifier.read_model.apply(&events(&orders[3..])).await;
+    command(&url, &["ZADD", &key("rank:total"), "7", "1"]).await;
+    let found = verifier.subjects(&[Client(1)], &mut FirstMissed::default()).await.unwrap();
+    let [Finding { difference: Difference::Misranked, may_be_lost: true, repaired: true, .. }] = found[..] else {
+        panic!("{found:?}");
+    };
+    command(&url, &["ZADD", &key("rank:total"), "7", "1"]).await;
+    let found = verifier.subjects(&[Client(1)], &mut FirstMissed::default()).await.unwrap();
+    assert!(!found[0].may_be_lost, "{found:?}");
+    assert_eq!(wrong_sums(&verifier).await, Vec::<String>::new());
 }
 
 /// A comparison that has missed an event of a client before Redis lost it must not repair the client too early: the sums include

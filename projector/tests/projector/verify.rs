@@ -196,6 +196,21 @@ async fn verify_compares_names_addresses_and_products() {
 }
 
 #[tokio::test]
+async fn a_client_that_cannot_be_read_is_reported_although_the_database_does_not_have_it() {
+    let (_server, url, mut verifier) = verifier(Repair::Off).await;
+    verifier.read_model.apply(&events(&[row(99, 1)])).await;
+    command(&url, &["HSET", "orders:{p3}:g1:client:99", "orders", "many"]).await;
+    // The first comparison only records it.
+    verifier.in_flight = Duration::from_millis(200);
+    for repair in [Repair::Off, Repair::FromLog] {
+        verifier.repair = repair;
+        let found = tokio::time::timeout(Duration::from_secs(30), differences(&verifier)).await.unwrap();
+        assert!(matches!(found[..], [(Client(99), Difference::Damaged { .. })]), "{found:?}");
+    }
+    assert_eq!(differences(&verifier).await, []);
+}
+
+#[tokio::test]
 async fn a_repair_never_reverts_events_that_are_applied_meanwhile() {
     let (_server, _, verifier) = verifier(Repair::FromLog).await;
     let rows: Vec<_> = (1..=2).map(|version| row(1, version)).collect();
