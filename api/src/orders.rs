@@ -21,8 +21,6 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use crate::commands::database::is_one_of;
-
 /// An order and what has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredOrder {
@@ -108,6 +106,7 @@ struct Row {
     #[sea_orm(nested)]
     event: order_event::Model,
     order_id: Uuid,
+    of_client: i64,
     cancelled_at: Option<DateTime<Utc>>,
     cancel_reason: Option<String>,
     refunded: i64,
@@ -119,20 +118,16 @@ fn rows() -> Select<order_event::Entity> {
         .to((order::Column::ClientId, order::Column::Version));
     order_event::Entity::find()
         .column_as(order::Column::Id, "order_id")
+        .column_as(order::Column::ClientId, "of_client")
         .column(order::Column::CancelledAt)
         .column(order::Column::CancelReason)
         .column(order::Column::Refunded)
         .join(JoinType::InnerJoin, of_order.into())
 }
 
-/// The rows of these orders, in any sequence.
-async fn rows_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec<Row>, DbErr> {
-    rows().filter(is_one_of(db, order::Column::Id, ids.iter().copied())).into_model().all(db).await
-}
-
 impl Row {
     fn into_order(self, currency: Currency) -> Result<StoredOrder, DbErr> {
-        let Row { event, order_id: _, cancelled_at, cancel_reason, refunded } = self;
+        let Row { event, order_id: _, of_client: _, cancelled_at, cancel_reason, refunded } = self;
         Ok(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded })
     }
 }

@@ -177,7 +177,7 @@ type Read<K, T> = Result<HashMap<K, T>, Error>;
 struct Found {
     clients: Read<i64, read_model::Client>,
     products: Read<i64, read_model::Product>,
-    orders: Read<Uuid, StoredOrder>,
+    orders: Read<Uuid, Result<StoredOrder, Error>>,
 }
 
 impl Found {
@@ -203,7 +203,7 @@ impl Found {
             read(orders, async |ids| {
                 let only_client = only_client(authorize(ctx, READ_ORDERS)?);
                 let found = by_ids(&app.db, ids, only_client, app.currency).await?;
-                Ok(found.into_iter().map(|order| (order.placed.data.order_id, order)).collect())
+                Ok(found.into_iter().map(|(id, order)| (id, order.map_err(Error::from))).collect())
             }),
         );
         Found { clients, products, orders }
@@ -217,7 +217,7 @@ impl Found {
         Ok(match key {
             Key::Client(id) => of(&self.clients, id)?.map(client),
             Key::Product(id) => of(&self.products, id)?.map(product),
-            Key::Order(id) => of(&self.orders, id)?.map(order),
+            Key::Order(id) => of(&self.orders, id)?.transpose()?.map(order),
         })
     }
 }

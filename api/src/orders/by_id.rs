@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 
+use entity::order;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Queued, spawn_reads};
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, QueryFilter, QueryTrait};
 use uuid::Uuid;
 
-use super::{StoredOrder, rows_of};
+use super::{Row, StoredOrder, rows};
+use crate::commands::database::is_one_of;
 
 /// Orders of one statement. An order has at most 26 KB.
 const MAX_ORDERS: usize = 500;
 
-type Found = Result<Option<StoredOrder>, DbErr>;
+/// An order and its client. The error of a damaged order is only for those who may read it.
+type Found = Result<Option<(i64, Result<StoredOrder, DbErr>)>, DbErr>;
 
 pub struct OrdersById(BatchQueue<Uuid, Found>);
 
@@ -27,33 +30,40 @@ impl OrdersById {
     ///
     /// # Errors
     /// When the database fails, or the order's event is damaged.
-    pub async fn read(&self, id: Uuid, client: Option<i64>) -> Found {
+    pub async fn read(&self, id: Uuid, client: Option<i64>) -> Result<Option<StoredOrder>, DbErr> {
         let found = self.0.process(id).await;
         let found = found.unwrap_or_else(|| Err(DbErr::Custom("too many reads wait, or reading panicked".into())))?;
-        Ok(found.filter(|order| client.is_none_or(|client| client == order.placed.data.client_id)))
+        let visible = found.filter(|(of_client, _)| client.is_none_or(|client| client == *of_client));
+        visible.map(|(_, order)| order).transpose()
     }
 }
 
-/// Reads the orders with these ids that exist, in any sequence, with one statement. `client` limits the read to orders of that client.
+/// Reads the orders with these ids that exist with one statement. `client` limits the read to orders of that client. An order whose
+/// event is damaged has an error of its own.
 ///
 /// # Errors
-/// When the database fails, or the event of an order is damaged.
+/// When the database fails.
 pub async fn by_ids(
     db: &DatabaseConnection,
     ids: &[Uuid],
     client: Option<i64>,
     currency: Currency,
-) -> Result<Vec<StoredOrder>, DbErr> {
-    let orders = rows_of(db, ids).await?.into_iter().map(|row| row.into_order(currency));
-    let orders: Vec<StoredOrder> = orders.collect::<Result<_, _>>()?;
-    let is_visible = |order: &StoredOrder| client.is_none_or(|client| client == order.placed.data.client_id);
-    Ok(orders.into_iter().filter(is_visible).collect())
+) -> Result<HashMap<Uuid, Result<StoredOrder, DbErr>>, DbErr> {
+    let rows = rows_of(db, ids, client).await?;
+    Ok(rows.into_iter().map(|row| (row.order_id, row.into_order(currency))).collect())
+}
+
+async fn rows_of(db: &DatabaseConnection, ids: &[Uuid], client: Option<i64>) -> Result<Vec<Row>, DbErr> {
+    let rows = rows().filter(is_one_of(db, order::Column::Id, ids.iter().copied()));
+    let rows = rows.apply_if(client, |rows, client| rows.filter(order::Column::ClientId.eq(client)));
+    rows.into_model().all(db).await
 }
 
 async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Uuid, Found>>) {
     let ids: Vec<Uuid> = batch.iter().map(|queued| queued.item).collect();
-    let found = match rows_of(&db, &ids).await {
-        Ok(rows) => rows.into_iter().map(|row| (row.order_id, row.into_order(currency).map(Some))).collect(),
+    let of_row = |row: Row| (row.order_id, Ok(Some((row.of_client, row.into_order(currency)))));
+    let found = match rows_of(&db, &ids, None).await {
+        Ok(rows) => rows.into_iter().map(of_row).collect(),
         Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect::<HashMap<Uuid, Found>>(),
     };
     for queued in batch {

@@ -3,7 +3,7 @@
 use api::graphql::federation::subgraph_sdl;
 use entity::{Event, order_event};
 use read_model::Redis;
-use sea_orm::EntityTrait;
+use sea_orm::{ConnectionTrait, EntityTrait};
 use serde_json::{Value, json};
 
 use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, order, queue, redis, sqlite};
@@ -123,6 +123,26 @@ async fn entities_require_the_rights_of_the_root_fields() {
             let error = response["errors"].as_array().unwrap().iter().find(|error| error["path"] == path);
             assert_eq!(error.map(|error| error["extensions"]["code"].clone()), (!allowed).then(|| json!("FORBIDDEN")));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_order_fails_alone_and_only_for_its_client() {
+    let db = sqlite().await;
+    let (api, id) = subgraph(&db).await;
+    let placed = api.graphql(&api.token(ALL_SCOPES, None), PLACE, order("2", &[("1", 1)], None)).await;
+    let damaged = placed["data"]["placeOrder"]["order"]["id"].as_str().unwrap();
+    let damage = "UPDATE order_events SET payload = '{}' WHERE client_id = 2 AND version = 2";
+    db.connection.execute_unprepared(damage).await.unwrap();
+    let of = json!([{ "__typename": "Order", "id": damaged }, { "__typename": "Order", "id": id }]);
+    let by_id = format!("{{ order(id: \"{damaged}\") {{ id }} }}");
+    for (client, expected) in [(None, "INTERNAL_SERVER_ERROR"), (Some("1"), "none")] {
+        let token = api.token(ALL_SCOPES, client);
+        let response = entities(&api, &token, of.clone()).await;
+        let entities = &response["data"]["_entities"];
+        assert_eq!((&entities[0], &entities[1]["clientId"]), (&Value::Null, &json!("1")), "{response}");
+        assert_eq!(code(&response), expected, "{response}");
+        assert_eq!(code(&api.graphql(&token, &by_id, json!({})).await), expected);
     }
 }
 
