@@ -2,8 +2,8 @@
 //!
 //! One transaction masks the row and the newest [`MASKED_AT_ONCE`] events, so that nobody sees a client that is forgotten in part. Older
 //! events of a client with more of them are masked before, in transactions of their own: a single one would hold the lock of the
-//! client for longer than an order waits. If that takes longer than a request may, what was masked stays masked, and the next request
-//! continues.
+//! client for longer than an order waits. The request is checked before that. If masking takes longer than a request may, what was
+//! masked stays masked, and the next request continues.
 
 use entity::event::CLIENT_FORGOTTEN;
 use entity::{ClientChanged, Subject, client, idempotency_key, order, order_event};
@@ -37,46 +37,53 @@ impl Commands {
             Err(rejection) => return Ok(Err(rejection.into())),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        self.mask_older_events(id).await?;
-        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
-        // Orders of the client wait for the lock, and are rejected then.
-        let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
-            return Ok(Err(vec![Rejection::ClientNotFound]));
-        };
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            return Ok(earlier.replay(client_of));
+        // The events up to this version are masked.
+        let mut masked = 0;
+        loop {
+            let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+            // Orders of the client wait for the lock, and are rejected then.
+            let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
+                return Ok(Err(vec![Rejection::ClientNotFound]));
+            };
+            if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
+                return Ok(earlier.replay(client_of));
+            }
+            if client.forgotten_at.is_some() {
+                self.claim_unchanged(&transaction, &key, subject, client.version).await?;
+                transaction.commit().await?;
+                return Ok(Ok(Done { row: client, replayed: true }));
+            }
+            let version = match next_version(client.version) {
+                Ok(version) => version,
+                Err(rejection) => return Ok(Err(rejection.into())),
+            };
+            if client.version - masked > MASKED_AT_ONCE {
+                transaction.rollback().await?;
+                // The other half is for the events that arrive meanwhile.
+                let last = client.version - MASKED_AT_ONCE / 2;
+                self.mask_older_events(id, masked, last).await?;
+                masked = last;
+                continue;
+            }
+            mask_events(&transaction, id, masked, client.version).await?;
+            let data = mask_of(id);
+            let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, origin.without_client());
+            let ClientChanged { client_name: name, client_email: email, .. } = data;
+            let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
+            mask_rows(&transaction, &client, &key).await?;
+            self.commit(transaction, event).await?;
+            return Ok(Ok(Done::now(client)));
         }
-        if client.forgotten_at.is_some() {
-            self.claim_unchanged(&transaction, &key, subject, client.version).await?;
-            transaction.commit().await?;
-            return Ok(Ok(Done { row: client, replayed: true }));
-        }
-        let version = match next_version(client.version) {
-            Ok(version) => version,
-            Err(rejection) => return Ok(Err(rejection.into())),
-        };
-        mask_events(&transaction, id, (client.version - MASKED_AT_ONCE).max(0), client.version).await?;
-        let data = masked(id);
-        let actor = origin.actor.clone().filter(|_| !origin.actor_is_client);
-        let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, Origin { actor, ..origin });
-        let ClientChanged { client_name: name, client_email: email, .. } = data;
-        let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
-        mask_rows(&transaction, &client, &key).await?;
-        self.commit(transaction, event).await?;
-        Ok(Ok(Done::now(client)))
     }
 
-    /// Masks all but the newest events of a client that has many.
-    async fn mask_older_events(&self, id: i64) -> Result<(), DbErr> {
-        let client = client::Entity::find_by_id(id).one(&self.db).await?;
-        let Some(client) = client.filter(|client| client.forgotten_at.is_none()) else { return Ok(()) };
-        let (mut masked, older) = (0, client.version - MASKED_AT_ONCE / 2);
-        while client.version > MASKED_AT_ONCE && masked < older {
-            let last = (masked + EVENTS_PER_STATEMENT).min(older);
+    /// Masks the events with versions above `after`, up to `last`, a transaction for each statement.
+    async fn mask_older_events(&self, id: i64, mut after: i32, last: i32) -> Result<(), DbErr> {
+        while after < last {
+            let until = after.saturating_add(EVENTS_PER_STATEMENT).min(last);
             let transaction = begin(&self.db).await?;
-            mask_events(&transaction, id, masked, last).await?;
+            mask_events(&transaction, id, after, until).await?;
             transaction.commit().await?;
-            masked = last;
+            after = until;
         }
         Ok(())
     }
@@ -84,7 +91,7 @@ impl Commands {
 
 /// The client after the change. The domain `invalid` has no mail servers (RFC 2606), and nobody can register the address, because it
 /// has no top-level domain.
-fn masked(id: i64) -> ClientChanged {
+fn mask_of(id: i64) -> ClientChanged {
     ClientChanged {
         client_id: id,
         client_name: MASKED_NAME.to_owned(),
@@ -104,10 +111,10 @@ const ON_SQLITE: &str = "UPDATE order_events SET payload = json_remove(json_patc
 async fn mask_events(db: &impl ConnectionTrait, id: i64, mut after: i32, last: i32) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     let text = if backend == DbBackend::Postgres { ON_POSTGRES } else { ON_SQLITE };
-    let ClientChanged { client_name, client_email, .. } = masked(id);
+    let ClientChanged { client_name, client_email, .. } = mask_of(id);
     let mask = json!({ "clientName": client_name, "clientEmail": client_email });
     while after < last {
-        let until = (after + EVENTS_PER_STATEMENT).min(last);
+        let until = after.saturating_add(EVENTS_PER_STATEMENT).min(last);
         let values = [mask.clone().into(), id.into(), after.into(), until.into(), client_email.clone().into()];
         db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
         after = until;

@@ -40,6 +40,14 @@ pub struct Origin {
     pub actor_is_client: bool,
 }
 
+impl Origin {
+    /// Without the subject of a token that is limited to one client.
+    fn without_client(self) -> Origin {
+        let Origin { traceparent, actor, actor_is_client } = self;
+        Origin { traceparent, actor: actor.filter(|_| !actor_is_client), actor_is_client }
+    }
+}
+
 /// Why a command is rejected: a problem that its sender can fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {

@@ -223,11 +223,42 @@ async fn a_client_with_many_events_is_forgotten_too() {
     let db = Db::on(open(&postgres.url).await);
     // More than the time of an operation, because other tests run at the same time.
     let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let staff = api.token(ALL_SCOPES, None);
+    let left = async || {
+        let left =
+            "SELECT count(*) AS left FROM order_events WHERE client_id = 1 AND payload::text LIKE '%1@example.com%'";
+        db.connection.query_one_raw(sql(left)).await.unwrap().unwrap().try_get::<i64>("", "left").unwrap()
+    };
+
+    // A request that is rejected masks nothing.
+    let rename = "updateClient(input: { id: 1, name: \"Bob\", idempotencyKey: \"used\" }) { clientVersion }";
+    assert_eq!(change(&api, &staff, rename).await["clientVersion"], 12_501);
+    let with_used_key = forget("1").replace("input: {", "input: { idempotencyKey: \"used\", ");
+    let refused = change(&api, &staff, &with_used_key).await;
+    assert_eq!(refused["userErrors"][0]["code"], "IDEMPOTENCY_KEY_REUSED", "{refused}");
+    let set_version = |version: i32| format!("UPDATE clients SET version = {version} WHERE id = 1");
+    db.connection.execute_unprepared(&set_version(i32::MAX)).await.unwrap();
+    let refused = change(&api, &staff, &forget("1")).await;
+    assert_eq!(refused["userErrors"][0]["code"], "VERSION_LIMIT_REACHED", "{refused}");
+    db.connection.execute_unprepared(&set_version(12_501)).await.unwrap();
+    assert_eq!(left().await, 12_501);
+
+    // 6,000 events arrive while the older events are masked.
+    db.connection.execute_unprepared(EVENTS_MEANWHILE).await.unwrap();
     let started = std::time::Instant::now();
-    let forgotten = change(&api, &api.token(ALL_SCOPES, None), &forget("1")).await;
-    println!("12,500 events were masked in {:?}", started.elapsed());
-    assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(12_501), &json!([])), "{forgotten}");
-    let left = "SELECT count(*) AS left FROM order_events WHERE client_id = 1 AND payload::text LIKE '%1@example.com%'";
-    let left: i64 = db.connection.query_one_raw(sql(left)).await.unwrap().unwrap().try_get("", "left").unwrap();
-    assert_eq!(left, 0);
+    let forgotten = change(&api, &staff, &forget("1")).await;
+    println!("18,501 events were masked in {:?}", started.elapsed());
+    assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(18_502), &json!([])), "{forgotten}");
+    assert_eq!(left().await, 0);
 }
+
+const EVENTS_MEANWHILE: &str = "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT version FROM clients WHERE id = 1) = 12501 THEN
+            INSERT INTO order_events (id, client_id, version, type, payload, occurred_at)
+            SELECT gen_random_uuid(), 1, 12501 + n, type, payload, occurred_at
+            FROM order_events, generate_series(1, 6000) n WHERE client_id = 1 AND version = 12501;
+            UPDATE clients SET version = 18501 WHERE id = 1;
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER arrive AFTER UPDATE ON order_events FOR EACH STATEMENT EXECUTE FUNCTION arrive();";
