@@ -109,21 +109,27 @@ impl Commands {
     ) -> Result<Option<Earlier>, DbErr> {
         use idempotency_key::{Column, Entity, Model};
         let Some(Key { scope, key, command }) = key.clone() else { return Ok(None) };
-        let row = Model { scope: scope.clone(), key: key.clone(), command: command.to_owned(), event_id: event };
-        let conflict = OnConflict::columns([Column::Scope, Column::Key]).do_nothing().to_owned();
-        let insert = Entity::insert(as_new(row)).on_conflict(conflict);
-        if insert.exec_without_returning(db).await? > 0 {
-            return Ok(None);
-        }
         let damaged = |why: String| DbErr::Custom(format!("the result of an idempotency key in {scope}: {why}"));
-        let row = Entity::find_by_id((scope.clone(), key)).one(db).await?.ok_or_else(|| damaged("no row".into()))?;
+        let claimed = Model { scope: scope.clone(), key: key.clone(), command: command.to_owned(), event_id: event };
+        let conflict = OnConflict::columns([Column::Scope, Column::Key]).do_nothing().to_owned();
+        let (mut earlier, mut attempts) = (None, 0);
+        // A second time if the row was deleted between the two statements, because its client was forgotten.
+        while earlier.is_none() && attempts < 2 {
+            let insert = Entity::insert(as_new(claimed.clone())).on_conflict(conflict.clone());
+            if insert.exec_without_returning(db).await? > 0 {
+                return Ok(None);
+            }
+            earlier = Entity::find_by_id((scope.clone(), key.clone())).one(db).await?;
+            attempts += 1;
+        }
+        let row = earlier.ok_or_else(|| damaged("no row".into()))?;
         let event = order_event::Entity::find_by_id(row.event_id).one(db).await?;
         let event = event.ok_or_else(|| damaged("no event".into()))?;
         let event = Event::from_row(event, self.currency.code()).map_err(|error| damaged(error.to_string()))?;
         Ok(Some(Earlier { is_same_command: row.command == command, event }))
     }
 
-    /// Lets a claimed key name the newest event of a client or product, for a command that changes nothing.
+    /// Lets a claimed key name the event of a client or product at a version, for a command that changes nothing.
     pub async fn claim_unchanged(
         &self,
         db: &impl ConnectionTrait,
@@ -138,8 +144,9 @@ impl Commands {
             Subject::Client(id) => order_event::Column::ClientId.eq(id),
             Subject::Product(id) => order_event::Column::ProductId.eq(id),
         };
-        let newest = order_event::Entity::find().filter(of_subject).filter(order_event::Column::Version.eq(version));
-        match newest.one(db).await? {
+        let of_version =
+            order_event::Entity::find().filter(of_subject).filter(order_event::Column::Version.eq(version));
+        match of_version.one(db).await? {
             Some(event) => {
                 let rename = Entity::update_many().col_expr(Column::EventId, Expr::val(event.id));
                 rename.filter(of_key).exec(db).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use entity::event::CLIENT_UPDATED;
 use entity::order_event;
 use futures::future::join_all;
-use sea_orm::{EntityTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, QueryOrder};
 use serde_json::{Value, json};
 
 use crate::support::{ALL_SCOPES, Api, Db, postgres, sqlite};
@@ -197,6 +197,26 @@ async fn keys_of_different_clients_and_callers_are_independent() {
         assert_eq!(update.send(api, &bert, &input, "k").await["replayed"], false);
     })
     .await;
+}
+
+/// As if the row was deleted between the two statements that look for it.
+#[tokio::test]
+async fn a_key_that_is_deleted_during_the_request_is_free() {
+    let db = postgres().await;
+    let api = Api::start(&db).await;
+    // The first row is not inserted.
+    let lose = "CREATE SEQUENCE attempt;
+        CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('attempt') = 1 THEN RETURN NULL; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER lose BEFORE INSERT ON idempotency_keys FOR EACH ROW EXECUTE FUNCTION lose();";
+    db.connection.execute_unprepared(lose).await.unwrap();
+    let (token, register) = (api.token(ALL_SCOPES, None), &cases()[1]);
+    for replayed in [false, true] {
+        let registered = register.send(&api, &token, &register.one, "k").await;
+        assert_eq!((codes(&registered), &registered["replayed"]), (json!([]), &json!(replayed)), "{registered}");
+    }
 }
 
 /// The token's subject is stored with each event.
