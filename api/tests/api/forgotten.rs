@@ -194,9 +194,20 @@ async fn a_forgotten_client_takes_no_orders_and_changes_and_frees_its_address() 
         // What is left of an order can still be refunded.
         let order = log(&db.connection).await.into_iter().rfind(|row| row.r#type == ORDER_PLACED).unwrap();
         let order = order.payload["orderId"].as_str().unwrap().to_owned();
-        let cancel =
-            format!("cancelOrder(input: {{ orderId: \"{order}\", reason: \"late\" }}) {{ userErrors {{ code }} }}");
-        assert_eq!(change(&api, &staff, &cancel).await["userErrors"], json!([]));
+        // Its reason and the subject of the client's token would bring personal data back.
+        let own = api.tokens.mint(EMAIL, ALL_SCOPES, Some(&id), std::time::Duration::from_secs(60)).unwrap();
+        let fields = "order { cancelReason } replayed userErrors { code }";
+        let refund = format!(
+            "refundOrder(input: {{ orderId: \"{order}\", amount: \"1\", reason: \"{EMAIL}\", idempotencyKey: \"r\" }}) {{ {fields} }}"
+        );
+        let cancel = format!("cancelOrder(input: {{ orderId: \"{order}\", reason: \"{EMAIL}\" }}) {{ {fields} }}");
+        for (mutation, replayed) in [(&refund, false), (&refund, true), (&cancel, false)] {
+            let done = change(&api, &own, mutation).await;
+            let expected = json!({ "order": { "cancelReason": null }, "replayed": replayed, "userErrors": [] });
+            assert_eq!(done, expected, "{mutation}");
+        }
+        let log_after = format!("{:?}", log(&db.connection).await);
+        assert!(!has_personal_data(&log_after), "{log_after}");
         // The address is free, and the address of the mask cannot be registered.
         let register = |email: &str| {
             format!(
@@ -205,7 +216,7 @@ async fn a_forgotten_client_takes_no_orders_and_changes_and_frees_its_address() 
         };
         assert_eq!(change(&api, &staff, &register(EMAIL)).await["userErrors"], json!([]));
         let masked = client::Entity::find_by_id(id.parse::<i64>().unwrap()).one(&db.connection).await.unwrap().unwrap();
-        assert!(masked.forgotten_at.is_some() && masked.version == 7);
+        assert!(masked.forgotten_at.is_some() && masked.version == 8);
         let refused = change(&api, &staff, &register(&masked.email)).await;
         assert_eq!(refused["userErrors"][0]["code"], "INVALID_EMAIL");
     }

@@ -294,7 +294,10 @@ async fn a_repeated_key_takes_nothing_back_and_belongs_to_one_request() {
             };
             let mutation = format!("mutation ($input: {type}!) {{ {field}(input: $input) {{ {FIELDS} }} }}");
             let mut input = input;
-            (input["orderId"], input["idempotencyKey"]) = (json!(id), json!(key));
+            if input["orderId"].is_null() {
+                input["orderId"] = json!(id);
+            }
+            input["idempotencyKey"] = json!(key);
             let response = answer(&api, &token, &mutation, input).await;
             assert_eq!(response["errors"], Value::Null, "{response}");
             response["data"][field].clone()
@@ -318,11 +321,21 @@ async fn a_repeated_key_takes_nothing_back_and_belongs_to_one_request() {
             ["REFUND_OUT_OF_RANGE", "INVALID_IDEMPOTENCY_KEY"]
         );
         assert_eq!(codes(&send(json!({ "reason": "x" }), "a\nb").await), ["INVALID_IDEMPOTENCY_KEY"]);
+        let unknown = send(json!({ "reason": "", "orderId": "7" }), "").await;
+        assert_eq!(codes(&unknown), ["ORDER_NOT_FOUND", "INVALID_REASON", "INVALID_IDEMPOTENCY_KEY"]);
         // A rejected request leaves its key free.
         assert_eq!(codes(&send(json!({ "amount": "9000", "reason": "x" }), "other").await), ["REFUND_OUT_OF_RANGE"]);
         assert_eq!(send(refund.clone(), "other").await["clientVersion"], 4);
         let cancelled = send(json!({ "reason": "x" }), "cancel").await;
         assert_eq!((&cancelled["clientVersion"], &cancelled["replayed"]), (&json!(5), &json!(false)));
+        // To cancel it again keeps the key, whatever the reason.
+        for (key, reason) in [("second", "y"), ("second", "y"), ("cancel", "y")] {
+            let again = send(json!({ "reason": reason }), key).await;
+            assert_eq!((&again["clientVersion"], &again["replayed"]), (&json!(5), &json!(true)), "{again}");
+        }
+        assert_eq!(codes(&send(refund.clone(), "second").await), ["IDEMPOTENCY_KEY_REUSED"]);
+        let invalid = send(json!({ "reason": " " }), "a\nb").await;
+        assert_eq!(codes(&invalid), ["INVALID_REASON", "INVALID_IDEMPOTENCY_KEY"]);
         // The version is that of the request, the order that of now.
         let again = send(refund, "k").await;
         assert_eq!((&again["replayed"], &again["clientVersion"]), (&json!(true), &json!(3)));

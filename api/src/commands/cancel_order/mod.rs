@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::database::begin;
 use super::idempotency::{self, Done, Scope};
 use super::place_order::rules::id_at;
-use super::{Commands, Origin, Outcome};
+use super::{Commands, Origin, Outcome, both};
 use crate::orders::StoredOrder;
 use rules::Decision;
 
@@ -59,13 +59,16 @@ impl RefundOrder {
 
     /// Whether an earlier request of the same name was for the same.
     fn is_for(&self, refund: &Refund) -> bool {
-        let is_same_amount = match self.extent {
+        let is_same = match self.extent {
+            // Whatever its reason: without a key it is repeated, too.
             Extent::Rest { .. } => true,
-            Extent::Part(amount) => amount == Some(refund.amount),
+            // The reason is not stored if the client is forgotten.
+            Extent::Part(amount) => {
+                amount == Some(refund.amount)
+                    && refund.reason.as_ref().is_none_or(|reason| reason == self.reason.trim())
+            }
         };
-        is_same_amount
-            && self.order_id == Some(refund.order.order_id)
-            && refund.reason.as_deref() == Some(self.reason.trim())
+        is_same && self.order_id == Some(refund.order.order_id)
     }
 }
 
@@ -80,27 +83,32 @@ impl Commands {
     /// As [`Commands::refund_order`], at this time.
     pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<Refunded>> {
         let transaction = begin(&self.db).await?;
-        let Some(book) = sql::open_book(&transaction, self.currency, command).await? else {
-            return Ok(Err(rules::not_found(command)));
+        let book = sql::open_book(&transaction, self.currency, command).await?;
+        let subject = Subject::Client(book.as_ref().map_or(0, |book| book.client.id));
+        let key = idempotency::key(&Scope::Of(subject), command.idempotency_key.as_deref(), command.name());
+        let (reason, key) = match both(rules::valid_reason(&command.reason), key) {
+            Ok((reason, key)) => (Ok(reason), key),
+            Err(invalid) => (Err(invalid), None),
         };
-        let (time, of_client) = (book.time(time.trunc_subsecs(3)), Scope::Of(Subject::Client(book.client.id)));
-        let (event_id, key) =
-            (id_at(time), idempotency::key(&of_client, command.idempotency_key.as_deref(), command.name()));
-        if let Ok(key) = &key
-            && let Some(earlier) = self.claim(&transaction, key, event_id).await?
-        {
+        let Some(book) = book else { return Ok(Err(rules::not_found(reason))) };
+        let time = book.time(time.trunc_subsecs(3));
+        let event_id = id_at(time);
+        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
             return Ok(earlier.replay(|event| refunded_by(event, command, book.order)));
         }
-        let (book, event) = match (rules::decide(book, command, event_id, time), key.err()) {
-            (Decision::Accepted(book, event), None) => (book, event),
-            (Decision::Replayed(row), None) => return Ok(Ok(Done { row, replayed: true })),
-            (Decision::Rejected(rejections), invalid) => {
-                return Ok(Err(rejections.into_iter().chain(invalid).collect()));
+        let (book, event) = match rules::decide(book, command, reason, event_id, time) {
+            Decision::Accepted(book, event) => (book, event),
+            Decision::Replayed(row) => {
+                self.claim_unchanged(&transaction, &key, subject, row.client_version).await?;
+                transaction.commit().await?;
+                return Ok(Ok(Done { row, replayed: true }));
             }
-            (_, Some(invalid)) => return Ok(Err(vec![invalid])),
+            Decision::Rejected(rejections) => return Ok(Err(rejections)),
         };
         let cancels = matches!(command.extent, Extent::Rest { .. });
-        let row = sql::write(&transaction, &event, cancels, command.origin.clone()).await?;
+        let origin = command.origin.clone();
+        let origin = if book.is_of_forgotten_client() { origin.without_client() } else { origin };
+        let row = sql::write(&transaction, &event, cancels, origin).await?;
         self.commit(transaction, row).await?;
         Ok(Ok(Done::now(Refunded { order: book.after(&event, cancels), client_version: event.version })))
     }

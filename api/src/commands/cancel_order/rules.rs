@@ -8,7 +8,7 @@ use entity::{Event, OrderPlaced, Refund, client};
 use uuid::Uuid;
 
 use super::{Extent, RefundOrder, Refunded};
-use crate::commands::{Rejection, next_version, valid_name};
+use crate::commands::{Rejection, both, next_version, valid_name};
 use crate::orders::StoredOrder;
 
 /// Refunds of one order, so that reading them is bounded. The cancellation comes on top.
@@ -52,35 +52,37 @@ impl From<RefundRejection> for Rejection {
     }
 }
 
+/// The reason of a request, or what is wrong with its reason and its idempotency key.
+pub type Reason = Result<String, Vec<Rejection>>;
+
 /// Everything that is wrong with a request for an order that does not exist.
-pub fn not_found(command: &RefundOrder) -> Vec<Rejection> {
-    let not_found = RefundRejection::OrderNotFound.into();
-    iter::once(not_found).chain(valid_reason(&command.reason).err()).collect()
+pub fn not_found(reason: Reason) -> Vec<Rejection> {
+    iter::once(RefundRejection::OrderNotFound.into()).chain(reason.err().into_iter().flatten()).collect()
 }
 
 /// Accepts or rejects a request. `time` is that of the event.
-pub fn decide(book: Book, command: &RefundOrder, event_id: Uuid, time: DateTime<Utc>) -> Decision {
-    let reason = valid_reason(&command.reason);
+pub fn decide(book: Book, command: &RefundOrder, reason: Reason, event_id: Uuid, time: DateTime<Utc>) -> Decision {
     let amount = match (command.extent, book.cancelled_version) {
         (Extent::Rest { .. }, Some(client_version)) => {
-            return Decision::Replayed(Refunded { order: book.order, client_version });
+            return match reason {
+                Ok(_) => Decision::Replayed(Refunded { order: book.order, client_version }),
+                Err(invalid) => Decision::Rejected(invalid),
+            };
         }
         (Extent::Part(_), Some(_)) => Err(RefundRejection::OrderCancelled.into()),
         (Extent::Rest { window }, None) => book.rest(window, time),
         (Extent::Part(amount), None) => book.part(amount),
     };
-    match (amount, next_version(book.client.version), reason) {
-        (Ok(amount), Ok(version), Ok(reason)) => {
+    match both(both(amount, next_version(book.client.version)), reason) {
+        Ok(((amount, version), reason)) => {
             let data = book.refund(amount, reason);
             Decision::Accepted(Box::new(book), Event { id: event_id, time, version, data })
         }
-        (amount, version, reason) => {
-            Decision::Rejected([amount.err(), version.err(), reason.err()].into_iter().flatten().collect())
-        }
+        Err(rejections) => Decision::Rejected(rejections),
     }
 }
 
-fn valid_reason(reason: &str) -> Result<String, Rejection> {
+pub fn valid_reason(reason: &str) -> Result<String, Rejection> {
     valid_name(reason).map_err(|_| RefundRejection::InvalidReason.into())
 }
 
@@ -88,6 +90,10 @@ impl Book {
     /// The time of an event now. Nothing is taken back before it was placed, even if the clocks of two processes differ.
     pub fn time(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         now.max(self.order.placed.time)
+    }
+
+    pub fn is_of_forgotten_client(&self) -> bool {
+        self.client.forgotten_at.is_some()
     }
 
     fn rest(&self, window: Option<Duration>, time: DateTime<Utc>) -> Result<i64, Rejection> {
@@ -106,7 +112,8 @@ impl Book {
         amount.filter(|amount| (1..=left).contains(amount)).ok_or(RefundRejection::OutOfRange.into())
     }
 
-    /// The name and the address are those of the client now, because the newest event of a client determines them.
+    /// The name and the address are those of the client now, because the newest event of a client determines them. The reason can be
+    /// personal data: it is not stored if the client is forgotten.
     fn refund(&self, amount: i64, reason: String) -> Refund {
         let placed = &self.order.placed;
         let order = OrderPlaced {
@@ -118,7 +125,7 @@ impl Book {
             order,
             placed_at: placed.time,
             placed_version: placed.version,
-            reason: Some(reason),
+            reason: Some(reason).filter(|_| !self.is_of_forgotten_client()),
             amount,
             amounts: allocate(amount, &self.left),
         }
@@ -199,7 +206,7 @@ mod tests {
 
     fn decide(book: Book, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
         let time = book.time(now);
-        super::decide(book, command, Uuid::nil(), time)
+        super::decide(book, command, valid_reason(&command.reason).map_err(Into::into), Uuid::nil(), time)
     }
 
     fn of_refund(rejections: Vec<Rejection>) -> Vec<RefundRejection> {
@@ -237,7 +244,7 @@ mod tests {
         use RefundRejection::*;
         let (rest, part) = (|window| command(Extent::Rest { window }), |amount| command(Extent::Part(amount)));
         let with_reason = |reason: &str, command| RefundOrder { reason: reason.into(), ..command };
-        assert_eq!(of_refund(not_found(&with_reason(" ", rest(None)))), [OrderNotFound, InvalidReason]);
+        assert_eq!(of_refund(not_found(Err(vec![InvalidReason.into()]))), [OrderNotFound, InvalidReason]);
         assert_eq!(rejections(book(), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
         for (amount, is_valid) in
             [(None, false), (Some(-1), false), (Some(1), true), (Some(15_000), true), (Some(15_001), false)]
@@ -258,6 +265,7 @@ mod tests {
 
         let cancelled = Book { cancelled_version: Some(5), ..book() };
         assert_eq!(rejections(cancelled.clone(), &part(Some(1)), at(0)), [OrderCancelled]);
+        assert_eq!(rejections(cancelled.clone(), &with_reason(" ", rest(None)), at(0)), [InvalidReason]);
         let Decision::Replayed(refunded) = decide(cancelled, &rest(Some(HOUR)), at(7_200)) else {
             panic!("replayed");
         };

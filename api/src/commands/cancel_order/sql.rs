@@ -28,7 +28,9 @@ pub async fn open_book(
     // Read under the lock: other requests may have changed the order meanwhile.
     let (Some(client), Some(order)) = (client, orders::order(db, id, currency).await?) else { return Ok(None) };
     let refunds = order_refund::Entity::find().filter(order_refund::Column::OrderId.eq(id)).all(db).await?;
-    let mut left: Vec<i64> = order.placed.data.lines.iter().map(|line| line.total().unwrap_or(0)).collect();
+    let totals: Option<Vec<i64>> = order.placed.data.lines.iter().map(Line::total).collect();
+    let mut left =
+        totals.ok_or_else(|| DbErr::Custom(format!("order {id} is damaged: the total of a line overflows")))?;
     if !refunds.is_empty() {
         let of_refunds = is_one_of(db, order_refund_item::Column::RefundId, refunds.iter().map(|refund| refund.id));
         for item in order_refund_item::Entity::find().filter(of_refunds).all(db).await? {
