@@ -88,7 +88,7 @@ pub struct HistoryEntry {
     order_id: Option<ID>,
     /// The total of a placed order, or the amount that was taken back. Null without the scope `orders:read`.
     amount: Option<Money>,
-    /// Why an order was cancelled or refunded. Null without the scope `orders:read`.
+    /// Why an order was cancelled or refunded. Null without the scope `orders:read`, or if the client is forgotten.
     reason: Option<String>,
 }
 

@@ -95,7 +95,7 @@ pub struct Order {
     net: Money,
     /// The time of the cancellation. Null if the order is not cancelled.
     cancelled_at: Option<DateTime>,
-    /// The reason of the cancellation. Null if the order is not cancelled.
+    /// The reason of the cancellation. Null if the order is not cancelled, or if its client is forgotten.
     cancel_reason: Option<String>,
     /// The items, in the order of the request.
     #[graphql(
