@@ -101,7 +101,7 @@ impl Verifier {
     ) -> anyhow::Result<Vec<Finding>> {
         let ids: Vec<i64> = rows.iter().map(|client| client.id).collect();
         let projected = async { self.read_model.projected_clients(&ids).await.map_err(read_model) };
-        let (sums, newest) = (self.sums_of_orders(of_clients.clone()), self.newest_orders(of_clients));
+        let (sums, newest) = (self.sums_of_orders(of_clients), self.newest_orders_of_clients(&ids));
         let (sums, newest, projected, others) = try_join!(sums, newest, projected, self.ranked_and_recent(&ids))?;
 
         let matches_row = |row: &client::Model, projected: Option<&ProjectedClient>| match projected {

@@ -7,10 +7,12 @@ use entity::order::{self, Column};
 use read_model::OrderSummary;
 use read_model::rules::sales::RECENT_ORDERS;
 use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query};
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryResult, QuerySelect, QueryTrait};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult, QuerySelect, QueryTrait, Statement, Value,
+};
 use uuid::Uuid;
 
-use super::{StoreFailed, Verifier, database};
+use super::{StoreFailed, Verifier, database, is_one_of};
 
 /// What is compared of a recent order: its id, its time (ms since 1970) and its total (minor units).
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +27,29 @@ impl From<&OrderSummary> for RecentOrder {
     }
 }
 
+/// The newest orders of each of these clients: a few rows of an index for each client, however many orders it has.
+const NEWEST: &str = "
+    SELECT newest.* FROM unnest($1) AS compared (client) CROSS JOIN LATERAL
+        (SELECT client_id, version, id, placed_at, total FROM orders WHERE client_id = client ORDER BY id DESC LIMIT $2)
+        AS newest";
+
 impl Verifier {
+    /// The newest orders of these clients. On PostgreSQL those with the largest ids: when the clocks of several processes differ, the
+    /// sequence of ids may differ from that of versions. So a client whose recent orders are others is examined before it is
+    /// reported.
+    pub(super) async fn newest_orders_of_clients(
+        &self,
+        clients: &[i64],
+    ) -> Result<HashMap<i64, RecentOrders>, StoreFailed> {
+        let backend = self.db.get_database_backend();
+        if backend != DbBackend::Postgres {
+            return self.newest_orders(is_one_of(&self.db, Column::ClientId, clients)).await;
+        }
+        let values: [Value; 2] = [clients.to_vec().into(), (RECENT_ORDERS as i64).into()];
+        let newest = self.db.query_all_raw(Statement::from_sql_and_values(backend, NEWEST, values)).await;
+        by_client(newest.map_err(database)?)
+    }
+
     /// The newest orders of each client among the orders of this condition, as many as the read model stores at most.
     pub(super) async fn newest_orders(&self, orders: Expr) -> Result<HashMap<i64, RecentOrders>, StoreFailed> {
         let place = Expr::cust("ROW_NUMBER() OVER (PARTITION BY client_id ORDER BY version DESC)");
@@ -36,13 +60,17 @@ impl Verifier {
             .from_subquery(all.into_query(), "numbered")
             .and_where(Expr::col("place").lte(RECENT_ORDERS as i64))
             .take();
-        let mut clients: HashMap<i64, RecentOrders> = HashMap::new();
-        for row in self.db.query_all(&newest).await.map_err(database)? {
-            let (client, version, order) = read(&row).map_err(database)?;
-            clients.entry(client).or_default().insert(version, order);
-        }
-        Ok(clients)
+        by_client(self.db.query_all(&newest).await.map_err(database)?)
     }
+}
+
+fn by_client(rows: Vec<QueryResult>) -> Result<HashMap<i64, RecentOrders>, StoreFailed> {
+    let mut clients: HashMap<i64, RecentOrders> = HashMap::new();
+    for row in rows {
+        let (client, version, order) = read(&row).map_err(database)?;
+        clients.entry(client).or_default().insert(version, order);
+    }
+    Ok(clients)
 }
 
 fn read(row: &QueryResult) -> Result<(i64, i32, RecentOrder), DbErr> {

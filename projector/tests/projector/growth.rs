@@ -84,6 +84,39 @@ async fn no_comparison_reads_a_whole_table() {
 }
 
 #[tokio::test]
+async fn the_newest_orders_of_a_client_cost_the_same_however_many_it_has() {
+    const ORDERS: i64 = 8_000;
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
+    let (db, (_server, read_model, _)) = (connect().await.unwrap(), redis().await);
+    migration::up(&db).await.unwrap();
+    fill(&db, 2, ORDERS).await;
+    let log = order_event::Entity::find().all(&db).await.unwrap();
+    for result in read_model.apply(&events(&log)).await {
+        result.unwrap();
+    }
+    db.close().await.unwrap();
+    let db = connect().await.unwrap();
+    let reads = async || {
+        let reads = "SELECT (seq_tup_read + COALESCE(idx_tup_fetch, 0))::bigint AS reads FROM pg_stat_user_tables
+                     WHERE relname = 'orders'";
+        let reads = sea_orm::ConnectionTrait::query_one_raw(&db, sql(reads)).await.unwrap().unwrap();
+        reads.try_get::<i64>("", "reads").unwrap()
+    };
+    let before = reads().await;
+    let compared = database::connect(&postgres.url, 1, Some(Duration::from_secs(60))).await.unwrap();
+    let verifier = Verifier::new(compared.clone(), read_model, Currency::USD, Duration::ZERO, Repair::Off);
+    let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
+    assert_eq!((page.clients, page.findings), (2, vec![]));
+    // The only connection ends. Then its statistics are complete.
+    compared.close().await.unwrap();
+    // The sums read each order once.
+    until(async || reads().await - before >= ORDERS).await;
+    let newest = reads().await - before - ORDERS;
+    assert!(newest <= 200, "{newest}");
+}
+
+#[tokio::test]
 async fn a_round_of_the_sweep_reads_no_whole_table() {
     let postgres = test_support::postgres::database().await;
     let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
