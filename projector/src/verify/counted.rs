@@ -32,6 +32,26 @@ struct MissingEvent {
     sum: Sum,
 }
 
+/// What decides about the next events of the log of a client. It is the same wherever a page of the log ends.
+pub(super) struct Counting {
+    recent: Recent,
+    /// The version from which on all orders were refused, because the client was lost. Refunds after it probably were, too.
+    first_refused: Option<i32>,
+    /// The earlier events that the sums have not counted.
+    uncounted: HashMap<Bucket, Sum>,
+}
+
+impl Counting {
+    fn add_uncounted(&mut self, events: &[MissingEvent], now: DateTime<Utc>) {
+        for resolution in RESOLUTIONS {
+            for (bucket, group) in by_bucket(events, resolution, now) {
+                let sum = self.uncounted.entry(bucket).or_default();
+                group.iter().for_each(|event| sum.add(event.sum));
+            }
+        }
+    }
+}
+
 /// The versions in the recent orders of a client.
 struct Recent {
     versions: BTreeSet<i32>,
@@ -52,7 +72,6 @@ impl Recent {
         self.is_lost && !(event.side == Side::Gross && are_complete)
     }
 
-    /// The version from which on all orders were refused, because the client was lost. Refunds after it probably were, too.
     fn first_refused(&self, missing: &[MissingEvent]) -> Option<i32> {
         let newest = self.versions.last()?;
         let excluded = missing.iter().filter(|event| event.version > *newest && self.exclude(event));
@@ -86,7 +105,7 @@ impl Verifier {
     pub(super) async fn counted(
         &self,
         client: i64,
-        stored: Option<&ProjectedClient>,
+        counting: &mut Counting,
         events: &[&Event],
         until: DateTime<Utc>,
     ) -> Result<BTreeSet<i32>, StoreFailed> {
@@ -98,24 +117,26 @@ impl Verifier {
         if missing.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(BTreeSet::new());
         }
-        let recent = self.recent(client, stored).await?;
+        let recent = &counting.recent;
         let (shown, missing): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|event| recent.versions.contains(&event.version));
-        let refused = recent.first_refused(&missing);
-        let is_refused = |event: &MissingEvent| refused.is_some_and(|first| event.version >= first);
+        counting.first_refused = counting.first_refused.or_else(|| recent.first_refused(&missing));
+        let is_refused = |event: &MissingEvent| counting.first_refused.is_some_and(|first| event.version >= first);
         let (young, old): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
         let (excluded, open): (Vec<_>, Vec<_>) =
             old.into_iter().partition(|event| recent.exclude(event) || is_refused(event));
         let stored = self.stored_sums(client, &[&excluded[..], &open].concat(), Utc::now()).await?;
         let mut counted = versions(&shown);
         // Recent orders that contradict the sums are not believed: a right sum must not become too large.
-        counted.extend(self.without_room(client, &stored, (&excluded, &[]), |_| false).await?);
+        counted.extend(self.without_room(client, &stored, (&excluded, &counting.uncounted), |_| false).await?);
         // The sums are short of these events, whatever they have of the open ones.
         let uncounted = excluded.into_iter().chain(young).filter(|event| !counted.contains(&event.version));
-        let uncounted: Vec<MissingEvent> = uncounted.collect();
-        let leave_open = |event: &MissingEvent| recent.leave_open(event);
-        counted.extend(self.without_room(client, &stored, (&open, &uncounted), leave_open).await?);
+        counting.add_uncounted(&uncounted.collect::<Vec<_>>(), stored.now);
+        let leave_open = |event: &MissingEvent| counting.recent.leave_open(event);
+        counted.extend(self.without_room(client, &stored, (&open, &counting.uncounted), leave_open).await?);
         counted.extend(versions(&open).difference(&stored.compared));
+        let uncounted = open.into_iter().filter(|event| !counted.contains(&event.version));
+        counting.add_uncounted(&uncounted.collect::<Vec<_>>(), stored.now);
         Ok(counted)
     }
 
@@ -125,15 +146,14 @@ impl Verifier {
         &self,
         client: i64,
         stored: &StoredSums,
-        (events, beside): (&[MissingEvent], &[MissingEvent]),
+        (events, beside): (&[MissingEvent], &HashMap<Bucket, Sum>),
         is_open: impl Fn(&MissingEvent) -> bool,
     ) -> Result<BTreeSet<i32>, StoreFailed> {
         let (mut found, mut events) = (BTreeSet::new(), events.to_vec());
         for resolution in RESOLUTIONS {
-            let beside = by_bucket(beside, resolution, stored.now);
             for (bucket, group) in by_bucket(&events, resolution, stored.now) {
                 let Some(mut sum) = stored.sums.get(&bucket).copied() else { continue };
-                beside.get(&bucket).into_iter().flatten().for_each(|event| sum.add(event.sum));
+                beside.get(&bucket).into_iter().for_each(|beside| sum.add(*beside));
                 let ambiguous = match self.room(client, (sum, stored.read_at), &group, resolution).await? {
                     Room::None => Vec::new(),
                     Room::ForSome => group.clone(),
@@ -194,6 +214,15 @@ impl Verifier {
         let compared = readable.flat_map(|(group, _)| versions(group)).collect();
         let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
         Ok(StoredSums { sums, read_at: Instant::now(), now, compared })
+    }
+
+    pub(super) async fn counting(
+        &self,
+        client: i64,
+        stored: Option<&ProjectedClient>,
+    ) -> Result<Counting, StoreFailed> {
+        let recent = self.recent(client, stored).await?;
+        Ok(Counting { recent, first_refused: None, uncounted: HashMap::new() })
     }
 
     async fn recent(&self, client: i64, stored: Option<&ProjectedClient>) -> Result<Recent, StoreFailed> {

@@ -110,11 +110,11 @@ impl Verifier {
     async fn read_log(&self, id: i64, stored: Option<&ProjectedClient>) -> anyhow::Result<ClientLog> {
         let until = Utc::now() - self.in_flight;
         let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };
-        let mut last = 0;
+        let (mut last, mut counting) = (0, self.counting(id, stored).await?);
         while let Some(events) = self.next_events(id, last).await? {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
             let missing: Vec<&Event> = events.iter().filter(|event| !is_included(event)).collect();
-            let counted = self.counted(id, stored, &missing, until).await?;
+            let counted = self.counted(id, &mut counting, &missing, until).await?;
             for event in &events {
                 let is_counted = is_included(event) || counted.contains(&event.version);
                 if last == log.settled && (event.time <= until || is_counted) {

@@ -244,6 +244,41 @@ async fn refunds_that_are_refused_after_a_client_was_lost_are_applied() {
     assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(4), vec![]));
 }
 
+/// A repair reads the log in pages of 1,000 events.
+#[tokio::test]
+async fn a_repair_does_not_depend_on_where_a_page_of_the_log_ends() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let time = (Utc::now() - TimeDelta::minutes(5)).trunc_subsecs(0);
+    let counted = orders_at(1..=990, time);
+    place(&verifier.db, &counted, Outbox::Published).await;
+    verifier.read_model.apply(&events(&counted)).await;
+    command(&url, &["DEL", &key("client:1")]).await;
+    // Refused: ten orders, and on the next page a refund and an order.
+    place(&verifier.db, &orders_at(991..=1_000, time), Outbox::Published).await;
+    take_back(&verifier.db, &taken_back(&counted[0], 1_001, time, true, &[150_000])).await;
+    place(&verifier.db, &orders_at(1_002..=1_002, time), Outbox::Published).await;
+    assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 1_002 }, true)]);
+    assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(1_001), vec![]));
+}
+
+/// Two counted orders of one day, each on its own page of the log. The sums of that day are short of an order of another client.
+#[tokio::test]
+async fn a_repair_adds_to_a_sum_only_what_it_is_short_of_on_all_pages_of_the_log() {
+    let (_server, url, verifier) = stores(Repair::FromLog).await;
+    let now = Utc::now().trunc_subsecs(0);
+    let day = now - Days::new(40);
+    let counted = [orders_at(1..=1, day), orders_at(2..=1_000, now - Days::new(30)), orders_at(1_001..=1_001, day)];
+    let counted = counted.concat();
+    place(&verifier.db, &counted, Outbox::Published).await;
+    verifier.read_model.apply(&events(&counted)).await;
+    let missing = order_event::Model { occurred_at: day, ..row(17, 1) };
+    place(&verifier.db, &[missing], Outbox::Published).await;
+    command(&url, &["DEL", &key("client:1"), &key("recent:1"), &key("rank:total"), &key("rank:last")]).await;
+    let found = verifier.subjects(&[Client(1)], &mut FirstMissed::default()).await.unwrap();
+    assert!(found.iter().all(|finding| finding.repaired), "{found:?}");
+    assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(1_001), vec![]));
+}
+
 /// Its sums are compared again after the repair.
 #[tokio::test]
 async fn a_client_may_be_lost_whatever_differs_after_an_event_has_arrived() {
