@@ -173,7 +173,7 @@ impl Meter {
 pub struct ConcurrencyQuota {
     total: usize,
     per_caller: usize,
-    /// The share: 1 for all that is left, 2 for half of it.
+    /// The share: 1 for all that is left, 8 for an eighth of it.
     share: usize,
     /// Units that are left for callers that have none.
     reserve: usize,
@@ -198,11 +198,10 @@ impl ConcurrencyQuota {
         Arc::new(ConcurrencyQuota { total, per_caller, share: 1, reserve: 0, used: Mutex::default() })
     }
 
-    /// For units that a caller may keep for long. However much some callers use, one that has none can get `largest` units, as long
-    /// as the others are fewer than `total / largest / 2`.
+    /// For units that a caller may keep for long. A caller that has more than an eighth of what is left gets no more, and the last
+    /// `largest` units are for callers that have none.
     pub fn lasting(total: usize, largest: usize) -> Arc<ConcurrencyQuota> {
-        let share = (total / largest.max(1) / 2).max(1);
-        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share, reserve: largest, used: Mutex::default() })
+        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share: 8, reserve: largest, used: Mutex::default() })
     }
 
     /// # Errors
@@ -345,6 +344,9 @@ mod tests {
         }
         let of_first = quota.used().by_caller[&key("0")];
         assert!((8..=16).contains(&of_first), "one caller gets {of_first} of 128");
+        let of_larger = ConcurrencyQuota::lasting(1_280, 8);
+        let greedy: Vec<_> = std::iter::from_fn(|| of_larger.acquire_units(key("a"), 8).ok()).collect();
+        assert!((15..=20).contains(&greedy.len()), "a larger total allows a caller more: {}", greedy.len());
         let small = ConcurrencyQuota::lasting(16, 8);
         let _one = small.acquire_units(key("a"), 8).unwrap();
         assert!(small.acquire_units(key("a"), 1).is_err());
