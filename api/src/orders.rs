@@ -106,7 +106,6 @@ struct Row {
     #[sea_orm(nested)]
     event: order_event::Model,
     order_id: Uuid,
-    of_client: i64,
     cancelled_at: Option<DateTime<Utc>>,
     cancel_reason: Option<String>,
     refunded: i64,
@@ -118,7 +117,6 @@ fn rows() -> Select<order_event::Entity> {
         .to((order::Column::ClientId, order::Column::Version));
     order_event::Entity::find()
         .column_as(order::Column::Id, "order_id")
-        .column_as(order::Column::ClientId, "of_client")
         .column(order::Column::CancelledAt)
         .column(order::Column::CancelReason)
         .column(order::Column::Refunded)
@@ -127,7 +125,7 @@ fn rows() -> Select<order_event::Entity> {
 
 impl Row {
     fn into_order(self, currency: Currency) -> Result<StoredOrder, DbErr> {
-        let Row { event, order_id: _, of_client: _, cancelled_at, cancel_reason, refunded } = self;
+        let Row { event, order_id: _, cancelled_at, cancel_reason, refunded } = self;
         Ok(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded })
     }
 }

@@ -61,7 +61,10 @@ async fn rows_of(db: &DatabaseConnection, ids: &[Uuid], client: Option<i64>) -> 
 
 async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Uuid, Found>>) {
     let ids: Vec<Uuid> = batch.iter().map(|queued| queued.item).collect();
-    let of_row = |row: Row| (row.order_id, Ok(Some((row.of_client, row.into_order(currency)))));
+    let of_row = |row: Row| {
+        let (id, of_client) = (row.order_id, row.event.client_id.unwrap_or_default());
+        (id, Ok(Some((of_client, row.into_order(currency)))))
+    };
     let found = match rows_of(&db, &ids, None).await {
         Ok(rows) => rows.into_iter().map(of_row).collect(),
         Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect::<HashMap<Uuid, Found>>(),

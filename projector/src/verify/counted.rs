@@ -114,7 +114,7 @@ impl Verifier {
             Some(MissingEvent { version: event.version, time: event.time, side, sum })
         };
         let missing: Vec<MissingEvent> = events.iter().filter_map(missing).collect();
-        if missing.is_empty() || !self.read_model.has_reports().await.map_err(read_model)? {
+        if missing.is_empty() {
             return Ok(BTreeSet::new());
         }
         let recent = &counting.recent;
@@ -216,13 +216,17 @@ impl Verifier {
         Ok(StoredSums { sums, read_at: Instant::now(), now, compared })
     }
 
+    /// `None` for a generation of an older release, which has no sums.
     pub(super) async fn counting(
         &self,
         client: i64,
         stored: Option<&ProjectedClient>,
-    ) -> Result<Counting, StoreFailed> {
+    ) -> Result<Option<Counting>, StoreFailed> {
+        if !self.read_model.has_reports().await.map_err(read_model)? {
+            return Ok(None);
+        }
         let recent = self.recent(client, stored).await?;
-        Ok(Counting { recent, first_refused: None, uncounted: HashMap::new() })
+        Ok(Some(Counting { recent, first_refused: None, uncounted: HashMap::new() }))
     }
 
     async fn recent(&self, client: i64, stored: Option<&ProjectedClient>) -> Result<Recent, StoreFailed> {

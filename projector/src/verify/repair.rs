@@ -1,6 +1,6 @@
 //! Repairs clients and products from the event log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -114,7 +114,10 @@ impl Verifier {
         while let Some(events) = self.next_events(id, last).await? {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
             let missing: Vec<&Event> = events.iter().filter(|event| !is_included(event)).collect();
-            let counted = self.counted(id, &mut counting, &missing, until).await?;
+            let counted = match &mut counting {
+                Some(counting) => self.counted(id, counting, &missing, until).await?,
+                None => BTreeSet::new(),
+            };
             for event in &events {
                 let is_counted = is_included(event) || counted.contains(&event.version);
                 if last == log.settled && (event.time <= until || is_counted) {
