@@ -198,10 +198,11 @@ impl ConcurrencyQuota {
         Arc::new(ConcurrencyQuota { total, per_caller, share: 1, reserve: 0, used: Mutex::default() })
     }
 
-    /// For units that a caller may keep for long. A caller that has more than an eighth of what is left gets no more, and the last
-    /// `largest` units are for callers that have none.
+    /// For units that a caller may keep for long. A caller that has more than an eighth of what is left gets no more (more than an
+    /// eighth if fewer than 16 times `largest` fit). The last `largest` units are for callers that have none.
     pub fn lasting(total: usize, largest: usize) -> Arc<ConcurrencyQuota> {
-        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share: 8, reserve: largest, used: Mutex::default() })
+        let share = (total / largest.max(1) / 2).clamp(1, 8);
+        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share, reserve: largest, used: Mutex::default() })
     }
 
     /// # Errors
