@@ -5,7 +5,7 @@ use iso_currency::Currency;
 use read_model::{Client, ProjectedClient};
 use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
-use crate::commands::database::is_one_of;
+use runtime::database::is_one_of;
 
 /// The highest version for which [`client_at`] computes a client: so many events are read.
 pub const MAX_EVENTS: i32 = 10_000;

@@ -4,7 +4,10 @@ use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ClientDetails, MAX_NAME};
 use entity::{ClientChanged, Event, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr};
+use sea_orm::{
+    ActiveValue, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
+    SqlErr,
+};
 use uuid::Uuid;
 
 use super::database::begin;
@@ -97,6 +100,12 @@ impl Commands {
             Err(error) => email_taken(error),
         }
     }
+}
+
+/// After an event of an order of the client.
+pub(super) async fn raise_version(db: &impl ConnectionTrait, client: i64, version: i32) -> Result<(), DbErr> {
+    let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
+    raise.filter(client::Column::Id.eq(client)).exec(db).await.map(drop)
 }
 
 async fn update_row(transaction: &DatabaseTransaction, client: &client::Model) -> Result<(), DbErr> {

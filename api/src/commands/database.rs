@@ -55,19 +55,6 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
     db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() }).await
 }
 
-/// Whether a column has one of some values. On PostgreSQL the values are one parameter: the text of the statement does not
-/// depend on their number, so PostgreSQL parses and plans it once.
-pub fn is_one_of<V: Into<Value> + NotU8>(
-    db: &impl ConnectionTrait,
-    column: impl ColumnTrait,
-    values: impl IntoIterator<Item = V>,
-) -> Expr {
-    match db.get_database_backend() {
-        DbBackend::Postgres => column.eq_any(values),
-        _ => column.is_in(values),
-    }
-}
-
 /// Whether two columns have one of some pairs of values, with a text that does not depend on their number.
 pub fn is_one_pair_of<C: ColumnTrait, U, V>(db: &impl ConnectionTrait, [one, other]: [C; 2], pairs: Vec<(U, V)>) -> Expr
 where

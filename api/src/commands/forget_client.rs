@@ -77,13 +77,11 @@ impl Commands {
     }
 
     /// Masks the events with versions above `after`, up to `last`, a transaction for each statement.
-    async fn mask_older_events(&self, id: i64, mut after: i32, last: i32) -> Result<(), DbErr> {
-        while after < last {
-            let until = after.saturating_add(EVENTS_PER_STATEMENT).min(last);
+    async fn mask_older_events(&self, id: i64, after: i32, last: i32) -> Result<(), DbErr> {
+        for (after, until) in statements(after, last) {
             let transaction = begin(&self.db).await?;
             mask_events(&transaction, id, after, until).await?;
             transaction.commit().await?;
-            after = until;
         }
         Ok(())
     }
@@ -107,17 +105,21 @@ const ON_SQLITE: &str = "UPDATE order_events SET payload = json_remove(json_patc
         actor = CASE WHEN actor_is_client THEN NULL ELSE actor END
     WHERE client_id = $2 AND version > $3 AND version <= $4 AND payload ->> 'clientEmail' <> $5";
 
+/// The versions of each statement: above the first, up to the second.
+fn statements(after: i32, last: i32) -> impl Iterator<Item = (i32, i32)> {
+    let until = move |after: i32| after.saturating_add(EVENTS_PER_STATEMENT).min(last);
+    (after..last).step_by(EVENTS_PER_STATEMENT as usize).map(move |after| (after, until(after)))
+}
+
 /// Masks the events with versions above `after`, up to `last`.
-async fn mask_events(db: &impl ConnectionTrait, id: i64, mut after: i32, last: i32) -> Result<(), DbErr> {
+async fn mask_events(db: &impl ConnectionTrait, id: i64, after: i32, last: i32) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     let text = if backend == DbBackend::Postgres { ON_POSTGRES } else { ON_SQLITE };
     let ClientChanged { client_name, client_email, .. } = mask_of(id);
     let mask = json!({ "clientName": client_name, "clientEmail": client_email });
-    while after < last {
-        let until = after.saturating_add(EVENTS_PER_STATEMENT).min(last);
+    for (after, until) in statements(after, last) {
         let values = [mask.clone().into(), id.into(), after.into(), until.into(), client_email.clone().into()];
         db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
-        after = until;
     }
     Ok(())
 }

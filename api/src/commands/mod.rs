@@ -15,7 +15,9 @@ pub mod idempotency;
 pub mod place_order;
 pub mod products;
 
-use chrono::{SubsecRound, Utc};
+use std::sync::Mutex;
+
+use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::MAX_NAME;
 use entity::text::{has_visible, is_printable};
 use entity::{Subject, order_event, outbox};
@@ -24,7 +26,7 @@ use runtime::{crash_point, crash_points};
 use sea_orm::{ActiveModelTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel};
 use tokio::sync::mpsc;
 use tracing::warn;
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::outbox::relay::Outgoing;
 use cancel_order::rules::RefundRejection;
@@ -166,6 +168,13 @@ fn new_event(
         actor: origin.actor,
         actor_is_client: origin.actor_is_client.then_some(true),
     }
+}
+
+/// A UUID of version 7 that begins with this time. Ids of one millisecond sort in the sequence of the calls.
+fn id_at(time: DateTime<Utc>) -> Uuid {
+    static IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
+    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+    Uuid::new_v7(Timestamp::from_unix(&IDS, seconds, time.timestamp_subsec_nanos()))
 }
 
 /// The version after the next event of a client or product.

@@ -198,8 +198,8 @@ impl ConcurrencyQuota {
         Arc::new(ConcurrencyQuota { total, per_caller, share: 1, reserve: 0, used: Mutex::default() })
     }
 
-    /// For units that a caller may keep for long. A caller that has more than an eighth of what is left gets no more (more than an
-    /// eighth if fewer than 16 times `largest` fit). The last `largest` units are for callers that have none.
+    /// For units that a caller may keep for long. A caller that has more than its share of what is left gets no more. The share is an
+    /// eighth, and larger if the total is below 16 times `largest`. The last `largest` units are for callers that have none.
     pub fn lasting(total: usize, largest: usize) -> Arc<ConcurrencyQuota> {
         let share = (total / largest.max(1) / 2).clamp(1, 8);
         Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share, reserve: largest, used: Mutex::default() })

@@ -9,7 +9,7 @@ use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, QueryFilter, QueryTrait};
 use uuid::Uuid;
 
 use super::{Row, StoredOrder, rows};
-use crate::commands::database::is_one_of;
+use runtime::database::is_one_of;
 
 /// Orders of one statement. An order has at most 26 KB.
 const MAX_ORDERS: usize = 500;

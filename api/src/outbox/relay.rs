@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff};
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use runtime::{crash_point, crash_points, one_line};
@@ -28,6 +28,7 @@ use super::delivery::Delivery;
 use super::publisher::{Backlog, Sent, batches};
 pub use super::publisher::{Outgoing, Queue};
 use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
+use super::suspects::BACKOFF;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum age of the rows that a poll claims.
@@ -50,13 +51,6 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(90);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait of an event after which it is logged, and the interval between such log lines.
 const LONG_WAIT: Duration = Duration::from_secs(60);
-/// Pauses between polls that fail: they double, with jitter.
-const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_millis(100))
-    .with_max_delay(Duration::from_secs(10))
-    .without_max_times()
-    .with_jitter();
-
 pub struct Relay {
     delivery: Arc<Delivery>,
     fast_path: mpsc::Receiver<Outgoing>,
@@ -117,6 +111,7 @@ impl Relay {
     /// Publishes events until `shutdown`, and then the events that are still in the outbox. The fast path, polls and suspects do not
     /// wait for each other.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // Borrowed apart from the rest, which the polls change.
         let (_, nobody) = mpsc::channel(1);
         let mut fast_path = std::mem::replace(&mut self.fast_path, nobody);
         let delivery = self.delivery.clone();

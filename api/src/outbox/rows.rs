@@ -12,7 +12,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::publisher::{Backlog, Outgoing};
-use crate::commands::database::is_one_of;
+use runtime::database::is_one_of;
 
 pub const MAX_CLAIMED_ROWS: u64 = 200;
 /// Refused events that are sent again at a poll, each in its own call.

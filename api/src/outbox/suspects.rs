@@ -20,8 +20,8 @@ const FURTHER_ATTEMPTS: usize = 4;
 const FAILURES_OF_AN_OUTAGE: u32 = 3;
 /// Longest pause between two attempts to send an event.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Pauses between attempts while the queue is down: they double, with jitter.
-const PROBES: ExponentialBuilder = ExponentialBuilder::new()
+/// Pauses between attempts while the queue or the database is down: they double, with jitter.
+pub const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(10))
     .without_max_times()
@@ -171,7 +171,7 @@ impl Suspects {
         if !self.is_down() || self.events.values().any(|suspect| suspect.is_sent_alone) {
             return false;
         }
-        let (backoff, next) = self.probes.get_or_insert_with(|| (PROBES.build(), now));
+        let (backoff, next) = self.probes.get_or_insert_with(|| (BACKOFF.build(), now));
         let is_due = *next <= now;
         if is_due {
             *next = now + backoff.next().unwrap_or(LONGEST_PAUSE);

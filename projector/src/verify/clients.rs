@@ -12,6 +12,7 @@ use entity::{Event, Subject, client, event, order, order_refund};
 use futures::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use read_model::{Client, Cursor, Error, ProjectedClient, RankedAndRecent, Ranking, Sales, Sum};
+use runtime::database::is_one_of;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -20,7 +21,7 @@ use super::first_missed::{Examined, Missing};
 use super::recent::RecentOrders;
 use super::{
     COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, Money, StoreFailed, Verifier, database,
-    is_one_of, missing_versions, read_model,
+    missing_versions, read_model,
 };
 
 /// Clients that were compared.
@@ -79,14 +80,14 @@ impl Verifier {
     pub(super) async fn clients(&self, ids: &[i64], first_missed: &mut FirstMissed) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for ids in ids.chunks(COMPARED_AT_ONCE as usize) {
-            let rows = client::Entity::find().filter(is_one_of(&self.db, client::Column::Id, ids));
+            let rows = client::Entity::find().filter(is_one_of(&self.db, client::Column::Id, ids.iter().copied()));
             let rows = rows.all(&self.db).await.map_err(database)?;
             if rows.len() < ids.len() {
                 let known: HashSet<i64> = rows.iter().map(|row| row.id).collect();
                 let orphans: Vec<i64> = ids.iter().filter(|id| !known.contains(id)).copied().collect();
                 findings.extend(self.examine_all(&orphans, first_missed).await?);
             }
-            let of_clients = is_one_of(&self.db, order::Column::ClientId, ids);
+            let of_clients = is_one_of(&self.db, order::Column::ClientId, ids.iter().copied());
             findings.extend(self.compare(&rows, of_clients, first_missed).await?);
         }
         Ok(findings)
@@ -149,7 +150,7 @@ impl Verifier {
         let (cursor, mut ids) = self.read_model.scan(cursor).await.map_err(read_model)?;
         if !ids.is_empty() {
             let rows = client::Entity::find().select_only().column(client::Column::Id);
-            let rows = rows.filter(is_one_of(&self.db, client::Column::Id, &ids)).into_tuple::<i64>();
+            let rows = rows.filter(is_one_of(&self.db, client::Column::Id, ids.iter().copied())).into_tuple::<i64>();
             let rows: HashSet<i64> = rows.all(&self.db).await.map_err(database)?.into_iter().collect();
             ids.retain(|id| !rows.contains(id));
         }

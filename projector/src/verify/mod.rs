@@ -34,8 +34,8 @@ use read_model::{Cursor, Error, Redis};
 use runtime::one_line;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Select, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Select, Statement,
 };
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -223,15 +223,6 @@ fn random_before(last: i64, count: u64) -> i64 {
     let (_, random) = Uuid::now_v7().as_u64_pair();
     let random = random % (last.unsigned_abs() + 1);
     i64::try_from(random).unwrap_or(0) - i64::try_from(count).unwrap_or(0)
-}
-
-/// Whether a column has one of these ids, with a text that does not depend on their number: PostgreSQL plans a long list of
-/// numbers as a scan of the whole table.
-fn is_one_of(db: &DatabaseConnection, column: impl ColumnTrait, ids: &[i64]) -> Expr {
-    match db.get_database_backend() {
-        DbBackend::Postgres => column.eq_any(ids.iter().copied()),
-        _ => column.is_in(ids.iter().copied()),
-    }
 }
 
 pub(crate) fn database(error: DbErr) -> StoreFailed {

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use entity::order_event::{self, Column};
 use entity::{Change, Event, Subject, product};
 use read_model::{CatalogueCursor, Error, Product};
+use runtime::database::is_one_of;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::first_missed::{Examined, Missing};
 use super::{
-    COMPARED_AT_ONCE, Difference, Finding, FirstMissed, StoreFailed, Verifier, database, is_one_of, missing_versions,
-    read_model,
+    COMPARED_AT_ONCE, Difference, Finding, FirstMissed, StoreFailed, Verifier, database, missing_versions, read_model,
 };
 
 /// Products that were compared.
@@ -44,7 +44,7 @@ impl Verifier {
                 continue;
             }
             let rows = product::Entity::find().select_only().column(product::Column::Id);
-            let rows = rows.filter(is_one_of(&self.db, product::Column::Id, &ids)).into_tuple::<i64>();
+            let rows = rows.filter(is_one_of(&self.db, product::Column::Id, ids.iter().copied())).into_tuple::<i64>();
             let rows: HashSet<i64> = rows.all(&self.db).await.map_err(database)?.into_iter().collect();
             ids.retain(|id| !rows.contains(id));
             findings.extend(self.products(&ids, first_missed).await?);
@@ -78,7 +78,7 @@ impl Verifier {
     }
 
     pub(super) async fn product_rows(&self, ids: &[i64]) -> Result<Vec<product::Model>, StoreFailed> {
-        let rows = product::Entity::find().filter(is_one_of(&self.db, product::Column::Id, ids));
+        let rows = product::Entity::find().filter(is_one_of(&self.db, product::Column::Id, ids.iter().copied()));
         rows.all(&self.db).await.map_err(database)
     }
 

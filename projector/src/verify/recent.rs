@@ -6,13 +6,14 @@ use chrono::{DateTime, Utc};
 use entity::order::{self, Column};
 use read_model::OrderSummary;
 use read_model::rules::sales::RECENT_ORDERS;
+use runtime::database::is_one_of;
 use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query};
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult, QuerySelect, QueryTrait, Statement, Value,
 };
 use uuid::Uuid;
 
-use super::{StoreFailed, Verifier, database, is_one_of};
+use super::{StoreFailed, Verifier, database};
 
 /// What is compared of a recent order: its id, its time (ms since 1970) and its total (minor units).
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Verifier {
     ) -> Result<HashMap<i64, RecentOrders>, StoreFailed> {
         let backend = self.db.get_database_backend();
         if backend != DbBackend::Postgres {
-            return self.newest_orders(is_one_of(&self.db, Column::ClientId, clients)).await;
+            return self.newest_orders(is_one_of(&self.db, Column::ClientId, clients.iter().copied())).await;
         }
         let values: [Value; 2] = [clients.to_vec().into(), (RECENT_ORDERS as i64).into()];
         let newest = self.db.query_all_raw(Statement::from_sql_and_values(backend, NEWEST, values)).await;

@@ -6,6 +6,7 @@ mod currency;
 mod errors;
 mod postgres;
 mod sqlite;
+mod values;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use credentials::watch_credentials;
 pub use currency::{OtherCurrency, check_currency, store_currency};
 pub use errors::{WrongSetting, cannot_use_schema, is_permanent};
 pub use sqlite::is_in_memory;
+pub use values::is_one_of;
 
 /// Time after which a request without a connection fails as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -12,8 +12,7 @@ use uuid::Uuid;
 
 use super::database::begin;
 use super::idempotency::{self, Done, Scope};
-use super::place_order::rules::id_at;
-use super::{Commands, Origin, Outcome, both};
+use super::{Commands, Origin, Outcome, both, id_at};
 use crate::orders::StoredOrder;
 use rules::Decision;
 

@@ -8,9 +8,10 @@ use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Que
 
 use super::RefundOrder;
 use super::rules::Book;
-use crate::commands::database::is_one_of;
+use crate::commands::clients::raise_version;
 use crate::commands::{Origin, as_new, new_event};
 use crate::orders;
+use runtime::database::is_one_of;
 
 /// Locks the client of the order, and reads what the rules need. `None` if there is no such order.
 pub async fn open_book(
@@ -72,8 +73,7 @@ pub async fn write(
     order_refund::Entity::insert(as_new(refund)).exec_without_returning(db).await?;
     let items = items(event, cancels).into_iter().map(as_new);
     order_refund_item::Entity::insert_many(items).exec_without_returning(db).await?;
-    let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(event.version));
-    raise.filter(client::Column::Id.eq(placed.client_id)).exec(db).await?;
+    raise_version(db, placed.client_id, event.version).await?;
     let r#type = if cancels { ORDER_CANCELLED } else { ORDER_REFUNDED };
     let row = new_event(event.id, r#type, Subject::Client(placed.client_id), event.version, &event.data, origin);
     Ok(order_event::Model { occurred_at: event.time, ..row })

@@ -1,17 +1,15 @@
 //! The rules of placing orders, without I/O.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use chrono::{DateTime, Utc};
 use entity::event::{self, MAX_LINES, MAX_QUANTITY};
 use entity::{Event, Line, OrderPlaced, client, product};
 use iso_currency::Currency;
-use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::{Item, Outcome, PlaceOrder};
 use crate::commands::idempotency::is_valid_key;
-use crate::commands::{Rejection, next_version};
+use crate::commands::{Rejection, id_at, next_version};
 
 /// The clients, products and earlier orders that some orders name, while the clients are locked. Public for the benchmark.
 pub struct Book {
@@ -86,13 +84,6 @@ impl Book {
         }
         Outcome::Placed(event)
     }
-}
-
-/// A UUID of version 7 that begins with this time. Ids of one millisecond sort in the sequence of the calls.
-pub(crate) fn id_at(time: DateTime<Utc>) -> Uuid {
-    static IDS: Mutex<ContextV7> = Mutex::new(ContextV7::new());
-    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    Uuid::new_v7(Timestamp::from_unix(&IDS, seconds, time.timestamp_subsec_nanos()))
 }
 
 fn lines(items: &[Item], products: &HashMap<i64, product::Model>) -> Result<Vec<Line>, Vec<Rejection>> {

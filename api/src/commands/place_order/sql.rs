@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use entity::event::{self, MAX_LINES};
 use entity::{Event, OrderPlaced, Subject, client, idempotency_key, order, order_event, order_item, outbox, product};
 use iso_currency::Currency;
+use sea_orm::sea_query::ValueType;
 use sea_orm::sea_query::postgres_array::NotU8;
-use sea_orm::sea_query::{Expr, ValueType};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value};
 
 use super::PlaceOrder;
 use super::rules::Book;
 use crate::commands::as_new;
-use crate::commands::database::{is_one_of, is_one_pair_of};
+use crate::commands::clients::raise_version;
+use crate::commands::database::is_one_pair_of;
 use crate::commands::idempotency::{Scope, is_valid_key};
 use crate::orders::placed_event;
 use crate::outbox::relay::Outgoing;
+use runtime::database::is_one_of;
 
 /// Reads what the rules need, and locks the clients.
 pub async fn open_book(db: &impl ConnectionTrait, currency: Currency, commands: &[PlaceOrder]) -> Result<Book, DbErr> {
@@ -155,8 +155,7 @@ async fn write_rows(db: &impl ConnectionTrait, Rows { orders, items, events, key
         idempotency_key::Entity::insert_many(keys.into_iter().map(as_new)).exec_without_returning(db).await?;
     }
     for (client, version) in versions {
-        let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
-        raise.filter(client::Column::Id.eq(client)).exec(db).await?;
+        raise_version(db, client, version).await?;
     }
     Ok(())
 }
