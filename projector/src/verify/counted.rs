@@ -35,6 +35,8 @@ struct MissingEvent {
 /// What decides about the next events of the log of a client. It is the same wherever a page of the log ends.
 pub(super) struct Counting {
     recent: Recent,
+    /// Whether only the client was lost: the partition still has ranks or recent orders that it does not include.
+    is_lost: bool,
     /// The version from which on all orders were refused, because the client was lost. Refunds after it probably were, too.
     first_refused: Option<i32>,
     /// The earlier events that the sums have not counted.
@@ -42,6 +44,34 @@ pub(super) struct Counting {
 }
 
 impl Counting {
+    pub(super) fn new(recent: Recent, stored: Option<&ProjectedClient>) -> Counting {
+        let is_lost = match stored.filter(|stored| stored.newest > 0) {
+            Some(stored) => recent.versions.iter().any(|version| !stored.has(*version)),
+            None => recent.is_known,
+        };
+        Counting { recent, is_lost, first_refused: None, uncounted: HashMap::new() }
+    }
+
+    /// Whether the recent orders show that this order was not counted: they would have it.
+    fn exclude(&self, event: &MissingEvent) -> bool {
+        let versions = &self.recent.versions;
+        let has_place = versions.first().is_some_and(|oldest| event.version >= *oldest);
+        self.is_lost && event.side == Side::Gross && has_place && !versions.contains(&event.version)
+    }
+
+    /// Whether the recent orders cannot show if this event was counted. They show no cancellations and no refunds.
+    fn leave_open(&self, event: &MissingEvent) -> bool {
+        let versions = &self.recent.versions;
+        let are_complete = !versions.is_empty() && versions.len() < RECENT_ORDERS;
+        self.is_lost && !(event.side == Side::Gross && are_complete)
+    }
+
+    fn first_refused(&self, missing: &[MissingEvent]) -> Option<i32> {
+        let newest = self.recent.versions.last()?;
+        let excluded = missing.iter().filter(|event| event.version > *newest && self.exclude(event));
+        excluded.map(|event| event.version).min()
+    }
+
     fn add_uncounted(&mut self, events: &[MissingEvent], now: DateTime<Utc>) {
         for resolution in RESOLUTIONS {
             for (bucket, group) in by_bucket(events, resolution, now) {
@@ -52,35 +82,18 @@ impl Counting {
     }
 }
 
-/// The versions in the recent orders of a client.
-struct Recent {
+/// What a partition stores about a client besides the client itself.
+pub(super) struct Recent {
+    /// The versions in its recent orders.
     versions: BTreeSet<i32>,
-    /// Whether only the client was lost: the partition still has ranks or recent orders that it does not include.
-    is_lost: bool,
-}
-
-impl Recent {
-    /// Whether they show that this order was not counted: they would have it.
-    fn exclude(&self, event: &MissingEvent) -> bool {
-        let has_place = self.versions.first().is_some_and(|oldest| event.version >= *oldest);
-        self.is_lost && event.side == Side::Gross && has_place && !self.versions.contains(&event.version)
-    }
-
-    /// Whether they cannot show if this event was counted. They show no cancellations and no refunds.
-    fn leave_open(&self, event: &MissingEvent) -> bool {
-        let are_complete = !self.versions.is_empty() && self.versions.len() < RECENT_ORDERS;
-        self.is_lost && !(event.side == Side::Gross && are_complete)
-    }
-
-    fn first_refused(&self, missing: &[MissingEvent]) -> Option<i32> {
-        let newest = self.versions.last()?;
-        let excluded = missing.iter().filter(|event| event.version > *newest && self.exclude(event));
-        excluded.map(|event| event.version).min()
-    }
+    /// Whether it has ranks or recent orders.
+    is_known: bool,
 }
 
 /// Stored sums, and when they had been read.
 struct StoredSums {
+    /// The client at the same moment, unless it is damaged.
+    client: Option<ProjectedClient>,
     sums: HashMap<Bucket, Sum>,
     read_at: Instant,
     /// The time that decides which sums are retained.
@@ -117,22 +130,25 @@ impl Verifier {
         if missing.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let recent = &counting.recent;
-        let (shown, missing): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|event| recent.versions.contains(&event.version));
-        counting.first_refused = counting.first_refused.or_else(|| recent.first_refused(&missing));
+        let recent = &counting.recent.versions;
+        let (shown, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| recent.contains(&event.version));
+        counting.first_refused = counting.first_refused.or_else(|| counting.first_refused(&missing));
         let is_refused = |event: &MissingEvent| counting.first_refused.is_some_and(|first| event.version >= first);
-        let (young, old): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
-        let (excluded, open): (Vec<_>, Vec<_>) =
-            old.into_iter().partition(|event| recent.exclude(event) || is_refused(event));
+        let (mut young, old): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
+        let (mut excluded, mut open): (Vec<_>, Vec<_>) =
+            old.into_iter().partition(|event| counting.exclude(event) || is_refused(event));
         let stored = self.stored_sums(client, &[&excluded[..], &open].concat(), Utc::now()).await?;
+        // Events that were applied since the client was read are in the sums and in the client.
+        for events in [&mut young, &mut excluded, &mut open] {
+            events.retain(|event| !stored.client.as_ref().is_some_and(|client| client.has(event.version)));
+        }
         let mut counted = versions(&shown);
         // Recent orders that contradict the sums are not believed: a right sum must not become too large.
         counted.extend(self.without_room(client, &stored, (&excluded, &counting.uncounted), |_| false).await?);
         // The sums are short of these events, whatever they have of the open ones.
         let uncounted = excluded.into_iter().chain(young).filter(|event| !counted.contains(&event.version));
         counting.add_uncounted(&uncounted.collect::<Vec<_>>(), stored.now);
-        let leave_open = |event: &MissingEvent| counting.recent.leave_open(event);
+        let leave_open = |event: &MissingEvent| counting.leave_open(event);
         counted.extend(self.without_room(client, &stored, (&open, &counting.uncounted), leave_open).await?);
         counted.extend(versions(&open).difference(&stored.compared));
         let uncounted = open.into_iter().filter(|event| !counted.contains(&event.version));
@@ -200,7 +216,8 @@ impl Verifier {
         })
     }
 
-    /// Reads the sums that would include these events, in one round trip. Sums that cannot be read are left out.
+    /// Reads the sums that would include these events, and what the client includes at that moment. Sums that cannot be read are left
+    /// out. One round trip.
     async fn stored_sums(
         &self,
         client: i64,
@@ -209,29 +226,21 @@ impl Verifier {
     ) -> Result<StoredSums, StoreFailed> {
         let groups = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(missing, resolution, now));
         let (buckets, groups): (Vec<Bucket>, Vec<_>) = groups.unzip();
-        let sums = self.read_model.buckets_of_partition(client, &buckets).await.map_err(read_model)?;
+        let (client, sums) = self.read_model.client_and_buckets(client, &buckets).await.map_err(read_model)?;
         let readable = groups.iter().zip(&sums).filter(|(_, sum)| sum.is_some());
         let compared = readable.flat_map(|(group, _)| versions(group)).collect();
         let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
-        Ok(StoredSums { sums, read_at: Instant::now(), now, compared })
+        Ok(StoredSums { client: client.ok().flatten(), sums, read_at: Instant::now(), now, compared })
     }
 
+    /// Reads what a partition stores about a client besides the client itself, before the client: what that lacks of it was lost.
     /// `None` for a generation of an older release, which has no sums.
-    pub(super) async fn counting(
-        &self,
-        client: i64,
-        stored: Option<&ProjectedClient>,
-    ) -> Result<Option<Counting>, StoreFailed> {
+    pub(super) async fn recent(&self, client: i64) -> Result<Option<Recent>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(None);
         }
-        let recent = self.recent(client, stored).await?;
-        Ok(Some(Counting { recent, first_refused: None, uncounted: HashMap::new() }))
-    }
-
-    async fn recent(&self, client: i64, stored: Option<&ProjectedClient>) -> Result<Recent, StoreFailed> {
         let others = self.read_model.ranked_and_recent(&[client]).await.map_err(read_model)?;
-        let has_others = others.iter().any(|others| *others != RankedAndRecent::default());
+        let is_known = others.iter().any(|others| *others != RankedAndRecent::default());
         let recent = match self.read_model.recent_orders(&[client], RECENT_ORDERS).await {
             Err(Error::Damaged(_)) => Vec::new(),
             recent => recent.map_err(read_model)?.concat(),
@@ -239,13 +248,7 @@ impl Verifier {
         let versions = order::Entity::find().select_only().column(order::Column::Version);
         let versions = versions.filter(order::Column::Id.is_in(recent.into_iter().map(|order| order.order_id)));
         let versions = versions.filter(order::Column::ClientId.eq(client)).into_tuple::<i32>().all(&self.db).await;
-        let versions: BTreeSet<i32> = versions.map_err(database)?.into_iter().collect();
-        let is_lost = match stored.filter(|stored| stored.newest > 0) {
-            // Newer ones may have been applied since the client was read.
-            Some(stored) => versions.range(..stored.newest).any(|version| !stored.has(*version)),
-            None => has_others,
-        };
-        Ok(Recent { versions, is_lost })
+        Ok(Some(Recent { versions: versions.map_err(database)?.into_iter().collect(), is_known }))
     }
 }
 

@@ -12,6 +12,7 @@ use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;
 
+use super::counted::Counting;
 use super::{Difference, Finding, Repair, StoreFailed, Verifier, database, read_model};
 
 /// Events read and applied at once.
@@ -88,8 +89,10 @@ impl Verifier {
         for attempt in 0..MAX_ATTEMPTS {
             // Read first: it changes when an event is applied meanwhile.
             let state = self.read_model.state_of_client(id).await.map_err(read_model)?;
+            let recent = self.recent(id).await?;
             let stored = self.projected_client(id).await?.ok().map(|stored| stored.unwrap_or(ProjectedClient::new(id)));
-            let log = self.read_log(id, stored.as_ref()).await?;
+            let counting = recent.map(|recent| Counting::new(recent, stored.as_ref()));
+            let log = self.read_log(id, stored.as_ref(), counting).await?;
             // At the second attempt the client itself is right, but not its ranks or its recent orders.
             if attempt > 0 || stored.as_ref() != Some(&log.counted) {
                 crash_point(crash_points::REPAIR_BEFORE_REPLACE);
@@ -102,15 +105,21 @@ impl Verifier {
                 return Ok(true);
             }
         }
+        warn!(client = id, "cannot repair: the client still differs after {MAX_ATTEMPTS} attempts");
         Ok(false)
     }
 
     /// Reads the log of a client, and decides which of its events the read model has counted: those that the stored client
     /// includes, and events of which no sum is short.
-    async fn read_log(&self, id: i64, stored: Option<&ProjectedClient>) -> anyhow::Result<ClientLog> {
+    async fn read_log(
+        &self,
+        id: i64,
+        stored: Option<&ProjectedClient>,
+        mut counting: Option<Counting>,
+    ) -> anyhow::Result<ClientLog> {
         let until = Utc::now() - self.in_flight;
         let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };
-        let (mut last, mut counting) = (0, self.counting(id, stored).await?);
+        let mut last = 0;
         while let Some(events) = self.next_events(id, last).await? {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
             let missing: Vec<&Event> = events.iter().filter(|event| !is_included(event)).collect();

@@ -104,29 +104,40 @@ impl Redis {
         ids.iter().zip(results.as_chunks().0).map(client).collect()
     }
 
-    /// Reads buckets, each given by its page and index, of the partition of a client. `None` if events are not added to the page
-    /// any more because it is damaged. One round trip.
-    pub async fn buckets_of_partition(
+    /// Reads a client with all its fields, and buckets of its partition, each given by its page and index, at one moment: the sums
+    /// have counted what the client includes. `None` if events are not added to the page any more because it is damaged. One
+    /// round trip.
+    ///
+    /// # Errors
+    /// If the store fails. A damaged client is an error of its own.
+    pub async fn client_and_buckets(
         &self,
         client: i64,
         buckets: &[(String, usize)],
-    ) -> Result<Vec<Option<Sum>>, Error> {
+    ) -> Result<(Result<Option<ProjectedClient>, Error>, Vec<Option<Sum>>), Error> {
         let (generation, partition, mut pipeline) = (self.report_generation().await?, self.partition(client), pipe());
+        pipeline.atomic().hgetall(self.client_key(generation, client));
+        pipeline.smembers(generation_key(partition, generation, QUARANTINE));
         for (page, bucket) in buckets {
             let first = bucket * BUCKET_BYTES;
             let key = generation_key(partition, generation, page);
             pipeline.getrange(key, first as isize, (first + BUCKET_BYTES - 1) as isize);
         }
-        // The quarantine is read last: a page that is not in it then missed no event before.
-        pipeline.smembers(generation_key(partition, generation, QUARANTINE));
-        let mut results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
-        let quarantine = value::<HashSet<String>>(results.pop().unwrap_or(Ok(Value::Nil)))?;
-        let sums = buckets.iter().zip(results).map(|((page, _), result)| {
-            let bytes = value::<Vec<u8>>(result)?;
+        let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+        let mut results = results.into_iter();
+        let mut next = || results.next().unwrap_or(Ok(Value::Nil));
+        let fields = next().and_then(|fields| from_redis_value(fields).map_err(RedisError::from));
+        let quarantine = value::<HashSet<String>>(next())?;
+        let sums = buckets.iter().map(|(page, _)| {
+            let bytes = value::<Vec<u8>>(next())?;
             let is_readable = quarantine.as_ref().is_some_and(|names| !names.contains(page));
             Ok(bytes.filter(|_| is_readable).map(|bytes| read_buckets(&bytes).next().unwrap_or_default()))
         });
-        sums.collect()
+        let sums = sums.collect::<Result<_, Error>>()?;
+        match fields.map_err(Error::from).and_then(|fields| read_projected_client(client, &fields)) {
+            Err(error @ Error::Unavailable(_)) => Err(error),
+            client => Ok((client, sums)),
+        }
     }
 
     /// The number of partitions. The one of a client is its id modulo this number.

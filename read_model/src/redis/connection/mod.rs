@@ -148,7 +148,11 @@ impl ConnectionLike for Connection {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Connection::Server(server) => server.req_packed_commands(pipeline, offset, count),
-            Connection::Cluster(cluster) => Box::pin(cluster.send_by_slot(pipeline)),
+            Connection::Cluster(cluster) => match pipeline.is_transaction() {
+                // All of its keys are in one slot.
+                true => cluster.following.req_packed_commands(pipeline, offset, count),
+                false => Box::pin(cluster.send_by_slot(pipeline)),
+            },
         }
     }
 
