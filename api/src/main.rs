@@ -18,9 +18,9 @@ use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use runtime::database::{Login, watch_credentials};
-use runtime::logging;
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
+use runtime::{logging, telemetry};
 use tracing::{info, warn};
 
 #[global_allocator]
@@ -75,7 +75,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
-    logging::init(settings.log)?;
+    let telemetry = telemetry::start("api")?;
+    logging::init(settings.log, &telemetry)?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;

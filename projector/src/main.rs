@@ -18,6 +18,7 @@ use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
+use runtime::telemetry;
 use tracing::info;
 
 #[global_allocator]
@@ -73,7 +74,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    logging::init(cli.settings.log)?;
+    let telemetry = telemetry::start("projector")?;
+    logging::init(cli.settings.log, &telemetry)?;
     match cli.command {
         Some(command) => command.run().await,
         None => consume(cli.settings).await.map(|()| ExitCode::SUCCESS),

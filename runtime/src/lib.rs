@@ -1,7 +1,7 @@
 //! Code that all programs of the service share.
 //!
 //! - [`settings`]: environment variables and flags
-//! - [`logging`]: log lines
+//! - [`logging`]: log lines; [`telemetry`]: traces
 //! - [`database`], [`queue`]: connecting to stores
 //! - [`http`]: the HTTP server
 //! - [`batcher`], [`single_flight`]: calls that share work
@@ -19,6 +19,7 @@ pub mod queue;
 pub mod settings;
 mod shutdown;
 pub mod single_flight;
+pub mod telemetry;
 
 pub use crash_points::crash_point;
 pub use errors::{exit_code, one_line};

@@ -3,10 +3,13 @@
 use std::io::IsTerminal;
 
 use anyhow::{Context, ensure};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::log_fields::EscapedFields;
+use crate::telemetry::Telemetry;
 
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
 const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn,sqlx_core=off";
@@ -25,24 +28,30 @@ enum LogFormat {
     Json,
 }
 
-/// Starts logging.
+/// Starts logging and, if it is on, telemetry.
 ///
 /// # Errors
 /// When `RUST_LOG` is invalid.
-pub fn init(settings: LogSettings) -> anyhow::Result<()> {
+pub fn init(settings: LogSettings, telemetry: &Telemetry) -> anyhow::Result<()> {
     // Crash points stay armed until the process ends.
     #[cfg(feature = "failpoints")]
     std::mem::forget(fail::FailScenario::setup());
     #[expect(clippy::disallowed_methods, reason = "not a flag: every program that logs with tracing reads RUST_LOG")]
     let directives = std::env::var("RUST_LOG").unwrap_or_default();
-    let filter = filter(&directives)?;
+    // Spans are for telemetry: in a log line they would repeat its fields.
+    let is_line = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    let filter = filter(&directives)?.and(is_line);
     // A closed standard error must not cause a panic at the next log line.
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    match settings.log_format {
-        LogFormat::Text => builder.fmt_fields(EscapedFields).with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let lines = match settings.log_format {
+        LogFormat::Text => {
+            lines.fmt_fields(EscapedFields).with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    // In a list, because an absent layer would make spans cost more than none.
+    let layers: Vec<_> = telemetry.layer().into_iter().chain([lines]).collect();
+    tracing_subscriber::registry().with(layers).init();
     Ok(())
 }
 

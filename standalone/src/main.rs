@@ -24,8 +24,8 @@ use projector::consume::activity::Activity;
 use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::database::watch_credentials;
-use runtime::logging;
 use runtime::settings::{listen, listen_address};
+use runtime::{logging, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -76,7 +76,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -> anyhow::Result<()> {
-    logging::init(settings.log)?;
+    let telemetry = telemetry::start("standalone")?;
+    logging::init(settings.log, &telemetry)?;
     if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
     }

@@ -5,6 +5,7 @@
 //! - [`pgbouncer`]: a pooler in front of a database
 //! - [`redis`]: a Redis server or a Cluster
 //! - [`sqs`]: an embedded SQS, also one that fails on demand
+//! - [`otlp`]: an OpenTelemetry collector
 //! - [`process`]: any program, and what it prints
 //! - [`services`]: the stores, apis and projectors, each a process
 //!
@@ -25,6 +26,7 @@ pub mod fill;
 pub mod gate;
 pub mod load;
 pub mod log;
+pub mod otlp;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
