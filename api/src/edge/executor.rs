@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::response::JsonMap;
@@ -28,6 +28,9 @@ use crate::graphql::{OrderSchema, Traceparent};
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
+
+/// How long an operation waits for memory for its response.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
 /// An operation that was charged and can be executed once.
 pub struct PreparedOperation {
@@ -121,7 +124,7 @@ impl Executor {
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
                 // Before the charge: a refused operation is not paid.
-                let memory = self.memory.acquire_units(meter.key.clone(), info.bytes)?;
+                let memory = self.reserve(&meter.key, info.bytes).await?;
                 meter.charge(info.cost)?;
                 let request = request.data(Deliveries::new(meter.clone(), info.cost));
                 Ok(PreparedOperation { request, info, key: meter.key, memory })
@@ -129,6 +132,16 @@ impl Executor {
             Err(error) if is_paid => Err(error.into()),
             Err(error) => refused(error.into()),
         }
+    }
+
+    /// Reserves memory for a response. Waits a moment for responses that are about to be sent: most are far smaller than the largest
+    /// size of the response.
+    async fn reserve(&self, key: &QuotaKey, bytes: usize) -> Result<Permit, Refusal> {
+        if let Ok(memory) = self.memory.acquire_units(key.clone(), bytes) {
+            return Ok(memory);
+        }
+        let _waiting = self.waiting.acquire(key.clone())?;
+        self.memory.wait_for_units(key.clone(), bytes, MEMORY_WAIT).await
     }
 
     /// Charges a cost to a caller if a rate limit is configured.

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 use quick_cache::sync::Cache;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::documents::limits::LimitSettings;
 use super::refusal::Refusal;
@@ -178,6 +180,8 @@ pub struct ConcurrencyQuota {
     /// Units that are left for callers that have none.
     reserve: usize,
     used: Mutex<Used>,
+    /// Signalled when units are given back.
+    freed: Notify,
 }
 
 #[derive(Default)]
@@ -195,14 +199,19 @@ pub struct Permit {
 
 impl ConcurrencyQuota {
     pub fn new(total: usize, per_caller: usize) -> Arc<ConcurrencyQuota> {
-        Arc::new(ConcurrencyQuota { total, per_caller, share: 1, reserve: 0, used: Mutex::default() })
+        ConcurrencyQuota::with_share(total, per_caller, 1, 0)
     }
 
     /// For units that a caller may keep for long. A caller that has more than its share of what is left gets no more. The share is an
     /// eighth, and larger if the total is below 16 times `largest`. The last `largest` units are for callers that have none.
     pub fn lasting(total: usize, largest: usize) -> Arc<ConcurrencyQuota> {
         let share = (total / largest.max(1) / 2).clamp(1, 8);
-        Arc::new(ConcurrencyQuota { total, per_caller: usize::MAX, share, reserve: largest, used: Mutex::default() })
+        ConcurrencyQuota::with_share(total, usize::MAX, share, largest)
+    }
+
+    fn with_share(total: usize, per_caller: usize, share: usize, reserve: usize) -> Arc<ConcurrencyQuota> {
+        let (used, freed) = (Mutex::default(), Notify::new());
+        Arc::new(ConcurrencyQuota { total, per_caller, share, reserve, used, freed })
     }
 
     /// # Errors
@@ -220,6 +229,33 @@ impl ConcurrencyQuota {
         }
         used.add(&key, units);
         Ok(Permit { quota: self.clone(), key, units })
+    }
+
+    /// Waits at most this long until there is room for the units.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub async fn wait_for_units(
+        self: &Arc<Self>,
+        key: QuotaKey,
+        units: usize,
+        at_most: Duration,
+    ) -> Result<Permit, Refusal> {
+        let acquired = async {
+            loop {
+                let freed = self.freed.notified();
+                if let Ok(permit) = self.acquire_units(key.clone(), units) {
+                    return permit;
+                }
+                freed.await;
+            }
+        };
+        timeout(at_most, acquired).await.map_err(|_| Refusal::Busy)
+    }
+
+    fn give_back(&self, key: &QuotaKey, units: usize) {
+        self.used().remove(key, units);
+        self.freed.notify_waiters();
     }
 
     fn has_room(&self, used: &Used, key: &QuotaKey, units: usize) -> bool {
@@ -271,14 +307,14 @@ impl Permit {
     /// Gives back all but this many units.
     pub fn shrink_to(&mut self, units: usize) {
         let unused = self.units.saturating_sub(units);
-        self.quota.used().remove(&self.key, unused);
+        self.quota.give_back(&self.key, unused);
         self.units -= unused;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.quota.used().remove(&self.key, self.units);
+        self.quota.give_back(&self.key, self.units);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use read_model::{Memory, Projection};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -57,6 +58,16 @@ async fn unread_responses_of_a_caller_have_bounded_memory() {
     assert_eq!(ask(&api, &other, "{ products { nodes { id } } }").await, (StatusCode::OK, "none".into()));
     drop(readers);
     until("the memory is free again", async || ask(&api, &greedy, "{ __typename }").await.0 == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn responses_of_one_caller_wait_for_memory() {
+    let api = Api::start_with(&sqlite().await, &["--rate-limit", "0"]).await;
+    let token = token_of(&api, "a");
+    // Room is made for the largest page, although these are empty: 32 times that is more than a caller gets.
+    let query = "{ orders(first: 20) { nodes { id items { name quantity } } } }";
+    let answers = join_all((0..32).map(|_| ask(&api, &token, query))).await;
+    assert_eq!(answers, vec![(StatusCode::OK, "none".to_owned()); 32]);
 }
 
 /// A query whose response has about 12 MB, more than the buffers of the operating system.

@@ -49,7 +49,7 @@ pub struct LimitSettings {
     /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values
     #[arg(long, env, default_value_t = 8 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_bytes: usize,
-    /// Memory for responses until they are sent, in bytes; one caller gets at most about an eighth of it. Further operations get status 503
+    /// Memory for responses until they are sent, in bytes; one caller gets at most about an eighth of it. Further operations wait for a second, then get status 503
     #[arg(long, env, default_value_t = 128 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_memory: usize,
     /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
