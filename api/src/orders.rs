@@ -21,14 +21,14 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-/// An order and what has become of it.
+/// An order with its current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredOrder {
     /// The order as it was placed.
     pub placed: Event<OrderPlaced>,
     pub cancelled_at: Option<DateTime<Utc>>,
     pub cancel_reason: Option<String>,
-    /// Minor units: all that was taken back, by refunds and by the cancellation.
+    /// Minor units: the sum of its refunds and of its cancellation.
     pub refunded: i64,
 }
 

@@ -120,8 +120,8 @@ pub struct OrderPlaced {
     pub lines: Vec<Line>,
 }
 
-/// `data` of [`ORDER_CANCELLED`] and [`ORDER_REFUNDED`]: an amount that is taken back from an order. A cancellation takes back all
-/// that is left. It contains the whole order, because it can arrive before [`ORDER_PLACED`].
+/// `data` of [`ORDER_CANCELLED`] and [`ORDER_REFUNDED`]: an amount that is refunded of an order. A cancellation refunds all that is
+/// left. It contains the whole order, because it can arrive before [`ORDER_PLACED`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refund {

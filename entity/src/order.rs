@@ -16,7 +16,7 @@ pub struct Model {
     pub total: i64,
     pub cancelled_at: Option<DateTimeUtc>,
     pub cancel_reason: Option<String>,
-    /// Minor units: all that was taken back, by refunds and by the cancellation.
+    /// Minor units: the sum of its refunds and of its cancellation.
     pub refunded: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What was taken back from orders: a row for each cancellation and for each refund, never updated or deleted.
+//! The refunds of orders: a row for each cancellation and for each refund of a part, never updated or deleted.
 
 use sea_orm::entity::prelude::*;
 
@@ -16,7 +16,7 @@ pub struct Model {
     pub refunded_at: DateTimeUtc,
     /// Minor units: the sum over its items.
     pub amount: i64,
-    /// Whether it cancels the order, so that nothing is left of it.
+    /// Whether it is the cancellation of the order, which refunds all that is left of it.
     pub cancels: bool,
 }
 

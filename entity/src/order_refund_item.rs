@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-/// What was taken back from a line of an order. A line from which nothing was taken back has no row.
+/// The part of a refund that is for one line of the order. A line of which nothing is refunded has no row.
 #[sea_orm::model]
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "order_refund_items")]

@@ -113,7 +113,7 @@ async fn unpublished_events_move_to_the_outbox() {
 
 /// The release of before keeps placing orders: it does not name the new columns.
 #[tokio::test]
-async fn nothing_is_taken_back_from_orders_of_before_and_an_interrupted_run_can_be_repeated() {
+async fn orders_of_before_are_not_refunded_and_an_interrupted_run_can_be_repeated() {
     let directory = tempfile::tempdir().unwrap();
     let file = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
     let server = tokio::task::spawn_blocking(|| postgres::server().start()).await.unwrap();

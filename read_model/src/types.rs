@@ -17,7 +17,7 @@ pub struct Client {
     pub total: i64,
     /// The number of all orders, including cancelled ones.
     pub order_count: i64,
-    /// What cancellations and refunds have taken back. It may arrive before the orders.
+    /// The sum of its cancellations and refunds. They may arrive before their orders.
     pub cancelled: Sum,
     pub last_purchase: Option<DateTime<Utc>>,
     /// The watermark: every event up to this version is included. Later events may be included as well, if they arrived out of
@@ -64,7 +64,7 @@ impl Product {
 /// The value that clients are ranked by, largest first. Clients with equal values are ordered by their ids as text, largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ranking {
-    /// The sum of a client's orders without what was taken back, in minor units.
+    /// The sum of a client's orders minus cancellations and refunds, in minor units.
     Total,
     /// The time of a client's newest order, in ms since 1970; 0 for a client without orders.
     LastPurchase,

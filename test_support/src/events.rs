@@ -27,7 +27,7 @@ pub fn order_placed_at(time: DateTime<Utc>, client_id: i64, version: i32, lines:
     Event { id: Uuid::now_v7(), time, version, data: Change::OrderPlaced(order) }
 }
 
-/// The cancellation of an order of which nothing was taken back before.
+/// The cancellation of an order of which nothing was refunded before.
 pub fn order_cancelled(time: DateTime<Utc>, version: i32, placed: &Event) -> Event {
     let order = placed.order().expect("an order");
     let amounts = order.lines.iter().map(|line| line.total().expect("a small amount")).collect();

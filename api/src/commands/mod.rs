@@ -1,19 +1,19 @@
 //! Writes to the command database. Nothing here knows GraphQL or the read model.
 //!
 //! - [`place_order`]: orders, many in one transaction
-//! - [`cancel_order`]: cancelling orders, and refunding parts of them
+//! - [`refunds`]: cancelling orders, and refunding parts of them
 //! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
 //! - [`forget_client`]: masking the personal data of a client
 //! - [`idempotency`]: a repeated request gets the first result
 //! - [`database`]: opening the database, and the kinds of its errors
 
-pub mod cancel_order;
 pub mod clients;
 pub mod database;
 pub mod forget_client;
 pub mod idempotency;
 pub mod place_order;
 pub mod products;
+pub mod refunds;
 
 use std::sync::Mutex;
 
@@ -29,7 +29,7 @@ use tracing::warn;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::outbox::relay::Outgoing;
-use cancel_order::rules::RefundRejection;
+use refunds::rules::RefundRejection;
 
 /// Where a command comes from. Its events say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateP
 use super::user_error::user_errors;
 use super::{App, app, origin};
 use crate::commands::Rejection;
-use crate::commands::cancel_order::{Extent, RefundOrder, Refunded};
 use crate::commands::idempotency::Done;
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
+use crate::commands::refunds::{RefundKind, RefundOrder, RefundedOrder};
 use crate::edge::auth::{CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, REFUND_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
 use crate::orders::StoredOrder;
 
@@ -38,8 +38,8 @@ impl Mutation {
         Some(place_order(ctx, input).await)
     }
 
-    /// Cancels an order: takes back all that is left of it. Of an order that is cancelled already it returns the order with
-    /// `replayed: true`, so it can be repeated safely. A token for one client can cancel orders of that client. Requires the scope
+    /// Cancels an order: refunds all that is left of it. If the order is cancelled already, it is returned with `replayed: true`,
+    /// so a request can be repeated safely. A token for one client can cancel orders of that client. Requires the scope
     /// `orders:cancel`.
     #[graphql(directive = cost::apply("10".into()))]
     async fn cancel_order(
@@ -47,9 +47,9 @@ impl Mutation {
         ctx: &Context<'_>,
         #[graphql(desc = "The order.")] input: CancelOrderInput,
     ) -> Option<Result<OrderPayload, Error>> {
-        let extent = Extent::Rest { window: app(ctx).cancel_window };
+        let kind = RefundKind::Cancellation { window: app(ctx).cancel_window };
         let CancelOrderInput { order_id, reason, idempotency_key } = input;
-        Some(refund_order(ctx, CANCEL_ORDERS, &order_id, extent, reason, idempotency_key).await)
+        Some(refund_order(ctx, CANCEL_ORDERS, &order_id, kind, reason, idempotency_key).await)
     }
 
     /// Refunds a part of an order, or all of it. The amount is divided among the items in proportion to what is left of them. There is
@@ -61,9 +61,9 @@ impl Mutation {
         ctx: &Context<'_>,
         #[graphql(desc = "The part of the order.")] input: RefundOrderInput,
     ) -> Option<Result<OrderPayload, Error>> {
-        let extent = Extent::Part(input.amount.to_minor(app(ctx).currency));
+        let kind = RefundKind::Part(input.amount.to_minor(app(ctx).currency));
         let RefundOrderInput { order_id, reason, idempotency_key, .. } = input;
-        Some(refund_order(ctx, REFUND_ORDERS, &order_id, extent, reason, idempotency_key).await)
+        Some(refund_order(ctx, REFUND_ORDERS, &order_id, kind, reason, idempotency_key).await)
     }
 
     /// Registers a client. Requires the scope `clients:write`.
@@ -145,15 +145,15 @@ async fn refund_order(
     ctx: &Context<'_>,
     scope: &'static str,
     id: &ID,
-    extent: Extent,
+    kind: RefundKind,
     reason: String,
     idempotency_key: Option<String>,
 ) -> Result<OrderPayload, Error> {
     let only_client = only_client(authorize(ctx, scope)?);
     let (app, order_id, origin) = (app(ctx), parse_order_id(id), origin(ctx));
-    let command = RefundOrder { order_id, only_client, extent, reason, idempotency_key, origin };
+    let command = RefundOrder { order_id, only_client, kind, reason, idempotency_key, origin };
     Ok(match app.commands.refund_order(&command).await? {
-        Ok(Done { row: Refunded { order, client_version }, replayed }) => OrderPayload {
+        Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => OrderPayload {
             order: Some(Order::new(order, app.currency)),
             client_version: Some(client_version),
             replayed,

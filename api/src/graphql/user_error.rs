@@ -5,8 +5,8 @@ use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY, MAX_SKU};
 
 use super::cost_directives::max_size;
 use crate::commands::Rejection;
-use crate::commands::cancel_order::rules::{MAX_REFUNDS, RefundRejection};
 use crate::commands::idempotency::MAX_KEY_CHARACTERS;
+use crate::commands::refunds::rules::{MAX_REFUNDS, RefundRejection};
 
 /// A problem with the input that the user can fix.
 #[derive(Clone, SimpleObject)]

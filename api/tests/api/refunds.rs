@@ -51,7 +51,7 @@ async fn refund(api: &Api, token: &str, id: &str, amount: &str, reason: &str) ->
 }
 
 /// The payload of a cancellation or a refund with all scopes.
-async fn take_back(api: &Api, id: &str, amount: Option<&str>) -> Value {
+async fn cancel_or_refund(api: &Api, id: &str, amount: Option<&str>) -> Value {
     let token = api.token(ALL_SCOPES, None);
     let response = match amount {
         None => cancel(api, &token, id, "damaged").await,
@@ -104,7 +104,7 @@ async fn a_cancellation_and_its_event_are_written_together_once() {
         api.graphql(&token, rename, json!({})).await;
         db.execute_unprepared("UPDATE products SET name = 'New', price = 1").await.unwrap();
 
-        let cancelled = take_back(&api, &id, None).await;
+        let cancelled = cancel_or_refund(&api, &id, None).await;
         let (order, version) = (&cancelled["order"], &cancelled["clientVersion"]);
         assert_eq!((&order["status"], &order["cancelReason"]), (&json!("CANCELLED"), &json!("damaged")), "{cancelled}");
         assert_eq!((&order["refunded"]["amount"], &order["net"]["amount"]), (&json!("3000.00"), &json!("0.00")));
@@ -132,7 +132,7 @@ async fn a_cancellation_and_its_event_are_written_together_once() {
         assert_eq!(again["replayed"], true);
         again["replayed"] = json!(false);
         assert_eq!(again, cancelled);
-        assert_eq!(codes(&take_back(&api, &id, Some("1")).await), ["ORDER_CANCELLED"]);
+        assert_eq!(codes(&cancel_or_refund(&api, &id, Some("1")).await), ["ORDER_CANCELLED"]);
         assert_eq!(refunds(db).await.len(), 1);
         let placed_again = place(&api, "1").await;
         assert_eq!((&placed_again["replayed"], &placed_again["order"]["status"]), (&json!(true), &json!("CANCELLED")));
@@ -142,7 +142,7 @@ async fn a_cancellation_and_its_event_are_written_together_once() {
 }
 
 #[tokio::test]
-async fn refunds_take_back_parts_until_nothing_is_left() {
+async fn parts_of_an_order_are_refunded_until_nothing_is_left() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;
         let db = &db.connection;
@@ -154,21 +154,21 @@ async fn refunds_take_back_parts_until_nothing_is_left() {
         };
         let expected =
             |status: &str, refunded: &str, net: &str| (status.to_owned(), refunded.to_owned(), net.to_owned());
-        let first = take_back(&api, &id, Some("0.01")).await;
+        let first = cancel_or_refund(&api, &id, Some("0.01")).await;
         assert_eq!(state(&first), expected("PARTIALLY_REFUNDED", "0.01", "2999.99"));
         assert_eq!((&first["clientVersion"], &first["order"]["cancelledAt"]), (&json!(3), &Value::Null));
         assert_eq!(
-            state(&take_back(&api, &id, Some("1000")).await),
+            state(&cancel_or_refund(&api, &id, Some("1000")).await),
             expected("PARTIALLY_REFUNDED", "1000.01", "1999.99")
         );
         for amount in ["0", "-1", "0.001", "2000.00", "92233720368547758.08"] {
-            let rejected = take_back(&api, &id, Some(amount)).await;
+            let rejected = cancel_or_refund(&api, &id, Some(amount)).await;
             assert_eq!((codes(&rejected), &rejected["order"]), (vec!["REFUND_OUT_OF_RANGE"], &Value::Null), "{amount}");
             assert_eq!(rejected["userErrors"][0]["field"], json!(["input", "amount"]));
         }
-        assert_eq!(state(&take_back(&api, &id, Some("1999.99")).await), expected("REFUNDED", "3000.00", "0.00"));
-        assert_eq!(codes(&take_back(&api, &id, Some("0.01")).await), ["REFUND_OUT_OF_RANGE"]);
-        let cancelled = take_back(&api, &id, None).await;
+        assert_eq!(state(&cancel_or_refund(&api, &id, Some("1999.99")).await), expected("REFUNDED", "3000.00", "0.00"));
+        assert_eq!(codes(&cancel_or_refund(&api, &id, Some("0.01")).await), ["REFUND_OUT_OF_RANGE"]);
+        let cancelled = cancel_or_refund(&api, &id, None).await;
         assert_eq!(state(&cancelled), expected("CANCELLED", "3000.00", "0.00"));
 
         let events: Vec<_> = events(db).await.into_iter().filter(|event| event.client_id == Some(2)).collect();
@@ -184,13 +184,13 @@ async fn refunds_take_back_parts_until_nothing_is_left() {
         let quantities: Vec<(bool, i64)> = refunds(db).await.iter().map(|row| (row.cancels, row.amount)).collect();
         assert_eq!(quantities, [(false, 1), (false, 100_000), (false, 199_999), (true, 0)]);
         let of_cancellation = order_refund_item::Entity::find().all(db).await.unwrap();
-        assert_eq!(of_cancellation.iter().map(|item| item.quantity).sum::<i32>(), 4, "units only come back once");
+        assert_eq!(of_cancellation.iter().map(|item| item.quantity).sum::<i32>(), 4, "units only count once");
         assert_no_gaps(db).await;
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_back_is_rejected_and_writes_nothing() {
+async fn an_invalid_cancellation_or_refund_is_rejected_and_writes_nothing() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start_with(&db, &["--cancel-window", "1h"]).await;
         let (connection, token) = (&db.connection, api.token(ALL_SCOPES, None));
@@ -226,7 +226,7 @@ async fn what_cannot_be_taken_back_is_rejected_and_writes_nothing() {
         }
         let without = api.token(&ALL_SCOPES.replace("orders:cancel", ""), None);
         assert_eq!(code(&cancel(&api, &without, id, "x").await), "FORBIDDEN");
-        // A client cannot take back by a refund what it can no longer cancel.
+        // A client cannot refund an order that it can no longer cancel.
         let of_client = api.token("orders:place orders:cancel", Some("1"));
         assert_eq!(rejected(&of_client, old, None, "x").await, "CANCEL_WINDOW_PASSED");
         assert_eq!(code(&refund(&api, &of_client, old, "1", "x").await), "FORBIDDEN");
@@ -241,13 +241,13 @@ async fn what_cannot_be_taken_back_is_rejected_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn racing_cancellations_and_refunds_take_back_each_amount_once() {
+async fn racing_cancellations_and_refunds_count_each_amount_once() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start_with(&db, &["--rate-limit", "0", "--operation-timeout", "60s"]).await;
         let id = place_id(&api, "1").await;
-        // Each takes back a tenth: ten of fifty succeed, beside new orders of the client.
+        // Each refunds a tenth: ten of fifty succeed, beside new orders of the client.
         let racing = (0..50).map(async |n| {
-            let refunded = take_back(&api, &id, Some("300.00")).await;
+            let refunded = cancel_or_refund(&api, &id, Some("300.00")).await;
             if n % 5 == 0 {
                 let items = json!([{ "productId": "1", "quantity": 1 }]);
                 let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { clientVersion } }";
@@ -266,8 +266,8 @@ async fn racing_cancellations_and_refunds_take_back_each_amount_once() {
 
         // Fifty cancellations race with twenty refunds.
         let id = place_id(&api, "2").await;
-        let cancelling = join_all((0..50).map(|_| take_back(&api, &id, None)));
-        let refunding = join_all((0..20).map(|_| take_back(&api, &id, Some("0.07"))));
+        let cancelling = join_all((0..50).map(|_| cancel_or_refund(&api, &id, None)));
+        let refunding = join_all((0..20).map(|_| cancel_or_refund(&api, &id, Some("0.07"))));
         let (cancelled, refunded) = tokio::join!(cancelling, refunding);
         let first: Vec<_> = cancelled.iter().filter(|payload| payload["replayed"] == false).collect();
         assert_eq!(first.len(), 1, "{cancelled:?}");
@@ -283,7 +283,7 @@ async fn racing_cancellations_and_refunds_take_back_each_amount_once() {
 }
 
 #[tokio::test]
-async fn a_repeated_key_takes_nothing_back_and_belongs_to_one_request() {
+async fn a_repeated_key_refunds_nothing_and_belongs_to_one_request() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start_with(&db, &["--rate-limit", "0", "--operation-timeout", "60s"]).await;
         let (id, token) = (place_id(&api, "1").await, api.token(ALL_SCOPES, None));
@@ -357,7 +357,7 @@ async fn a_failed_cancellation_leaves_nothing_behind() {
         assert_eq!(order::Entity::find().one(db).await.unwrap().unwrap().refunded, 0);
         assert!(refunds(db).await.is_empty());
         assert_no_gaps(db).await;
-        assert_eq!(take_back(&api, &id, None).await["clientVersion"], 3);
+        assert_eq!(cancel_or_refund(&api, &id, None).await["clientVersion"], 3);
     }
 }
 
@@ -367,9 +367,9 @@ async fn an_order_can_be_refunded_a_hundred_times_and_then_only_be_cancelled() {
     let api = Api::start_with(&db, &["--rate-limit", "0"]).await;
     let id = place_id(&api, "1").await;
     for _ in 0..100 {
-        assert_eq!(codes(&take_back(&api, &id, Some("0.01")).await), [""; 0]);
+        assert_eq!(codes(&cancel_or_refund(&api, &id, Some("0.01")).await), [""; 0]);
     }
-    assert_eq!(codes(&take_back(&api, &id, Some("0.01")).await), ["TOO_MANY_REFUNDS"]);
-    let cancelled = take_back(&api, &id, None).await;
+    assert_eq!(codes(&cancel_or_refund(&api, &id, Some("0.01")).await), ["TOO_MANY_REFUNDS"]);
+    let cancelled = cancel_or_refund(&api, &id, None).await;
     assert_eq!((&cancelled["order"]["status"], &cancelled["clientVersion"]), (&json!("CANCELLED"), &json!(103)));
 }

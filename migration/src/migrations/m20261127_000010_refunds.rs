@@ -6,7 +6,8 @@ use crate::short_locks::alter;
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// Orders can be cancelled and refunded. `orders` holds the state of an order, `order_refunds` what was taken back and when.
+/// Orders can be cancelled and refunded. `orders` holds the state of an order, `order_refunds` has a row for each
+/// cancellation and for each refund.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     /// `CREATE INDEX CONCURRENTLY` does not block orders, but it cannot run in a transaction.
@@ -81,7 +82,7 @@ fn indexes_of_refunds() -> [&'static str; 2] {
     ]
 }
 
-/// `refunded` includes what a cancellation took back.
+/// `refunded` includes the amount of the cancellation.
 fn state_of_orders() -> [ColumnDef; 3] {
     [
         column("cancelled_at").timestamp_with_time_zone().to_owned(),

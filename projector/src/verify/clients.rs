@@ -1,7 +1,7 @@
 //! Compares clients.
 //!
-//! A client is right when the orders of the versions that it includes add up to its total, and its cancellations and refunds to
-//! what was taken back; the newest order is its last purchase, its name and e-mail address are those of its newest event, its places
+//! A client is right when the orders of the versions that it includes add up to its total, and the cancellations and refunds to
+//! its refunded amount; the newest order is its last purchase, its name and e-mail address are those of its newest event, its places
 //! in the rankings match, and its recent orders are the newest orders.
 
 use std::collections::{HashMap, HashSet};
@@ -283,8 +283,8 @@ impl Verifier {
         })
     }
 
-    /// The sums of these orders and the time of the newest one (ms since 1970), by client. What was taken back from them includes
-    /// all cancellations and refunds.
+    /// The sums of these orders and the time of the newest one (ms since 1970), by client. They include all
+    /// cancellations and refunds of the orders.
     async fn sums_of_orders(&self, orders: Expr) -> Result<HashMap<i64, (Sales, Option<i64>)>, StoreFailed> {
         let sum = |column: order::Column| column.sum().cast_as("bigint");
         let sums = order::Entity::find().select_only().column(order::Column::ClientId);
@@ -302,7 +302,7 @@ impl Verifier {
         Ok(sums.map_err(database)?.into_iter().map(of_client).collect())
     }
 
-    /// What the cancellations and refunds that a client includes have taken back.
+    /// The sum of the cancellations and refunds that a client includes.
     async fn sum_of_refunds(&self, projected: &ProjectedClient) -> Result<Sum, StoreFailed> {
         let refunds = order_refund::Entity::find().select_only();
         let cancelled = Expr::cust("CAST(SUM(CASE WHEN cancels THEN 1 ELSE 0 END) AS bigint)");

@@ -1,4 +1,4 @@
-//! Adds up the orders that the command database has in a span of time, and what cancellations and refunds have taken back in it.
+//! Adds up the orders that the command database has in a span of time, and the cancellations and refunds in it.
 //! Each statement reads a day at most, and only by indexes, so that its time depends on the orders of the day and not on those of
 //! all years.
 
@@ -59,7 +59,7 @@ const PLACED: Tables = Tables {
     item_amount: "i.unit_price * i.quantity",
 };
 
-const TAKEN_BACK: Tables = Tables {
+const REFUNDS: Tables = Tables {
     rows: "order_refunds",
     time: "refunded_at",
     count: "SUM(CASE WHEN o.cancels THEN 1 ELSE 0 END)",
@@ -73,7 +73,7 @@ impl Tables {
     pub(super) fn of(side: Side) -> &'static Tables {
         match side {
             Side::Gross => &PLACED,
-            Side::Cancelled => &TAKEN_BACK,
+            Side::Cancelled => &REFUNDS,
         }
     }
 }
@@ -171,7 +171,7 @@ impl Verifier {
         let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
         let rows = self.db.query_all_raw(statement).await.map_err(database)?;
         let sums = rows.iter().map(|row| Ok((row.try_get("", "key")?, sum_of(row)?)));
-        // An item of which nothing was taken back has no sum.
+        // An item of which nothing was refunded has no sum.
         let sums = sums.filter(|sum| sum.as_ref().map_or(true, |(_, sum)| *sum != Sum::default()));
         sums.collect::<Result<_, DbErr>>().map_err(database)
     }

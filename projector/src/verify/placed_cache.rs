@@ -1,5 +1,5 @@
-//! The orders in the database, or what was taken back, added up by partition and step of time, and cached for all clients that are
-//! repaired.
+//! The orders in the database, or their cancellations and refunds, added up by partition and step of time, and cached for all clients
+//! that are repaired.
 
 use std::collections::HashMap;
 use std::sync::Arc;

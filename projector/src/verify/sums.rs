@@ -1,5 +1,5 @@
 //! Compares sales sums with the command database while both are in use: the orders of each hour and day, and of the ten seconds of
-//! the last hour, and each product's sales by day and month. The same for what cancellations and refunds have taken back. Also
+//! the last hour, and each product's sales by day and month, on both sides: placed orders, and cancellations and refunds. Also
 //! compares the sums of all other days that the read model stores: the database has nothing for them.
 //!
 //! Most days do not change while they are compared, so their sums are equal to those of the database. Where they are not, the

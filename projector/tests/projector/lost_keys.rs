@@ -234,12 +234,12 @@ async fn refunds_that_are_refused_after_a_client_was_lost_are_applied() {
     let time = (Utc::now() - TimeDelta::minutes(5)).trunc_subsecs(0);
     let counted = orders_at(1..=3, time);
     place(&verifier.db, &counted, Outbox::Published).await;
-    let refund = |order: usize, version| taken_back(&counted[order], version, time, true, &[150_000]);
-    take_back(&verifier.db, &refund(0, 4)).await;
+    let refund = |order: usize, version| refund_event(&counted[order], version, time, true, &[150_000]);
+    write_refund(&verifier.db, &refund(0, 4)).await;
     verifier.read_model.apply(&events(&[&counted[..], &[refund(0, 4)]].concat())).await;
     command(&url, &["DEL", &key("client:1")]).await;
     place(&verifier.db, &orders_at(5..=5, time), Outbox::Published).await;
-    take_back(&verifier.db, &refund(1, 6)).await;
+    write_refund(&verifier.db, &refund(1, 6)).await;
     assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 6 }, true)]);
     assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(4), vec![]));
 }
@@ -255,7 +255,7 @@ async fn a_repair_does_not_depend_on_where_a_page_of_the_log_ends() {
     command(&url, &["DEL", &key("client:1")]).await;
     // Refused: ten orders, and on the next page a refund and an order.
     place(&verifier.db, &orders_at(991..=1_000, time), Outbox::Published).await;
-    take_back(&verifier.db, &taken_back(&counted[0], 1_001, time, true, &[150_000])).await;
+    write_refund(&verifier.db, &refund_event(&counted[0], 1_001, time, true, &[150_000])).await;
     place(&verifier.db, &orders_at(1_002..=1_002, time), Outbox::Published).await;
     assert_eq!(differences(&verifier).await, [(1, Difference::Missing { events: 1_002 }, true)]);
     assert_eq!((orders_of_client(&verifier).await, wrong_sums(&verifier).await), (Some(1_001), vec![]));

@@ -1,4 +1,4 @@
-//! Comparing and repairing what cancellations and refunds have taken back.
+//! Comparing and repairing cancellations and refunds.
 
 use crate::support::*;
 use chrono::{DateTime, Datelike, Days, SubsecRound, TimeDelta, Utc};
@@ -16,15 +16,15 @@ fn log(now: DateTime<Utc>) -> Vec<order_event::Model> {
         ..row_of(client, version, lines)
     };
     let orders = [placed(1, 1, 2, 40), placed(1, 2, 1, 3), placed(2, 1, 1, 3)];
-    let cancelled = taken_back(&orders[0], 3, now - Days::new(2), true, &[150_000, 150_000]);
-    let refunded = taken_back(&orders[2], 2, now - TimeDelta::minutes(5), false, &[1_000]);
+    let cancelled = refund_event(&orders[0], 3, now - Days::new(2), true, &[150_000, 150_000]);
+    let refunded = refund_event(&orders[2], 2, now - TimeDelta::minutes(5), false, &[1_000]);
     [&orders[..], &[cancelled, refunded]].concat()
 }
 
 async fn write(verifier: &Verifier, log: &[order_event::Model]) {
     place(&verifier.db, &log[..3], Outbox::Published).await;
     for event in &log[3..] {
-        take_back(&verifier.db, event).await;
+        write_refund(&verifier.db, event).await;
     }
 }
 
@@ -47,7 +47,7 @@ async fn verify_compares_cancellations_and_refunds() {
     let now = Utc::now().trunc_subsecs(3);
     let log = log(now);
     write(&verifier, &log).await;
-    // Not one of the events of what was taken back has arrived.
+    // Not one of the events of refunds has arrived.
     verifier.read_model.apply(&events(&log[..3])).await;
     let cancelled_on = (now - Days::new(2)).date_naive();
     let missing = wrong_sums(&verifier).await;
@@ -99,7 +99,7 @@ async fn lost_cancellations_are_found_and_repaired() {
     let expected = [Sum { count: 1, revenue: 300_000 }, Sum { count: 0, revenue: 1_000 }];
     assert_eq!(cancelled.collect::<Vec<_>>(), expected);
 
-    // Redis loses clients. The sums still include what was taken back, which must not count twice.
+    // Redis loses clients. The sums still include its refunds, which must not count twice.
     for lost in [vec!["client"], vec!["client", "recent"]] {
         for client in [1, 2] {
             for name in &lost {

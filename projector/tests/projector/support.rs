@@ -140,8 +140,8 @@ pub async fn place(db: &DatabaseConnection, events: &[order_event::Model], outbo
     }
 }
 
-/// The event of what is taken back from an order: the cancellation, or a refund of an amount for each line.
-pub fn taken_back(
+/// The event of a cancellation, or of a refund, with an amount for each line.
+pub fn refund_event(
     placed: &order_event::Model,
     version: i32,
     time: DateTime<Utc>,
@@ -170,7 +170,7 @@ pub fn taken_back(
 }
 
 /// Writes the rows that cancelling or refunding an order writes. The event is published.
-pub async fn take_back(db: &DatabaseConnection, event: &order_event::Model) {
+pub async fn write_refund(db: &DatabaseConnection, event: &order_event::Model) {
     let refund: Refund = serde_json::from_value(event.payload.clone()).unwrap();
     let (order, cancels) = (&refund.order, event.r#type == event::ORDER_CANCELLED);
     let row = order_refund::Model {

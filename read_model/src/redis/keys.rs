@@ -8,10 +8,10 @@
 //! | `orders:{pN}:generations` | string | a copy of `generations`, in case `orders:meta` alone is lost                |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
 //! | `…:recent:ID`            | sorted set | the client's newest orders, by version                                    |
-//! | `…:rank:total`, `…:rank:last` | sorted set | the partition's clients by total without what was taken back, and by last purchase (ms) or 0 |
+//! | `…:rank:total`, `…:rank:last` | sorted set | the partition's clients by total minus cancellations and refunds, and by last purchase (ms) or 0 |
 //! | `…:days:2026`, `…:half_hours:2026-11`, `…:moments:2026-11-24T13` | string | bucket pages: revenue and number of orders by day, half an hour and ten seconds, two 64-bit integers per bucket |
 //! | `…:products:2026-11-24`, `…:products:2026-11` | hash | `ID:units` and `ID:revenue` of each product sold in that day or month |
-//! | `…:days_cancelled:2026`, …, `…:products_cancelled:2026-11` | as above | the same for what cancellations and refunds have taken back; such keys exist only for times with some |
+//! | `…:days_cancelled:2026`, …, `…:products_cancelled:2026-11` | as above | the same for cancellations and refunds; such keys exist only for times with some |
 //! | `…:quarantine`           | set    | the names of this generation's shared keys that events are no longer added to |
 //! | `…:catalogue`            | hash   | version, price (minor units) and name of each product; then, if it is withdrawn or has a SKU, a tab, `+` or `-` (withdrawn), and the SKU; N = ID modulo partitions |
 //!
@@ -19,7 +19,7 @@
 //!
 //! The hash of a client has the fields `name`, `email`, `total` (minor units) and `orders` as placed, `last_purchase` (ms since
 //! 1970), `version` (the watermark) and `newest` (the largest applied version). After a cancellation or a refund it also has
-//! `refunded` (all that was taken back, in minor units) and `cancelled` (the number of orders). While there is a gap it also has
+//! `refunded` (the sum of both, in minor units) and `cancelled` (the number of cancelled orders). While there is a gap it also has
 //! an empty field `ahead:V` for each version V that is applied above the watermark. The braces make a Cluster store a partition in
 //! one slot, so that one script can change all of its keys.
 //!

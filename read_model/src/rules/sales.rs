@@ -1,9 +1,9 @@
 //! The contributions of an event besides its client: sums over time, sums of products, and the client's recent orders. Only this
 //! file defines them; [`Memory`](crate::Memory) and `apply.lua` add them up.
 //!
-//! Each sum has two sides: the orders that were placed, and what was taken back from orders. Both only grow, so that events can
-//! arrive in any order; queries return the difference. What is taken back counts at the time of the cancellation or refund, and
-//! not at the time of the order.
+//! Each sum has two sides: *gross*, the orders that were placed, and *cancelled*, the cancellations and refunds of orders. Both
+//! only grow, so that events can arrive in any order; queries return the difference, *net*. A cancellation or a refund counts at
+//! its own time, and not at the time of its order.
 //!
 //! Sums over time are stored in bucket pages: a page of a [`Resolution`] has one bucket for each step of time.
 
@@ -45,11 +45,11 @@ impl Sum {
 pub enum Side {
     /// The orders that were placed.
     Gross,
-    /// What cancellations and refunds have taken back. A refund of a part counts its amount, but no order and no unit.
+    /// The cancellations and refunds. A refund of a part counts its amount, but no order and no unit.
     Cancelled,
 }
 
-/// Replaces the colon in the names of bucket pages and of periods of product sales on the side of cancellations.
+/// Replaces the colon in the names of bucket pages and of periods of product sales on the cancelled side.
 const CANCELLED: &str = "_cancelled:";
 
 impl Side {
@@ -80,7 +80,7 @@ pub struct Sales {
 }
 
 impl Sales {
-    /// What is left of the orders. It is negative if more was taken back than placed in the same time.
+    /// The gross side minus the cancelled side. Negative if the latter is larger, in the same time.
     pub fn net(self) -> Sum {
         Sum {
             count: self.gross.count.saturating_sub(self.cancelled.count),

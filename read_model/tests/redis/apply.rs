@@ -73,9 +73,9 @@ async fn totals_are_exact_to_64_bits_and_an_overflow_changes_nothing() {
         assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
         let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();
         assert_eq!((client.total, client.order_count, client.version), (i64::MAX / 2 * 2, 2, 2));
-        // The same for what is taken back.
-        let taken_back = |version| cancelled(huge(version), &huge(1), |_| i64::MAX / 2);
-        let applied = model.apply(&[taken_back(4), taken_back(5), taken_back(6)]).await;
+        // The same for refunds.
+        let refunded = |version| cancelled(huge(version), &huge(1), |_| i64::MAX / 2);
+        let applied = model.apply(&[refunded(4), refunded(5), refunded(6)]).await;
         assert_eq!(applied[..2], [Ok(Applied::Now), Ok(Applied::Now)]);
         assert!(matches!(&applied[2], Err(Error::Damaged(_))), "{applied:?}");
         let client = model.clients(&[1]).await.unwrap().remove(0).unwrap();

@@ -206,14 +206,14 @@ async fn rankings_are_exact_if_one_partition_has_most_clients() {
     // Half of them have the same total.
     let total = |client: i64| if client % 2 == 0 { 70 } else { client % 1_000 };
     let events: Vec<Event> = clients.map(|client| event(client, 1, total(client))).collect();
-    // Of some, half of the order was taken back, and of others more than has arrived.
-    let taken_back: Vec<Event> = events
+    // Of some, half of the order is refunded, and of others more than has arrived.
+    let refunds: Vec<Event> = events
         .iter()
         .step_by(5)
         .map(|order| cancelled(event(client_of(order), 2, 1), order, |line| line / 2))
         .collect();
     let too_early = [10_040, 10_041].map(|client| cancelled(event(client, 2, 1), &event(client, 1, 7), |line| line));
-    let events = [events, taken_back, too_early.into()].concat();
+    let events = [events, refunds, too_early.into()].concat();
     for model in [&redis as &dyn ReadModel, &memory] {
         assert!(model.apply(&events).await.iter().all(Result::is_ok));
     }

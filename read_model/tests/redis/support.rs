@@ -64,7 +64,7 @@ pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
     }
 }
 
-/// The event as the cancellation of an order, which takes back a part of the total of each line.
+/// The event as the cancellation of an order, which refunds a part of the total of each line.
 pub fn cancelled(event: Event, placed: &Event, part: impl Fn(i64) -> i64) -> Event {
     Event { data: Change::OrderCancelled(refund(&event, placed, part)), ..event }
 }

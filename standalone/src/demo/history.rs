@@ -3,9 +3,9 @@
 use std::f64::consts::TAU;
 
 use anyhow::ensure;
-use api::commands::cancel_order::{Extent, RefundOrder};
 use api::commands::place_order::{Outcome, PlaceOrder, place_at};
 use api::commands::products::NewProduct;
+use api::commands::refunds::{RefundKind, RefundOrder};
 use api::commands::{Commands, Origin};
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, outbox, product};
@@ -65,7 +65,7 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
         let orders: Vec<PlaceOrder> = (0..orders_at(time, hour)).map(|_| catalogue.random_order()).collect();
         if !orders.is_empty() {
             let placed = place_at(db, currency, &orders, time).await?;
-            take_back_a_few(&commands, currency, placed.outcomes, time + TimeDelta::minutes(30)).await?;
+            refund_a_few(&commands, currency, placed.outcomes, time + TimeDelta::minutes(30)).await?;
         }
     }
     // Nothing needs to be published: the read model replays the event log at start.
@@ -74,7 +74,7 @@ pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result
 }
 
 /// Cancels or refunds a few orders.
-async fn take_back_a_few(
+async fn refund_a_few(
     commands: &Commands,
     currency: Currency,
     outcomes: Vec<Outcome>,
@@ -82,13 +82,13 @@ async fn take_back_a_few(
 ) -> anyhow::Result<()> {
     for outcome in outcomes {
         let (Outcome::Placed(order), Some(regret)) = (outcome, Regret::random()) else { continue };
-        let (extent, reason) = match regret {
-            Regret::Cancel => (Extent::Rest { window: None }, "Ordered by mistake"),
-            Regret::Refund => (Extent::Part(Some(5 * unit(currency))), "Arrived late"),
+        let (kind, reason) = match regret {
+            Regret::Cancel => (RefundKind::Cancellation { window: None }, "Ordered by mistake"),
+            Regret::Refund => (RefundKind::Part(Some(5 * unit(currency))), "Arrived late"),
         };
         let (order_id, reason) = (Some(order.data.order_id), reason.into());
         let origin = Origin::default();
-        let command = RefundOrder { order_id, only_client: None, extent, reason, idempotency_key: None, origin };
+        let command = RefundOrder { order_id, only_client: None, kind, reason, idempotency_key: None, origin };
         let refunded = commands.refund_order_at(&command, time).await;
         ensure!(matches!(refunded, Ok(Ok(_))), "cannot refund an order: {refunded:?}");
     }

@@ -69,7 +69,7 @@ impl Demo {
     }
 }
 
-/// What becomes of a few orders.
+/// A few orders are cancelled or refunded.
 #[derive(Clone, Copy)]
 enum Regret {
     Cancel,

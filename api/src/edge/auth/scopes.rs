@@ -2,7 +2,7 @@
 
 pub const PLACE_ORDERS: &str = "orders:place";
 pub const CANCEL_ORDERS: &str = "orders:cancel";
-/// Take back parts of orders, at any time. For the staff, not for clients.
+/// Refund orders, at any time. For the staff, not for clients.
 pub const REFUND_ORDERS: &str = "orders:refund";
 pub const READ_ORDERS: &str = "orders:read";
 pub const READ_CLIENTS: &str = "clients:read";

@@ -35,11 +35,11 @@ pub struct Client {
     name: String,
     /// The e-mail address of the client, in lower case.
     email: String,
-    /// The sum of all orders of the client, without what cancellations and refunds took back.
+    /// `gross` minus `cancelled`.
     total: Money,
     /// The sum of all orders of the client as they were placed.
     gross: Money,
-    /// What cancellations and refunds took back from the orders of the client.
+    /// The sum of the cancellations and refunds of orders of the client.
     cancelled: Money,
     /// The number of orders that the client has placed.
     order_count: i32,
@@ -101,8 +101,8 @@ impl Client {
         Some(self.page_of_history(ctx, first, after).await)
     }
 
-    /// The newest orders of the client, newest first. At most 50 are kept. Requires the scope `sales:read`: without it, only
-    /// this field is null, with an error.
+    /// The newest orders of the client, newest first, as they were placed. Cancelled ones stay in the list: `orders` returns the status
+    /// of each order. At most 50 are stored. Requires the scope `sales:read`: without it, only this field is null, with an error.
     #[graphql(directive = list_size::apply(None, names(&["first"]), None, Some(false)))]
     async fn recent_orders(
         &self,

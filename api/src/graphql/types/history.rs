@@ -7,7 +7,7 @@ use super::money::Money;
 use super::order::Order;
 use super::page::{CURSOR_BYTES, PageInfo};
 use super::product::Product;
-use crate::commands::cancel_order::rules::MAX_REFUNDS;
+use crate::commands::refunds::rules::MAX_REFUNDS;
 use crate::edge::auth::{Identity, READ_ORDERS, READ_PRODUCTS};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_id};
@@ -86,7 +86,7 @@ pub struct HistoryEntry {
     changes: Vec<FieldChange>,
     /// The id of the order, for events of orders. Null without the scope `orders:read`.
     order_id: Option<ID>,
-    /// The total of a placed order, or the amount that was taken back. Null without the scope `orders:read`.
+    /// The total of a placed order, or the amount that was refunded. Null without the scope `orders:read`.
     amount: Option<Money>,
     /// Why an order was cancelled or refunded. Null without the scope `orders:read`, or if the client is forgotten.
     reason: Option<String>,

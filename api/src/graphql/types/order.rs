@@ -24,8 +24,8 @@ const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
 /// key.
 const MAX_REFUND_PROBLEMS: i32 = 4;
 
-/// An order without its items, as it was placed: a later cancellation or refund does not change it. `order(id:)` and `orders` show
-/// the current state of an order.
+/// An order without its items, as it was placed. It has no status: a later cancellation or refund does not change it. `order(id:)`
+/// and `orders` return an order with its status.
 #[derive(SimpleObject)]
 #[graphql(complex)]
 pub struct OrderSummary {
@@ -89,9 +89,9 @@ pub struct Order {
     status: OrderStatus,
     /// The sum of the items.
     total: Money,
-    /// The part of the total that was taken back, by refunds and by the cancellation.
+    /// The refunded part of the total: the sum of the refunds and of the cancellation.
     refunded: Money,
-    /// The total without the part that was taken back.
+    /// `total` minus `refunded`.
     net: Money,
     /// The time of the cancellation. Null if the order is not cancelled.
     cancelled_at: Option<DateTime>,
@@ -109,13 +109,13 @@ pub struct Order {
 #[derive(Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "orders::Status")]
 pub enum OrderStatus {
-    /// Nothing was taken back.
+    /// It is not cancelled, and nothing is refunded.
     Placed,
-    /// All was taken back. It cannot change any more.
+    /// It is cancelled, so all of it is refunded. It cannot change any more.
     Cancelled,
-    /// A part was refunded.
+    /// A part is refunded.
     PartiallyRefunded,
-    /// All was refunded, in one or several parts.
+    /// All is refunded, in one or several parts.
     Refunded,
 }
 
@@ -203,7 +203,7 @@ impl PlaceOrderInput {
 /// The result of placing an order.
 #[derive(SimpleObject)]
 pub struct PlaceOrderPayload {
-    /// The order. Null if `userErrors` is not empty.
+    /// The order. With `replayed` it is the order as it is now, and may be cancelled. Null if `userErrors` is not empty.
     pub order: Option<Order>,
     /// The version of the client after this order. With it, `client(id:, minVersion:)` waits until queries include the
     /// order.
@@ -227,7 +227,7 @@ pub struct CancelOrderInput {
     pub idempotency_key: Option<String>,
 }
 
-/// A part of an order to take back.
+/// A part of an order to refund.
 #[derive(InputObject)]
 pub struct RefundOrderInput {
     /// The id of the order.
@@ -237,18 +237,20 @@ pub struct RefundOrderInput {
     /// Why it is refunded: from 1 to 200 characters.
     pub reason: String,
     /// A key of your choice for this refund: from 1 to 255 characters, for example a UUID. A repeated request for an order of the same
-    /// client with the same key, order, amount and reason takes nothing back.
+    /// client with the same key, order, amount and reason refunds nothing.
     pub idempotency_key: Option<String>,
 }
 
 /// The result of a change of an order.
 #[derive(SimpleObject)]
 pub struct OrderPayload {
-    /// The order after the change. Null if `userErrors` is not empty.
+    /// The order after the change. With `replayed` it is the order as it is now, with later changes. Null if `userErrors` is not
+    /// empty.
     pub order: Option<Order>,
-    /// The version of the client after the change. With it, `client(id:, minVersion:)` waits until queries include the change.
+    /// The version of the client after the change, with `replayed` after the first request. With it, `client(id:, minVersion:)` waits
+    /// until queries include the change.
     pub client_version: Option<i32>,
-    /// Whether an earlier request had made the change. This request wrote nothing then.
+    /// Whether an earlier request had made the change. Then this request changed nothing.
     pub replayed: bool,
     /// All problems that the user can fix. Empty if the change was made.
     #[graphql(directive = max_size::apply(None, Some(MAX_REFUND_PROBLEMS)))]

@@ -38,12 +38,12 @@ impl SalesReport {
         Money::new(self.0.total.gross.revenue, app(ctx).currency)
     }
 
-    /// What cancellations and refunds took back in the range.
+    /// The sum of the cancellations and refunds in the range.
     async fn cancelled(&self, ctx: &Context<'_>) -> Money {
         Money::new(self.0.total.cancelled.revenue, app(ctx).currency)
     }
 
-    /// `gross` without `cancelled`. Negative if more was taken back than was placed.
+    /// `gross` minus `cancelled`. Negative if `cancelled` is larger.
     async fn net(&self, ctx: &Context<'_>) -> Money {
         Money::new(self.0.total.net().revenue, app(ctx).currency)
     }
@@ -80,9 +80,9 @@ pub struct SalesPoint {
     start: DateTime,
     /// The sum of the orders that were placed.
     gross: Money,
-    /// What cancellations and refunds took back.
+    /// The sum of the cancellations and refunds.
     cancelled: Money,
-    /// `gross` without `cancelled`.
+    /// `gross` minus `cancelled`.
     net: Money,
     /// The number of orders that were placed.
     order_count: i32,
@@ -98,11 +98,11 @@ pub struct ProductSales {
     /// The number of units sold, without those of cancelled orders. The largest value, 2147483647, also stands for larger
     /// numbers.
     units: i32,
-    /// The revenue, with each unit at the price of its order, without what cancellations and refunds took back.
+    /// The revenue, with each unit at the price of its order, minus cancellations and refunds.
     revenue: Money,
     /// The number of units sold, including those of cancelled orders.
     gross_units: i32,
-    /// The revenue, including what cancellations and refunds took back.
+    /// The revenue without subtracting cancellations and refunds.
     gross_revenue: Money,
 }
 
@@ -119,7 +119,7 @@ impl ProductSales {
     }
 }
 
-/// The sort order of products by their sales, without what cancellations and refunds took back.
+/// The sort order of products by their sales, minus cancellations and refunds.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 #[graphql(remote = "ProductRanking")]
 pub enum ProductSort {
@@ -137,11 +137,11 @@ pub enum ProductSort {
 pub struct SalesSnapshot {
     /// The time of the snapshot.
     time: DateTime,
-    /// `grossToday` without `cancelledToday`.
+    /// `grossToday` minus `cancelledToday`.
     revenue_today: Money,
     /// The sum of the orders that were placed since midnight UTC.
     gross_today: Money,
-    /// What cancellations and refunds took back since midnight UTC.
+    /// The sum of the cancellations and refunds since midnight UTC.
     cancelled_today: Money,
     /// The number of orders that were placed since midnight UTC.
     orders_today: i32,
@@ -149,7 +149,8 @@ pub struct SalesSnapshot {
     cancelled_orders_today: i32,
     /// The approximate number of orders in the last minute.
     orders_per_minute: i32,
-    /// The ten newest orders, newest first.
+    /// The ten newest orders, newest first, as they were placed. Cancelled ones stay in the list: `order(id:)` returns the status of an
+    /// order.
     latest_orders: Vec<OrderSummary>,
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Format 3 has no whole orders; in format 2, they expire. Format 4 has sums by half an hour for two years; older formats have
 /// sums by hour, which expire. It also stores recent orders in a shorter form; both are read.
 ///
-/// Format 5 has the sums of what was taken back, in fields and keys of their own. They are read in every format: a release before
+/// Format 5 has the sums of cancellations and refunds, in fields and keys of their own. They are read in every format: a release before
 /// format 5 refuses a cancellation or a refund, so all that a generation of an older format includes was applied by these rules.
 pub const FORMAT: u32 = 5;
 /// The first format with more than clients: recent orders, rankings, and sums over time and products.

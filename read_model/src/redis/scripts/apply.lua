@@ -6,7 +6,7 @@
 -- ARGV the caller's fencing token; the numbers of the generations to write, the live one first; how far a version may be above the
 --   watermark of the live generation, '' for any; the channel for changes, '' for none; how many recent orders of a client are stored; the ids of the clients, for the channel; the number of clients; then
 --   each client: its id, newest name and newest e-mail; the time of its newest order (ms) or 0; the total and the number of its
---     orders; the number of its events; the amount and the number of orders that are taken back; the versions of the events in
+--     orders; the number of its events; the amount of its cancellations and refunds, and the number of cancellations; the versions of the events in
 --     ascending order; the version and the recent entry of each order
 --   the number of buckets, and of each: its page; the offsets of its revenue and its number of orders; when the page expires
 --     (ms) or ''; the revenue and the number of orders to add

@@ -71,7 +71,7 @@ impl Chaos {
         assert_eq!(gaps, 0, "SEED={seed}: gaps in versions");
     }
 
-    /// Each acknowledged cancellation and refund is in the database, and what was taken back agrees everywhere.
+    /// Each acknowledged cancellation and refund is in the database, and the refunded amounts agree everywhere.
     async fn check_refunds(&self, seed: u64, acknowledged: &Acknowledged) {
         let count = async |from: String| -> i64 {
             let row = self.db.query_one_raw(sql(&format!("SELECT count(*) FROM {from}"))).await.unwrap().unwrap();
@@ -130,7 +130,7 @@ impl Chaos {
             let fields = ["version", "orders", "total", "cancelled", "refunded", "name", "email"];
             let row = redis::cmd("HMGET").arg(key).arg(&fields).query_async::<[Option<String>; 7]>(&mut redis).await;
             if let Ok([Some(version), Some(orders), Some(total), cancelled, refunded, Some(name), Some(email)]) = row {
-                // Not stored while nothing was taken back.
+                // Not stored while nothing is refunded.
                 let [cancelled, refunded] = [cancelled, refunded].map(|stored| stored.unwrap_or("0".into()));
                 let row = format!("{version} {orders} {total} {cancelled} {refunded} {name} {email}");
                 found.insert(format!("client {client}"), row);

@@ -16,53 +16,53 @@ use super::{Commands, Origin, Outcome, both, id_at};
 use crate::orders::StoredOrder;
 use rules::Decision;
 
-/// A request to take back an order or a part of it.
+/// A request to cancel an order or to refund a part of it.
 #[derive(Clone, Debug)]
 pub struct RefundOrder {
     /// `None` names no order.
     pub order_id: Option<Uuid>,
     /// Only an order of this client.
     pub only_client: Option<i64>,
-    pub extent: Extent,
+    pub kind: RefundKind,
     pub reason: String,
     pub idempotency_key: Option<String>,
     pub origin: Origin,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Extent {
-    /// Cancels the order: takes back all that is left.
-    Rest {
+pub enum RefundKind {
+    /// Cancels the order: refunds all that is left of it.
+    Cancellation {
         /// How long after it was placed the order can be cancelled, by the clock of this process.
         window: Option<Duration>,
     },
-    /// Refunds this amount in minor units. `None` is not a valid amount.
+    /// Refunds an amount in minor units. `None` is not a valid amount.
     Part(Option<i64>),
 }
 
-/// An order from which something was taken back.
+/// An order after its cancellation or refund.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refunded {
+pub struct RefundedOrder {
     pub order: StoredOrder,
-    /// The version of the client after it.
+    /// The version of the client after the cancellation or refund.
     pub client_version: i32,
 }
 
 impl RefundOrder {
     fn name(&self) -> &'static str {
-        match self.extent {
-            Extent::Rest { .. } => "cancelOrder",
-            Extent::Part(_) => "refundOrder",
+        match self.kind {
+            RefundKind::Cancellation { .. } => "cancelOrder",
+            RefundKind::Part(_) => "refundOrder",
         }
     }
 
     /// Whether an earlier request of the same name was for the same.
     fn is_for(&self, refund: &Refund) -> bool {
-        let is_same = match self.extent {
+        let is_same = match self.kind {
             // Whatever its reason: without a key it is repeated, too.
-            Extent::Rest { .. } => true,
+            RefundKind::Cancellation { .. } => true,
             // The reason is not stored if the client is forgotten.
-            Extent::Part(amount) => {
+            RefundKind::Part(amount) => {
                 amount == Some(refund.amount)
                     && refund.reason.as_ref().is_none_or(|reason| reason == self.reason.trim())
             }
@@ -72,31 +72,31 @@ impl RefundOrder {
 }
 
 impl Commands {
-    /// Takes back an order or a part of it in one transaction. The client is locked first, as for its orders: so its versions have
-    /// no gap, an order is cancelled once, and no more is taken back than is left. To cancel a cancelled order again is a repeated
-    /// request, also without a key.
-    pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<Refunded>> {
+    /// Cancels an order or refunds a part of it in one transaction. The client is locked first, as for its orders: so its versions
+    /// have no gap, an order is cancelled once, and no more is refunded than its total. To cancel a cancelled order again is a
+    /// repeated request, also without a key.
+    pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<RefundedOrder>> {
         self.refund_order_at(command, Utc::now()).await
     }
 
     /// As [`Commands::refund_order`], at this time.
-    pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<Refunded>> {
+    pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<RefundedOrder>> {
         let transaction = begin(&self.db).await?;
-        let book = sql::open_book(&transaction, self.currency, command).await?;
-        let subject = Subject::Client(book.as_ref().map_or(0, |book| book.client.id));
+        let locked = sql::lock_order(&transaction, self.currency, command).await?;
+        let subject = Subject::Client(locked.as_ref().map_or(0, |locked| locked.client.id));
         let key = idempotency::key(&Scope::Of(subject), command.idempotency_key.as_deref(), command.name());
         let (reason, key) = match both(rules::valid_reason(&command.reason), key) {
             Ok((reason, key)) => (Ok(reason), key),
             Err(invalid) => (Err(invalid), None),
         };
-        let Some(book) = book else { return Ok(Err(rules::not_found(reason))) };
-        let time = book.time(time.trunc_subsecs(3));
+        let Some(locked) = locked else { return Ok(Err(rules::not_found(reason))) };
+        let time = locked.time(time.trunc_subsecs(3));
         let event_id = id_at(time);
         if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            return Ok(earlier.replay(|event| refunded_by(event, command, book.order)));
+            return Ok(earlier.replay(|event| refunded_by(event, command, locked.order)));
         }
-        let (book, event) = match rules::decide(book, command, reason, event_id, time) {
-            Decision::Accepted(book, event) => (book, event),
+        let (locked, event) = match rules::decide(locked, command, reason, event_id, time) {
+            Decision::Accepted(locked, event) => (locked, event),
             Decision::Replayed(row) => {
                 self.claim_unchanged(&transaction, &key, subject, row.client_version).await?;
                 transaction.commit().await?;
@@ -104,17 +104,17 @@ impl Commands {
             }
             Decision::Rejected(rejections) => return Ok(Err(rejections)),
         };
-        let cancels = matches!(command.extent, Extent::Rest { .. });
+        let cancels = matches!(command.kind, RefundKind::Cancellation { .. });
         let origin = command.origin.clone();
-        let origin = if book.is_of_forgotten_client() { origin.without_client() } else { origin };
+        let origin = if locked.is_of_forgotten_client() { origin.without_client() } else { origin };
         let row = sql::write(&transaction, &event, cancels, origin).await?;
         self.commit(transaction, row).await?;
-        Ok(Ok(Done::now(Refunded { order: book.after(&event, cancels), client_version: event.version })))
+        Ok(Ok(Done::now(RefundedOrder { order: locked.after(&event, cancels), client_version: event.version })))
     }
 }
 
 /// The result of the earlier request with this event, if it was for the same.
-fn refunded_by(event: &Event, command: &RefundOrder, order: StoredOrder) -> Option<Refunded> {
+fn refunded_by(event: &Event, command: &RefundOrder, order: StoredOrder) -> Option<RefundedOrder> {
     let (Change::OrderCancelled(refund) | Change::OrderRefunded(refund)) = &event.data else { return None };
-    command.is_for(refund).then_some(Refunded { order, client_version: event.version })
+    command.is_for(refund).then_some(RefundedOrder { order, client_version: event.version })
 }

@@ -7,14 +7,14 @@ use chrono::{DateTime, Utc};
 use entity::{Event, OrderPlaced, Refund, client};
 use uuid::Uuid;
 
-use super::{Extent, RefundOrder, Refunded};
+use super::{RefundKind, RefundOrder, RefundedOrder};
 use crate::commands::{Rejection, both, next_version, valid_name};
 use crate::orders::StoredOrder;
 
 /// Refunds of one order, so that reading them is bounded. The cancellation comes on top.
 pub const MAX_REFUNDS: usize = 100;
 
-/// Why nothing is taken back from an order.
+/// Why an order is not cancelled or refunded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefundRejection {
     OrderNotFound,
@@ -26,22 +26,22 @@ pub enum RefundRejection {
     InvalidReason,
 }
 
-/// What the rules need to know, while the client is locked.
+/// What the rules need to know of an order. Its client is locked, so that nothing of this changes.
 #[derive(Clone, Debug)]
-pub struct Book {
+pub struct LockedOrder {
     pub order: StoredOrder,
     pub client: client::Model,
-    /// Refunds so far, without the cancellation.
+    /// The number of its refunds, without the cancellation.
     pub refunds: usize,
     /// The version of the client after the cancellation.
     pub cancelled_version: Option<i32>,
-    /// What is left of each line, in minor units.
+    /// The part of each line that is not refunded, in minor units.
     pub left: Vec<i64>,
 }
 
 pub enum Decision {
-    Accepted(Box<Book>, Event<Refund>),
-    Replayed(Refunded),
+    Accepted(Box<LockedOrder>, Event<Refund>),
+    Replayed(RefundedOrder),
     /// Everything that is wrong with the request.
     Rejected(Vec<Rejection>),
 }
@@ -61,22 +61,28 @@ pub fn not_found(reason: Reason) -> Vec<Rejection> {
 }
 
 /// Accepts or rejects a request. `time` is that of the event.
-pub fn decide(book: Book, command: &RefundOrder, reason: Reason, event_id: Uuid, time: DateTime<Utc>) -> Decision {
-    let amount = match (command.extent, book.cancelled_version) {
-        (Extent::Rest { .. }, Some(client_version)) => {
+pub fn decide(
+    locked: LockedOrder,
+    command: &RefundOrder,
+    reason: Reason,
+    event_id: Uuid,
+    time: DateTime<Utc>,
+) -> Decision {
+    let amount = match (command.kind, locked.cancelled_version) {
+        (RefundKind::Cancellation { .. }, Some(client_version)) => {
             return match reason {
-                Ok(_) => Decision::Replayed(Refunded { order: book.order, client_version }),
+                Ok(_) => Decision::Replayed(RefundedOrder { order: locked.order, client_version }),
                 Err(invalid) => Decision::Rejected(invalid),
             };
         }
-        (Extent::Part(_), Some(_)) => Err(RefundRejection::OrderCancelled.into()),
-        (Extent::Rest { window }, None) => book.rest(window, time),
-        (Extent::Part(amount), None) => book.part(amount),
+        (RefundKind::Part(_), Some(_)) => Err(RefundRejection::OrderCancelled.into()),
+        (RefundKind::Cancellation { window }, None) => locked.amount_of_cancellation(window, time),
+        (RefundKind::Part(amount), None) => locked.amount_of_part(amount),
     };
-    match both(both(amount, next_version(book.client.version)), reason) {
+    match both(both(amount, next_version(locked.client.version)), reason) {
         Ok(((amount, version), reason)) => {
-            let data = book.refund(amount, reason);
-            Decision::Accepted(Box::new(book), Event { id: event_id, time, version, data })
+            let data = locked.refund(amount, reason);
+            Decision::Accepted(Box::new(locked), Event { id: event_id, time, version, data })
         }
         Err(rejections) => Decision::Rejected(rejections),
     }
@@ -86,8 +92,8 @@ pub fn valid_reason(reason: &str) -> Result<String, Rejection> {
     valid_name(reason).map_err(|_| RefundRejection::InvalidReason.into())
 }
 
-impl Book {
-    /// The time of an event now. Nothing is taken back before it was placed, even if the clocks of two processes differ.
+impl LockedOrder {
+    /// The time of an event now. It is not before the order was placed, even if the clocks of two processes differ.
     pub fn time(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         now.max(self.order.placed.time)
     }
@@ -96,7 +102,7 @@ impl Book {
         self.client.forgotten_at.is_some()
     }
 
-    fn rest(&self, window: Option<Duration>, time: DateTime<Utc>) -> Result<i64, Rejection> {
+    fn amount_of_cancellation(&self, window: Option<Duration>, time: DateTime<Utc>) -> Result<i64, Rejection> {
         let age = (time - self.order.placed.time).to_std().unwrap_or_default();
         if window.is_some_and(|window| age > window) {
             return Err(RefundRejection::CancelWindowPassed.into());
@@ -104,7 +110,7 @@ impl Book {
         Ok(self.left.iter().sum())
     }
 
-    fn part(&self, amount: Option<i64>) -> Result<i64, Rejection> {
+    fn amount_of_part(&self, amount: Option<i64>) -> Result<i64, Rejection> {
         if self.refunds >= MAX_REFUNDS {
             return Err(RefundRejection::TooManyRefunds.into());
         }
@@ -143,7 +149,7 @@ impl Book {
     }
 }
 
-/// Divides an amount among lines in proportion to what is left of each. What rounding leaves over goes to the lines with the largest
+/// Divides an amount among lines in proportion to what is left of each. The rest from rounding goes to the lines with the largest
 /// remainders, one minor unit each. No line gets more than is left of it, if the amount is at most the sum.
 pub fn allocate(amount: i64, left: &[i64]) -> Vec<i64> {
     let sum: i128 = left.iter().map(|left| i128::from(*left)).sum();
@@ -177,7 +183,7 @@ mod tests {
     }
 
     /// An order of 1 × 100.00 and 2 × 25.00, placed at second 0, of a client that has got another name since.
-    fn book() -> Book {
+    fn locked_order() -> LockedOrder {
         let line = |product_id, unit_price, quantity| Line { product_id, name: "TV".into(), unit_price, quantity };
         let data = OrderPlaced {
             client_id: 1,
@@ -196,17 +202,23 @@ mod tests {
             version: 7,
             forgotten_at: None,
         };
-        Book { order: StoredOrder::new(placed), client, refunds: 0, cancelled_version: None, left: vec![10_000, 5_000] }
+        LockedOrder {
+            order: StoredOrder::new(placed),
+            client,
+            refunds: 0,
+            cancelled_version: None,
+            left: vec![10_000, 5_000],
+        }
     }
 
-    fn command(extent: Extent) -> RefundOrder {
+    fn command(kind: RefundKind) -> RefundOrder {
         let (reason, origin) = ("damaged".into(), Origin::default());
-        RefundOrder { order_id: None, only_client: None, extent, reason, idempotency_key: None, origin }
+        RefundOrder { order_id: None, only_client: None, kind, reason, idempotency_key: None, origin }
     }
 
-    fn decide(book: Book, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
-        let time = book.time(now);
-        super::decide(book, command, valid_reason(&command.reason).map_err(Into::into), Uuid::nil(), time)
+    fn decide(locked: LockedOrder, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
+        let time = locked.time(now);
+        super::decide(locked, command, valid_reason(&command.reason).map_err(Into::into), Uuid::nil(), time)
     }
 
     fn of_refund(rejections: Vec<Rejection>) -> Vec<RefundRejection> {
@@ -217,56 +229,58 @@ mod tests {
         rejections.into_iter().map(of_refund).collect()
     }
 
-    fn rejections(book: Book, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {
-        match decide(book, command, now) {
+    fn rejections(locked: LockedOrder, command: &RefundOrder, now: DateTime<Utc>) -> Vec<RefundRejection> {
+        match decide(locked, command, now) {
             Decision::Rejected(rejections) => of_refund(rejections),
             _ => Vec::new(),
         }
     }
 
     #[test]
-    fn a_cancellation_takes_back_what_is_left_of_each_line_and_has_the_current_name() {
-        let partly = Book { left: vec![1, 4_000], ..book() };
-        let Decision::Accepted(book, event) = decide(partly, &command(Extent::Rest { window: None }), at(9)) else {
+    fn a_cancellation_refunds_what_is_left_of_each_line_and_has_the_current_name() {
+        let partly = LockedOrder { left: vec![1, 4_000], ..locked_order() };
+        let cancellation = command(RefundKind::Cancellation { window: None });
+        let Decision::Accepted(locked, event) = decide(partly, &cancellation, at(9)) else {
             panic!("accepted");
         };
         assert_eq!((event.version, event.time), (8, at(9)));
         let Refund { order, placed_at, placed_version, reason, amount, amounts } = &event.data;
         assert_eq!((*placed_at, *placed_version, *amount, amounts), (at(0), 3, 4_001, &vec![1, 4_000]));
         assert_eq!((&*order.client_name, &*order.client_email), ("Robert", "r@example.com"));
-        assert_eq!((&order.lines, reason.as_deref()), (&book.order.placed.data.lines, Some("damaged")));
-        let after = book.after(&event, true);
+        assert_eq!((&order.lines, reason.as_deref()), (&locked.order.placed.data.lines, Some("damaged")));
+        let after = locked.after(&event, true);
         assert_eq!((after.cancelled_at, after.refunded), (Some(at(9)), 4_001));
     }
 
     #[test]
     fn everything_wrong_is_reported_and_a_cancelled_order_is_replayed() {
         use RefundRejection::*;
-        let (rest, part) = (|window| command(Extent::Rest { window }), |amount| command(Extent::Part(amount)));
+        let (cancel, part) =
+            (|window| command(RefundKind::Cancellation { window }), |amount| command(RefundKind::Part(amount)));
         let with_reason = |reason: &str, command| RefundOrder { reason: reason.into(), ..command };
         assert_eq!(of_refund(not_found(Err(vec![InvalidReason.into()]))), [OrderNotFound, InvalidReason]);
-        assert_eq!(rejections(book(), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
+        assert_eq!(rejections(locked_order(), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
         for (amount, is_valid) in
             [(None, false), (Some(-1), false), (Some(1), true), (Some(15_000), true), (Some(15_001), false)]
         {
             let expected = if is_valid { vec![] } else { vec![OutOfRange] };
-            assert_eq!(rejections(book(), &part(amount), at(0)), expected, "{amount:?}");
+            assert_eq!(rejections(locked_order(), &part(amount), at(0)), expected, "{amount:?}");
         }
-        assert_eq!(rejections(book(), &rest(Some(HOUR)), at(3_600)), []);
-        assert_eq!(rejections(book(), &rest(Some(HOUR)), at(3_601)), [CancelWindowPassed]);
-        assert_eq!(rejections(book(), &part(Some(1)), at(i64::from(i32::MAX))), [], "refunds have no window");
-        let full = Book { refunds: MAX_REFUNDS, ..book() };
+        assert_eq!(rejections(locked_order(), &cancel(Some(HOUR)), at(3_600)), []);
+        assert_eq!(rejections(locked_order(), &cancel(Some(HOUR)), at(3_601)), [CancelWindowPassed]);
+        assert_eq!(rejections(locked_order(), &part(Some(1)), at(i64::from(i32::MAX))), [], "refunds have no window");
+        let full = LockedOrder { refunds: MAX_REFUNDS, ..locked_order() };
         assert_eq!(rejections(full.clone(), &part(Some(1)), at(0)), [TooManyRefunds]);
-        assert_eq!(rejections(full, &rest(None), at(0)), []);
-        let mut last = book();
+        assert_eq!(rejections(full, &cancel(None), at(0)), []);
+        let mut last = locked_order();
         last.client.version = i32::MAX;
         let limit = [Rejection::VersionLimitReached];
-        assert!(matches!(decide(last, &rest(None), at(0)), Decision::Rejected(found) if found == limit));
+        assert!(matches!(decide(last, &cancel(None), at(0)), Decision::Rejected(found) if found == limit));
 
-        let cancelled = Book { cancelled_version: Some(5), ..book() };
+        let cancelled = LockedOrder { cancelled_version: Some(5), ..locked_order() };
         assert_eq!(rejections(cancelled.clone(), &part(Some(1)), at(0)), [OrderCancelled]);
-        assert_eq!(rejections(cancelled.clone(), &with_reason(" ", rest(None)), at(0)), [InvalidReason]);
-        let Decision::Replayed(refunded) = decide(cancelled, &rest(Some(HOUR)), at(7_200)) else {
+        assert_eq!(rejections(cancelled.clone(), &with_reason(" ", cancel(None)), at(0)), [InvalidReason]);
+        let Decision::Replayed(refunded) = decide(cancelled, &cancel(Some(HOUR)), at(7_200)) else {
             panic!("replayed");
         };
         assert_eq!(refunded.client_version, 5);
@@ -274,7 +288,7 @@ mod tests {
 
     #[test]
     fn no_time_is_before_the_order() {
-        let Decision::Accepted(_, event) = decide(book(), &command(Extent::Part(Some(1))), at(-5)) else {
+        let Decision::Accepted(_, event) = decide(locked_order(), &command(RefundKind::Part(Some(1))), at(-5)) else {
             panic!("accepted");
         };
         assert_eq!(event.time, at(0));
@@ -290,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_allocation_has_the_exact_sum_and_takes_no_more_than_is_left(
+        fn an_allocation_has_the_exact_sum_and_gives_no_line_more_than_is_left_of_it(
             left in prop::collection::vec(prop_oneof![0..5i64, 0..1_000_000_000_000i64], 1..100),
             share in 0.0..=1.0f64,
         ) {

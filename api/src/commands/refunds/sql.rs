@@ -7,18 +7,18 @@ use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
 
 use super::RefundOrder;
-use super::rules::Book;
+use super::rules::LockedOrder;
 use crate::commands::clients::raise_version;
 use crate::commands::{Origin, as_new, new_event};
 use crate::orders;
 use runtime::database::is_one_of;
 
-/// Locks the client of the order, and reads what the rules need. `None` if there is no such order.
-pub async fn open_book(
+/// Locks the client of the order, and reads what the rules need to know. `None` if there is no such order.
+pub async fn lock_order(
     db: &impl ConnectionTrait,
     currency: Currency,
     command: &RefundOrder,
-) -> Result<Option<Book>, DbErr> {
+) -> Result<Option<LockedOrder>, DbErr> {
     let Some(id) = command.order_id else { return Ok(None) };
     let of_order = order::Entity::find_by_id(id).select_only().column(order::Column::ClientId);
     let Some(client_id) = of_order.into_tuple::<i64>().one(db).await? else { return Ok(None) };
@@ -42,10 +42,10 @@ pub async fn open_book(
     }
     let cancelled_version = refunds.iter().find(|refund| refund.cancels).map(|refund| refund.version);
     let refunds = refunds.iter().filter(|refund| !refund.cancels).count();
-    Ok(Some(Book { order, client, refunds, cancelled_version, left }))
+    Ok(Some(LockedOrder { order, client, refunds, cancelled_version, left }))
 }
 
-/// Changes the order, inserts what is taken back, and raises the client's version. Returns the event.
+/// Changes the order, inserts the refund, and raises the client's version. Returns the event.
 pub async fn write(
     db: &impl ConnectionTrait,
     event: &Event<Refund>,
@@ -79,7 +79,7 @@ pub async fn write(
     Ok(order_event::Model { occurred_at: event.time, ..row })
 }
 
-/// Without the lines from which nothing is taken back.
+/// Without the lines of which nothing is refunded.
 fn items(event: &Event<Refund>, cancels: bool) -> Vec<order_refund_item::Model> {
     let lines = (0..).zip(event.data.order.lines.iter().zip(&event.data.amounts));
     let item = |(line, (Line { product_id, quantity, .. }, amount)): (i32, (&Line, &i64))| order_refund_item::Model {
