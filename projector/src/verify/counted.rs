@@ -1,80 +1,99 @@
-//! Decides which orders, cancellations and refunds the sums have counted, although their client does not include them.
+//! Decides which events the sums have counted although their client does not include them.
 //!
-//! A client, its recent orders and the sums change in one atomic step. So a client misses a counted event only if the client itself
-//! was lost. Its recent orders then show which of its newest orders were counted, and which were not. For all other events the
-//! sums do: they are short of an event that they have not counted, compared with the database.
+//! One atomic step applies an event to its client, to the client's recent orders and to the sums. So an event that the client does
+//! not include (a *missing* event) is one of two kinds:
+//!
+//! - *Uncounted*: it was never applied. The repair applies it.
+//! - *Counted*: it was applied, and Redis lost the client afterwards. To apply it again would count it twice, so the repair only adds
+//!   it to the client.
+//!
+//! The following decides, in this sequence:
+//!
+//! 1. An order that the client's recent orders *show* is counted. They have a key of their own, which Redis may still have.
+//! 2. An event that may be *in flight* is uncounted.
+//! 3. An event that was *not applied* is uncounted: an order that the recent orders lack, although it is newer than the oldest of
+//!    them. If it is newer than all of them, it was refused because the client was lost, and so were all later events.
+//! 4. All other events are *undecided*. The sums decide: compared with the database, they are short of each uncounted event. An event
+//!    is *ambiguous* if the sums are short, but perhaps of another event. It is taken as counted, so that no sum becomes too large, and
+//!    it is reported.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use entity::{Event, order};
-use read_model::rules::sales::{RECENT_ORDERS, contribution};
-use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Resolution, Side, Sum};
+use read_model::rules::sales::RECENT_ORDERS;
+use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Side, Sum};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
-use tokio::time::Instant;
 use tracing::error;
 
-use super::wrong_sum::is_within;
+use super::shortfall::{Bucket, MissingEvent, RESOLUTIONS, ShortOf, StoredSums, by_bucket, versions};
 use super::{StoreFailed, Verifier, database, read_model};
 
-/// A page and a bucket in it.
-type Bucket = (String, usize);
-
-const RESOLUTIONS: [Resolution; 3] = [Resolution::TenSeconds, Resolution::HalfHour, Resolution::Day];
-
-/// An order, a cancellation or a refund that the client does not include.
-#[derive(Clone, Copy)]
-struct MissingEvent {
-    version: i32,
-    time: DateTime<Utc>,
-    /// What it adds to the sums.
-    side: Side,
-    sum: Sum,
+/// The keys of a client other than the client itself: its ranks and its recent orders.
+pub(super) struct OtherKeys {
+    /// The versions of the recent orders.
+    recent: BTreeSet<i32>,
+    /// Whether there are ranks or recent orders.
+    exist: bool,
 }
 
-/// What decides about the next events of the log of a client. It is the same wherever a page of the log ends.
-pub(super) struct Counting {
-    recent: Recent,
-    /// Whether only the client was lost: the partition still has ranks or recent orders that it does not include.
+/// The evidence about the events of one client. It is collected along the log, so that it does not matter where a page ends.
+pub(super) struct Evidence {
+    others: OtherKeys,
+    /// Whether Redis lost the client and still has other keys of it.
     is_lost: bool,
-    /// The version from which on all orders were refused, because the client was lost. Refunds after it probably were, too.
+    /// The version of the first order that was refused because the client was lost. So were all later events.
     first_refused: Option<i32>,
-    /// The earlier events that the sums have not counted.
+    /// The sums of the uncounted events so far.
     uncounted: HashMap<Bucket, Sum>,
 }
 
-impl Counting {
-    pub(super) fn new(recent: Recent, stored: Option<&ProjectedClient>) -> Counting {
+impl Evidence {
+    /// `stored` is the client, read after its other keys.
+    pub(super) fn new(others: OtherKeys, stored: Option<&ProjectedClient>) -> Evidence {
         let is_lost = match stored.filter(|stored| stored.newest > 0) {
-            Some(stored) => recent.versions.iter().any(|version| !stored.has(*version)),
-            None => recent.is_known,
+            Some(stored) => others.recent.iter().any(|version| !stored.has(*version)),
+            None => others.exist,
         };
-        Counting { recent, is_lost, first_refused: None, uncounted: HashMap::new() }
+        Evidence { others, is_lost, first_refused: None, uncounted: HashMap::new() }
     }
 
-    /// Whether the recent orders show that this order was not counted: they would have it.
-    fn exclude(&self, event: &MissingEvent) -> bool {
-        let versions = &self.recent.versions;
-        let has_place = versions.first().is_some_and(|oldest| event.version >= *oldest);
-        self.is_lost && event.side == Side::Gross && has_place && !versions.contains(&event.version)
+    fn shows(&self, event: &MissingEvent) -> bool {
+        self.others.recent.contains(&event.version)
     }
 
-    /// Whether the recent orders cannot show if this event was counted. They show no cancellations and no refunds.
-    fn leave_open(&self, event: &MissingEvent) -> bool {
-        let versions = &self.recent.versions;
-        let are_complete = !versions.is_empty() && versions.len() < RECENT_ORDERS;
-        self.is_lost && !(event.side == Side::Gross && are_complete)
+    /// Whether the recent orders lack an order that they would have if it had been applied: one that is newer than the oldest of
+    /// them.
+    fn lacks(&self, event: &MissingEvent) -> bool {
+        let has_place = self.others.recent.first().is_some_and(|oldest| event.version >= *oldest);
+        self.is_lost && event.side == Side::Gross && has_place && !self.shows(event)
     }
 
-    fn first_refused(&self, missing: &[MissingEvent]) -> Option<i32> {
-        let newest = self.recent.versions.last()?;
-        let excluded = missing.iter().filter(|event| event.version > *newest && self.exclude(event));
-        excluded.map(|event| event.version).min()
+    /// Whether the recent orders show that it was not applied.
+    fn was_not_applied(&self, event: &MissingEvent) -> bool {
+        self.lacks(event) || self.first_refused.is_some_and(|first| event.version >= first)
     }
 
-    fn add_uncounted(&mut self, events: &[MissingEvent], now: DateTime<Utc>) {
+    /// Finds the first refused order, if it is among these events: the first one that is newer than all recent orders.
+    fn find_first_refused(&mut self, missing: &[MissingEvent]) {
+        let Some(newest) = self.others.recent.last().filter(|_| self.first_refused.is_none()) else { return };
+        let refused = missing.iter().filter(|event| event.version > *newest && self.lacks(event));
+        self.first_refused = refused.map(|event| event.version).min();
+    }
+
+    /// Whether an undecided event may be counted even if all sums are short enough for it: the client was lost, and its recent orders
+    /// cannot show the event. They have no cancellations and refunds, and only a limited number of orders.
+    fn is_ambiguous(&self, event: &MissingEvent) -> bool {
+        let recent = &self.others.recent;
+        let has_all_orders = !recent.is_empty() && recent.len() < RECENT_ORDERS;
+        self.is_lost && !(event.side == Side::Gross && has_all_orders)
+    }
+
+    /// Adds those of these events that are not counted.
+    fn add_uncounted(&mut self, mut events: Vec<MissingEvent>, counted: &BTreeSet<i32>, now: DateTime<Utc>) {
+        events.retain(|event| !counted.contains(&event.version));
         for resolution in RESOLUTIONS {
-            for (bucket, group) in by_bucket(events, resolution, now) {
+            for (bucket, group) in by_bucket(&events, resolution, now) {
                 let sum = self.uncounted.entry(bucket).or_default();
                 group.iter().for_each(|event| sum.add(event.sum));
             }
@@ -82,165 +101,80 @@ impl Counting {
     }
 }
 
-/// What a partition stores about a client besides the client itself.
-pub(super) struct Recent {
-    /// The versions in its recent orders.
-    versions: BTreeSet<i32>,
-    /// Whether it has ranks or recent orders.
-    is_known: bool,
-}
-
-/// Stored sums, and when they had been read.
-struct StoredSums {
-    /// The client at the same moment, unless it is damaged.
-    client: Option<ProjectedClient>,
-    sums: HashMap<Bucket, Sum>,
-    read_at: Instant,
-    /// The time that decides which sums are retained.
-    now: DateTime<Utc>,
-    /// The versions of the events of which at least one sum can be read.
-    compared: BTreeSet<i32>,
-}
-
-/// The missing events that a stored sum is short of.
-enum Room {
-    None,
-    ForSome,
-    ForAll,
-}
-
 impl Verifier {
-    /// The versions of these events of a client that the sums have counted; changes of the client are never counted. Events after
-    /// `until` may be on their way, so they count only if the recent orders show them.
-    ///
-    /// An event is not counted only if all stored sums agree that they are short of it. An event of a lost client that its
-    /// recent orders do not show is never applied, because the sums may be short of other events; it is reported.
+    /// The versions of those events that the sums have counted, among events of the log that the client does not include. Changes of
+    /// the client are never counted. Events after `until` may be in flight.
     pub(super) async fn counted(
         &self,
         client: i64,
-        counting: &mut Counting,
-        events: &[&Event],
+        evidence: &mut Evidence,
+        missing: &[&Event],
         until: DateTime<Utc>,
     ) -> Result<BTreeSet<i32>, StoreFailed> {
-        let missing = |event: &&Event| {
-            let (side, sum) = contribution(event)?;
-            Some(MissingEvent { version: event.version, time: event.time, side, sum })
-        };
-        let missing: Vec<MissingEvent> = events.iter().filter_map(missing).collect();
+        let missing: Vec<_> = missing.iter().filter_map(|event| MissingEvent::of(event)).collect();
         if missing.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let recent = &counting.recent.versions;
-        let (shown, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| recent.contains(&event.version));
-        counting.first_refused = counting.first_refused.or_else(|| counting.first_refused(&missing));
-        let is_refused = |event: &MissingEvent| counting.first_refused.is_some_and(|first| event.version >= first);
-        let (mut young, old): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
-        let (mut excluded, mut open): (Vec<_>, Vec<_>) =
-            old.into_iter().partition(|event| counting.exclude(event) || is_refused(event));
-        let stored = self.stored_sums(client, &[&excluded[..], &open].concat(), Utc::now()).await?;
-        // Events that were applied since the client was read are in the sums and in the client.
-        for events in [&mut young, &mut excluded, &mut open] {
-            events.retain(|event| !stored.client.as_ref().is_some_and(|client| client.has(event.version)));
+        let (shown, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| evidence.shows(event));
+        evidence.find_first_refused(&missing);
+        let (mut in_flight, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|event| event.time > until);
+        let (mut not_applied, mut undecided): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|event| evidence.was_not_applied(event));
+        let sums = self.stored_sums(client, &[&not_applied[..], &undecided].concat(), Utc::now()).await?;
+        // These were applied after the client was read: by now the client includes them.
+        for events in [&mut in_flight, &mut not_applied, &mut undecided] {
+            events.retain(|event| !sums.client.as_ref().is_some_and(|client| client.has(event.version)));
         }
         let mut counted = versions(&shown);
-        // Recent orders that contradict the sums are not believed: a right sum must not become too large.
-        counted.extend(self.without_room(client, &stored, (&excluded, &counting.uncounted), |_| false).await?);
-        // The sums are short of these events, whatever they have of the open ones.
-        let uncounted = excluded.into_iter().chain(young).filter(|event| !counted.contains(&event.version));
-        counting.add_uncounted(&uncounted.collect::<Vec<_>>(), stored.now);
-        let leave_open = |event: &MissingEvent| counting.leave_open(event);
-        counted.extend(self.without_room(client, &stored, (&open, &counting.uncounted), leave_open).await?);
-        counted.extend(versions(&open).difference(&stored.compared));
-        let uncounted = open.into_iter().filter(|event| !counted.contains(&event.version));
-        counting.add_uncounted(&uncounted.collect::<Vec<_>>(), stored.now);
+        // A sum that is not short contradicts the recent orders. The sum is right then, and must not become too large.
+        counted.extend(self.counted_by(&sums, client, &not_applied, &evidence.uncounted, |_| false).await?);
+        // Before the undecided events, because the sums are certainly short of these.
+        evidence.add_uncounted([in_flight, not_applied].concat(), &counted, sums.now);
+        let is_ambiguous = |event: &MissingEvent| evidence.is_ambiguous(event);
+        counted.extend(self.counted_by(&sums, client, &undecided, &evidence.uncounted, is_ambiguous).await?);
+        counted.extend(versions(&undecided).difference(&sums.readable));
+        evidence.add_uncounted(undecided, &counted, sums.now);
         Ok(counted)
     }
 
-    /// The versions of those events that a stored sum has no room for, or may have counted. Other events that are not counted may
-    /// be missing beside them.
-    async fn without_room(
+    /// The versions of those events that these sums have counted, or may have counted: those of which at least one sum is not short,
+    /// and ambiguous ones. The sums are short of the uncounted events, too.
+    async fn counted_by(
         &self,
+        sums: &StoredSums,
         client: i64,
-        stored: &StoredSums,
-        (events, beside): (&[MissingEvent], &HashMap<Bucket, Sum>),
-        is_open: impl Fn(&MissingEvent) -> bool,
+        events: &[MissingEvent],
+        uncounted: &HashMap<Bucket, Sum>,
+        is_ambiguous: impl Fn(&MissingEvent) -> bool,
     ) -> Result<BTreeSet<i32>, StoreFailed> {
-        let (mut found, mut events) = (BTreeSet::new(), events.to_vec());
+        let (mut counted, mut events) = (BTreeSet::new(), events.to_vec());
         for resolution in RESOLUTIONS {
-            for (bucket, group) in by_bucket(&events, resolution, stored.now) {
-                let Some(mut sum) = stored.sums.get(&bucket).copied() else { continue };
-                beside.get(&bucket).into_iter().for_each(|beside| sum.add(*beside));
-                let ambiguous = match self.room(client, (sum, stored.read_at), &group, resolution).await? {
-                    Room::None => Vec::new(),
-                    Room::ForSome => group.clone(),
-                    // Perhaps it is short of other events.
-                    Room::ForAll => match group.iter().filter(|event| is_open(event)).copied().collect::<Vec<_>>() {
-                        open if open.is_empty() => continue,
-                        open => open,
-                    },
-                };
-                report_ambiguous(client, &ambiguous);
-                found.extend(versions(if ambiguous.is_empty() { &group } else { &ambiguous }));
+            for (bucket, mut group) in by_bucket(&events, resolution, sums.now) {
+                let Some(mut sum) = sums.buckets.get(&bucket).copied() else { continue };
+                uncounted.get(&bucket).into_iter().for_each(|uncounted| sum.add(*uncounted));
+                match self.short_of(client, (sum, sums.read_at), &group, resolution).await? {
+                    ShortOf::None => {}
+                    ShortOf::Some => report_ambiguous(client, &group),
+                    ShortOf::All => {
+                        group.retain(&is_ambiguous);
+                        report_ambiguous(client, &group);
+                    }
+                }
+                counted.extend(versions(&group));
             }
-            events.retain(|event| !found.contains(&event.version));
+            events.retain(|event| !counted.contains(&event.version));
         }
-        Ok(found)
+        Ok(counted)
     }
 
-    /// How many of these events a stored sum is short of, compared with the database.
-    async fn room(
-        &self,
-        client: i64,
-        (sum, read_at): (Sum, Instant),
-        missing: &[MissingEvent],
-        resolution: Resolution,
-    ) -> Result<Room, StoreFailed> {
-        let bucket = self.placed_in_bucket(client, missing[0].side, missing[0].time, resolution);
-        let mut with_all = sum;
-        missing.iter().for_each(|event| with_all.add(event.sum));
-        // A cached sum is enough to see that the stored one is short, because sums only grow.
-        if self.least_placed(&bucket).is_some_and(|least| is_within(with_all, least)) {
-            return Ok(Room::ForAll);
-        }
-        // Read after the stored sum, so that it has all that is counted there.
-        let placed = self.placed_since(&bucket, read_at).await?;
-        let has_room_for = |event: &MissingEvent| {
-            let mut with_one = sum;
-            with_one.add(event.sum);
-            is_within(with_one, placed)
-        };
-        Ok(match missing {
-            _ if is_within(with_all, placed) => Room::ForAll,
-            missing if missing.iter().any(has_room_for) => Room::ForSome,
-            _ => Room::None,
-        })
-    }
-
-    /// Reads the sums that would include these events, and what the client includes at that moment. Sums that cannot be read are left
-    /// out. One round trip.
-    async fn stored_sums(
-        &self,
-        client: i64,
-        missing: &[MissingEvent],
-        now: DateTime<Utc>,
-    ) -> Result<StoredSums, StoreFailed> {
-        let groups = RESOLUTIONS.into_iter().flat_map(|resolution| by_bucket(missing, resolution, now));
-        let (buckets, groups): (Vec<Bucket>, Vec<_>) = groups.unzip();
-        let (client, sums) = self.read_model.client_and_buckets(client, &buckets).await.map_err(read_model)?;
-        let readable = groups.iter().zip(&sums).filter(|(_, sum)| sum.is_some());
-        let compared = readable.flat_map(|(group, _)| versions(group)).collect();
-        let sums = buckets.into_iter().zip(sums).filter_map(|(bucket, sum)| Some((bucket, sum?))).collect();
-        Ok(StoredSums { client: client.ok().flatten(), sums, read_at: Instant::now(), now, compared })
-    }
-
-    /// Reads what a partition stores about a client besides the client itself, before the client: what that lacks of it was lost.
-    /// `None` for a generation of an older release, which has no sums.
-    pub(super) async fn recent(&self, client: i64) -> Result<Option<Recent>, StoreFailed> {
+    /// Reads the other keys of a client. The client must be read after them: then it lacks a recent order only if it was lost. `None`
+    /// for a generation of an older release, which has no sums.
+    pub(super) async fn other_keys(&self, client: i64) -> Result<Option<OtherKeys>, StoreFailed> {
         if !self.read_model.has_reports().await.map_err(read_model)? {
             return Ok(None);
         }
         let others = self.read_model.ranked_and_recent(&[client]).await.map_err(read_model)?;
-        let is_known = others.iter().any(|others| *others != RankedAndRecent::default());
+        let exist = others.iter().any(|others| *others != RankedAndRecent::default());
         let recent = match self.read_model.recent_orders(&[client], RECENT_ORDERS).await {
             Err(Error::Damaged(_)) => Vec::new(),
             recent => recent.map_err(read_model)?.concat(),
@@ -248,25 +182,8 @@ impl Verifier {
         let versions = order::Entity::find().select_only().column(order::Column::Version);
         let versions = versions.filter(order::Column::Id.is_in(recent.into_iter().map(|order| order.order_id)));
         let versions = versions.filter(order::Column::ClientId.eq(client)).into_tuple::<i32>().all(&self.db).await;
-        Ok(Some(Recent { versions: versions.map_err(database)?.into_iter().collect(), is_known }))
+        Ok(Some(OtherKeys { recent: versions.map_err(database)?.into_iter().collect(), exist }))
     }
-}
-
-fn versions<'a>(events: impl IntoIterator<Item = &'a MissingEvent>) -> BTreeSet<i32> {
-    events.into_iter().map(|event| event.version).collect()
-}
-
-fn by_bucket(
-    events: &[MissingEvent],
-    resolution: Resolution,
-    now: DateTime<Utc>,
-) -> BTreeMap<Bucket, Vec<MissingEvent>> {
-    let mut buckets: BTreeMap<Bucket, Vec<MissingEvent>> = BTreeMap::new();
-    for event in events.iter().filter(|event| resolution.is_retained(event.time, now)) {
-        let (page, bucket) = resolution.at(event.time);
-        buckets.entry((event.side.name(page), bucket)).or_default().push(*event);
-    }
-    buckets
 }
 
 fn report_ambiguous(client: i64, events: &[MissingEvent]) {

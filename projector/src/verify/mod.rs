@@ -19,6 +19,7 @@ mod placed_cache;
 mod products;
 mod recent;
 mod repair;
+mod shortfall;
 mod stored;
 pub mod sums;
 mod wrong_sum;

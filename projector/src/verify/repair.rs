@@ -12,7 +12,7 @@ use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tracing::warn;
 
-use super::counted::Counting;
+use super::counted::Evidence;
 use super::{Difference, Finding, Repair, StoreFailed, Verifier, database, read_model};
 
 /// Events read and applied at once.
@@ -20,15 +20,15 @@ const EVENTS: u64 = 1_000;
 /// How often a repair is tried again because the client has changed meanwhile.
 const MAX_ATTEMPTS: u32 = 20;
 
-/// The log of a client, and what the read model has counted of it.
+/// What the log says about a client.
 struct ClientLog {
-    /// The result of the counted events.
+    /// The client after the events that the read model has counted.
     counted: ProjectedClient,
-    /// The newest counted orders, by version.
+    /// The newest orders among them, by version.
     recent: BTreeMap<i32, OrderSummary>,
     /// All events up to this version are counted, or older than `in_flight`.
     settled: i32,
-    /// Later events may be on their way.
+    /// Events after this time may be in flight.
     until: DateTime<Utc>,
 }
 
@@ -81,18 +81,18 @@ impl Verifier {
 
     /// Repairs a client from its log. Returns whether it is right afterwards.
     ///
-    /// Events that the sums have counted make up the client that replaces the stored one. The others are applied in the ordinary
-    /// way, so that they also count in the sums. Events of the last `in_flight` may be on their way: they are left to arrive, unless
-    /// they are known to be counted. A client that was lost is repaired `in_flight` after its loss at the earliest, see
-    /// [`FirstMissed`](super::FirstMissed), so it has no other counted event of that age.
+    /// The events that the read model has counted make up the client that replaces the stored one. The others are applied in the
+    /// ordinary way, so that they also count in the sums. Those of the last `in_flight` are left to arrive. A client that was lost is
+    /// repaired `in_flight` after its loss at the earliest, see [`FirstMissed`](super::FirstMissed). So of the events of the last
+    /// `in_flight` only those are counted that its recent orders show.
     pub(super) async fn repair_client(&self, id: i64) -> anyhow::Result<bool> {
         for attempt in 0..MAX_ATTEMPTS {
             // Read first: it changes when an event is applied meanwhile.
             let state = self.read_model.state_of_client(id).await.map_err(read_model)?;
-            let recent = self.recent(id).await?;
+            let others = self.other_keys(id).await?;
             let stored = self.projected_client(id).await?.ok().map(|stored| stored.unwrap_or(ProjectedClient::new(id)));
-            let counting = recent.map(|recent| Counting::new(recent, stored.as_ref()));
-            let log = self.read_log(id, stored.as_ref(), counting).await?;
+            let evidence = others.map(|others| Evidence::new(others, stored.as_ref()));
+            let log = self.read_log(id, stored.as_ref(), evidence).await?;
             // At the second attempt the client itself is right, but not its ranks or its recent orders.
             if attempt > 0 || stored.as_ref() != Some(&log.counted) {
                 crash_point(crash_points::REPAIR_BEFORE_REPLACE);
@@ -109,13 +109,13 @@ impl Verifier {
         Ok(false)
     }
 
-    /// Reads the log of a client, and decides which of its events the read model has counted: those that the stored client
-    /// includes, and events of which no sum is short.
+    /// Reads the log of a client, and decides which of its events the read model has counted: those that the stored client includes,
+    /// and those that only the sums have counted. Without `evidence` there are no sums.
     async fn read_log(
         &self,
         id: i64,
         stored: Option<&ProjectedClient>,
-        mut counting: Option<Counting>,
+        mut evidence: Option<Evidence>,
     ) -> anyhow::Result<ClientLog> {
         let until = Utc::now() - self.in_flight;
         let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };
@@ -123,8 +123,8 @@ impl Verifier {
         while let Some(events) = self.next_events(id, last).await? {
             let is_included = |event: &Event| stored.is_some_and(|stored| stored.has(event.version));
             let missing: Vec<&Event> = events.iter().filter(|event| !is_included(event)).collect();
-            let counted = match &mut counting {
-                Some(counting) => self.counted(id, counting, &missing, until).await?,
+            let counted = match &mut evidence {
+                Some(evidence) => self.counted(id, evidence, &missing, until).await?,
                 None => BTreeSet::new(),
             };
             for event in &events {
