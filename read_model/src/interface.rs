@@ -50,7 +50,7 @@ pub trait Queries: Send + Sync {
     ) -> Result<Vec<RankPosition>, Error>;
 
     /// Returns the newest orders of each client, newest first, at most
-    /// [`RECENT_ORDERS`](crate::rules::sales::RECENT_ORDERS) of them.
+    /// [`RECENT_ORDERS`](crate::rules::recent_orders::RECENT_ORDERS) of them.
     async fn recent_orders(&self, clients: &[i64], count: usize) -> Result<Vec<Vec<OrderSummary>>, Error>;
 
     /// Reads products in the order of `ids`, `None` for a product without events. One round trip.
@@ -64,7 +64,7 @@ pub trait Queries: Send + Sync {
     async fn buckets(&self, pages: &[String]) -> Result<Vec<Vec<Sum>>, Error>;
 
     /// Adds up the sales of each product over periods: days and months, named as by
-    /// [`products_of_day`](crate::rules::sales::products_of_day), each of one [`Side`](crate::Side). Takes time in proportion to the
+    /// [`products_of_day`](crate::rules::periods::products_of_day), each of one [`Side`](crate::Side). Takes time in proportion to the
     /// number of their products.
     async fn product_sales(&self, periods: &[String]) -> Result<HashMap<i64, Sum>, Error>;
 

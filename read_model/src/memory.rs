@@ -10,7 +10,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
 
 use crate::rules::check_version;
-use crate::rules::sales::{RECENT_ORDERS, SalesDelta};
+use crate::rules::recent_orders::RECENT_ORDERS;
+use crate::rules::sales::SalesDelta;
 use crate::{
     Applied, Client, Error, OrderSummary, Product, ProjectedClient, Projection, Queries, RankPosition, Ranking, Sum,
 };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-use crate::rules::sales::{products_of_day, products_of_month};
+use crate::rules::periods::{products_of_day, products_of_month};
 use crate::{Error, OrderSummary, Queries, Ranking, Resolution, Sales, Side};
 
 /// The distance between two points of a report.
@@ -149,7 +149,7 @@ pub fn periods(from: NaiveDate, to: NaiveDate) -> Vec<String> {
 }
 
 /// Reads the newest orders of all clients, newest first; `count` is at most
-/// [`RECENT_ORDERS`](crate::rules::sales::RECENT_ORDERS). It is enough to look at the `count` clients that bought last: every
+/// [`RECENT_ORDERS`](crate::rules::recent_orders::RECENT_ORDERS). It is enough to look at the `count` clients that bought last: every
 /// newest order belongs to one of them. Of several orders in the same millisecond, any may be left out.
 pub async fn latest_orders(queries: &dyn Queries, count: usize) -> Result<Vec<OrderSummary>, Error> {
     let buyers = queries.ranked_clients(Ranking::LastPurchase, None, count).await?;

@@ -8,7 +8,7 @@ use super::app;
 use super::arguments::parse_id;
 use super::authorize::{authorize_for, authorize_for_all};
 use super::error::Error;
-use super::query::order;
+use super::query::orders;
 use super::types::client::Client;
 use super::types::order::Order;
 use super::types::sales::SalesSnapshot;
@@ -46,7 +46,7 @@ impl Subscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The id of the order.")] id: ID,
     ) -> Result<impl Stream<Item = Result<Order, Error>> + use<>, Error> {
-        let Some(order) = order(ctx, &id).await? else { return Ok(Either::Left(stream::pending())) };
+        let Some(order) = orders::by_id(ctx, &id).await? else { return Ok(Either::Left(stream::pending())) };
         let app = app(ctx);
         let currency = app.currency;
         let changes = deliveries(ctx).paid(app.live_clients.watch(order.placed.data.client_id));

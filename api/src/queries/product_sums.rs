@@ -11,7 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use read_model::reports::{periods, product_sales};
-use read_model::rules::sales::{products_of_day, products_of_month};
+use read_model::rules::periods::{products_of_day, products_of_month};
 use read_model::{Error, Queries, Sales};
 use runtime::single_flight::SingleFlight;
 use tracing::warn;

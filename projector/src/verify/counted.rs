@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use entity::{Event, order};
-use read_model::rules::sales::RECENT_ORDERS;
+use read_model::rules::recent_orders::RECENT_ORDERS;
 use read_model::{Error, ProjectedClient, Queries, RankedAndRecent, Side, Sum};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 use tracing::error;

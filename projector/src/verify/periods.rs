@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
 use entity::order;
-use read_model::rules::sales::{first_day_of_products, products_of_month};
+use read_model::rules::periods::{first_day_of_products, products_of_month};
 use read_model::{Error, Queries, Resolution, Side, Sum};
 use sea_orm::{EntityTrait, QueryOrder, QuerySelect};
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use entity::order::{self, Column};
 use read_model::OrderSummary;
-use read_model::rules::sales::RECENT_ORDERS;
+use read_model::rules::recent_orders::RECENT_ORDERS;
 use runtime::database::is_one_of;
 use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query};
 use sea_orm::{

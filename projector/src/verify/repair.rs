@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
 use entity::{Event, Subject};
-use read_model::rules::sales::RECENT_ORDERS;
+use read_model::rules::recent_orders::RECENT_ORDERS;
 use read_model::{Error, OrderSummary, ProjectedClient, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate};
 use read_model::reports::{DayRange, Granularity, report};
-use read_model::rules::sales::products_of_day;
+use read_model::rules::periods::products_of_day;
 use read_model::{Error, Queries, Resolution, Side, Sum};
 
 use super::placed::{Orders, Products, Times};

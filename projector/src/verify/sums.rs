@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 use chrono::{Days, Months, NaiveDate, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
-use read_model::rules::sales::products_of_month;
+use read_model::rules::periods::products_of_month;
 use read_model::{Resolution, Side};
 use tokio::time::{Instant, sleep};
 

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use entity::Event;
 use redis::{Cmd, ToRedisArgs};
 
-use crate::rules::sales::{RECENT_ORDERS, SalesDelta, contribution};
+use crate::rules::recent_orders::RECENT_ORDERS;
+use crate::rules::sales::{SalesDelta, contribution};
 use crate::{OrderSummary, Sales};
 
 /// Different events of clients of one partition, each with its index in a longer list. Public for the benchmark of the script.

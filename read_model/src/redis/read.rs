@@ -15,7 +15,7 @@ use super::decode::{
 use super::generations::{HALF_HOURS_FORMAT, REPORTS_FORMAT};
 use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
-use crate::rules::sales::RECENT_ORDERS;
+use crate::rules::recent_orders::RECENT_ORDERS;
 use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Resolution, Sum};
 
 /// Fields of a hash that are read at once, and those that are read at once in all partitions together. Redis runs the calls of a

@@ -13,7 +13,7 @@ use super::keys::{
     rebuild_position_field, swept_field, wrong_sums_field,
 };
 use super::scripts::is_stale;
-use crate::rules::sales::RECENT_ORDERS;
+use crate::rules::recent_orders::RECENT_ORDERS;
 use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
 
 /// The ranks and recent orders that a partition stores besides the client itself.

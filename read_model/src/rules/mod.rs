@@ -1,11 +1,13 @@
 //! The meaning of an event. These are pure functions and the specification of the read model: [`Memory`](crate::Memory) runs them,
 //! `apply.lua` repeats them for Redis, and a property test compares the two.
 //!
-//! An event of a client changes the client ([`client`]). An order also adds to sums and to the client's recent orders, and a
-//! cancellation or a refund to the other side of the sums ([`sales`]).
+//! An event of a client changes the client ([`client`]). An order also adds to the client's recent orders
+//! ([`recent_orders`]) and to sums, and a cancellation or a refund to the other side of the sums ([`sales`]), by [`periods`].
 //! A product has the attributes of its newest event.
 
 pub mod client;
+pub mod periods;
+pub mod recent_orders;
 pub mod sales;
 
 use entity::Event;

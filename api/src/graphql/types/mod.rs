@@ -1,6 +1,7 @@
 //! The object, input and enum types of the schema, by subject.
 
 pub mod client;
+pub mod client_list;
 pub mod history;
 pub mod money;
 pub mod order;

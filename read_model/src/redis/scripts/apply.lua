@@ -1,5 +1,5 @@
 -- Applies events of clients of one partition in one atomic step, in each generation all of them or none, by the rules of
--- rules/client.rs and rules/sales.rs. A shared key that cannot be written is quarantined: see keys.rs.
+-- rules/. A shared key that cannot be written is quarantined: see keys.rs.
 -- All checks come before the first write. Redis runs a script alone, so afterwards only a server that rejects writes (out of
 -- memory, read-only) can fail, and it rejects the first write: nothing is half written. (An ACL must allow all these commands.)
 -- KEYS[1] the partition's fencing token, whose prefix all other keys have; KEYS[2] a key that is never written: see keys.rs

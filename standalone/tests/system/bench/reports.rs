@@ -2,7 +2,7 @@
 
 use chrono::{Datelike, Days, NaiveDate, Utc};
 use read_model::Resolution;
-use read_model::rules::sales::{products_of_day, products_of_month};
+use read_model::rules::periods::{products_of_day, products_of_month};
 use redis::aio::MultiplexedConnection;
 use sea_orm::ConnectionTrait;
 use serde_json::Value;

@@ -1,0 +1,58 @@
+//! Orders: one by its id, and lists of orders.
+
+use async_graphql::{Context, ID};
+use chrono::Datelike;
+use read_model::reports::start_of_day;
+
+use crate::edge::auth::READ_ORDERS;
+use crate::graphql::app;
+use crate::graphql::arguments::{date_range, parse_id, parse_order_cursor, parse_order_id, parse_time_zone};
+use crate::graphql::authorize::{authorize, only_client};
+use crate::graphql::error::Error;
+use crate::graphql::scalars::Date;
+use crate::graphql::types::order_list::OrderConnection;
+use crate::orders::StoredOrder;
+use crate::orders::lists::{self, Filter};
+
+/// The times of orders from the first to the last day, both included.
+pub fn times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Filter, Error> {
+    let zone = parse_time_zone(time_zone)?;
+    if let (Some(from), Some(to)) = (from, to) {
+        date_range(from, to)?;
+    }
+    // SQLite compares times as texts, which fails for years of five digits. No order is that late.
+    let next_day = to.and_then(|Date(last)| last.succ_opt()).filter(|day| day.year() <= 9_999);
+    Ok(Filter {
+        from: from.map(|Date(day)| start_of_day(day, zone)),
+        before: next_day.map(|day| start_of_day(day, zone)),
+        ..Filter::default()
+    })
+}
+
+pub async fn page(
+    ctx: &Context<'_>,
+    client: Option<ID>,
+    filter: Filter,
+    first: usize,
+    after: Option<String>,
+) -> Result<OrderConnection, Error> {
+    let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
+    let client = match (&identity.client, client) {
+        (Some(only), Some(client)) if *only != *client => return Err(Error::Forbidden),
+        (Some(_), _) => only_client(identity),
+        // No order is of client 0.
+        (None, client) => client.map(|client| parse_id(&client).unwrap_or(0)),
+    };
+    let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
+    let page = lists::page(&app.db, Filter { client, ..filter }, after, first, app.currency).await?;
+    Ok(OrderConnection::new(page, app.currency))
+}
+
+/// An order that the caller may read.
+pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<StoredOrder>, Error> {
+    let only_client = only_client(authorize(ctx, READ_ORDERS)?);
+    match parse_order_id(id) {
+        Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await?),
+        None => Ok(None),
+    }
+}
