@@ -15,7 +15,7 @@
 //!    them. If it is newer than all of them, it was refused because the client was lost, and so were all later events.
 //! 4. All other events are *undecided*. The sums decide: compared with the database, they are short of each uncounted event. An event
 //!    is *ambiguous* if the sums are short, but perhaps of another event. It is taken as counted, so that no sum becomes too large, and
-//!    it is reported.
+//!    it is reported. An event of which no sum can be read is taken as counted, too.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -126,7 +126,7 @@ impl Verifier {
             events.retain(|event| !sums.client.as_ref().is_some_and(|client| client.has(event.version)));
         }
         let mut counted = versions(&shown);
-        // A sum that is not short contradicts the recent orders. The sum is right then, and must not become too large.
+        // A sum that is not short of them contradicts the recent orders. Then the sum is right and must not become too large.
         counted.extend(self.counted_by(&sums, client, &not_applied, &evidence.uncounted, |_| false).await?);
         // Before the undecided events, because the sums are certainly short of these.
         evidence.add_uncounted([in_flight, not_applied].concat(), &counted, sums.now);
