@@ -2,7 +2,6 @@
 
 mod token;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -20,7 +19,7 @@ use clap::{Parser, Subcommand};
 use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
-use runtime::{logging, telemetry};
+use runtime::{Exit, logging, telemetry};
 use tracing::{info, warn};
 
 #[global_allocator]
@@ -55,9 +54,9 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Exit {
     let cli: Cli = runtime::settings::parse();
-    runtime::exit_code(match cli.command {
+    Exit::from(match cli.command {
         None => {
             let exposure = match (cli.graphiql, cli.introspection) {
                 (true, _) => SchemaExposure::Graphiql { token: None },

@@ -18,7 +18,7 @@ use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
-use runtime::telemetry;
+use runtime::{Exit, telemetry};
 use tracing::info;
 
 #[global_allocator]
@@ -68,9 +68,9 @@ impl Settings {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Exit {
     let cli = runtime::settings::parse();
-    run(cli).await.unwrap_or_else(|error| runtime::exit_code(Err(error)))
+    Exit::from(run(cli).await)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -1,16 +1,33 @@
-//! Errors in one line, and as the exit code of a program.
+//! Errors in one line, and the end of a program.
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
-/// The exit code of a program. An error is printed to standard error in one line.
-pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+use crate::logging;
+
+/// What `main` returns: the exit code of a program, or an error, which is printed to standard error in one line.
+pub struct Exit(anyhow::Result<ExitCode>);
+
+impl From<anyhow::Result<ExitCode>> for Exit {
+    fn from(result: anyhow::Result<ExitCode>) -> Exit {
+        Exit(result)
+    }
+}
+
+impl From<anyhow::Result<()>> for Exit {
+    fn from(result: anyhow::Result<()>) -> Exit {
+        Exit(result.map(|()| ExitCode::SUCCESS))
+    }
+}
+
+impl Termination for Exit {
+    /// Nothing logs any more: the runtime was dropped with its tasks.
+    fn report(self) -> ExitCode {
+        logging::flush();
+        self.0.unwrap_or_else(|error| {
             eprintln!("error: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
-        }
+        })
     }
 }
 

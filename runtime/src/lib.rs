@@ -5,7 +5,7 @@
 //! - [`database`], [`queue`]: connecting to stores
 //! - [`http`]: the HTTP server
 //! - [`batcher`], [`single_flight`]: calls that share work
-//! - [`shutdown_signal`], [`exit_code`], [`one_line`]: the end of a program, and errors
+//! - [`shutdown_signal`], [`Exit`], [`one_line`]: the end of a program, and errors
 //! - [`crash_points`]: where tests can kill a program
 
 pub mod batcher;
@@ -22,5 +22,5 @@ pub mod single_flight;
 pub mod telemetry;
 
 pub use crash_points::crash_point;
-pub use errors::{exit_code, one_line};
+pub use errors::{Exit, one_line};
 pub use shutdown::shutdown_signal;

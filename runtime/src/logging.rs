@@ -1,18 +1,31 @@
-//! Logs go to standard error.
+//! Logs go to standard error: [`writer`] in the background, [`format`](mod@format) with the ids of [`context`].
 
+mod context;
+mod format;
+mod writer;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
+use tracing::{Level, error, event_enabled};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+pub use self::context::{LogContext, is_traceparent};
+use self::format::WithIds;
+use self::writer::LogWriter;
 use crate::log_fields::EscapedFields;
 use crate::telemetry::Telemetry;
 
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
 const DEFAULT: &str = "info,aws_config=error,sea_orm_migration=warn,sqlx_core=off";
+
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Log")]
@@ -42,17 +55,48 @@ pub fn init(settings: LogSettings, telemetry: &Telemetry) -> anyhow::Result<()> 
     let is_line = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
     let filter = filter(&directives)?.and(is_line);
     // A closed standard error must not cause a panic at the next log line.
-    let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(start_writer()?).log_internal_errors(false);
     let lines = match settings.log_format {
         LogFormat::Text => {
-            lines.fmt_fields(EscapedFields).with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
+            let format = WithIds::Text(fmt::format().with_ansi(std::io::stderr().is_terminal()));
+            lines.fmt_fields(EscapedFields).event_format(format).with_filter(filter).boxed()
         }
-        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Json => {
+            let format = WithIds::Json(fmt::format().json().flatten_event(true));
+            lines.fmt_fields(JsonFields::new()).event_format(format).with_filter(filter).boxed()
+        }
     };
     // In a list, because an absent layer would make spans cost more than none.
     let layers: Vec<_> = telemetry.layer().into_iter().chain([lines]).collect();
     tracing_subscriber::registry().with(layers).init();
+    log_panics();
     Ok(())
+}
+
+fn start_writer() -> anyhow::Result<LogWriter> {
+    let writer = LogWriter::start(std::io::stderr()).context("cannot start a thread")?;
+    Ok(WRITER.get_or_init(|| writer).clone())
+}
+
+/// Waits until the lines so far are written, but not long if standard error does not take them.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
+}
+
+/// Logs panics as errors, so that their lines have the ids of their requests. A backtrace is printed as usual.
+fn log_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        error!("panicked at {location}: {}", panic.payload_as_str().unwrap_or("no message"));
+        flush();
+        let is_traced = Backtrace::capture().status() == BacktraceStatus::Captured;
+        if is_traced || !event_enabled!(Level::ERROR) {
+            print(panic);
+        }
+    }));
 }
 
 fn filter(directives: &str) -> anyhow::Result<EnvFilter> {

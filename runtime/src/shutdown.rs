@@ -4,6 +4,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::logging;
+
 /// Returns a token that the first SIGTERM or SIGINT cancels. The second signal ends the process at once.
 pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -20,6 +22,7 @@ pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
         info!("shutting down; send the signal again to exit immediately");
         signalled().await;
+        logging::flush();
         #[expect(clippy::disallowed_methods, reason = "the operator asked to stop without a drain")]
         std::process::exit(130);
     });

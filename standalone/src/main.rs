@@ -7,7 +7,6 @@ mod stores;
 mod welcome;
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::database::watch_credentials;
 use runtime::settings::{listen, listen_address};
-use runtime::{logging, telemetry};
+use runtime::{Exit, logging, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -67,9 +66,9 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Exit {
     let cli: Cli = runtime::settings::parse();
-    runtime::exit_code(match cli.command {
+    Exit::from(match cli.command {
         None => run(cli.settings, cli.sweep, cli.demo).await,
         Some(Command::Queue { queue_listen_addr }) => serve_queue(queue_listen_addr).await,
     })

@@ -8,6 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue};
 use axum_extra::headers::authorization::Bearer;
 use axum_extra::headers::{Authorization, Header, HeaderMapExt};
+use runtime::logging::{LogContext, is_traceparent};
 
 use super::Edge;
 use super::auth::{Identity, InvalidToken};
@@ -61,9 +62,11 @@ impl Edge {
             None => Ok(None),
             Some(credentials) => self.authenticate(credentials, address).await.map(Some),
         };
-        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let traceparent = traceparent.filter(|value| is_traceparent(value)).map(Into::into);
+        let traceparent = traceparent(headers).map(Into::into);
         let (identity, refusal) = identity.map_or_else(|refusal| (None, Some(refusal)), |identity| (identity, None));
+        if let Some(identity) = &identity {
+            LogContext::current().set_subject(&identity.subject);
+        }
         let caller = Caller { identity, address, traceparent };
         if body_size >= BYTES_PER_POINT {
             self.executor.charge(&caller.quota_key(), body_size / BYTES_PER_POINT)?;
@@ -120,10 +123,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     without_brackets.parse().or_else(|_| with_port()).ok()
 }
 
-/// Version 00 of <https://www.w3.org/TR/trace-context/#traceparent-header>: 32, 16 and 2 lower-case hexadecimal digits.
-/// Other values are ignored, as the specification requires.
-fn is_traceparent(value: &str) -> bool {
-    let parts: Vec<&str> = value.split('-').collect();
-    let is_hexadecimal = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts[0] == "00" && parts.iter().all(is_hexadecimal)
+/// The trace context of the sender of a request.
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    value.filter(|value| is_traceparent(value))
 }

@@ -24,7 +24,7 @@ use super::documents::{Access, DocumentRef, Documents, Found};
 use super::quota::{AfterWait, ConcurrencyQuota, Meter, Permit, QuotaKey, RateLimits};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
-use crate::graphql::{OrderSchema, Traceparent};
+use crate::graphql::OrderSchema;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
@@ -194,9 +194,6 @@ impl Executor {
         request.set_parsed_query(executable);
         if let Some(identity) = &caller.identity {
             request = request.data(identity.clone());
-        }
-        if let Some(context) = &caller.traceparent {
-            request = request.data(Traceparent(context.clone()));
         }
         Ok((request, info))
     }

@@ -17,7 +17,6 @@ use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use runtime::http::stream::Received;
-use tower_http::request_id::RequestId;
 use tower_http::timeout::TimeoutError;
 
 use super::caller::Caller;
@@ -36,7 +35,6 @@ pub const BYTES_PER_POINT: usize = 1024;
 pub async fn post(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -44,7 +42,7 @@ pub async fn post(
     let size = body.as_ref().map_or(0, Bytes::len);
     let result = match read_body(&edge, &headers, body) {
         Ok(parameters) => match edge.identify(&headers, peer, size).await {
-            Ok(caller) => execute(&edge, &caller, accepted, id, parameters, &Method::POST).await,
+            Ok(caller) => execute(&edge, &caller, accepted, parameters, &Method::POST).await,
             Err(refusal) => Err(refusal),
         },
         Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST + size / BYTES_PER_POINT, refusal)),
@@ -56,7 +54,6 @@ pub async fn post(
 pub async fn get(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Extension(id): Extension<RequestId>,
     received: Option<Extension<Received>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -66,7 +63,7 @@ pub async fn get(
         return match upgrade {
             Ok(upgrade) => {
                 let Extension(received) = received.unwrap_or_default();
-                let opened = websocket::open(edge, &headers, peer, id, upgrade, received).await;
+                let opened = websocket::open(edge, &headers, peer, upgrade, received).await;
                 opened.unwrap_or_else(|refusal| response::refused(MediaType::Json, refusal))
             }
             Err(rejection) => {
@@ -83,7 +80,7 @@ pub async fn get(
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
     let result = match read_url(&edge, parameters) {
         Ok(parameters) => match edge.identify(&headers, peer, 0).await {
-            Ok(caller) => execute(&edge, &caller, accepted, id, parameters, &Method::GET).await,
+            Ok(caller) => execute(&edge, &caller, accepted, parameters, &Method::GET).await,
             Err(refusal) => Err(refusal),
         },
         Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST, refusal)),
@@ -155,7 +152,6 @@ async fn execute(
     edge: &Arc<Edge>,
     caller: &Caller,
     accepted: Accepted,
-    id: RequestId,
     parameters: Parameters,
     method: &Method,
 ) -> Result<Response, Refusal> {
@@ -164,7 +160,7 @@ async fn execute(
     let as_stream =
         accepted.media_type == MediaType::EventStream || (kind == OperationType::Subscription && accepted.event_stream);
     if as_stream && !(is_get && kind == OperationType::Mutation) {
-        return sse::stream(edge, caller, id, prepared);
+        return sse::stream(edge, caller, prepared);
     }
     let info = prepared.info.clone();
     let result = run(edge, accepted.media_type, prepared, is_get).await;

@@ -1,9 +1,14 @@
 //! The id of a request in the log and in the response: the client's `x-request-id` if it is harmless, or a new one.
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use runtime::logging::LogContext;
+use runtime::telemetry::traces;
 use tower_http::request_id::{MakeRequestId, RequestId};
+use tracing::Span;
 use uuid::Uuid;
+
+use super::caller::traceparent;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id accepted from a client, in bytes.
@@ -31,6 +36,8 @@ pub async fn remove_unsafe(mut request: Request) -> Request {
     request
 }
 
-pub fn as_str(id: &RequestId) -> &str {
-    id.header_value().to_str().unwrap_or_default()
+/// The ids on the log lines about a request: those of its span, or else those that its sender gives it.
+pub fn log_context(id: &RequestId, headers: &HeaderMap) -> LogContext {
+    let span = traces::traceparent(&Span::current());
+    LogContext::of_request(id.header_value().to_str().unwrap_or_default(), span.as_deref().or(traceparent(headers)))
 }

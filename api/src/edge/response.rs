@@ -1,15 +1,16 @@
 //! HTTP responses: status codes, headers and bodies.
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
+use super::access_log::Errors;
 use super::executor::Executed;
 use super::quota::Permit;
-use super::refusal::{self, Refusal, whole_seconds};
+use super::refusal::{Refusal, whole_seconds};
 use super::{MediaType, sse};
 
 /// The response to an operation that was executed. Some of its fields may have failed.
@@ -19,7 +20,8 @@ pub fn executed(media_type: MediaType, executed: Executed) -> Response {
         return refused(media_type, Refusal::internal(&"the response cannot be written as JSON"));
     };
     memory.shrink_to(bytes.len());
-    (headers(media_type), Body::from(Bytes::from_owner(Unsent { bytes, _memory: memory }))).into_response()
+    let body = Body::from(Bytes::from_owner(Unsent { bytes, _memory: memory }));
+    (headers(media_type), Extension(Errors::of(&response.errors)), body).into_response()
 }
 
 /// A body that counts for its caller until the last byte has been sent.
@@ -34,10 +36,6 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
-/// The error code of a refused request, for the log.
-#[derive(Clone)]
-pub struct Code(pub String);
-
 /// The response to a request that is not executed. It has no `data`, not even null.
 pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
     let status = status(media_type, &refusal);
@@ -50,15 +48,14 @@ pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
         _ if status == StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, HeaderValue::from_static("POST"))),
         _ => None,
     };
-    let errors = match refusal {
-        Refusal::Invalid(errors) if media_type == MediaType::EventStream => return sse::errors(&errors),
-        refusal => refusal.errors(),
+    let is_event_stream = matches!(refusal, Refusal::Invalid(_)) && media_type == MediaType::EventStream;
+    let errors = refusal.errors();
+    let mut response = match is_event_stream {
+        true => sse::errors(&errors),
+        // Not a `GraphQLResponse`, which would add `"data": null`.
+        false => (status, headers(media_type), Json(json!({ "errors": errors }))).into_response(),
     };
-    // Not a `GraphQLResponse`, which would add `"data": null`.
-    let mut response = (status, headers(media_type), Json(json!({ "errors": errors }))).into_response();
-    if let Some(code) = errors.first().and_then(refusal::code) {
-        response.extensions_mut().insert(Code(code.to_owned()));
-    }
+    response.extensions_mut().insert(Errors::of(&errors)); // for the access log
     response.headers_mut().extend(header);
     response
 }

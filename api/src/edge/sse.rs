@@ -10,9 +10,9 @@ use axum::http::header::VARY;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
+use runtime::logging::LogContext;
 use serde::Serialize;
 use serde_json::json;
-use tower_http::request_id::RequestId;
 
 use super::Edge;
 use super::access_log::OperationLog;
@@ -25,9 +25,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Streams the results of an operation, and then `complete`. When the token expires or the service shuts down, a subscription ends without
 /// `complete`, so that clients reconnect.
-pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOperation) -> Result<Response, Refusal> {
+pub fn stream(edge: &Edge, caller: &Caller, prepared: PreparedOperation) -> Result<Response, Refusal> {
     let permit = edge.connections.acquire(caller.quota_key())?;
-    let active = (OperationLog::new(prepared.info.clone(), id, "sse"), permit);
     let is_subscription = prepared.info.is_subscription();
     let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
     let end = async move {
@@ -39,11 +38,15 @@ pub fn stream(edge: &Edge, caller: &Caller, id: RequestId, prepared: PreparedOpe
             () = shutdown.cancelled() => {}
         }
     };
-    let results = edge.executor.stream(prepared)?.map(|result| next(&result));
-    let events = results.chain(stream::iter([complete()])).take_until(Box::pin(end));
-    Ok(respond(events.map(move |event| {
-        let _ = &active; // dropped with the stream
-        event
+    let (info, context) = (prepared.info.clone(), LogContext::current());
+    let results = context.clone().stream(edge.executor.stream(prepared)?);
+    let mut log = OperationLog::new(info, context, "sse");
+    let results = results.map(Some).chain(stream::iter([None]));
+    Ok(respond(results.take_until(Box::pin(end)).map(move |result| {
+        let _ = &permit; // dropped with the stream, as the log is
+        let Some(result) = result else { return complete() };
+        log.errors.add(&result.errors);
+        next(&result)
     })))
 }
 

@@ -27,6 +27,7 @@ use async_graphql::{Context, ObjectType, Request, Response, Schema, ValidationMo
 use futures::{Stream, StreamExt};
 use iso_currency::Currency;
 use read_model::Queries;
+use runtime::logging::LogContext;
 use sea_orm::DatabaseConnection;
 
 use crate::commands::place_order::batcher::OrderQueue;
@@ -72,9 +73,6 @@ pub struct App {
     pub live_clients: Arc<LiveClients>,
     pub sales_snapshots: Arc<SalesSnapshots>,
 }
-
-/// The [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header) of a request.
-pub struct Traceparent(pub String);
 
 /// The schema. It expects documents that [`Documents`](crate::edge::documents::Documents) has validated. Without an `App` it
 /// can be printed but not executed.
@@ -129,7 +127,7 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
 fn origin(ctx: &Context<'_>) -> Origin {
     let identity = ctx.data_opt::<Arc<Identity>>();
     Origin {
-        traceparent: ctx.data_opt::<Traceparent>().map(|Traceparent(context)| context.clone()),
+        traceparent: Some(LogContext::current().traceparent().to_owned()),
         actor: identity.map(|identity| identity.subject.to_string()),
         actor_is_client: identity.is_some_and(|identity| identity.client.is_some()),
     }

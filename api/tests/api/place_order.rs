@@ -2,6 +2,7 @@
 
 use entity::event::ORDER_PLACED;
 use entity::{Event, order_event};
+use runtime::logging::is_traceparent;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
 
@@ -160,7 +161,12 @@ async fn an_event_carries_the_trace_context_of_its_request() {
     let rows = order_event::Entity::find().filter(order_event::Column::Type.eq(ORDER_PLACED));
     let rows = rows.order_by_asc(order_event::Column::Version).all(&db.connection).await.unwrap();
     assert!(rows[0].message().contains(&format!("\"traceparent\":\"{context}\"")));
-    assert!(rows[1..].iter().all(|row| row.traceparent.is_none()), "malformed values are ignored");
+    let new: Vec<&str> = rows[1..].iter().filter_map(|row| row.traceparent.as_deref()).collect();
+    assert!(
+        new.iter().all(|new| is_traceparent(new) && new[3..35] != context[3..35]),
+        "malformed values are ignored: {new:?}"
+    );
+    assert!(new.len() == 3 && new[0] != new[1] && new[1] != new[2], "each request has its own: {new:?}");
 }
 
 #[tokio::test]

@@ -10,10 +10,12 @@ use aws_sdk_sqs::types::{
 use chrono::{DateTime, Utc};
 use entity::Event;
 use read_model::{Applied, Error};
+use runtime::logging::LogContext;
 use runtime::{crash_point, crash_points, one_line};
+use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{Level, debug, event_enabled, warn};
 
 use super::poll::RETRY_PAUSE;
 use super::{Consumer, CountGuard};
@@ -64,7 +66,10 @@ impl Consumer {
         let mut done = Vec::new();
         for (message, result) in valid.into_iter().zip(results) {
             match result {
-                Ok(_) => done.push(message),
+                Ok(applied) => {
+                    log_applied(&message, applied);
+                    done.push(message);
+                }
                 Err(error) => {
                     processed.refused += 1;
                     log_refusal(&message, &error);
@@ -146,6 +151,15 @@ impl Consumer {
     }
 }
 
+/// The trace context of the request that caused the event of a message.
+fn traceparent(message: &Message) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Traced {
+        traceparent: Option<String>,
+    }
+    serde_json::from_str::<Traced>(message.body()?).ok()?.traceparent
+}
+
 /// How long a message waited for its first delivery. Both times are the queue's, because the clocks of the processes differ.
 fn time_in_queue(message: &Message) -> Duration {
     let received = time_of(message, &MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
@@ -166,6 +180,21 @@ fn time_of(message: &Message, name: &MessageSystemAttributeName) -> Option<DateT
 fn log_refusal(message: &Message, reason: &dyn Display) {
     let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
     if received.is_none_or(|count| count == "1") {
-        warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+        let log = || warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
+        in_context(message, log);
+    }
+}
+
+fn log_applied(message: &Message, applied: Applied) {
+    if event_enabled!(Level::DEBUG) {
+        in_context(message, || debug!(message_id = message.message_id(), result = ?applied, "applied"));
+    }
+}
+
+/// Logs with the ids of the request that caused the event of a message.
+fn in_context(message: &Message, log: impl FnOnce()) {
+    match traceparent(message).as_deref().and_then(LogContext::of_event) {
+        Some(context) => context.run(log),
+        None => log(),
     }
 }

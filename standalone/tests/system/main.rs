@@ -6,6 +6,7 @@ mod cancellations;
 mod chaos;
 mod cluster;
 mod disk_full;
+mod logs;
 mod lost_keys;
 mod operator;
 mod rebuild;

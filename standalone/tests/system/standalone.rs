@@ -6,7 +6,7 @@ use test_support::redis::Redis;
 use test_support::until;
 use test_support::user::{SAMPLE_ORDER, User, assert_is_bob, status};
 
-fn start(variables: &[(&str, &str)]) -> (Process, User) {
+pub fn start(variables: &[(&str, &str)]) -> (Process, User) {
     let any_port = [("LISTEN_ADDR", "127.0.0.1:0")];
     let mut process = Process::start("standalone", &[], &[&any_port, variables].concat());
     let address = process.line_with("POST http://").split('/').next().unwrap().to_owned();

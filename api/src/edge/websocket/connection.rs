@@ -10,20 +10,19 @@ use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt, stream};
 use runtime::http::stream::Received;
+use runtime::logging::LogContext;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
-use tower_http::request_id::RequestId;
-use tracing::info;
 
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
-use crate::edge::access_log::OperationLog;
+use crate::edge::access_log::{OperationLog, closed_websocket, refused_on_websocket};
 use crate::edge::caller::{Caller, parse_bearer};
-use crate::edge::executor::{Executor, OperationInfo, VALIDATION_COST, token_expiry};
+use crate::edge::executor::{Executor, VALIDATION_COST, token_expiry};
 use crate::edge::graphql_http::{BODY_DEADLINE, BYTES_PER_POINT};
 use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;
-use crate::edge::{Edge, refusal, request_id};
+use crate::edge::{Edge, refusal};
 
 /// Time for a client to send `connection_init`.
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +43,9 @@ const MAX_ID: usize = 128;
 enum Disconnect {
     /// The server closes it.
     Close(CloseReason),
-    /// The client closed it, or it failed.
+    /// The client closed it with this code.
+    Closed(u16),
+    /// It failed, or the client is gone.
     Lost,
 }
 
@@ -57,7 +58,7 @@ impl From<CloseReason> for Disconnect {
 /// The progress of one operation.
 enum Progress {
     /// It was validated and paid.
-    Started(OperationInfo),
+    Started(OperationLog),
     Result(Response),
     Refused(Vec<ServerError>),
     Completed,
@@ -74,8 +75,11 @@ pub struct Connection {
     edge: Arc<Edge>,
     socket: WebSocket,
     caller: Caller,
-    /// The id of the request that opened the WebSocket.
-    request_id: RequestId,
+    /// Of the request that opened the WebSocket. Each operation has its own.
+    context: LogContext,
+    opened: Instant,
+    /// How many operations were started or refused.
+    operation_count: usize,
     permit: Permit,
     /// Dropped when `connection_init` is accepted.
     uninitialised: Option<Permit>,
@@ -107,14 +111,16 @@ impl Connection {
         socket: WebSocket,
         received: Received,
         caller: Caller,
-        request_id: RequestId,
+        context: LogContext,
         permits: Permits,
     ) -> Self {
         Connection {
             edge,
             socket,
             caller,
-            request_id,
+            context,
+            opened: Instant::now(),
+            operation_count: 0,
             permit: permits.connection,
             uninitialised: Some(permits.uninitialised),
             received,
@@ -129,9 +135,16 @@ impl Connection {
     }
 
     pub async fn serve(mut self) {
-        let disconnect = self.run().await;
-        // Dropping an operation writes its line to the log, which must not wait for the closing handshake.
+        let context = self.context.clone();
+        let disconnect = context.clone().scope(self.run()).await;
+        // Neither the line of the connection nor those of its operations wait for the closing handshake.
         self.operations.clear();
+        let (code, closed_by) = match &disconnect {
+            Disconnect::Close(CloseReason(code, _)) => (*code, "server"),
+            Disconnect::Closed(code) => (*code, "client"),
+            Disconnect::Lost => (protocol::ABNORMAL, "nobody"),
+        };
+        closed_websocket(&context, code, closed_by, self.operation_count, self.opened.into_std());
         let _ = timeout(CLOSE_TIMEOUT, async {
             if let Disconnect::Close(CloseReason(code, reason)) = disconnect {
                 let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
@@ -217,7 +230,9 @@ impl Connection {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(protocol::INVALID_MESSAGE.into()),
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return Err(Disconnect::Lost),
+            Message::Close(frame) => {
+                return Err(Disconnect::Closed(frame.map_or(protocol::NO_CODE, |frame| frame.code)));
+            }
         };
         if text.len() > self.edge.limits.max_body_bytes {
             return Err(protocol::TOO_BIG.into());
@@ -268,6 +283,9 @@ impl Connection {
             let credentials =
                 token.as_str().and_then(parse_bearer).ok_or("`Authorization` is not `Bearer` and a token");
             self.caller.identity = self.edge.authenticate(credentials, self.caller.address).await.ok();
+            if let Some(identity) = &self.caller.identity {
+                self.context.set_subject(&identity.subject);
+            }
             self.permit.move_to(self.caller.quota_key()).map_err(|_| protocol::TRY_AGAIN_LATER)?;
         }
         // Anonymous callers are rejected.
@@ -276,6 +294,15 @@ impl Connection {
         }
         self.uninitialised = None;
         self.send(ServerMessage::ConnectionAck).await
+    }
+
+    /// The context of a new operation: part of the trace of the client that opened the connection, or else of a new trace.
+    fn operation_context(&self) -> LogContext {
+        let context = LogContext::of_request(self.context.request_id(), self.caller.traceparent.as_deref());
+        if let Some(identity) = &self.caller.identity {
+            context.set_subject(&identity.subject);
+        }
+        context
     }
 
     /// Begins an operation or refuses it. The outer error ends the connection.
@@ -302,19 +329,21 @@ impl Connection {
             let message = format!("This connection has {max} active operations. Complete one first.");
             return Ok(Err(vec![refusal::error("MAX_STREAMS_LIMIT", message, None)]));
         }
+        self.operation_count += 1;
+        let context = self.operation_context();
         let parameters = match Parameters::from_json(payload.as_bytes()) {
             Ok(parameters) => parameters,
             Err(fault) => {
                 self.charge(VALIDATION_COST);
                 let errors = Refusal::bad_request(fault).errors();
-                self.log_refused(&errors);
+                refused_on_websocket(&context, &errors);
                 return Ok(Err(errors));
             }
         };
         let (abort, registration) = AbortHandle::new_pair();
         let operation_id = id.to_owned();
-        let progress = run(self.edge.executor.clone(), parameters, self.caller.clone());
-        let progress = progress.map(move |progress| (operation_id.clone(), progress));
+        let progress = run(self.edge.executor.clone(), parameters, self.caller.clone()).boxed();
+        let progress = context.stream(progress).map(move |progress| (operation_id.clone(), progress));
         self.progress.push(Abortable::new(progress, registration).boxed());
         self.operations.insert(id.to_owned(), ActiveOperation { log: None, abort });
         Ok(Ok(()))
@@ -322,16 +351,20 @@ impl Connection {
 
     async fn on_progress(&mut self, id: String, progress: Progress) -> Result<(), Disconnect> {
         match progress {
-            Progress::Started(info) => {
+            Progress::Started(log) => {
                 if let Some(operation) = self.operations.get_mut(&id) {
-                    operation.log = Some(OperationLog::new(info, self.request_id.clone(), "websocket"));
+                    operation.log = Some(log);
                 }
                 Ok(())
             }
-            Progress::Result(result) => self.send(ServerMessage::Next { id: &id, payload: &result }).await,
+            Progress::Result(result) => {
+                if let Some(log) = self.operations.get_mut(&id).and_then(|operation| operation.log.as_mut()) {
+                    log.errors.add(&result.errors);
+                }
+                self.send(ServerMessage::Next { id: &id, payload: &result }).await
+            }
             Progress::Refused(errors) => {
                 self.operations.remove(&id);
-                self.log_refused(&errors);
                 self.send(ServerMessage::Error { id: &id, payload: &errors }).await
             }
             Progress::Completed => {
@@ -339,11 +372,6 @@ impl Connection {
                 self.send(ServerMessage::Complete { id: &id }).await
             }
         }
-    }
-
-    fn log_refused(&self, errors: &[ServerError]) {
-        let code = errors.first().and_then(refusal::code);
-        info!(code, transport = "websocket", request_id = request_id::as_str(&self.request_id), "refused");
     }
 
     async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), Disconnect> {
@@ -364,13 +392,19 @@ impl Connection {
 fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl Stream<Item = Progress> + Send {
     let started = async move {
         let prepared = executor.prepare(parameters, &caller).await?;
-        Ok((prepared.info.clone(), executor.stream(prepared)?))
+        let (info, context) = (prepared.info.clone(), LogContext::current());
+        let results = executor.stream(prepared)?;
+        Ok((OperationLog::new(info, context, "websocket"), results))
     };
     stream::once(started).flat_map(|started| match started {
-        Ok((info, results)) => {
+        Ok((log, results)) => {
             let results = results.map(Progress::Result).chain(stream::iter([Progress::Completed]));
-            stream::iter([Progress::Started(info)]).chain(results).left_stream()
+            stream::iter([Progress::Started(log)]).chain(results).left_stream()
         }
-        Err(refusal) => stream::iter([Progress::Refused(Refusal::errors(refusal))]).right_stream(),
+        Err(refusal) => {
+            let errors = Refusal::errors(refusal);
+            refused_on_websocket(&LogContext::current(), &errors);
+            stream::iter([Progress::Refused(errors)]).right_stream()
+        }
     })
 }

@@ -15,7 +15,7 @@ use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use runtime::http::stream::Received;
-use tower_http::request_id::RequestId;
+use runtime::logging::LogContext;
 
 use self::connection::{Connection, Permits};
 use super::Edge;
@@ -34,7 +34,6 @@ pub async fn open(
     edge: Arc<Edge>,
     headers: &HeaderMap,
     peer: SocketAddr,
-    id: RequestId,
     upgrade: WebSocketUpgrade,
     received: Received,
 ) -> Result<Response, Refusal> {
@@ -58,9 +57,10 @@ pub async fn open(
         .max_message_size(max_size)
         .max_frame_size(max_size);
     received.count();
+    let context = LogContext::current();
     Ok(upgrade.on_upgrade(async move |socket| {
         let sockets = edge.sockets.clone();
-        sockets.track_future(Connection::new(edge, socket, received, caller, id, permits).serve()).await;
+        sockets.track_future(Connection::new(edge, socket, received, caller, context, permits).serve()).await;
     }))
 }
 

@@ -9,6 +9,10 @@ pub const NAME: &str = "graphql-transport-ws";
 /// A close code of the protocol or of RFC 6455, and its reason.
 pub struct CloseReason(pub u16, pub &'static str);
 
+/// The codes of RFC 6455, section 7.4.1, for a close frame of the client without a code, and for a connection that ended without one.
+pub const NO_CODE: u16 = 1005;
+pub const ABNORMAL: u16 = 1006;
+
 pub const GOING_AWAY: CloseReason = CloseReason(1001, "Service is shutting down");
 pub const TOO_SLOW: CloseReason = CloseReason(1008, "Message too slow");
 pub const TOO_BIG: CloseReason = CloseReason(1009, "Message too big");

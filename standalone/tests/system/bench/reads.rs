@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use test_support::process::{Process, program};
+use test_support::process::{Process, command, free_address, program};
+use test_support::until;
 use test_support::user::User;
 
 use super::harness::{Server, race};
@@ -10,6 +11,20 @@ use super::{Bench, peer};
 
 /// More clients than the cache of an api holds.
 const MORE_THAN_CACHED: usize = 200_000;
+
+/// An api that logs each request, as JSON into a file.
+async fn logging_api(bench: &Bench, file: &str) -> (Process, String) {
+    let address = free_address();
+    let mut api = Command::new("sh");
+    api.args(["-c", "exec \"$0\" 2>\"$1\""]).arg(program("api")).arg(file);
+    let variables = [("LISTEN_ADDR", &*address), ("LOG_FORMAT", "json"), ("RUST_LOG", "warn,api=info")];
+    let with_variables = command("api", &[], &[&bench.stores.variables()[..], &variables].concat());
+    api.env_clear().envs(with_variables.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let api = Process::spawn("api", api);
+    let health = format!("http://{address}/health/ready");
+    until("the api is ready", async || reqwest::get(&health).await.is_ok_and(|ready| ready.status() == 200)).await;
+    (api, address)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
@@ -26,9 +41,11 @@ async fn reads() {
         }
         let () = pipeline.query_async(&mut redis).await.unwrap();
     }
-    let mut command = Command::new(program("bare"));
-    command.arg("127.0.0.1:0").envs(bench.stores.variables());
-    let mut bare = Process::spawn("bare", command);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (logging, logging_address) = logging_api(&bench, file.path().to_str().unwrap()).await;
+    let mut bare = Command::new(program("bare"));
+    bare.arg("127.0.0.1:0").envs(bench.stores.variables());
+    let mut bare = Process::spawn("bare", bare);
     let bare_address = bare.line_with("bare is ready at ");
     let [mercurius, apollo, yoga] = ["mercurius", "apollo", "yoga"].map(|kind| peer(kind, &bench.stores));
     // All contenders must return the same result.
@@ -41,6 +58,7 @@ async fn reads() {
         "One client: `client(id)`",
         &[
             bench.own("this service", "client"),
+            bench.server("this service, with its access log", &logging, &logging_address, "client"),
             Server { clients: MORE_THAN_CACHED, ..bench.own("this service, of 200 000 clients", "client") },
             bench.server("axum and Redis, no GraphQL", &bare, &bare_address, "plain"),
             bench.server("Mercurius, JIT", &mercurius.0, &mercurius.1, "client"),
