@@ -28,9 +28,8 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            let is_same = |client: &client::Model| client.name == name && client.email == email;
-            return Ok(earlier.replay(|event| client_of(event).filter(is_same)));
+        if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
+            return Ok(earlier.replay(client_of, |client| client.name == name && client.email == email));
         }
         let new = client::ActiveModel {
             id: ActiveValue::NotSet,
@@ -70,12 +69,12 @@ impl Commands {
         let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
             return Ok(Err(vec![Rejection::ClientNotFound]));
         };
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            let is_same = |client: &client::Model| {
+        if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
+            let agrees = |client: &client::Model| {
                 name.as_ref().is_none_or(|name| *name == client.name)
                     && email.as_ref().is_none_or(|email| *email == client.email)
             };
-            return Ok(earlier.replay(|event| client_of(event).filter(is_same)));
+            return Ok(earlier.replay(client_of, agrees));
         }
         if client.forgotten_at.is_some() {
             return Ok(Err(vec![Rejection::ClientForgotten]));

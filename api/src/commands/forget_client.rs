@@ -6,7 +6,7 @@
 //! masked stays masked, and the next request continues.
 
 use entity::event::CLIENT_FORGOTTEN;
-use entity::{ClientChanged, Subject, client, idempotency_key, order, order_event};
+use entity::{ClientChanged, Subject, client, order};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement};
 use serde_json::json;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::clients::client_of;
 use super::database::begin;
-use super::idempotency::{self, Done, Key, Scope};
+use super::idempotency::{self, Done, Scope, mask_keys};
 use super::{Commands, Origin, Outcome, Rejection, new_event, next_version};
 
 /// Events that the transaction of the change masks.
@@ -45,8 +45,8 @@ impl Commands {
             let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
                 return Ok(Err(vec![Rejection::ClientNotFound]));
             };
-            if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-                return Ok(earlier.replay(client_of));
+            if let Some(earlier) = self.claim(&transaction, &key, &(), event_id).await? {
+                return Ok(earlier.replay(client_of, |_| true));
             }
             if client.forgotten_at.is_some() {
                 self.claim_unchanged(&transaction, &key, subject, client.version).await?;
@@ -70,7 +70,8 @@ impl Commands {
             let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, origin.without_client());
             let ClientChanged { client_name: name, client_email: email, .. } = data;
             let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
-            mask_rows(&transaction, &client, &key).await?;
+            mask_rows(&transaction, &client).await?;
+            mask_keys(&transaction, id, &key).await?;
             self.commit(transaction, event).await?;
             return Ok(Ok(Done::now(client)));
         }
@@ -124,8 +125,8 @@ async fn mask_events(db: &impl ConnectionTrait, id: i64, after: i32, last: i32) 
     Ok(())
 }
 
-/// Masks the rows of the client and its orders, and deletes its idempotency keys, which callers choose.
-async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model, own: &Option<Key>) -> Result<(), DbErr> {
+/// Masks the rows of the client and its orders.
+async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model) -> Result<(), DbErr> {
     let update = client::Entity::update_many().filter(client::Column::Id.eq(client.id));
     update
         .col_expr(client::Column::Name, Expr::val(client.name.clone()))
@@ -137,18 +138,5 @@ async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model, own: &Opti
     let reasons = order::Entity::update_many().col_expr(order::Column::CancelReason, Expr::val(None::<String>));
     let reasons =
         reasons.filter(order::Column::ClientId.eq(client.id)).filter(order::Column::CancelReason.is_not_null());
-    reasons.exec(db).await?;
-
-    use idempotency_key::{Column, Entity};
-    let scope = Scope::Of(Subject::Client(client.id)).name();
-    let others = Column::Key.ne(own.as_ref().map(Key::text).unwrap_or_default());
-    Entity::delete_many().filter(Column::Scope.eq(scope)).filter(others).exec(db).await?;
-    let first = order_event::Entity::find().select_only().column(order_event::Column::Id);
-    let first = first.filter(order_event::Column::ClientId.eq(client.id)).filter(order_event::Column::Version.eq(1));
-    if let Some(registration) = first.into_tuple::<Uuid>().one(db).await? {
-        // As the partial index has it.
-        let of_creation = Expr::cust("substr(scope, 1, 7) = 'caller '");
-        Entity::delete_many().filter(Column::EventId.eq(registration)).filter(of_creation).exec(db).await?;
-    }
-    Ok(())
+    reasons.exec(db).await.map(drop)
 }

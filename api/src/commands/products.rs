@@ -43,11 +43,12 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            let is_same = |product: &product::Model| {
+        let input = (&name, price, available, &sku);
+        if let Some(earlier) = self.claim(&transaction, &key, &input, event_id).await? {
+            let agrees = |product: &product::Model| {
                 product.name == name && product.price == price && product.available == available && product.sku == sku
             };
-            return Ok(earlier.replay(|event| product_of(event).filter(is_same)));
+            return Ok(earlier.replay(product_of, agrees));
         }
         let new = product::ActiveModel {
             id: ActiveValue::NotSet,
@@ -91,9 +92,9 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            let is_same = |product: &product::Model| changes.made_to(product.clone()) == *product;
-            return Ok(earlier.replay(|event| product_of(event).filter(is_same)));
+        let Changes { name, price, available, sku } = &changes;
+        if let Some(earlier) = self.claim(&transaction, &key, &(name, price, available, sku), event_id).await? {
+            return Ok(earlier.replay(product_of, |product| changes.made_to(product.clone()) == *product));
         }
         let mut product = changes.made_to(before.clone());
         if product == before {

@@ -222,6 +222,50 @@ async fn a_forgotten_client_takes_no_orders_and_changes_and_frees_its_address() 
     }
 }
 
+/// A response was lost, the client was forgotten, and the request is sent again.
+#[tokio::test]
+async fn forgetting_a_client_between_a_request_and_its_repetition_executes_nothing_twice() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let staff = api.token(ALL_SCOPES, None);
+        let register = |name: &str| {
+            format!(
+                "registerClient(input: {{ name: \"{name}\", email: \"{EMAIL}\", idempotencyKey: \"{EMAIL}\" }}) {{
+                    client {{ id name }} replayed userErrors {{ code }} }}"
+            )
+        };
+        let id = change(&api, &staff, &register(NAME)).await["client"]["id"].as_str().unwrap().to_owned();
+        let placed = api.graphql(&staff, PLACE, order(&id, &[("1", 1)], None)).await;
+        let placed = placed["data"]["placeOrder"]["order"]["id"].as_str().unwrap().to_owned();
+        let refund = |amount: &str| {
+            format!(
+                "refundOrder(input: {{ orderId: \"{placed}\", amount: \"{amount}\", reason: \"{NAME}\", idempotencyKey: \"{NAME}\" }}) {{
+                    order {{ refunded {{ amount }} }} clientVersion replayed userErrors {{ code }} }}"
+            )
+        };
+        let first = change(&api, &staff, &refund("5.00")).await;
+        assert_eq!((&first["replayed"], &first["clientVersion"]), (&json!(false), &json!(3)), "{first}");
+        assert_eq!(change(&api, &staff, &forget(&id)).await["userErrors"], json!([]));
+        let before = log(&db.connection).await;
+
+        let again = change(&api, &staff, &refund("5.00")).await;
+        let expected = json!({ "order": { "refunded": { "amount": "5.00" } }, "clientVersion": 3, "replayed": true, "userErrors": [] });
+        assert_eq!(again, expected);
+        let registered = change(&api, &staff, &register(NAME)).await;
+        assert_eq!((&registered["replayed"], &registered["client"]["id"]), (&json!(true), &json!(id)), "{registered}");
+        for other in [refund("6.00"), register("Another")] {
+            let reused = change(&api, &staff, &other).await;
+            assert_eq!(reused["userErrors"][0]["code"], "IDEMPOTENCY_KEY_REUSED", "{reused}");
+        }
+        assert_eq!(log(&db.connection).await, before);
+        // The keys of both are free for others.
+        let other = register(NAME).replace(&format!("idempotencyKey: \"{EMAIL}\""), "idempotencyKey: \"other\"");
+        assert_eq!(change(&api, &staff, &other).await["replayed"], false);
+        let keys = entity::idempotency_key::Entity::find().all(&db.connection).await.unwrap();
+        assert!(!has_personal_data(&format!("{keys:?}")), "{keys:?}");
+    }
+}
+
 /// Its older events are masked in transactions of their own.
 #[tokio::test]
 async fn a_client_with_many_events_is_forgotten_too() {

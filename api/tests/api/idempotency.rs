@@ -153,6 +153,50 @@ async fn a_key_of_another_input_or_mutation_is_refused() {
     .await;
 }
 
+/// The second input agrees with the client or product after the first request, which did not change this attribute.
+#[tokio::test]
+async fn a_key_of_another_input_is_refused_although_it_agrees_with_the_result() {
+    both(async |api, _| {
+        let (token, cases) = (api.token(ALL_SCOPES, None), cases());
+        let (client, product) = (&cases[2], &cases[5]);
+        let email = "bob@anemailprovider.com";
+        for (case, one, other) in [
+            (client, json!({ "id": "1", "name": "Robert" }), json!({ "id": "1", "email": email })),
+            (product, json!({ "id": "2", "price": "7.00" }), json!({ "id": "2", "available": true })),
+        ] {
+            assert_eq!(codes(&case.send(api, &token, &one, "k").await), json!([]));
+            let again = case.send(api, &token, &one, "k").await;
+            assert_eq!((codes(&again), &again["replayed"]), (json!([]), &json!(true)), "{again}");
+            let reused = case.send(api, &token, &other, "k").await;
+            assert_eq!(codes(&reused), json!(["IDEMPOTENCY_KEY_REUSED"]), "{other}");
+            let unchanged = case.send(api, &token, &other, "another").await;
+            assert_eq!(codes(&unchanged), json!([]), "it agrees");
+        }
+        // The same input, written in another way.
+        let register = &cases[1];
+        register.send(api, &token, &register.one, "r").await;
+        let spaced = json!({ "name": " Zo\u{eb} ", "email": " ZOE@example.com" });
+        assert_eq!(register.send(api, &token, &spaced, "r").await["replayed"], true);
+    })
+    .await;
+}
+
+/// Rows of older releases have no hash of their input.
+#[tokio::test]
+async fn a_key_without_a_stored_input_is_compared_with_the_result() {
+    both(async |api, db| {
+        let (token, cases) = (api.token(ALL_SCOPES, None), cases());
+        for case in &cases[1..] {
+            let key = case.one.to_string();
+            case.send(api, &token, &case.one, &key).await;
+            db.connection.execute_unprepared("UPDATE idempotency_keys SET input_hash = NULL").await.unwrap();
+            assert_eq!(case.send(api, &token, &case.one, &key).await["replayed"], true, "{key}");
+            assert_eq!(codes(&case.send(api, &token, &case.other, &key).await), json!(["IDEMPOTENCY_KEY_REUSED"]));
+        }
+    })
+    .await;
+}
+
 /// A client that was not changed by a request, and then by others: the first result comes back, and nothing is changed.
 #[tokio::test]
 async fn a_repeated_request_has_the_first_result_whatever_has_happened_since() {

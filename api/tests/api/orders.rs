@@ -58,6 +58,7 @@ async fn an_order_its_items_and_its_event_are_written_together() {
             key: "k".into(),
             command: "placeOrder".into(),
             event_id: row.id,
+            input_hash: None,
         };
         assert_eq!(idempotency_key::Entity::find().all(db).await.unwrap(), [key]);
         assert_eq!(row.id, event.id);

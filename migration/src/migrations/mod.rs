@@ -14,6 +14,7 @@ mod m20261127_000011_origin_and_idempotency;
 mod m20261127_000012_products_and_search;
 mod m20261127_000013_forgotten_clients;
 mod m20261127_000014_outbox_by_time;
+mod m20261127_000015_input_of_keys;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000012_products_and_search::Migration),
             Box::new(m20261127_000013_forgotten_clients::Migration),
             Box::new(m20261127_000014_outbox_by_time::Migration),
+            Box::new(m20261127_000015_input_of_keys::Migration),
         ]
     }
 }

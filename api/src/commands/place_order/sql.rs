@@ -138,6 +138,8 @@ fn rows(new: &[(&PlaceOrder, &Event<OrderPlaced>)]) -> Rows {
             key: command.idempotency_key.clone()?,
             command: COMMAND.to_owned(),
             event_id: event.id,
+            // The event has the input.
+            input_hash: None,
         })
     });
     Rows { orders: orders.collect(), items: items.collect(), events: events.collect(), keys: keys.collect() }

@@ -11,7 +11,7 @@ use entity::{Change, Event, Refund, Subject};
 use uuid::Uuid;
 
 use super::database::begin;
-use super::idempotency::{self, Done, Scope};
+use super::idempotency::{self, Done, REFUND_ORDER, Scope};
 use super::{Commands, Origin, Outcome, both, id_at};
 use crate::orders::StoredOrder;
 use rules::Decision;
@@ -52,11 +52,20 @@ impl RefundOrder {
     fn name(&self) -> &'static str {
         match self.kind {
             RefundKind::Cancellation { .. } => "cancelOrder",
-            RefundKind::Part(_) => "refundOrder",
+            RefundKind::Part(_) => REFUND_ORDER,
         }
     }
 
-    /// Whether an earlier request of the same name was for the same.
+    /// What makes a repeated request the same: the order, the amount, and the reason of a refund.
+    fn input(&self) -> (Option<Uuid>, Option<i64>, Option<&str>) {
+        match self.kind {
+            // Whatever its reason: without a key it is repeated, too.
+            RefundKind::Cancellation { .. } => (self.order_id, None, None),
+            RefundKind::Part(amount) => (self.order_id, amount, Some(self.reason.trim())),
+        }
+    }
+
+    /// Whether an earlier request of the same name, whose input is not stored, was for the same.
     fn is_for(&self, refund: &Refund) -> bool {
         let is_same = match self.kind {
             // Whatever its reason: without a key it is repeated, too.
@@ -92,8 +101,10 @@ impl Commands {
         let Some(locked) = locked else { return Ok(Err(rules::not_found(reason))) };
         let time = locked.time(time.trunc_subsecs(3));
         let event_id = id_at(time);
-        if let Some(earlier) = self.claim(&transaction, &key, event_id).await? {
-            return Ok(earlier.replay(|event| refunded_by(event, command, locked.order)));
+        if let Some(earlier) = self.claim(&transaction, &key, &command.input(), event_id).await? {
+            let refunded = earlier.replay(refund_by, |(refund, _)| command.is_for(refund));
+            return Ok(refunded
+                .map(|done| done.map(|(_, client_version)| RefundedOrder { order: locked.order, client_version })));
         }
         let (locked, event) = match rules::decide(locked, command, reason, event_id, time) {
             Decision::Accepted(locked, event) => (locked, event),
@@ -113,8 +124,10 @@ impl Commands {
     }
 }
 
-/// The result of the earlier request with this event, if it was for the same.
-fn refunded_by(event: &Event, command: &RefundOrder, order: StoredOrder) -> Option<RefundedOrder> {
-    let (Change::OrderCancelled(refund) | Change::OrderRefunded(refund)) = &event.data else { return None };
-    command.is_for(refund).then_some(RefundedOrder { order, client_version: event.version })
+/// The refund or cancellation of an event, and the version of the client after it.
+fn refund_by(event: &Event) -> Option<(Refund, i32)> {
+    match &event.data {
+        Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => Some((refund.clone(), event.version)),
+        _ => None,
+    }
 }
