@@ -80,9 +80,10 @@ function markOld(headings: string[], time?: string | number): void {
   }
 }
 
+type Points = NonNullable<SalesQuery['sales']>['points'];
 let chart: uPlot | undefined;
 
-function draw(points: SalesQuery['sales']['points'], { name, title, short, group }: Range): void {
+function draw(points: Points, { name, title, short, group }: Range): void {
   const style = getComputedStyle(document.documentElement);
   const colour = (name: string) => style.getPropertyValue(name).trim();
   const place = element('chart');
@@ -129,7 +130,7 @@ function draw(points: SalesQuery['sales']['points'], { name, title, short, group
 }
 
 const REPORTS = ['over-time', 'top-clients', 'top-products'];
-let shown: { range: string; points: SalesQuery['sales']['points']; time: number } | undefined;
+let shown: { range: string; points: Points; time: number } | undefined;
 let refreshes = 0;
 
 const redraw = () => shown && draw(shown.points, RANGES[shown.range]!);
@@ -140,19 +141,20 @@ async function refresh(): Promise<void> {
   const { from, granularity, points: size } = RANGES[range]!;
   element('chart').ariaBusy = String(shown?.range !== range);
   try {
-    const [{ sales }, top] = await Promise.all([
+    // `request` throws if a field fails, so none of these is null.
+    const [{ sales }, { clients, topProducts }] = await Promise.all([
       request(SALES, { from: from(), to: ago(0), granularity }),
       request(TOP, { from: ago(29), to: ago(0) }),
     ]);
     if (mine !== refreshes) return; // a newer refresh has begun
-    const points = sales.points.filter(({ start }) => Date.parse(start) <= Date.now()).slice(-size);
+    const points = sales!.points.filter(({ start }) => Date.parse(start) <= Date.now()).slice(-size);
     shown = { range, points, time: Date.now() };
     redraw();
-    showRows('clients', top.clients.nodes.map(({ id, name, orderCount, total }) => ({
+    showRows('clients', clients!.nodes.map(({ id, name, orderCount, total }) => ({
       key: id,
       cells: [name, number(orderCount), money(total)],
     })));
-    showRows('products', top.topProducts.map(({ product, units, revenue }) => ({
+    showRows('products', topProducts!.map(({ product, units, revenue }) => ({
       key: product.id,
       cells: [product.name, number(units), money(revenue)],
     })));

@@ -45,7 +45,7 @@ const chosen = () =>
     .filter(({ value, validity }) => validity.badInput || Number(value) !== 0)
     .map((input) => ({ input, item: { productId: input.dataset['product']!, quantity: input.valueAsNumber } }));
 
-type Product = ProductsQuery['products']['nodes'][number];
+type Product = NonNullable<ProductsQuery['products']>['nodes'][number];
 
 /** Separates the parts of a label. It is only for screen readers. */
 function comma(): HTMLElement {
@@ -78,7 +78,7 @@ async function showProducts(): Promise<void> {
   if (more.ariaBusy === 'true') return;
   more.ariaBusy = 'true';
   try {
-    const { products: { nodes, pageInfo } } = await request(PRODUCTS, { after });
+    const { nodes, pageInfo } = (await request(PRODUCTS, { after })).products!; // `request` throws if the field fails
     const entries = nodes.map(productEntry);
     products.append(...entries);
     after = pageInfo.endCursor ?? after;
@@ -117,8 +117,8 @@ client.addEventListener('input', showClient);
 
 /** Suggests the clients that ordered last, if the token allows to read them. */
 async function suggestClients(): Promise<void> {
-  const { clients: { nodes } } = await request(CLIENTS, {}).catch(() => ({ clients: { nodes: [] } }));
-  element('clients').replaceChildren(...nodes.map(({ id, name }) => new Option(name, id)));
+  const { clients } = await request(CLIENTS, {}).catch(() => ({ clients: null }));
+  element('clients').replaceChildren(...(clients?.nodes ?? []).map(({ id, name }) => new Option(name, id)));
 }
 
 /** Shows an alert and moves the focus to it, which also scrolls to it. */

@@ -30,7 +30,7 @@ export const total = ({ placeOrder }: DocumentType<typeof PlaceOrder>): string |
 export const isUnknown = ({ placeOrder }: DocumentType<typeof PlaceOrder>): boolean =>
   placeOrder?.userErrors.some(({ code }) => code === 'CLIENT_NOT_FOUND') ?? false;
 export const names = ({ products }: DocumentType<typeof Products>): string[] =>
-  products.nodes.map(({ name }) => name);
+  products?.nodes.map(({ name }) => name) ?? [];
 export const count = ({ clientChanged }: DocumentType<typeof ClientChanged>): number =>
   clientChanged.orderCount;
 `;

@@ -40,7 +40,7 @@ import type { introspection } from './introspection.d.ts';
 const graphql = initGraphQLTada<{ introspection: introspection; scalars: { Decimal: string } }>();
 const Products = graphql(\`query Products($first: Int) { products(first: $first) { nodes { name price { amount } } } }\`);
 export const first: VariablesOf<typeof Products> = { first: 10 };
-export const names = ({ products }: ResultOf<typeof Products>): string[] => products.nodes.map(({ name }) => name);
+export const names = ({ products }: ResultOf<typeof Products>): string[] => products?.nodes.map(({ name }) => name) ?? [];
 `;
 
 test('gql.tada reads the schema of the service and infers types from it', async () => {

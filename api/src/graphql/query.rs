@@ -19,7 +19,6 @@ use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
 use crate::edge::auth::READ_PRODUCTS;
-use crate::orders::lists::Filter;
 
 /// Most points in a report of `sales`.
 const MAX_POINTS: i32 = 1_000;
@@ -40,8 +39,8 @@ pub struct Query;
 //
 // Arguments with a default are nullable, and null stands for the default: the Relay compiler accepts an optional variable only there.
 //
-// Resolvers of nullable fields return `Option<Result<_>>`, so that an error sets only this field to null. With
-// `Result<Option<_>>`, async-graphql would pass the error on to the parent.
+// All fields are nullable, so that an error, such as a missing scope, leaves the other fields of the request. Resolvers return
+// `Option<Result<_>>` for that: with `Result<Option<_>>`, async-graphql would pass the error on to the parent.
 #[Object]
 impl Query {
     /// A client. Null if no client has this id. Requires the scope `clients:read`.
@@ -74,8 +73,8 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The ids of the clients, at most 100.")] ids: Vec<ID>,
-    ) -> Result<Vec<Option<Client>>, Error> {
-        clients::by_ids(ctx, &ids).await
+    ) -> Option<Result<Vec<Option<Client>>, Error>> {
+        Some(clients::by_ids(ctx, &ids).await)
     }
 
     /// The client with an e-mail address, in any case. Null if no client has it. It is found as soon as it is registered. Requires
@@ -106,11 +105,11 @@ impl Query {
             String,
         >,
         #[graphql(desc = "The ranking, by default TOTAL_DESC.")] sort_by: Option<ClientSort>,
-    ) -> Result<ClientConnection, Error> {
-        match search {
-            Some(search) => clients::find(ctx, &search, sort_by, page_size(first, CLIENTS)?, after).await,
-            None => clients::ranked(ctx, sort_by.unwrap_or_default(), page_size(first, CLIENTS)?, after).await,
-        }
+    ) -> Option<Result<ClientConnection, Error>> {
+        Some(match search {
+            Some(search) => clients::find(ctx, &search, sort_by, first, after).await,
+            None => clients::ranked(ctx, sort_by.unwrap_or_default(), first, after).await,
+        })
     }
 
     /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
@@ -133,9 +132,9 @@ impl Query {
             default_with = "Some(UTC.into())"
         )]
         time_zone: Option<String>,
-    ) -> Result<SalesReport, Error> {
+    ) -> Option<Result<SalesReport, Error>> {
         let granularity = granularity.unwrap_or_default();
-        sales::report(ctx, (from, to), granularity, time_zone.as_deref().unwrap_or(UTC)).await
+        Some(sales::report(ctx, (from, to), granularity, time_zone.as_deref().unwrap_or(UTC)).await)
     }
 
     /// The products with the highest sales in a range of days. The result is at most one second old; orders that arrive more
@@ -155,8 +154,8 @@ impl Query {
         #[graphql(desc = "The sort order.", default_with = "Some(ProductSort::default())")] sort_by: Option<
             ProductSort,
         >,
-    ) -> Result<Vec<ProductSales>, Error> {
-        sales::top_products(ctx, (from, to), first, sort_by.unwrap_or_default()).await
+    ) -> Option<Result<Vec<ProductSales>, Error>> {
+        Some(sales::top_products(ctx, (from, to), first, sort_by.unwrap_or_default()).await)
     }
 
     /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. With a token for one client:
@@ -179,10 +178,9 @@ impl Query {
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
-    ) -> Result<OrderConnection, Error> {
-        let times = orders::times(from, to, time_zone.as_deref().unwrap_or(UTC))?;
-        let filter = Filter { status: status.map(OrderStatus::into), ..times };
-        orders::page(ctx, client_id, filter, page_size(first, ORDERS)?, after).await
+    ) -> Option<Result<OrderConnection, Error>> {
+        let days = (from, to, time_zone.as_deref().unwrap_or(UTC));
+        Some(orders::page(ctx, client_id, status, days, first, after).await)
     }
 
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
@@ -222,13 +220,8 @@ impl Query {
         #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
             String,
         >,
-    ) -> Result<ProductConnection, Error> {
-        authorize(ctx, READ_PRODUCTS)?;
-        let (first, app) = (page_size(first, PRODUCTS)?, app(ctx));
-        let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
-        let search = search.as_deref().map(parse_search).transpose()?;
-        let page = app.catalogue.page(search, available, after, first).await?;
-        Ok(ProductConnection::new(page, after.is_some(), app.currency))
+    ) -> Option<Result<ProductConnection, Error>> {
+        Some(products(ctx, search, available, first, after).await)
     }
 }
 
@@ -236,4 +229,19 @@ async fn product(ctx: &Context<'_>, id: &ID) -> Result<Option<Product>, Error> {
     authorize(ctx, READ_PRODUCTS)?;
     let (Some(id), app) = (parse_id(id), app(ctx)) else { return Ok(None) };
     Ok(app.catalogue.by_id(id).await?.map(|product| Product::new(product, app.currency)))
+}
+
+async fn products(
+    ctx: &Context<'_>,
+    search: Option<String>,
+    available: Option<bool>,
+    first: Option<i32>,
+    after: Option<String>,
+) -> Result<ProductConnection, Error> {
+    authorize(ctx, READ_PRODUCTS)?;
+    let (first, app) = (page_size(first, PRODUCTS)?, app(ctx));
+    let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
+    let search = search.as_deref().map(parse_search).transpose()?;
+    let page = app.catalogue.page(search, available, after, first).await?;
+    Ok(ProductConnection::new(page, after.is_some(), app.currency))
 }

@@ -68,6 +68,27 @@ async fn an_invalid_token_is_rejected_with_401() {
 }
 
 #[tokio::test]
+async fn a_root_field_without_its_scope_is_null_and_the_others_remain() {
+    let api = Api::start(&sqlite().await).await;
+    let days = "from: \"2026-01-01\", to: \"2026-01-02\"";
+    for (scope, field) in [
+        ("clients:read", "clientsByIds(ids: [1]) { id }".to_owned()),
+        ("sales:read", "clients { nodes { id } }".into()),
+        ("clients:read", "clients(search: \"bo\") { nodes { id } }".into()),
+        ("products:read", "products { nodes { id } }".into()),
+        ("orders:read", "orders { nodes { id } }".into()),
+        ("sales:read", format!("sales({days}) {{ orderCount }}")),
+        ("sales:read", format!("topProducts({days}) {{ units }}")),
+    ] {
+        let others: Vec<&str> = ALL_SCOPES.split(' ').filter(|other| *other != scope).collect();
+        let query = format!("{{ f: {field} __typename }}");
+        let response = api.graphql(&api.token(&others.join(" "), None), &query, json!({})).await;
+        assert_eq!(response["data"], json!({ "f": null, "__typename": "Query" }), "{field}: {response}");
+        assert_eq!((code(&response), &response["errors"][0]["path"]), ("FORBIDDEN", &json!(["f"])), "{field}");
+    }
+}
+
+#[tokio::test]
 async fn a_field_without_its_scope_is_null_and_the_rest_remains() {
     let api = Api::start(&sqlite().await).await;
     let place =

@@ -2,11 +2,12 @@
 
 use async_graphql::{Context, ID};
 
+use super::CLIENTS;
 use crate::commands::clients::valid_email;
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::edge::quota::AfterWait;
 use crate::graphql::app;
-use crate::graphql::arguments::{parse_id, parse_ids, parse_search};
+use crate::graphql::arguments::{page_size, parse_id, parse_ids, parse_search};
 use crate::graphql::authorize::{authorize_for, authorize_for_all};
 use crate::graphql::error::Error;
 use crate::graphql::types::client::{Client, with_row};
@@ -60,11 +61,11 @@ pub async fn find(
     ctx: &Context<'_>,
     search: &str,
     sort_by: Option<ClientSort>,
-    first: usize,
+    first: Option<i32>,
     after: Option<String>,
 ) -> Result<ClientConnection, Error> {
     authorize_for_all(ctx, READ_CLIENTS)?;
-    let (search, app) = (parse_search(search)?, app(ctx));
+    let (search, first, app) = (parse_search(search)?, page_size(first, CLIENTS)?, app(ctx));
     if sort_by.is_some() {
         return Err(Error::BadUserInput(
             "`sortBy` cannot be combined with `search`: found clients are in order of names.".into(),
@@ -81,10 +82,11 @@ pub async fn find(
 pub async fn ranked(
     ctx: &Context<'_>,
     sort_by: ClientSort,
-    first: usize,
+    first: Option<i32>,
     after: Option<String>,
 ) -> Result<ClientConnection, Error> {
     authorize_for_all(ctx, READ_SALES)?;
+    let first = page_size(first, CLIENTS)?;
     let after = after.map(|cursor| parse_rank_cursor(&cursor, sort_by)).transpose()?;
     let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
     Ok(ClientConnection::ranked(&page, sort_by, after.is_some()))

@@ -4,18 +4,23 @@ use async_graphql::{Context, ID};
 use chrono::Datelike;
 use read_model::reports::start_of_day;
 
+use super::ORDERS;
 use crate::edge::auth::READ_ORDERS;
 use crate::graphql::app;
-use crate::graphql::arguments::{date_range, parse_id, parse_order_cursor, parse_order_id, parse_time_zone};
+use crate::graphql::arguments::{date_range, page_size, parse_id, parse_order_cursor, parse_order_id, parse_time_zone};
 use crate::graphql::authorize::{authorize, only_client};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::Date;
+use crate::graphql::types::order::OrderStatus;
 use crate::graphql::types::order_list::OrderConnection;
 use crate::orders::StoredOrder;
 use crate::orders::lists::{self, Filter};
 
+/// The first and the last day of a list, and their time zone.
+type Days<'a> = (Option<Date>, Option<Date>, &'a str);
+
 /// The times of orders from the first to the last day, both included.
-pub fn times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Filter, Error> {
+fn times((from, to, time_zone): Days<'_>) -> Result<Filter, Error> {
     let zone = parse_time_zone(time_zone)?;
     if let (Some(from), Some(to)) = (from, to) {
         date_range(from, to)?;
@@ -32,11 +37,13 @@ pub fn times(from: Option<Date>, to: Option<Date>, time_zone: &str) -> Result<Fi
 pub async fn page(
     ctx: &Context<'_>,
     client: Option<ID>,
-    filter: Filter,
-    first: usize,
+    status: Option<OrderStatus>,
+    days: Days<'_>,
+    first: Option<i32>,
     after: Option<String>,
 ) -> Result<OrderConnection, Error> {
     let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
+    let (times, first) = (times(days)?, page_size(first, ORDERS)?);
     let client = match (&identity.client, client) {
         (Some(only), Some(client)) if *only != *client => return Err(Error::Forbidden),
         (Some(_), _) => only_client(identity),
@@ -44,7 +51,8 @@ pub async fn page(
         (None, client) => client.map(|client| parse_id(&client).unwrap_or(0)),
     };
     let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
-    let page = lists::page(&app.db, Filter { client, ..filter }, after, first, app.currency).await?;
+    let filter = Filter { client, status: status.map(OrderStatus::into), ..times };
+    let page = lists::page(&app.db, filter, after, first, app.currency).await?;
     Ok(OrderConnection::new(page, app.currency))
 }
 

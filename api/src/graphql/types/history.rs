@@ -42,9 +42,9 @@ pub enum EventType {
     ClientForgotten,
     /// The product was created.
     ProductCreated,
-    /// The price of the product was changed.
+    /// The price of the product was changed before there was `updateProduct`. Later changes of prices are PRODUCT_UPDATED.
     PriceChanged,
-    /// The product was changed.
+    /// The product was changed, for example its price.
     ProductUpdated,
 }
 
