@@ -197,9 +197,9 @@ export function sum(all: [Money, number][]): Money | undefined {
   const [{ amount, currencyCode }] = all[0];
   const places = amount.split('.')[1]?.length ?? 0;
   const units = all.reduce((sum, [{ amount }, times]) => sum + BigInt(amount.replace('.', '')) * BigInt(times), 0n);
-  const digits = String(units).padStart(places + 1, '0');
+  const [sign, digits] = [units < 0n ? '-' : '', String(units < 0n ? -units : units).padStart(places + 1, '0')];
   const point = digits.length - places;
-  return { amount: places ? `${digits.slice(0, point)}.${digits.slice(point)}` : digits, currencyCode };
+  return { amount: sign + digits.slice(0, point) + (places ? `.${digits.slice(point)}` : ''), currencyCode };
 }
 
 export const number = (value: number): string => new Intl.NumberFormat('en').format(value);

@@ -25,6 +25,8 @@ const CHANGED = graphql(`
       time
       revenueToday { amount currencyCode }
       ordersToday
+      cancelledToday { amount currencyCode }
+      cancelledOrdersToday
       ordersPerMinute
       latestOrders { id placedAt itemCount client { name } total { amount currencyCode } }
     }
@@ -109,8 +111,12 @@ function draw(points: Points, { name, title, short, group }: Range): void {
       legend: { show: false },
       cursor: { show: false },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC'),
-      // Leaves room for half a bar before the first point and after the last.
-      scales: { x: { range: (_, first, last) => [first - half, last + half] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+      scales: {
+        // Leaves room for half a bar before the first point and after the last.
+        x: { range: (_, first, last) => [first - half, last + half] },
+        // Revenue is negative if more was cancelled than placed.
+        y: { range: (_, least, most) => [Math.min(0, least * 1.1), Math.max(0, most * 1.1) || 1] },
+      },
       axes: [
         { ...axis, grid: { show: false }, space: 70, size: 50, values: (_, times) => times.map(label) },
         { ...axis, size: 70, values: (_, values) => values.map((value) => compact.format(value)) },
@@ -188,11 +194,13 @@ const STATES = { connecting: 'connecting …', connected: 'live', closed: 'not c
 let latest: SalesChangedSubscription['salesChanged'] | undefined;
 
 function showSnapshot(snapshot: SalesChangedSubscription['salesChanged']): void {
-  const { time, revenueToday, ordersToday, ordersPerMinute, latestOrders } = snapshot;
+  const { time, latestOrders } = snapshot;
   element('today').textContent = `${day(time)}, UTC`;
-  write(element('revenue'), money(revenueToday));
-  write(element('orders'), number(ordersToday));
-  write(element('rate'), number(ordersPerMinute));
+  write(element('revenue'), money(snapshot.revenueToday));
+  write(element('orders'), number(snapshot.ordersToday));
+  write(element('cancelled'), money(snapshot.cancelledToday));
+  write(element('cancelled-orders'), number(snapshot.cancelledOrdersToday));
+  write(element('rate'), number(snapshot.ordersPerMinute));
   const [newest] = latestOrders;
   // The time from the newest order to this snapshot. Orders from before the page was opened do not count.
   if (newest && latest && newest.id !== latest.latestOrders[0]?.id) {

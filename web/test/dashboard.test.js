@@ -40,6 +40,46 @@ test('the chart of hours ends with this hour and names its days', async (t) => {
   assert.ok(labels.includes(day.format(keys[0])), `no label has the day: ${labels}`);
 });
 
+test('a day with more cancellations than orders has a bar below zero', async (t) => {
+  const service = await start();
+  const { page } = await newPage(t);
+  await page.route('**/graphql', async (route) => {
+    const response = await route.fetch();
+    const result = await response.json();
+    // As if an order of yesterday was cancelled today.
+    const today = result.data?.sales?.points.at(-1);
+    if (today) today.revenue.amount = '-0.05';
+    await route.fulfill({ response, json: result });
+  });
+  await openDashboard(page, service);
+  await page.locator('#over-time-total', { hasText: /^Last 30 days: -\$0\.05 in 0 orders$/ }).waitFor();
+  await page.waitForFunction(() => {
+    const canvas = document.querySelector('#chart canvas');
+    const expected = getComputedStyle(document.documentElement).getPropertyValue('--accent').trim();
+    const colour = (parts) => `#${[...parts].map((part) => part.toString(16).padStart(2, '0')).join('')}`;
+    const { data, width, height } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const isBar = (pixel) => colour(data.subarray(4 * pixel, 4 * pixel + 3)) === expected;
+    return Array.from({ length: width * height }, (_, pixel) => pixel).filter(isBar).length > 100;
+  });
+  await page.unrouteAll({ behavior: 'ignoreErrors' });
+});
+
+test('what was cancelled is beside what was placed', async (t) => {
+  const service = await start();
+  const { page } = await newPage(t);
+  await openDashboard(page, service);
+  const query = `mutation {
+    a: placeOrder(input: { clientId: 1, items: [{ productId: 3, quantity: 1 }] }) { order { id } }
+    b: placeOrder(input: { clientId: 1, items: [{ productId: 2, quantity: 1 }] }) { order { id } }
+  }`;
+  const { data } = await service.post({ query });
+  const cancel = `mutation { cancelOrder(input: { orderId: "${data.a.order.id}", reason: "x" }) { userErrors { code } } }`;
+  assert.deepEqual((await service.post({ query: cancel })).data, { cancelOrder: { userErrors: [] } });
+  for (const [id, text] of [['cancelled-orders', '1'], ['cancelled', '$1,000.00'], ['orders', '2'], ['revenue', '$500.00']]) {
+    await page.waitForFunction(([id, text]) => document.getElementById(id).textContent === text, [id, text]);
+  }
+});
+
 test('figures name their days and their period', async (t) => {
   const service = await start();
   await service.placeOrder('1');
