@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use chrono::Utc;
 use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
@@ -19,11 +20,17 @@ use crate::edge::response::not_found;
 #[allow_missing = true]
 struct Built;
 
-const EXAMPLES: [&str; 4] = [
+/// The example operations, each in a tab. `TODAY` stands for the present day in UTC.
+const EXAMPLES: [&str; 9] = [
     include_str!("graphiql/place-order.graphql"),
     include_str!("graphiql/client.graphql"),
     include_str!("graphiql/client-changed.graphql"),
+    include_str!("graphiql/orders.graphql"),
+    include_str!("graphiql/cancel-order.graphql"),
+    include_str!("graphiql/find-client.graphql"),
+    include_str!("graphiql/history.graphql"),
     include_str!("graphiql/products.graphql"),
+    include_str!("graphiql/sales.graphql"),
 ];
 
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self' data:; img-src 'self' data:; \
@@ -48,7 +55,9 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
     }
     if path == "config.json" {
         let headers = initial_headers(edge.exposure.page_token(), &headers);
-        return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": EXAMPLES })).into_response();
+        let today = Utc::now().date_naive().to_string();
+        let examples = EXAMPLES.map(|example| example.replace("TODAY", &today));
+        return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": examples })).into_response();
     }
     let (policy, media_type, content) = match (Built::get(&path), is_built_in(), path.as_str()) {
         (Some(file), ..) => (POLICY, file.metadata.mimetype().to_owned(), file.data),
