@@ -96,7 +96,7 @@ impl Edge {
         };
         identity.or_else(|InvalidToken| {
             self.executor.charge_wrong_token(&address)?;
-            Err(Refusal::token_required())
+            Err(Refusal::InvalidToken)
         })
     }
 }

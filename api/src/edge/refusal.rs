@@ -18,6 +18,10 @@ pub enum Refusal {
     Busy,
     /// Anything unexpected. The cause was logged with the id in the error.
     Internal(ServerError),
+    /// The request has no token, and needs one.
+    NoToken,
+    /// The token of the request is invalid.
+    InvalidToken,
     /// The HTTP request is refused before its operation is known.
     Http { status: StatusCode, code: &'static str, message: String },
 }
@@ -40,10 +44,6 @@ impl Refusal {
         Refusal::Internal(error)
     }
 
-    pub fn token_required() -> Refusal {
-        Refusal::http(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", "A valid bearer token is required.")
-    }
-
     pub fn bad_request(message: impl Into<String>) -> Refusal {
         Refusal::http(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
     }
@@ -63,6 +63,9 @@ impl Refusal {
             }
             Refusal::Internal(error) => vec![error],
             Refusal::Busy => vec![error("SERVER_BUSY", BUSY, None)],
+            Refusal::NoToken | Refusal::InvalidToken => {
+                vec![error("UNAUTHENTICATED", "A valid bearer token is required.", None)]
+            }
             Refusal::Http { code, message, .. } => vec![error(code, message, None)],
         }
     }

@@ -42,9 +42,9 @@ pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
     let header = match &refusal {
         Refusal::RateLimited(wait) => Some((RETRY_AFTER, whole_seconds(*wait).into())),
         Refusal::Busy => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
-        _ if status == StatusCode::UNAUTHORIZED => {
-            Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\"")))
-        }
+        // RFC 6750, section 3.1: a request without a token gets no error code.
+        Refusal::NoToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        Refusal::InvalidToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))),
         _ if status == StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, HeaderValue::from_static("POST"))),
         _ => None,
     };
@@ -68,6 +68,7 @@ fn status(media_type: MediaType, refusal: &Refusal) -> StatusCode {
         Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::NoToken | Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
         Refusal::Http { status, .. } => *status,
     }
 }

@@ -56,11 +56,14 @@ async fn an_invalid_token_is_rejected_with_401() {
         let request = api.request().header("authorization", header).json(&json!({ "query": "{ __typename }" }));
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{header:?}");
-        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer error="));
         let body: Value = response.json().await.unwrap();
         assert_eq!(code(&body), "UNAUTHENTICATED");
         assert!(body.get("data").is_none());
     }
+    let without = api.anonymous_request().json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
+    assert_eq!(without.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(without.headers()["www-authenticate"], "Bearer", "no token is not an invalid one");
     // A proxy could have checked the other one.
     let twice = api.request().bearer_auth(api.token(ALL_SCOPES, None)).bearer_auth(api.token(ALL_SCOPES, None));
     let twice = twice.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();

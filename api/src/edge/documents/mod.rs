@@ -155,7 +155,7 @@ impl Documents {
             return Ok(Found::Valid(document.clone()));
         }
         if access == Access::Anonymous && self.trusted.is_none() {
-            return Err(Refusal::token_required());
+            return Err(Refusal::NoToken);
         }
         let hash = document.text.map(DocumentHash::of);
         if let Some(trusted) = &self.trusted {
