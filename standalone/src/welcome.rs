@@ -53,7 +53,7 @@ fn first_order(address: SocketAddr, token: &str) -> String {
     format!(
         r#"A token for development, valid for 12 hours, and a command that orders 1 computer and 3 phones for Bob:
 
-TOKEN={token}
+export TOKEN={token}
 
 curl http://{address}/graphql -H 'Content-Type: application/json' -H "Authorization: Bearer $TOKEN" \
   -d '{{"query": "mutation {{ placeOrder(input: {{clientId: \"1\", items: [{{productId: \"1\", quantity: 1}}, {{productId: \"2\", quantity: 3}}]}}) {{ order {{ id total {{ amount }} }} clientVersion userErrors {{ message }} }} }}"}}'"#

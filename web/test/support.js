@@ -65,7 +65,7 @@ export async function start(variables = {}) {
   services.add(service);
   for await (const line of createInterface({ input: standalone.stdout })) {
     service.url ??= line.match(/POST (http:\S+)/)?.[1];
-    service.token = line.match(/^TOKEN=(\S+)/)?.[1];
+    service.token = line.match(/^export TOKEN=(\S+)/)?.[1];
     if (!service.token) continue;
     service.headers = bearer(service.token);
     return service;

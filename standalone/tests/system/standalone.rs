@@ -50,7 +50,7 @@ async fn the_printed_example_command_works() {
     process.line_with("Authorization: Bearer $TOKEN"); // the first line of the command…
     process.line_with("  -d '{\"query\""); // …and its second
     let lines = process.lines();
-    let first = lines.iter().position(|line| line.starts_with("TOKEN=")).unwrap();
+    let first = lines.iter().position(|line| line.starts_with("export TOKEN=")).unwrap();
     let script = lines[first..].join("\n");
     let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
     let response: serde_json::Value = serde_json::from_slice(&shell.stdout).unwrap_or_else(|_| panic!("{shell:?}"));
