@@ -55,8 +55,9 @@ pub fn date_range(Date(from): Date, Date(to): Date) -> Result<(NaiveDate, NaiveD
 /// # Errors
 /// If there is no such time zone.
 pub fn parse_time_zone(name: &str) -> Result<Tz, Error> {
+    // The message does not repeat the name, which may be long.
     let unknown =
-        |_| Error::BadUserInput("`timeZone` is not in the IANA time zone database: \"Europe/Berlin\" is.".into());
+        |_| Error::BadUserInput("`timeZone` is not a known time zone. Use a name such as \"Europe/Berlin\".".into());
     match name.parse().map_err(unknown)? {
         // Other names of UTC.
         Tz::GMT | Tz::Etc__UTC | Tz::Etc__GMT | Tz::Zulu | Tz::Universal | Tz::UCT => Ok(Tz::UTC),
