@@ -11,10 +11,12 @@ use futures::channel::mpsc;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
 use read_model::rules::sales::line_count;
-use read_model::{Error, Projection};
+use read_model::{Applied, Error, Projection};
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::time::sleep;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 /// Events in a section, which is sorted by subject. A larger section has more events of each client, which are applied in one
@@ -140,11 +142,15 @@ fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
 /// Applies events, again if the read model is unavailable for a moment: repeated events change nothing.
 async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<()> {
     let mut pauses = PAUSES.into_iter();
+    let span = info_span!("replay", events = events.len(), result = Empty);
     loop {
-        let results = events.iter().zip(read_model.apply(events).await);
-        let failed = results.filter_map(|(event, result)| Some((event, result.err()?))).next();
-        let Some((event, error)) = failed else { return Ok(()) };
-        match (&error, pauses.next()) {
+        let results = read_model.apply(events).instrument(span.clone()).await;
+        let failed = events.iter().zip(&results).find_map(|(event, result)| Some((event, result.as_ref().err()?)));
+        let Some((event, error)) = failed else {
+            span.record("result", if results.contains(&Ok(Applied::Now)) { "now" } else { "before" });
+            return Ok(());
+        };
+        match (error, pauses.next()) {
             (Error::Unavailable(_), Some(pause)) => sleep(pause).await,
             _ => return Err(anyhow!("event {} was not applied: {error}", event.id)),
         }

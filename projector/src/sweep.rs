@@ -16,7 +16,8 @@ use entity::order_event::least_id_at;
 use read_model::Redis;
 use runtime::one_line;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use self::round::Round;
@@ -82,8 +83,10 @@ impl Sweep {
         let mut is_failing = false;
         loop {
             let mut pause = self.interval;
-            match self.run_once().await {
-                Ok(_) => {
+            let span = info_span!("sweep", result = Empty, otel.status_code = Empty);
+            match self.run_once().instrument(span.clone()).await {
+                Ok(findings) => {
+                    span.record("result", result(&findings));
                     if std::mem::replace(&mut is_failing, false) {
                         info!("comparing the read model with the database again");
                     }
@@ -92,6 +95,7 @@ impl Sweep {
                     }
                 }
                 Err(error) => {
+                    span.record("otel.status_code", "ERROR");
                     if !std::mem::replace(&mut is_failing, true) {
                         warn!("cannot compare the read model with the database: {}", one_line(error.as_ref()));
                     }
@@ -259,6 +263,15 @@ impl Lease {
                 return;
             }
         }
+    }
+}
+
+/// The result of a run, for its span.
+fn result(findings: &[Finding]) -> &'static str {
+    match findings {
+        [] => "nothing",
+        _ if findings.iter().any(|finding| finding.repaired) => "repaired",
+        _ => "differs",
     }
 }
 

@@ -29,6 +29,7 @@ use tracing::warn;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::outbox::relay::Outgoing;
+use crate::outbox::spans;
 use refunds::rules::RefundRejection;
 
 /// Where a command comes from. Its events say so.
@@ -130,7 +131,8 @@ impl Commands {
     }
 
     /// Writes the event and commits.
-    async fn commit(&self, transaction: DatabaseTransaction, event: order_event::Model) -> Result<(), DbErr> {
+    async fn commit(&self, transaction: DatabaseTransaction, mut event: order_event::Model) -> Result<(), DbErr> {
+        spans::create(&mut event);
         let (outgoing, pending) = (Outgoing::of(&event), outbox::Model { event_id: event.id });
         order_event::Entity::insert(as_new(event)).exec_without_returning(&transaction).await?;
         outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;

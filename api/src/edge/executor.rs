@@ -12,6 +12,7 @@ use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::auth::EXPLORE;
 use super::caller::Caller;
@@ -24,6 +25,7 @@ use super::documents::{Access, DocumentRef, Documents, Found};
 use super::quota::{AfterWait, ConcurrencyQuota, Meter, Permit, QuotaKey, RateLimits};
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
+use super::traces;
 use crate::graphql::OrderSchema;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
@@ -39,6 +41,7 @@ pub struct PreparedOperation {
     key: QuotaKey,
     /// For the response, or for one result of a subscription.
     memory: Permit,
+    span: Span,
 }
 
 /// An operation as it is known before its execution. The log contains its name, kind and cost.
@@ -127,7 +130,8 @@ impl Executor {
                 let memory = self.reserve(&meter.key, info.bytes).await?;
                 meter.charge(info.cost)?;
                 let request = request.data(Deliveries::new(meter.clone(), info.cost));
-                Ok(PreparedOperation { request, info, key: meter.key, memory })
+                let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
+                Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }
             Err(error) if is_paid => Err(error.into()),
             Err(error) => refused(error.into()),
@@ -203,19 +207,20 @@ impl Executor {
     /// # Errors
     /// [`Refusal::Busy`]
     pub async fn execute(&self, prepared: PreparedOperation) -> Result<Executed, Refusal> {
-        let PreparedOperation { request, info, key, memory } = prepared;
+        let PreparedOperation { request, info, key, memory, span } = prepared;
         let _waiting = info.waits.then(|| self.waiting.acquire(key.clone())).transpose()?;
         let _active = info.works.then(|| self.active.acquire(key.clone())).transpose()?;
         let request = match info.works {
             true => request,
             false => request.data(AfterWait::new(self.active.clone(), key)),
         };
-        let result = AssertUnwindSafe(self.schema.execute(request)).catch_unwind();
+        let result = AssertUnwindSafe(self.schema.execute(request).instrument(span.clone())).catch_unwind();
         let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),
             Ok(Err(_)) => panicked(),
             Err(_) => Response::from_errors(vec![self.timed_out(info.kind)]),
         };
+        traces::record_errors(&span, &response.errors);
         Ok(Executed { response, memory })
     }
 

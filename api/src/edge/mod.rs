@@ -4,7 +4,7 @@
 //! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
 //! - [`documents`], [`executor`], [`deliveries`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
-//! - [`access_log`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
+//! - [`access_log`], [`traces`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
 
 mod access_log;
 pub mod auth;
@@ -24,6 +24,7 @@ mod request_id;
 mod response;
 pub mod settings;
 mod sse;
+mod traces;
 mod websocket;
 
 use std::sync::Arc;
@@ -121,6 +122,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_compressing))
         // Error responses need the security headers, too.
         .layer(SetMultipleResponseHeadersLayer::if_not_present(SECURITY_HEADERS.map(Into::into).into()))
+        // Around the log, whose lines have the ids of the trace.
+        .layer(middleware::from_fn(traces::layer))
         // Needs the request id, and sees the final status.
         .layer(middleware::from_fn(access_log::layer))
         // Inside of the log, which shows the refusal.

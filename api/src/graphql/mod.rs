@@ -28,7 +28,9 @@ use futures::{Stream, StreamExt};
 use iso_currency::Currency;
 use read_model::Queries;
 use runtime::logging::LogContext;
+use runtime::telemetry::traces;
 use sea_orm::DatabaseConnection;
+use tracing::Span;
 
 use crate::commands::place_order::batcher::OrderQueue;
 use crate::commands::{Commands, Origin};
@@ -126,8 +128,9 @@ fn app<'a>(ctx: &Context<'a>) -> &'a App {
 /// The origin of the commands of a request.
 fn origin(ctx: &Context<'_>) -> Origin {
     let identity = ctx.data_opt::<Arc<Identity>>();
+    let span = traces::traceparent(&Span::current());
     Origin {
-        traceparent: Some(LogContext::current().traceparent().to_owned()),
+        traceparent: Some(span.unwrap_or_else(|| LogContext::current().traceparent().to_owned())),
         actor: identity.map(|identity| identity.subject.to_string()),
         actor_is_client: identity.is_some_and(|identity| identity.client.is_some()),
     }

@@ -1,5 +1,6 @@
 //! Sends events to the SQS queue.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -7,12 +8,18 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::{SendMessageBatchError, SendMessageBatchOutput};
-use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchRequestEntry};
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+    SendMessageBatchRequestEntry,
+};
 use entity::order_event;
 use runtime::{crash_point, crash_points, one_line, queue};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 use uuid::Uuid;
+
+use super::spans;
 
 /// Limits of one `SendMessageBatch` call. Every SQS-compatible server accepts 256 KiB.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
@@ -47,16 +54,30 @@ pub struct Backlog {
 pub struct Outgoing {
     pub(super) id: Uuid,
     message: String,
+    /// The context of the span that created it.
+    pub(super) traceparent: Option<String>,
     pub(super) created: Instant,
 }
 
 impl Outgoing {
     pub fn of(event: &order_event::Model) -> Outgoing {
-        Outgoing { id: event.id, message: event.message(), created: Instant::now() }
+        let traceparent = event.traceparent.clone();
+        Outgoing { id: event.id, message: event.message(), traceparent, created: Instant::now() }
     }
 
     pub fn id(&self) -> Uuid {
         self.id
+    }
+
+    fn entry(&self, is_traced: bool) -> SendMessageBatchRequestEntry {
+        let entry = SendMessageBatchRequestEntry::builder().id(self.id).message_body(self.message.clone());
+        let header = self.traceparent.as_deref().filter(|_| is_traced).and_then(spans::aws_trace_header);
+        let header = header.map(|header| {
+            let value = MessageSystemAttributeValue::builder().data_type("String").string_value(header);
+            (MessageSystemAttributeNameForSends::AwsTraceHeader, value.build().expect("a type is given"))
+        });
+        let entry = entry.set_message_system_attributes(header.map(|header| HashMap::from([header])));
+        entry.build().expect("an id and a body are given")
     }
 }
 
@@ -141,17 +162,27 @@ impl Queue {
 
     /// Sends a batch of events with one call.
     pub(super) async fn send(&self, batch: Vec<Outgoing>, limit: Duration) -> Sent {
-        let entries = batch.iter().map(|event| {
-            let entry = SendMessageBatchRequestEntry::builder().id(event.id).message_body(event.message.clone());
-            entry.build().expect("an id and a body are given")
-        });
+        let span = spans::send(&self.url, &batch);
+        let entries = batch.iter().map(|event| event.entry(!span.is_disabled())).collect();
         crash_point(crash_points::RELAY_MID_BATCHES);
-        let request = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let request = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries));
         let ids = batch.into_iter().map(|event| event.id).collect();
-        match timeout(limit, request.send()).await {
-            Ok(Ok(response)) => Sent::performed(ids, &response),
-            Ok(Err(error)) => Sent::failed(ids, cause(&error), one_line(&error)),
-            Err(_) => Sent::failed(ids, Cause::Queue, format!("the queue gave no response within {limit:?}")),
+        let fail = |code: &str| {
+            span.record("otel.status_code", "ERROR").record("error.type", code);
+        };
+        match timeout(limit, request.send()).instrument(span.clone()).await {
+            Ok(Ok(response)) => {
+                response.failed().first().into_iter().for_each(|entry| fail(entry.code()));
+                Sent::performed(ids, &response)
+            }
+            Ok(Err(error)) => {
+                fail(error.code().unwrap_or("_OTHER"));
+                Sent::failed(ids, cause(&error), one_line(&error))
+            }
+            Err(_) => {
+                fail("timeout");
+                Sent::failed(ids, Cause::Queue, format!("the queue gave no response within {limit:?}"))
+            }
         }
     }
 }
@@ -211,7 +242,7 @@ mod tests {
     use super::*;
 
     fn event(bytes: usize) -> Outgoing {
-        Outgoing { id: Uuid::now_v7(), message: "x".repeat(bytes), created: Instant::now() }
+        Outgoing { id: Uuid::now_v7(), message: "x".repeat(bytes), traceparent: None, created: Instant::now() }
     }
 
     fn sizes(messages: &[usize]) -> Vec<usize> {

@@ -9,6 +9,9 @@ use read_model::{Applied, Error, Projection};
 use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::spans;
 
 /// How long a batch waits for more events during a backlog.
 const LINGER: Duration = Duration::from_millis(25);
@@ -18,6 +21,8 @@ const MAX_CALLERS: usize = 1_000;
 #[derive(Clone)]
 struct Submission {
     events: Vec<Event>,
+    /// The trace contexts of their messages.
+    contexts: Vec<String>,
     min_batch: usize,
 }
 
@@ -40,11 +45,11 @@ impl EventBatcher {
     ///
     /// # Panics
     /// When the read model panics.
-    pub async fn apply(&self, events: Vec<Event>, min_batch: usize) -> Results {
+    pub async fn apply(&self, events: Vec<Event>, contexts: Vec<String>, min_batch: usize) -> Results {
         if events.is_empty() {
             return (events, Vec::new());
         }
-        self.0.process(Submission { events, min_batch }).await.expect("the read model does not panic")
+        self.0.process(Submission { events, contexts, min_batch }).await.expect("the read model does not panic")
     }
 }
 
@@ -57,7 +62,8 @@ async fn apply(
     let _ = timeout(LINGER, fill).await;
     let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
     let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
-    let mut results = read_model.apply_received(&events).await.into_iter();
+    let span = spans::apply(events.len(), batch.iter().flat_map(|queued| &queued.item.contexts));
+    let mut results = read_model.apply_received(&events).instrument(span).await.into_iter();
     let mut events = events.into_iter();
     for (queued, count) in batch.into_iter().zip(counts) {
         queued.finish((events.by_ref().take(count).collect(), results.by_ref().take(count).collect()));
@@ -94,11 +100,12 @@ mod tests {
         let memory = Arc::new(Memory::default());
         let batcher = EventBatcher::new(memory.clone());
         // It is cancelled while it waits for the result.
-        let waiting = batcher.apply(events(99, 1..=2), 0);
+        let waiting = batcher.apply(events(99, 1..=2), Vec::new(), 0);
         assert!(futures::poll!(std::pin::pin!(waiting)).is_pending());
         let callers = (1..=50).map(async |client| {
             let versions = client as i32 % 4;
-            let applied = batcher.apply([events(client, 1..=versions), events(client, 1..=1)].concat(), 0).await;
+            let applied =
+                batcher.apply([events(client, 1..=versions), events(client, 1..=1)].concat(), Vec::new(), 0).await;
             let (events, results) = applied;
             assert!(events.iter().all(|event| event.client().unwrap().id == client));
             let mut expected = vec![Ok(Applied::Now); versions as usize];
@@ -117,11 +124,14 @@ mod tests {
     async fn during_a_backlog_a_batch_waits_for_more_events_but_not_long() {
         let batcher = EventBatcher::new(Arc::new(Memory::default()));
         let (began, min_batch) = (Instant::now(), 3);
-        tokio::join!(batcher.apply(events(1, 1..=1), min_batch), batcher.apply(events(2, 1..=2), min_batch));
+        tokio::join!(
+            batcher.apply(events(1, 1..=1), Vec::new(), min_batch),
+            batcher.apply(events(2, 1..=2), Vec::new(), min_batch)
+        );
         assert_eq!(began.elapsed(), Duration::ZERO, "the batch is large enough");
-        batcher.apply(events(3, 1..=1), min_batch).await;
+        batcher.apply(events(3, 1..=1), Vec::new(), min_batch).await;
         assert_eq!(began.elapsed(), LINGER);
-        batcher.apply(events(3, 2..=2), 0).await;
+        batcher.apply(events(3, 2..=2), Vec::new(), 0).await;
         assert_eq!(began.elapsed(), LINGER, "without a backlog no event waits");
     }
 }

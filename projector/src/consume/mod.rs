@@ -10,6 +10,7 @@ pub mod health;
 mod poll;
 mod process;
 mod reception;
+mod spans;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

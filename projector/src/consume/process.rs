@@ -12,13 +12,12 @@ use entity::Event;
 use read_model::{Applied, Error};
 use runtime::logging::LogContext;
 use runtime::{crash_point, crash_points, one_line};
-use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Level, debug, event_enabled, warn};
+use tracing::{Instrument, Level, debug, event_enabled, field, warn};
 
 use super::poll::RETRY_PAUSE;
-use super::{Consumer, CountGuard};
+use super::{Consumer, CountGuard, spans};
 
 /// The outcome of the messages of one receive call.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,25 +36,43 @@ impl Consumer {
         min_batch: usize,
         shutdown: &CancellationToken,
     ) -> Processed {
+        if messages.is_empty() {
+            return Processed::default();
+        }
+        let span = spans::receive(&self.queue_url, &messages);
+        self.process_received(messages, min_batch, shutdown).instrument(span).await
+    }
+
+    async fn process_received(
+        &self,
+        messages: Vec<Message>,
+        min_batch: usize,
+        shutdown: &CancellationToken,
+    ) -> Processed {
         crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
         let received = Instant::now();
         let mut processed = Processed::default();
-        let (mut events, mut valid) = (Vec::new(), Vec::new());
+        let (mut events, mut valid, mut of_messages) = (Vec::new(), Vec::new(), Vec::new());
         for message in messages {
+            let span = spans::process(&self.queue_url, &message);
             // The clock of the sender may be wrong, or set on purpose.
             let sent_at = sent_at(&message).unwrap_or_else(Utc::now);
             match Event::parse(message.body().unwrap_or_default(), self.currency.code(), sent_at) {
                 Ok(event) => {
+                    span.record("cloudevents.event_id", field::display(event.id));
                     events.push(event);
                     valid.push(message);
+                    of_messages.push(span);
                 }
                 Err(error) => {
                     processed.refused += 1;
-                    log_refusal(&message, &error);
+                    span.in_scope(|| log_refusal(&message, &error));
+                    spans::refused(span);
                 }
             }
         }
-        let Some(results) = self.apply(events, min_batch, shutdown).await else {
+        let contexts = spans::contexts(of_messages.iter());
+        let Some(results) = self.apply(events, contexts, min_batch, shutdown).await else {
             self.release(valid).await;
             return processed;
         };
@@ -64,17 +81,18 @@ impl Consumer {
         }
 
         let mut done = Vec::new();
-        for (message, result) in valid.into_iter().zip(results) {
-            match result {
+        for ((message, span), result) in valid.into_iter().zip(of_messages).zip(results) {
+            match &result {
                 Ok(applied) => {
-                    log_applied(&message, applied);
+                    span.in_scope(|| log_applied(&message, *applied));
                     done.push(message);
                 }
                 Err(error) => {
                     processed.refused += 1;
-                    log_refusal(&message, &error);
+                    span.in_scope(|| log_refusal(&message, error));
                 }
             }
+            spans::processed(span, &result);
         }
         processed.applied = done.len();
         crash_point(crash_points::PROJECTOR_BEFORE_DELETE);
@@ -87,6 +105,7 @@ impl Consumer {
     async fn apply(
         &self,
         mut events: Vec<Event>,
+        contexts: Vec<String>,
         min_batch: usize,
         shutdown: &CancellationToken,
     ) -> Option<Vec<Result<Applied, Error>>> {
@@ -94,7 +113,7 @@ impl Consumer {
         loop {
             let began = self.reception.begin();
             let results;
-            (events, results) = self.batcher.apply(events, min_batch).await;
+            (events, results) = self.batcher.apply(events, contexts.clone(), min_batch).await;
             let unavailable = results.iter().find_map(|result| match result {
                 Err(error @ Error::Unavailable(_)) => Some(error),
                 _ => None,
@@ -134,30 +153,25 @@ impl Consumer {
         if messages.is_empty() {
             return;
         }
+        let span = spans::settle(&self.queue_url, &messages);
         let entries = messages.into_iter().enumerate().map(|(index, message)| {
             let handle = message.receipt_handle.unwrap_or_default();
             let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);
             entry.build().expect("an id and a handle are given")
         });
         let request = self.queue.delete_message_batch().queue_url(&self.queue_url);
-        match request.set_entries(Some(entries.collect())).send().await {
+        match request.set_entries(Some(entries.collect())).send().instrument(span.clone()).await {
             Ok(deleted) => {
                 for failed in deleted.failed() {
                     warn!(code = failed.code(), "cannot delete a message; it will be delivered again");
                 }
             }
-            Err(error) => warn!("cannot delete messages; they will be delivered again: {}", one_line(&error)),
+            Err(error) => {
+                span.record("otel.status_code", "ERROR");
+                warn!("cannot delete messages; they will be delivered again: {}", one_line(&error));
+            }
         }
     }
-}
-
-/// The trace context of the request that caused the event of a message.
-fn traceparent(message: &Message) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Traced {
-        traceparent: Option<String>,
-    }
-    serde_json::from_str::<Traced>(message.body()?).ok()?.traceparent
 }
 
 /// How long a message waited for its first delivery. Both times are the queue's, because the clocks of the processes differ.
@@ -193,7 +207,7 @@ fn log_applied(message: &Message, applied: Applied) {
 
 /// Logs with the ids of the request that caused the event of a message.
 fn in_context(message: &Message, log: impl FnOnce()) {
-    match traceparent(message).as_deref().and_then(LogContext::of_event) {
+    match spans::creator(message).as_deref().and_then(LogContext::of_event) {
         Some(context) => context.run(log),
         None => log(),
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ::redis::{Cmd, RedisError, RedisResult, Script, Value, from_redis_value, pipe};
 use chrono::Utc;
 use entity::{Change, Event, ProductChanged};
+use tracing::{Instrument, info_span};
 
 use super::batch::Batch;
 use super::decode::product_text;
@@ -173,7 +174,16 @@ impl Redis {
             if pipeline.is_empty() {
                 return Ok(Vec::new());
             }
-            let results: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(&mut self.connection()).await?;
+            let span = info_span!(
+                "EVALSHA",
+                otel.kind = "client",
+                db.system.name = "redis",
+                db.operation.name = "EVALSHA",
+                db.operation.batch.size = pipeline.len(),
+            );
+            let mut connection = self.connection();
+            let results = pipeline.ignore_errors().query_async(&mut connection).instrument(span);
+            let results: Vec<RedisResult<Value>> = results.await?;
             // Before a repetition, which does not return the quarantined keys again.
             let results: Vec<_> = results.into_iter().map(|result| applied(result?)).collect();
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());

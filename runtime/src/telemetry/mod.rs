@@ -8,7 +8,8 @@
 pub mod traces;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
@@ -18,8 +19,10 @@ use uuid::Uuid;
 
 use self::traces::Traces;
 
-/// How much longer a program may run at its end to export the rest. A collector that does not respond is not waited for.
+/// How much longer a program may run at its end to export the rest.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A collector that has not responded for so long is not waited for at the end.
+const SLOW_CALL: Duration = Duration::from_millis(500);
 
 /// Exports in the background until it is dropped.
 #[must_use]
@@ -73,14 +76,23 @@ fn resource(service: &'static str) -> Resource {
         .build()
 }
 
-/// Logs an outage of the collector once, and its end.
+/// Whether the collector responds. Logs an outage once, and its end.
 #[derive(Debug, Default)]
-struct Outage(AtomicBool);
+struct Outage {
+    is_going_on: AtomicBool,
+    /// When the call began that has no response yet.
+    waiting_since: Mutex<Option<Instant>>,
+}
 
 impl Outage {
-    /// `what` is exported, such as `traces`.
-    fn report(&self, what: &str, failure: Option<&dyn std::error::Error>) {
-        match (self.0.swap(failure.is_some(), Ordering::Relaxed), failure) {
+    fn begin_call(&self) {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// `what` was exported, such as `traces`, or not.
+    fn end_call(&self, what: &str, failure: Option<&dyn std::error::Error>) {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        match (self.is_going_on.swap(failure.is_some(), Ordering::Relaxed), failure) {
             (false, Some(error)) => {
                 warn!("cannot export {what} to OTEL_EXPORTER_OTLP_ENDPOINT; they are lost meanwhile: {error}");
             }
@@ -89,7 +101,8 @@ impl Outage {
         }
     }
 
-    fn is_going_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn is_likely(&self) -> bool {
+        let waiting_since = *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_going_on.load(Ordering::Relaxed) || waiting_since.is_some_and(|since| since.elapsed() > SLOW_CALL)
     }
 }

@@ -54,9 +54,9 @@ impl Traces {
         Ok(Traces { provider: provider.build(), outage })
     }
 
-    /// Exports the last spans. Does not wait for a collector that is down.
+    /// Exports the last spans. Does not wait for a collector that does not respond.
     pub(super) fn shutdown(&self, limit: Duration) {
-        if !self.outage.is_going_on() {
+        if !self.outage.is_likely() {
             // The SDK logs a failure.
             let _ = self.provider.shutdown_with_timeout(limit);
         }
@@ -119,8 +119,9 @@ struct Exporter {
 
 impl trace::SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.outage.begin_call();
         let exported = self.otlp.export(batch).await;
-        self.outage.report("traces", exported.as_ref().err().map(|error| error as _));
+        self.outage.end_call("traces", exported.as_ref().err().map(|error| error as _));
         Ok(())
     }
 

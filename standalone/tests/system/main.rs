@@ -17,4 +17,5 @@ mod standalone;
 mod start;
 mod stores_down;
 mod token;
+mod traces;
 mod upgrade;

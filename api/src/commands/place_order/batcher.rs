@@ -9,11 +9,14 @@ use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use runtime::telemetry::traces::{set_batch, traceparent};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
 use crate::commands::{Error, database};
@@ -34,17 +37,23 @@ const PLACE_TIMEOUT: Duration = Duration::from_secs(15);
 const CONFLICT_RETRY_TIME: Duration = Duration::from_secs(5);
 
 type Response = Result<Outcome, Error>;
-type QueuedOrder = Queued<PlaceOrder, Response>;
+type QueuedOrder = Queued<WaitingOrder, Response>;
+
+struct WaitingOrder {
+    order: PlaceOrder,
+    /// The span of the wait for a transaction.
+    wait: Span,
+}
 
 #[derive(Clone)]
-pub struct OrderQueue(BatchQueue<PlaceOrder, Response>);
+pub struct OrderQueue(BatchQueue<WaitingOrder, Response>);
 
 /// Places the queued orders.
 #[derive(Clone)]
 pub struct OrderBatcher {
     db: DatabaseConnection,
     currency: Currency,
-    batcher: Batcher<PlaceOrder, Response>,
+    batcher: Batcher<WaitingOrder, Response>,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
     isolated_retries: TaskTracker,
@@ -64,9 +73,25 @@ pub fn order_queue(
 
 impl OrderQueue {
     /// Places an order. The order is placed even if the caller is dropped. Clients take turns.
-    pub async fn place(&self, order: PlaceOrder) -> Response {
-        let client = order.client_id.unwrap_or_default();
-        self.0.process_in(client, weight(&order), order).await.unwrap_or(Err(Error::Unavailable))
+    pub async fn place(&self, mut order: PlaceOrder) -> Response {
+        let span = info_span!("place order", result = Empty);
+        let wait = info_span!(parent: &span, "wait for transaction");
+        order.origin.traceparent = traceparent(&span).or(order.origin.traceparent);
+        let (client, weight) = (order.client_id.unwrap_or_default(), weight(&order));
+        let response = self.0.process_in(client, weight, WaitingOrder { order, wait }).await;
+        let response = response.unwrap_or(Err(Error::Unavailable));
+        span.record("result", result(&response));
+        response
+    }
+}
+
+/// The outcome of an order, for its span.
+fn result(response: &Response) -> &'static str {
+    match response {
+        Ok(Outcome::Placed(_)) => "placed",
+        Ok(Outcome::Replayed(_)) => "replayed",
+        Ok(Outcome::Rejected(_)) => "rejected",
+        Err(_) => "failed",
     }
 }
 
@@ -87,13 +112,14 @@ impl OrderBatcher {
     }
 
     async fn process(self, batch: Vec<QueuedOrder>) {
-        let (batch, late): (Vec<_>, Vec<_>) =
+        let (mut batch, late): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|queued| queued.queued_at.elapsed() < PLACE_TIMEOUT);
         fail(late, &Error::Unavailable);
         if batch.is_empty() {
             return;
         }
-        let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.clone()).collect();
+        batch.iter_mut().for_each(|queued| queued.item.wait = Span::none());
+        let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.order.clone()).collect();
         match self.place_batch(&orders).await {
             Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(queued, outcome)| queued.finish(Ok(outcome))),
             Err(failure) => self.recover(batch, &orders, failure),
@@ -107,7 +133,7 @@ impl OrderBatcher {
             Retry::ByClient => {
                 let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
                 for queued in batch {
-                    by_client.entry(queued.item.client_id).or_default().push(queued);
+                    by_client.entry(queued.item.order.client_id).or_default().push(queued);
                 }
                 by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
             }
@@ -138,13 +164,39 @@ impl OrderBatcher {
     }
 
     async fn place_batch(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, PlaceError> {
-        let placed = timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).await;
-        let BatchOutcome { outcomes, outgoing } = placed.unwrap_or_else(|_| Err(no_response()))?;
+        let span = self.transaction_span(orders);
+        let placed =
+            timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).instrument(span.clone()).await;
+        let placed = placed.unwrap_or_else(|_| Err(no_response()));
+        let BatchOutcome { outcomes, outgoing } = placed.inspect_err(|_| {
+            span.record("otel.status_code", "ERROR");
+        })?;
         for event in outgoing {
             // When the fast path is full, the relay's poll finds the event.
             let _ = self.outgoing.try_send(event);
         }
         Ok(outcomes)
+    }
+
+    /// The span of a transaction, linked to its orders.
+    fn transaction_span(&self, orders: &[PlaceOrder]) -> Span {
+        let span = info_span!(
+            "transaction orders",
+            otel.kind = "client",
+            db.system.name = system_name(self.db.get_database_backend()),
+            db.operation.name = "transaction",
+            db.operation.batch.size = orders.len(),
+            otel.status_code = Empty,
+        );
+        set_batch(&span, orders.iter().filter_map(|order| order.origin.traceparent.as_deref()));
+        span
+    }
+}
+
+fn system_name(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Sqlite => "sqlite",
+        _ => "postgresql",
     }
 }
 

@@ -17,6 +17,7 @@ use crate::commands::database::is_one_pair_of;
 use crate::commands::idempotency::{Scope, is_valid_key};
 use crate::orders::placed_event;
 use crate::outbox::relay::Outgoing;
+use crate::outbox::spans;
 use runtime::database::is_one_of;
 
 /// Reads what the rules need, and locks the clients.
@@ -120,17 +121,21 @@ fn rows(new: &[(&PlaceOrder, &Event<OrderPlaced>)]) -> Rows {
             quantity: item.quantity,
         })
     });
-    let events = new.iter().map(|(command, event)| order_event::Model {
-        id: event.id,
-        client_id: Some(event.data.client_id),
-        product_id: None,
-        version: event.version,
-        r#type: event::ORDER_PLACED.to_owned(),
-        payload: serde_json::to_value(&event.data).expect("an order always serialises"),
-        occurred_at: event.time,
-        traceparent: command.origin.traceparent.clone(),
-        actor: command.origin.actor.clone(),
-        actor_is_client: command.origin.actor_is_client.then_some(true),
+    let events = new.iter().map(|(command, event)| {
+        let mut row = order_event::Model {
+            id: event.id,
+            client_id: Some(event.data.client_id),
+            product_id: None,
+            version: event.version,
+            r#type: event::ORDER_PLACED.to_owned(),
+            payload: serde_json::to_value(&event.data).expect("an order always serialises"),
+            occurred_at: event.time,
+            traceparent: command.origin.traceparent.clone(),
+            actor: command.origin.actor.clone(),
+            actor_is_client: command.origin.actor_is_client.then_some(true),
+        };
+        spans::create(&mut row);
+        row
     });
     let keys = new.iter().filter_map(|(command, event)| {
         Some(idempotency_key::Model {

@@ -1,0 +1,74 @@
+//! Spans of requests and operations, by the semantic conventions for
+//! [HTTP](https://opentelemetry.io/docs/specs/semconv/http/http-spans/) and
+//! [GraphQL](https://opentelemetry.io/docs/specs/semconv/graphql/graphql-spans/). They never contain a document, a variable, a token or an address.
+
+use apollo_compiler::executable::OperationType;
+use async_graphql::ServerError;
+use axum::extract::Request;
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::Response;
+use runtime::telemetry::traces::set_parent;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
+
+use super::caller::traceparent;
+use super::{access_log, refusal};
+
+/// Records the requests to `/graphql`. Their parent is the span of the caller, if it sends one.
+pub async fn layer(request: Request, next: Next) -> Response {
+    if request.uri().path() != "/graphql" {
+        return next.run(request).await;
+    }
+    let (method, name) = match *request.method() {
+        Method::POST => ("POST", "POST /graphql"),
+        Method::GET => ("GET", "GET /graphql"),
+        Method::OPTIONS => ("OPTIONS", "OPTIONS /graphql"),
+        _ => ("_OTHER", "HTTP /graphql"),
+    };
+    let span = info_span!(
+        "request",
+        otel.name = name,
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = "/graphql",
+        http.response.status_code = Empty,
+        otel.status_code = Empty,
+    );
+    set_parent(&span, traceparent(request.headers()));
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    response
+}
+
+/// The span of an operation with one result. A subscription has none: it may last for days. An operation on a WebSocket is part of no
+/// request; its parent is the span of the caller who opened the connection, if there is one.
+pub fn operation(kind: OperationType, name: Option<&str>, caller: Option<&str>) -> Span {
+    if kind == OperationType::Subscription {
+        return Span::none();
+    }
+    let is_in_request = !Span::current().is_disabled();
+    let span = info_span!(
+        "operation",
+        otel.name = kind.name(),
+        graphql.operation.type = kind.name(),
+        graphql.operation.name = name.map(access_log::short_name),
+        otel.status_code = Empty,
+        error.type = Empty,
+    );
+    if !is_in_request {
+        set_parent(&span, caller);
+    }
+    span
+}
+
+/// Records the code of the first error.
+pub fn record_errors(span: &Span, errors: &[ServerError]) {
+    if let Some(error) = errors.first() {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", refusal::code(error).unwrap_or("_OTHER"));
+    }
+}

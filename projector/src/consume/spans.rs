@@ -1,0 +1,105 @@
+//! Spans of messages, by the [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/).
+//! They never contain what an event says.
+//!
+//! The span of a message is a child of the span that created its event, so that both are in one trace. When it ends with the result `now`,
+//! queries see the event.
+
+use aws_sdk_sqs::types::Message;
+use read_model::{Applied, Error};
+use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
+use serde::Deserialize;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
+
+/// The messages of a receive call, from their arrival until they are deleted.
+pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
+    let span = info_span!(
+        "receive orders",
+        otel.kind = "client",
+        messaging.system = "aws_sqs",
+        messaging.operation.name = "receive",
+        messaging.operation.type = "receive",
+        messaging.destination.name = name(queue_url),
+        messaging.batch.message_count = messages.len(),
+    );
+    if !span.is_disabled() {
+        let creators: Vec<String> = messages.iter().filter_map(creator).collect();
+        set_batch(&span, creators.iter().map(String::as_str));
+    }
+    span
+}
+
+/// One message, from its arrival until its event is applied. A message without context is a trace of its own.
+pub fn process(queue_url: &str, message: &Message) -> Span {
+    let span = info_span!(
+        parent: None,
+        "process orders",
+        otel.kind = "consumer",
+        messaging.system = "aws_sqs",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        messaging.destination.name = name(queue_url),
+        messaging.message.id = message.message_id(),
+        cloudevents.event_id = Empty,
+        result = Empty,
+        otel.status_code = Empty,
+    );
+    if !span.is_disabled() {
+        set_parent(&span, creator(message).as_deref());
+    }
+    span
+}
+
+/// Ends the span of a message with its result.
+pub fn processed(span: Span, result: &Result<Applied, Error>) {
+    let result = match result {
+        Ok(Applied::Now) => "now",
+        Ok(Applied::Before) => "before",
+        Err(_) => return refused(span),
+    };
+    span.record("result", result);
+}
+
+/// Ends the span of a message that is left for the dead-letter queue.
+pub fn refused(span: Span) {
+    span.record("result", "refused").record("otel.status_code", "ERROR");
+}
+
+/// The contexts of the spans of messages, if traces are on.
+pub fn contexts<'a>(spans: impl Iterator<Item = &'a Span>) -> Vec<String> {
+    spans.filter_map(traceparent).collect()
+}
+
+/// A batch of events of several receive calls, linked to their messages.
+pub fn apply<'a>(events: usize, messages: impl Iterator<Item = &'a String>) -> Span {
+    let span = info_span!("apply", messaging.batch.message_count = events, otel.status_code = Empty);
+    set_batch(&span, messages.map(String::as_str));
+    span
+}
+
+/// A call that deletes messages.
+pub fn settle(queue_url: &str, messages: &[Message]) -> Span {
+    info_span!(
+        "settle orders",
+        otel.kind = "client",
+        messaging.system = "aws_sqs",
+        messaging.operation.name = "delete",
+        messaging.operation.type = "settle",
+        messaging.destination.name = name(queue_url),
+        messaging.batch.message_count = messages.len(),
+        otel.status_code = Empty,
+    )
+}
+
+fn name(queue_url: &str) -> Option<&str> {
+    queue_url.rsplit('/').next()
+}
+
+/// The context of the span that created the event of a message.
+pub fn creator(message: &Message) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Traced {
+        traceparent: Option<String>,
+    }
+    serde_json::from_str::<Traced>(message.body()?).ok()?.traceparent
+}
