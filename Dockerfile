@@ -8,7 +8,9 @@ FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
 COPY --from=web /src/web/dist web/dist
-RUN scripts/build /out
+# The directory .git is not part of the context.
+ARG COMMIT=unknown
+RUN COMMIT=$COMMIT scripts/build /out
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*

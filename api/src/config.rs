@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runtime::logging::LogSettings;
 use runtime::settings::{duration, listen_address};
+use runtime::telemetry::metrics::MetricsSettings;
 
 use crate::edge::auth::TokenSettings;
 use crate::edge::documents::DocumentSettings;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub cancel_window: Option<Duration>,
     #[command(flatten)]
     pub log: LogSettings,
+    #[command(flatten)]
+    pub metrics: MetricsSettings,
     #[command(flatten)]
     pub tokens: TokenSettings,
     #[command(flatten)]

@@ -9,6 +9,7 @@
 //! - [`queries`]: reads from the read model
 //! - [`search`]: finds clients in PostgreSQL
 //! - [`config`]: the settings
+//! - [`metrics`]: what operators can measure
 //! - [`service`]: assembles the parts, serves, and drains
 
 pub mod commands;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod edge;
 pub mod graphql;
 pub mod history;
+pub mod metrics;
 pub mod orders;
 pub mod outbox;
 pub mod queries;

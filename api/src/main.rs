@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
+use runtime::telemetry::metrics;
 use runtime::{Exit, logging, telemetry};
 use tracing::{info, warn};
 
@@ -76,6 +77,7 @@ async fn main() -> Exit {
 async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
     let telemetry = telemetry::start("api")?;
     logging::init(settings.log, &telemetry)?;
+    metrics::start(settings.metrics).await?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;

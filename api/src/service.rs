@@ -31,6 +31,7 @@ use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, schema, subgraph};
+use crate::metrics;
 use crate::orders::by_id::OrdersById;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
@@ -135,6 +136,7 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
         let Service { edge, background } = self;
+        metrics::observe(&edge.app.db, &edge.queue);
         let Background { batcher, relay, live_updates, sales_snapshots } = background;
         let limits = http::Limits {
             idle_timeout: edge.settings.idle_timeout,

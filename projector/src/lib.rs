@@ -4,10 +4,12 @@
 //! - [`replay`]: applies the event log; [`rebuild`]: makes a new generation of the read model from it
 //! - [`verify`]: compares the read model with the command database and repairs it; [`sweep`]: does that in the background,
 //!   started by [`background`]
+//! - [`metrics`]: what operators can measure
 //! - [`queues`]: creates the queue and its dead-letter queue, and handles dead letters
 
 pub mod background;
 pub mod consume;
+pub mod metrics;
 pub mod queues;
 pub mod rebuild;
 pub mod replay;

@@ -18,6 +18,7 @@ use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
+use runtime::telemetry::metrics::{self, MetricsSettings};
 use runtime::{Exit, telemetry};
 use tracing::info;
 
@@ -58,6 +59,8 @@ struct Settings {
     sweep: SweepSettings,
     #[command(flatten)]
     log: LogSettings,
+    #[command(flatten)]
+    metrics: MetricsSettings,
 }
 
 impl Settings {
@@ -83,6 +86,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn consume(settings: Settings) -> anyhow::Result<()> {
+    metrics::start(settings.metrics).await?;
     let database = settings.database();
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
     // Before the read model: an empty Redis would store a currency that the database refuses.

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use self::round::Round;
 use crate::consume::activity::Activity;
+use crate::metrics::{SWEEP_DIFFERENCES, SWEEP_LAST_SUCCESS};
 use crate::verify::{Finding, FirstMissed, Verifier};
 
 /// How far the first look at recent changes goes back.
@@ -153,6 +154,8 @@ impl Sweep {
         log(&more);
         self.suspect_sums(&more).await?;
         findings.extend(more);
+        SWEEP_DIFFERENCES.add(findings.len() as u64, &[]);
+        SWEEP_LAST_SUCCESS.record(Utc::now().timestamp() as f64, &[]);
         Ok(findings)
     }
 
@@ -206,6 +209,7 @@ impl Sweep {
             match self.verifier.count_wrong_sums().await {
                 Ok(0) => {}
                 Ok(wrong) => {
+                    SWEEP_DIFFERENCES.add(wrong, &[]);
                     error!(
                         wrong,
                         "sums differ from the database: run `projector rebuild start`; `projector verify` lists them"

@@ -10,12 +10,14 @@
 //! | [`rules`]   | the meaning of an event, as pure functions: the specification                      |
 //! | [`reports`] | reads that combine several queries: sales over time, the latest orders, today      |
 //! | `memory`    | the read model in this process: it runs the rules directly                         |
+//! | `metrics`   | what operators can measure                                                         |
 //! | [`redis`]   | the read model in Redis: keys, the scripts that apply events, reads, generations   |
 //! | `settings`  | the settings that all processes share                                              |
 
 mod health;
 mod interface;
 mod memory;
+mod metrics;
 pub mod redis;
 pub mod reports;
 pub mod rules;

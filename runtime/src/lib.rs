@@ -1,7 +1,7 @@
 //! Code that all programs of the service share.
 //!
 //! - [`settings`]: environment variables and flags
-//! - [`logging`]: log lines; [`telemetry`]: traces
+//! - [`logging`]: log lines; [`telemetry`]: traces and metrics
 //! - [`database`], [`queue`]: connecting to stores
 //! - [`http`]: the HTTP server
 //! - [`batcher`], [`single_flight`]: calls that share work

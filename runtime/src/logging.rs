@@ -23,7 +23,8 @@ use crate::log_fields::EscapedFields;
 use crate::telemetry::Telemetry;
 
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
-const DEFAULT: &str = "info,aws_config=error,opentelemetry-otlp=off,sea_orm_migration=warn,sqlx_core=off";
+const DEFAULT: &str =
+    "info,aws_config=error,opentelemetry=warn,opentelemetry-otlp=off,sea_orm_migration=warn,sqlx_core=off";
 
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 

@@ -24,6 +24,7 @@ use projector::{queues, rebuild};
 use read_model::Redis;
 use runtime::database::watch_credentials;
 use runtime::settings::{listen, listen_address};
+use runtime::telemetry::metrics;
 use runtime::{Exit, logging, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -77,6 +78,7 @@ async fn main() -> Exit {
 async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -> anyhow::Result<()> {
     let telemetry = telemetry::start("standalone")?;
     logging::init(settings.log, &telemetry)?;
+    metrics::start(settings.metrics).await?;
     if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
     }

@@ -19,6 +19,7 @@
 //! - [`user`]: a user of an api
 //! - [`load`]: users who place orders all the time
 //! - [`log`]: what a test logs
+//! - [`metrics`]: what Prometheus reads from a process
 //! - [`until`]: waiting for a condition
 
 pub mod events;
@@ -26,6 +27,7 @@ pub mod fill;
 pub mod gate;
 pub mod load;
 pub mod log;
+pub mod metrics;
 pub mod otlp;
 pub mod pgbouncer;
 pub mod postgres;

@@ -23,11 +23,14 @@ use entity::text::{has_visible, is_printable};
 use entity::{Subject, order_event, outbox};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
-use sea_orm::{ActiveModelTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel};
+use sea_orm::{
+    ActiveModelTrait, ConnAcquireErr, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
+};
 use tokio::sync::mpsc;
 use tracing::warn;
 use uuid::{ContextV7, Timestamp, Uuid};
 
+use crate::metrics::DATABASE_TIMEOUTS;
 use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
 use refunds::rules::RefundRejection;
@@ -104,6 +107,9 @@ pub enum Error {
 
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Error {
+        if matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
+            DATABASE_TIMEOUTS.add(1, &[]);
+        }
         if database::is_outage(&error) {
             warn!("the command database is unavailable: {error}");
             Error::Unavailable

@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::response::JsonMap;
@@ -27,6 +27,7 @@ use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
 use super::traces;
 use crate::graphql::OrderSchema;
+use crate::metrics;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
@@ -50,6 +51,8 @@ pub struct OperationInfo {
     pub name: Option<String>,
     pub kind: OperationType,
     pub cost: usize,
+    /// Whether its document is from a manifest, so that no caller has chosen its name.
+    pub is_trusted: bool,
     /// The largest size of the response.
     bytes: usize,
     /// Whether a field may wait for the read model.
@@ -192,7 +195,8 @@ impl Executor {
         }
 
         let name = operation.name.as_ref().map(ToString::to_string);
-        let info = OperationInfo { name, kind: operation.operation_type, cost, bytes, waits, works };
+        let (kind, is_trusted) = (operation.operation_type, document.is_trusted);
+        let info = OperationInfo { name, kind, cost, is_trusted, bytes, waits, works };
         let mut request = Request::new("").variables(variables);
         request.operation_name = operation_name;
         request.set_parsed_query(executable);
@@ -214,6 +218,7 @@ impl Executor {
             true => request,
             false => request.data(AfterWait::new(self.active.clone(), key)),
         };
+        let began = Instant::now();
         let result = AssertUnwindSafe(self.schema.execute(request).instrument(span.clone())).catch_unwind();
         let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),
@@ -221,6 +226,7 @@ impl Executor {
             Err(_) => Response::from_errors(vec![self.timed_out(info.kind)]),
         };
         traces::record_errors(&span, &response.errors);
+        metrics::record_executed(&info, &response, began.elapsed());
         Ok(Executed { response, memory })
     }
 
@@ -243,10 +249,15 @@ impl Executor {
             // A subscription has the memory for one result until it ends: each of its results may remain unread.
             let held = (permit, prepared.memory);
             let results = without_panics(self.schema.execute_stream(prepared.request));
+            let mut is_first = true;
             return Ok(results
                 .map(move |result| {
                     let _ = &held; // dropped with the stream
-                    mask(result)
+                    let result = mask(result);
+                    if std::mem::take(&mut is_first) {
+                        metrics::count_executed(OperationType::Subscription, &result);
+                    }
+                    result
                 })
                 .boxed());
         }
@@ -254,7 +265,11 @@ impl Executor {
         let result = async move {
             match executor.execute(prepared).await {
                 Ok(Executed { response, memory }) => (response, Some(memory)),
-                Err(refusal) => (Response::from_errors(refusal.errors()), None),
+                Err(refusal) => {
+                    let errors = refusal.errors();
+                    metrics::count_rejected(&errors);
+                    (Response::from_errors(errors), None)
+                }
             }
         };
         // The memory is free when the consumer asks for more: then it has sent the result.

@@ -91,6 +91,48 @@ pub fn code(error: &ServerError) -> Option<&str> {
     }
 }
 
+/// Codes of errors that the service is to blame for, and not the sender.
+const FAILURES: [&str; 5] = [
+    "COMMAND_STORE_UNAVAILABLE",
+    "INTERNAL_SERVER_ERROR",
+    "OPERATION_TIMEOUT",
+    "READ_MODEL_UNAVAILABLE",
+    "SERVER_BUSY",
+];
+
+/// Whether the service is to blame for an error.
+pub fn is_failure(error: &ServerError) -> bool {
+    code(error).is_none_or(|code| FAILURES.contains(&code))
+}
+
+/// How an operation ended, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    /// Its sender is to blame.
+    Refused,
+    Failed,
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// The outcome of an operation with these errors.
+pub fn outcome(errors: &[ServerError]) -> Outcome {
+    match errors {
+        [] => Outcome::Ok,
+        errors if errors.iter().any(is_failure) => Outcome::Failed,
+        _ => Outcome::Refused,
+    }
+}
+
 /// Replaces each error without a code by an id and logs it under that id, so that internals do not reach clients.
 pub fn mask(mut response: Response) -> Response {
     for error in &mut response.errors {
@@ -113,6 +155,15 @@ fn hide(error: &mut ServerError, cause: &dyn std::fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_fails_if_the_service_is_to_blame_for_one_of_its_errors() {
+        let error = |code| super::error(code, "", None);
+        assert_eq!(outcome(&[]), Outcome::Ok);
+        assert_eq!(outcome(&[error("FORBIDDEN")]), Outcome::Refused);
+        assert_eq!(outcome(&[error("FORBIDDEN"), error("READ_MODEL_UNAVAILABLE")]), Outcome::Failed);
+        assert_eq!(outcome(&[ServerError::new("not masked", None)]), Outcome::Failed);
+    }
 
     #[test]
     fn errors_without_a_code_are_masked() {

@@ -12,6 +12,7 @@ use super::executor::Executed;
 use super::quota::Permit;
 use super::refusal::{Refusal, whole_seconds};
 use super::{MediaType, sse};
+use crate::metrics;
 
 /// The response to an operation that was executed. Some of its fields may have failed.
 pub fn executed(media_type: MediaType, executed: Executed) -> Response {
@@ -50,6 +51,7 @@ pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
     };
     let is_event_stream = matches!(refusal, Refusal::Invalid(_)) && media_type == MediaType::EventStream;
     let errors = refusal.errors();
+    metrics::count_rejected(&errors);
     let mut response = match is_event_stream {
         true => sse::errors(&errors),
         // Not a `GraphQLResponse`, which would add `"data": null`.

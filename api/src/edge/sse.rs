@@ -19,6 +19,7 @@ use super::access_log::OperationLog;
 use super::caller::Caller;
 use super::executor::{PreparedOperation, token_expiry};
 use super::refusal::Refusal;
+use crate::metrics::LiveConnection;
 
 /// A comment after this time keeps proxies from closing an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
@@ -27,6 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// `complete`, so that clients reconnect.
 pub fn stream(edge: &Edge, caller: &Caller, prepared: PreparedOperation) -> Result<Response, Refusal> {
     let permit = edge.connections.acquire(caller.quota_key())?;
+    let held = (permit, LiveConnection::open("sse"));
     let is_subscription = prepared.info.is_subscription();
     let (expires, shutdown) = (caller.expires(), edge.shutdown.clone());
     let end = async move {
@@ -43,7 +45,7 @@ pub fn stream(edge: &Edge, caller: &Caller, prepared: PreparedOperation) -> Resu
     let mut log = OperationLog::new(info, context, "sse");
     let results = results.map(Some).chain(stream::iter([None]));
     Ok(respond(results.take_until(Box::pin(end)).map(move |result| {
-        let _ = &permit; // dropped with the stream, as the log is
+        let _ = &held; // dropped with the stream, as the log is
         let Some(result) = result else { return complete() };
         log.errors.add(&result.errors);
         next(&result)

@@ -13,6 +13,7 @@ use aws_sdk_sqs::types::{
     SendMessageBatchRequestEntry,
 };
 use entity::order_event;
+use opentelemetry::KeyValue;
 use runtime::{crash_point, crash_points, one_line, queue};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -20,6 +21,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::spans;
+use crate::metrics::{OUTBOX_BATCH_SIZE, OUTBOX_FAILURES, OUTBOX_PUBLISHED};
 
 /// Limits of one `SendMessageBatch` call. Every SQS-compatible server accepts 256 KiB.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
@@ -31,6 +33,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// When the SDK first repeats a failed call.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// A backlog that was measured earlier is unknown: polls follow each other in seconds while the database responds.
+const MAX_BACKLOG_AGE: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
 pub struct Queue {
@@ -45,8 +49,18 @@ pub struct Queue {
 pub struct Backlog {
     /// How long ago the oldest was inserted into the outbox. `None` if only the fast path has events.
     pub oldest: Option<Duration>,
+    /// How many the queue has not refused; 10,000 stands for all larger numbers.
+    pub pending: u64,
     /// How many the queue has refused; 1,000 stands for all larger numbers.
     pub refused: u64,
+    pub measured_at: Option<Instant>,
+}
+
+impl Backlog {
+    /// The backlog, unless it was measured too long ago.
+    pub fn if_recent(&self) -> Option<Backlog> {
+        self.measured_at.is_some_and(|at| at.elapsed() < MAX_BACKLOG_AGE).then_some(*self)
+    }
 }
 
 /// An event and its message.
@@ -166,11 +180,12 @@ impl Queue {
         let entries = batch.iter().map(|event| event.entry(!span.is_disabled())).collect();
         crash_point(crash_points::RELAY_MID_BATCHES);
         let request = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries));
+        OUTBOX_BATCH_SIZE.record(batch.len() as u64, &[]);
         let ids = batch.into_iter().map(|event| event.id).collect();
         let fail = |code: &str| {
             span.record("otel.status_code", "ERROR").record("error.type", code);
         };
-        match timeout(limit, request.send()).instrument(span.clone()).await {
+        let sent = match timeout(limit, request.send()).instrument(span.clone()).await {
             Ok(Ok(response)) => {
                 response.failed().first().into_iter().for_each(|entry| fail(entry.code()));
                 Sent::performed(ids, &response)
@@ -183,11 +198,27 @@ impl Queue {
                 fail("timeout");
                 Sent::failed(ids, Cause::Queue, format!("the queue gave no response within {limit:?}"))
             }
-        }
+        };
+        sent.count();
+        sent
     }
 }
 
 impl Sent {
+    fn count(&self) {
+        let why_pending = match self {
+            Sent { has_response: true, .. } => "failed",
+            Sent { has_objection: true, .. } => "objection",
+            _ => "unavailable",
+        };
+        OUTBOX_PUBLISHED.add(self.accepted.len() as u64, &[]);
+        for (reason, events) in [("refused", self.refused.len()), (why_pending, self.pending.len())] {
+            if events > 0 {
+                OUTBOX_FAILURES.add(events as u64, &[KeyValue::new("reason", reason)]);
+            }
+        }
+    }
+
     /// An entry that failed without a fault of its sender stays pending.
     fn performed(ids: Vec<Uuid>, response: &SendMessageBatchOutput) -> Sent {
         let mut sent = Sent { pending: ids, has_response: true, ..Sent::default() };

@@ -192,7 +192,8 @@ impl Relay {
 
     fn report(&mut self, backlog: Backlog) {
         let oldest = backlog.oldest.filter(|age| *age >= MIN_POLL_AGE);
-        self.delivery.queue.backlog.send_replace(Backlog { oldest, ..backlog });
+        let measured_at = Some(Instant::now());
+        self.delivery.queue.backlog.send_replace(Backlog { oldest, measured_at, ..backlog });
         let was_reported = self.last_warning.is_some_and(|reported| reported.elapsed() < LONG_WAIT);
         if let Some(age) = oldest.filter(|age| *age >= LONG_WAIT && !was_reported) {
             self.last_warning = Some(Instant::now());

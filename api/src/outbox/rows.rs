@@ -18,6 +18,7 @@ pub const MAX_CLAIMED_ROWS: u64 = 200;
 /// Refused events that are sent again at a poll, each in its own call.
 const MAX_RETRIES: u64 = 20;
 const MAX_COUNTED: u32 = 1_000;
+const MAX_COUNTED_PENDING: u32 = 10_000;
 /// Suspects that a statement of SQLite skips: it takes at most 32,766 parameters.
 const MAX_EXCLUDED: usize = 30_000;
 
@@ -203,6 +204,7 @@ pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, 
     let scanned = if scan == Scan::Recent { is_recent(backend) } else { "TRUE".to_owned() };
     let sql = format!(
         "SELECT (SELECT {age} FROM outbox WHERE {scanned} ORDER BY inserted_at LIMIT 1) AS pending_s,
+             (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE {scanned} LIMIT {MAX_COUNTED_PENDING}) AS counted) AS pending,
              (SELECT {age} FROM refused_events ORDER BY event_id LIMIT 1) AS refused_s,
              (SELECT count(*) FROM (SELECT 1 FROM refused_events LIMIT {MAX_COUNTED}) AS counted) AS refused"
     );
@@ -211,8 +213,16 @@ pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, 
         let seconds: Option<i64> = row.try_get("", column)?;
         Ok(seconds.map(|seconds| Duration::from_secs(seconds.try_into().unwrap_or(0))))
     };
+    let count = |column| -> Result<u64, DbErr> {
+        let count: i64 = row.try_get("", column)?;
+        Ok(count.try_into().unwrap_or(0))
+    };
     let (pending, refused) = (age("pending_s")?, age("refused_s")?);
-    let count: i64 = row.try_get("", "refused")?;
-    let backlog = Backlog { oldest: pending.max(refused), refused: count.try_into().unwrap_or(0) };
+    let backlog = Backlog {
+        oldest: pending.max(refused),
+        pending: count("pending")?,
+        refused: count("refused")?,
+        measured_at: None,
+    };
     Ok((backlog, pending >= Some(RECENT / 2)))
 }

@@ -24,7 +24,7 @@ struct Recent {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     Current,
     /// There is a backlog.
     Lagging,
@@ -52,7 +52,7 @@ impl Activity {
         self.condition().0 == Condition::Lagging
     }
 
-    /// The condition of the pollers, and the lag.
+    /// Whether there is a backlog or the pollers have stopped, and the lag.
     pub(super) fn condition(&self) -> (Condition, Duration) {
         let Recent { received, lag } = *self.recent();
         let condition = match received {

@@ -13,6 +13,8 @@ use tracing::Instrument;
 
 use super::spans;
 
+use crate::metrics;
+
 /// How long a batch waits for more events during a backlog.
 const LINGER: Duration = Duration::from_millis(25);
 /// More callers than there can be pollers.
@@ -63,7 +65,9 @@ async fn apply(
     let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
     let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
     let span = spans::apply(events.len(), batch.iter().flat_map(|queued| &queued.item.contexts));
-    let mut results = read_model.apply_received(&events).instrument(span).await.into_iter();
+    let results = read_model.apply_received(&events).instrument(span).await;
+    metrics::record_applied(&events, &results);
+    let mut results = results.into_iter();
     let mut events = events.into_iter();
     for (queued, count) in batch.into_iter().zip(counts) {
         queued.finish((events.by_ref().take(count).collect(), results.by_ref().take(count).collect()));

@@ -54,8 +54,7 @@ async fn check(consumer: Consumer) -> (Health, bool) {
 async fn ready(State((consumer, checks)): State<(Consumer, Arc<Checks>)>) -> Response {
     let checked = consumer.clone();
     let Ok((read_model, queue)) = checks.get((), MAX_AGE, async move { Ok(check(checked).await) }).await;
-    let (condition, lag) = consumer.activity.condition();
-    let condition = if consumer.reception.is_paused() { Condition::Waiting } else { condition };
+    let (condition, lag) = consumer.condition();
     let is_ready = read_model.outage.is_none() && queue && matches!(condition, Condition::Current | Condition::Lagging);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let queue = if queue { "reachable" } else { "unreachable" };

@@ -14,13 +14,14 @@ mod spans;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use iso_currency::Currency;
 use read_model::Projection;
 use tokio::sync::Notify;
 
-use self::activity::Activity;
+use self::activity::{Activity, Condition};
 use self::apply::EventBatcher;
 use self::reception::Reception;
 
@@ -62,6 +63,14 @@ impl Consumer {
             busy: Arc::default(),
             activity: Arc::default(),
         }
+    }
+}
+
+impl Consumer {
+    /// The condition of the pollers, and the lag.
+    pub(crate) fn condition(&self) -> (Condition, Duration) {
+        let (condition, lag) = self.activity.condition();
+        (if self.reception.is_paused() { Condition::Waiting } else { condition }, lag)
     }
 }
 

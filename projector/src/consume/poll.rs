@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reception::Began;
 use super::{Consumer, CountGuard, Processed};
+use crate::metrics;
 use crate::queues::{CALL_TIMEOUT, timeout_config};
 
 /// Messages that one call returns at most: the largest value that SQS allows.
@@ -36,6 +37,7 @@ impl Consumer {
     /// Runs up to `pollers` pollers until `shutdown`. Each waits for its receive call and finishes the messages that it gets. They end at
     /// once if this is dropped.
     pub async fn run(self, pollers: u32, shutdown: CancellationToken) -> anyhow::Result<()> {
+        metrics::observe(&self);
         let idle_pollers = pollers.min(IDLE_POLLERS);
         let mut running = JoinSet::new();
         for n in 0..pollers {

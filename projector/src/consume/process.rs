@@ -18,6 +18,7 @@ use tracing::{Instrument, Level, debug, event_enabled, field, warn};
 
 use super::poll::RETRY_PAUSE;
 use super::{Consumer, CountGuard, spans};
+use crate::metrics;
 
 /// The outcome of the messages of one receive call.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,7 @@ impl Consumer {
                 }
                 Err(error) => {
                     processed.refused += 1;
+                    metrics::count_invalid();
                     span.in_scope(|| log_refusal(&message, &error));
                     spans::refused(span);
                 }

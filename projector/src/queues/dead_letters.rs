@@ -104,21 +104,27 @@ pub struct DeadLetters {
     hidden: HashMap<String, String>,
 }
 
+/// Returns the URL of the dead-letter queue of a queue with these attributes.
+pub async fn dead_letters_url(
+    queue: &Client,
+    attributes: &HashMap<QueueAttributeName, String>,
+) -> anyhow::Result<String> {
+    let policy = attributes.get(&QueueAttributeName::RedrivePolicy).context("the queue has no dead-letter queue")?;
+    let policy: serde_json::Value = serde_json::from_str(policy).context("the queue's redrive policy is not JSON")?;
+    // arn:aws:sqs:REGION:ACCOUNT:NAME
+    let arn = policy["deadLetterTargetArn"].as_str().context("the redrive policy names no dead-letter queue")?;
+    let mut parts = arn.rsplit(':');
+    let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let request = queue.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
+    let response = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
+    response.queue_url.with_context(|| format!("{arn} has no URL"))
+}
+
 impl DeadLetters {
     /// Finds the dead-letter queue of a queue.
     pub async fn of(queue: Client, queue_url: String, read_model: Redis, currency: Currency) -> anyhow::Result<Self> {
         let attributes = runtime::queue::attributes(&queue, &queue_url).await?;
-        let policy =
-            attributes.get(&QueueAttributeName::RedrivePolicy).context("the queue has no dead-letter queue")?;
-        let policy: serde_json::Value =
-            serde_json::from_str(policy).context("the queue's redrive policy is not JSON")?;
-        // arn:aws:sqs:REGION:ACCOUNT:NAME
-        let arn = policy["deadLetterTargetArn"].as_str().context("the redrive policy names no dead-letter queue")?;
-        let mut parts = arn.rsplit(':');
-        let (name, account) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let request = queue.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
-        let response = request.send().await.map_err(|error| anyhow!("cannot find {arn}: {}", one_line(&error)))?;
-        let dead_letters_url = response.queue_url.with_context(|| format!("{arn} has no URL"))?;
+        let dead_letters_url = dead_letters_url(&queue, &attributes).await?;
         Ok(DeadLetters { queue, queue_url, dead_letters_url, read_model, currency, hidden: HashMap::new() })
     }
 

@@ -2,6 +2,7 @@
 
 mod create;
 pub mod dead_letters;
+pub(crate) mod depth;
 
 use std::time::Duration;
 

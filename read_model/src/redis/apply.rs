@@ -13,6 +13,7 @@ use super::generations::registry::{ATTEMPTS, WriteTarget, keep_changing};
 use super::keys::{CHANGED, fencing_token_key, missing_key};
 use super::scripts::{is_not_loaded, is_stale};
 use super::{Redis, is_read_only};
+use crate::metrics;
 use crate::rules::MAX_AHEAD;
 use crate::rules::sales::line_count;
 use crate::{Applied, Error, Health, Projection};
@@ -134,7 +135,7 @@ impl Redis {
             batch.write(call.arg(self.channel()), now);
             call
         };
-        self.call(|target| batches.iter().map(|batch| call(batch, target)).collect()).await
+        self.call("apply", |target| batches.iter().map(|batch| call(batch, target)).collect()).await
     }
 
     async fn apply_products(
@@ -148,7 +149,7 @@ impl Redis {
             call.arg(product.product_id).arg(version).arg(product_text(product));
             call
         };
-        self.call(|target| products.iter().map(|product| call(product, target)).collect()).await
+        self.call("apply_product", |target| products.iter().map(|product| call(product, target)).collect()).await
     }
 
     /// Returns a call of a script that writes to a partition, without its last arguments.
@@ -163,9 +164,13 @@ impl Redis {
         call
     }
 
-    /// Makes calls of scripts in one round trip. Calls that fail because a script is not loaded or the fencing token is stale are
+    /// Makes calls of a script in one round trip. Calls that fail because a script is not loaded or the fencing token is stale are
     /// repeated with all others: what has been applied is then only reported as applied before.
-    async fn call(&self, calls: impl Fn(&WriteTarget) -> Vec<Cmd>) -> Result<Vec<RedisResult<Applied>>, Error> {
+    async fn call(
+        &self,
+        script: &'static str,
+        calls: impl Fn(&WriteTarget) -> Vec<Cmd>,
+    ) -> Result<Vec<RedisResult<Applied>>, Error> {
         for _ in 0..ATTEMPTS {
             let mut pipeline = pipe();
             for call in calls(&self.write_target()?) {
@@ -183,7 +188,7 @@ impl Redis {
             );
             let mut connection = self.connection();
             let results = pipeline.ignore_errors().query_async(&mut connection).instrument(span);
-            let results: Vec<RedisResult<Value>> = results.await?;
+            let results: Vec<RedisResult<Value>> = metrics::measured(script, results).await?;
             // Before a repetition, which does not return the quarantined keys again.
             let results: Vec<_> = results.into_iter().map(|result| applied(result?)).collect();
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());

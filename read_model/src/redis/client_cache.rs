@@ -68,10 +68,15 @@ impl ClientCache {
         self.tracked.store(connection, Ordering::SeqCst);
     }
 
+    /// Whether Redis sends invalidations, so that clients are cached.
+    pub fn is_tracking(&self) -> bool {
+        self.tracked.load(Ordering::SeqCst) == self.connection()
+    }
+
     /// Returns a cached client; `Some(None)` is a client without events.
     pub fn get(&self, generation: u64, id: i64) -> Option<Option<Client>> {
         self.used.store(true, Ordering::Relaxed);
-        if self.tracked.load(Ordering::SeqCst) != self.connection() {
+        if !self.is_tracking() {
             return None;
         }
         let cached = self.clients.get(&id)?;

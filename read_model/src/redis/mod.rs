@@ -15,7 +15,7 @@
 
 mod apply;
 pub mod batch;
-mod client_cache;
+pub(crate) mod client_cache;
 pub(crate) mod connection;
 mod decode;
 pub mod generations;
@@ -36,7 +36,7 @@ use self::generations::registry::Registry;
 use self::health::HealthCache;
 use self::keys::{META, generation_key};
 use self::scripts::Scripts;
-use crate::Error;
+use crate::{Error, metrics};
 
 /// The read model in Redis. Clones share their connection.
 #[derive(Clone)]
@@ -106,6 +106,7 @@ impl Redis {
         let connection = servers.connect(&client_cache).await?;
         let (registry, scripts, health) = (Registry::new(), Scripts::new(), HealthCache::default());
         let shared = Shared { servers, client_cache, connection, partitions, currency, registry, scripts, health };
+        metrics::observe(&shared.client_cache);
         let redis = Redis { shared: Arc::new(shared), pinned_to: None };
         redis.check_shared_settings().await?;
         redis.fence_partitions().await?;

@@ -15,6 +15,7 @@ use super::decode::{
 use super::generations::{HALF_HOURS_FORMAT, REPORTS_FORMAT};
 use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
+use crate::metrics;
 use crate::rules::recent_orders::RECENT_ORDERS;
 use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Resolution, Sum};
 
@@ -34,6 +35,7 @@ impl Queries for Redis {
         let mut clients: Vec<Option<Option<Client>>> = ids.iter().map(|id| cache.get(generation, *id)).collect();
         let missing: Vec<i64> =
             ids.iter().zip(&clients).filter(|(_, client)| client.is_none()).map(|(id, _)| *id).collect();
+        metrics::count_cache_reads(ids.len() - missing.len(), missing.len());
         if !missing.is_empty() {
             let marks: Vec<_> = missing.iter().map(|id| cache.mark(*id)).collect();
             let read = self.clients_of(generation, &missing).await?;
@@ -186,7 +188,9 @@ impl Redis {
             call.arg(generation_key(*partition, generation, name)).arg(count).arg(&rank).arg(&id);
         }
         let partitions = partitions.iter().copied();
-        let texts: Vec<String> = self.read_shared(generation, partitions, &[name.to_owned()], calls).await?;
+        let names = [name.to_owned()];
+        let read = self.read_shared(generation, partitions, &names, calls);
+        let texts: Vec<String> = metrics::measured("read_ranking", read).await?;
         texts.iter().map(|text| read_positions(text)).collect()
     }
 
@@ -202,8 +206,9 @@ impl Redis {
                 call.arg(generation_key(*partition, generation, period)).arg(cursor).arg(fields);
             }
             let partitions = unread.iter().map(|(partition, _)| *partition);
-            let parts: Vec<(String, String)> =
-                self.read_shared(generation, partitions, &[period.to_owned()], calls).await?;
+            let names = [period.to_owned()];
+            let read = self.read_shared(generation, partitions, &names, calls);
+            let parts: Vec<(String, String)> = metrics::measured("scan_hash", read).await?;
             for ((partition, cursor), (next, text)) in unread.iter_mut().zip(parts) {
                 read_product_sales(&text, &mut sales[*partition as usize])?;
                 *cursor = next;

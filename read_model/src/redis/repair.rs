@@ -13,6 +13,7 @@ use super::keys::{
     rebuild_position_field, swept_field, wrong_sums_field,
 };
 use super::scripts::is_stale;
+use crate::metrics;
 use crate::rules::recent_orders::RECENT_ORDERS;
 use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
 
@@ -246,7 +247,8 @@ impl Redis {
                 script.arg(format!("ahead:{version}")).arg("");
             }
         }
-        match script.invoke_async(&mut self.connection()).await {
+        let mut connection = self.connection();
+        match metrics::measured("replace_client", script.invoke_async(&mut connection)).await {
             // `state` may have been read from another generation.
             Err(error) if is_stale(&error) => self.reconcile().await.map(|()| false),
             replaced => replaced.map_err(|error| self.write_failed(error)),

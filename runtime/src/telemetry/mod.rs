@@ -3,8 +3,10 @@
 //! The settings are those of every program with an OpenTelemetry SDK:
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>. docs/tracing.md lists the useful ones.
 //!
+//! - [`metrics`]: for Prometheus, with a listener of their own
 //! - [`traces`]: spans, and the trace contexts that travel with events
 
+pub mod metrics;
 pub mod traces;
 
 use std::sync::atomic::{AtomicBool, Ordering};

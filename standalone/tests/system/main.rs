@@ -8,6 +8,7 @@ mod cluster;
 mod disk_full;
 mod logs;
 mod lost_keys;
+mod metrics;
 mod operator;
 mod rebuild;
 mod redis_loss;

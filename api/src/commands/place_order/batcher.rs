@@ -20,6 +20,7 @@ use tracing::{Instrument, Span, info_span};
 
 use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
 use crate::commands::{Error, database};
+use crate::metrics::{GROUP_COMMIT_SIZE, GROUP_COMMIT_WAIT};
 use crate::outbox::relay::Outgoing;
 
 /// Largest transaction, by the [`weight`] of its orders: 50 orders, or 500 lines.
@@ -117,6 +118,10 @@ impl OrderBatcher {
         fail(late, &Error::Unavailable);
         if batch.is_empty() {
             return;
+        }
+        GROUP_COMMIT_SIZE.record(batch.len() as u64, &[]);
+        for queued in &batch {
+            GROUP_COMMIT_WAIT.record(queued.queued_at.elapsed().as_secs_f64(), &[]);
         }
         batch.iter_mut().for_each(|queued| queued.item.wait = Span::none());
         let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.order.clone()).collect();

@@ -51,6 +51,8 @@ pub struct Document {
     original: Option<Box<str>>,
     /// Estimated size in memory.
     pub bytes: usize,
+    /// Whether it is from a manifest, so that no caller has chosen the names in it.
+    pub is_trusted: bool,
 }
 
 impl Document {
@@ -117,7 +119,7 @@ impl Validator {
         let executable = convert(&validated, &self.schema, text);
         let texts = text.len() + original.as_deref().map_or(0, str::len);
         let bytes = texts + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT;
-        Ok(Document { validated, executable, original, bytes })
+        Ok(Document { validated, executable, original, bytes, is_trusted: false })
     }
 
     /// Refuses a document with no operation that is within the limits for any variables.

@@ -23,6 +23,7 @@ use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;
 use crate::edge::{Edge, refusal};
+use crate::metrics::{self, LiveConnection};
 
 /// Time for a client to send `connection_init`.
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,6 +136,7 @@ impl Connection {
     }
 
     pub async fn serve(mut self) {
+        let _counted = LiveConnection::open("websocket");
         let context = self.context.clone();
         let disconnect = context.clone().scope(self.run()).await;
         // Neither the line of the connection nor those of its operations wait for the closing handshake.
@@ -244,7 +246,10 @@ impl Connection {
             (MessageKind::Pong, _) => Ok(()),
             (MessageKind::Subscribe, Some(id)) => match self.on_subscribe(id, message.payload())? {
                 Ok(()) => Ok(()),
-                Err(errors) => self.send(ServerMessage::Error { id, payload: &errors }).await,
+                Err(errors) => {
+                    metrics::count_rejected(&errors);
+                    self.send(ServerMessage::Error { id, payload: &errors }).await
+                }
             },
             (MessageKind::Complete, Some(id)) => {
                 if let Some(operation) = self.operations.remove(id) {
@@ -365,6 +370,7 @@ impl Connection {
             }
             Progress::Refused(errors) => {
                 self.operations.remove(&id);
+                metrics::count_rejected(&errors);
                 self.send(ServerMessage::Error { id: &id, payload: &errors }).await
             }
             Progress::Completed => {

@@ -12,12 +12,12 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{FORMAT, Generations, REPORTS_FORMAT};
-use crate::Error;
 use crate::redis::connection::Cursor;
 use crate::redis::keys::{
     META, fencing_token_key, partition_generations_key, rebuild_position_field, swept_field, wrong_sums_field,
 };
 use crate::redis::{ConnectError, Redis, meta_failed};
+use crate::{Error, metrics};
 
 /// How long readers use the cached generations. The previous one receives events for longer than that.
 const CACHED_FOR: Duration = Duration::from_secs(1);
@@ -273,7 +273,7 @@ impl Redis {
             let tokens = try_join_all(self.partitions().map(async |partition| {
                 let mut fence = self.shared.scripts.fence.key(fencing_token_key(partition));
                 fence.key(partition_generations_key(partition)).arg(generations.fencing_token).arg(&text);
-                fence.invoke_async::<u64>(&mut self.connection()).await
+                metrics::measured("fence", fence.invoke_async::<u64>(&mut self.connection())).await
             }));
             let tokens = tokens.await.map_err(|error| self.write_failed(error))?;
             largest = tokens.into_iter().max().unwrap_or(0);
@@ -304,7 +304,9 @@ impl Redis {
         generations.fencing_token = now.max(generations.fencing_token + 1).max(largest + 1);
         let mut save = self.shared.scripts.save_generations.key(META);
         save.arg(before.text.as_deref().unwrap_or_default()).arg(to_json(&generations)?);
-        save.invoke_async(&mut self.connection()).await.map_err(|error| self.write_failed(error))
+        let mut connection = self.connection();
+        let saved = metrics::measured("save_generations", save.invoke_async(&mut connection)).await;
+        saved.map_err(|error| self.write_failed(error))
     }
 
     async fn load(&self) -> Result<Stored, Error> {

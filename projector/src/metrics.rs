@@ -1,0 +1,160 @@
+//! The instruments of the projector. docs/metrics.md explains them, and a test compares it with them. The value of a label is a
+//! constant of the code.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use chrono::{TimeDelta, Utc};
+use entity::{Change, Event};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::{KeyValue, global};
+use read_model::{Applied, Error};
+use runtime::telemetry::metrics::{Sample, is_on};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+
+use crate::consume::Consumer;
+use crate::consume::activity::Condition;
+use crate::queues::depth::{Depth, Queues};
+
+static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("orders"));
+
+static LAG: LazyLock<Histogram<f64>> = LazyLock::new(|| {
+    let histogram = METER.f64_histogram("orders_projection_lag_seconds");
+    let meaning = "From the time of an event until the read model has it; the end is on the clock of the database if the \
+                   projector has one";
+    let seconds = vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0];
+    histogram.with_description(meaning).with_unit("s").with_boundaries(seconds).build()
+});
+static EVENTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    let counter = METER.u64_counter("orders_projection_events_total");
+    let meaning = "Received events: applied now, applied before (a duplicate), or refused at this delivery; a message that is \
+                   no valid event is unknown";
+    counter.with_description(meaning).build()
+});
+static BATCH_SIZE: LazyLock<Histogram<u64>> = LazyLock::new(|| {
+    let histogram = METER.u64_histogram("orders_projection_batch_size");
+    let sizes = vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
+    histogram.with_description("Events that are applied to the read model together").with_boundaries(sizes).build()
+});
+pub static SWEEP_DIFFERENCES: LazyLock<Counter<u64>> = LazyLock::new(|| {
+    let counter = METER.u64_counter("orders_sweep_differences_total");
+    let meaning = "Differences between the read model and the database that the sweep found, repaired or not";
+    counter.with_description(meaning).build()
+});
+pub static SWEEP_LAST_SUCCESS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
+    let gauge = METER.f64_gauge("orders_sweep_last_success_timestamp_seconds");
+    let meaning = "When this projector last compared recent changes with the database, in Unix time; only one projector \
+                   sweeps";
+    gauge.with_description(meaning).with_unit("s").build()
+});
+
+/// How far the clock of the database is ahead of this one, in milliseconds; 0 as long as that is unknown.
+static DATABASE_CLOCK: AtomicI64 = AtomicI64::new(0);
+
+/// Counts events and their lag, right after they were applied.
+pub fn record_applied(events: &[Event], results: &[Result<Applied, Error>]) {
+    BATCH_SIZE.record(events.len() as u64, &[]);
+    let now = Utc::now() + TimeDelta::milliseconds(DATABASE_CLOCK.load(Ordering::Relaxed));
+    for (event, result) in events.iter().zip(results) {
+        let result = match result {
+            Ok(Applied::Now) => {
+                LAG.record((now - event.time).as_seconds_f64().max(0.0), &[]);
+                "now"
+            }
+            Ok(Applied::Before) => "before",
+            Err(Error::Unavailable(_)) => continue, // they are applied again
+            Err(Error::Damaged(_) | Error::Refused(_)) => "refused",
+        };
+        count(type_of(event), result);
+    }
+}
+
+/// Counts a message that is not a valid event. Its type may be any text.
+pub fn count_invalid() {
+    count("unknown", "refused");
+}
+
+fn count(r#type: &'static str, result: &'static str) {
+    EVENTS.add(1, &[KeyValue::new("type", r#type), KeyValue::new("result", result)]);
+}
+
+fn type_of(event: &Event) -> &'static str {
+    match event.data {
+        Change::OrderPlaced(_) => "OrderPlaced",
+        Change::OrderCancelled(_) => "OrderCancelled",
+        Change::OrderRefunded(_) => "OrderRefunded",
+        Change::Client(_) => "Client",
+        Change::Product(_) => "Product",
+    }
+}
+
+/// Observes the state of a consumer at each scrape, and its queues in the background.
+pub fn observe(consumer: &Consumer) {
+    if !is_on() {
+        return;
+    }
+    let gauge = METER.u64_observable_gauge("orders_projector_state");
+    let observed = consumer.clone();
+    let gauge = gauge.with_callback(move |observer| {
+        let (present, _) = observed.condition();
+        for (condition, name) in [
+            (Condition::Current, "current"),
+            (Condition::Lagging, "lagging"),
+            (Condition::Waiting, "waiting"),
+            (Condition::Frozen, "frozen"),
+        ] {
+            observer.observe((condition == present).into(), &[KeyValue::new("state", name)]);
+        }
+    });
+    let meaning = "1 for the state of the projector, as /health/ready reports it, and 0 for the others";
+    gauge.with_description(meaning).build();
+
+    let queues = Arc::new(Queues::new(consumer.queue.clone(), consumer.queue_url.clone()));
+    let depth = Sample::keep("the queues", move || {
+        let queues = queues.clone();
+        async move { queues.depth().await }
+    });
+    let meaning = "Messages that wait in the queue, as SQS estimates";
+    observe_depth(&depth, "orders_queue_visible_messages", meaning, |depth| Some(depth.visible));
+    let meaning = "Messages that were received and are not deleted yet, as SQS estimates";
+    observe_depth(&depth, "orders_queue_in_flight_messages", meaning, |depth| Some(depth.in_flight));
+    let meaning = "Messages in the dead-letter queue, as SQS estimates";
+    observe_depth(&depth, "orders_queue_dead_letters", meaning, |depth| depth.dead_letters);
+}
+
+fn observe_depth(depth: &Sample<Depth>, name: &'static str, meaning: &'static str, number: fn(Depth) -> Option<u64>) {
+    let depth = depth.clone();
+    let gauge = METER.u64_observable_gauge(name).with_callback(move |observer| {
+        if let Some(number) = depth.get().and_then(number) {
+            observer.observe(number, &[]);
+        }
+    });
+    gauge.with_description(meaning).build();
+}
+
+/// Keeps measuring how far the clock of the database is ahead.
+pub fn keep_database_clock(db: &DatabaseConnection) {
+    // The clock of SQLite is that of this machine.
+    if !is_on() || db.get_database_backend() != DbBackend::Postgres {
+        return;
+    }
+    let db = db.clone();
+    Sample::keep("the clock of the database", move || {
+        let db = db.clone();
+        async move {
+            let ahead = milliseconds_ahead(&db).await?;
+            DATABASE_CLOCK.store(ahead, Ordering::Relaxed);
+            Ok(())
+        }
+    });
+}
+
+async fn milliseconds_ahead(db: &DatabaseConnection) -> Result<i64, DbErr> {
+    let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) AS now";
+    let before = Utc::now();
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
+    // The server reads its clock in the middle of the round trip.
+    let here = before + (Utc::now() - before) / 2;
+    let now: i64 = row.map(|row| row.try_get("", "now")).transpose()?.unwrap_or_default();
+    Ok(now - here.timestamp_millis())
+}

@@ -1,0 +1,282 @@
+//! Metrics: docs/metrics.md lists those of running processes and no other, no caller can add a label, and no store delays a scrape.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use test_support::gate::{Gate, Passage};
+use test_support::metrics::{Labels, Metric, scrape};
+use test_support::process::{Process, repository_file};
+use test_support::services::Stores;
+use test_support::sqs;
+use test_support::until;
+use test_support::user::{ALL_SCOPES, SAMPLE_ORDER, User, status};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use crate::start::fails;
+
+const ANY_PORT: (&str, &str) = ("METRICS_ADDR", "127.0.0.1:0");
+const ORDER: &str = "mutation { placeOrder(input: { clientId: \"1\", items: [{ productId: \"1\", quantity: 1 }] }) {
+    order { id } userErrors { code } } }";
+
+/// A row of the table in docs/metrics.md.
+struct Documented {
+    kind: String,
+    unit: String,
+    /// The values of each label; `None` if the release or the manifest of trusted documents chooses them.
+    labels: BTreeMap<String, Option<BTreeSet<String>>>,
+    program: String,
+    meaning: String,
+}
+
+fn documented() -> BTreeMap<String, Documented> {
+    let document = std::fs::read_to_string(repository_file("docs/metrics.md")).unwrap();
+    let codes = document.split("### Codes").nth(1).unwrap().split("###").next().unwrap();
+    let rows = document.lines().filter(|line| line.starts_with("| `orders_"));
+    let parsed = rows.map(|line| {
+        let cells: Vec<&str> = line.trim_matches(['|', ' ']).split(" | ").collect();
+        let [name, kind, unit, labels, program, meaning] = cells[..] else { panic!("{line}") };
+        let row = Documented {
+            kind: kind.into(),
+            unit: unit.into(),
+            labels: labels
+                .split("; ")
+                .filter(|label| *label != "–")
+                .flat_map(|label| parse_label(label, codes))
+                .collect(),
+            program: program.into(),
+            meaning: meaning.into(),
+        };
+        (name.trim_matches('`').to_owned(), row)
+    });
+    parsed.collect()
+}
+
+/// Reads a text such as "`state`: `used`, `idle`", or "`version`, `commit`" for labels of any values.
+fn parse_label(text: &str, codes: &str) -> Vec<(String, Option<BTreeSet<String>>)> {
+    let quoted = |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let (names, values) = text.split_once(": ").unwrap_or((text, ""));
+    let values = if values.contains("(#codes)") { quoted(codes) } else { quoted(values) };
+    let values = if values.is_empty() { None } else { Some(values.into_iter().collect::<BTreeSet<_>>()) };
+    quoted(names).into_iter().map(|name| (name, values.clone())).collect()
+}
+
+/// Checks that a program has exactly the metrics in its rows of the table.
+fn check(program: &str, scraped: &BTreeMap<String, Metric>) {
+    let documented = documented();
+    let of_program = |row: &Documented| row.program == program || row.program == "both";
+    let expected = documented.iter().filter(|(_, row)| of_program(row)).map(|(name, _)| name);
+    assert_eq!(scraped.keys().collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{program}");
+    for (name, metric) in scraped {
+        let row = &documented[name];
+        assert_eq!((&metric.kind, &metric.help), (&row.kind, &row.meaning), "{name}");
+        assert_eq!(name.ends_with("_total"), row.kind == "counter", "{name}");
+        assert_eq!(name.ends_with("_seconds"), row.unit == "seconds", "{name}");
+        for series in &metric.series {
+            assert!(series.keys().eq(row.labels.keys()), "{name}: {series:?}");
+            for (label, value) in series {
+                let is_listed = row.labels[label].as_ref().is_none_or(|values| values.contains(value));
+                assert!(is_listed, "{name}: docs/metrics.md does not list {label}={value}");
+            }
+        }
+    }
+}
+
+/// An api and a projector with metrics. Gates are in front of the database of the api and of the queue.
+struct Measured {
+    stores: Stores,
+    postgres: Gate,
+    queue: Gate,
+    /// Without the gate.
+    endpoint: String,
+    _api: Process,
+    _projector: Process,
+    /// The addresses of the metrics.
+    api: String,
+    projector: String,
+    user: User,
+}
+
+impl Measured {
+    async fn start() -> Measured {
+        let mut stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+        let (database, endpoint) = (stores.get("DATABASE_URL").to_owned(), stores.get("AWS_ENDPOINT_URL").to_owned());
+        let host = database.split('@').next_back().unwrap().split('/').next().unwrap();
+        let postgres = Gate::in_front_of(host).await;
+        let queue = Gate::in_front_of(endpoint.trim_start_matches("http://")).await;
+        stores.set("AWS_ENDPOINT_URL", &format!("http://{}", queue.address));
+        for (name, value) in [ANY_PORT, ("IN_FLIGHT", "1s"), ("SWEEP_INTERVAL", "100ms")] {
+            stores.set(name, value);
+        }
+        let gated = database.replace(host, &postgres.address);
+        let mut api = Process::start("api", &[], &[&stores.variables()[..], &[("DATABASE_URL", &*gated)]].concat());
+        let mut projector = Process::start("projector", &[], &stores.variables());
+        let user = User::new(&api.line_with("ready address="), &stores.token(ALL_SCOPES, "1h"));
+        Measured {
+            api: api.line_with("serving metrics address="),
+            projector: projector.line_with("serving metrics address="),
+            stores,
+            postgres,
+            queue,
+            endpoint,
+            _api: api,
+            _projector: projector,
+            user,
+        }
+    }
+
+    async fn code_of(&self, query: &str) -> Option<String> {
+        self.user.graphql(query).await["errors"][0]["extensions"]["code"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until a process has a metric.
+    async fn until_has(&self, address: &str, metric: &str) {
+        until(metric, async || scrape(address).await.contains_key(metric)).await;
+    }
+
+    async fn open_event_stream(&self) -> reqwest::Response {
+        let request = self.user.http.post(format!("http://{}/graphql", self.user.address));
+        let request = request.bearer_auth(&self.user.token).header("accept", "text/event-stream");
+        let subscription = json!({ "query": "subscription { clientChanged(id: 1) { version } }" });
+        request.json(&subscription).send().await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_metric_appears_and_no_other() {
+    let measured = Measured::start().await;
+    let user = &measured.user;
+    let (_, version) = user.place("1", &SAMPLE_ORDER, None).await;
+    user.client_at("1", version).await;
+    for query in ["{ client(id: \"1\") { version } }", "{ clients(first: 2) { nodes { id } } }"] {
+        assert_eq!(measured.code_of(query).await, None);
+    }
+    assert_eq!(measured.code_of("{ noSuchField }").await.as_deref(), Some("GRAPHQL_VALIDATION_FAILED"));
+    let mut upgrade = format!("ws://{}/graphql", user.address).into_client_request().unwrap();
+    upgrade.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+    let _open = (connect_async(upgrade).await.unwrap(), measured.open_event_stream().await);
+    let foreign = json!({ "QueueUrl": measured.stores.get("QUEUE_URL"), "MessageBody": "not an event" });
+    sqs::call(&user.http, &measured.endpoint, "SendMessage", foreign).await;
+
+    measured.queue.set(Passage::Closed);
+    assert_eq!(measured.code_of(ORDER).await, None);
+    measured.until_has(&measured.api, "orders_outbox_publish_failures_total").await;
+    measured.queue.set(Passage::Open);
+
+    measured.postgres.set(Passage::Closed);
+    assert_eq!(measured.code_of(ORDER).await.as_deref(), Some("COMMAND_STORE_UNAVAILABLE"));
+    measured.postgres.set(Passage::Open);
+
+    let mut redis = measured.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    measured.until_has(&measured.projector, "orders_sweep_differences_total").await;
+    for (program, address) in [("api", &measured.api), ("projector", &measured.projector)] {
+        until("every metric has a value", async || {
+            let (documented, scraped) = (documented(), scrape(address).await);
+            let mut expected = documented.iter().filter(|(_, row)| row.program == program || row.program == "both");
+            expected.all(|(name, _)| scraped.contains_key(name))
+        })
+        .await;
+        check(program, &scrape(address).await);
+    }
+    let state = &scrape(&measured.projector).await["orders_projector_state"];
+    assert_eq!(state.series.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_delays_no_scrape_and_has_no_sample() {
+    let measured = Measured::start().await;
+    let of_stores = [
+        (&measured.api, "orders_outbox_pending_events"),
+        (&measured.api, "orders_outbox_oldest_age_seconds"),
+        (&measured.projector, "orders_queue_visible_messages"),
+        (&measured.projector, "orders_queue_dead_letters"),
+    ];
+    for (address, metric) in of_stores {
+        measured.until_has(address, metric).await;
+    }
+    let began = Instant::now();
+    measured.postgres.set(Passage::Silent);
+    measured.queue.set(Passage::Silent);
+    for (address, metric) in of_stores {
+        until("it has no sample", async || {
+            let before = Instant::now();
+            let has_sample = scrape(address).await.contains_key(metric);
+            assert!(before.elapsed() < Duration::from_secs(1), "a scrape takes {:?}", before.elapsed());
+            !has_sample
+        })
+        .await;
+    }
+    println!("metrics: no samples {:.1?} after the stores began to hang", began.elapsed());
+    measured.postgres.set(Passage::Open);
+    measured.queue.set(Passage::Open);
+    for (address, metric) in of_stores {
+        measured.until_has(address, metric).await;
+    }
+}
+
+/// The embedded service with metrics: its address, a user, and the address of the metrics.
+fn standalone(variables: &[(&str, &str)]) -> (Process, User, String) {
+    let variables = [&[("LISTEN_ADDR", "127.0.0.1:0"), ANY_PORT], variables].concat();
+    let mut process = Process::start("standalone", &[], &variables);
+    let metrics = process.line_with("serving metrics address=");
+    let address = process.line_with("POST http://").split('/').next().unwrap().to_owned();
+    let token = process.line_with("TOKEN=");
+    (process, User::new(&address, &token), metrics)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_names_of_operations_add_no_label() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = directory.path().join("manifest.json");
+    let documents = json!({ "bob": "query Bob { client(id: 1) { version } }" });
+    std::fs::write(&manifest, documents.to_string()).unwrap();
+    let trusted = [("TRUSTED_DOCUMENTS", manifest.to_str().unwrap())];
+    let (_process, user, metrics) = standalone(&trusted);
+    let send = async |body: Value| -> Value {
+        let request = user.http.post(format!("http://{}/graphql", user.address)).bearer_auth(&user.token);
+        request.json(&body).send().await.unwrap().json().await.unwrap()
+    };
+    // The token of a developer may run any document.
+    let send_all = async |name: &str| {
+        let bodies = [
+            json!({ "query": format!("query {name} {{ __typename }}") }),
+            json!({ "query": format!("query {name} {{ {name} }}") }),
+            json!({ "query": "query Known { __typename }", "operationName": name }),
+            json!({ "documentId": name }),
+            json!({ "documentId": "bob", "operationName": name }),
+        ];
+        for body in bodies {
+            send(body).await;
+        }
+    };
+    assert_eq!(send(json!({ "documentId": "bob" })).await["errors"], Value::Null);
+    send_all("First").await;
+    let labels = async || -> BTreeMap<String, BTreeSet<Labels>> {
+        let scraped = scrape(&metrics).await.into_iter();
+        scraped
+            .filter(|(name, _)| name.contains("operation") || name.contains("rejected"))
+            .map(|(name, metric)| (name, metric.series))
+            .collect()
+    };
+    let before = labels().await;
+    let names: BTreeSet<&String> =
+        before["orders_operation_duration_seconds"].iter().map(|series| &series["operation"]).collect();
+    assert!(names.iter().map(|name| name.as_str()).eq(["Bob", "other"]), "{names:?}");
+    let names = (0..1_000).map(|_| format!("N{:x}", rand::random::<u64>()));
+    stream::iter(names).for_each_concurrent(8, async |name| send_all(&name).await).await;
+    assert_eq!(labels().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_a_listener_of_their_own() {
+    let (_process, user, metrics) = standalone(&[]);
+    assert_eq!((status(&metrics, "/metrics").await, status(&metrics, "/graphql").await), (200, 404));
+    assert_eq!(status(&user.address, "/metrics").await, 404);
+    for name in ["api", "projector", "standalone"] {
+        fails(name, &[], &[("METRICS_ADDR", "nowhere")], &["METRICS_ADDR", "'nowhere'"]);
+    }
+    fails("standalone", &[], &[("METRICS_ADDR", &metrics)], &["cannot listen on", "METRICS_ADDR"]);
+}
