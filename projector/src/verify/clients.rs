@@ -106,10 +106,10 @@ impl Verifier {
         let (sums, newest, projected, others) = try_join!(sums, newest, projected, self.ranked_and_recent(&ids))?;
 
         let matches_row = |row: &client::Model, projected: Option<&ProjectedClient>| match projected {
-            Some(ProjectedClient { client, ahead, .. }) => {
+            Some(ProjectedClient { client, ahead, newest }) => {
                 let stored = (client.sales(), milliseconds(client.last_purchase));
                 ahead.is_empty()
-                    && client.version == row.version
+                    && (client.version, *newest) == (row.version, row.version)
                     && stored == sums.get(&row.id).copied().unwrap_or_default()
                     && (&client.name, &client.email) == (&row.name, &row.email)
             }
@@ -246,6 +246,12 @@ impl Verifier {
         let expected = Sales { cancelled: self.sum_of_refunds(projected).await?, ..expected };
         if let Some(difference) = self.difference_of_sales(client.sales(), expected) {
             return Ok(Some(difference));
+        }
+        let newest_expected = ahead.iter().copied().chain([*version]).max().unwrap_or(0);
+        if *newest != newest_expected {
+            // It would keep later changes of the client out.
+            let why = format!("its newest version is {newest}, expected {newest_expected}");
+            return Ok(Some(Difference::Damaged { why }));
         }
         let last_purchase = *last_purchase;
         if milliseconds(last_purchase) != last_purchase_expected {

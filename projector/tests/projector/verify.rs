@@ -196,6 +196,27 @@ async fn verify_compares_names_addresses_and_products() {
 }
 
 #[tokio::test]
+async fn each_changed_field_of_a_client_is_found_and_repaired() {
+    let (_server, url, verifier) = verifier(Repair::FromLog).await;
+    let rows: Vec<_> = (1..=4).map(|version| row(1, version)).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    assert_eq!(differences(&verifier).await, []);
+    let right = verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap();
+    let values =
+        [("total", "1"), ("orders", "3"), ("last_purchase", "1"), ("name", "Eve"), ("email", "eve@example.com")];
+    let newest = [("newest", "99"), ("newest", "5"), ("newest", "3"), ("newest", "0")];
+    for (field, value) in values.into_iter().chain(newest).chain([("version", "3")]) {
+        command(&url, &["HSET", "orders:{p1}:g1:client:1", field, value]).await;
+        let found = differences(&verifier).await;
+        assert!(found.len() == 1 && found[0].0 == Client(1), "{field} {value}: {found:?}");
+        assert_eq!(differences(&verifier).await, [], "{field} {value}");
+        let repaired = verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap();
+        assert_eq!(repaired, right, "{field} {value}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_cannot_be_read_is_reported_although_the_database_does_not_have_it() {
     let (_server, url, mut verifier) = verifier(Repair::Off).await;
     verifier.read_model.apply(&events(&[row(99, 1)])).await;
