@@ -23,6 +23,7 @@ use crate::commands::Commands;
 use crate::commands::place_order::batcher::{OrderBatcher, order_queue};
 use crate::config::EdgeSettings;
 use crate::edge::auth::Authenticator;
+use crate::edge::body;
 use crate::edge::documents::Documents;
 use crate::edge::executor::Executor;
 use crate::edge::health::Checks;
@@ -109,6 +110,7 @@ impl Service {
             exposure,
             checks: Checks::default(),
             connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
+            bodies: ConcurrencyQuota::lasting(body::MEMORY.max(limits.max_body_bytes), limits.max_body_bytes),
             // Nobody knows yet who has opened them.
             uninitialised: ConcurrencyQuota::new(
                 limits.max_live_connections.div_ceil(10),

@@ -12,7 +12,6 @@ use runtime::logging::{LogContext, is_traceparent};
 
 use super::Edge;
 use super::auth::{Identity, InvalidToken};
-use super::graphql_http::BYTES_PER_POINT;
 use super::quota::QuotaKey;
 use super::refusal::Refusal;
 
@@ -44,11 +43,11 @@ impl Edge {
         client_address(headers, peer, self.settings.trusted_proxies)
     }
 
-    /// Identifies the sender of a request by its headers, and charges it for reading a body of this size.
+    /// Identifies the sender of a request by its headers.
     ///
     /// # Errors
     /// When the token is invalid.
-    pub async fn identify(&self, headers: &HeaderMap, peer: SocketAddr, body_size: usize) -> Result<Caller, Refusal> {
+    pub async fn identify(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Caller, Refusal> {
         let address = self.address(headers, peer);
         // Another scheme and unreadable bytes are an invalid token. Only a missing header is anonymous.
         let credentials = match headers.typed_try_get::<Authorization<Bearer>>() {
@@ -59,19 +58,13 @@ impl Edge {
             Err(_) => Some(Err("the header `Authorization` is not `Bearer` and a token")),
         };
         let identity = match credentials {
-            None => Ok(None),
-            Some(credentials) => self.authenticate(credentials, address).await.map(Some),
+            None => None,
+            Some(credentials) => Some(self.authenticate(credentials, address).await?),
         };
-        let traceparent = traceparent(headers).map(Into::into);
-        let (identity, refusal) = identity.map_or_else(|refusal| (None, Some(refusal)), |identity| (identity, None));
         if let Some(identity) = &identity {
             LogContext::current().set_subject(&identity.subject);
         }
-        let caller = Caller { identity, address, traceparent };
-        if body_size >= BYTES_PER_POINT {
-            self.executor.charge(&caller.quota_key(), body_size / BYTES_PER_POINT)?;
-        }
-        refusal.map_or(Ok(caller), Err)
+        Ok(Caller { identity, address, traceparent: traceparent(headers).map(Into::into) })
     }
 
     /// Verifies a token, unless the address has sent too many wrong ones. Cached tokens are accepted even then.

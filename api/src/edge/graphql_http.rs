@@ -1,15 +1,13 @@
 //! `/graphql` with GET and POST: [GraphQL over HTTP](https://graphql.github.io/graphql-over-http/draft/). A GET request can
 //! also open a WebSocket.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use apollo_compiler::executable::OperationType;
 use axum::Extension;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Query, State};
@@ -17,8 +15,8 @@ use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use runtime::http::stream::Received;
-use tower_http::timeout::TimeoutError;
 
+use super::body::RequestBody;
 use super::caller::Caller;
 use super::executor::{PreparedOperation, VALIDATION_COST};
 use super::negotiation::{Accepted, MediaType, is_json};
@@ -27,25 +25,24 @@ use super::refusal::{self, Refusal};
 use super::request::{Parameters, UrlParameters};
 use super::{Edge, response, sse, websocket};
 
-/// Time for a client to send a whole request body.
-pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of a body, or received by a WebSocket, that cost 1.
-pub const BYTES_PER_POINT: usize = 1024;
-
 pub async fn post(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
-    let size = body.as_ref().map_or(0, Bytes::len);
-    let result = match read_body(&edge, &headers, body) {
-        Ok(parameters) => match edge.identify(&headers, peer, size).await {
-            Ok(caller) => execute(&edge, &caller, accepted, parameters, &Method::POST).await,
+    // The token is verified first, so that the body has an owner who pays for it.
+    let result = match edge.identify(&headers, peer).await {
+        Ok(caller) => match read_body(&edge, &headers, &caller, body).await {
+            Ok(parameters) => execute(&edge, &caller, accepted, parameters, &Method::POST).await,
             Err(refusal) => Err(refusal),
         },
-        Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST + size / BYTES_PER_POINT, refusal)),
+        Err(refusal) => {
+            let address = QuotaKey::of_address(edge.address(&headers, peer));
+            RequestBody::new(&edge, address, body).discard().await;
+            Err(refusal)
+        }
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
@@ -79,7 +76,7 @@ pub async fn get(
     }
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
     let result = match read_url(&edge, parameters) {
-        Ok(parameters) => match edge.identify(&headers, peer, 0).await {
+        Ok(parameters) => match edge.identify(&headers, peer).await {
             Ok(caller) => execute(&edge, &caller, accepted, parameters, &Method::GET).await,
             Err(refusal) => Err(refusal),
         },
@@ -120,24 +117,31 @@ fn not_acceptable(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> Respons
     response::refused(MediaType::Json, charge_refused(edge, headers, peer, 1, refusal))
 }
 
-fn read_body(edge: &Edge, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Parameters, Refusal> {
+/// Reads the parameters in the body. A refusal that is not about a quota costs as much as the validation of a document.
+async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body) -> Result<Parameters, Refusal> {
+    let mut body = RequestBody::new(edge, caller.quota_key(), body);
+    let result = match check_content_type(headers) {
+        Ok(()) => match body.read().await {
+            Ok((bytes, _permit)) => Parameters::from_json(&bytes).map_err(Refusal::bad_request),
+            Err(refusal) => Err(refusal),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_))) {
+        body.discard().await;
+    }
+    if let Err(Refusal::Http { .. }) = result {
+        edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
+    }
+    result
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
     if !is_json(headers) || headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         let message = "Send the request as application/json without compression.";
         return Err(Refusal::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", message));
     }
-    let body = body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let message = format!("The request body is larger than {} bytes.", edge.limits.max_body_bytes);
-            return Refusal::http(rejection.status(), "MAX_BODY_LIMIT", message);
-        }
-        let mut causes = std::iter::successors(rejection.source(), |error| (*error).source());
-        if causes.any(|cause| cause.is::<TimeoutError>()) {
-            let message = format!("The request body did not arrive within {BODY_DEADLINE:?}.");
-            return Refusal::http(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message);
-        }
-        Refusal::bad_request("The request body cannot be read.")
-    })?;
-    Parameters::from_json(&body).map_err(Refusal::bad_request)
+    Ok(())
 }
 
 fn read_url(edge: &Edge, parameters: Result<Query<UrlParameters>, QueryRejection>) -> Result<Parameters, Refusal> {

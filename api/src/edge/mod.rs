@@ -1,13 +1,14 @@
 //! The HTTP edge: from bytes to one valid, authorised and paid operation, and from its result to bytes.
 //!
 //! - [`graphql_http`]: `/graphql` with GET and POST; [`sse`] and [`websocket`]: operations with more than one result
-//! - [`request`], [`negotiation`], [`response`]: parameters, media types, status codes
+//! - [`body`], [`request`], [`negotiation`], [`response`]: bodies, parameters, media types, status codes
 //! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
 //! - [`documents`], [`executor`], [`deliveries`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
 //! - [`access_log`], [`traces`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
 
 mod access_log;
 pub mod auth;
+pub mod body;
 mod caller;
 pub mod deliveries;
 pub mod documents;
@@ -29,7 +30,6 @@ mod websocket;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
@@ -46,7 +46,6 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::response::SetMultipleResponseHeadersLayer;
-use tower_http::timeout::RequestBodyDeadlineLayer;
 
 use self::auth::Authenticator;
 use self::documents::limits::LimitSettings;
@@ -83,6 +82,8 @@ pub struct Edge {
     pub(crate) checks: health::Checks,
     /// Open WebSockets and event streams.
     pub(crate) connections: Arc<ConcurrencyQuota>,
+    /// Bytes of request bodies that are being read.
+    pub(crate) bodies: Arc<ConcurrencyQuota>,
     /// WebSockets before `connection_init`.
     pub(crate) uninitialised: Arc<ConcurrencyQuota>,
     /// The tasks of open WebSockets.
@@ -107,11 +108,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     let graphql = routing::get(graphql_http::get).post(graphql_http::post).fallback(graphql_http::other_method).layer(
         ServiceBuilder::new()
             // Pages of other origins may use the GraphQL endpoint, and nothing else.
-            .option_layer(edge.settings.cors())
-            // A body is read into memory.
-            .layer(DefaultBodyLimit::max(edge.limits.max_body_bytes))
-            // A slow client must not hold a request open.
-            .layer(RequestBodyDeadlineLayer::new(graphql_http::BODY_DEADLINE)),
+            .option_layer(edge.settings.cors()),
     );
     let layers = ServiceBuilder::new()
         // A request id goes into logs and headers, so a harmful one of a client is replaced.

@@ -70,6 +70,35 @@ async fn responses_of_one_caller_wait_for_memory() {
     assert_eq!(answers, vec![(StatusCode::OK, "none".to_owned()); 32]);
 }
 
+#[tokio::test]
+async fn unfinished_bodies_of_a_caller_have_bounded_memory() {
+    let api = Api::start(&sqlite().await).await;
+    let begin = async || {
+        let mut stream = TcpStream::connect(api.address.trim_start_matches("http://")).await.unwrap();
+        let head = "POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 65000";
+        stream.write_all(format!("{head}\r\n\r\n{{").as_bytes()).await.unwrap();
+        stream
+    };
+    let (sender, mut statuses) = mpsc::channel(200);
+    let mut unfinished = JoinSet::new();
+    for _ in 0..200 {
+        let (mut stream, sender) = (begin().await, sender.clone());
+        unfinished.spawn(async move { sender.send(status(&mut stream).await).await });
+    }
+    // With 58, the caller has more than an eighth of what is left of 32 MiB.
+    for _ in 0..142 {
+        assert_eq!(statuses.recv().await.unwrap(), "503");
+    }
+    let large = || json!({ "query": "{ __typename }", "extensions": { "padding": "x".repeat(60_000) } });
+    assert_eq!(api.anonymous_request().json(&large()).send().await.unwrap().status(), BUSY.0);
+    assert_eq!(api.request().json(&large()).send().await.unwrap().status(), StatusCode::OK, "another caller");
+    drop(unfinished);
+    until("there is memory again", async || {
+        api.anonymous_request().json(&large()).send().await.unwrap().status() == StatusCode::UNAUTHORIZED
+    })
+    .await;
+}
+
 /// A query whose response has about 12 MB, more than the buffers of the operating system.
 fn large_query() -> String {
     let points: String = (0..100).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();

@@ -85,6 +85,24 @@ async fn an_encoded_body_is_not_implemented() {
 }
 
 #[tokio::test]
+async fn a_body_is_charged_by_its_bytes_and_parts_even_if_it_is_refused() {
+    let flags = ["--rate-limit", "1", "--max-complexity", "100", "--trusted-proxies", "1"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let send_twice = async |address: &str, chunk: &str, count: usize| {
+        let head = "POST /graphql HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json";
+        let chunks = format!("{:x}\r\n{chunk}\r\n", chunk.len()).repeat(count);
+        let request =
+            format!("{head}\r\nX-Forwarded-For: {address}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+        let statuses = [send(&api, request.as_bytes()).await, send(&api, request.as_bytes()).await];
+        statuses.map(|response| response.get(9..12).unwrap_or_default().to_owned())
+    };
+    assert_eq!(send_twice("192.0.2.1", "x", 30).await, ["400", "400"]);
+    assert_eq!(send_twice("192.0.2.2", "x", 2_000).await, ["400", "429"]);
+    assert_eq!(send_twice("192.0.2.3", "x", 3_000).await, ["413", "429"], "too many parts");
+    assert_eq!(send_twice("192.0.2.4", &"x".repeat(1_000), 70).await, ["413", "429"], "too large");
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let api = Api::start_with(&sqlite().await, &["--idle-timeout", "1s"]).await;
     let began = Instant::now();

@@ -16,9 +16,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, 
 
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::{OperationLog, closed_websocket, refused_on_websocket};
+use crate::edge::body::{BODY_DEADLINE, BYTES_PER_POINT};
 use crate::edge::caller::{Caller, parse_bearer};
 use crate::edge::executor::{Executor, VALIDATION_COST, token_expiry};
-use crate::edge::graphql_http::{BODY_DEADLINE, BYTES_PER_POINT};
 use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;

@@ -42,7 +42,7 @@ pub async fn open(
         let refusal = Refusal::http(StatusCode::FORBIDDEN, "FORBIDDEN", message);
         return Err(charge_refused(&edge, headers, peer, 1, refusal));
     }
-    let caller = edge.identify(headers, peer, 0).await?;
+    let caller = edge.identify(headers, peer).await?;
     // The token may arrive only in `connection_init`, so opening is charged to the address.
     edge.executor.charge(&QuotaKey::of_address(caller.address), VALIDATION_COST)?;
     let permits = Permits {
