@@ -7,9 +7,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use entity::order;
 use entity::order_event::least_id_at;
 use iso_currency::Currency;
+use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, Statement,
+    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Statement,
 };
 use uuid::Uuid;
 
@@ -51,12 +52,12 @@ pub struct OrderPage {
 }
 
 impl OrderPage {
-    /// `rows` begin with the order of the cursor, if it is in the list, and have one more than the page if it is not the last.
+    /// `rows` begin with the last order before the page, if there is one, and have one more than the page if it is not the last.
     ///
     /// # Errors
     /// When an event is damaged.
     fn new(mut rows: Vec<Row>, after: Option<Uuid>, first: usize, currency: Currency) -> Result<OrderPage, DbErr> {
-        let has_previous_page = rows.first().is_some_and(|row| Some(row.order_id) == after);
+        let has_previous_page = rows.first().is_some_and(|row| after.is_some_and(|after| row.order_id >= after));
         if has_previous_page {
             rows.remove(0);
         }
@@ -89,12 +90,21 @@ async fn rows_of_page(
 ) -> Result<Vec<Row>, DbErr> {
     rows()
         .filter(filter.condition())
-        .filter(Condition::all().add_option(after.map(|id| order::Column::Id.lte(id))))
+        .filter(Condition::all().add_option(after.map(|id| is_after(filter, id))))
         .order_by_desc(order::Column::Id)
         .limit(limit(first))
         .into_model()
         .all(db)
         .await
+}
+
+/// Whether an order is in the page after a cursor, or the last one before this page: the order of the cursor, or the next one if that
+/// has left the list, for example because its status has changed.
+fn is_after(filter: Filter, after: Uuid) -> Expr {
+    let before = order::Entity::find().select_only().column(order::Column::Id).filter(filter.condition());
+    let before = before.filter(order::Column::Id.gte(after)).order_by_asc(order::Column::Id).limit(1).into_query();
+    let last_before = Func::coalesce([Expr::SubQuery(None, Box::new(before.into())), Expr::val(after)]);
+    ExprTrait::lte(order::Column::Id.into_expr(), last_before)
 }
 
 /// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once.
@@ -122,7 +132,7 @@ pub async fn pages_of_clients(
     Ok(clients.iter().map(page).collect())
 }
 
-/// The order of the cursor and the order after the page are read too.
+/// The order before the page and the order after it are read too.
 fn limit(first: usize) -> u64 {
     first as u64 + 2
 }
@@ -132,7 +142,8 @@ const ROWS: &str = "
 SELECT orders.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
     SELECT event.*, orders.id AS order_id, orders.cancelled_at, orders.cancel_reason, orders.refunded
     FROM orders JOIN order_events AS event ON (event.client_id, event.version) = (orders.client_id, orders.version)
-    WHERE orders.client_id = client.id AND orders.id <= $2
+    WHERE orders.client_id = client.id AND orders.id <= coalesce(
+        (SELECT id FROM orders WHERE orders.client_id = client.id AND id >= $2 ORDER BY id LIMIT 1), $2)
     ORDER BY orders.id DESC LIMIT $3
 ) AS orders ORDER BY orders.client_id, orders.order_id DESC";
 

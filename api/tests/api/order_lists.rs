@@ -293,6 +293,55 @@ async fn orders_are_listed_by_status_of_all_clients_of_one_and_of_a_day() {
     .await;
 }
 
+/// The order of a cursor leaves the list when its status changes.
+#[tokio::test]
+async fn a_page_has_a_previous_one_if_there_are_orders_before_it() {
+    both(async |api, Db { connection: db, .. }| {
+        let (mut ids, token) = (Vec::new(), api.token(ALL_SCOPES, None));
+        for _ in 0..6 {
+            place_one(db, 2).await;
+            ids.insert(0, place_one(db, 1).await);
+        }
+        let page = async |arguments: &str| {
+            let query = format!(
+                "{{ orders({arguments}, first: 2) {{ nodes {{ id }} pageInfo {{ hasPreviousPage endCursor }} }} }}"
+            );
+            let page = ask(api, &query).await["orders"].clone();
+            let ids: Vec<_> = page["nodes"].as_array().unwrap().iter().map(|node| node["id"].clone()).collect();
+            (ids, page["pageInfo"]["hasPreviousPage"].as_bool().unwrap())
+        };
+        let cancel = async |id: &str| {
+            let cancel = format!(
+                "mutation {{ cancelOrder(input: {{ orderId: \"{id}\", reason: \"r\" }}) {{ userErrors {{ code }} }} }}"
+            );
+            let response = api.graphql(&token, &cancel, json!({})).await;
+            assert_eq!(response["data"]["cancelOrder"]["userErrors"], json!([]), "{response}");
+        };
+        let placed = |after: &str| format!("clientId: \"1\", status: PLACED, after: \"{after}\"");
+        assert_eq!(page("clientId: \"1\", status: PLACED").await, (vec![json!(ids[0]), json!(ids[1])], false));
+        cancel(&ids[1]).await;
+        assert_eq!(page(&placed(&ids[1])).await, (vec![json!(ids[2]), json!(ids[3])], true));
+        cancel(&ids[0]).await;
+        assert_eq!(page(&placed(&ids[1])).await, (vec![json!(ids[2]), json!(ids[3])], false));
+        assert_eq!(page(&placed(&ids[5])).await, (vec![], true));
+        // The order of another client.
+        let of_other = page("clientId: \"2\"").await.0[1].as_str().unwrap().to_owned();
+        assert_eq!(
+            page(&format!("clientId: \"1\", after: \"{of_other}\"")).await,
+            (vec![json!(ids[2]), json!(ids[3])], true)
+        );
+        let after = Some(of_other.parse().unwrap());
+        let pages = pages_of_clients(db, &[1, 2, 3], after, 2, Currency::USD).await.unwrap();
+        let found: Vec<_> = pages
+            .into_iter()
+            .map(|page| page.unwrap())
+            .map(|page| (page.orders.len(), page.has_previous_page))
+            .collect();
+        assert_eq!(found, [(2, true), (2, true), (0, false)]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn wrong_arguments_of_lists_get_a_clear_error() {
     let api = Api::start(&sqlite().await).await;
