@@ -64,11 +64,12 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        let transaction = begin(&self.db).await?;
         // Orders of the client wait for the lock, so that its versions have no gap.
         let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
             return Ok(Err(vec![Rejection::ClientNotFound]));
         };
+        let event_id = Uuid::now_v7();
         if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
             let agrees = |client: &client::Model| {
                 name.as_ref().is_none_or(|name| *name == client.name)

@@ -40,11 +40,12 @@ impl Commands {
         // The events up to this version are masked.
         let mut masked = 0;
         loop {
-            let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+            let transaction = begin(&self.db).await?;
             // Orders of the client wait for the lock, and are rejected then.
             let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
                 return Ok(Err(vec![Rejection::ClientNotFound]));
             };
+            let event_id = Uuid::now_v7();
             if let Some(earlier) = self.claim(&transaction, &key, &(), event_id).await? {
                 return Ok(earlier.replay(client_of, |_| true));
             }

@@ -81,7 +81,7 @@ impl Commands {
     ) -> Outcome<Done<product::Model>> {
         let subject = Subject::Product(id.unwrap_or_default());
         let valid = both(update.valid(), idempotency::key(&Scope::Of(subject), key, "updateProduct"));
-        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        let transaction = begin(&self.db).await?;
         let found = match id {
             // `FOR UPDATE` would make orders wait, because their items refer to the product.
             Some(id) => product::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(&transaction).await?,
@@ -92,6 +92,7 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
+        let event_id = Uuid::now_v7();
         let Changes { name, price, available, sku } = &changes;
         if let Some(earlier) = self.claim(&transaction, &key, &(name, price, available, sku), event_id).await? {
             return Ok(earlier.replay(product_of, |product| changes.made_to(product.clone()) == *product));

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use api::commands::place_order::place_at;
-use chrono::{TimeDelta, Utc};
+use chrono::{SubsecRound, TimeDelta, Utc};
 use entity::event::{ORDER_CANCELLED, ORDER_PLACED, ORDER_REFUNDED};
 use entity::{Change, Event, Refund, client, order, order_event, order_refund, order_refund_item, outbox};
 use futures::future::join_all;
 use iso_currency::Currency;
-use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryOrder, TransactionTrait};
 use serde_json::{Value, json};
+use test_support::services::sql;
 
 use crate::support::{ALL_SCOPES, Api, Db, code, command, placed, postgres, sqlite, until};
 
@@ -372,4 +373,45 @@ async fn an_order_can_be_refunded_a_hundred_times_and_then_only_be_cancelled() {
     assert_eq!(codes(&cancel_or_refund(&api, &id, Some("0.01")).await), ["TOO_MANY_REFUNDS"]);
     let cancelled = cancel_or_refund(&api, &id, None).await;
     assert_eq!((&cancelled["order"]["status"], &cancelled["clientVersion"]), (&json!("CANCELLED"), &json!(103)));
+}
+
+/// So that the times and ids of a client's events are in the sequence of its versions.
+#[tokio::test]
+async fn the_time_of_an_event_is_taken_after_the_wait_for_its_client() {
+    let db = postgres().await;
+    let api = Api::start(&db).await;
+    let (id, token) = (place_id(&api, "1").await, api.token(ALL_SCOPES, None));
+    let locked = db.connection.begin().await.unwrap();
+    locked.execute_unprepared("SELECT 1 FROM clients WHERE id = 1 FOR UPDATE").await.unwrap();
+    let waiting = "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let release = async {
+        until("a request waits for the lock", async || {
+            let row = db.connection.query_one_raw(sql(waiting)).await.unwrap().unwrap();
+            row.try_get::<i64>("", "waiting").unwrap() >= 1
+        })
+        .await;
+        let released = Utc::now();
+        locked.commit().await.unwrap();
+        released
+    };
+    let order = json!({ "clientId": "1", "items": [{ "productId": "1", "quantity": 1 }] });
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { clientVersion } }";
+    let update = "mutation ($input: UpdateClientInput!) { updateClient(input: $input) { clientVersion } }";
+    let (released, ..) = tokio::join!(
+        release,
+        answer(&api, &token, place, json!(order)),
+        refund(&api, &token, &id, "1", "late"),
+        answer(&api, &token, update, json!({ "id": "1", "name": "Robert" })),
+    );
+    let of_client = events(&db.connection).await.into_iter().filter(|row| row.client_id == Some(1) && row.version > 2);
+    let of_client: Vec<_> = of_client.collect();
+    assert_eq!(of_client.len(), 3);
+    assert!(of_client.iter().all(|row| row.occurred_at >= released.trunc_subsecs(3)), "{released}: {of_client:?}");
+    assert!(of_client.is_sorted_by_key(|row| row.occurred_at), "{of_client:?}");
+    assert!(of_client.iter().all(|row| id_time(row.id) >= released.timestamp_millis()), "{released}: {of_client:?}");
+}
+
+/// The time in an id, in ms since 1970.
+fn id_time(id: uuid::Uuid) -> i64 {
+    (id.as_u128() >> 80) as i64
 }

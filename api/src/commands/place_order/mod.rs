@@ -70,7 +70,7 @@ pub async fn place(
     currency: Currency,
     orders: &[PlaceOrder],
 ) -> Result<BatchOutcome, PlaceError> {
-    place_at(db, currency, orders, Utc::now()).await
+    place_by(db, currency, orders, Utc::now).await
 }
 
 /// As [`place`], at this time.
@@ -83,7 +83,16 @@ pub async fn place_at(
     orders: &[PlaceOrder],
     time: DateTime<Utc>,
 ) -> Result<BatchOutcome, PlaceError> {
-    let (transaction, batch) = prepare(db, currency, orders, time).await.map_err(PlaceError::RolledBack)?;
+    place_by(db, currency, orders, || time).await
+}
+
+async fn place_by(
+    db: &DatabaseConnection,
+    currency: Currency,
+    orders: &[PlaceOrder],
+    clock: impl Fn() -> DateTime<Utc>,
+) -> Result<BatchOutcome, PlaceError> {
+    let (transaction, batch) = prepare(db, currency, orders, clock).await.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
     crash_point(crash_points::ORDER_AFTER_COMMIT);
@@ -95,11 +104,13 @@ async fn prepare(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
-    time: DateTime<Utc>,
+    clock: impl Fn() -> DateTime<Utc>,
 ) -> Result<(DatabaseTransaction, BatchOutcome), DbErr> {
     let transaction = begin(db).await?;
     let mut book = sql::open_book(&transaction, currency, orders).await?;
-    let outcomes = orders.iter().map(|order| book.decide(order, time.trunc_subsecs(3))).collect::<Vec<_>>();
+    // After the wait for the locks, so that the times of a client's events are in the sequence of its versions.
+    let time = clock().trunc_subsecs(3);
+    let outcomes = orders.iter().map(|order| book.decide(order, time)).collect::<Vec<_>>();
 
     let new = orders.iter().zip(&outcomes).filter_map(|(order, outcome)| match outcome {
         Outcome::Placed(event) => Some((order, event)),

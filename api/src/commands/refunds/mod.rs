@@ -85,11 +85,19 @@ impl Commands {
     /// have no gap, an order is cancelled once, and no more is refunded than its total. To cancel a cancelled order again is a
     /// repeated request, also without a key.
     pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<RefundedOrder>> {
-        self.refund_order_at(command, Utc::now()).await
+        self.refund_order_by(command, Utc::now).await
     }
 
     /// As [`Commands::refund_order`], at this time.
     pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<RefundedOrder>> {
+        self.refund_order_by(command, || time).await
+    }
+
+    async fn refund_order_by(
+        &self,
+        command: &RefundOrder,
+        clock: impl Fn() -> DateTime<Utc>,
+    ) -> Outcome<Done<RefundedOrder>> {
         let transaction = begin(&self.db).await?;
         let locked = sql::lock_order(&transaction, self.currency, command).await?;
         let subject = Subject::Client(locked.as_ref().map_or(0, |locked| locked.client.id));
@@ -99,7 +107,8 @@ impl Commands {
             Err(invalid) => (Err(invalid), None),
         };
         let Some(locked) = locked else { return Ok(Err(rules::not_found(reason))) };
-        let time = locked.time(time.trunc_subsecs(3));
+        // After the wait for the lock, so that the times of a client's events are in the sequence of its versions.
+        let time = locked.time(clock().trunc_subsecs(3));
         let event_id = id_at(time);
         if let Some(earlier) = self.claim(&transaction, &key, &command.input(), event_id).await? {
             let refunded = earlier.replay(refund_by, |(refund, _)| command.is_for(refund));
