@@ -3,7 +3,7 @@
 use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ClientDetails, MAX_NAME};
 use entity::{ClientChanged, Event, Subject, client, order_event};
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
     ActiveValue, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
     SqlErr,
@@ -38,12 +38,16 @@ impl Commands {
             version: ActiveValue::Set(1),
             forgotten_at: ActiveValue::Set(None),
         };
-        match client::Entity::insert(new).exec_with_returning(&transaction).await {
+        // Without an error, because PostgreSQL would log it with the address.
+        let unless_taken = OnConflict::column(client::Column::Email).do_nothing().to_owned();
+        match client::Entity::insert(new).on_conflict(unless_taken).exec_with_returning(&transaction).await {
             Ok(client) => {
                 self.commit(transaction, event(event_id, CLIENT_REGISTERED, &client, origin)).await?;
                 Ok(Ok(Done::now(client)))
             }
-            Err(error) => email_taken(error),
+            // No row was inserted.
+            Err(DbErr::RecordNotFound(_)) => Ok(Err(vec![Rejection::EmailTaken])),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -92,6 +96,9 @@ impl Commands {
             Ok(version) => version,
             Err(rejection) => return Ok(Err(vec![rejection])),
         };
+        if client.email != before.email && is_taken(&transaction, &client.email).await? {
+            return Ok(Err(vec![Rejection::EmailTaken]));
+        }
         match update_row(&transaction, &client).await {
             Ok(()) => {
                 self.commit(transaction, event(event_id, CLIENT_UPDATED, &client, origin)).await?;
@@ -106,6 +113,13 @@ impl Commands {
 pub(super) async fn raise_version(db: &impl ConnectionTrait, client: i64, version: i32) -> Result<(), DbErr> {
     let raise = client::Entity::update_many().col_expr(client::Column::Version, Expr::val(version));
     raise.filter(client::Column::Id.eq(client)).exec(db).await.map(drop)
+}
+
+/// PostgreSQL logs the address if an update finds it taken, which happens only if another request takes it meanwhile.
+async fn is_taken(db: &impl ConnectionTrait, email: &str) -> Result<bool, DbErr> {
+    let owner = client::Entity::find().select_only().column(client::Column::Id);
+    let owner = owner.filter(client::Column::Email.eq(email)).into_tuple::<i64>().one(db).await?;
+    Ok(owner.is_some())
 }
 
 async fn update_row(transaction: &DatabaseTransaction, client: &client::Model) -> Result<(), DbErr> {
