@@ -3,10 +3,10 @@
 //! One transaction masks the row and the newest [`MASKED_AT_ONCE`] events, so that nobody sees a client that is forgotten in part. Older
 //! events of a client with more of them are masked before, in transactions of their own: a single one would hold the lock of the
 //! client for longer than an order waits. The request is checked before that. If masking takes longer than a request may, what was
-//! masked stays masked, and the next request continues.
+//! masked stays masked, and the next request continues there.
 
 use entity::event::CLIENT_FORGOTTEN;
-use entity::{ClientChanged, Subject, client, order};
+use entity::{ClientChanged, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement};
 use serde_json::json;
@@ -60,10 +60,13 @@ impl Commands {
             };
             if client.version - masked > MASKED_AT_ONCE {
                 transaction.rollback().await?;
+                if masked == 0 {
+                    masked = self.masked_before(id, client.version).await?;
+                }
                 // The other half is for the events that arrive meanwhile.
                 let last = client.version - MASKED_AT_ONCE / 2;
                 self.mask_older_events(id, masked, last).await?;
-                masked = last;
+                masked = masked.max(last);
                 continue;
             }
             mask_events(&transaction, id, masked, client.version).await?;
@@ -71,11 +74,27 @@ impl Commands {
             let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, origin.without_client());
             let ClientChanged { client_name: name, client_email: email, .. } = data;
             let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
-            mask_rows(&transaction, &client).await?;
+            mask_row(&transaction, &client).await?;
             mask_keys(&transaction, id, &key).await?;
             self.commit(transaction, event).await?;
             return Ok(Ok(Done::now(client)));
         }
+    }
+
+    /// The version up to which an earlier request, which was interrupted, has masked the events. It has masked them in the sequence of
+    /// their versions.
+    async fn masked_before(&self, id: i64, last: i32) -> Result<i32, DbErr> {
+        let (mut masked, mut unmasked, mask) = (0, last, mask_of(id).client_email);
+        while unmasked - masked > 1 {
+            let middle = masked + (unmasked - masked) / 2;
+            let event = order_event::Entity::find().filter(order_event::Column::ClientId.eq(id));
+            let event = event.filter(order_event::Column::Version.eq(middle)).one(&self.db).await?;
+            match event.is_none_or(|event| event.payload["clientEmail"] == mask) {
+                true => masked = middle,
+                false => unmasked = middle,
+            }
+        }
+        Ok(masked)
     }
 
     /// Masks the events with versions above `after`, up to `last`, a transaction for each statement.
@@ -107,13 +126,17 @@ const ON_SQLITE: &str = "UPDATE order_events SET payload = json_remove(json_patc
         actor = CASE WHEN actor_is_client THEN NULL ELSE actor END
     WHERE client_id = $2 AND version > $3 AND version <= $4 AND payload ->> 'clientEmail' <> $5";
 
+/// The reasons of the cancellations with these versions.
+const REASONS: &str = "UPDATE orders SET cancel_reason = NULL WHERE cancel_reason IS NOT NULL AND id IN
+    (SELECT order_id FROM order_refunds WHERE client_id = $1 AND version > $2 AND version <= $3 AND cancels)";
+
 /// The versions of each statement: above the first, up to the second.
 fn statements(after: i32, last: i32) -> impl Iterator<Item = (i32, i32)> {
     let until = move |after: i32| after.saturating_add(EVENTS_PER_STATEMENT).min(last);
     (after..last).step_by(EVENTS_PER_STATEMENT as usize).map(move |after| (after, until(after)))
 }
 
-/// Masks the events with versions above `after`, up to `last`.
+/// Masks the events with versions above `after`, up to `last`, and the reasons of their cancellations in the orders.
 async fn mask_events(db: &impl ConnectionTrait, id: i64, after: i32, last: i32) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     let text = if backend == DbBackend::Postgres { ON_POSTGRES } else { ON_SQLITE };
@@ -122,12 +145,13 @@ async fn mask_events(db: &impl ConnectionTrait, id: i64, after: i32, last: i32) 
     for (after, until) in statements(after, last) {
         let values = [mask.clone().into(), id.into(), after.into(), until.into(), client_email.clone().into()];
         db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
+        let values = [id.into(), after.into(), until.into()];
+        db.execute_raw(Statement::from_sql_and_values(backend, REASONS, values)).await?;
     }
     Ok(())
 }
 
-/// Masks the rows of the client and its orders.
-async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model) -> Result<(), DbErr> {
+async fn mask_row(db: &impl ConnectionTrait, client: &client::Model) -> Result<(), DbErr> {
     let update = client::Entity::update_many().filter(client::Column::Id.eq(client.id));
     update
         .col_expr(client::Column::Name, Expr::val(client.name.clone()))
@@ -135,9 +159,6 @@ async fn mask_rows(db: &impl ConnectionTrait, client: &client::Model) -> Result<
         .col_expr(client::Column::Version, Expr::val(client.version))
         .col_expr(client::Column::ForgottenAt, Expr::val(client.forgotten_at))
         .exec(db)
-        .await?;
-    let reasons = order::Entity::update_many().col_expr(order::Column::CancelReason, Expr::val(None::<String>));
-    let reasons =
-        reasons.filter(order::Column::ClientId.eq(client.id)).filter(order::Column::CancelReason.is_not_null());
-    reasons.exec(db).await.map(drop)
+        .await
+        .map(drop)
 }

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use test_support::services::sql;
 
 use crate::reports::ask;
-use crate::support::{ALL_SCOPES, Api, Db, PLACE, code, open, order, postgres, queue, redis, sqlite};
+use crate::support::{
+    ALL_SCOPES, Api, Db, PLACE, code, open, order, postgres, postgres_alone, queue, redis, sqlite, until,
+};
 
 const EMAIL: &str = "zoe.private@example.com";
 const NAME: &str = "Zoë Private";
@@ -305,6 +307,62 @@ async fn a_client_with_many_events_is_forgotten_too() {
     println!("18,501 events were masked in {:?}", started.elapsed());
     assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(18_502), &json!([])), "{forgotten}");
     assert_eq!(left().await, 0);
+}
+
+/// As when the time of an operation ends: otherwise a client with very many events could never be forgotten.
+#[tokio::test]
+async fn a_repeated_request_to_forget_a_client_continues_where_the_first_one_has_stopped() {
+    let postgres = test_support::postgres::database().await;
+    let loader = runtime::database::connect(&postgres.url, 1, None).await.unwrap();
+    migration::up(&loader).await.unwrap();
+    test_support::fill::fill(&loader, 2, 25_000).await;
+    loader.close().await.unwrap();
+    let db = Db::on(open(&postgres.url).await);
+    let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let staff = api.token(ALL_SCOPES, None);
+    let statements = "CREATE TABLE statements (failing int); INSERT INTO statements VALUES (3); CREATE SEQUENCE statement;
+        CREATE FUNCTION count_statements() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('statement') = (SELECT failing FROM statements) THEN RAISE 'interrupted'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER count_statements AFTER UPDATE ON order_events FOR EACH STATEMENT EXECUTE FUNCTION count_statements();";
+    db.connection.execute_unprepared(statements).await.unwrap();
+    let response = api.graphql(&staff, &format!("mutation {{ {} }}", forget("1")), json!({})).await;
+    assert_eq!(code(&response), "INTERNAL_SERVER_ERROR", "{response}");
+
+    db.connection.execute_unprepared("SELECT setval('statement', 10)").await.unwrap();
+    let forgotten = change(&api, &staff, &forget("1")).await;
+    assert_eq!(forgotten["userErrors"], json!([]), "{forgotten}");
+    let left = "SELECT count(*) AS left, (SELECT last_value FROM statement) - 10 AS statements FROM order_events
+        WHERE client_id = 1 AND payload::text LIKE '%1@example.com%'";
+    let row = db.connection.query_one_raw(sql(left)).await.unwrap().unwrap();
+    assert_eq!(row.try_get::<i64>("", "left").unwrap(), 0);
+    // Of 12,500 events 4,000 were masked, and a statement masks 2,000.
+    assert_eq!(row.try_get::<i64>("", "statements").unwrap(), 5);
+}
+
+/// PostgreSQL logs an error with the values that caused it.
+#[tokio::test]
+async fn the_log_of_the_database_has_no_address_that_is_taken() {
+    let db = postgres_alone().await;
+    let api = Api::start(&db).await;
+    let staff = api.token(ALL_SCOPES, None);
+    let register = format!("registerClient(input: {{ name: \"Z\", email: \"{EMAIL}\" }}) {{ userErrors {{ code }} }}");
+    let update = format!("updateClient(input: {{ id: 1, email: \"{EMAIL}\" }}) {{ userErrors {{ code }} }}");
+    assert_eq!(change(&api, &staff, &register).await["userErrors"], json!([]));
+    for mutation in [&register, &update] {
+        assert_eq!(change(&api, &staff, mutation).await["userErrors"][0]["code"], "EMAIL_TAKEN");
+    }
+    assert!(db.connection.execute_unprepared("SELECT the_end_of_this_test").await.is_err());
+    let directory = "SELECT current_setting('data_directory') || '/' || current_setting('log_directory') AS directory";
+    let row = db.connection.query_one_raw(sql(directory)).await.unwrap().unwrap();
+    let directory: String = row.try_get("", "directory").unwrap();
+    let read = || {
+        let files = std::fs::read_dir(&directory).unwrap();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect::<String>()
+    };
+    until("the log has the error", async || read().contains("the_end_of_this_test")).await;
+    assert!(!read().contains(EMAIL), "{}", read());
 }
 
 const EVENTS_MEANWHILE: &str = "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
