@@ -13,7 +13,8 @@ use tower_http::request_id::RequestId;
 use tracing::{debug, info};
 
 use super::executor::OperationInfo;
-use super::{refusal, request_id};
+use super::refusal::{self, Outcome};
+use super::request_id;
 
 /// Longer names of operations are cut, in bytes.
 const MAX_NAME: usize = 64;
@@ -51,7 +52,7 @@ fn milliseconds_since(began: Instant) -> f64 {
 /// Tells callers apart without naming them: 16 digits of the SHA-256 hash of the subject.
 fn subject_hash(context: &LogContext) -> Option<String> {
     let digest = Sha256::digest(context.subject()?.as_bytes());
-    Some(digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+    digest.first_chunk().map(|first| format!("{:016x}", u64::from_be_bytes(*first)))
 }
 
 /// Cuts a long name of an operation.
@@ -63,6 +64,8 @@ pub fn short_name(name: &str) -> &str {
 #[derive(Clone, Debug, Default)]
 pub struct Errors {
     any: bool,
+    /// Whether the service is to blame for one of them.
+    has_failure: bool,
     codes: Vec<String>,
 }
 
@@ -75,10 +78,19 @@ impl Errors {
 
     pub fn add(&mut self, errors: &[ServerError]) {
         self.any |= !errors.is_empty();
+        self.has_failure |= errors.iter().any(refusal::is_failure);
         for code in errors.iter().filter_map(refusal::code) {
             if self.codes.len() < MAX_CODES && !self.codes.iter().any(|known| known == code) {
                 self.codes.push(code.to_owned());
             }
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.any {
+            _ if self.has_failure => Outcome::Failed,
+            true => Outcome::Refused,
+            false => Outcome::Ok,
         }
     }
 
@@ -112,7 +124,7 @@ impl Drop for OperationLog {
 impl OperationInfo {
     fn log(&self, context: &LogContext, transport: &str, status: Option<u16>, errors: &Errors, began: Instant) {
         let name = self.name.as_deref().map_or("-", short_name);
-        let (kind, outcome) = (self.kind.name(), if errors.any { "error" } else { "success" });
+        let (kind, outcome) = (self.kind.name(), errors.outcome().name());
         let (cost, duration_ms, codes) = (self.cost, milliseconds_since(began), errors.codes());
         let subject_hash = subject_hash(context);
         info!(operation = name, kind, outcome, codes, cost, status, duration_ms, subject_hash, transport, "operation");

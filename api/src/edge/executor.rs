@@ -11,6 +11,7 @@ use apollo_compiler::response::JsonMap;
 use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
+use runtime::logging::LogContext;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
@@ -59,6 +60,13 @@ pub struct OperationInfo {
     waits: bool,
     /// Whether the operation has a root field that does not wait.
     works: bool,
+}
+
+impl PreparedOperation {
+    /// The context of log lines outside of its span.
+    pub fn log_context(&self) -> LogContext {
+        LogContext::current().in_span(&self.span)
+    }
 }
 
 impl OperationInfo {

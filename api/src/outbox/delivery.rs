@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use runtime::logging::LogContext;
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
 use tokio::sync::{Notify, Semaphore};
@@ -110,6 +111,7 @@ impl Delivery {
     /// Makes a call that has begun.
     async fn call(&self, batch: Vec<Outgoing>, limit: Duration) -> Sent {
         let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
+        let traceparents: Vec<Option<String>> = batch.iter().map(|event| event.traceparent.clone()).collect();
         let mut sent = self.queue.send(batch, limit).await;
         let change = self.suspects().end(&ids, &mut sent);
         self.ended.notify_one();
@@ -120,7 +122,10 @@ impl Delivery {
             None => {}
         }
         for (event_id, reason) in &sent.refused {
-            warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
+            let traceparent =
+                ids.iter().zip(&traceparents).find(|(id, _)| *id == event_id).and_then(|(_, of_it)| of_it.as_deref());
+            let log = || warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
+            LogContext::run_for_event(traceparent, log);
         }
         sent
     }
@@ -202,10 +207,11 @@ impl Delivery {
     /// Sends an event alone, for which a call has begun.
     pub async fn attempt(&self, event: Outgoing) -> Sent {
         let is_first = !self.suspects().has_failed_alone(event.id);
-        let id = event.id;
+        let (id, traceparent) = (event.id, event.traceparent.clone());
         let sent = self.call(vec![event], if is_first { PATIENCE } else { FURTHER_ATTEMPT }).await;
         if let (true, Some(error), false) = (is_first, &sent.error, self.suspects().is_down()) {
-            warn!(event_id = %id, "an event cannot be published; it stays in the outbox: {error}");
+            let log = || warn!(event_id = %id, "an event cannot be published; it stays in the outbox: {error}");
+            LogContext::run_for_event(traceparent.as_deref(), log);
         }
         sent
     }

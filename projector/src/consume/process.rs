@@ -209,8 +209,5 @@ fn log_applied(message: &Message, applied: Applied) {
 
 /// Logs with the ids of the request that caused the event of a message.
 fn in_context(message: &Message, log: impl FnOnce()) {
-    match spans::creator(message).as_deref().and_then(LogContext::of_event) {
-        Some(context) => context.run(log),
-        None => log(),
-    }
+    LogContext::run_for_event(spans::creator(message).as_deref(), log);
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, stream};
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::telemetry::traces;
@@ -34,8 +35,24 @@ impl LogContext {
     }
 
     /// The request that caused an event with this trace context. `None` if that is invalid.
-    pub fn of_event(traceparent: &str) -> Option<LogContext> {
+    fn of_event(traceparent: &str) -> Option<LogContext> {
         is_traceparent(traceparent).then(|| LogContext::of_request("", Some(traceparent)))
+    }
+
+    /// Calls a function within the context of the request that caused an event with this trace context.
+    pub fn run_for_event(traceparent: Option<&str>, function: impl FnOnce()) {
+        match traceparent.and_then(LogContext::of_event) {
+            Some(context) => context.run(function),
+            None => function(),
+        }
+    }
+
+    /// The same request, but part of the trace of a span if traces are recorded.
+    pub fn in_span(&self, span: &Span) -> LogContext {
+        let Some(traceparent) = traces::traceparent(span) else { return self.clone() };
+        let context = LogContext::of_request(self.request_id(), Some(&traceparent));
+        self.subject().into_iter().for_each(|subject| context.set_subject(subject));
+        context
     }
 
     /// What is executed now; something new outside of any request.

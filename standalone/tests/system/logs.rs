@@ -52,7 +52,7 @@ async fn one_trace_id_leads_from_a_request_to_its_event() {
         let operation = line(&process, &[("message", &"operation".into()), ("request_id", &request_id.into())]).await;
         let trace_id = operation["trace_id"].as_str().unwrap().to_owned();
         assert!(trace_id.len() == 32 && trace_id.bytes().all(|digit| digit.is_ascii_hexdigit()), "{operation}");
-        assert_eq!((&operation["outcome"], &operation["codes"]), (&json!("success"), &Value::Null), "{operation}");
+        assert_eq!((&operation["outcome"], &operation["codes"]), (&json!("ok"), &Value::Null), "{operation}");
         let hash = operation["subject_hash"].as_str().unwrap();
         assert!(hash.len() == 16 && !operation.to_string().contains("developer"), "{operation}");
         let applied = line(&process, &[("message", &"applied".into()), ("trace_id", &operation["trace_id"])]).await;
@@ -79,7 +79,7 @@ async fn an_operation_that_fails_is_logged_as_such_and_so_is_its_cause() {
 
     let id = json!("failing");
     let operation = line(&api, &[("message", &"operation".into()), ("request_id", &id)]).await;
-    assert_eq!((&operation["outcome"], &operation["status"]), (&json!("error"), &json!(200)), "{operation}");
+    assert_eq!((&operation["outcome"], &operation["status"]), (&json!("failed"), &json!(200)), "{operation}");
     assert_eq!(operation["codes"], "READ_MODEL_UNAVAILABLE", "{operation}");
     let cause = line(&api, &[("level", &"WARN".into()), ("request_id", &id)]).await;
     assert_eq!(cause["trace_id"], operation["trace_id"], "{cause}");
@@ -126,7 +126,7 @@ async fn a_closed_websocket_is_logged_with_its_code_and_its_operations_have_trac
     let own: Vec<Value> = own.filter(|line| line["operation"] == "Own").collect();
     let traces: BTreeSet<&str> = own.iter().filter_map(|line| line["trace_id"].as_str()).collect();
     assert_eq!((own.len(), traces.len()), (3, 3), "{own:#?}");
-    assert!(own.iter().all(|line| line["subject_hash"].is_string() && line["outcome"] == "success"), "{own:#?}");
+    assert!(own.iter().all(|line| line["subject_hash"].is_string() && line["outcome"] == "ok"), "{own:#?}");
 }
 
 #[tokio::test]

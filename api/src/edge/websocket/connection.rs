@@ -398,7 +398,7 @@ impl Connection {
 fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl Stream<Item = Progress> + Send {
     let started = async move {
         let prepared = executor.prepare(parameters, &caller).await?;
-        let (info, context) = (prepared.info.clone(), LogContext::current());
+        let (info, context) = (prepared.info.clone(), prepared.log_context());
         let results = executor.stream(prepared)?;
         Ok((OperationLog::new(info, context, "websocket"), results))
     };
