@@ -115,6 +115,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(middleware::map_request(request_id::remove_unsafe))
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
         .layer(PropagateRequestIdLayer::x_request_id())
+        // Outside of the compression, which must not refuse a response.
+        .layer(middleware::map_request(negotiation::accept_identity))
         // Outside of the log, whose durations exclude compression.
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_compressing))
         // Error responses need the security headers, too.

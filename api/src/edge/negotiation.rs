@@ -1,7 +1,8 @@
 //! Media types of requests and responses.
 
-use axum::http::HeaderMap;
+use axum::extract::Request;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 
 /// A media type of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,26 @@ fn parse_range(range: &str) -> (String, f32) {
         name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
     });
     (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+}
+
+/// Removes `identity;q=0` and `*;q=0` from `Accept-Encoding`. The layer that compresses would make status 406 of the response to an
+/// operation that was executed. A server may send what the header excludes (RFC 9110, section 12.5.3).
+pub async fn accept_identity(mut request: Request) -> Request {
+    let values = request.headers().get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let codings: Vec<&str> = values.flat_map(|value| value.split(',')).collect();
+    let is_accepted = |coding: &&str| {
+        let (name, quality) = parse_range(coding.trim());
+        quality > 0.0 || !matches!(name.as_str(), "identity" | "*")
+    };
+    if !codings.iter().all(is_accepted) {
+        let accepted: Vec<&str> = codings.into_iter().filter(is_accepted).collect();
+        let accepted = HeaderValue::from_str(&accepted.join(","));
+        request.headers_mut().remove(ACCEPT_ENCODING);
+        if let Ok(accepted) = accepted {
+            request.headers_mut().insert(ACCEPT_ENCODING, accepted);
+        }
+    }
+    request
 }
 
 /// Whether the client accepts a compressed response (RFC 9110, section 12.5.3).

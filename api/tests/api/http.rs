@@ -221,3 +221,13 @@ async fn a_stopping_service_is_not_ready_but_still_responds() {
     }
     assert!(responses > 5, "requests that still arrive get a response: {responses}");
 }
+
+#[tokio::test]
+async fn a_response_is_sent_whatever_encodings_are_accepted() {
+    let api = Api::start(&sqlite().await).await;
+    for accepted in ["identity;q=0", "*;q=0", "gzip;q=0, *;q=0", "gzip;q=0, identity;q=0.0", "br, IDENTITY ; q=0"] {
+        let request = api.request().header("accept-encoding", accepted);
+        let response = request.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{accepted}");
+    }
+}
