@@ -23,8 +23,7 @@ use crate::log_fields::EscapedFields;
 use crate::telemetry::Telemetry;
 
 /// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
-const DEFAULT: &str =
-    "info,aws_config=error,opentelemetry=warn,opentelemetry-otlp=off,sea_orm_migration=warn,sqlx_core=off";
+const DEFAULT: &str = "info,aws_config=error,opentelemetry=warn,opentelemetry-otlp=off,sea_orm_migration=warn,sqlx::pool=error,sqlx_core=off";
 
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
@@ -121,6 +120,15 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// When the database is busy, each statement that waits would write a line.
+    #[test]
+    fn waits_for_a_connection_are_not_logged_by_default() {
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filter("").unwrap()), || {
+            assert!(!event_enabled!(target: "sqlx::pool::acquire", Level::WARN));
+            assert!(event_enabled!(target: "api::outbox::relay", Level::WARN));
+        });
+    }
 
     #[test]
     fn a_misspelt_level_is_refused() {
