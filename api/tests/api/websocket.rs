@@ -94,6 +94,20 @@ async fn each_protocol_violation_has_its_close_code() {
 }
 
 #[tokio::test]
+async fn an_id_that_is_no_unicode_does_not_end_other_operations() {
+    let api = Api::start(&sqlite().await).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
+    socket.send_text(r#"{ "id": "a\ud800", "type": "subscribe", "payload": { "query": "{ __typename }" } }"#).await;
+    let error = socket.receive_text().await;
+    assert!(error.contains(r#""id":"a\ud800""#) && error.contains("BAD_REQUEST"), "{error}");
+    socket.send_text(r#"{ "id": "a\ud800", "type": "complete" }"#).await;
+    socket.subscribe("1", TYPENAME).await;
+    assert_eq!(socket.receive().await["id"], "1");
+    socket.send(json!({ "id": 1, "type": "subscribe", "payload": { "query": TYPENAME } })).await;
+    assert_eq!(socket.closed().await, 4400, "a number is no id");
+}
+
+#[tokio::test]
 async fn a_socket_is_accepted_by_origin_and_token() {
     let db = sqlite().await;
     let api = Api::start_with(&db, &["--cors-origins", "https://shop.example.com"]).await;

@@ -11,6 +11,7 @@ use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt, stream};
 use runtime::http::stream::Received;
 use runtime::logging::LogContext;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -240,7 +241,11 @@ impl Connection {
             return Err(protocol::TOO_BIG.into());
         }
         let message = ClientMessage::parse(&text).ok_or(protocol::INVALID_MESSAGE)?;
-        match (&message.kind, &message.id) {
+        let id = match message.id() {
+            Ok(id) => id,
+            Err(raw) => return self.on_unreadable_id(&message.kind, raw).await,
+        };
+        match (&message.kind, &id) {
             (MessageKind::ConnectionInit, _) => self.on_connection_init(message.payload()).await,
             (MessageKind::Ping, _) => self.send(ServerMessage::Pong).await,
             (MessageKind::Pong, _) => Ok(()),
@@ -259,6 +264,21 @@ impl Connection {
             }
             (MessageKind::Subscribe | MessageKind::Complete, None) => Err(protocol::INVALID_MESSAGE.into()),
         }
+    }
+
+    /// No operation can have this id. That does not end the others.
+    async fn on_unreadable_id(&mut self, kind: &MessageKind, id: &RawValue) -> Result<(), Disconnect> {
+        if self.uninitialised.is_some() || !id.get().starts_with('"') || id.get().len() > MAX_ID {
+            return Err(protocol::INVALID_MESSAGE.into());
+        }
+        if !matches!(kind, MessageKind::Subscribe) {
+            return Ok(());
+        }
+        self.charge(VALIDATION_COST);
+        let payload = Refusal::bad_request("The `id` is not valid Unicode.").errors();
+        refused_on_websocket(&self.operation_context(), &payload);
+        metrics::count_rejected(&payload);
+        self.send(ServerMessage::UnreadableId { id, payload: &payload }).await
     }
 
     /// Charges this cost and the received bytes to the caller. While its quota is used up, nothing is read from the socket: the

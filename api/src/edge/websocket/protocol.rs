@@ -26,12 +26,13 @@ pub const INIT_TIMEOUT: CloseReason = CloseReason(4408, "Connection initialisati
 pub const SUBSCRIBER_EXISTS: CloseReason = CloseReason(4409, "Subscriber already exists");
 pub const TOO_MANY_INITS: CloseReason = CloseReason(4429, "Too many initialisation requests");
 
-/// A message of the client. Its payload is parsed later, because a fault in one operation must not end the others.
+/// A message of the client. Its id and payload are parsed later, because a fault in one operation must not end the others.
 #[derive(Deserialize)]
 pub struct ClientMessage<'a> {
     #[serde(rename = "type")]
     pub kind: MessageKind,
-    pub id: Option<String>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
     #[serde(borrow)]
     pub payload: Option<&'a RawValue>,
 }
@@ -55,6 +56,14 @@ impl ClientMessage<'_> {
         is_object.then(|| serde_json::from_str(text).ok()).flatten()
     }
 
+    /// `None` if there is none. The error is the JSON of a string that is no Unicode: half of a surrogate pair is escaped in it.
+    ///
+    /// # Errors
+    /// When the id is no string, or one that is no Unicode.
+    pub fn id(&self) -> Result<Option<String>, &RawValue> {
+        self.id.map_or(Ok(None), |raw| serde_json::from_str(raw.get()).map_err(|_| raw))
+    }
+
     /// The payload in JSON.
     pub fn payload(&self) -> &str {
         self.payload.map_or("null", RawValue::get)
@@ -67,7 +76,21 @@ impl ClientMessage<'_> {
 pub enum ServerMessage<'a> {
     ConnectionAck,
     Pong,
-    Next { id: &'a str, payload: &'a Response },
-    Error { id: &'a str, payload: &'a [ServerError] },
-    Complete { id: &'a str },
+    Next {
+        id: &'a str,
+        payload: &'a Response,
+    },
+    Error {
+        id: &'a str,
+        payload: &'a [ServerError],
+    },
+    /// To an operation whose id is no Unicode.
+    #[serde(rename = "error")]
+    UnreadableId {
+        id: &'a RawValue,
+        payload: &'a [ServerError],
+    },
+    Complete {
+        id: &'a str,
+    },
 }
