@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use api::edge::auth::{SCOPES, TokenSettings};
 use chrono::DateTime;
 use jsonwebtoken::dangerous::insecure_decode;
@@ -47,6 +47,7 @@ impl Arguments {
         let client = self.client.map(|id| id.to_string());
         let token = self.tokens.mint(&self.subject, &self.scope, client.as_deref(), self.ttl)?;
         let claims = insecure_decode::<Map<String, Value>>(&token).context("cannot read the new token")?.claims;
+        self.tokens.check(claims.clone()).map_err(|reason| anyhow!("the api would refuse the token: {reason}"))?;
         let expires =
             claims.get("exp").and_then(Value::as_i64).and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         let expires = expires.map(|time| time.format("; it expires at %F %T UTC").to_string()).unwrap_or_default();

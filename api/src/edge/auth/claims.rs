@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::NonEmptyStringValueParser;
+use entity::text::is_printable;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
@@ -36,9 +37,9 @@ pub struct ClaimSettings {
     pub jwt_require_client: bool,
 }
 
-/// The subject is stored with events. (OpenID Connect Core, section 2, has the same limit of its length.)
+/// The subject is stored with events, and histories show it. (OpenID Connect Core, section 2, has the same limit of its length.)
 fn is_valid_subject(subject: &str) -> bool {
-    (1..=255).contains(&subject.chars().count()) && !subject.chars().any(char::is_control)
+    (1..=255).contains(&subject.chars().count()) && is_printable(subject)
 }
 
 fn trimmed(text: &str) -> Result<String, Infallible> {
@@ -73,12 +74,19 @@ impl<'de> Deserialize<'de> for Claims {
     }
 }
 
+impl From<Map<String, Value>> for Claims {
+    fn from(claims: Map<String, Value>) -> Claims {
+        Claims(claims)
+    }
+}
+
 impl Claims {
     /// # Errors
     /// Why the token is refused. A claim of an unexpected type makes it invalid: ignoring it could widen the permissions.
     pub fn identity(&self, settings: &ClaimSettings) -> Result<Identity, String> {
         let subject = self.text("sub")?.filter(|subject| is_valid_subject(subject));
-        let subject = subject.ok_or("the claim `sub` has not from 1 to 255 characters, or a control character")?;
+        let subject =
+            subject.ok_or("the claim `sub` has not from 1 to 255 characters, or a control or invisible character")?;
         let client = self.text(&settings.jwt_client_claim)?;
         if settings.jwt_require_client && client.is_none() {
             return Err(format!("the claim `{}` is missing (JWT_REQUIRE_CLIENT)", settings.jwt_client_claim));

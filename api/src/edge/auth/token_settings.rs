@@ -6,9 +6,9 @@ use anyhow::{Context, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, encode};
 use runtime::settings::duration;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::claims::{ClaimSettings, LEEWAY};
+use super::claims::{ClaimSettings, Claims, LEEWAY};
 
 /// A key must be at least as long as the hash (RFC 7518, section 3.2). Shorter secrets can be guessed offline.
 const MIN_SECRET_BYTES: usize = 32;
@@ -69,6 +69,12 @@ impl TokenSettings {
             }
         }
         Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))?)
+    }
+
+    /// # Errors
+    /// Why these settings refuse a token with these claims.
+    pub fn check(&self, claims: Map<String, Value>) -> Result<(), String> {
+        Claims::from(claims).identity(&self.claims).map(drop)
     }
 
     /// A sentence about settings that no token can meet.
