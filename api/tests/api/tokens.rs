@@ -1,6 +1,6 @@
 //! Authentication: tokens, claims and published keys.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -78,6 +78,7 @@ async fn every_kind_of_invalid_token_is_rejected() {
         ("negative exp", changed("exp", json!(-1))),
         ("null exp", changed("exp", Value::Null)),
         ("no exp", without("exp")),
+        ("invisible character in sub", changed("sub", json!("a\u{202e}b"))),
         ("not yet valid", changed("nbf", json!(now() + 60))),
         ("malformed nbf", changed("nbf", json!("tomorrow"))),
         ("no sub", without("sub")),
@@ -331,19 +332,25 @@ struct KeyServer {
     url: String,
     keys: Arc<Mutex<Vec<Value>>>,
     asked: Arc<AtomicUsize>,
+    /// Whether it does not respond.
+    hangs: Arc<AtomicBool>,
 }
 
 async fn key_server(keys: Vec<Value>) -> KeyServer {
     let (keys, asked) = (Arc::new(Mutex::new(keys)), Arc::new(AtomicUsize::new(0)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap());
-    let (published, count) = (keys.clone(), asked.clone());
+    let (published, count, hangs) = (keys.clone(), asked.clone(), Arc::new(AtomicBool::new(false)));
+    let is_hanging = hangs.clone();
     let response = async move || {
         count.fetch_add(1, Ordering::SeqCst);
+        if is_hanging.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         Json(json!({ "keys": *published.lock().unwrap() }))
     };
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(response))).await });
-    KeyServer { url, keys, asked }
+    KeyServer { url, keys, asked, hangs }
 }
 
 #[tokio::test]
@@ -426,6 +433,24 @@ async fn a_withdrawn_key_is_rejected_after_ten_minutes() {
     server.keys.lock().unwrap().clear();
     pass(3_601).await;
     assert!(authenticator.authenticate(&old.sign()).await.is_err(), "old keys are not used without end");
+}
+
+#[tokio::test]
+async fn tokens_wait_only_briefly_for_a_key_server_that_hangs() {
+    let key = Key::ec("key");
+    let server = key_server(vec![key.public()]).await;
+    let authenticator = Authenticator::new(&token_settings(&["--jwt-jwks-url", &server.url])).await.unwrap();
+    server.hangs.store(true, Ordering::SeqCst);
+    let mut waits = Vec::new();
+    for seconds in [601, 61, 61] {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+        let began = std::time::Instant::now();
+        assert!(authenticator.authenticate(&key.sign()).await.is_ok(), "the keys are still valid");
+        waits.push(began.elapsed().as_secs());
+    }
+    assert!(waits[1..].iter().all(|seconds| *seconds < 4), "{waits:?}");
 }
 
 #[tokio::test]

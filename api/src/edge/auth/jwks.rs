@@ -10,7 +10,7 @@ use runtime::one_line;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 /// Keys older than this are fetched again before they are used, so that a withdrawn key stops working.
@@ -18,6 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// Keys older than this are not used, even if no newer ones can be fetched.
 const MAX_STALE_AGE: Duration = Duration::from_secs(3_600);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token waits for newer keys after they could not be fetched.
+const BRIEF: Duration = Duration::from_secs(1);
 /// Largest document: room for hundreds of keys.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -105,8 +107,18 @@ impl PublishedKeys {
         if !cached.is_empty() && self.fetched_at().elapsed() <= MAX_AGE {
             return cached;
         }
-        self.refresh().await;
+        match !cached.is_empty() && self.has_failed() {
+            // The server may hang, and the keys that we have are good for a while.
+            true => drop(timeout(BRIEF, self.refresh()).await),
+            false => self.refresh().await,
+        }
         self.cached(id)
+    }
+
+    /// Whether the last attempt to replace old keys failed.
+    fn has_failed(&self) -> bool {
+        let fetched = self.fetched.read().unwrap_or_else(PoisonError::into_inner);
+        fetched.tried_at.saturating_duration_since(fetched.at) > MAX_AGE
     }
 
     /// The same, after another fetch if the cooldown allows it. `None` if no keys were fetched after `since`.
