@@ -94,7 +94,7 @@ struct Federation;
 #[Object]
 impl Federation {
     /// This subgraph. Requires a token.
-    #[graphql(name = "_service")]
+    #[graphql(name = "_service", directive = cost::apply("20".into()))]
     async fn service(&self) -> Service {
         Service { sdl: subgraph_sdl().to_owned() }
     }
