@@ -58,7 +58,7 @@ pub enum Change {
 }
 
 /// The client or product that an event is about. Each has its own sequence of versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Subject {
     Client(i64),

@@ -27,6 +27,7 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
+        let _turn = self.turn_of_key(&key).await;
         let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
         if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
             return Ok(earlier.replay(client_of, |client| client.name == name && client.email == email));
@@ -68,6 +69,7 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
+        let _turn = self.turns.take(&subject).await;
         let transaction = begin(&self.db).await?;
         // Orders of the client wait for the lock, so that its versions have no gap.
         let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {

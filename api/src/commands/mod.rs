@@ -5,6 +5,7 @@
 //! - [`clients`], [`products`]: registering and changing them, each in a transaction with its event
 //! - [`forget_client`]: masking the personal data of a client
 //! - [`idempotency`]: a repeated request gets the first result
+//! - [`turns`]: commands that need the same lock wait without a connection
 //! - [`database`]: opening the database, and the kinds of its errors
 
 pub mod clients;
@@ -14,8 +15,9 @@ pub mod idempotency;
 pub mod place_order;
 pub mod products;
 pub mod refunds;
+mod turns;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::MAX_NAME;
@@ -34,6 +36,7 @@ use crate::metrics::DATABASE_TIMEOUTS;
 use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
 use refunds::rules::RefundRejection;
+use turns::Turns;
 
 /// Where a command comes from. Its events say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,11 +132,13 @@ pub struct Commands {
     currency: Currency,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
+    /// By client, product or idempotency key.
+    turns: Arc<Turns>,
 }
 
 impl Commands {
     pub fn new(db: DatabaseConnection, currency: Currency, outgoing: mpsc::Sender<Outgoing>) -> Commands {
-        Commands { db, currency, outgoing }
+        Commands { db, currency, outgoing, turns: Arc::default() }
     }
 
     /// Writes the event and commits.

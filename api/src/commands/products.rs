@@ -42,6 +42,7 @@ impl Commands {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
+        let _turn = self.turn_of_key(&key).await;
         let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
         let input = (&name, price, available, &sku);
         if let Some(earlier) = self.claim(&transaction, &key, &input, event_id).await? {
@@ -81,6 +82,7 @@ impl Commands {
     ) -> Outcome<Done<product::Model>> {
         let subject = Subject::Product(id.unwrap_or_default());
         let valid = both(update.valid(), idempotency::key(&Scope::Of(subject), key, "updateProduct"));
+        let _turn = self.turns.take(&subject).await;
         let transaction = begin(&self.db).await?;
         let found = match id {
             // `FOR UPDATE` would make orders wait, because their items refer to the product.

@@ -2,11 +2,12 @@
 
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRODUCT_CREATED, PRODUCT_UPDATED};
 use entity::{Event, client, order_event, order_item, product};
-use futures::future::join_all;
-use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
+use futures::future::{join_all, select_all};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
 
-use crate::support::{ALL_SCOPES, Api, Db, code, postgres, sqlite};
+use crate::outbox::number;
+use crate::support::{ALL_SCOPES, Api, Db, code, postgres, sqlite, until};
 
 const REGISTER: &str = "mutation($input: RegisterClientInput!) { registerClient(input: $input) {
     client { id name email } clientVersion userErrors { code field } } }";
@@ -247,4 +248,29 @@ async fn concurrent_changes_leave_no_version_gap_and_an_email_address_goes_to_on
     };
     assert_eq!(versions(|row| row.client_id == Some(1)), (2..=41).collect::<Vec<_>>());
     assert_eq!(versions(|row| row.product_id == Some(1)), (2..=21).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn changes_that_wait_for_a_locked_client_leave_the_connections_to_others() {
+    let db = postgres().await;
+    let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let other = db.connection.begin().await.unwrap();
+    client::Entity::find_by_id(2).lock_exclusive().one(&other).await.unwrap();
+    let update = |id: i64, name: String| change(&api, UPDATE, json!({ "id": id.to_string(), "name": name }));
+    let mut waiting = select_all((0..60).map(|n| Box::pin(update(2, format!("Name {n}")))));
+    let waits = "SELECT count(*) AS number FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let of_another_client = async {
+        until("a change waits for the lock", async || number(&db.connection, waits).await > 0).await;
+        update(3, "Carol".into()).await
+    };
+    tokio::select! {
+        biased;
+        (response, ..) = &mut waiting => panic!("the lock is still held: {response}"),
+        response = of_another_client => assert_eq!(response["client"]["name"], "Carol"),
+    }
+    other.rollback().await.unwrap();
+    let (_, _, others) = waiting.await;
+    join_all(others).await;
+    let client = client::Entity::find_by_id(2).one(&db.connection).await.unwrap().unwrap();
+    assert_eq!(client.version, 61, "each change has a version");
 }

@@ -10,7 +10,7 @@ use crate::support::{command, postgres, postgres_alone, queue, until};
 
 const ORDERS: usize = 6_000;
 
-async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
+pub async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
     let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
     row.try_get("", "number").unwrap()
 }

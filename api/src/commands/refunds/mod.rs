@@ -98,15 +98,19 @@ impl Commands {
         command: &RefundOrder,
         clock: impl Fn() -> DateTime<Utc>,
     ) -> Outcome<Done<RefundedOrder>> {
-        let transaction = begin(&self.db).await?;
-        let locked = sql::lock_order(&transaction, self.currency, command).await?;
-        let subject = Subject::Client(locked.as_ref().map_or(0, |locked| locked.client.id));
+        let found = sql::find_order(&self.db, command).await?;
+        let subject = Subject::Client(found.map_or(0, |(_, client)| client));
         let key = idempotency::key(&Scope::Of(subject), command.idempotency_key.as_deref(), command.name());
         let (reason, key) = match both(rules::valid_reason(&command.reason), key) {
             Ok((reason, key)) => (Ok(reason), key),
             Err(invalid) => (Err(invalid), None),
         };
-        let Some(locked) = locked else { return Ok(Err(rules::not_found(reason))) };
+        let Some((order, client)) = found else { return Ok(Err(rules::not_found(reason))) };
+        let _turn = self.turns.take(&subject).await;
+        let transaction = begin(&self.db).await?;
+        let Some(locked) = sql::lock_order(&transaction, self.currency, order, client).await? else {
+            return Ok(Err(rules::not_found(reason)));
+        };
         // After the wait for the lock, so that the times of a client's events are in the sequence of its versions.
         let time = locked.time(clock().trunc_subsecs(3));
         let event_id = id_at(time);

@@ -5,6 +5,7 @@ use entity::{Event, Line, Refund, Subject, client, order, order_event, order_ref
 use iso_currency::Currency;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
+use uuid::Uuid;
 
 use super::RefundOrder;
 use super::rules::LockedOrder;
@@ -13,18 +14,22 @@ use crate::commands::{Origin, as_new, new_event};
 use crate::orders;
 use runtime::database::is_one_of;
 
+/// The ids of the order and of its client. `None` if there is no such order, or not for the sender.
+pub async fn find_order(db: &impl ConnectionTrait, command: &RefundOrder) -> Result<Option<(Uuid, i64)>, DbErr> {
+    let Some(id) = command.order_id else { return Ok(None) };
+    let of_order = order::Entity::find_by_id(id).select_only().column(order::Column::ClientId);
+    let client = of_order.into_tuple::<i64>().one(db).await?;
+    let is_allowed = |client: &i64| command.only_client.is_none_or(|only| only == *client);
+    Ok(client.filter(is_allowed).map(|client| (id, client)))
+}
+
 /// Locks the client of the order, and reads what the rules need to know. `None` if there is no such order.
 pub async fn lock_order(
     db: &impl ConnectionTrait,
     currency: Currency,
-    command: &RefundOrder,
+    id: Uuid,
+    client_id: i64,
 ) -> Result<Option<LockedOrder>, DbErr> {
-    let Some(id) = command.order_id else { return Ok(None) };
-    let of_order = order::Entity::find_by_id(id).select_only().column(order::Column::ClientId);
-    let Some(client_id) = of_order.into_tuple::<i64>().one(db).await? else { return Ok(None) };
-    if command.only_client.is_some_and(|only| only != client_id) {
-        return Ok(None);
-    }
     let client = client::Entity::find_by_id(client_id).lock_exclusive().one(db).await?;
     // Read under the lock: other requests may have changed the order meanwhile.
     let (Some(client), Some(order)) = (client, orders::order(db, id, currency).await?) else { return Ok(None) };

@@ -1,0 +1,27 @@
+//! Commands that need the same lock of the database take turns here first: those that wait hold no connection.
+
+use std::array;
+use std::hash::{BuildHasher, Hash, RandomState};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Commands that run at the same time are far fewer, so that few share a lock by chance.
+const LOCKS: usize = 1024;
+
+pub struct Turns {
+    locks: [Mutex<()>; LOCKS],
+    hasher: RandomState,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns { locks: array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    }
+}
+
+impl Turns {
+    /// Waits until no other command of this process has a turn of the same value, and holds it until the guard is dropped.
+    pub async fn take(&self, of: &(impl Hash + ?Sized)) -> MutexGuard<'_, ()> {
+        self.locks[self.hasher.hash_one(of) as usize % LOCKS].lock().await
+    }
+}
