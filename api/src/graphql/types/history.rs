@@ -7,7 +7,6 @@ use super::money::Money;
 use super::order::Order;
 use super::page::{CURSOR_BYTES, PageInfo};
 use super::product::Product;
-use crate::commands::refunds::rules::MAX_REFUNDS;
 use crate::edge::auth::{Identity, READ_ORDERS, READ_PRODUCTS};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_id};
@@ -20,6 +19,8 @@ use crate::orders;
 
 /// The default size of a page.
 pub const EVENTS: i32 = 20;
+/// Events of an order by default: most orders have one or two.
+const EVENTS_OF_ORDER: i32 = 10;
 /// The longest subject of a token: 255 characters of four bytes, with the quotation marks.
 const ACTOR_BYTES: i32 = 4 * 255 + 2;
 /// The longest name of a field.
@@ -231,21 +232,27 @@ impl Order {
     /// What has happened to the order, newest first: its cancellation, its refunds, and its placing. Requires the scope `orders:read`.
     #[graphql(
         directive = cost::apply("10".into()),
-        directive = list_size::apply(Some(4), None, None, None),
-        directive = max_size::apply(None, Some(MAX_REFUNDS as i32 + 2))
+        directive = list_size::apply(None, names(&["first"]), None, Some(false))
     )]
-    async fn history(&self, ctx: &Context<'_>) -> Option<Result<Vec<HistoryEntry>, Error>> {
-        Some(order_history(ctx, self).await)
+    async fn history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "At most so many events, from 1 to 100.", default_with = "Some(EVENTS_OF_ORDER)")]
+        first: Option<i32>,
+    ) -> Option<Result<Vec<HistoryEntry>, Error>> {
+        Some(order_history(ctx, self, first).await)
     }
 }
 
-async fn order_history(ctx: &Context<'_>, order: &Order) -> Result<Vec<HistoryEntry>, Error> {
+async fn order_history(ctx: &Context<'_>, order: &Order, first: Option<i32>) -> Result<Vec<HistoryEntry>, Error> {
     authorize_for(ctx, READ_ORDERS, [order.client_id.as_str()])?;
-    let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
+    let (identity, app, first) = (authorize(ctx, READ_ORDERS)?, app(ctx), page_size(first, EVENTS_OF_ORDER)?);
     let (Some(client), Some(id)) = (parse_id(&order.client_id), parse_order_id(&order.id)) else {
         return Ok(Vec::new());
     };
-    let versions = orders::versions(&app.db, id).await?;
+    let mut versions = orders::versions(&app.db, id).await?;
+    versions.sort_unstable_by(|one, other| other.cmp(one));
+    versions.truncate(first);
     let entries = history::at_versions(&app.db, client, versions, app.currency).await?.into_iter();
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
