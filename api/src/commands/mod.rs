@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::event::MAX_NAME;
-use entity::text::{has_visible, is_printable};
+use entity::text::{has_visible, is_noncharacter, is_printable};
 use entity::{Subject, order_event, outbox};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
@@ -217,7 +217,9 @@ fn both<A, B>(
 /// Trims a name, and rejects one with control or invisible characters.
 fn valid_name(name: &str) -> Result<String, Rejection> {
     let name = name.trim();
-    let is_valid = name.chars().count() <= MAX_NAME && has_visible(name) && is_printable(name);
+    // Events may have noncharacters: they were accepted once.
+    let is_text = is_printable(name) && !name.chars().any(is_noncharacter);
+    let is_valid = name.chars().count() <= MAX_NAME && has_visible(name) && is_text;
     if is_valid { Ok(name.to_owned()) } else { Err(Rejection::InvalidName) }
 }
 
@@ -237,7 +239,9 @@ mod tests {
     #[test]
     fn a_name_has_no_invisible_characters() {
         assert_eq!(valid_name("Gift ❤\u{fe0f}"), Ok("Gift ❤\u{fe0f}".into()));
-        for name in ["B\u{200b}ob", "B\u{202e}ob", "\u{2060}", "\u{fe0f}\u{fe0e}"] {
+        for name in
+            ["B\u{200b}ob", "B\u{202e}ob", "\u{2060}", "\u{fe0f}\u{fe0e}", "B\u{fdd0}", "B\u{1fffe}", "B\u{10ffff}"]
+        {
             assert_eq!(valid_name(name), Err(Rejection::InvalidName), "{name:?}");
         }
     }
