@@ -133,7 +133,8 @@ fn pool_state(db: &DatabaseConnection) -> Pool {
 /// Counts a query or a mutation that was executed, and measures it.
 pub fn record_executed(info: &OperationInfo, response: &Response, duration: Duration) {
     count_executed(info.kind, response);
-    let name = info.name.clone().filter(|_| info.is_trusted).map_or("other".into(), opentelemetry::Value::from);
+    let name: opentelemetry::Value =
+        info.name.as_ref().filter(|_| info.is_trusted).map_or("other".into(), |name| name.clone().into());
     OPERATION_DURATION.record(duration.as_secs_f64(), &[KeyValue::new("operation", name)]);
 }
 

@@ -26,6 +26,11 @@ pub fn ensure_standard(name_or_url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The name of the queue with this URL.
+pub fn name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
 /// Returns the attributes of the queue.
 ///
 /// # Errors

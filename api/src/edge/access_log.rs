@@ -63,9 +63,7 @@ pub fn short_name(name: &str) -> &str {
 /// The errors of a refused request, or in the results of an operation. A response with status 200 may have some.
 #[derive(Clone, Debug, Default)]
 pub struct Errors {
-    any: bool,
-    /// Whether the service is to blame for one of them.
-    has_failure: bool,
+    outcome: Outcome,
     codes: Vec<String>,
 }
 
@@ -77,8 +75,7 @@ impl Errors {
     }
 
     pub fn add(&mut self, errors: &[ServerError]) {
-        self.any |= !errors.is_empty();
-        self.has_failure |= errors.iter().any(refusal::is_failure);
+        self.outcome = self.outcome.max(refusal::outcome(errors));
         for code in errors.iter().filter_map(refusal::code) {
             if self.codes.len() < MAX_CODES && !self.codes.iter().any(|known| known == code) {
                 self.codes.push(code.to_owned());
@@ -86,17 +83,9 @@ impl Errors {
         }
     }
 
-    fn outcome(&self) -> Outcome {
-        match self.any {
-            _ if self.has_failure => Outcome::Failed,
-            true => Outcome::Refused,
-            false => Outcome::Ok,
-        }
-    }
-
     /// Each code once. `None` if there is no error.
     fn codes(&self) -> Option<String> {
-        self.any.then(|| self.codes.join(","))
+        (self.outcome != Outcome::Ok).then(|| self.codes.join(","))
     }
 }
 
@@ -124,7 +113,7 @@ impl Drop for OperationLog {
 impl OperationInfo {
     fn log(&self, context: &LogContext, transport: &str, status: Option<u16>, errors: &Errors, began: Instant) {
         let name = self.name.as_deref().map_or("-", short_name);
-        let (kind, outcome) = (self.kind.name(), errors.outcome().name());
+        let (kind, outcome) = (self.kind.name(), errors.outcome.name());
         let (cost, duration_ms, codes) = (self.cost, milliseconds_since(began), errors.codes());
         let subject_hash = subject_hash(context);
         info!(operation = name, kind, outcome, codes, cost, status, duration_ms, subject_hash, transport, "operation");

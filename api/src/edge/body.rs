@@ -17,8 +17,6 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub const BYTES_PER_POINT: usize = 1024;
 /// Memory for bodies that are being read, in bytes. One caller gets at most about an eighth.
 pub const MEMORY: usize = 32 * 1024 * 1024;
-/// How long a request waits for memory for its body.
-const MEMORY_WAIT: Duration = Duration::from_secs(1);
 /// Parts of a body that cost 1. A part is a chunk of the transfer coding, or what arrives at once. It takes about 1 µs.
 const PARTS_PER_POINT: usize = 32;
 /// A body may have this many parts, and one more for each [`BYTES_PER_PART`] of the largest body.
@@ -51,7 +49,7 @@ impl RequestBody<'_> {
     /// # Errors
     /// When the body is too large, too slow or malformed, or the caller has used up a quota.
     pub async fn read(&mut self) -> Result<(Vec<u8>, Permit), Refusal> {
-        let permit = self.edge.bodies.wait_for_units(self.key.clone(), self.expected, MEMORY_WAIT).await?;
+        let permit = self.edge.bodies.wait_for_units(self.key.clone(), self.expected).await?;
         let mut body = Vec::new();
         while let Some(part) = self.next().await? {
             body.extend_from_slice(&part);

@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use apollo_compiler::executable::OperationType;
 use apollo_compiler::response::JsonMap;
@@ -32,9 +32,6 @@ use crate::metrics;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
-
-/// How long an operation waits for memory for its response.
-const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
 /// An operation that was charged and can be executed once.
 pub struct PreparedOperation {
@@ -156,7 +153,7 @@ impl Executor {
             return Ok(memory);
         }
         let _waiting = self.waiting.acquire(key.clone())?;
-        self.memory.wait_for_units(key.clone(), bytes, MEMORY_WAIT).await
+        self.memory.wait_for_units(key.clone(), bytes).await
     }
 
     /// Charges a cost to a caller if a rate limit is configured.

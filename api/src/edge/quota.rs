@@ -170,6 +170,9 @@ impl Meter {
     }
 }
 
+/// How long a request or an operation waits for memory.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
 /// Bounds how much of something is in use at once: in total, and per caller. A caller that has more than a share of what is left
 /// for everyone gets no more, so callers with many operations cannot shut out a caller with few.
 pub struct ConcurrencyQuota {
@@ -231,16 +234,11 @@ impl ConcurrencyQuota {
         Ok(Permit { quota: self.clone(), key, units })
     }
 
-    /// Waits at most this long until there is room for the units.
+    /// Waits at most [`MAX_WAIT`] until there is room for the units.
     ///
     /// # Errors
     /// [`Refusal::Busy`]
-    pub async fn wait_for_units(
-        self: &Arc<Self>,
-        key: QuotaKey,
-        units: usize,
-        at_most: Duration,
-    ) -> Result<Permit, Refusal> {
+    pub async fn wait_for_units(self: &Arc<Self>, key: QuotaKey, units: usize) -> Result<Permit, Refusal> {
         let acquired = async {
             loop {
                 let freed = self.freed.notified();
@@ -250,7 +248,7 @@ impl ConcurrencyQuota {
                 freed.await;
             }
         };
-        timeout(at_most, acquired).await.map_err(|_| Refusal::Busy)
+        timeout(MAX_WAIT, acquired).await.map_err(|_| Refusal::Busy)
     }
 
     fn give_back(&self, key: &QuotaKey, units: usize) {

@@ -105,9 +105,10 @@ pub fn is_failure(error: &ServerError) -> bool {
     code(error).is_none_or(|code| FAILURES.contains(&code))
 }
 
-/// How an operation ended, for operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an operation ended, for operators. A later one is graver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
+    #[default]
     Ok,
     /// Its sender is to blame.
     Refused,

@@ -3,6 +3,7 @@
 //! event says.
 
 use entity::order_event;
+use runtime::queue;
 use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
 use tracing::field::Empty;
 use tracing::{Span, info_span};
@@ -35,7 +36,7 @@ pub(super) fn send(queue_url: &str, batch: &[Outgoing]) -> Span {
         messaging.system = "aws_sqs",
         messaging.operation.name = "send",
         messaging.operation.type = "send",
-        messaging.destination.name = queue_url.rsplit('/').next(),
+        messaging.destination.name = queue::name(queue_url),
         messaging.batch.message_count = batch.len(),
         otel.status_code = Empty,
         error.type = Empty,

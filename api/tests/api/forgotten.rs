@@ -268,9 +268,8 @@ async fn forgetting_a_client_between_a_request_and_its_repetition_executes_nothi
     }
 }
 
-/// Its older events are masked in transactions of their own.
-#[tokio::test]
-async fn a_client_with_many_events_is_forgotten_too() {
+/// With 12,500 events of client 1.
+async fn start_with_many_events() -> (test_support::postgres::PostgresDatabase, Db, Api) {
     let postgres = test_support::postgres::database().await;
     // Without a limit for statements.
     let loader = runtime::database::connect(&postgres.url, 1, None).await.unwrap();
@@ -280,6 +279,13 @@ async fn a_client_with_many_events_is_forgotten_too() {
     let db = Db::on(open(&postgres.url).await);
     // More than the time of an operation, because other tests run at the same time.
     let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    (postgres, db, api)
+}
+
+/// Its older events are masked in transactions of their own.
+#[tokio::test]
+async fn a_client_with_many_events_is_forgotten_too() {
+    let (_postgres, db, api) = start_with_many_events().await;
     let staff = api.token(ALL_SCOPES, None);
     let left = async || {
         let left =
@@ -312,13 +318,7 @@ async fn a_client_with_many_events_is_forgotten_too() {
 /// As when the time of an operation ends: otherwise a client with very many events could never be forgotten.
 #[tokio::test]
 async fn a_repeated_request_to_forget_a_client_continues_where_the_first_one_has_stopped() {
-    let postgres = test_support::postgres::database().await;
-    let loader = runtime::database::connect(&postgres.url, 1, None).await.unwrap();
-    migration::up(&loader).await.unwrap();
-    test_support::fill::fill(&loader, 2, 25_000).await;
-    loader.close().await.unwrap();
-    let db = Db::on(open(&postgres.url).await);
-    let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let (_postgres, db, api) = start_with_many_events().await;
     let staff = api.token(ALL_SCOPES, None);
     let statements = "CREATE TABLE statements (failing int); INSERT INTO statements VALUES (3); CREATE SEQUENCE statement;
         CREATE FUNCTION count_statements() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -6,6 +6,7 @@
 
 use aws_sdk_sqs::types::Message;
 use read_model::{Applied, Error};
+use runtime::queue;
 use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
 use serde::Deserialize;
 use tracing::field::Empty;
@@ -19,7 +20,7 @@ pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
         messaging.system = "aws_sqs",
         messaging.operation.name = "receive",
         messaging.operation.type = "receive",
-        messaging.destination.name = name(queue_url),
+        messaging.destination.name = queue::name(queue_url),
         messaging.batch.message_count = messages.len(),
     );
     if !span.is_disabled() {
@@ -38,7 +39,7 @@ pub fn process(queue_url: &str, message: &Message) -> Span {
         messaging.system = "aws_sqs",
         messaging.operation.name = "process",
         messaging.operation.type = "process",
-        messaging.destination.name = name(queue_url),
+        messaging.destination.name = queue::name(queue_url),
         messaging.message.id = message.message_id(),
         cloudevents.event_id = Empty,
         result = Empty,
@@ -85,14 +86,10 @@ pub fn settle(queue_url: &str, messages: &[Message]) -> Span {
         messaging.system = "aws_sqs",
         messaging.operation.name = "delete",
         messaging.operation.type = "settle",
-        messaging.destination.name = name(queue_url),
+        messaging.destination.name = queue::name(queue_url),
         messaging.batch.message_count = messages.len(),
         otel.status_code = Empty,
     )
-}
-
-fn name(queue_url: &str) -> Option<&str> {
-    queue_url.rsplit('/').next()
 }
 
 /// The context of the span that created the event of a message.

@@ -250,9 +250,7 @@ async fn order_history(ctx: &Context<'_>, order: &Order, first: Option<i32>) -> 
     let (Some(client), Some(id)) = (parse_id(&order.client_id), parse_order_id(&order.id)) else {
         return Ok(Vec::new());
     };
-    let mut versions = orders::versions(&app.db, id).await?;
-    versions.sort_unstable_by(|one, other| other.cmp(one));
-    versions.truncate(first);
+    let versions = orders::versions(&app.db, id).await?.into_iter().rev().take(first).collect();
     let entries = history::at_versions(&app.db, client, versions, app.currency).await?.into_iter();
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
