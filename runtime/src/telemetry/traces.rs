@@ -23,7 +23,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use super::{Outage, Telemetry, variable};
 
-/// The part of the traces that is recorded by default: their cost is then too small to measure.
+/// The part of the traces that is recorded by default: to record all of them costs much of the throughput, see docs/tracing.md.
 const DEFAULT_RATIO: f64 = 0.01;
 /// The values of `OTEL_TRACES_SAMPLER` that the SDK implements.
 const SAMPLERS: [&str; 6] = [
