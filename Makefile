@@ -18,7 +18,7 @@ build: # builds the release programs, with their pages, into target/programs; DI
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, schema, documents, compose.yaml, alerts, dependencies
+check: # format, lints, schema, documents, images, compose.yaml, alerts, dependencies
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
@@ -28,6 +28,7 @@ check: # format, lints, schema, documents, compose.yaml, alerts, dependencies
 	scripts/check-links
 	scripts/check-configuration
 	scripts/check-dependencies
+	scripts/check-image
 	scripts/check-compose
 	scripts/check-observability
 
