@@ -18,7 +18,7 @@ build: # builds the release programs, with their pages, into target/programs; DI
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, schema, documents, images, compose.yaml, alerts, dependencies
+check: # format, lints, schema, documents, image, compose.yaml, Helm chart, alerts, dependencies
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
@@ -30,6 +30,7 @@ check: # format, lints, schema, documents, images, compose.yaml, alerts, depende
 	scripts/check-dependencies
 	scripts/check-image
 	scripts/check-compose
+	scripts/check-helm
 	scripts/check-observability
 
 fuzz: # sends random requests, variables, WebSocket messages and public keys to the API: SECONDS=60 for each
