@@ -1,0 +1,40 @@
+//! Messages that are refused.
+
+/// Bytes of a message that its error repeats.
+const MAX_QUOTED: usize = 200;
+
+/// Why a message is not a valid event of this service. Whatever is repeated from the message is short and printable.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidEvent {
+    #[error("not a CloudEvent in JSON: {0}")]
+    Syntax(String),
+    #[error("unknown event type \"{0}\"")]
+    UnknownType(String),
+    #[error("its amounts are in {event}, but CURRENCY is {here}")]
+    Currency { event: String, here: String },
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+impl From<serde_json::Error> for InvalidEvent {
+    fn from(error: serde_json::Error) -> InvalidEvent {
+        InvalidEvent::Syntax(printable(&error.to_string()))
+    }
+}
+
+/// Escapes control characters, also those that change the direction of text, and shortens: a message must not forge a line of the
+/// log.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for character in text.chars() {
+        match character {
+            _ if printable.len() >= MAX_QUOTED => {
+                printable.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => printable.push(character),
+            _ => printable.extend(character.escape_debug()),
+        }
+    }
+    printable
+}
