@@ -102,8 +102,15 @@ fn an_invalid_message_is_rejected_with_the_reason() {
         assert!(error.contains(reason), "{path} = {value}: {error}");
     }
     let mut message: Json = serde_json::from_str(&row().message()).unwrap();
-    for (path, longest) in [("/time", "2023-11-16T22:13:20Z"), ("/data/clientName", &"x".repeat(MAX_NAME))] {
-        *message.pointer_mut(path).unwrap() = json!(longest);
+    let longest = "x".repeat(MAX_NAME);
+    let valid = [
+        ("/time", "2023-11-16T22:13:20Z"),
+        ("/data/clientName", &longest),
+        ("/data/clientName", "ශ\u{dca}\u{200d}රී"),
+        ("/data/lines/1/name", "👩\u{200d}🚀"),
+    ];
+    for (path, valid) in valid {
+        *message.pointer_mut(path).unwrap() = json!(valid);
         parse(&message.to_string()).unwrap();
     }
     let changed = |r#type: &str, data: Json| {
