@@ -18,7 +18,7 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
 use uuid::Uuid;
 
 use super::first_missed::{Examined, Missing};
-use super::recent::RecentOrders;
+use super::recent::{RecentOrder, RecentOrders};
 use super::{
     COMPARED_AT_ONCE, CONCURRENT_CLIENTS, Difference, Finding, FirstMissed, Money, StoreFailed, Verifier, database,
     missing_versions, read_model,
@@ -346,8 +346,9 @@ fn difference_of_others(
     if stored < expected {
         return Some(Difference::MissingRecentOrders { stored, expected });
     }
-    let recent: RecentOrders = others.recent.iter().map(|(version, order)| (*version, order.into())).collect();
-    (recent != *newest).then_some(Difference::WrongRecentOrders)
+    let recent = others.recent.iter().map(|(version, order)| (version, order.as_ref().map(RecentOrder::from)));
+    let is_right = recent.eq(newest.iter().map(|(version, order)| (version, Some(*order))));
+    (!is_right).then_some(Difference::WrongRecentOrders)
 }
 
 fn milliseconds(time: Option<DateTime<Utc>>) -> Option<i64> {

@@ -15,24 +15,28 @@ use uuid::Uuid;
 
 use super::{StoreFailed, Verifier, database};
 
-/// What is compared of a recent order: its id, its time (ms since 1970) and its total (minor units).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct RecentOrder(Uuid, i64, i64);
+/// What is compared of a recent order: its id, its time (ms since 1970), its total (minor units) and the number of its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecentOrder(Uuid, i64, i64, i64);
 
 /// By version.
 pub(super) type RecentOrders = BTreeMap<i32, RecentOrder>;
 
 impl From<&OrderSummary> for RecentOrder {
     fn from(order: &OrderSummary) -> RecentOrder {
-        RecentOrder(order.order_id, order.time.timestamp_millis(), order.total)
+        RecentOrder(order.order_id, order.time.timestamp_millis(), order.total, order.lines.into())
     }
 }
 
-/// The newest orders of each of these clients: a few rows of an index for each client, however many orders it has.
+/// The newest orders of each of these clients: a few rows of an index for each client, however many orders it has. The lines are
+/// counted afterwards, so that only those of the newest orders are read.
 const NEWEST: &str = "
-    SELECT newest.* FROM unnest($1) AS compared (client) CROSS JOIN LATERAL
+    SELECT newest.*, (SELECT COUNT(*) FROM order_items WHERE order_id = newest.id) AS lines
+    FROM unnest($1) AS compared (client) CROSS JOIN LATERAL
         (SELECT client_id, version, id, placed_at, total FROM orders WHERE client_id = client ORDER BY id DESC LIMIT $2)
         AS newest";
+/// The lines of an order among the newest ones.
+const LINES: &str = "(SELECT COUNT(*) FROM order_items WHERE order_id = numbered.id)";
 
 impl Verifier {
     /// The newest orders of these clients. On PostgreSQL those with the largest ids: when the clocks of several processes differ, the
@@ -58,6 +62,7 @@ impl Verifier {
         let all = order::Entity::find().select_only().columns(columns).expr_as(place, "place").filter(orders);
         let newest = Query::select()
             .column(Asterisk)
+            .expr_as(Expr::cust(LINES), "lines")
             .from_subquery(all.into_query(), "numbered")
             .and_where(Expr::col("place").lte(RECENT_ORDERS as i64))
             .take();
@@ -76,6 +81,7 @@ fn by_client(rows: Vec<QueryResult>) -> Result<HashMap<i64, RecentOrders>, Store
 
 fn read(row: &QueryResult) -> Result<(i64, i32, RecentOrder), DbErr> {
     let placed_at: DateTime<Utc> = row.try_get("", "placed_at")?;
-    let order = RecentOrder(row.try_get("", "id")?, placed_at.timestamp_millis(), row.try_get("", "total")?);
+    let (id, total, lines) = (row.try_get("", "id")?, row.try_get("", "total")?, row.try_get("", "lines")?);
+    let order = RecentOrder(id, placed_at.timestamp_millis(), total, lines);
     Ok((row.try_get("", "client_id")?, row.try_get("", "version")?, order))
 }

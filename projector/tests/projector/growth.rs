@@ -97,13 +97,15 @@ async fn the_newest_orders_of_a_client_cost_the_same_however_many_it_has() {
     }
     db.close().await.unwrap();
     let db = connect().await.unwrap();
-    let reads = async || {
+    let reads_of = async |table: &str| {
         let reads = "SELECT (seq_tup_read + COALESCE(idx_tup_fetch, 0))::bigint AS reads FROM pg_stat_user_tables
-                     WHERE relname = 'orders'";
-        let reads = sea_orm::ConnectionTrait::query_one_raw(&db, sql(reads)).await.unwrap().unwrap();
+                     WHERE relname = ";
+        let reads = sql(&format!("{reads} '{table}'"));
+        let reads = sea_orm::ConnectionTrait::query_one_raw(&db, reads).await.unwrap().unwrap();
         reads.try_get::<i64>("", "reads").unwrap()
     };
-    let before = reads().await;
+    let reads = async || reads_of("orders").await;
+    let (before, items_before) = (reads().await, reads_of("order_items").await);
     let compared = database::connect(&postgres.url, 1, Some(Duration::from_secs(60))).await.unwrap();
     let verifier = Verifier::new(compared.clone(), read_model, Currency::USD, Duration::ZERO, Repair::Off);
     let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
@@ -114,6 +116,8 @@ async fn the_newest_orders_of_a_client_cost_the_same_however_many_it_has() {
     until(async || reads().await - before >= ORDERS).await;
     let newest = reads().await - before - ORDERS;
     assert!(newest <= 200, "{newest}");
+    let items = reads_of("order_items").await - items_before;
+    assert!(items <= 400, "{items} items of the newest orders");
 }
 
 #[tokio::test]

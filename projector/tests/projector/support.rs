@@ -219,10 +219,14 @@ pub async fn redis() -> (RedisServer, Redis, String) {
 }
 
 pub async fn command(url: &str, command: &[&str]) {
+    reply(url, command).await
+}
+
+pub async fn reply<Reply: ::redis::FromRedisValue>(url: &str, command: &[&str]) -> Reply {
     let client = ::redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut request = ::redis::cmd(command[0]);
-    let () = request.arg(&command[1..]).query_async(&mut connection).await.unwrap();
+    request.arg(&command[1..]).query_async(&mut connection).await.unwrap()
 }
 
 pub fn events(rows: &[order_event::Model]) -> Vec<Event> {

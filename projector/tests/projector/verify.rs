@@ -6,6 +6,7 @@ use entity::Subject::{self, Client, Product};
 use entity::{event, order_event};
 use iso_currency::Currency;
 use projector::verify::{Difference, Finding, FirstMissed, Money, Progress, Repair, Verifier};
+use read_model::reports::latest_orders;
 use read_model::{ProjectedClient, Projection, Queries};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel};
 use serde_json::json;
@@ -213,6 +214,59 @@ async fn each_changed_field_of_a_client_is_found_and_repaired() {
         assert_eq!(differences(&verifier).await, [], "{field} {value}");
         let repaired = verifier.read_model.projected_clients(&[1]).await.unwrap().remove(0).unwrap();
         assert_eq!(repaired, right, "{field} {value}");
+    }
+}
+
+/// The latest orders of all clients are those of the clients that bought last.
+#[tokio::test]
+async fn each_changed_field_of_a_recent_order_is_found_and_repaired() {
+    let (_server, url, verifier) = verifier(Repair::FromLog).await;
+    let rows = [row_of(1, 1, 1), row_of(1, 2, 3), row_of(2, 1, 2)];
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    assert_eq!(differences(&verifier).await, []);
+    let shown = async || {
+        let recent = verifier.read_model.recent_orders(&[1, 2], 10).await.unwrap();
+        (recent, latest_orders(&verifier.read_model, 10).await.unwrap())
+    };
+    let right = shown().await;
+    assert_eq!(right.1.len(), 3);
+
+    let recent = "orders:{p1}:g1:recent:1";
+    let stored = reply::<Vec<String>>(&url, &["ZRANGE", recent, "1", "1"]).await.remove(0);
+    let [id, since_id, total, lines] = stored.split(' ').collect::<Vec<_>>()[..] else { panic!("{stored}") };
+    let mut changed = Vec::new();
+    for entry in [
+        format!("AZ{} {since_id} {total} {lines}", &id[2..]),
+        format!("{id} {} {total} {lines}", since_id.parse::<i64>().unwrap() + 1),
+        format!("{id} {since_id} {total}1 {lines}"),
+        format!("{id} {since_id} {total} 2"),
+        format!("{id} {since_id} {total} many"),
+    ] {
+        changed.push(vec![
+            vec!["ZREM".to_owned(), recent.into(), stored.clone()],
+            vec!["ZADD".into(), recent.into(), "2".into(), entry],
+        ]);
+    }
+    let single = |words: &[&str]| vec![words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()];
+    changed.push(single(&["ZREM", recent, &stored]));
+    changed.push(single(&["ZADD", recent, "3", &stored]));
+    for version in ["2", "3"] {
+        changed.push(single(&["ZADD", recent, version, &format!("{id} {since_id} {total} 9")]));
+        changed.push(single(&["ZADD", recent, version, "unreadable"]));
+    }
+    changed.push(single(&["DEL", recent]));
+    for ranking in ["total", "last"] {
+        changed.push(single(&["ZINCRBY", &format!("orders:{{p1}}:g1:rank:{ranking}"), "1", "1"]));
+    }
+    for commands in changed {
+        for words in &commands {
+            command(&url, &words.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        }
+        let found = differences(&verifier).await;
+        assert!(found.len() == 1 && found[0].0 == Client(1), "{commands:?}: {found:?}");
+        assert_eq!(differences(&verifier).await, [], "{commands:?}");
+        assert_eq!(shown().await, right, "{commands:?}");
     }
 }
 

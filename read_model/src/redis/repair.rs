@@ -24,8 +24,9 @@ pub struct RankedAndRecent {
     pub total: Option<i64>,
     /// The same in the ranking by last purchase: ms since 1970, or 0 without an order.
     pub last_purchase: Option<i64>,
-    /// The newest of its recent orders by version, at most [`RECENT_ORDERS`] of them; without those that cannot be read.
-    pub recent: BTreeMap<i32, OrderSummary>,
+    /// The newest of its recent orders by version, at most [`RECENT_ORDERS`] of them; `None` if a version has none that can be read, or
+    /// several.
+    pub recent: BTreeMap<i32, Option<OrderSummary>>,
 }
 
 /// Products that one call returns, roughly.
@@ -97,9 +98,12 @@ impl Redis {
                 let score = value::<Option<f64>>(score.clone())?.flatten();
                 Ok::<_, Error>(score.filter(|_| is_readable(name)).map(|score| score as i64))
             };
-            let recent = value::<Vec<(String, f64)>>(recent.clone())?.unwrap_or_default();
-            let order = |(text, version): (String, f64)| Some((version as i32, OrderSummary::from_text(*id, &text)?));
-            let recent = recent.into_iter().filter_map(order).collect();
+            let stored = value::<Vec<(String, f64)>>(recent.clone())?.unwrap_or_default();
+            let mut recent = BTreeMap::new();
+            for (text, version) in stored {
+                let order = OrderSummary::from_text(*id, &text);
+                recent.entry(version as i32).and_modify(|several| *several = None).or_insert(order);
+            }
             Ok(RankedAndRecent { total: score(total, RANKINGS[0])?, last_purchase: score(last, RANKINGS[1])?, recent })
         };
         ids.iter().zip(results.as_chunks().0).map(client).collect()
