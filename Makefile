@@ -18,7 +18,7 @@ build: # builds the release programs, with their pages, into target/programs; DI
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, schema, documents, image, compose.yaml, Helm chart, alerts, dependencies
+check: # format, lints, schema, documents, migrations, image, compose.yaml, Helm chart, alerts, dependencies
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
@@ -27,6 +27,7 @@ check: # format, lints, schema, documents, image, compose.yaml, Helm chart, aler
 	scripts/check-schema
 	scripts/check-links
 	scripts/check-configuration
+	scripts/check-migrations
 	scripts/check-dependencies
 	scripts/check-image
 	scripts/check-compose
