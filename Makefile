@@ -18,7 +18,7 @@ build: # builds the release programs, with their pages, into target/programs; DI
 test: # runs every test
 	@scripts/test
 
-check: # format, lints, schema, documents, migrations, image, compose.yaml, Helm chart, alerts, dependencies
+check: # format, lints, schema, documents, migrations, image, compose.yaml, Helm chart, AWS template, alerts, dependencies
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	cargo fmt --check
@@ -32,6 +32,7 @@ check: # format, lints, schema, documents, migrations, image, compose.yaml, Helm
 	scripts/check-image
 	scripts/check-compose
 	scripts/check-helm
+	scripts/check-deploy
 	scripts/check-observability
 
 fuzz: # sends random requests, variables, WebSocket messages and public keys to the API: SECONDS=60 for each

@@ -1,0 +1,96 @@
+// The collector beside a program: the AWS distribution of the OpenTelemetry Collector (ADOT), which sends metrics to CloudWatch and
+// traces to X-Ray. It reads metrics inside the task, so their port is closed to the network.
+
+import * as ecs from 'aws-cdk-lib/aws-ecs';
+import * as iam from 'aws-cdk-lib/aws-iam';
+import { Aws } from 'aws-cdk-lib';
+import type * as logs from 'aws-cdk-lib/aws-logs';
+import { acknowledge } from './findings.js';
+
+const IMAGE = 'public.ecr.aws/aws-observability/aws-otel-collector:v0.43.1';
+const METRICS_ADDR = '127.0.0.1:9464';
+const TRACES_ADDR = '127.0.0.1:4318';
+/** The namespace of the metrics in CloudWatch. */
+export const NAMESPACE = 'OrderService';
+
+/** The settings of a program with a collector. */
+export const COLLECTOR_SETTINGS = {
+  METRICS_ADDR,
+  OTEL_EXPORTER_OTLP_ENDPOINT: `http://${TRACES_ADDR}`,
+  // Callers do not decide what is recorded (docs/tracing.md).
+  OTEL_TRACES_SAMPLER: 'traceidratio',
+  OTEL_TRACES_SAMPLER_ARG: '0.01',
+};
+
+/** The metrics of docs/metrics.md that CloudWatch gets, by their dimensions besides the program. Each series costs money. */
+export const METRICS: { labels: string[]; names: string[] }[] = [
+  {
+    labels: [],
+    names: [
+      'orders_outbox_oldest_age_seconds',
+      'orders_outbox_pending_events',
+      'orders_outbox_published_total',
+      'orders_projection_lag_seconds',
+      'orders_database_waiting',
+      'orders_client_cache_tracking',
+      'orders_live_connections',
+      'orders_sweep_differences_total',
+    ],
+  },
+  { labels: ['outcome'], names: ['orders_operations_total'] },
+  { labels: ['state'], names: ['orders_projector_state'] },
+];
+
+export function addCollector(task: ecs.FargateTaskDefinition, program: string, metrics: logs.LogGroup, logging: ecs.LogDriver): void {
+  task.addContainer('collector', {
+    image: ecs.ContainerImage.fromRegistry(IMAGE),
+    // A program works without its collector.
+    essential: false,
+    environment: { AOT_CONFIG_CONTENT: JSON.stringify(configuration(program, metrics.logGroupName)) },
+    memoryLimitMiB: 256,
+    readonlyRootFilesystem: true,
+    logging,
+  });
+  metrics.grantWrite(task.taskRole);
+  metrics.grant(task.taskRole, 'logs:DescribeLogStreams');
+  task.addToTaskRolePolicy(new iam.PolicyStatement({ actions: ['xray:PutTraceSegments'], resources: ['*'] }));
+  acknowledge(task.taskRole, { 'AwsSolutions-IAM5[Resource::*]': 'X-Ray has no resources that a policy could name.' });
+}
+
+/** JSON is YAML, which the collector reads. */
+function configuration(program: string, logGroup: string): object {
+  return {
+    extensions: { sigv4auth: { region: Aws.REGION, service: 'xray' } },
+    receivers: {
+      otlp: { protocols: { http: { endpoint: TRACES_ADDR } } },
+      prometheus: {
+        config: {
+          scrape_configs: [
+            { job_name: 'orders', scrape_interval: '60s', static_configs: [{ targets: [METRICS_ADDR], labels: { program } }] },
+          ],
+        },
+      },
+    },
+    processors: { memory_limiter: { check_interval: '1s', limit_mib: 128 }, batch: {} },
+    exporters: {
+      otlphttp: { traces_endpoint: `https://xray.${Aws.REGION}.amazonaws.com/v1/traces`, auth: { authenticator: 'sigv4auth' } },
+      awsemf: {
+        namespace: NAMESPACE,
+        log_group_name: logGroup,
+        log_stream_name: `${program}-{TaskId}`,
+        dimension_rollup_option: 'NoDimensionRollup',
+        metric_declarations: METRICS.map(({ labels, names }) => ({
+          dimensions: [['program', ...labels]],
+          metric_name_selectors: [`^(${names.join('|')})$`],
+        })),
+      },
+    },
+    service: {
+      extensions: ['sigv4auth'],
+      pipelines: {
+        traces: { receivers: ['otlp'], processors: ['memory_limiter', 'batch'], exporters: ['otlphttp'] },
+        metrics: { receivers: ['prometheus'], processors: ['memory_limiter', 'batch'], exporters: ['awsemf'] },
+      },
+    },
+  };
+}

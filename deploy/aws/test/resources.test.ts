@@ -1,0 +1,156 @@
+// Rights, network, queues, and what remains when the stack is deleted.
+
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { App } from 'aws-cdk-lib';
+import { Match } from 'aws-cdk-lib/assertions';
+import { readOptions } from '../src/options.js';
+import { OrderService } from '../src/stack.js';
+import { CALLER, FULL, Synthesised, text } from './synth.js';
+
+const stack = new Synthesised(CALLER);
+const full = new Synthesised(FULL);
+
+test('the queues have the attributes that `projector queues create` gives', () => {
+  const source = text('projector/src/queues/create.rs');
+  const constant = (name: string) => {
+    const product = new RegExp(`const ${name}: u32 = ([0-9* ]+);`).exec(source)?.[1] ?? '';
+    return product.split('*').reduce((result, factor) => result * Number(factor), 1);
+  };
+  const named = /use aws_sdk_sqs::types::QueueAttributeName::\{([^}]+)\}/.exec(source)?.[1].match(/\w+/g);
+  assert.deepEqual(named, ['self', 'MessageRetentionPeriod', 'QueueArn', 'RedrivePolicy', 'SqsManagedSseEnabled', 'VisibilityTimeout']);
+
+  const common = { VisibilityTimeout: constant('VISIBILITY_TIMEOUT'), MessageRetentionPeriod: constant('RETENTION'), SqsManagedSseEnabled: true };
+  assert(common.VisibilityTimeout > 0 && common.MessageRetentionPeriod > 0);
+  const [deadLetters] = stack.all('AWS::SQS::Queue').find(([id]) => id.includes('DeadLetters'))!;
+  const redrive = { deadLetterTargetArn: { 'Fn::GetAtt': [deadLetters, 'Arn'] }, maxReceiveCount: constant('MAX_RECEIVES') };
+  assert.deepEqual(stack.one('AWS::SQS::Queue', 'QueuesDeadLetters').Properties, common);
+  assert.deepEqual(stack.one('AWS::SQS::Queue', 'QueuesQueue').Properties, { ...common, RedrivePolicy: redrive });
+});
+
+/** The actions that each role may take, by resource. */
+function rights(of: Synthesised, role: string): string[] {
+  const policies = of.all('AWS::IAM::Policy').filter(([, policy]) => policy.Properties.Roles.some((found: any) => found.Ref.startsWith(role)));
+  const statements = policies.flatMap(([, policy]) => policy.Properties.PolicyDocument.Statement);
+  return statements.flatMap((statement: any) => {
+    assert.equal(statement.Effect, 'Allow');
+    const resource = /DeadLetters|QueuesQueue|TasksMetrics|rds-db|\*/.exec(JSON.stringify(statement.Resource))?.[0];
+    return [statement.Action].flat().map((action) => `${action} ${resource}`);
+  }).sort();
+}
+
+const publish = ['sqs:GetQueueAttributes QueuesQueue', 'sqs:SendMessage QueuesQueue'];
+const consume = ['ChangeMessageVisibility', 'DeleteMessage', 'GetQueueAttributes', 'ReceiveMessage'].map((action) => `sqs:${action} QueuesQueue`);
+
+test('each role has only the rights that its program uses', () => {
+  assert.deepEqual(rights(stack, 'TasksApiTaskTaskRole'), publish);
+  assert.deepEqual(rights(stack, 'TasksProjectorTaskTaskRole'), consume);
+  const deadLetters = ['ChangeMessageVisibility', 'DeleteMessage', 'GetQueueAttributes', 'GetQueueUrl', 'ReceiveMessage'];
+  assert.deepEqual(rights(stack, 'TasksOperatorTaskTaskRole'), [...publish, ...deadLetters.map((action) => `sqs:${action} DeadLetters`)].sort());
+});
+
+test('a collector and a login by IAM need few more rights', () => {
+  const collect = ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'].map((action) => `${action} TasksMetrics`);
+  const more = [...collect, 'rds-db:connect rds-db', 'xray:PutTraceSegments *'];
+  const count = ['sqs:GetQueueAttributes DeadLetters', 'sqs:GetQueueUrl DeadLetters'];
+  assert.deepEqual(rights(full, 'TasksApiTaskTaskRole'), [...publish, ...more].sort());
+  assert.deepEqual(rights(full, 'TasksProjectorTaskTaskRole'), [...consume, ...more, ...count].sort());
+});
+
+/** Who reaches which port of a security group. */
+function ingress(of: Synthesised, group: string): string[] {
+  const [id, { Properties }] = of.all('AWS::EC2::SecurityGroup').find(([id]) => id.startsWith(group))!;
+  const separate = of.all('AWS::EC2::SecurityGroupIngress').map(([, rule]) => rule.Properties);
+  const rules = [...(Properties.SecurityGroupIngress ?? []), ...separate.filter((rule) => rule.GroupId['Fn::GetAtt'][0] === id)];
+  return rules.map((rule) => {
+    const from = rule.CidrIp ?? rule.SourceSecurityGroupId['Fn::GetAtt'][0].split('SecurityGroup')[0];
+    return `${from} ${typeof rule.FromPort === 'number' ? rule.FromPort : 'of the store'}`;
+  }).sort();
+}
+
+test('only the load balancer reaches the api, and nothing the projector or the metrics', () => {
+  assert.deepEqual(ingress(stack, 'ServicesLoadBalancer'), ['192.0.2.1/32 80']);
+  assert.deepEqual(ingress(full, 'ServicesLoadBalancer'), ['0.0.0.0/0 443', '0.0.0.0/0 80']);
+  for (const synthesised of [stack, full]) {
+    assert.deepEqual(ingress(synthesised, 'TasksApi'), ['ServicesLoadBalancer 8080']);
+    assert.deepEqual(ingress(synthesised, 'TasksProjector'), []);
+    assert.deepEqual(ingress(synthesised, 'TasksOperator'), []);
+    const programs = ['TasksApi', 'TasksOperator', 'TasksProjector'];
+    assert.deepEqual(ingress(synthesised, 'ReadModel'), programs.map((program) => `${program} 6379`));
+    assert.deepEqual(ingress(synthesised, 'DatabaseCluster'), programs.map((program) => `${program} of the store`));
+  }
+  const ports = full.all('AWS::ECS::TaskDefinition').flatMap(([, task]) => task.Properties.ContainerDefinitions)
+    .flatMap((container) => container.PortMappings ?? []).map((mapping) => mapping.ContainerPort);
+  assert.deepEqual(ports.sort(), [8080, 8081]);
+});
+
+test('with a certificate HTTP only redirects', () => {
+  full.template.hasResourceProperties('AWS::ElasticLoadBalancingV2::Listener', {
+    Port: 80,
+    DefaultActions: [Match.objectLike({ Type: 'redirect', RedirectConfig: Match.objectLike({ Protocol: 'HTTPS' }) })],
+  });
+  full.template.hasResourceProperties('AWS::ElasticLoadBalancingV2::Listener', { Port: 443, Protocol: 'HTTPS', SslPolicy: Match.stringLikeRegexp('TLS13') });
+});
+
+test('a failed deployment is rolled back, and a deployment stops no task too early', () => {
+  const services = stack.all('AWS::ECS::Service');
+  assert.equal(services.length, 2);
+  for (const [, { Properties }] of services) {
+    const { DeploymentCircuitBreaker, MinimumHealthyPercent } = Properties.DeploymentConfiguration;
+    assert.deepEqual(DeploymentCircuitBreaker, { Enable: true, Rollback: true });
+    assert.equal(MinimumHealthyPercent, 100);
+    assert.equal(Properties.DesiredCount, undefined);
+  }
+  // The order of a release: projectors, then apis.
+  const [, api] = services.find(([id]) => id.includes('ApiService'))! as [string, any];
+  assert(api.DependsOn.some((id: string) => id.includes('ProjectorService')));
+});
+
+test('stores fail over, and Redis evicts nothing', () => {
+  assert.equal(stack.all('AWS::RDS::DBInstance').length, 2);
+  stack.template.hasResourceProperties('AWS::ElastiCache::ReplicationGroup', { AutomaticFailoverEnabled: true, MultiAZEnabled: true, ReplicasPerNodeGroup: 1 });
+  stack.template.hasResourceProperties('AWS::ElastiCache::ParameterGroup', { Properties: { 'maxmemory-policy': 'noeviction' } });
+});
+
+test('a deleted stack leaves a snapshot of the database', () => {
+  assert.equal(stack.one('AWS::RDS::DBCluster').DeletionPolicy, 'Snapshot');
+  assert.equal(new Synthesised({ ...CALLER, deletionProtection: 'true' }).one('AWS::RDS::DBCluster').Properties.DeletionProtection, true);
+});
+
+test('Fargate has tasks of this size', () => {
+  const memory: Record<string, number[]> = { 512: [1024, 2048, 3072, 4096], 1024: [2048, 3072, 4096, 5120, 6144, 7168, 8192] };
+  for (const [id, { Properties }] of stack.all('AWS::ECS::TaskDefinition')) assert(memory[Properties.Cpu].includes(Number(Properties.Memory)), id);
+});
+
+test('each alarm leads to an entry of the runbook that exists', () => {
+  const anchors = new Set([...text('docs/operations.md').matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
+    heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')));
+  const alarms = full.all('AWS::CloudWatch::Alarm');
+  assert(alarms.length >= 13);
+  for (const [id, { Properties }] of alarms) {
+    const [, anchor] = /operations\.md#(\S+)/.exec(Properties.AlarmDescription) ?? [];
+    assert(anchor === undefined || anchors.has(anchor), `${id}: ${anchor}`);
+    assert.equal(Properties.AlarmActions.length, 1);
+  }
+});
+
+test('the build of the image has the files that the Dockerfile copies, and no others of this folder', () => {
+  const outdir = mkdtempSync(join(tmpdir(), 'cdk-'));
+  try {
+    const { context } = JSON.parse(text('deploy/aws/cdk.json'));
+    const app = new App({ outdir, context: { ...context, allowFrom: CALLER.allowFrom } });
+    const options = readOptions(app.node);
+    new OrderService(app, options.name, options);
+    app.synth();
+    const asset = join(outdir, readdirSync(outdir).find((name) => name.startsWith('asset.'))!);
+    const copied = [...text('Dockerfile').matchAll(/^COPY (?!--from)(.+) \S+$/gm)].flatMap(([, sources]) => sources.split(' '));
+    for (const source of copied) assert(existsSync(join(asset, source)), source);
+    for (const file of ['Dockerfile', 'Cargo.lock']) assert(existsSync(join(asset, file)), file);
+    assert(!existsSync(join(asset, 'deploy/aws')) && !existsSync(join(asset, 'target')));
+  } finally {
+    rmSync(outdir, { recursive: true });
+  }
+});

@@ -1,0 +1,81 @@
+// Synthesises the stack as `cdk` does, and reads what the repository says.
+
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { App } from 'aws-cdk-lib';
+import { Template } from 'aws-cdk-lib/assertions';
+import { readOptions } from '../src/options.js';
+import { OrderService } from '../src/stack.js';
+
+/** From build/test. */
+export const REPOSITORY = fileURLToPath(new URL('../../../..', import.meta.url));
+export const CALLER = { image: 'example', allowFrom: '192.0.2.1/32' };
+export const CERTIFICATE = 'arn:aws:acm:eu-central-1:123456789012:certificate/example';
+/** Everything that can be switched on. */
+export const FULL = {
+  image: 'example',
+  certificate: CERTIFICATE,
+  signIn: 'cognito',
+  databaseLogin: 'iam',
+  collector: 'true',
+  alarmEmail: 'operator@example.com',
+};
+
+export const text = (path: string) => readFileSync(`${REPOSITORY}/${path}`, 'utf8');
+
+export interface Resource {
+  readonly Type: string;
+  readonly Properties: any;
+  readonly DeletionPolicy?: string;
+}
+
+export class Synthesised {
+  readonly template: Template;
+  readonly json: { Resources: Record<string, Resource>; Outputs: Record<string, { Value: unknown }> };
+
+  constructor(options: Record<string, string>) {
+    const { context } = JSON.parse(text('deploy/aws/cdk.json'));
+    const app = new App({ context: { ...context, ...options } });
+    const read = readOptions(app.node);
+    this.template = Template.fromStack(new OrderService(app, read.name, read));
+    this.json = this.template.toJSON() as typeof this.json;
+  }
+
+  all(type: string): [string, Resource][] {
+    return Object.entries(this.json.Resources).filter(([, resource]) => resource.Type === type);
+  }
+
+  one(type: string, part = ''): Resource {
+    const found = this.all(type).filter(([id]) => id.includes(part));
+    if (found.length !== 1) throw new Error(`there are ${found.length} ${type} with ${part} in their ids`);
+    return found[0][1];
+  }
+
+  container(name: string, task = ''): Container {
+    const tasks = this.all('AWS::ECS::TaskDefinition').filter(([id]) => id.includes(task));
+    const containers: Container[] = tasks.flatMap(([, task]) => task.Properties.ContainerDefinitions);
+    const found = containers.find((container) => container.Name === name);
+    if (found === undefined) throw new Error(`there is no container ${name}`);
+    return found;
+  }
+}
+
+export interface Container {
+  readonly Name: string;
+  readonly Command: string[];
+  readonly Environment?: { Name: string; Value: unknown }[];
+  readonly Secrets?: { Name: string; ValueFrom: unknown }[];
+  readonly PortMappings?: { ContainerPort: number }[];
+  readonly StopTimeout?: number;
+  readonly Essential: boolean;
+  readonly DependsOn?: { Condition: string; ContainerName: string }[];
+  readonly ReadonlyRootFilesystem: boolean;
+}
+
+export function environment(container: Container): Record<string, unknown> {
+  return Object.fromEntries((container.Environment ?? []).map(({ Name, Value }) => [Name, Value]));
+}
+
+export function variables(container: Container): string[] {
+  return [...(container.Environment ?? []), ...(container.Secrets ?? [])].map(({ Name }) => Name).sort();
+}
