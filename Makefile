@@ -33,6 +33,7 @@ check: # format, lints, schema, documents, migrations, image, compose.yaml, Helm
 	scripts/check-compose
 	scripts/check-helm
 	scripts/check-deploy
+	scripts/test-deploy
 	scripts/check-observability
 
 fuzz: # sends random requests, variables, WebSocket messages and public keys to the API: SECONDS=60 for each
