@@ -3,7 +3,8 @@
 #
 # BuildKit (Docker 23 and later) keeps the caches of npm and cargo between builds, so that a build compiles only what has changed.
 
-FROM node:22-bookworm-slim AS web
+# These two stages have the same result on each architecture, so they run on that of the machine.
+FROM --platform=$BUILDPLATFORM node:22-bookworm-slim AS web
 WORKDIR /src
 # The packages are a layer of their own, which other changes leave as it is.
 COPY scripts/npm-ci scripts/with-node scripts/
@@ -12,7 +13,7 @@ RUN --mount=type=cache,target=/root/.npm scripts/npm-ci web
 COPY . .
 RUN scripts/build-web
 
-FROM node:22-bookworm-slim AS certificates
+FROM --platform=$BUILDPLATFORM node:22-bookworm-slim AS certificates
 WORKDIR /src
 COPY scripts/npm-ci scripts/with-node scripts/
 COPY deploy/certificates deploy/certificates
