@@ -24,6 +24,7 @@ use entity::event::MAX_NAME;
 use entity::text::{has_visible, is_noncharacter, is_printable};
 use entity::{Subject, order_event, outbox};
 use iso_currency::Currency;
+use runtime::database::is_in_use;
 use runtime::{crash_point, crash_points};
 use sea_orm::{
     ActiveModelTrait, ConnAcquireErr, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
@@ -103,6 +104,9 @@ pub enum Error {
     /// Logged already. The command may have been committed.
     #[error("the command database is unavailable")]
     Unavailable,
+    /// Too many others wait for the command database. Nothing was executed.
+    #[error("the command database is busy")]
+    Busy,
     /// Not logged yet.
     #[error("{0}")]
     Internal(String),
@@ -112,8 +116,15 @@ impl From<DbErr> for Error {
     fn from(error: DbErr) -> Error {
         if matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
             DATABASE_TIMEOUTS.add(1, &[]);
+            if is_in_use() {
+                warn!("all connections to the command database are in use; DATABASE_CONNECTIONS sets their number");
+                return Error::Busy;
+            }
         }
-        if database::is_outage(&error) {
+        if database::is_conflict(&error) {
+            warn!("a transaction waited in vain for others: {error}");
+            Error::Unavailable
+        } else if database::is_outage(&error) {
             warn!("the command database is unavailable: {error}");
             Error::Unavailable
         } else {

@@ -22,7 +22,7 @@ pub enum Error {
     /// The token does not have this scope.
     MissingScope(&'static str),
     BadUserInput(String),
-    /// Too many operations are active.
+    /// Too many operations are active, or wait for the command database. Nothing was executed.
     Busy,
     /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
@@ -104,6 +104,7 @@ impl From<commands::Error> for Error {
     fn from(error: commands::Error) -> Error {
         match error {
             commands::Error::Unavailable => Error::CommandStoreUnavailable,
+            commands::Error::Busy => Error::Busy,
             commands::Error::Internal(_) => Error::internal(&error),
         }
     }

@@ -1,12 +1,18 @@
 //! Stores that are unreachable, unexpected errors and cancelled requests.
 
+use std::time::Duration;
+
 use entity::product;
 use futures::FutureExt;
+use futures::future::join_all;
 use reqwest::StatusCode;
-use sea_orm::{ConnectionTrait, EntityTrait};
+use sea_orm::{ConnectionTrait, EntityTrait, TransactionTrait};
 use serde_json::{Value, json};
+use test_support::log::Log;
+use tokio::time::interval;
+use tracing::Level;
 
-use crate::support::{ALL_SCOPES, Api, PLACE, code, order, queue, redis, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, PLACE, code, order, postgres, queue, redis, sqlite, until};
 
 #[tokio::test]
 async fn an_unreachable_store_has_an_error_code() {
@@ -21,6 +27,42 @@ async fn an_unreachable_store_has_an_error_code() {
 
     db.connection.clone().close().await.unwrap();
     assert_eq!(code(&api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await), "COMMAND_STORE_UNAVAILABLE");
+}
+
+/// On the way to the database there are only too many others.
+#[tokio::test]
+async fn a_pool_of_connections_that_is_busy_is_not_reported_as_an_outage() {
+    let log = Log::start(Level::WARN);
+    let (db, other) = (postgres().await, postgres().await);
+    let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
+    let token = api.token(ALL_SCOPES, None);
+    let held = join_all((0..16).map(|_| db.connection.begin())).await;
+    let of_others = async {
+        let mut ticks = interval(Duration::from_millis(100));
+        loop {
+            ticks.tick().await;
+            other.connection.ping().await.unwrap();
+        }
+    };
+    let update = "mutation { updateClient(input: { id: 2, name: \"Alicia\" }) { clientVersion } }";
+    let read = "{ order(id: \"00000000-0000-0000-0000-000000000007\") { id } }";
+    let refused = async {
+        let placing = api.graphql(&token, PLACE, order("1", &[("1", 1)], None));
+        tokio::join!(placing, api.graphql(&token, update, json!({})), api.graphql(&token, read, json!({})))
+    };
+    let (placed, updated, found) = tokio::select! {
+        () = of_others => unreachable!(),
+        refused = refused => refused,
+    };
+    for response in [placed, updated, found] {
+        assert_eq!(code(&response), "SERVER_BUSY", "{response}");
+    }
+    let lines = log.lines();
+    assert!(lines.iter().any(|line| line.contains("all connections to the command database are in use")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("unavailable")), "{lines:?}");
+    drop(held);
+    let placed = api.graphql(&token, PLACE, order("1", &[("1", 1)], None)).await;
+    assert_eq!(placed["data"]["placeOrder"]["clientVersion"], 2, "nothing was placed before");
 }
 
 /// The api never writes to Redis, but its operators look at its health first.

@@ -21,7 +21,7 @@ const FIELDS: &str = "order { id status refunded { amount } net { amount } cance
 async fn answer(api: &Api, token: &str, mutation: &str, input: Value) -> Value {
     loop {
         let response = api.graphql(token, mutation, json!({ "input": input })).await;
-        if code(&response) != "COMMAND_STORE_UNAVAILABLE" {
+        if !["COMMAND_STORE_UNAVAILABLE", "SERVER_BUSY"].contains(&code(&response)) {
             return response;
         }
     }

@@ -6,6 +6,7 @@ mod currency;
 mod errors;
 mod postgres;
 mod sqlite;
+mod usage;
 mod values;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ pub use credentials::watch_credentials;
 pub use currency::{OtherCurrency, check_currency, store_currency};
 pub use errors::{WrongSetting, cannot_use_schema, is_permanent};
 pub use sqlite::is_in_memory;
+pub use usage::is_in_use;
 pub use values::is_one_of;
 
 /// Time after which a request without a connection fails as unavailable.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::credentials::Password;
+use super::usage::note_use;
 use super::{ACQUIRE_TIMEOUT, WrongSetting, reason};
 
 /// Limit for waiting on a lock. Our own transactions hold locks for milliseconds.
@@ -69,13 +70,21 @@ pub async fn connect(
         .test_before_acquire(false)
         .before_acquire(|connection, _| {
             Box::pin(async move {
-                timeout(TEST_TIMEOUT, is_writer(connection)).await.map_err(|_| io::Error::from(ErrorKind::TimedOut))?
+                let tested = timeout(TEST_TIMEOUT, is_writer(connection)).await;
+                let is_writer = tested.map_err(|_| io::Error::from(ErrorKind::TimedOut))??;
+                if is_writer {
+                    note_use();
+                }
+                Ok(is_writer)
             })
         })
         .after_connect(move |connection, _| {
             let (session, was_failing) = (session.clone(), was_failing.clone());
             Box::pin(async move {
                 let result = set_up(connection, &session).await;
+                if result.is_ok() {
+                    note_use();
+                }
                 log_change(&was_failing, &result);
                 result
             })

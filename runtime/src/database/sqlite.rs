@@ -6,6 +6,7 @@ use sea_orm::{DatabaseConnection, SqlxSqliteConnector};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::ACQUIRE_TIMEOUT;
+use super::usage::note_use;
 
 /// The signal of a write beyond the limit of the size of files (`ulimit -f`), on Linux (x86-64, ARM) and macOS.
 const SIGXFSZ: i32 = 25;
@@ -41,6 +42,7 @@ pub async fn connect(url: &str) -> Result<DatabaseConnection, Error> {
         // that still counts as in a transaction is closed. Rollbacks run in the background; the ping waits for them.
         Box::pin(async move {
             connection.ping().await?;
+            note_use();
             Ok(!connection.is_in_transaction())
         })
     });
