@@ -10,8 +10,8 @@ use entity::{client, idempotency_key, order, order_event, order_item, outbox, pr
 use futures::future::join_all;
 use iso_currency::Currency;
 use sea_orm::{
-    ActiveValue, ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter,
-    QueryOrder, QuerySelect, Select, TransactionTrait,
+    ActiveValue, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, Select, TransactionTrait,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -216,8 +216,7 @@ async fn a_locked_client_blocks_only_its_own_orders() {
     let db = postgres().await;
     let api = Api::start_with(&db, &["--operation-timeout", "60s"]).await;
     let token = api.token(ALL_SCOPES, None);
-    let other = db.connection.begin().await.unwrap();
-    client::Entity::find_by_id(2).lock_exclusive().one(&other).await.unwrap();
+    let other = lock_client(&db.connection, 2).await;
     let order = "mutation ($id: ID!) {
         placeOrder(input: { clientId: $id, items: [{ productId: \"1\", quantity: 1 }] }) { clientVersion } }";
     let placing = (0..60).map(|n| api.graphql(&token, order, json!({ "id": (n % 3 + 1).to_string() })));
@@ -230,6 +229,65 @@ async fn a_locked_client_blocks_only_its_own_orders() {
     other.rollback().await.unwrap();
     let response = api.graphql(&token, order, json!({ "id": "2" })).await;
     assert_eq!(response["data"]["placeOrder"]["clientVersion"], 2, "no rejected order was placed");
+}
+
+#[tokio::test]
+async fn orders_that_share_a_batch_with_those_of_a_locked_client_do_not_wait() {
+    let db = postgres().await;
+    let db = &db.connection;
+    let other = lock_client(db, 2).await;
+    let (outgoing, _events) = mpsc::channel(1);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let running = tokio::spawn(batcher.run(CancellationToken::new()));
+    let keys = (0..40).map(|n| format!("key {}", n / 2));
+    let mut of_locked: Vec<_> = Vec::new();
+    for key in keys {
+        let order = command(2, &[(1, 1)], Some(&key));
+        of_locked.push(Box::pin(queue.place(order)));
+        // The next batch has the orders of all three clients. It would take a second if it waited for the lock, and an order of the
+        // locked client is refused after some seconds.
+        assert!(futures::poll!(of_locked.last_mut().unwrap()).is_pending());
+        let of_others = [command(1, &[(1, 1)], Some(&key)), command(99, &[(1, 1)], None)];
+        let outcomes = join_all(of_others.map(|order| queue.place(order))).await;
+        placed(outcomes[0].clone().unwrap());
+        assert_eq!(outcomes[1].clone().unwrap(), Outcome::Rejected(vec![Rejection::ClientNotFound]));
+        assert!(futures::poll!(&mut of_locked[0]).is_pending(), "the client is still locked");
+    }
+    other.rollback().await.unwrap();
+    let events: Vec<_> = join_all(of_locked).await.into_iter().map(|outcome| placed(outcome.unwrap())).collect();
+    assert!(events.chunks(2).all(|twins| twins[0] == twins[1]), "each key places one order");
+    assert!(events.iter().map(|event| event.version).step_by(2).eq(2..=21), "orders stay in their sequence");
+    assert_eq!(counts(db).await, (40, 40, 40, vec![21, 21, 1]));
+    running.abort();
+}
+
+#[tokio::test]
+async fn orders_of_a_client_that_is_locked_again_and_again_are_placed() {
+    let db = postgres().await;
+    let db = &db.connection;
+    let (outgoing, _events) = mpsc::channel(1);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let running = tokio::spawn(batcher.run(CancellationToken::new()));
+    // While one of them has the lock, the others wait for it.
+    let locking = join_all((0..4).map(async |_| {
+        loop {
+            lock_client(db, 2).await.commit().await.unwrap();
+        }
+    }));
+    let placing = join_all((0..100).map(|_| queue.place(command(2, &[(1, 1)], None))));
+    tokio::select! {
+        never = locking => { let _: Vec<()> = never; }
+        outcomes = placing => outcomes.into_iter().for_each(|outcome| drop(placed(outcome.unwrap()))),
+    }
+    assert_eq!(counts(db).await.3, [1, 101, 1]);
+    running.abort();
+}
+
+/// Locks a client until the end of the transaction.
+async fn lock_client(db: &DatabaseConnection, id: i64) -> DatabaseTransaction {
+    let transaction = db.begin().await.unwrap();
+    client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await.unwrap();
+    transaction
 }
 
 #[tokio::test]

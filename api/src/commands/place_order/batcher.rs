@@ -1,14 +1,17 @@
-//! Places queued orders in batches, each in one transaction, and retries the orders of a transaction that failed.
+//! Places queued orders in batches, each in one transaction. A batch never waits for a client that another transaction has locked:
+//! the orders of such a client, and those of a transaction that failed, are placed in transactions of their own. Further orders of a
+//! client wait in the queue until those before them have a result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::Utc;
 use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
-use runtime::batcher::{BatchQueue, Batcher, Queued, batch_queue};
+use runtime::batcher::{BatchQueue, Batcher, Queued, exclusive_batch_queue};
 use runtime::telemetry::traces::{set_batch, traceparent};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::sync::{Semaphore, mpsc};
@@ -18,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
-use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder};
+use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder, WhenLocked};
 use crate::commands::{Error, database};
 use crate::metrics::{GROUP_COMMIT_SIZE, GROUP_COMMIT_WAIT};
 use crate::outbox::relay::Outgoing;
@@ -27,12 +30,12 @@ use crate::outbox::relay::Outgoing;
 const MAX_BATCH_WEIGHT: usize = 500;
 /// Concurrent transactions.
 const TRANSACTIONS: usize = 2;
-/// Transactions for isolated retries.
+/// Transactions for the orders of locked clients and of failed transactions.
 const ISOLATED_TRANSACTIONS: usize = 4;
 /// Orders that may wait; more are rejected as unavailable.
 const QUEUE_SIZE: usize = 10_000;
 /// How long an order may wait for its transaction, and then how long the transaction may take. An order that waits longer
-/// fails as unavailable. A transaction that takes longer is cancelled; its outcome may be unknown.
+/// is refused. A transaction that takes longer is cancelled; its outcome may be unknown.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the orders of one client are retried after conflicts with other transactions.
 const CONFLICT_RETRY_TIME: Duration = Duration::from_secs(5);
@@ -57,7 +60,7 @@ pub struct OrderBatcher {
     batcher: Batcher<WaitingOrder, Response>,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
-    isolated_retries: TaskTracker,
+    isolated: TaskTracker,
     isolated_permits: Arc<Semaphore>,
 }
 
@@ -67,9 +70,9 @@ pub fn order_queue(
     currency: Currency,
     outgoing: mpsc::Sender<Outgoing>,
 ) -> (OrderQueue, OrderBatcher) {
-    let (queue, batcher) = batch_queue(QUEUE_SIZE);
-    let (isolated_retries, isolated_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(ISOLATED_TRANSACTIONS)));
-    (OrderQueue(queue), OrderBatcher { db, currency, batcher, outgoing, isolated_retries, isolated_permits })
+    let (queue, batcher) = exclusive_batch_queue(QUEUE_SIZE);
+    let (isolated, isolated_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(ISOLATED_TRANSACTIONS)));
+    (OrderQueue(queue), OrderBatcher { db, currency, batcher, outgoing, isolated, isolated_permits })
 }
 
 impl OrderQueue {
@@ -104,18 +107,18 @@ fn weight(order: &PlaceOrder) -> usize {
 impl OrderBatcher {
     /// Places orders until `shutdown`, and then the orders that are still in the queue.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let (batcher, isolated_retries) = (self.batcher.clone(), self.isolated_retries.clone());
-        let process = move |batch| self.clone().process(batch);
+        let (batcher, isolated) = (self.batcher.clone(), self.isolated.clone());
+        let process = move |batch| self.clone().process(batch, WhenLocked::Skip);
         batcher.run(TRANSACTIONS, MAX_BATCH_WEIGHT, shutdown, process).await.context("a transaction panicked")?;
-        isolated_retries.close();
-        isolated_retries.wait().await;
+        isolated.close();
+        isolated.wait().await;
         Ok(())
     }
 
-    async fn process(self, batch: Vec<QueuedOrder>) {
+    async fn process(self, batch: Vec<QueuedOrder>, when_locked: WhenLocked) {
         let (mut batch, late): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|queued| queued.queued_at.elapsed() < PLACE_TIMEOUT);
-        fail(late, &Error::Unavailable);
+        fail(late, &Error::Busy);
         if batch.is_empty() {
             return;
         }
@@ -125,8 +128,17 @@ impl OrderBatcher {
         }
         batch.iter_mut().for_each(|queued| queued.item.wait = Span::none());
         let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.order.clone()).collect();
-        match self.place_batch(&orders).await {
-            Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(queued, outcome)| queued.finish(Ok(outcome))),
+        match self.place_batch(&orders, when_locked).await {
+            Ok(outcomes) => {
+                let mut skipped = Vec::new();
+                for (queued, outcome) in batch.into_iter().zip(outcomes) {
+                    match outcome {
+                        Some(outcome) => queued.finish(Ok(outcome)),
+                        None => skipped.push(queued),
+                    }
+                }
+                self.isolate_clients(skipped);
+            }
             Err(failure) => self.recover(batch, &orders, failure),
         }
     }
@@ -135,15 +147,9 @@ impl OrderBatcher {
     fn recover(&self, batch: Vec<QueuedOrder>, orders: &[PlaceOrder], failure: PlaceError) {
         let waited = batch.iter().map(|queued| queued.queued_at.elapsed()).max().unwrap_or_default();
         match Retry::after(&failure, orders, waited) {
-            Retry::ByClient => {
-                let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
-                for queued in batch {
-                    by_client.entry(queued.item.order.client_id).or_default().push(queued);
-                }
-                by_client.into_values().for_each(|of_client| self.retry_isolated(of_client));
-            }
-            Retry::OneByOne => batch.into_iter().for_each(|queued| self.retry_isolated(vec![queued])),
-            Retry::Later => self.retry_isolated(batch),
+            Retry::ByClient => self.isolate_clients(batch),
+            Retry::OneByOne => batch.into_iter().for_each(|queued| self.isolate(vec![queued])),
+            Retry::Later => self.isolate(batch),
             Retry::None => {
                 let (PlaceError::RolledBack(error) | PlaceError::CommitUnknown(error)) = failure;
                 let is_outage = is_outage(&error);
@@ -157,21 +163,34 @@ impl OrderBatcher {
         }
     }
 
-    /// Retries these orders in their own transaction, outside the workers.
-    fn retry_isolated(&self, batch: Vec<QueuedOrder>) {
+    /// Places the orders of each client in a transaction of their own.
+    fn isolate_clients(&self, orders: Vec<QueuedOrder>) {
+        let mut by_client: BTreeMap<Option<i64>, Vec<QueuedOrder>> = BTreeMap::new();
+        for queued in orders {
+            by_client.entry(queued.item.order.client_id).or_default().push(queued);
+        }
+        by_client.into_values().for_each(|of_client| self.isolate(of_client));
+    }
+
+    /// Places orders of one client in a transaction of their own, outside the workers. It waits for the lock of the client.
+    fn isolate(&self, batch: Vec<QueuedOrder>) {
         let batcher = self.clone();
         let process: BoxFuture<'static, ()> = Box::pin(async move {
             if let Ok(_permit) = batcher.isolated_permits.clone().acquire_owned().await {
-                batcher.process(batch).await;
+                batcher.process(batch, WhenLocked::Wait).await;
             }
         });
-        self.isolated_retries.spawn(process);
+        self.isolated.spawn(process);
     }
 
-    async fn place_batch(&self, orders: &[PlaceOrder]) -> Result<Vec<Outcome>, PlaceError> {
+    async fn place_batch(
+        &self,
+        orders: &[PlaceOrder],
+        when_locked: WhenLocked,
+    ) -> Result<Vec<Option<Outcome>>, PlaceError> {
         let span = self.transaction_span(orders);
-        let placed =
-            timeout(PLACE_TIMEOUT, super::place(&self.db, self.currency, orders)).instrument(span.clone()).await;
+        let placing = super::place_by(&self.db, self.currency, orders, when_locked, Utc::now);
+        let placed = timeout(PLACE_TIMEOUT, placing).instrument(span.clone()).await;
         let placed = placed.unwrap_or_else(|_| Err(no_response()));
         let BatchOutcome { outcomes, outgoing } = placed.inspect_err(|_| {
             span.record("otel.status_code", "ERROR");
@@ -226,7 +245,7 @@ enum Retry {
     ByClient,
     /// Each order in a transaction.
     OneByOne,
-    /// The same orders again. Their transaction may have waited for a lock held by a batch that waits for another client.
+    /// The same orders again: their transaction waited in vain for the lock of their client.
     Later,
     None,
 }

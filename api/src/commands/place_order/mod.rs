@@ -51,11 +51,20 @@ pub enum PlaceError {
     CommitUnknown(DbErr),
 }
 
+/// What a transaction does about the orders of a client that another transaction has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenLocked {
+    /// Waits for the lock.
+    Wait,
+    /// Leaves them without an outcome.
+    Skip,
+}
+
 /// The outcomes of the orders of one transaction.
 #[derive(Debug)]
-pub struct BatchOutcome {
+pub struct BatchOutcome<O = Outcome> {
     /// One for each order, in the same order.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<O>,
     /// The events that were written.
     pub outgoing: Vec<Outgoing>,
 }
@@ -70,7 +79,7 @@ pub async fn place(
     currency: Currency,
     orders: &[PlaceOrder],
 ) -> Result<BatchOutcome, PlaceError> {
-    place_by(db, currency, orders, Utc::now).await
+    place_all(db, currency, orders, Utc::now).await
 }
 
 /// As [`place`], at this time.
@@ -83,16 +92,29 @@ pub async fn place_at(
     orders: &[PlaceOrder],
     time: DateTime<Utc>,
 ) -> Result<BatchOutcome, PlaceError> {
-    place_by(db, currency, orders, || time).await
+    place_all(db, currency, orders, || time).await
 }
 
-async fn place_by(
+async fn place_all(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
     clock: impl Fn() -> DateTime<Utc>,
 ) -> Result<BatchOutcome, PlaceError> {
-    let (transaction, batch) = prepare(db, currency, orders, clock).await.map_err(PlaceError::RolledBack)?;
+    let BatchOutcome { outcomes, outgoing } = place_by(db, currency, orders, WhenLocked::Wait, clock).await?;
+    Ok(BatchOutcome { outcomes: outcomes.into_iter().flatten().collect(), outgoing })
+}
+
+/// `None` is the outcome of an order that was skipped.
+async fn place_by(
+    db: &DatabaseConnection,
+    currency: Currency,
+    orders: &[PlaceOrder],
+    when_locked: WhenLocked,
+    clock: impl Fn() -> DateTime<Utc>,
+) -> Result<BatchOutcome<Option<Outcome>>, PlaceError> {
+    let prepared = prepare(db, currency, orders, when_locked, clock).await;
+    let (transaction, batch) = prepared.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
     crash_point(crash_points::ORDER_AFTER_COMMIT);
@@ -104,17 +126,20 @@ async fn prepare(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
+    when_locked: WhenLocked,
     clock: impl Fn() -> DateTime<Utc>,
-) -> Result<(DatabaseTransaction, BatchOutcome), DbErr> {
+) -> Result<(DatabaseTransaction, BatchOutcome<Option<Outcome>>), DbErr> {
     let transaction = begin(db).await?;
-    let mut book = sql::open_book(&transaction, currency, orders).await?;
+    let (mut book, locked) = sql::open_book(&transaction, currency, orders, when_locked).await?;
     // After the wait for the locks, so that the times of a client's events are in the sequence of its versions.
     let time = clock().trunc_subsecs(3);
-    let outcomes = orders.iter().map(|order| book.decide(order, time)).collect::<Vec<_>>();
+    let is_skipped = |order: &PlaceOrder| order.client_id.is_some_and(|client| locked.contains(&client));
+    let outcomes = orders.iter().map(|order| (!is_skipped(order)).then(|| book.decide(order, time)));
+    let outcomes: Vec<Option<Outcome>> = outcomes.collect();
 
     let new = orders.iter().zip(&outcomes).filter_map(|(order, outcome)| match outcome {
-        Outcome::Placed(event) => Some((order, event)),
-        Outcome::Replayed(_) | Outcome::Rejected(_) => None,
+        Some(Outcome::Placed(event)) => Some((order, event)),
+        Some(Outcome::Replayed(_) | Outcome::Rejected(_)) | None => None,
     });
     let outgoing = sql::write(&transaction, new.collect()).await?;
     Ok((transaction, BatchOutcome { outcomes, outgoing }))

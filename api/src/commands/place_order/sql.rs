@@ -1,16 +1,16 @@
 //! The statements that place orders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use entity::event::{self, MAX_LINES};
 use entity::{Event, OrderPlaced, Subject, client, idempotency_key, order, order_event, order_item, outbox, product};
 use iso_currency::Currency;
-use sea_orm::sea_query::ValueType;
 use sea_orm::sea_query::postgres_array::NotU8;
+use sea_orm::sea_query::{LockBehavior, LockType, ValueType};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value};
 
-use super::PlaceOrder;
 use super::rules::Book;
+use super::{PlaceOrder, WhenLocked};
 use crate::commands::as_new;
 use crate::commands::clients::raise_version;
 use crate::commands::database::is_one_pair_of;
@@ -20,22 +20,51 @@ use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
 use runtime::database::is_one_of;
 
-/// Reads what the rules need, and locks the clients.
-pub async fn open_book(db: &impl ConnectionTrait, currency: Currency, commands: &[PlaceOrder]) -> Result<Book, DbErr> {
+/// Reads what the rules need, and locks the clients. Returns the clients that it skipped, too.
+pub async fn open_book(
+    db: &impl ConnectionTrait,
+    currency: Currency,
+    commands: &[PlaceOrder],
+    when_locked: WhenLocked,
+) -> Result<(Book, HashSet<i64>), DbErr> {
+    let ids: HashSet<i64> = commands.iter().filter_map(|command| command.client_id).collect();
     // Locked in the sequence of ids, so that two transactions cannot deadlock.
     let clients = client::Entity::find()
-        .filter(is_one_of(db, client::Column::Id, commands.iter().filter_map(|command| command.client_id)))
-        .order_by_asc(client::Column::Id)
-        .lock_exclusive()
-        .all(db)
-        .await?;
+        .filter(is_one_of(db, client::Column::Id, ids.iter().copied()))
+        .order_by_asc(client::Column::Id);
+    let clients = match when_locked {
+        WhenLocked::Wait => clients.lock_exclusive(),
+        WhenLocked::Skip => clients.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked),
+    };
+    let clients = clients.all(db).await?;
+    let locked = match when_locked {
+        WhenLocked::Wait => HashSet::new(),
+        WhenLocked::Skip => skipped(db, ids, &clients).await?,
+    };
     let items = commands.iter().filter(|command| command.items.len() <= MAX_LINES).flat_map(|command| &command.items);
     let products = product::Entity::find()
         .filter(is_one_of(db, product::Column::Id, items.filter_map(|item| item.product_id)))
         .all(db)
         .await?;
     let earlier = earlier_orders(db, currency, commands).await?;
-    Ok(Book { earlier, ..Book::new(currency, clients, products) })
+    Ok((Book { earlier, ..Book::new(currency, clients, products) }, locked))
+}
+
+/// The clients with these ids that exist, except those that are `found`.
+async fn skipped(
+    db: &impl ConnectionTrait,
+    mut ids: HashSet<i64>,
+    found: &[client::Model],
+) -> Result<HashSet<i64>, DbErr> {
+    for client in found {
+        ids.remove(&client.id);
+    }
+    if ids.is_empty() {
+        return Ok(ids);
+    }
+    let existing = client::Entity::find().select_only().column(client::Column::Id);
+    let existing = existing.filter(is_one_of(db, client::Column::Id, ids)).into_tuple::<i64>();
+    Ok(existing.all(db).await?.into_iter().collect())
 }
 
 /// The name of the command in `idempotency_keys`.
