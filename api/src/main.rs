@@ -20,7 +20,7 @@ use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
 use runtime::telemetry::metrics;
-use runtime::{Exit, logging, telemetry};
+use runtime::{Exit, logging, print_line, telemetry};
 use tracing::{info, warn};
 
 #[global_allocator]
@@ -67,7 +67,8 @@ async fn main() -> Exit {
             run(cli.settings, exposure).await
         }
         Some(Command::Schema { subgraph }) => {
-            print!("{}", if subgraph { subgraph_sdl().to_owned() } else { schema(None).sdl() });
+            let text = if subgraph { subgraph_sdl().to_owned() } else { schema(None).sdl() };
+            print_line(text.trim_end());
             Ok(())
         }
         Some(Command::Token(arguments)) => arguments.run(),

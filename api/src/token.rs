@@ -7,6 +7,7 @@ use api::edge::auth::{SCOPES, TokenSettings};
 use chrono::DateTime;
 use jsonwebtoken::dangerous::insecure_decode;
 use runtime::settings::duration_between;
+use runtime::{print_advice, print_line};
 use serde_json::{Map, Value};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,8 +52,8 @@ impl Arguments {
         let expires =
             claims.get("exp").and_then(Value::as_i64).and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         let expires = expires.map(|time| time.format("; it expires at %F %T UTC").to_string()).unwrap_or_default();
-        println!("{token}");
-        eprintln!("The claims of the token: {}{expires}", Value::Object(claims));
+        print_line(token);
+        print_advice(format_args!("The claims of the token: {}{expires}", Value::Object(claims)));
         Ok(())
     }
 }

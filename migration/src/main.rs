@@ -3,6 +3,8 @@
 mod connect;
 mod waits;
 
+use std::fmt::Display;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,12 +77,13 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Up => {
             let applied = waits::with_blocker(&db, migration::up(&db)).await.context("the migration failed")?;
-            applied.iter().for_each(|name| println!("applied  {name}"));
-            println!("The database is up to date.");
+            applied.iter().for_each(|name| print_line(format_args!("applied  {name}")));
+            print_line("The database is up to date.");
         }
         Command::Status => {
             for migration in Migrator::get_migration_with_status(&db).await? {
-                println!("{:<8} {}", migration.status().to_string().to_lowercase(), migration.name());
+                let status = migration.status().to_string().to_lowercase();
+                print_line(format_args!("{status:<8} {}", migration.name()));
             }
         }
         Command::SampleData { currency } => {
@@ -90,10 +93,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 error => anyhow!("cannot insert sample data (run `migration up` first): {error}"),
             };
             match inserted.map_err(failed)? {
-                true => println!("Three clients and three products were inserted."),
-                false => println!("The database has clients or products already: nothing was inserted."),
+                true => print_line("Three clients and three products were inserted."),
+                false => print_line("The database has clients or products already: nothing was inserted."),
             }
         }
     }
     Ok(())
+}
+
+/// Prints a line, also if nobody reads it any more: `head` stops when it has enough.
+fn print_line(line: impl Display) {
+    let _ = writeln!(stdout(), "{line}");
 }

@@ -1,6 +1,6 @@
 //! The `migration` binary, as a release step runs it.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, Database, Statement, TransactionTrait};
@@ -21,12 +21,25 @@ fn stdout(output: &Output) -> String {
 fn four_concurrent_runs_migrate_once() {
     let server = postgres::server().start();
     let url = server.connection_uri();
-    let running: Vec<_> =
-        (0..4).map(|_| migration("up", &url).stdout(std::process::Stdio::piped()).spawn().unwrap()).collect();
+    let running: Vec<_> = (0..4).map(|_| migration("up", &url).stdout(Stdio::piped()).spawn().unwrap()).collect();
     let outputs: Vec<String> =
         running.into_iter().map(|process| stdout(&process.wait_with_output().unwrap())).collect();
     assert_eq!(outputs.iter().filter(|output| output.contains("applied")).count(), 1, "{outputs:?}");
     assert!(outputs.iter().all(|output| output.ends_with("The database is up to date.\n")));
+    assert!(stdout(&migration("status", &url).output().unwrap()).lines().all(|line| line.starts_with("applied ")));
+}
+
+#[test]
+fn a_migration_succeeds_if_nobody_reads_what_it_prints() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", directory.path().join("orders.db").display());
+    for command in ["up", "status"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = migration(command, &url).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
     assert!(stdout(&migration("status", &url).output().unwrap()).lines().all(|line| line.starts_with("applied ")));
 }
 

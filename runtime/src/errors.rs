@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::{ExitCode, Termination};
 
-use crate::logging;
+use crate::{logging, print_advice};
 
 /// What `main` returns: the exit code of a program, or an error, which is printed to standard error in one line.
 pub struct Exit(anyhow::Result<ExitCode>);
@@ -25,7 +25,7 @@ impl Termination for Exit {
     fn report(self) -> ExitCode {
         logging::flush();
         self.0.unwrap_or_else(|error| {
-            eprintln!("error: {}", one_line(error.as_ref()));
+            print_advice(format_args!("error: {}", one_line(error.as_ref())));
             ExitCode::FAILURE
         })
     }

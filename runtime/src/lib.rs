@@ -6,6 +6,7 @@
 //! - [`http`]: the HTTP server
 //! - [`batcher`], [`single_flight`]: calls that share work
 //! - [`shutdown_signal`], [`Exit`], [`one_line`]: the end of a program, and errors
+//! - [`print_line`], [`print_advice`]: the output of commands
 //! - [`crash_points`]: where tests can kill a program
 
 pub mod batcher;
@@ -15,6 +16,7 @@ mod errors;
 pub mod http;
 mod log_fields;
 pub mod logging;
+mod output;
 pub mod queue;
 pub mod settings;
 mod shutdown;
@@ -23,4 +25,5 @@ pub mod telemetry;
 
 pub use crash_points::crash_point;
 pub use errors::{Exit, one_line};
+pub use output::{print_advice, print_line};
 pub use shutdown::shutdown_signal;

@@ -25,7 +25,7 @@ use read_model::Redis;
 use runtime::database::watch_credentials;
 use runtime::settings::{listen, listen_address};
 use runtime::telemetry::metrics;
-use runtime::{Exit, logging, telemetry};
+use runtime::{Exit, logging, print_line, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -117,7 +117,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     }
     let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone())?;
     info!(%address, "ready");
-    println!("{}", welcome::text(&settings, address, token.as_deref()));
+    print_line(welcome::text(&settings, address, token.as_deref()));
 
     let traffic = async {
         match demo {
@@ -179,6 +179,6 @@ fn development_token(settings: &Settings) -> anyhow::Result<Option<String>> {
 async fn serve_queue(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listen(address, "QUEUE_LISTEN_ADDR").await?;
     let shutdown = runtime::shutdown_signal()?;
-    println!("{}", welcome::queue_text(listener.local_addr()?));
+    print_line(welcome::queue_text(listener.local_addr()?));
     queue::serve(listener, shutdown).await
 }

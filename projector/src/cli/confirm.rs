@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, stdin};
 
 use anyhow::ensure;
+use runtime::print_advice;
 
 #[derive(Clone, Copy, clap::Args)]
 pub struct Confirmation {
@@ -34,7 +35,7 @@ impl Confirmation {
     /// Prints that nothing was changed, after a dry run.
     pub fn report_dry_run(self) {
         if self.dry_run {
-            eprintln!("this was a dry run: nothing was changed");
+            print_advice("this was a dry run: nothing was changed");
         }
     }
 }

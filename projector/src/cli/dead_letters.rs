@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, ensure};
 use clap::Subcommand;
 use projector::queues;
 use projector::queues::dead_letters::{Action, DeadLetter, DeadLetters};
+use runtime::print_advice;
 use runtime::queue::aws_settings;
 use serde_json::Value;
 
@@ -76,7 +77,9 @@ impl Command {
         let hidden = letters.close().await;
         done?;
         if let Ok(hidden @ 1..) = hidden {
-            eprintln!("{hidden} more are hidden for some minutes because another command is reading them");
+            print_advice(format_args!(
+                "{hidden} more are hidden for some minutes because another command is reading them"
+            ));
         }
         Ok(())
     }
@@ -101,7 +104,7 @@ impl Command {
                     report.result(letter);
                 };
                 letters.list(print).await?;
-                eprintln!("dead letters: {count}");
+                print_advice(format_args!("dead letters: {count}"));
                 Ok(())
             }
             Command::Show { id, .. } => {
@@ -142,7 +145,7 @@ async fn act(letters: &mut DeadLetters, action: Action, chosen: Chosen, report: 
     };
     report.summary(&[(count, done), ("skipped", skipped)], false, Value::Null);
     if skipped > 0 {
-        eprintln!("{skipped} skipped: {reason}");
+        print_advice(format_args!("{skipped} skipped: {reason}"));
     }
     chosen.confirmation.report_dry_run();
     ensure!(missing.is_empty(), "there are no dead letters {}", missing.join(", "));

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use projector::queues;
+use runtime::print_line;
 use runtime::queue::aws_settings;
 
 #[derive(Subcommand)]
@@ -18,7 +19,8 @@ impl Command {
     pub async fn run(self) -> anyhow::Result<()> {
         let Command::Create { name } = self;
         for queue in queues::create(&queues::client(&aws_settings().await?), &name).await? {
-            println!("{:<8} {:<24} {}", if queue.created { "created" } else { "exists" }, queue.name, queue.url);
+            let state = if queue.created { "created" } else { "exists" };
+            print_line(format_args!("{state:<8} {:<24} {}", queue.name, queue.url));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use projector::rebuild::{Abandon, Interrupted, Phase, Rebuild, abandon};
 use projector::verify::Repair;
 use read_model::Generations;
 use read_model::generations::{Generation, GenerationState};
+use runtime::print_advice;
 use runtime::settings::duration;
 use serde::Serialize;
 use serde_json::json;
@@ -113,7 +114,7 @@ impl Arguments {
         };
         report.summary(&[counts], interrupted, json!({ "generation": done.as_ref().ok() }));
         if interrupted {
-            eprintln!("interrupted; {advice}");
+            print_advice(format_args!("interrupted; {advice}"));
             return Ok(ExitCode::from(INTERRUPTED));
         }
         let generation = done.context(advice)?;
@@ -123,7 +124,7 @@ impl Arguments {
             _ => None,
         });
         let until = until.map(|until| format!("; `projector rebuild rollback` undoes this until {until}"));
-        eprintln!("generation {generation} is live{}", until.unwrap_or_default());
+        print_advice(format_args!("generation {generation} is live{}", until.unwrap_or_default()));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -136,7 +137,7 @@ impl RollbackArguments {
             previous.context("there is no previous generation; `projector rebuild start` builds a new one")?;
         self.confirmation.ask(&format!("make generation {previous} live again"))?;
         if self.confirmation.dry_run {
-            eprintln!("would make generation {previous} live again");
+            print_advice(format_args!("would make generation {previous} live again"));
             return Ok(ExitCode::SUCCESS);
         }
         self.arguments.run(Some(previous)).await
@@ -151,7 +152,7 @@ impl ChangeArguments {
         let action = format!("{action} {generation}");
         self.confirmation.ask(&action)?;
         if self.confirmation.dry_run {
-            eprintln!("would {action}");
+            print_advice(format_args!("would {action}"));
             return Ok(());
         }
         abandon(&read_model, generation, change).await?;

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use runtime::print_line;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tracing::info;
@@ -58,13 +59,13 @@ impl Report {
     /// Prints a result above the progress bar.
     pub fn result(&self, result: &(impl Display + Serialize)) {
         let line = if self.json { json!(result).to_string() } else { result.to_string() };
-        self.bar.suspend(|| println!("{}", printable(&line, &[])));
+        self.bar.suspend(|| print_line(printable(&line, &[])));
     }
 
     /// Prints a text that is only for people, because JSON has it already.
     pub fn text(&self, text: &str) {
         if !self.json {
-            println!("{}", printable(text, &['\n', '\t']));
+            print_line(printable(text, &['\n', '\t']));
         }
     }
 
@@ -76,11 +77,11 @@ impl Report {
             let mut line: Map<String, Value> = counts.iter().map(|(name, n)| ((*name).into(), json!(n))).collect();
             line.extend([("seconds".into(), json!(seconds)), ("interrupted".into(), json!(interrupted))]);
             line.extend(details.as_object().cloned().unwrap_or_default());
-            println!("{}", Value::Object(line));
+            print_line(Value::Object(line));
         } else {
             let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{} {n}", words(name))).collect();
             let outcome = if interrupted { "interrupted after" } else { "finished in" };
-            println!("{outcome} {seconds:.1} s: {}", counts.join(", "));
+            print_line(format_args!("{outcome} {seconds:.1} s: {}", counts.join(", ")));
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use chrono::NaiveDate;
 use projector::verify::sums::SumsProgress;
 use projector::verify::{Progress, Repair};
+use runtime::print_advice;
 use serde_json::json;
 
 use super::{Confirmation, INTERRUPTED, StoreArguments, continue_unless};
@@ -76,16 +77,18 @@ impl Arguments {
         let details = json!({ "unpublishedSince": since, "last": last, "sumsFrom": next });
         report.summary(&counts, interrupted, details);
         if !has_sums {
-            eprintln!("sums were not compared: an older release built this read model; run `projector rebuild start`");
+            print_advice(
+                "sums were not compared: an older release built this read model; run `projector rebuild start`",
+            );
         } else if wrong_sums > 0 {
-            eprintln!("{wrong_sums} wrong sums: run `projector rebuild start`");
+            print_advice(format_args!("{wrong_sums} wrong sums: run `projector rebuild start`"));
         }
         if let Some(since) = since {
-            eprintln!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC"));
+            print_advice(format_args!("{unpublished} unpublished, the oldest since {}", since.format("%F %T UTC")));
         }
         self.confirmation.report_dry_run();
         if interrupted {
-            eprintln!("interrupted; continue with {}", continue_arguments(last, next));
+            print_advice(format_args!("interrupted; continue with {}", continue_arguments(last, next)));
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Ok(if differences > repaired || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })

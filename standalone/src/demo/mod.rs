@@ -13,6 +13,7 @@ use api::commands::Origin;
 use api::commands::place_order::{Item, PlaceOrder};
 use iso_currency::Currency;
 use rand::Rng;
+use runtime::print_line;
 use runtime::settings::duration;
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +65,10 @@ impl Demo {
     ) -> anyhow::Result<()> {
         let token = token.context("the demo needs a token: leave JWT_JWKS_URL out")?;
         let time = humantime::format_duration(self.time);
-        println!("The demo places about {} orders per second for {time}. Open the dashboard to see them.\n", self.rate);
+        let rate = self.rate;
+        print_line(format_args!(
+            "The demo places about {rate} orders per second for {time}. Open the dashboard to see them.\n"
+        ));
         traffic::Traffic::new(address, token, shutdown)?.run(self).await
     }
 }

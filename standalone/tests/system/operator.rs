@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use test_support::process::{Process, program};
+use test_support::process::{Process, command, program};
 use test_support::services::Stores;
+use test_support::user::SECRET;
 
 use crate::start::fails;
 
@@ -24,6 +25,34 @@ fn printed(stores: &Stores, arguments: &[&str]) -> String {
     let output = process.output();
     assert!(process.wait().success(), "{:?}", output.all());
     output.all().join("\n")
+}
+
+/// As with `| head -1`.
+#[test]
+fn a_command_succeeds_if_nobody_reads_what_it_prints() {
+    let (stores, variables) = (Stores::prepared(), [("JWT_SECRET", SECRET)]);
+    for (name, arguments, variables) in [
+        ("api", "schema", &[][..]),
+        ("api", "schema --subgraph", &[]),
+        ("api", "token --scope clients:read", &variables),
+        ("api", "--help", &[]),
+        ("projector", "queues create orders-of-head", &stores.variables()),
+        ("projector", "verify", &stores.variables()),
+        ("projector", "verify --json", &stores.variables()),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let mut command = command(name, &arguments, variables);
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !errors.contains("panicked"), "{name} {arguments:?}: {errors}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut token = command("api", &["token", "--scope", "clients:read", "--ttl", "90s"], &variables);
+    let mut token = token.stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    assert!(token.wait().unwrap().success(), "advice is not read either");
 }
 
 #[test]
