@@ -156,8 +156,8 @@ pub struct RegisterClientInput {
     /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
     /// unique and is stored in lower case.
     pub email: String,
-    /// A key of your choice for this client: from 1 to 255 characters, for example a UUID. A repeated request of the same caller (the
-    /// subject of the token) with the same key, name and address returns the client that was registered first.
+    /// A random key for this client, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request of
+    /// the same caller (the subject of the token) with the same key, name and address returns the client that was registered first.
     pub idempotency_key: Option<String>,
 }
 
@@ -171,8 +171,8 @@ pub struct UpdateClientInput {
     /// The e-mail address: at most 200 ASCII characters, so an internationalised domain is written as `xn--…`. It must be
     /// unique and is stored in lower case.
     pub email: Option<String>,
-    /// A key of your choice for this change: from 1 to 255 characters, for example a UUID. A repeated request for the same client with
-    /// the same key and the same changes changes nothing and returns the version of the first one.
+    /// A random key for this change, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request for
+    /// the same client with the same key and the same changes changes nothing and returns the version of the first one.
     pub idempotency_key: Option<String>,
 }
 

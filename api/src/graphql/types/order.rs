@@ -172,8 +172,8 @@ pub struct PlaceOrderInput {
     pub client_id: ID,
     /// The items: from 1 to 100.
     items: Vec<OrderItemInput>,
-    /// A key of your choice for this order: from 1 to 255 characters, for example a UUID. A repeated request with the same
-    /// key and the same order returns the order that was placed first instead of placing another. So a request whose
+    /// A random key for this order, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request with
+    /// the same key and the same order returns the order that was placed first instead of placing another. So a request whose
     /// response was lost can be repeated safely.
     idempotency_key: Option<String>,
 }
@@ -222,8 +222,8 @@ pub struct CancelOrderInput {
     pub order_id: ID,
     /// Why it is cancelled: from 1 to 200 characters.
     pub reason: String,
-    /// A key of your choice for this request: from 1 to 255 characters, for example a UUID. Without it, a repeated request is safe as
-    /// well.
+    /// A random key for this request, such as a UUID, so that nobody can guess it: from 1 to 255 characters. Without it, a repeated
+    /// request is safe as well.
     pub idempotency_key: Option<String>,
 }
 
@@ -236,8 +236,8 @@ pub struct RefundOrderInput {
     pub amount: Decimal,
     /// Why it is refunded: from 1 to 200 characters.
     pub reason: String,
-    /// A key of your choice for this refund: from 1 to 255 characters, for example a UUID. A repeated request for an order of the same
-    /// client with the same key, order, amount and reason refunds nothing.
+    /// A random key for this refund, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request for
+    /// an order of the same client with the same key, order, amount and reason refunds nothing.
     pub idempotency_key: Option<String>,
 }
 

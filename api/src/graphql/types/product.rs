@@ -92,8 +92,8 @@ pub struct CreateProductInput {
     pub sku: Option<String>,
     /// Whether it can be ordered. True if it is left out.
     pub available: Option<bool>,
-    /// A key of your choice for this product: from 1 to 255 characters, for example a UUID. A repeated request of the same caller (the
-    /// subject of the token) with the same key and the same product returns the product that was created first.
+    /// A random key for this product, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request of
+    /// the same caller (the subject of the token) with the same key and the same product returns the product that was created first.
     pub idempotency_key: Option<String>,
 }
 
@@ -110,8 +110,8 @@ pub struct UpdateProductInput {
     pub available: Option<bool>,
     /// The SKU: from 1 to 64 letters, digits and punctuation of ASCII. It can be changed but not removed.
     pub sku: Option<String>,
-    /// A key of your choice for this change: from 1 to 255 characters, for example a UUID. A repeated request for the same product
-    /// with the same key and the same changes changes nothing and returns the product after the first one.
+    /// A random key for this change, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request for
+    /// the same product with the same key and the same changes changes nothing and returns the product after the first one.
     pub idempotency_key: Option<String>,
 }
 
