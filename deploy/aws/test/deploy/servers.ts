@@ -19,11 +19,12 @@ export async function freePort(): Promise<number> {
 }
 
 /** Starts a process that ends with the test, by this signal. */
-export function start(program: string, args: string[], variables: Record<string, string>, signal: NodeJS.Signals = 'SIGKILL'): void {
+export function start(program: string, args: string[], variables: Record<string, string>, signal: NodeJS.Signals = 'SIGKILL'): ChildProcess {
   const started = spawn(program, args, { env: { PATH: process.env.PATH, PYTHONPATH: process.env.PYTHONPATH, ...variables } });
   running.push({ process: started, signal });
   for (const stream of [started.stdout, started.stderr]) stream.on('data', (data) => output.push(`${program}: ${data}`));
   started.on('error', (error) => output.push(`${program}: ${error}`));
+  return started;
 }
 
 /** What the processes have printed. */
