@@ -1,10 +1,10 @@
 //! What has happened to clients and products, read from the event log of the command database.
 
-use chrono::{DateTime, Utc};
+use entity::sums::{sum_of_refunds, sums_of_orders};
 use entity::{Event, Subject, order, order_event, order_refund};
 use iso_currency::Currency;
 use read_model::{Client, ProjectedClient, Sum};
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
 use runtime::database::is_one_of;
@@ -110,28 +110,16 @@ pub async fn client_at(
     let Some(newest) = newest else { return Ok(None) };
     let mut projected = ProjectedClient::new(id);
     projected.apply(&parse(newest, currency)?).map_err(|error| DbErr::Custom(error.to_string()))?;
-    let orders = order::Entity::find()
-        .select_only()
-        .column_as(order::Column::Id.count(), "orders")
-        .column_as(order::Column::Total.sum().cast_as("bigint"), "total")
-        .column_as(order::Column::PlacedAt.max(), "last_purchase")
-        .filter(order::Column::ClientId.eq(id).and(order::Column::Version.lte(version)));
-    let orders = orders.into_tuple::<(i64, Option<i64>, Option<DateTime<Utc>>)>().one(db).await?;
-    let cancelled = Expr::cust("CAST(SUM(CASE WHEN cancels THEN 1 ELSE 0 END) AS bigint)");
-    let refunds = order_refund::Entity::find()
-        .select_only()
-        .column_as(cancelled, "cancelled")
-        .column_as(order_refund::Column::Amount.sum().cast_as("bigint"), "refunded")
-        .filter(order_refund::Column::ClientId.eq(id).and(order_refund::Column::Version.lte(version)));
-    let refunds = refunds.into_tuple::<(Option<i64>, Option<i64>)>().one(db).await?;
-    let (order_count, total, last_purchase) = orders.unwrap_or_default();
-    let (cancelled, refunded) = refunds.unwrap_or_default();
+    let orders = order::Column::ClientId.eq(id).and(order::Column::Version.lte(version));
+    let refunds = order_refund::Column::ClientId.eq(id).and(order_refund::Column::Version.lte(version));
+    let orders = sums_of_orders(orders).one(db).await?;
+    let refunds = sum_of_refunds(refunds).one(db).await?.unwrap_or_default();
     Ok(Some(Client {
         version: projected.newest,
-        order_count,
-        total: total.unwrap_or(0),
-        last_purchase,
-        cancelled: Sum { count: cancelled.unwrap_or(0), revenue: refunded.unwrap_or(0) },
+        order_count: orders.as_ref().map_or(0, |sums| sums.orders),
+        total: orders.as_ref().map_or(0, |sums| sums.total),
+        last_purchase: orders.and_then(|sums| sums.last_purchase),
+        cancelled: Sum { count: refunds.cancelled, revenue: refunds.refunded },
         ..projected.client
     }))
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use entity::order_event::{self, Column};
+use entity::sums::{SumsOfOrders, sum_of_refunds, sums_of_orders};
 use entity::{Event, Subject, client, event, order, order_refund};
 use futures::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -292,33 +293,21 @@ impl Verifier {
     /// The sums of these orders and the time of the newest one (ms since 1970), by client. They include all
     /// cancellations and refunds of the orders.
     async fn sums_of_orders(&self, orders: Expr) -> Result<HashMap<i64, (Sales, Option<i64>)>, StoreFailed> {
-        let sum = |column: order::Column| column.sum().cast_as("bigint");
-        let sums = order::Entity::find().select_only().column(order::Column::ClientId);
-        let sums = sums.column_as(order::Column::Id.count(), "orders").column_as(sum(order::Column::Total), "total");
-        let sums = sums.column_as(order::Column::CancelledAt.count(), "cancelled");
-        let sums = sums.column_as(sum(order::Column::Refunded), "refunded");
-        let sums = sums.column_as(order::Column::PlacedAt.max(), "last_purchase");
-        let sums = sums.filter(orders).group_by(order::Column::ClientId);
-        let sums = sums.into_tuple::<(i64, i64, i64, i64, i64, Option<DateTime<Utc>>)>().all(&self.db).await;
-        let of_client = |(id, orders, total, cancelled, refunded, last)| {
-            let gross = Sum { count: orders, revenue: total };
-            let cancelled = Sum { count: cancelled, revenue: refunded };
-            (id, (Sales { gross, cancelled }, milliseconds(last)))
+        let sums = sums_of_orders(orders).all(&self.db).await.map_err(database)?;
+        let of_client = |sums: SumsOfOrders| {
+            let gross = Sum { count: sums.orders, revenue: sums.total };
+            let cancelled = Sum { count: sums.cancelled, revenue: sums.refunded };
+            (sums.client_id, (Sales { gross, cancelled }, milliseconds(sums.last_purchase)))
         };
-        Ok(sums.map_err(database)?.into_iter().map(of_client).collect())
+        Ok(sums.into_iter().map(of_client).collect())
     }
 
     /// The sum of the cancellations and refunds that a client includes.
     async fn sum_of_refunds(&self, projected: &ProjectedClient) -> Result<Sum, StoreFailed> {
-        let refunds = order_refund::Entity::find().select_only();
-        let cancelled = Expr::cust("CAST(SUM(CASE WHEN cancels THEN 1 ELSE 0 END) AS bigint)");
-        let refunds = refunds.column_as(cancelled, "cancelled");
-        let refunds = refunds.column_as(order_refund::Column::Amount.sum().cast_as("bigint"), "refunded");
-        let refunds = refunds.filter(order_refund::Column::ClientId.eq(projected.client.id));
-        let refunds = refunds.filter(includes(projected, order_refund::Column::Version));
-        let sums = refunds.into_tuple::<(Option<i64>, Option<i64>)>().one(&self.db).await.map_err(database)?;
-        let (cancelled, refunded) = sums.unwrap_or_default();
-        Ok(Sum { count: cancelled.unwrap_or(0), revenue: refunded.unwrap_or(0) })
+        let of_client = order_refund::Column::ClientId.eq(projected.client.id);
+        let included = of_client.and(includes(projected, order_refund::Column::Version));
+        let sum = sum_of_refunds(included).one(&self.db).await.map_err(database)?.unwrap_or_default();
+        Ok(Sum { count: sum.cancelled, revenue: sum.refunded })
     }
 }
 
