@@ -1,23 +1,24 @@
 //! Reads of orders from the command database: each order can be read from its commit on.
 //!
-//! - here: an order with its state, and how its row is read
+//! - here: the status of an order, and an order with its event
 //! - [`by_id`]: orders by their ids, read together
+//! - [`lines`]: the lines of orders, read together
 //! - [`lists`]: pages of orders
 //! - [`of_clients`]: the orders of each client of a list, read together
 
 pub mod by_id;
+pub mod lines;
 pub mod lists;
 pub mod of_clients;
 
 use std::fmt::Display;
 
 use chrono::{DateTime, Utc};
-use entity::{Change, Event, OrderPlaced, order, order_event, order_refund};
+use entity::{Change, Event, Line, OrderPlaced, order, order_event, order_refund};
 use iso_currency::Currency;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType, QueryFilter, QueryOrder, QuerySelect,
-    Select,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, SelectTwo,
 };
 use uuid::Uuid;
 
@@ -46,22 +47,25 @@ impl StoredOrder {
         StoredOrder { placed, cancelled_at: None, cancel_reason: None, refunded: 0 }
     }
 
-    pub fn status(&self) -> Status {
-        match (self.cancelled_at, self.refunded) {
-            (Some(_), _) => Status::Cancelled,
-            (None, 0) => Status::Placed,
-            (None, refunded) if refunded < self.placed.data.total => Status::PartiallyRefunded,
-            _ => Status::Refunded,
-        }
-    }
-
-    /// Minor units: what is left.
-    pub fn net(&self) -> i64 {
-        self.placed.data.total - self.refunded
+    /// Its row and its lines.
+    pub fn into_parts(self) -> (order::Model, Vec<Line>) {
+        let StoredOrder { placed: Event { time, version, data, .. }, cancelled_at, cancel_reason, refunded } = self;
+        let OrderPlaced { client_id, order_id, total, lines, .. } = data;
+        let (id, placed_at) = (order_id, time);
+        (order::Model { id, client_id, version, placed_at, total, cancelled_at, cancel_reason, refunded }, lines)
     }
 }
 
 impl Status {
+    pub fn of(order: &order::Model) -> Status {
+        match (order.cancelled_at, order.refunded) {
+            (Some(_), _) => Status::Cancelled,
+            (None, 0) => Status::Placed,
+            (None, refunded) if refunded < order.total => Status::PartiallyRefunded,
+            _ => Status::Refunded,
+        }
+    }
+
     /// Without parameters: PostgreSQL then sees that a partial index has these orders.
     fn condition(self) -> Expr {
         Expr::cust(match self {
@@ -77,13 +81,15 @@ impl Status {
     }
 }
 
-/// Reads an order.
+/// Reads an order with its event.
 ///
 /// # Errors
 /// When the database fails, or the order's event is damaged.
 pub async fn order(db: &impl ConnectionTrait, id: Uuid, currency: Currency) -> Result<Option<StoredOrder>, DbErr> {
-    let row = rows().filter(order::Column::Id.eq(id)).into_model::<Row>().one(db).await?;
-    row.map(|row| row.into_order(currency)).transpose()
+    let row = with_events().filter(order::Column::Id.eq(id)).one(db).await?;
+    let Some((order, Some(event))) = row else { return Ok(None) };
+    let order::Model { cancelled_at, cancel_reason, refunded, .. } = order;
+    Ok(Some(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded }))
 }
 
 /// The versions of the client at which an order was placed, refunded and cancelled, in their sequence. They identify the events of
@@ -100,37 +106,15 @@ pub async fn versions(db: &impl ConnectionTrait, id: Uuid) -> Result<Vec<i32>, D
     Ok(versions)
 }
 
-/// An order's event, and the columns of the order that change.
-#[derive(FromQueryResult)]
-struct Row {
-    #[sea_orm(nested)]
-    event: order_event::Model,
-    order_id: Uuid,
-    cancelled_at: Option<DateTime<Utc>>,
-    cancel_reason: Option<String>,
-    refunded: i64,
+/// Orders with their events, which hold the lines with the names and prices at the time of the order.
+fn with_events() -> SelectTwo<order::Entity, order_event::Entity> {
+    let of_order = order::Entity::belongs_to(order_event::Entity)
+        .from((order::Column::ClientId, order::Column::Version))
+        .to((order_event::Column::ClientId, order_event::Column::Version));
+    order::Entity::find().join(JoinType::InnerJoin, of_order.into()).select_also(order_event::Entity)
 }
 
-fn rows() -> Select<order_event::Entity> {
-    let of_order = order_event::Entity::belongs_to(order::Entity)
-        .from((order_event::Column::ClientId, order_event::Column::Version))
-        .to((order::Column::ClientId, order::Column::Version));
-    order_event::Entity::find()
-        .column_as(order::Column::Id, "order_id")
-        .column(order::Column::CancelledAt)
-        .column(order::Column::CancelReason)
-        .column(order::Column::Refunded)
-        .join(JoinType::InnerJoin, of_order.into())
-}
-
-impl Row {
-    fn into_order(self, currency: Currency) -> Result<StoredOrder, DbErr> {
-        let Row { event, order_id: _, cancelled_at, cancel_reason, refunded } = self;
-        Ok(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded })
-    }
-}
-
-/// Reads the event of an order, which holds the names and prices at the time of the order.
+/// Reads the event of an order.
 pub(crate) fn placed_event(row: order_event::Model, currency: Currency) -> Result<Event<OrderPlaced>, DbErr> {
     let of_row = row.id;
     let damaged = |why: &dyn Display| DbErr::Custom(format!("event {of_row} of an order: {why}"));

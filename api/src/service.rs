@@ -34,6 +34,7 @@ use crate::edge::{self, Edge};
 use crate::graphql::{App, schema, subgraph};
 use crate::metrics;
 use crate::orders::by_id::OrdersById;
+use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::catalogue::Catalogue;
@@ -199,8 +200,9 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         read_wait,
         cancel_window,
         commands: Commands::new(db.clone(), currency, outgoing),
-        orders_by_id: Arc::new(OrdersById::new(db.clone(), currency)),
-        orders_of_clients: Arc::new(OrdersOfClients::new(db.clone(), currency)),
+        orders_by_id: Arc::new(OrdersById::new(db.clone())),
+        orders_of_clients: Arc::new(OrdersOfClients::new(db.clone())),
+        order_lines: Arc::new(OrderLines::new(db.clone(), currency)),
         db,
         orders,
         catalogue: Arc::new(Catalogue::new(read_model.clone())),

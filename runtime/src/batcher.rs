@@ -38,6 +38,16 @@ impl<T, R> Queued<T, R> {
     }
 }
 
+/// Why an item has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unprocessed {
+    #[error("too many items wait in the queue")]
+    QueueFull,
+    /// The cause of a panic was logged.
+    #[error("processing the item panicked, or its batcher has stopped")]
+    Stopped,
+}
+
 /// Takes items from callers. The queue is closed when every clone is dropped.
 pub struct BatchQueue<T, R>(Arc<Callers<T, R>>);
 
@@ -116,17 +126,23 @@ pub fn spawn_reads<T: Send + 'static, R: Send + 'static, Reading: Future<Output 
 
 impl<T, R> BatchQueue<T, R> {
     /// As [`BatchQueue::process_in`], for items of the same weight and without groups.
-    pub async fn process(&self, item: T) -> Option<R> {
+    ///
+    /// # Errors
+    /// As [`BatchQueue::process_in`].
+    pub async fn process(&self, item: T) -> Result<R, Unprocessed> {
         self.process_in(0, 1, item).await
     }
 
-    /// Returns the result of an item, or `None` if the queue is full or closed, or processing panicked. The item is processed even
-    /// if the caller is dropped. The items of a group stay in their sequence.
-    pub async fn process_in(&self, group: i64, weight: usize, item: T) -> Option<R> {
+    /// Returns the result of an item. The item is processed even if the caller is dropped. The items of a group stay in their
+    /// sequence.
+    ///
+    /// # Errors
+    /// When the queue is full or closed, or processing panicked.
+    pub async fn process_in(&self, group: i64, weight: usize, item: T) -> Result<R, Unprocessed> {
         let (caller, result) = oneshot::channel();
         let queued = Queued { item, queued_at: Instant::now(), group, weight, caller, in_process: None };
-        self.0.0.insert(queued);
-        result.await.ok()
+        self.0.0.insert(queued)?;
+        result.await.map_err(|_| Unprocessed::Stopped)
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Error`] does not implement `Display`, because async-graphql sends the text of every error that does to the client.
 
 use async_graphql::ErrorExtensionValues;
+use runtime::batcher::Unprocessed;
 use sea_orm::DbErr;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -22,7 +23,7 @@ pub enum Error {
     /// The token does not have this scope.
     MissingScope(&'static str),
     BadUserInput(String),
-    /// Too many operations are active, or wait for the command database. Nothing was executed.
+    /// Too many operations are active, too many reads wait, or the command database is in use. Nothing was executed.
     Busy,
     /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
@@ -96,6 +97,15 @@ impl From<read_model::Error> for Error {
                 Error::ReadModelUnavailable
             }
             read_model::Error::Damaged(_) | read_model::Error::Refused(_) => Error::internal(&error),
+        }
+    }
+}
+
+impl From<Unprocessed> for Error {
+    fn from(reason: Unprocessed) -> Error {
+        match reason {
+            Unprocessed::QueueFull => Error::Busy,
+            Unprocessed::Stopped => Error::internal(&reason),
         }
     }
 }

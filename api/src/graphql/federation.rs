@@ -14,6 +14,7 @@ use async_graphql::{
     Any, ContainerType, Context, ContextSelectionSet, Object, ObjectType, OutputType, Positioned, ServerResult,
     SimpleObject, Union, Value,
 };
+use entity::order;
 use uuid::Uuid;
 
 use super::arguments::{MAX_PAGE, parse_id, parse_order_id};
@@ -26,7 +27,6 @@ use super::types::order::Order;
 use super::types::product::Product;
 use super::{app, schema};
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_PRODUCTS};
-use crate::orders::StoredOrder;
 use crate::orders::by_id::by_ids;
 
 /// A place for the schema as a JSON string.
@@ -177,7 +177,7 @@ type Read<K, T> = Result<HashMap<K, T>, Error>;
 struct Found {
     clients: Read<i64, read_model::Client>,
     products: Read<i64, read_model::Product>,
-    orders: Read<Uuid, Result<StoredOrder, Error>>,
+    orders: Read<Uuid, order::Model>,
 }
 
 impl Found {
@@ -202,8 +202,7 @@ impl Found {
             }),
             read(orders, async |ids| {
                 let only_client = only_client(authorize(ctx, READ_ORDERS)?);
-                let found = by_ids(&app.db, ids, only_client, app.currency).await?;
-                Ok(found.into_iter().map(|(id, order)| (id, order.map_err(Error::from))).collect())
+                Ok(by_ids(&app.db, ids, only_client).await?)
             }),
         );
         Found { clients, products, orders }
@@ -217,7 +216,7 @@ impl Found {
         Ok(match key {
             Key::Client(id) => of(&self.clients, id)?.map(client),
             Key::Product(id) => of(&self.products, id)?.map(product),
-            Key::Order(id) => of(&self.orders, id)?.transpose()?.map(order),
+            Key::Order(id) => of(&self.orders, id)?.map(order),
         })
     }
 }

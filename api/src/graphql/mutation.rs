@@ -133,11 +133,11 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
             return Ok(PlaceOrderPayload { order: None, client_version: None, replayed: false, user_errors });
         }
     };
-    let (client_version, mut order) = (Some(event.version), StoredOrder::new(event));
-    if replayed && let Some(current) = app.orders_by_id.read(order.placed.data.order_id, None).await? {
+    let (client_version, (mut order, lines)) = (Some(event.version), StoredOrder::new(event).into_parts());
+    if replayed && let Some(current) = app.orders_by_id.read(order.id, None).await?? {
         order = current; // it may have been cancelled since
     }
-    let order = Some(Order::new(order, app.currency));
+    let order = Some(Order::with_lines(order, lines, app.currency));
     Ok(PlaceOrderPayload { order, client_version, replayed, user_errors: Vec::new() })
 }
 
@@ -153,12 +153,11 @@ async fn refund_order(
     let (app, order_id, origin) = (app(ctx), parse_order_id(id), origin(ctx));
     let command = RefundOrder { order_id, only_client, kind, reason, idempotency_key, origin };
     Ok(match app.commands.refund_order(&command).await? {
-        Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => OrderPayload {
-            order: Some(Order::new(order, app.currency)),
-            client_version: Some(client_version),
-            replayed,
-            user_errors: Vec::new(),
-        },
+        Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => {
+            let (order, lines) = order.into_parts();
+            let order = Some(Order::with_lines(order, lines, app.currency));
+            OrderPayload { order, client_version: Some(client_version), replayed, user_errors: Vec::new() }
+        }
         Err(rejections) => {
             let user_errors = user_errors(rejections, "clientId");
             OrderPayload { order: None, client_version: None, replayed: false, user_errors }

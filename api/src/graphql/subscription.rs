@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, Subscription};
+use entity::order;
 use futures::future::{Either, ready};
 use futures::{Stream, StreamExt, stream};
 
@@ -14,7 +15,6 @@ use super::types::order::Order;
 use super::types::sales::SalesSnapshot;
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::edge::deliveries::Deliveries;
-use crate::orders::StoredOrder;
 use crate::orders::by_id::OrdersById;
 
 pub struct Subscription;
@@ -49,7 +49,7 @@ impl Subscription {
         let Some(order) = orders::by_id(ctx, &id).await? else { return Ok(Either::Left(stream::pending())) };
         let app = app(ctx);
         let currency = app.currency;
-        let changes = deliveries(ctx).paid(app.live_clients.watch(order.placed.data.client_id));
+        let changes = deliveries(ctx).paid(app.live_clients.watch(order.client_id));
         let states = order_states(app.orders_by_id.clone(), order, changes);
         Ok(Either::Right(states.map(move |order| Ok(Order::new(order?, currency)))))
     }
@@ -75,16 +75,16 @@ fn deliveries(ctx: &Context<'_>) -> Deliveries {
 /// An order now, and after each change of its client that has changed the order. An error is the last item.
 fn order_states(
     orders: Arc<OrdersById>,
-    order: StoredOrder,
+    order: order::Model,
     changes: impl Stream<Item = Result<read_model::Client, read_model::Error>> + Send,
-) -> impl Stream<Item = Result<StoredOrder, Error>> + Send {
-    let id = order.placed.data.order_id;
+) -> impl Stream<Item = Result<order::Model, Error>> + Send {
+    let id = order.id;
     let now = stream::iter([Ok(Some(order))]);
     let later = changes.then(move |change| {
         let orders = orders.clone();
         async move {
             change?;
-            Ok(orders.read(id, None).await?)
+            Ok(orders.read(id, None).await??)
         }
     });
     let mut last = None;

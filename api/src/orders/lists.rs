@@ -6,15 +6,14 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::order;
 use entity::order_event::least_id_at;
-use iso_currency::Currency;
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Statement,
+    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Statement,
 };
 use uuid::Uuid;
 
-use super::{Row, Status, StoredOrder, rows};
+use super::Status;
 
 /// How far the time in an order's id may differ from the time of the order. An id may begin with the time of an earlier id of the
 /// same process, and orders of the first builds have ids that are slightly younger.
@@ -46,54 +45,48 @@ impl Filter {
 /// Some orders of a list, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrderPage {
-    pub orders: Vec<StoredOrder>,
+    pub orders: Vec<order::Model>,
     pub has_previous_page: bool,
     pub has_next_page: bool,
 }
 
 impl OrderPage {
-    /// `rows` begin with the last order before the page, if there is one, and have one more than the page if it is not the last.
-    ///
-    /// # Errors
-    /// When an event is damaged.
-    fn new(mut rows: Vec<Row>, after: Option<Uuid>, first: usize, currency: Currency) -> Result<OrderPage, DbErr> {
-        let has_previous_page = rows.first().is_some_and(|row| after.is_some_and(|after| row.order_id >= after));
+    /// `orders` begin with the last order before the page, if there is one, and have one more than the page if it is not the last.
+    fn new(mut orders: Vec<order::Model>, after: Option<Uuid>, first: usize) -> OrderPage {
+        let has_previous_page = orders.first().is_some_and(|order| after.is_some_and(|after| order.id >= after));
         if has_previous_page {
-            rows.remove(0);
+            orders.remove(0);
         }
-        let has_next_page = rows.len() > first;
-        rows.truncate(first);
-        let orders = rows.into_iter().map(|row| row.into_order(currency)).collect::<Result<_, _>>()?;
-        Ok(OrderPage { orders, has_previous_page, has_next_page })
+        let has_next_page = orders.len() > first;
+        orders.truncate(first);
+        OrderPage { orders, has_previous_page, has_next_page }
     }
 }
 
 /// Reads a page. `after` is the id of the last order of the page before.
 ///
 /// # Errors
-/// When the database fails, or an event is damaged.
+/// When the database fails.
 pub async fn page(
     db: &DatabaseConnection,
     filter: Filter,
     after: Option<Uuid>,
     first: usize,
-    currency: Currency,
 ) -> Result<OrderPage, DbErr> {
-    OrderPage::new(rows_of_page(db, filter, after, first).await?, after, first, currency)
+    Ok(OrderPage::new(orders_of_page(db, filter, after, first).await?, after, first))
 }
 
-async fn rows_of_page(
+async fn orders_of_page(
     db: &DatabaseConnection,
     filter: Filter,
     after: Option<Uuid>,
     first: usize,
-) -> Result<Vec<Row>, DbErr> {
-    rows()
+) -> Result<Vec<order::Model>, DbErr> {
+    order::Entity::find()
         .filter(filter.condition())
         .filter(Condition::all().add_option(after.map(|id| is_after(filter, id))))
         .order_by_desc(order::Column::Id)
         .limit(limit(first))
-        .into_model()
         .all(db)
         .await
 }
@@ -109,8 +102,6 @@ fn is_after(filter: Filter, after: Uuid) -> Expr {
 
 /// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once.
 ///
-/// A page fails if one of its events is damaged.
-///
 /// # Errors
 /// When the database fails.
 pub async fn pages_of_clients(
@@ -118,17 +109,16 @@ pub async fn pages_of_clients(
     clients: &[i64],
     after: Option<Uuid>,
     first: usize,
-    currency: Currency,
-) -> Result<Vec<Result<OrderPage, DbErr>>, DbErr> {
-    let rows = match db.get_database_backend() {
-        DbBackend::Postgres => rows_at_once(db, clients, after, first).await?,
-        _ => rows_by_client(db, clients, after, first).await?,
+) -> Result<Vec<OrderPage>, DbErr> {
+    let orders = match db.get_database_backend() {
+        DbBackend::Postgres => orders_at_once(db, clients, after, first).await?,
+        _ => orders_by_client(db, clients, after, first).await?,
     };
-    let mut of_clients: HashMap<i64, Vec<Row>> = HashMap::new();
-    for row in rows {
-        of_clients.entry(row.event.client_id.unwrap_or_default()).or_default().push(row);
+    let mut of_clients: HashMap<i64, Vec<order::Model>> = HashMap::new();
+    for order in orders {
+        of_clients.entry(order.client_id).or_default().push(order);
     }
-    let page = |client| OrderPage::new(of_clients.remove(client).unwrap_or_default(), after, first, currency);
+    let page = |client| OrderPage::new(of_clients.remove(client).unwrap_or_default(), after, first);
     Ok(clients.iter().map(page).collect())
 }
 
@@ -137,36 +127,36 @@ fn limit(first: usize) -> u64 {
     first as u64 + 2
 }
 
-/// One statement with the same text for any number of clients.
-const ROWS: &str = "
-SELECT orders.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
-    SELECT event.*, orders.id AS order_id, orders.cancelled_at, orders.cancel_reason, orders.refunded
-    FROM orders JOIN order_events AS event ON (event.client_id, event.version) = (orders.client_id, orders.version)
-    WHERE orders.client_id = client.id AND orders.id <= coalesce(
+/// One statement with the same text for any number of clients. It names its columns, so that a migration can add one while it is in use.
+const ORDERS: &str = "
+SELECT page.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
+    SELECT id, client_id, version, placed_at, total, cancelled_at, cancel_reason, refunded
+    FROM orders WHERE orders.client_id = client.id AND orders.id <= coalesce(
         (SELECT id FROM orders WHERE orders.client_id = client.id AND id >= $2 ORDER BY id LIMIT 1), $2)
     ORDER BY orders.id DESC LIMIT $3
-) AS orders ORDER BY orders.client_id, orders.order_id DESC";
+) AS page ORDER BY page.client_id, page.id DESC";
 
-async fn rows_at_once(
+async fn orders_at_once(
     db: &DatabaseConnection,
     clients: &[i64],
     after: Option<Uuid>,
     first: usize,
-) -> Result<Vec<Row>, DbErr> {
+) -> Result<Vec<order::Model>, DbErr> {
     let values = [clients.to_vec().into(), after.unwrap_or(Uuid::max()).into(), limit(first).into()];
-    Row::find_by_statement(Statement::from_sql_and_values(DbBackend::Postgres, ROWS, values)).all(db).await
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, ORDERS, values);
+    order::Entity::find().from_raw_sql(statement).all(db).await
 }
 
-async fn rows_by_client(
+async fn orders_by_client(
     db: &DatabaseConnection,
     clients: &[i64],
     after: Option<Uuid>,
     first: usize,
-) -> Result<Vec<Row>, DbErr> {
-    let mut rows = Vec::new();
+) -> Result<Vec<order::Model>, DbErr> {
+    let mut orders = Vec::new();
     for client in clients {
         let of_client = Filter { client: Some(*client), ..Filter::default() };
-        rows.extend(rows_of_page(db, of_client, after, first).await?);
+        orders.extend(orders_of_page(db, of_client, after, first).await?);
     }
-    Ok(rows)
+    Ok(orders)
 }

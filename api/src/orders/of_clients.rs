@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use iso_currency::Currency;
-use runtime::batcher::{BatchQueue, Queued, spawn_reads};
+use runtime::batcher::{BatchQueue, Queued, Unprocessed, spawn_reads};
 use sea_orm::{DatabaseConnection, DbErr};
 use uuid::Uuid;
 
 use super::lists::{OrderPage, pages_of_clients};
 
-/// Rows of one statement. An order has at most 26 KB.
-const MAX_ROWS: usize = 500;
+/// Orders of one statement.
+const MAX_ORDERS: usize = 500;
 
 /// A page of a client's orders.
 #[derive(Clone, Copy)]
@@ -27,21 +26,20 @@ pub struct OrdersOfClients(BatchQueue<Request, Page>);
 impl OrdersOfClients {
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub fn new(db: DatabaseConnection, currency: Currency) -> OrdersOfClients {
-        OrdersOfClients(spawn_reads(MAX_ROWS, move |batch| read(db.clone(), currency, batch)))
+    pub fn new(db: DatabaseConnection) -> OrdersOfClients {
+        OrdersOfClients(spawn_reads(MAX_ORDERS, move |batch| read(db.clone(), batch)))
     }
 
     /// Reads a page of the orders of a client, newest first. `after` is the id of the last order of the page before.
     ///
     /// # Errors
-    /// When the database fails, or an event is damaged.
-    pub async fn page(&self, client: i64, after: Option<Uuid>, first: usize) -> Page {
-        let page = self.0.process_in(client, first, Request { client, after, first }).await;
-        page.unwrap_or_else(|| Err(DbErr::Custom("too many reads wait, or reading panicked".into())))
+    /// When too many reads wait; the inner error, when the database fails.
+    pub async fn page(&self, client: i64, after: Option<Uuid>, first: usize) -> Result<Page, Unprocessed> {
+        self.0.process_in(client, first, Request { client, after, first }).await
     }
 }
 
-async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Request, Page>>) {
+async fn read(db: DatabaseConnection, batch: Vec<Queued<Request, Page>>) {
     let mut of_arguments: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for queued in batch {
         of_arguments.entry((queued.item.after, queued.item.first)).or_default().push(queued);
@@ -52,8 +50,8 @@ async fn read(db: DatabaseConnection, currency: Currency, batch: Vec<Queued<Requ
             of_clients.entry(queued.item.client).or_default().push(queued);
         }
         let clients: Vec<i64> = of_clients.keys().copied().collect();
-        let pages = match pages_of_clients(&db, &clients, after, first, currency).await {
-            Ok(pages) => pages,
+        let pages = match pages_of_clients(&db, &clients, after, first).await {
+            Ok(pages) => pages.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); clients.len()],
         };
         for (page, batch) in pages.into_iter().zip(of_clients.into_values()) {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use read_model::{Client, Error, OrderSummary, Queries, RankPosition, Ranking};
+use read_model::{Client, Error, Queries, RankPosition, Ranking};
+use runtime::batcher::Unprocessed;
 use runtime::single_flight::SingleFlight;
 use tokio::time::{Instant, timeout_at};
 
+use super::clients_by_id::ClientsById;
 use super::live::LiveClients;
-use super::recent_orders::RecentOrders;
+use super::recent_orders::{RecentOrders, RecentOrdersOfClient};
 
 /// Pages of which the newest result is remembered.
 const PAGES: usize = 32;
@@ -36,18 +38,30 @@ pub struct Clients {
     read_model: Arc<dyn Queries>,
     live: Arc<LiveClients>,
     pages: SingleFlight<(Ranking, Option<RankPosition>, usize), Arc<ClientPage>, Error>,
+    by_id: ClientsById,
     recent_orders: RecentOrders,
 }
 
 impl Clients {
     pub fn new(read_model: Arc<dyn Queries>, live: Arc<LiveClients>) -> Clients {
-        let recent_orders = RecentOrders::new(read_model.clone());
-        Clients { read_model, live, pages: SingleFlight::new(PAGES), recent_orders }
+        let (by_id, recent_orders) = (ClientsById::new(read_model.clone()), RecentOrders::new(read_model.clone()));
+        Clients { read_model, live, pages: SingleFlight::new(PAGES), by_id, recent_orders }
     }
 
     /// The newest orders of a client, newest first. Reads for several clients share a round trip.
-    pub async fn recent_orders(&self, id: i64, count: usize) -> Result<Vec<OrderSummary>, Error> {
+    ///
+    /// # Errors
+    /// When too many reads wait; the inner error, when the read model fails or the orders are damaged.
+    pub async fn recent_orders(&self, id: i64, count: usize) -> Result<RecentOrdersOfClient, Unprocessed> {
         self.recent_orders.of(id, count).await
+    }
+
+    /// As [`Clients::by_ids`], for one client. Reads for several orders share a round trip.
+    ///
+    /// # Errors
+    /// When too many reads wait; the inner error, when the read model fails or the client is damaged.
+    pub async fn by_id(&self, id: i64) -> Result<Result<Option<Client>, Error>, Unprocessed> {
+        self.by_id.read(id).await
     }
 
     /// The clients with these ids, in the same order, from the cache if they are in it. `None` if the read model does not

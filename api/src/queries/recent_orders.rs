@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use read_model::{Error, OrderSummary, Queries};
-use runtime::batcher::{BatchQueue, Queued, spawn_reads};
+use runtime::batcher::{BatchQueue, Queued, Unprocessed, spawn_reads};
 
 /// Clients of one round trip. They occupy Redis for about 2 ms.
 const MAX_BATCH_SIZE: usize = 100;
@@ -15,7 +15,7 @@ struct Request {
     count: usize,
 }
 
-type RecentOrdersOfClient = Result<Vec<OrderSummary>, Error>;
+pub type RecentOrdersOfClient = Result<Vec<OrderSummary>, Error>;
 
 pub struct RecentOrders(BatchQueue<Request, RecentOrdersOfClient>);
 
@@ -27,9 +27,11 @@ impl RecentOrders {
     }
 
     /// Reads the newest orders of a client, newest first.
-    pub async fn of(&self, client: i64, count: usize) -> RecentOrdersOfClient {
-        let orders = self.0.process(Request { client, count }).await;
-        orders.unwrap_or_else(|| Err(Error::Unavailable("too many reads wait, or reading panicked".into())))
+    ///
+    /// # Errors
+    /// When too many reads wait; the inner error, when the read model fails or the orders are damaged.
+    pub async fn of(&self, client: i64, count: usize) -> Result<RecentOrdersOfClient, Unprocessed> {
+        self.0.process(Request { client, count }).await
     }
 }
 
@@ -133,14 +135,14 @@ mod tests {
         let recent = RecentOrders::new(read_model.clone());
         let lists = join_all((10..=50).map(|client| recent.of(client, client as usize % 2 + 1))).await;
         for (client, orders) in (10..=50).zip(lists) {
-            let orders = orders.unwrap();
+            let orders = orders.unwrap().unwrap();
             assert_eq!(orders.len(), client as usize % 2 + 1);
             assert!(orders.iter().all(|order| order.client_id == client));
         }
         assert_eq!(read_model.1.lock().unwrap().len(), 1, "one round trip");
 
         let lists = join_all([6, 7, 8, 6].map(|client| recent.of(client, 1))).await;
-        let lengths = lists.into_iter().map(|orders| orders.map(|orders| orders.len()));
+        let lengths = lists.into_iter().map(|orders| orders.unwrap().map(|orders| orders.len()));
         assert_eq!(lengths.collect::<Vec<_>>(), [Ok(1), Err(Error::Damaged("7".into())), Ok(1), Ok(1)]);
     }
 }

@@ -5,9 +5,11 @@ use api::orders::Status;
 use api::orders::lists::{Filter, page, pages_of_clients};
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::{Change, Event, order, order_event};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use iso_currency::Currency;
 use runtime::database;
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, IntoActiveModel};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, IntoActiveModel, TransactionTrait};
 use serde_json::{Value, json};
 use test_support::events::order_placed_at;
 use test_support::fill::fill;
@@ -198,20 +200,36 @@ async fn the_orders_of_each_client_of_a_list_are_read_together() {
 }
 
 #[tokio::test]
-async fn a_damaged_event_fails_only_the_list_of_its_client() {
+async fn a_damaged_event_fails_only_lists_that_select_its_items() {
     both(async |api, Db { connection: db, .. }| {
-        place_one(db, 1).await;
+        let damaged = place_one(db, 1).await;
         let id = place_one(db, 2).await;
         for client in [1, 2] {
             api.read_model.apply(&[test_support::events::order_placed(client, 1, &[(1, 1, 100)])]).await;
         }
         let damage = "UPDATE order_events SET payload = '{}' WHERE client_id = 1 AND type = 'orders.OrderPlaced.v1'";
         db.execute_unprepared(damage).await.unwrap();
-        let query = "{ clientsByIds(ids: [1, 2]) { orders(first: 5) { nodes { id } } } }";
+        let query = "{ clientsByIds(ids: [1, 2]) { orders(first: 5) { nodes { id items { quantity } } } } }";
         let response = api.graphql(&api.token("clients:read orders:read", None), query, json!({})).await;
-        let expected = json!({ "clientsByIds": [{ "orders": null }, { "orders": { "nodes": [{ "id": id }] } }] });
+        let of_other = json!({ "nodes": [{ "id": id, "items": [{ "quantity": 1 }, { "quantity": 3 }] }] });
+        let expected = json!({ "clientsByIds": [{ "orders": null }, { "orders": of_other }] });
         assert_eq!(response["data"], expected, "{response}");
         assert_eq!(response["errors"][0]["extensions"]["code"], "INTERNAL_SERVER_ERROR");
+        // async-graphql leaves out the field below an element that cannot be null.
+        assert_eq!(response["errors"][0]["path"], json!(["clientsByIds", 0, "orders", "nodes", 0]));
+
+        // All that is not in the event can be read, also past the damaged order.
+        let without_items =
+            "id clientId placedAt status total { amount } refunded { amount } net { amount } cancelReason";
+        let all = ask(api, &format!("{{ orders {{ nodes {{ {without_items} }} }} }}")).await;
+        let nodes = all["orders"]["nodes"].as_array().unwrap();
+        assert_eq!([&nodes[0]["id"], &nodes[1]["id"]], [&json!(id), &json!(damaged)]);
+        assert_eq!((&nodes[1]["total"]["amount"], &nodes[1]["status"]), (&json!("3000.00"), &json!("PLACED")));
+        let one = ask(api, &format!("{{ order(id: \"{damaged}\") {{ {without_items} }} }}")).await;
+        assert_eq!(one["order"], nodes[1]);
+        place_one(db, 1).await;
+        let after = format!("{{ orders(after: \"{damaged}\") {{ nodes {{ items {{ name }} }} }} }}");
+        assert_eq!(ask(api, &after).await, json!({ "orders": { "nodes": [] } }));
     })
     .await;
 }
@@ -331,12 +349,8 @@ async fn a_page_has_a_previous_one_if_there_are_orders_before_it() {
             (vec![json!(ids[2]), json!(ids[3])], true)
         );
         let after = Some(of_other.parse().unwrap());
-        let pages = pages_of_clients(db, &[1, 2, 3], after, 2, Currency::USD).await.unwrap();
-        let found: Vec<_> = pages
-            .into_iter()
-            .map(|page| page.unwrap())
-            .map(|page| (page.orders.len(), page.has_previous_page))
-            .collect();
+        let pages = pages_of_clients(db, &[1, 2, 3], after, 2).await.unwrap();
+        let found: Vec<_> = pages.into_iter().map(|page| (page.orders.len(), page.has_previous_page)).collect();
         assert_eq!(found, [(2, true), (2, true), (0, false)]);
     })
     .await;
@@ -401,18 +415,79 @@ async fn a_page_reads_only_its_own_rows() {
         filters.extend([status(one, ALL), status(one, days), status(one, of_client)]);
     }
     for filter in filters {
-        let first = page(&reader, filter, None, 20, Currency::USD).await.unwrap();
+        let first = page(&reader, filter, None, 20).await.unwrap();
         if filter.client.is_none() && filter.from.is_none() {
             assert_eq!((first.orders.len(), first.has_next_page), (20, true), "{filter:?}");
         }
-        let cursor = first.orders.last().map(|order| order.placed.data.order_id);
-        page(&reader, filter, cursor, 20, Currency::USD).await.unwrap();
+        let cursor = first.orders.last().map(|order| order.id);
+        page(&reader, filter, cursor, 20).await.unwrap();
     }
     for _ in 0..2 {
-        pages_of_clients(&reader, &clients, None, 5, Currency::USD).await.unwrap();
+        pages_of_clients(&reader, &clients, None, 5).await.unwrap();
     }
     reader.close().await.unwrap();
     let (whole_after, rows_after) = reads().await;
     assert_eq!(whole_after, whole, "no statement reads a whole table");
     assert!(rows_after - rows < 6_000, "{} rows were read for at most 1,640 orders", rows_after - rows);
+    let events = "SELECT coalesce(sum(idx_tup_fetch), 0)::bigint AS rows FROM pg_stat_user_tables WHERE relname = 'order_events'";
+    let events = db.query_one_raw(sql(events)).await.unwrap().unwrap().try_get::<i64>("", "rows").unwrap();
+    assert_eq!(events, 0, "no event is read");
+}
+
+#[tokio::test]
+async fn the_orders_of_a_list_have_their_clients() {
+    both(async |api, Db { connection: db, .. }| {
+        for client in [1, 2, 1, 3] {
+            place_one(db, client).await;
+        }
+        for client in [1, 2] {
+            api.read_model.apply(&[test_support::events::order_placed(client, 1, &[(1, 1, 100)])]).await;
+        }
+        let query = "{ orders { nodes { clientId client { id name } } } }";
+        let client = |id: &str| json!({ "id": id, "name": format!("Client {id}") });
+        let node = |id: &str, client: Value| json!({ "clientId": id, "client": client });
+        let of_one = || node("1", client("1"));
+        let nodes = json!([node("3", Value::Null), of_one(), node("2", client("2")), of_one()]);
+        assert_eq!(ask(api, query).await["orders"]["nodes"], nodes);
+        // A token for one client sees its own.
+        let own = api.graphql(&api.token("orders:read clients:read", Some("1")), query, json!({})).await;
+        assert_eq!((&own["data"]["orders"]["nodes"], &own["errors"]), (&json!([of_one(), of_one()]), &Value::Null));
+        // Without the scope, the rest of the orders remains.
+        let without = api.graphql(&api.token("orders:read", Some("2")), query, json!({})).await;
+        assert_eq!(without["data"]["orders"]["nodes"], json!([node("2", Value::Null)]));
+        let (error, path) = (&without["errors"][0], json!(["orders", "nodes", 0, "client"]));
+        assert_eq!((&error["extensions"]["requiredScope"], &error["path"]), (&json!("clients:read"), &path));
+    })
+    .await;
+}
+
+/// More reads than a queue takes, while the table is locked.
+#[tokio::test]
+async fn reads_of_orders_that_find_their_queue_full_are_refused_as_busy() {
+    const REQUESTS: usize = 70;
+    let db = postgres().await;
+    let flags = ["--rate-limit", "0", "--max-complexity", "100000"];
+    let limits = ["--max-operations-per-caller", "1000", "--max-concurrent-operations", "1000"];
+    let api = Api::start_with(&db, &[&flags[..], &limits[..]].concat()).await;
+    let ids: Vec<i64> = (1..=100).collect();
+    for id in &ids {
+        api.read_model.apply(&[test_support::events::order_placed(*id, 1, &[(1, 1, 100)])]).await;
+    }
+    let query = "query ($ids: [ID!]!) { clientsByIds(ids: $ids) {
+        one: orders(first: 1) { nodes { id } } other: orders(first: 2) { nodes { id } } } }";
+    let lock = db.connection.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let token = api.token(ALL_SCOPES, None);
+    let requests = (0..REQUESTS).map(|_| api.graphql(&token, query, json!({ "ids": ids })));
+    let mut responses: FuturesUnordered<_> = requests.collect();
+    // Only a request of which no read waits has its response now.
+    let refused = responses.next().await.unwrap();
+    let errors = refused["errors"].as_array().unwrap_or_else(|| panic!("{refused}"));
+    assert_eq!(errors.len(), 200);
+    lock.rollback().await.unwrap();
+    let others: Vec<Value> = responses.collect().await;
+    for error in errors.iter().chain(others.iter().filter_map(|response| response["errors"].as_array()).flatten()) {
+        assert_eq!(error["extensions"]["code"], "SERVER_BUSY", "{error}");
+    }
+    assert!(others.iter().any(|response| response["errors"].is_null()), "those that waited have their results");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Queued;
+use super::{Queued, Unprocessed};
 
 pub struct Incoming<T, R> {
     state: Mutex<State<T, R>>,
@@ -58,16 +58,23 @@ impl<T, R> Incoming<T, R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item, or drops it if the queue is full or closed.
-    pub fn insert(&self, queued: Queued<T, R>) {
+    /// Adds an item.
+    ///
+    /// # Errors
+    /// When the queue is full or closed.
+    pub fn insert(&self, queued: Queued<T, R>) -> Result<(), Unprocessed> {
         let mut state = self.lock();
-        if state.is_closed || state.waiting == state.max_waiting {
-            return;
+        if state.is_closed {
+            return Err(Unprocessed::Stopped);
+        }
+        if state.waiting == state.max_waiting {
+            return Err(Unprocessed::QueueFull);
         }
         state.insert(queued);
         if !state.turns.is_empty() {
             self.ready.notify_one();
         }
+        Ok(())
     }
 
     /// Accepts no more items.

@@ -64,7 +64,7 @@ async fn an_item_waits_only_while_all_workers_are_busy_and_then_shares_a_batch()
         doubling.permits.add_permits(4);
         (one.await, two.await, others.await)
     };
-    assert_eq!(processed.await, (Some(2), Some(4), (3..=7).map(|item| Some(item * 2)).collect()));
+    assert_eq!(processed.await, (Ok(2), Ok(4), (3..=7).map(|item| Ok(item * 2)).collect()));
     assert_eq!(doubling.batches(4).await[2..], [vec![3, 4, 5], vec![6, 7]]);
     assert_eq!(began.elapsed(), Duration::ZERO, "nothing waits for time to pass");
 }
@@ -76,8 +76,8 @@ async fn a_full_queue_refuses_items_and_takes_them_again_later() {
     let mut waiting = Box::pin(waiting);
     assert!(poll!(&mut waiting).is_pending());
     doubling.permits.add_permits(10);
-    assert_eq!(waiting.await, [Some(2), Some(4), Some(6), Some(8), Some(10), None]);
-    assert_eq!(doubling.queue.process(6).await, Some(12));
+    assert_eq!(waiting.await, [Ok(2), Ok(4), Ok(6), Ok(8), Ok(10), Err(Unprocessed::QueueFull)]);
+    assert_eq!(doubling.queue.process(6).await, Ok(12));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn items_of_dropped_callers_are_processed_before_the_batcher_stops() {
     doubling.shutdown.cancel();
     doubling.running.await.unwrap().unwrap();
     assert_eq!(*doubling.batches.lock().unwrap(), [vec![1, 2, 3], vec![4, 5]]);
-    assert_eq!(doubling.queue.process(6).await, None);
+    assert_eq!(doubling.queue.process(6).await, Err(Unprocessed::Stopped));
 }
 
 /// Takes a batch of at most `max_weight`.
@@ -173,8 +173,8 @@ async fn items_that_wait_for_their_group_are_processed_before_the_batcher_stops(
         queued.finish(item);
     }
     running.await.unwrap();
-    assert_eq!(waiting.await, [Some(1), Some(2)]);
-    assert_eq!(queue.process_in(8, 1, 3).await, None, "the queue is closed");
+    assert_eq!(waiting.await, [Ok(1), Ok(2)]);
+    assert_eq!(queue.process_in(8, 1, 3).await, Err(Unprocessed::Stopped), "the queue is closed");
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn items_of_a_batcher_that_is_dropped_have_no_result() {
     let mut waiting = Box::pin(queue.process(1));
     assert!(poll!(&mut waiting).is_pending());
     drop(batcher);
-    assert_eq!((waiting.await, queue.process(2).await), (None, None));
+    assert_eq!((waiting.await, queue.process(2).await), (Err(Unprocessed::Stopped), Err(Unprocessed::Stopped)));
 }
 
 #[tokio::test]
@@ -192,13 +192,13 @@ async fn queued_items_can_be_taken() {
     let mut waiting = Box::pin(join_all((1..=3).map(|item| queue.process(item))));
     assert!(poll!(&mut waiting).is_pending());
     batcher.take_queued().into_iter().for_each(|queued| queued.finish(0));
-    assert_eq!(waiting.await, [Some(0); 3]);
+    assert_eq!(waiting.await, [Ok(0); 3]);
     assert!(batcher.take_queued().is_empty());
 }
 
 #[tokio::test]
 async fn a_panic_ends_run_and_fails_its_callers() {
     let doubling = Doubling::start(10);
-    assert_eq!(doubling.queue.process(u32::MAX).await, None);
+    assert_eq!(doubling.queue.process(u32::MAX).await, Err(Unprocessed::Stopped));
     assert!(doubling.running.await.unwrap().unwrap_err().is_panic());
 }

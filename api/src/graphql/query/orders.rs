@@ -2,6 +2,7 @@
 
 use async_graphql::{Context, ID};
 use chrono::Datelike;
+use entity::order;
 use read_model::reports::start_of_day;
 
 use super::ORDERS;
@@ -13,7 +14,6 @@ use crate::graphql::error::Error;
 use crate::graphql::scalars::Date;
 use crate::graphql::types::order::OrderStatus;
 use crate::graphql::types::order_list::OrderConnection;
-use crate::orders::StoredOrder;
 use crate::orders::lists::{self, Filter};
 
 /// The first and the last day of a list, and their time zone.
@@ -52,15 +52,15 @@ pub async fn page(
     };
     let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
     let filter = Filter { client, status: status.map(OrderStatus::into), ..times };
-    let page = lists::page(&app.db, filter, after, first, app.currency).await?;
+    let page = lists::page(&app.db, filter, after, first).await?;
     Ok(OrderConnection::new(page, app.currency))
 }
 
 /// An order that the caller may read.
-pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<StoredOrder>, Error> {
+pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<order::Model>, Error> {
     let only_client = only_client(authorize(ctx, READ_ORDERS)?);
     match parse_order_id(id) {
-        Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await?),
+        Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await??),
         None => Ok(None),
     }
 }

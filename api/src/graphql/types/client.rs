@@ -122,7 +122,7 @@ impl Client {
         let (app, first) = (app(ctx), page_size(first, ORDERS)?);
         let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
         let page = match parse_id(&self.id) {
-            Some(id) => app.orders_of_clients.page(id, after, first).await?,
+            Some(id) => app.orders_of_clients.page(id, after, first).await??,
             None => OrderPage::default(),
         };
         Ok(OrderConnection::new(page, app.currency))
@@ -144,7 +144,7 @@ async fn recent_orders(ctx: &Context<'_>, client: &Client, first: Option<i32>) -
     authorize_for(ctx, READ_SALES, [client.id.as_str()])?;
     let (app, first) = (app(ctx), page_size(first, RECENT_ORDERS)?);
     let Some(id) = parse_id(&client.id) else { return Ok(Vec::new()) };
-    let orders = app.clients.recent_orders(id, first).await?;
+    let orders = app.clients.recent_orders(id, first).await??;
     Ok(orders.into_iter().map(|order| OrderSummary::new(order, Some(client.clone()), app.currency)).collect())
 }
 

@@ -4,12 +4,12 @@ use entity::{Change, Event, Subject};
 use iso_currency::Currency;
 
 use super::money::Money;
-use super::order::Order;
+use super::order::OrderKey;
 use super::page::{CURSOR_BYTES, PageInfo};
 use super::product::Product;
 use crate::edge::auth::{Identity, READ_ORDERS, READ_PRODUCTS};
 use crate::graphql::app;
-use crate::graphql::arguments::{invalid_cursor, page_size, parse_id, parse_order_id};
+use crate::graphql::arguments::{invalid_cursor, page_size, parse_id};
 use crate::graphql::authorize::{authorize, authorize_for};
 use crate::graphql::cost_directives::{cost, list_size, max_size, names};
 use crate::graphql::error::Error;
@@ -20,7 +20,7 @@ use crate::orders;
 /// The default size of a page.
 pub const EVENTS: i32 = 20;
 /// Events of an order by default: most orders have one or two.
-const EVENTS_OF_ORDER: i32 = 10;
+pub const EVENTS_OF_ORDER: i32 = 10;
 /// The longest subject of a token: 255 characters of four bytes, with the quotation marks.
 const ACTOR_BYTES: i32 = 4 * 255 + 2;
 /// The longest name of a field.
@@ -227,31 +227,16 @@ pub struct HistoryEdge {
     cursor: String,
 }
 
-#[ComplexObject]
-impl Order {
-    /// What has happened to the order, newest first: its cancellation, its refunds, and its placing. Requires the scope `orders:read`.
-    #[graphql(
-        directive = cost::apply("10".into()),
-        directive = list_size::apply(None, names(&["first"]), None, Some(false))
-    )]
-    async fn history(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many events, from 1 to 100.", default_with = "Some(EVENTS_OF_ORDER)")]
-        first: Option<i32>,
-    ) -> Option<Result<Vec<HistoryEntry>, Error>> {
-        Some(order_history(ctx, self, first).await)
-    }
-}
-
-async fn order_history(ctx: &Context<'_>, order: &Order, first: Option<i32>) -> Result<Vec<HistoryEntry>, Error> {
-    authorize_for(ctx, READ_ORDERS, [order.client_id.as_str()])?;
+/// The newest events of an order.
+pub async fn history_of_order(
+    ctx: &Context<'_>,
+    order: &OrderKey,
+    first: Option<i32>,
+) -> Result<Vec<HistoryEntry>, Error> {
+    authorize_for(ctx, READ_ORDERS, [&*order.client.to_string()])?;
     let (identity, app, first) = (authorize(ctx, READ_ORDERS)?, app(ctx), page_size(first, EVENTS_OF_ORDER)?);
-    let (Some(client), Some(id)) = (parse_id(&order.client_id), parse_order_id(&order.id)) else {
-        return Ok(Vec::new());
-    };
-    let versions = orders::versions(&app.db, id).await?.into_iter().rev().take(first).collect();
-    let entries = history::at_versions(&app.db, client, versions, app.currency).await?.into_iter();
+    let versions = orders::versions(&app.db, order.id).await?.into_iter().rev().take(first).collect();
+    let entries = history::at_versions(&app.db, order.client, versions, app.currency).await?.into_iter();
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
 

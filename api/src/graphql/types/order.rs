@@ -1,21 +1,23 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, SimpleObject};
-use entity::Line;
 use entity::event::MAX_LINES;
+use entity::{Line, order};
 use iso_currency::Currency;
+use uuid::Uuid;
 
 use super::client::Client;
+use super::history::{EVENTS_OF_ORDER, HistoryEntry, history_of_order};
 use super::money::Money;
 use crate::commands::Origin;
 use crate::commands::place_order::{Item, PlaceOrder};
-use crate::edge::auth::READ_SALES;
+use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::graphql::app;
 use crate::graphql::arguments::parse_id;
 use crate::graphql::authorize::authorize_for;
-use crate::graphql::cost_directives::{cost, list_size, max_size};
+use crate::graphql::cost_directives::{cost, list_size, max_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal, int};
 use crate::graphql::user_error::UserError;
-use crate::orders::{self, StoredOrder};
+use crate::orders;
 
 /// The most problems with one order: two with each item, and one each with the client, the key and the total.
 const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
@@ -61,17 +63,18 @@ impl OrderSummary {
 impl OrderSummary {
     /// The client that placed the order, in its current state. Requires the scope `sales:read`.
     async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
-        client(ctx, self).await.transpose()
+        match &self.known_client {
+            Some(client) => Some(authorize_for(ctx, READ_SALES, [self.client_id.as_str()]).map(|()| client.clone())),
+            None => client(ctx, READ_SALES, &self.client_id).await.transpose(),
+        }
     }
 }
 
-async fn client(ctx: &Context<'_>, order: &OrderSummary) -> Result<Option<Client>, Error> {
-    authorize_for(ctx, READ_SALES, [order.client_id.as_str()])?;
-    if let Some(client) = &order.known_client {
-        return Ok(Some(client.clone()));
-    }
-    let (Some(id), app) = (parse_id(&order.client_id), app(ctx)) else { return Ok(None) };
-    let client = app.clients.by_ids(&[id]).await?.pop().flatten();
+/// The client of an order. Those of a list of orders are read together.
+async fn client(ctx: &Context<'_>, scope: &'static str, id: &ID) -> Result<Option<Client>, Error> {
+    authorize_for(ctx, scope, [id.as_str()])?;
+    let (Some(id), app) = (parse_id(id), app(ctx)) else { return Ok(None) };
+    let client = app.clients.by_id(id).await??;
     Ok(client.map(|client| Client::new(client, app.currency)))
 }
 
@@ -97,12 +100,17 @@ pub struct Order {
     cancelled_at: Option<DateTime>,
     /// The reason of the cancellation. Null if the order is not cancelled, or if its client is forgotten.
     cancel_reason: Option<String>,
-    /// The items, in the order of the request.
-    #[graphql(
-        directive = list_size::apply(Some(4), None, None, None),
-        directive = max_size::apply(None, Some(MAX_LINES as i32))
-    )]
-    items: Vec<OrderItem>,
+    #[graphql(skip)]
+    key: OrderKey,
+    /// Its lines, if they have been read already.
+    #[graphql(skip)]
+    known_lines: Option<Vec<Line>>,
+}
+
+/// An order and its client.
+pub struct OrderKey {
+    pub id: Uuid,
+    pub client: i64,
 }
 
 /// The state of an order.
@@ -120,21 +128,62 @@ pub enum OrderStatus {
 }
 
 impl Order {
-    pub fn new(order: StoredOrder, currency: Currency) -> Order {
-        let (status, net) = (order.status().into(), order.net());
-        let StoredOrder { placed, cancelled_at, cancel_reason, refunded } = order;
+    pub fn new(order: order::Model, currency: Currency) -> Order {
         Order {
-            id: placed.data.order_id.to_string().into(),
-            client_id: placed.data.client_id.into(),
-            placed_at: DateTime(placed.time),
-            status,
-            total: Money::new(placed.data.total, currency),
-            refunded: Money::new(refunded, currency),
-            net: Money::new(net, currency),
-            cancelled_at: cancelled_at.map(DateTime),
-            cancel_reason,
-            items: placed.data.lines.into_iter().map(|line| OrderItem::new(line, currency)).collect(),
+            id: order.id.to_string().into(),
+            client_id: order.client_id.into(),
+            placed_at: DateTime(order.placed_at),
+            status: orders::Status::of(&order).into(),
+            total: Money::new(order.total, currency),
+            refunded: Money::new(order.refunded, currency),
+            net: Money::new(order.total - order.refunded, currency),
+            cancelled_at: order.cancelled_at.map(DateTime),
+            cancel_reason: order.cancel_reason,
+            key: OrderKey { id: order.id, client: order.client_id },
+            known_lines: None,
         }
+    }
+
+    pub fn with_lines(order: order::Model, lines: Vec<Line>, currency: Currency) -> Order {
+        Order { known_lines: Some(lines), ..Order::new(order, currency) }
+    }
+}
+
+#[ComplexObject]
+impl Order {
+    /// The items, in the order of the request.
+    #[graphql(
+        directive = cost::apply("2".into()),
+        directive = list_size::apply(Some(4), None, None, None),
+        directive = max_size::apply(None, Some(MAX_LINES as i32))
+    )]
+    async fn items(&self, ctx: &Context<'_>) -> Result<Vec<OrderItem>, Error> {
+        let (app, OrderKey { id, client }) = (app(ctx), &self.key);
+        let lines = match &self.known_lines {
+            Some(lines) => lines.clone(),
+            None => app.order_lines.read(*id, *client).await??,
+        };
+        Ok(lines.into_iter().map(|line| OrderItem::new(line, app.currency)).collect())
+    }
+
+    /// The client that placed the order, in its current state. Null if queries do not have it yet. Requires the scope
+    /// `clients:read`: without it, only this field is null, with an error.
+    async fn client(&self, ctx: &Context<'_>) -> Option<Result<Client, Error>> {
+        client(ctx, READ_CLIENTS, &self.client_id).await.transpose()
+    }
+
+    /// What has happened to the order, newest first: its cancellation, its refunds, and its placing. Requires the scope `orders:read`.
+    #[graphql(
+        directive = cost::apply("10".into()),
+        directive = list_size::apply(None, names(&["first"]), None, Some(false))
+    )]
+    async fn history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "At most so many events, from 1 to 100.", default_with = "Some(EVENTS_OF_ORDER)")]
+        first: Option<i32>,
+    ) -> Option<Result<Vec<HistoryEntry>, Error>> {
+        Some(history_of_order(ctx, &self.key, first).await)
     }
 }
 

@@ -1,9 +1,9 @@
 use async_graphql::{Object, SimpleObject};
+use entity::order;
 use iso_currency::Currency;
 
 use super::order::Order;
 use super::page::PageInfo;
-use crate::orders::StoredOrder;
 use crate::orders::lists::OrderPage;
 
 /// The cursors are ids of orders.
@@ -17,13 +17,13 @@ impl OrderConnection {
         OrderConnection { page, currency }
     }
 
-    fn order(&self, order: &StoredOrder) -> Order {
+    fn order(&self, order: &order::Model) -> Order {
         Order::new(order.clone(), self.currency)
     }
 }
 
-fn cursor(order: &StoredOrder) -> String {
-    order.placed.data.order_id.to_string()
+fn cursor(order: &order::Model) -> String {
+    order.id.to_string()
 }
 
 /// A page of orders, newest first.
