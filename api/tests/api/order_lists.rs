@@ -4,6 +4,7 @@ use api::commands::place_order::place;
 use api::orders::Status;
 use api::orders::lists::{Filter, page, pages_of_clients};
 use chrono::{DateTime, TimeDelta, Utc};
+use entity::order_event::least_id_at;
 use entity::{Change, Event, order, order_event};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -432,6 +433,52 @@ async fn a_page_reads_only_its_own_rows() {
     let events = "SELECT coalesce(sum(idx_tup_fetch), 0)::bigint AS rows FROM pg_stat_user_tables WHERE relname = 'order_events'";
     let events = db.query_one_raw(sql(events)).await.unwrap().unwrap().try_get::<i64>("", "rows").unwrap();
     assert_eq!(events, 0, "no event is read");
+}
+
+/// A client with 10,000 orders of which none has another status, among many orders of others that have it.
+#[tokio::test]
+async fn a_page_of_one_client_with_a_status_does_not_pass_over_its_other_orders() {
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 1, None);
+    let db = connect().await.unwrap();
+    migration::up(&db).await.unwrap();
+    fill(&db, 600, 60_000).await;
+    let of_others = "WHERE client_id <> 7 AND version % 6 =";
+    for statement in [
+        "UPDATE orders SET client_id = 7, version = 1000 + moved.number FROM
+             (SELECT id, row_number() OVER () AS number FROM orders WHERE client_id BETWEEN 101 AND 200) AS moved
+         WHERE orders.id = moved.id",
+        &format!("UPDATE orders SET cancelled_at = placed_at, refunded = total {of_others} 1"),
+        &format!("UPDATE orders SET refunded = 1 {of_others} 2"),
+        &format!("UPDATE orders SET refunded = total {of_others} 3"),
+        "VACUUM ANALYZE orders",
+    ] {
+        db.execute_unprepared(statement).await.unwrap();
+    }
+    db.close().await.unwrap(); // then its statistics are complete
+    let db = connect().await.unwrap();
+    let reads = async || {
+        let scans = "SELECT seq_scan AS whole, idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'orders'";
+        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
+        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
+    };
+    let before = reads().await;
+    let reader = connect().await.unwrap();
+    let middle = Some(least_id_at(Utc::now() - TimeDelta::days(180)));
+    // So often that PostgreSQL plans for any client.
+    for client in [7, 8].repeat(10) {
+        for status in [Status::Cancelled, Status::PartiallyRefunded, Status::Refunded] {
+            for after in [None, middle] {
+                let filter = Filter { client: Some(client), status: Some(status), ..ALL };
+                let page = page(&reader, filter, after, 5).await.unwrap();
+                assert_eq!(page.orders.len(), if client == 7 { 0 } else { 5 }, "{filter:?}");
+            }
+        }
+    }
+    reader.close().await.unwrap();
+    let after = reads().await;
+    assert_eq!(after.0, before.0, "no statement reads a whole table");
+    assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod m20261127_000012_products_and_search;
 mod m20261127_000013_forgotten_clients;
 mod m20261127_000014_outbox_by_time;
 mod m20261127_000015_input_of_keys;
+mod m20261127_000016_orders_of_clients_by_status;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -39,6 +40,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000013_forgotten_clients::Migration),
             Box::new(m20261127_000014_outbox_by_time::Migration),
             Box::new(m20261127_000015_input_of_keys::Migration),
+            Box::new(m20261127_000016_orders_of_clients_by_status::Migration),
         ]
     }
 }
