@@ -6,10 +6,8 @@ use sea_orm::{
     ColumnTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, Statement, Value,
 };
 
-/// Addresses that one statement reads.
-const ADDRESSES: usize = 100;
-/// Statements for the addresses of one page.
-const MAX_STATEMENTS: usize = 10;
+/// Addresses that one page reads.
+const MAX_ADDRESSES: i64 = 1_000;
 /// Sorts after every character that a name or an address has.
 const LAST: &str = "\u{10ffff}";
 
@@ -25,6 +23,7 @@ pub enum Position {
 #[derive(Debug, Default)]
 pub struct Found {
     pub clients: Vec<(Position, client::Model)>,
+    pub has_previous_page: bool,
     /// After which position the next page begins; `None` if this is the last one. A page may have fewer clients than it could: then
     /// its reads ended before it was full.
     pub next: Option<Position>,
@@ -44,25 +43,32 @@ pub async fn by_email(db: &DatabaseConnection, email: &str) -> Result<Option<cli
 /// # Errors
 /// When the database fails.
 pub async fn page(db: &DatabaseConnection, text: &str, after: Option<Position>, first: usize) -> Result<Found, DbErr> {
-    let mut clients = Vec::new();
-    let address = match after {
-        Some(Position::Address(address)) => address,
-        Some(Position::Name(name, id)) => {
-            clients = by_name(db, text, &name, id, first + 1).await?;
-            String::new()
-        }
-        None => {
-            clients = by_name(db, text, "", 0, first + 1).await?;
-            String::new()
-        }
+    // The first client of the list shows whether there is a previous page.
+    let first_of_all = if after.is_some() { read(db, text, None, 1).await?.clients } else { Vec::new() };
+    let page = read(db, text, after, first).await?;
+    let id = |clients: &[(Position, client::Model)]| clients.first().map(|(_, client)| client.id);
+    let has_previous_page = !first_of_all.is_empty() && id(&first_of_all) != id(&page.clients);
+    Ok(Found { has_previous_page, ..page })
+}
+
+async fn read(db: &DatabaseConnection, text: &str, after: Option<Position>, first: usize) -> Result<Found, DbErr> {
+    let (mut clients, address) = match after {
+        Some(Position::Address(address)) => (Vec::new(), address),
+        Some(Position::Name(name, id)) => (by_name(db, text, &name, id, first + 1).await?, String::new()),
+        None => (by_name(db, text, "", 0, first + 1).await?, String::new()),
     };
-    let unread = if clients.len() > first { None } else { by_address(db, text, address, first, &mut clients).await? };
+    let mut unread = None;
     if clients.len() <= first {
-        return Ok(Found { clients, next: unread });
+        let (more, end) = by_address(db, text, &address, first + 1 - clients.len()).await?;
+        clients.extend(more);
+        unread = end;
+    }
+    if clients.len() <= first {
+        return Ok(Found { clients, next: unread, ..Found::default() });
     }
     clients.truncate(first);
     let next = clients.last().map(|(position, _)| position.clone());
-    Ok(Found { clients, next })
+    Ok(Found { clients, next, ..Found::default() })
 }
 
 /// The name and the address of a row as the indexes of a search have them, and the larger of two texts.
@@ -101,36 +107,34 @@ struct WithAddress {
     client: client::Model,
     /// Whether its name does, too. Then it is in the list already.
     has_name: bool,
+    /// Counts the addresses from 1.
+    number: i64,
 }
 
-/// Adds the clients of whom only the address begins with a text until there is one more than a page has. Returns where the next page
-/// continues if there may be more of them than it has read: clients that are found by their names are in between.
+/// The next clients of whom only the address begins with a text. Those that are found by their names are in between, so it reads at
+/// most [`MAX_ADDRESSES`], and returns the last one if there may be more.
 async fn by_address(
     db: &DatabaseConnection,
     text: &str,
-    mut after: String,
-    first: usize,
-    clients: &mut Vec<(Position, client::Model)>,
-) -> Result<Option<Position>, DbErr> {
+    after: &str,
+    limit: usize,
+) -> Result<(Vec<(Position, client::Model)>, Option<Position>), DbErr> {
     let (name, email, greatest) = texts(db);
+    // The database reads no more addresses than it needs: both parts have the sequence of the index.
     let sql = format!(
-        "SELECT *, {name} >= lower($1) AND {name} < lower($1) || $3 AS has_name FROM clients
-         WHERE {email} >= {greatest}(lower($1), $2) AND {email} < lower($1) || $3 AND email <> $2
-         ORDER BY {email} LIMIT $4"
+        "SELECT * FROM (
+             SELECT *, {name} >= lower($1) AND {name} < lower($1) || $3 AS has_name, {email} AS address,
+                    row_number() OVER (ORDER BY {email}) AS number
+             FROM clients
+             WHERE {email} >= {greatest}(lower($1), $2) AND {email} < lower($1) || $3 AND email <> $2
+             ORDER BY {email} LIMIT $4
+         ) AS found WHERE NOT has_name OR number = $4 ORDER BY address LIMIT $5"
     );
-    for _ in 0..MAX_STATEMENTS {
-        let values: [Value; 4] = [text.into(), after.as_str().into(), LAST.into(), (ADDRESSES as i64).into()];
-        let statement = Statement::from_sql_and_values(db.get_database_backend(), &sql, values);
-        let rows = WithAddress::find_by_statement(statement).all(db).await?;
-        let is_end = rows.len() < ADDRESSES;
-        if let Some(row) = rows.last() {
-            after.clone_from(&row.client.email);
-        }
-        let found = rows.into_iter().filter(|row| !row.has_name);
-        clients.extend(found.map(|row| (Position::Address(row.client.email.clone()), row.client)));
-        if is_end || clients.len() > first {
-            return Ok(None);
-        }
-    }
-    Ok(Some(Position::Address(after)))
+    let values: [Value; 5] = [text.into(), after.into(), LAST.into(), MAX_ADDRESSES.into(), (limit as i64).into()];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let rows = WithAddress::find_by_statement(statement).all(db).await?;
+    let position = |row: &WithAddress| Position::Address(row.client.email.clone());
+    let end = rows.last().filter(|row| row.number == MAX_ADDRESSES).map(position);
+    let found = rows.into_iter().filter(|row| !row.has_name);
+    Ok((found.map(|row| (position(&row), row.client)).collect(), end))
 }

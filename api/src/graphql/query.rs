@@ -243,5 +243,5 @@ async fn products(
     let after = after.map(|cursor| parse_id(&cursor).ok_or_else(invalid_cursor)).transpose()?;
     let search = search.as_deref().map(parse_search).transpose()?;
     let page = app.catalogue.page(search, available, after, first).await?;
-    Ok(ProductConnection::new(page, after.is_some(), app.currency))
+    Ok(ProductConnection::new(page, app.currency))
 }

@@ -24,6 +24,7 @@ const READ_AT_ONCE: usize = 1_000;
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProductPage {
     pub products: Vec<Product>,
+    pub has_previous_page: bool,
     pub has_next_page: bool,
 }
 

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, stream, try_join};
 use read_model::{Client, Error, Queries, RankPosition, Ranking};
 use runtime::batcher::Unprocessed;
 use runtime::single_flight::SingleFlight;
@@ -23,6 +23,7 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct ClientPage {
     pub clients: Vec<(RankPosition, Client)>,
+    pub has_previous_page: bool,
     pub has_next_page: bool,
 }
 
@@ -109,14 +110,18 @@ async fn read_page(
     after: Option<RankPosition>,
     first: usize,
 ) -> Result<Arc<ClientPage>, Error> {
-    // One more position shows whether there is a next page.
-    let mut positions = read_model.ranked_clients(by, after, first + 1).await?;
+    // The first client of the ranking shows whether there is a previous page, and one more position whether there is a next one.
+    let first_of_all =
+        async { if after.is_some() { read_model.ranked_clients(by, None, 1).await } else { Ok(Vec::new()) } };
+    let (first_of_all, mut positions) = try_join!(first_of_all, read_model.ranked_clients(by, after, first + 1))?;
+    let id = |positions: &[RankPosition]| positions.first().map(|position| position.id);
+    let has_previous_page = !first_of_all.is_empty() && id(&first_of_all) != id(&positions);
     let has_next_page = positions.len() > first;
     positions.truncate(first);
     let ids: Vec<i64> = positions.iter().map(|position| position.id).collect();
     let clients = read_model.cached_clients(&ids).await?;
     let clients = positions.into_iter().zip(clients).filter_map(|(position, client)| Some((position, client?)));
-    Ok(Arc::new(ClientPage { clients: clients.collect(), has_next_page }))
+    Ok(Arc::new(ClientPage { clients: clients.collect(), has_previous_page, has_next_page }))
 }
 
 #[cfg(test)]

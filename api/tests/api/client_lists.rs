@@ -21,9 +21,10 @@ async fn ranked_clients_are_paginated() {
             loop {
                 let query = format!(
                     "{{ clients(first: {first}, sortBy: {sort_by}, after: {after}) {{ \
-                     edges {{ cursor node {{ id total {{ amount }} }} }} pageInfo {{ hasNextPage endCursor }} }} }}"
+                     edges {{ cursor node {{ id total {{ amount }} }} }} pageInfo {{ hasPreviousPage hasNextPage endCursor }} }} }}"
                 );
                 let page = ask(api, &query).await["clients"].clone();
+                assert_eq!(page["pageInfo"]["hasPreviousPage"], !ids.is_empty(), "{page}");
                 ids.extend(page["edges"].as_array().unwrap().iter().map(|edge| edge["node"]["id"].clone()));
                 after = page["pageInfo"]["endCursor"].clone();
                 if page["pageInfo"]["hasNextPage"] == false {
@@ -44,6 +45,12 @@ async fn ranked_clients_are_paginated() {
         let after = &first["clients"]["pageInfo"]["endCursor"];
         let next = ask(api, &format!("{{ clients(first: 2, after: {after}) {{ nodes {{ id }} }} }}")).await;
         assert_eq!(next["clients"]["nodes"], json!([{"id": "47"}, {"id": "46"}]));
+
+        // The cursor of a position before the first client, and of one behind the last.
+        for (after, has_previous_page) in [("t1000000000:1", false), ("t0:1", true)] {
+            let query = format!("{{ clients(after: \"{after}\") {{ pageInfo {{ hasPreviousPage }} }} }}");
+            assert_eq!(ask(api, &query).await["clients"]["pageInfo"]["hasPreviousPage"], has_previous_page, "{after}");
+        }
 
         let token = api.token(ALL_SCOPES, None);
         for wrong in ["first: 0", "first: 101", "first: -1", "after: \"\"", "after: \"t1\"", "after: \"t01:1\""] {

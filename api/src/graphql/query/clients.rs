@@ -72,11 +72,10 @@ pub async fn find(
         ));
     }
     let after = after.map(|cursor| parse_found_cursor(&cursor)).transpose()?;
-    let has_previous_page = after.is_some();
     let found = search::page(&app.db, search, after, first).await?;
     let ids: Vec<i64> = found.clients.iter().map(|(_, client)| client.id).collect();
     let projected = app.clients.by_ids(&ids).await?;
-    Ok(ClientConnection::found(found, projected, has_previous_page))
+    Ok(ClientConnection::found(found, projected))
 }
 
 pub async fn ranked(
@@ -89,7 +88,7 @@ pub async fn ranked(
     let first = page_size(first, CLIENTS)?;
     let after = after.map(|cursor| parse_rank_cursor(&cursor, sort_by)).transpose()?;
     let page = app(ctx).clients.page(sort_by.into(), after, first).await?;
-    Ok(ClientConnection::ranked(&page, sort_by, after.is_some()))
+    Ok(ClientConnection::ranked(&page, sort_by))
 }
 
 pub async fn at_version(

@@ -22,22 +22,23 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
-    /// `has_previous_page`: whether the page has been requested with a cursor.
-    pub fn ranked(page: &ClientPage, sort_by: ClientSort, has_previous_page: bool) -> ClientConnection {
+    pub fn ranked(page: &ClientPage, sort_by: ClientSort) -> ClientConnection {
         let clients = page.clients.iter().map(|(position, client)| (rank_cursor(*position, sort_by), client.clone()));
         let clients: Vec<_> = clients.collect();
         let end_cursor = clients.last().map(|(cursor, _)| cursor.clone());
-        ClientConnection { clients, has_previous_page, has_next_page: page.has_next_page, end_cursor }
+        let ClientPage { has_previous_page, has_next_page, .. } = *page;
+        ClientConnection { clients, has_previous_page, has_next_page, end_cursor }
     }
 
     /// Found clients, and those of the read model in the same sequence.
-    pub fn found(page: Found, projected: Vec<Option<read_model::Client>>, has_previous_page: bool) -> ClientConnection {
+    pub fn found(page: Found, projected: Vec<Option<read_model::Client>>) -> ClientConnection {
+        let (has_previous_page, has_next_page) = (page.has_previous_page, page.next.is_some());
         let clients = page.clients.into_iter().zip(projected);
         let clients = clients.map(|((position, row), projected)| (found_cursor(&position), with_row(row, projected)));
         let clients: Vec<_> = clients.collect();
         let last = clients.last().map(|(cursor, _)| cursor.clone());
         let end_cursor = page.next.as_ref().map(found_cursor).or(last);
-        ClientConnection { clients, has_previous_page, has_next_page: page.next.is_some(), end_cursor }
+        ClientConnection { clients, has_previous_page, has_next_page, end_cursor }
     }
 }
 

@@ -54,15 +54,15 @@ pub struct ProductConnection {
 }
 
 impl ProductConnection {
-    /// `has_previous_page`: whether the page has been requested with a cursor.
-    pub fn new(page: ProductPage, has_previous_page: bool, currency: Currency) -> ProductConnection {
-        let nodes: Vec<Product> = page.products.into_iter().map(|product| Product::new(product, currency)).collect();
+    pub fn new(page: ProductPage, currency: Currency) -> ProductConnection {
+        let ProductPage { products, has_previous_page, has_next_page } = page;
+        let nodes: Vec<Product> = products.into_iter().map(|product| Product::new(product, currency)).collect();
         let edge = |node: &Product| ProductEdge { node: node.clone(), cursor: node.id.to_string() };
         let edges: Vec<ProductEdge> = nodes.iter().map(edge).collect();
         let cursor = |edge: &ProductEdge| edge.cursor.clone();
         let page_info = PageInfo {
             has_previous_page,
-            has_next_page: page.has_next_page,
+            has_next_page,
             start_cursor: edges.first().map(cursor),
             end_cursor: edges.last().map(cursor),
         };

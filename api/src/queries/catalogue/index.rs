@@ -42,15 +42,19 @@ impl Index {
         let begin = self.products.partition_point(|product| after.is_some_and(|after| product.id <= after));
         let is_listed = |index: usize| available.is_none_or(|available| self.products[index].available == available);
         // One more product shows whether there is a next page.
-        let indices: Vec<usize> = match search {
-            None => (begin..self.products.len()).filter(|index| is_listed(*index)).take(first + 1).collect(),
+        let (has_previous_page, indices): (bool, Vec<usize>) = match search {
+            None => {
+                let page = (begin..self.products.len()).filter(|index| is_listed(*index)).take(first + 1);
+                ((0..begin).any(is_listed), page.collect())
+            }
             Some(search) => {
-                let found = self.words_with(&lower(search)).iter().map(|(product, _)| *product as usize);
-                smallest(found.filter(|index| *index >= begin), first + 1, is_listed)
+                let mut found = self.words_with(&lower(search)).iter().map(|(product, _)| *product as usize);
+                let page = smallest(found.clone().filter(|index| *index >= begin), first + 1, is_listed);
+                (begin > 0 && found.any(|index| index < begin && is_listed(index)), page)
             }
         };
         let products = indices.iter().take(first).map(|index| self.products[*index].clone()).collect();
-        ProductPage { products, has_next_page: indices.len() > first }
+        ProductPage { products, has_previous_page, has_next_page: indices.len() > first }
     }
 
     /// The words that begin with a text.
@@ -114,6 +118,7 @@ mod tests {
         loop {
             let page = index.page(search, available, after, first);
             assert!(page.products.len() == first || !page.has_next_page);
+            assert_eq!(page.has_previous_page, !found.is_empty());
             found.extend(ids(&page));
             after = found.last().copied();
             if !page.has_next_page {
@@ -163,6 +168,26 @@ mod tests {
         assert_eq!(all(&index, None, Some(true), 2), [1, 3, 4, 5, 6]);
         assert_eq!(all(&index, None, None, 4), [1, 2, 3, 4, 5, 6]);
         assert_eq!(all(&Index::new(Vec::new()), Some("lamp"), None, 4), [0; 0]);
+    }
+
+    #[test]
+    fn a_page_has_a_previous_one_if_products_before_it_are_listed() {
+        let index = Index::new(vec![
+            product(1, "Lamp", None, false),
+            product(2, "Chair", None, true),
+            product(3, "Red lamp", None, true),
+        ]);
+        for (search, available, expected) in [
+            (None, None, [false, true, true, true]),
+            (None, Some(true), [false, false, true, true]),
+            (Some("lamp"), None, [false, true, true, true]),
+            (Some("lamp"), Some(true), [false, false, false, true]),
+            (Some("desk"), None, [false; 4]),
+        ] {
+            let after = [None, Some(1), Some(2), Some(9)];
+            let pages = after.map(|after| index.page(search, available, after, 1).has_previous_page);
+            assert_eq!(pages, expected, "{search:?} {available:?}");
+        }
     }
 
     #[test]
