@@ -21,15 +21,15 @@ pub fn authorize_for<'a>(
     clients: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Error> {
     match &authorize(ctx, scope)?.client {
-        Some(only) if clients.into_iter().any(|client| client != only) => Err(Error::Forbidden),
+        Some(only) if clients.into_iter().any(|client| client != only) => Err(Error::LimitedTo(only.clone())),
         _ => Ok(()),
     }
 }
 
 /// Also requires that the token is not restricted to one client.
 pub fn authorize_for_all(ctx: &Context<'_>, scope: &'static str) -> Result<(), Error> {
-    match authorize(ctx, scope)?.client {
-        Some(_) => Err(Error::Forbidden),
+    match &authorize(ctx, scope)?.client {
+        Some(only) => Err(Error::LimitedTo(only.clone())),
         None => Ok(()),
     }
 }

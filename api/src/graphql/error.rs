@@ -18,8 +18,8 @@ pub const BUSY: &str = "The service is overloaded. Try again in a moment.";
 pub enum Error {
     /// The request has no token.
     Unauthenticated,
-    /// The token does not allow these arguments.
-    Forbidden,
+    /// The token may act for this client only.
+    LimitedTo(String),
     /// The token does not have this scope.
     MissingScope(&'static str),
     BadUserInput(String),
@@ -44,7 +44,7 @@ impl Error {
     fn code(&self) -> &'static str {
         match self {
             Error::Unauthenticated => "UNAUTHENTICATED",
-            Error::Forbidden | Error::MissingScope(_) => "FORBIDDEN",
+            Error::LimitedTo(_) | Error::MissingScope(_) => "FORBIDDEN",
             Error::BadUserInput(_) => "BAD_USER_INPUT",
             Error::Busy => "SERVER_BUSY",
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
@@ -57,7 +57,7 @@ impl Error {
     fn message(&self) -> String {
         match self {
             Error::Unauthenticated => "A valid bearer token is required.".into(),
-            Error::Forbidden => "The token does not allow this.".into(),
+            Error::LimitedTo(client) => format!("The token is limited to client {client}."),
             Error::MissingScope(scope) => format!("The token needs the scope `{scope}`."),
             Error::BadUserInput(message) => message.clone(),
             Error::Busy => BUSY.into(),

@@ -129,7 +129,7 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
         Outcome::Placed(event) => (event, false),
         Outcome::Replayed(event) => (event, true),
         Outcome::Rejected(rejections) => {
-            let user_errors = user_errors(rejections, "clientId");
+            let user_errors = user_errors(rejections, "clientId", app.currency);
             return Ok(PlaceOrderPayload { order: None, client_version: None, replayed: false, user_errors });
         }
     };
@@ -159,7 +159,7 @@ async fn refund_order(
             OrderPayload { order, client_version: Some(client_version), replayed, user_errors: Vec::new() }
         }
         Err(rejections) => {
-            let user_errors = user_errors(rejections, "clientId");
+            let user_errors = user_errors(rejections, "clientId", app.currency);
             OrderPayload { order: None, client_version: None, replayed: false, user_errors }
         }
     })
@@ -173,7 +173,7 @@ async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Resul
     Ok(match registered.await? {
         Ok(Done { row, replayed: false }) => ClientPayload::registered(row, app.currency),
         Ok(done) => changed_client(app, done).await,
-        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
 
@@ -185,7 +185,7 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
     let updated = app.commands.update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx));
     Ok(match updated.await? {
         Ok(done) => changed_client(app, done).await,
-        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
 
@@ -196,7 +196,7 @@ async fn forget_client(ctx: &Context<'_>, input: ForgetClientInput) -> Result<Cl
         app.commands.forget_client(parse_id(&input.id), input.idempotency_key.as_deref(), origin(ctx)).await?;
     Ok(match forgotten {
         Ok(done) => changed_client(app, done).await,
-        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id")),
+        Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
 
@@ -229,7 +229,7 @@ fn product_payload(changed: Result<Done<product::Model>, Vec<Rejection>>, curren
             ProductPayload { product: Some(Product::of_row(row, currency)), replayed, user_errors: Vec::new() }
         }
         Err(rejections) => {
-            ProductPayload { product: None, replayed: false, user_errors: user_errors(rejections, "id") }
+            ProductPayload { product: None, replayed: false, user_errors: user_errors(rejections, "id", currency) }
         }
     }
 }

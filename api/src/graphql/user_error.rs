@@ -2,8 +2,10 @@
 
 use async_graphql::{Enum, SimpleObject};
 use entity::event::{MAX_LINES, MAX_NAME, MAX_QUANTITY, MAX_SKU};
+use iso_currency::Currency;
 
 use super::cost_directives::max_size;
+use super::scalars::Decimal;
 use crate::commands::Rejection;
 use crate::commands::idempotency::MAX_KEY_CHARACTERS;
 use crate::commands::refunds::rules::{MAX_REFUNDS, RefundRejection};
@@ -81,11 +83,11 @@ impl UserError {
 }
 
 /// Maps rejections. `client_field` is the field of the input that names the client.
-pub fn user_errors(rejections: Vec<Rejection>, client_field: &str) -> Vec<UserError> {
-    rejections.into_iter().map(|rejection| user_error(rejection, client_field)).collect()
+pub fn user_errors(rejections: Vec<Rejection>, client_field: &str, currency: Currency) -> Vec<UserError> {
+    rejections.into_iter().map(|rejection| user_error(rejection, client_field, currency)).collect()
 }
 
-fn user_error(rejection: Rejection, client_field: &str) -> UserError {
+fn user_error(rejection: Rejection, client_field: &str, currency: Currency) -> UserError {
     use UserErrorCode as Code;
     match rejection {
         Rejection::ClientNotFound => UserError::new(Code::ClientNotFound, "There is no such client.", &[client_field]),
@@ -147,7 +149,7 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
             UserError::new(Code::InvalidSku, message, &["sku"])
         }
         Rejection::SkuTaken => UserError::new(Code::SkuTaken, "Another product has this SKU.", &["sku"]),
-        Rejection::Refund(rejection) => refund_error(rejection),
+        Rejection::Refund(rejection) => refund_error(rejection, currency),
         Rejection::VersionLimitReached => UserError::new(
             Code::VersionLimitReached,
             "The highest version is reached: no more changes are possible.",
@@ -156,7 +158,7 @@ fn user_error(rejection: Rejection, client_field: &str) -> UserError {
     }
 }
 
-fn refund_error(rejection: RefundRejection) -> UserError {
+fn refund_error(rejection: RefundRejection, currency: Currency) -> UserError {
     use UserErrorCode as Code;
     let (code, message, field) = match rejection {
         RefundRejection::OrderNotFound => (Code::OrderNotFound, "There is no such order.".into(), "orderId"),
@@ -164,9 +166,15 @@ fn refund_error(rejection: RefundRejection) -> UserError {
             (Code::CancelWindowPassed, "The order was placed too long ago to be cancelled.".into(), "orderId")
         }
         RefundRejection::OrderCancelled => (Code::OrderCancelled, "The order is cancelled.".into(), "orderId"),
-        RefundRejection::OutOfRange => {
-            let message = "The amount is not above zero, more than is left of the order, or has more decimal places than the currency.";
-            (Code::RefundOutOfRange, message.into(), "amount")
+        RefundRejection::OutOfRange { left: ..1 } => {
+            (Code::RefundOutOfRange, "Nothing of the order is left to refund.".into(), "amount")
+        }
+        RefundRejection::OutOfRange { left } => {
+            let left = Decimal::from_minor(left, currency).into_text();
+            let message = format!(
+                "At most {left} is left to refund. The amount must be above zero and have no more decimal places than the currency."
+            );
+            (Code::RefundOutOfRange, message, "amount")
         }
         RefundRejection::TooManyRefunds => {
             let message = format!("The order has been refunded {MAX_REFUNDS} times. It can still be cancelled.");

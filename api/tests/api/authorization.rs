@@ -40,7 +40,7 @@ async fn each_operation_requires_its_scope_and_a_client_token_only_reaches_its_c
     ] {
         let response = api.graphql(&of_two, operation, json!({})).await;
         assert_eq!(code(&response), "FORBIDDEN", "{operation}");
-        assert_eq!(response["errors"][0]["message"], json!("The token does not allow this."));
+        assert_eq!(response["errors"][0]["message"], json!("The token is limited to client 2."));
         assert_eq!(response["errors"][0]["extensions"], json!({ "code": "FORBIDDEN" }), "nothing else is revealed");
     }
     assert_eq!(

@@ -15,7 +15,7 @@ use test_support::services::sql;
 use crate::support::{ALL_SCOPES, Api, Db, code, command, placed, postgres, sqlite, until};
 
 const FIELDS: &str = "order { id status refunded { amount } net { amount } cancelledAt cancelReason }
-                      clientVersion replayed userErrors { code field }";
+                      clientVersion replayed userErrors { code message field }";
 
 /// The response to a mutation. It is repeated while many others keep all connections to the database busy.
 async fn answer(api: &Api, token: &str, mutation: &str, input: Value) -> Value {
@@ -166,9 +166,13 @@ async fn parts_of_an_order_are_refunded_until_nothing_is_left() {
             let rejected = cancel_or_refund(&api, &id, Some(amount)).await;
             assert_eq!((codes(&rejected), &rejected["order"]), (vec!["REFUND_OUT_OF_RANGE"], &Value::Null), "{amount}");
             assert_eq!(rejected["userErrors"][0]["field"], json!(["input", "amount"]));
+            let message = rejected["userErrors"][0]["message"].as_str().unwrap();
+            assert!(message.starts_with("At most 1999.99 is left to refund."), "{message}");
         }
         assert_eq!(state(&cancel_or_refund(&api, &id, Some("1999.99")).await), expected("REFUNDED", "3000.00", "0.00"));
-        assert_eq!(codes(&cancel_or_refund(&api, &id, Some("0.01")).await), ["REFUND_OUT_OF_RANGE"]);
+        let rejected = cancel_or_refund(&api, &id, Some("0.01")).await;
+        assert_eq!(codes(&rejected), ["REFUND_OUT_OF_RANGE"]);
+        assert_eq!(rejected["userErrors"][0]["message"], "Nothing of the order is left to refund.");
         let cancelled = cancel_or_refund(&api, &id, None).await;
         assert_eq!(state(&cancelled), expected("CANCELLED", "3000.00", "0.00"));
 

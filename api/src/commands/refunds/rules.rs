@@ -20,8 +20,10 @@ pub enum RefundRejection {
     OrderNotFound,
     CancelWindowPassed,
     OrderCancelled,
-    /// Below one minor unit, or above what is left.
-    OutOfRange,
+    /// Below one minor unit, or above what is left, in minor units.
+    OutOfRange {
+        left: i64,
+    },
     TooManyRefunds,
     InvalidReason,
 }
@@ -115,7 +117,7 @@ impl LockedOrder {
             return Err(RefundRejection::TooManyRefunds.into());
         }
         let left = self.left.iter().sum();
-        amount.filter(|amount| (1..=left).contains(amount)).ok_or(RefundRejection::OutOfRange.into())
+        amount.filter(|amount| (1..=left).contains(amount)).ok_or(RefundRejection::OutOfRange { left }.into())
     }
 
     /// The name and the address are those of the client now, because the newest event of a client determines them. The reason can be
@@ -259,11 +261,13 @@ mod tests {
             (|window| command(RefundKind::Cancellation { window }), |amount| command(RefundKind::Part(amount)));
         let with_reason = |reason: &str, command| RefundOrder { reason: reason.into(), ..command };
         assert_eq!(of_refund(not_found(Err(vec![InvalidReason.into()]))), [OrderNotFound, InvalidReason]);
-        assert_eq!(rejections(locked_order(), &with_reason("a\nb", part(Some(0))), at(0)), [OutOfRange, InvalidReason]);
+        let out_of_range = OutOfRange { left: 15_000 };
+        let unclear = with_reason("a\nb", part(Some(0)));
+        assert_eq!(rejections(locked_order(), &unclear, at(0)), [out_of_range, InvalidReason]);
         for (amount, is_valid) in
             [(None, false), (Some(-1), false), (Some(1), true), (Some(15_000), true), (Some(15_001), false)]
         {
-            let expected = if is_valid { vec![] } else { vec![OutOfRange] };
+            let expected = if is_valid { vec![] } else { vec![out_of_range] };
             assert_eq!(rejections(locked_order(), &part(amount), at(0)), expected, "{amount:?}");
         }
         assert_eq!(rejections(locked_order(), &cancel(Some(HOUR)), at(3_600)), []);

@@ -45,7 +45,7 @@ pub async fn page(
     let (identity, app) = (authorize(ctx, READ_ORDERS)?, app(ctx));
     let (times, first) = (times(days)?, page_size(first, ORDERS)?);
     let client = match (&identity.client, client) {
-        (Some(only), Some(client)) if *only != *client => return Err(Error::Forbidden),
+        (Some(only), Some(client)) if *only != *client => return Err(Error::LimitedTo(only.clone())),
         (Some(_), _) => only_client(identity),
         // No order is of client 0.
         (None, client) => client.map(|client| parse_id(&client).unwrap_or(0)),
