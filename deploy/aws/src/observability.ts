@@ -40,8 +40,16 @@ export class Observability extends Construct {
     this.topic = new sns.Topic(this, 'Alarms', { enforceSSL: true });
     if (options.alarmEmail !== undefined) this.topic.addSubscription(new EmailSubscription(options.alarmEmail));
 
-    const { queue, deadLetters } = stores.queues;
-    const { cluster } = stores.database;
+    this.watchQueues();
+    this.watchApi();
+    this.watchDatabase();
+    this.watchReadModel();
+    if (options.collector) this.watchPrograms();
+    this.addDashboard();
+  }
+
+  private watchQueues(): void {
+    const { queue, deadLetters } = this.stores.queues;
     this.alarm('DeadLetters', {
       metric: deadLetters.metricApproximateNumberOfMessagesVisible(LARGEST),
       above: 0,
@@ -54,18 +62,26 @@ export class Observability extends Construct {
       minutes: 3,
       meaning: `Events are not applied: ${RUNBOOK}#the-lag-grows`,
     });
+  }
+
+  private watchApi(): void {
+    const { loadBalancer, targets } = this.services;
     this.alarm('Errors', {
-      metric: services.loadBalancer.metrics.httpCodeTarget(elb.HttpCodeTarget.TARGET_5XX_COUNT, { ...MINUTE, statistic: 'Sum' }),
+      metric: loadBalancer.metrics.httpCodeTarget(elb.HttpCodeTarget.TARGET_5XX_COUNT, { ...MINUTE, statistic: 'Sum' }),
       above: 5,
       minutes: 3,
       meaning: `The api responds with errors: ${RUNBOOK}#operations-fail`,
     });
     this.alarm('UnhealthyApis', {
-      metric: services.targets.metrics.unhealthyHostCount(LARGEST),
+      metric: targets.metrics.unhealthyHostCount(LARGEST),
       above: 0,
       minutes: 5,
       meaning: `An api reaches neither the database nor the read model: ${RUNBOOK}#health`,
     });
+  }
+
+  private watchDatabase(): void {
+    const { cluster } = this.stores.database;
     this.alarm('DatabaseCapacity', {
       metric: cluster.metric('ACUUtilization', MINUTE),
       above: 90,
@@ -79,6 +95,9 @@ export class Observability extends Construct {
       minutes: 5,
       meaning: `The database has many connections: ${RUNBOOK}#connections-to-postgresql`,
     });
+  }
+
+  private watchReadModel(): void {
     this.alarm('ReadModelMemory', {
       metric: this.cache('DatabaseMemoryUsagePercentage', 'Maximum'),
       above: 75,
@@ -97,12 +116,10 @@ export class Observability extends Construct {
       minutes: 1,
       meaning: `Redis has evicted keys: ${RUNBOOK}#redis-lost-data`,
     });
-    if (options.collector) this.addProgramAlarms();
-    this.addDashboard();
   }
 
   /** What only the programs know. The metrics have a value per task, and an alarm looks at the largest. */
-  private addProgramAlarms(): void {
+  private watchPrograms(): void {
     this.alarm('Outbox', {
       metric: this.program('api', 'orders_outbox_oldest_age_seconds'),
       above: 60,

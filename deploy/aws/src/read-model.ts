@@ -33,18 +33,29 @@ export class ReadModel extends Construct implements ec2.IConnectable {
     acknowledge(password, {
       'AwsSolutions-SMG4': 'An operator changes it in steps that disturb no program (docs/deploy-aws.md).',
     });
+    this.group = this.createGroup(vpc, securityGroup, this.createUsers(password), options);
+    this.environment = {
+      REDIS_URL: `rediss://${this.group.attrPrimaryEndPointAddress}:${this.group.attrPrimaryEndPointPort}`,
+      REDIS_USERNAME: USER,
+    };
+    this.secrets = { REDIS_PASSWORD: ecs.Secret.fromSecretsManager(password) };
+  }
+
+  private createUsers(password: secretsmanager.Secret): elasticache.CfnUserGroup {
     // Unique in an account and a region.
-    const prefix = Stack.of(this).stackName.toLowerCase();
+    const id = `${Stack.of(this).stackName.toLowerCase()}-read-model`;
     const user = new elasticache.CfnUser(this, 'User', {
       engine: 'valkey',
-      userId: `${prefix}-read-model`,
+      userId: id,
       userName: USER,
       accessString: ACCESS,
       // A reference that CloudFormation resolves: the template has no password.
       passwords: [password.secretValue.unsafeUnwrap()],
     });
-    const users = new elasticache.CfnUserGroup(this, 'Users', { engine: 'valkey', userGroupId: `${prefix}-read-model`, userIds: [user.ref] });
+    return new elasticache.CfnUserGroup(this, 'Users', { engine: 'valkey', userGroupId: id, userIds: [user.ref] });
+  }
 
+  private createGroup(vpc: ec2.Vpc, securityGroup: ec2.SecurityGroup, users: elasticache.CfnUserGroup, options: Options) {
     const subnets = new elasticache.CfnSubnetGroup(this, 'Subnets', {
       description: 'Read model',
       subnetIds: vpc.selectSubnets(STORES).subnetIds,
@@ -54,7 +65,7 @@ export class ReadModel extends Construct implements ec2.IConnectable {
       description: 'The read model must not lose keys',
       properties: { 'maxmemory-policy': 'noeviction' },
     });
-    this.group = new elasticache.CfnReplicationGroup(this, 'Group', {
+    const group = new elasticache.CfnReplicationGroup(this, 'Group', {
       replicationGroupDescription: 'Read model of the order service',
       engine: 'valkey',
       engineVersion: '8.0',
@@ -74,13 +85,9 @@ export class ReadModel extends Construct implements ec2.IConnectable {
       // Everything can be rebuilt from the database, which is newer than a snapshot.
       snapshotRetentionLimit: 0,
     });
-    acknowledge(this.group, {
+    acknowledge(group, {
       'AwsSolutions-AEC6': 'Users with passwords (RBAC) replace the token of AUTH.',
     });
-    this.environment = {
-      REDIS_URL: `rediss://${this.group.attrPrimaryEndPointAddress}:${this.group.attrPrimaryEndPointPort}`,
-      REDIS_USERNAME: USER,
-    };
-    this.secrets = { REDIS_PASSWORD: ecs.Secret.fromSecretsManager(password) };
+    return group;
   }
 }
