@@ -36,7 +36,7 @@ pub struct Settings {
     /// How long client(minVersion:) waits for the version, such as 2s; must be shorter than OPERATION_TIMEOUT
     #[arg(long, env, help_heading = "Limits", default_value = "2s", value_parser = duration)]
     pub read_wait: Duration,
-    /// How long after it was placed an order can be cancelled, such as 30d, by the clock of the api (unset: without limit)
+    /// How long after it was placed an order can be cancelled, such as 30d, by the clock of the database (unset: without limit)
     #[arg(long, env, help_heading = "Limits", value_parser = duration)]
     pub cancel_window: Option<Duration>,
     #[command(flatten)]

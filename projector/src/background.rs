@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::consume::activity::Activity;
-use crate::metrics;
 use crate::sweep::Sweep;
 use crate::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 
@@ -71,7 +70,6 @@ pub async fn sweep(
         .notify(|error, pause| warn!(?pause, "cannot sweep yet: {}", one_line(error.as_ref())));
     if let Some(db) = shutdown.run_until_cancelled(connected).await {
         let db = db?;
-        metrics::keep_database_clock(&db);
         let verifier = Verifier::new(db, read_model, database.currency, settings.in_flight, Repair::FromLog);
         Sweep::new(verifier, settings.sweep_interval, settings.sweep_period, activity).run(shutdown).await;
     }

@@ -4,10 +4,11 @@
 //! - [`replay`]: applies the event log; [`rebuild`]: makes a new generation of the read model from it
 //! - [`verify`]: compares the read model with the command database and repairs it; [`sweep`]: does that in the background,
 //!   started by [`background`]
-//! - [`metrics`]: what operators can measure
+//! - [`metrics`]: what operators can measure; [`clock`]: the time of the database
 //! - [`queues`]: creates the queue and its dead-letter queue, and handles dead letters
 
 pub mod background;
+pub mod clock;
 pub mod consume;
 pub mod metrics;
 pub mod queues;

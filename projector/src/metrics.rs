@@ -1,17 +1,15 @@
 //! The instruments of the projector. docs/metrics.md explains them, and a test compares it with them. The value of a label is a
 //! constant of the code.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use chrono::{TimeDelta, Utc};
 use entity::{Change, Event};
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
 use read_model::{Applied, Error};
 use runtime::telemetry::metrics::{Sample, is_on};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
+use crate::clock;
 use crate::consume::Consumer;
 use crate::consume::activity::Condition;
 use crate::queues::depth::{Depth, Queues};
@@ -20,8 +18,8 @@ static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("orders"));
 
 static LAG: LazyLock<Histogram<f64>> = LazyLock::new(|| {
     let histogram = METER.f64_histogram("orders_projection_lag_seconds");
-    let meaning = "From the time of an event until the read model has it; the end is on the clock of the database if the \
-                   projector has one";
+    let meaning = "From the time of an event until the read model has it, on the clock of the database; a projector without one \
+                   takes its own clock for the end";
     let seconds = vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0];
     histogram.with_description(meaning).with_unit("s").with_boundaries(seconds).build()
 });
@@ -48,13 +46,10 @@ pub static SWEEP_LAST_SUCCESS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
     gauge.with_description(meaning).with_unit("s").build()
 });
 
-/// How far the clock of the database is ahead of this one, in milliseconds; 0 as long as that is unknown.
-static DATABASE_CLOCK: AtomicI64 = AtomicI64::new(0);
-
 /// Counts events and their lag, right after they were applied.
 pub fn record_applied(events: &[Event], results: &[Result<Applied, Error>]) {
     BATCH_SIZE.record(events.len() as u64, &[]);
-    let now = Utc::now() + TimeDelta::milliseconds(DATABASE_CLOCK.load(Ordering::Relaxed));
+    let now = clock::now();
     for (event, result) in events.iter().zip(results) {
         let result = match result {
             Ok(Applied::Now) => {
@@ -130,31 +125,4 @@ fn observe_depth(depth: &Sample<Depth>, name: &'static str, meaning: &'static st
         }
     });
     gauge.with_description(meaning).build();
-}
-
-/// Keeps measuring how far the clock of the database is ahead.
-pub fn keep_database_clock(db: &DatabaseConnection) {
-    // The clock of SQLite is that of this machine.
-    if !is_on() || db.get_database_backend() != DbBackend::Postgres {
-        return;
-    }
-    let db = db.clone();
-    Sample::keep("the clock of the database", move || {
-        let db = db.clone();
-        async move {
-            let ahead = milliseconds_ahead(&db).await?;
-            DATABASE_CLOCK.store(ahead, Ordering::Relaxed);
-            Ok(())
-        }
-    });
-}
-
-async fn milliseconds_ahead(db: &DatabaseConnection) -> Result<i64, DbErr> {
-    let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) AS now";
-    let before = Utc::now();
-    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
-    // The server reads its clock in the middle of the round trip.
-    let here = before + (Utc::now() - before) / 2;
-    let now: i64 = row.map(|row| row.try_get("", "now")).transpose()?.unwrap_or_default();
-    Ok(now - here.timestamp_millis())
 }

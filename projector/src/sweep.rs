@@ -21,6 +21,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use self::round::Round;
+use crate::clock;
 use crate::consume::activity::Activity;
 use crate::metrics::{SWEEP_DIFFERENCES, SWEEP_LAST_SUCCESS};
 use crate::verify::{Finding, FirstMissed, Verifier};
@@ -47,8 +48,8 @@ pub struct Sweep {
     /// Activity of the projector in this process. While it lags, missing events are still in the queue, so nothing is compared.
     activity: Arc<Activity>,
     lease: Lease,
-    /// All changes before this time have been compared.
-    changes: DateTime<Utc>,
+    /// All changes before this time have been compared; `None` before the first look.
+    changes: Option<DateTime<Utc>>,
     /// Present while this projector is the one that sweeps.
     round: Option<Round>,
     first_missed: FirstMissed,
@@ -60,7 +61,6 @@ pub struct Sweep {
 
 impl Sweep {
     pub fn new(verifier: Verifier, interval: Duration, period: Duration, activity: Arc<Activity>) -> Sweep {
-        let changes = Utc::now() - verifier.in_flight - LOOK_BACK;
         let lease = Lease {
             read_model: verifier.read_model.clone(),
             sweep: Uuid::now_v7().to_string(),
@@ -72,7 +72,7 @@ impl Sweep {
             period,
             activity,
             lease,
-            changes,
+            changes: None,
             round: None,
             first_missed: FirstMissed::default(),
             suspects: BTreeSet::new(),
@@ -113,6 +113,7 @@ impl Sweep {
     ///
     /// Comparing all sums may take longer than the lease, so the lease is renewed meanwhile. The run ends when the lease is lost.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
+        clock::measure(&self.verifier.db).await?;
         if self.activity.is_lagging() {
             self.is_repairing = false;
             return Ok(Vec::new());
@@ -129,14 +130,16 @@ impl Sweep {
     }
 
     async fn compare_next(&mut self) -> anyhow::Result<Vec<Finding>> {
-        let until = (Utc::now() - MIN_AGE.min(self.verifier.in_flight)).min(self.changes + MAX_SPAN);
+        let now = clock::now();
+        let changes = self.changes.unwrap_or(now - self.verifier.in_flight - LOOK_BACK);
+        let until = (now - MIN_AGE.min(self.verifier.in_flight)).min(changes + MAX_SPAN);
         let mut subjects = self.first_missed.missed_for(self.verifier.in_flight);
-        subjects.extend(self.verifier.changed_between(least_id_at(self.changes), least_id_at(until)).await?);
+        subjects.extend(self.verifier.changed_between(least_id_at(changes), least_id_at(until)).await?);
         subjects.sort();
         subjects.dedup();
         let mut findings = self.compare(subjects).await?;
         log(&findings);
-        self.changes = self.changes.max(until);
+        self.changes = Some(changes.max(until));
         match self.verifier.sample(SAMPLE, &mut self.first_missed).await {
             Ok(some) => {
                 log(&some);

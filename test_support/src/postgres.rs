@@ -62,3 +62,17 @@ fn directory() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions.map(|version| version.path().join("bin")).max()
 }
+
+/// Sets the clock of a database forward, or back with a negative interval, for `clock_timestamp()` in sessions that begin from now on.
+pub async fn shift_clock(url: &str, interval: &str) {
+    let db = Database::connect(url).await.unwrap();
+    let shifted = format!("SELECT pg_catalog.clock_timestamp() + interval '{interval}'");
+    let name = url.rsplit('/').next().unwrap();
+    for statement in [
+        format!("CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ {shifted} $$"),
+        format!("ALTER DATABASE \"{name}\" SET search_path = public, pg_catalog"),
+    ] {
+        db.execute_unprepared(&statement).await.unwrap();
+    }
+    db.close().await.unwrap();
+}

@@ -1,5 +1,6 @@
 //! Registering and updating clients.
 
+use chrono::{DateTime, Utc};
 use email_address::{EmailAddress, Options};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ClientDetails, MAX_NAME};
 use entity::{ClientChanged, Event, Subject, client, order_event};
@@ -10,9 +11,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::clock::{self, Timed, timed};
 use super::database::begin;
 use super::idempotency::{self, Done, Scope};
-use super::{Commands, Origin, Outcome, Rejection, both, new_event, next_version, valid_name};
+use super::{Commands, Origin, Outcome, Rejection, both, id_at, new_event, next_version, valid_name};
 
 impl Commands {
     pub async fn register_client(
@@ -28,7 +30,9 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let _turn = self.turn_of_key(&key).await;
-        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        let transaction = begin(&self.db).await?;
+        let time = clock::now(&transaction).await?;
+        let event_id = id_at(time);
         if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
             return Ok(earlier.replay(client_of, |client| client.name == name && client.email == email));
         }
@@ -43,7 +47,7 @@ impl Commands {
         let unless_taken = OnConflict::column(client::Column::Email).do_nothing().to_owned();
         match client::Entity::insert(new).on_conflict(unless_taken).exec_with_returning(&transaction).await {
             Ok(client) => {
-                self.commit(transaction, event(event_id, CLIENT_REGISTERED, &client, origin)).await?;
+                self.commit(transaction, event(event_id, CLIENT_REGISTERED, &client, time, origin)).await?;
                 Ok(Ok(Done::now(client)))
             }
             // No row was inserted.
@@ -72,10 +76,11 @@ impl Commands {
         let _turn = self.turns.take(&subject).await;
         let transaction = begin(&self.db).await?;
         // Orders of the client wait for the lock, so that its versions have no gap.
-        let Some(mut client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
+        let locked = timed(&transaction, client::Entity::find_by_id(id).lock_exclusive()).one(&transaction).await?;
+        let Some(Timed { row: mut client, time }) = locked else {
             return Ok(Err(vec![Rejection::ClientNotFound]));
         };
-        let event_id = Uuid::now_v7();
+        let event_id = id_at(time);
         if let Some(earlier) = self.claim(&transaction, &key, &(&name, &email), event_id).await? {
             let agrees = |client: &client::Model| {
                 name.as_ref().is_none_or(|name| *name == client.name)
@@ -103,7 +108,7 @@ impl Commands {
         }
         match update_row(&transaction, &client).await {
             Ok(()) => {
-                self.commit(transaction, event(event_id, CLIENT_UPDATED, &client, origin)).await?;
+                self.commit(transaction, event(event_id, CLIENT_UPDATED, &client, time, origin)).await?;
                 Ok(Ok(Done::now(client)))
             }
             Err(error) => email_taken(error),
@@ -131,10 +136,10 @@ async fn update_row(transaction: &DatabaseTransaction, client: &client::Model) -
     update.col_expr(client::Column::Version, Expr::val(client.version)).exec(transaction).await.map(drop)
 }
 
-fn event(id: Uuid, r#type: &str, client: &client::Model, origin: Origin) -> order_event::Model {
+fn event(id: Uuid, r#type: &str, client: &client::Model, time: DateTime<Utc>, origin: Origin) -> order_event::Model {
     let data =
         ClientChanged { client_id: client.id, client_name: client.name.clone(), client_email: client.email.clone() };
-    new_event(id, r#type, Subject::Client(client.id), client.version, &data, origin)
+    new_event(id, r#type, Subject::Client(client.id), client.version, &data, time, origin)
 }
 
 /// The client after one of its events.

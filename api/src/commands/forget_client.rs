@@ -10,12 +10,12 @@ use entity::{ClientChanged, Subject, client, order_event};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::clients::client_of;
+use super::clock::{Timed, timed};
 use super::database::begin;
 use super::idempotency::{self, Done, Scope, mask_keys};
-use super::{Commands, Origin, Outcome, Rejection, new_event, next_version};
+use super::{Commands, Origin, Outcome, Rejection, id_at, new_event, next_version};
 
 /// Events that the transaction of the change masks.
 const MASKED_AT_ONCE: i32 = 10_000;
@@ -43,10 +43,11 @@ impl Commands {
         loop {
             let transaction = begin(&self.db).await?;
             // Orders of the client wait for the lock, and are rejected then.
-            let Some(client) = client::Entity::find_by_id(id).lock_exclusive().one(&transaction).await? else {
+            let locked = timed(&transaction, client::Entity::find_by_id(id).lock_exclusive()).one(&transaction).await?;
+            let Some(Timed { row: client, time }) = locked else {
                 return Ok(Err(vec![Rejection::ClientNotFound]));
             };
-            let event_id = Uuid::now_v7();
+            let event_id = id_at(time);
             if let Some(earlier) = self.claim(&transaction, &key, &(), event_id).await? {
                 return Ok(earlier.replay(client_of, |_| true));
             }
@@ -72,7 +73,8 @@ impl Commands {
             }
             mask_events(&transaction, id, masked, client.version).await?;
             let data = mask_of(id);
-            let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, origin.without_client());
+            let origin = origin.without_client();
+            let event = new_event(event_id, CLIENT_FORGOTTEN, subject, version, &data, time, origin);
             let ClientChanged { client_name: name, client_email: email, .. } = data;
             let client = client::Model { name, email, version, forgotten_at: Some(event.occurred_at), ..client };
             mask_row(&transaction, &client).await?;

@@ -6,9 +6,11 @@
 //! - [`forget_client`]: masking the personal data of a client
 //! - [`idempotency`]: a repeated request gets the first result
 //! - [`turns`]: commands that need the same lock wait without a connection
+//! - [`clock`]: the time of an event
 //! - [`database`]: opening the database, and the kinds of its errors
 
 pub mod clients;
+mod clock;
 pub mod database;
 pub mod forget_client;
 pub mod idempotency;
@@ -19,7 +21,7 @@ mod turns;
 
 use std::sync::{Arc, Mutex};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use entity::event::MAX_NAME;
 use entity::text::{has_visible, is_noncharacter, is_printable};
 use entity::{Subject, order_event, outbox};
@@ -167,13 +169,14 @@ impl Commands {
     }
 }
 
-/// `id` is a UUID of version 7.
+/// `id` is a UUID of version 7, and `time` that of the database.
 fn new_event(
     id: Uuid,
     r#type: &str,
     subject: Subject,
     version: i32,
     data: &impl serde::Serialize,
+    time: DateTime<Utc>,
     origin: Origin,
 ) -> order_event::Model {
     let (client_id, product_id) = match subject {
@@ -187,7 +190,7 @@ fn new_event(
         version,
         r#type: r#type.to_owned(),
         payload: serde_json::to_value(data).expect("names and numbers always serialise"),
-        occurred_at: Utc::now().trunc_subsecs(3),
+        occurred_at: time,
         traceparent: origin.traceparent,
         actor: origin.actor,
         actor_is_client: origin.actor_is_client.then_some(true),

@@ -1,14 +1,16 @@
 //! Creating, changing and withdrawing products.
 
+use chrono::{DateTime, Utc};
 use entity::event::{MAX_TOTAL, PRODUCT_CREATED, PRODUCT_UPDATED, is_sku};
 use entity::{Change, Event, ProductChanged, Subject, order_event, product};
 use sea_orm::sea_query::LockType;
 use sea_orm::{ActiveModelTrait, ActiveValue, DbErr, EntityTrait, QuerySelect, SqlErr};
 use uuid::Uuid;
 
+use super::clock::{self, Timed, timed};
 use super::database::begin;
 use super::idempotency::{self, Done, Scope};
-use super::{Commands, Origin, Outcome, Rejection, as_new, both, new_event, next_version, valid_name};
+use super::{Commands, Origin, Outcome, Rejection, as_new, both, id_at, new_event, next_version, valid_name};
 
 pub struct NewProduct {
     pub name: String,
@@ -43,7 +45,9 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let _turn = self.turn_of_key(&key).await;
-        let (transaction, event_id) = (begin(&self.db).await?, Uuid::now_v7());
+        let transaction = begin(&self.db).await?;
+        let time = clock::now(&transaction).await?;
+        let event_id = id_at(time);
         let input = (&name, price, available, &sku);
         if let Some(earlier) = self.claim(&transaction, &key, &input, event_id).await? {
             let agrees = |product: &product::Model| {
@@ -61,7 +65,7 @@ impl Commands {
         };
         match product::Entity::insert(new).exec_with_returning(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(event_id, PRODUCT_CREATED, &product, origin)).await?;
+                self.commit(transaction, self.event(event_id, PRODUCT_CREATED, &product, time, origin)).await?;
                 Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
@@ -86,15 +90,18 @@ impl Commands {
         let transaction = begin(&self.db).await?;
         let found = match id {
             // `FOR UPDATE` would make orders wait, because their items refer to the product.
-            Some(id) => product::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(&transaction).await?,
+            Some(id) => {
+                let locking = product::Entity::find_by_id(id).lock(LockType::NoKeyUpdate);
+                timed(&transaction, locking).one(&transaction).await?
+            }
             None => None,
         };
         let not_found = Rejection::ProductNotFound { item: None };
-        let (before, (changes, key)) = match both(found.ok_or(not_found), valid) {
+        let (Timed { row: before, time }, (changes, key)) = match both(found.ok_or(not_found), valid) {
             Ok(valid) => valid,
             Err(rejections) => return Ok(Err(rejections)),
         };
-        let event_id = Uuid::now_v7();
+        let event_id = id_at(time);
         let Changes { name, price, available, sku } = &changes;
         if let Some(earlier) = self.claim(&transaction, &key, &(name, price, available, sku), event_id).await? {
             return Ok(earlier.replay(product_of, |product| changes.made_to(product.clone()) == *product));
@@ -111,14 +118,21 @@ impl Commands {
         };
         match as_new(product).update(&transaction).await {
             Ok(product) => {
-                self.commit(transaction, self.event(event_id, PRODUCT_UPDATED, &product, origin)).await?;
+                self.commit(transaction, self.event(event_id, PRODUCT_UPDATED, &product, time, origin)).await?;
                 Ok(Ok(Done::now(product)))
             }
             Err(error) => sku_taken(error),
         }
     }
 
-    fn event(&self, id: Uuid, r#type: &str, product: &product::Model, origin: Origin) -> order_event::Model {
+    fn event(
+        &self,
+        id: Uuid,
+        r#type: &str,
+        product: &product::Model,
+        time: DateTime<Utc>,
+        origin: Origin,
+    ) -> order_event::Model {
         let data = ProductChanged {
             product_id: product.id,
             name: product.name.clone(),
@@ -127,7 +141,7 @@ impl Commands {
             available: product.available,
             sku: product.sku.clone(),
         };
-        new_event(id, r#type, Subject::Product(product.id), product.version, &data, origin)
+        new_event(id, r#type, Subject::Product(product.id), product.version, &data, time, origin)
     }
 }
 

@@ -1,13 +1,16 @@
 //! Registering and changing clients and products, on both databases.
 
+use chrono::{SubsecRound, TimeDelta, Utc};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRODUCT_CREATED, PRODUCT_UPDATED};
+use entity::order_event::least_id_at;
 use entity::{Event, client, order_event, order_item, product};
 use futures::future::{join_all, select_all};
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
+use test_support::postgres::shift_clock;
 
 use crate::outbox::number;
-use crate::support::{ALL_SCOPES, Api, Db, code, postgres, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, Db, code, migrate, open, postgres, sqlite, until};
 
 const REGISTER: &str = "mutation($input: RegisterClientInput!) { registerClient(input: $input) {
     client { id name email } clientVersion userErrors { code field } } }";
@@ -37,6 +40,35 @@ async fn log(db: &Db) -> Vec<order_event::Model> {
 async fn project(api: &Api, db: &Db) {
     let events: Vec<Event> = log(db).await.into_iter().map(|row| Event::from_row(row, "USD").unwrap()).collect();
     assert!(api.read_model.apply(&events).await.iter().all(Result::is_ok));
+}
+
+/// Whatever the clock of the api says.
+#[tokio::test]
+async fn an_event_has_the_time_of_the_database() {
+    let database = test_support::postgres::database().await;
+    migrate(&database.url).await;
+    shift_clock(&database.url, "-1 hour").await;
+    let db = Db::on(open(&database.url).await);
+    let api = Api::start(&db).await;
+    let began = Utc::now().trunc_subsecs(3) - TimeDelta::hours(1);
+    change(&api, REGISTER, json!({ "name": "Zoë", "email": "zoe@anemailprovider.com" })).await;
+    change(&api, UPDATE, json!({ "id": "4", "name": "Zoe" })).await;
+    change(&api, CREATE, json!({ "name": "Lamp", "price": "1.00" })).await;
+    change(&api, CHANGE, json!({ "id": "4", "price": "2.00" })).await;
+    let order = json!({ "clientId": "4", "items": [{ "productId": "4", "quantity": 2 }] });
+    let placed = change(&api, PLACE, order).await;
+    let refund = json!({ "orderId": placed["order"]["id"], "amount": "1.00", "reason": "late" });
+    change(&api, "mutation($input: RefundOrderInput!) { refundOrder(input: $input) { clientVersion } }", refund).await;
+    let forget = "mutation($input: ForgetClientInput!) { forgetClient(input: $input) { clientVersion } }";
+    change(&api, forget, json!({ "id": "4" })).await;
+
+    let ended = Utc::now() - TimeDelta::hours(1);
+    let events = order_event::Entity::find().order_by_asc(order_event::Column::Id).all(&db.connection).await.unwrap();
+    let events: Vec<_> = events.into_iter().filter(|row| row.actor.is_some()).collect();
+    assert_eq!(events.len(), 7);
+    assert!(events.iter().all(|row| (began..=ended).contains(&row.occurred_at)), "{began} to {ended}: {events:#?}");
+    assert!(events.iter().all(|row| row.id >= least_id_at(row.occurred_at)), "{events:#?}");
+    assert!(events.is_sorted_by_key(|row| row.occurred_at), "ids have the same sequence: {events:#?}");
 }
 
 #[tokio::test]

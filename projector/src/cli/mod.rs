@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use projector::clock;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use runtime::database::{self, Login};
 use runtime::settings::duration;
@@ -85,6 +86,7 @@ impl StoreArguments {
         let db = database::connect(login, CONCURRENT_CLIENTS as u32, Some(STATEMENT_TIMEOUT)).await?;
         let settings = &self.stored.read_model;
         database::check_currency(&db, settings.currency.code()).await?;
+        clock::measure(&db).await?;
         let read_model = settings.connect().await?;
         Ok(Verifier::new(db, read_model, settings.currency, self.in_flight, repair))
     }

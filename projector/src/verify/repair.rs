@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::counted::Evidence;
 use super::{Difference, Finding, Repair, StoreFailed, Verifier, database, read_model};
+use crate::clock;
 
 /// Events read and applied at once.
 const EVENTS: u64 = 1_000;
@@ -117,7 +118,7 @@ impl Verifier {
         stored: Option<&ProjectedClient>,
         mut evidence: Option<Evidence>,
     ) -> anyhow::Result<ClientLog> {
-        let until = Utc::now() - self.in_flight;
+        let until = clock::now() - self.in_flight;
         let mut log = ClientLog { counted: ProjectedClient::new(id), recent: BTreeMap::new(), settled: 0, until };
         let mut last = 0;
         while let Some(events) = self.next_events(id, last).await? {

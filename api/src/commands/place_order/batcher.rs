@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use chrono::Utc;
 use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
@@ -189,7 +188,7 @@ impl OrderBatcher {
         when_locked: WhenLocked,
     ) -> Result<Vec<Option<Outcome>>, PlaceError> {
         let span = self.transaction_span(orders);
-        let placing = super::place_by(&self.db, self.currency, orders, when_locked, Utc::now);
+        let placing = super::place_by(&self.db, self.currency, orders, when_locked, None);
         let placed = timeout(PLACE_TIMEOUT, placing).instrument(span.clone()).await;
         let placed = placed.unwrap_or_else(|_| Err(no_response()));
         let BatchOutcome { outcomes, outgoing } = placed.inspect_err(|_| {

@@ -79,7 +79,7 @@ pub async fn place(
     currency: Currency,
     orders: &[PlaceOrder],
 ) -> Result<BatchOutcome, PlaceError> {
-    place_all(db, currency, orders, Utc::now).await
+    place_all(db, currency, orders, None).await
 }
 
 /// As [`place`], at this time.
@@ -92,16 +92,16 @@ pub async fn place_at(
     orders: &[PlaceOrder],
     time: DateTime<Utc>,
 ) -> Result<BatchOutcome, PlaceError> {
-    place_all(db, currency, orders, || time).await
+    place_all(db, currency, orders, Some(time)).await
 }
 
 async fn place_all(
     db: &DatabaseConnection,
     currency: Currency,
     orders: &[PlaceOrder],
-    clock: impl Fn() -> DateTime<Utc>,
+    time: Option<DateTime<Utc>>,
 ) -> Result<BatchOutcome, PlaceError> {
-    let BatchOutcome { outcomes, outgoing } = place_by(db, currency, orders, WhenLocked::Wait, clock).await?;
+    let BatchOutcome { outcomes, outgoing } = place_by(db, currency, orders, WhenLocked::Wait, time).await?;
     Ok(BatchOutcome { outcomes: outcomes.into_iter().flatten().collect(), outgoing })
 }
 
@@ -111,9 +111,9 @@ async fn place_by(
     currency: Currency,
     orders: &[PlaceOrder],
     when_locked: WhenLocked,
-    clock: impl Fn() -> DateTime<Utc>,
+    time: Option<DateTime<Utc>>,
 ) -> Result<BatchOutcome<Option<Outcome>>, PlaceError> {
-    let prepared = prepare(db, currency, orders, when_locked, clock).await;
+    let prepared = prepare(db, currency, orders, when_locked, time).await;
     let (transaction, batch) = prepared.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
@@ -127,12 +127,11 @@ async fn prepare(
     currency: Currency,
     orders: &[PlaceOrder],
     when_locked: WhenLocked,
-    clock: impl Fn() -> DateTime<Utc>,
+    time: Option<DateTime<Utc>>,
 ) -> Result<(DatabaseTransaction, BatchOutcome<Option<Outcome>>), DbErr> {
     let transaction = begin(db).await?;
     let (mut book, locked) = sql::open_book(&transaction, currency, orders, when_locked).await?;
-    // After the wait for the locks, so that the times of a client's events are in the sequence of its versions.
-    let time = clock().trunc_subsecs(3);
+    let time = time.map_or(book.now, |time| time.trunc_subsecs(3));
     let is_skipped = |order: &PlaceOrder| order.client_id.is_some_and(|client| locked.contains(&client));
     let outcomes = orders.iter().map(|order| (!is_skipped(order)).then(|| book.decide(order, time)));
     let outcomes: Vec<Option<Outcome>> = outcomes.collect();

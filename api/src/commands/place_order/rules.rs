@@ -18,16 +18,19 @@ pub struct Book {
     pub(super) products: HashMap<i64, product::Model>,
     /// By client and idempotency key. `None` if another command has used the key.
     pub(super) earlier: HashMap<(i64, String), Option<Event<OrderPlaced>>>,
+    /// When the last client was locked. So the times of a client's events are in the sequence of its versions.
+    pub(super) now: DateTime<Utc>,
 }
 
 impl Book {
-    /// Without earlier orders.
+    /// Without earlier orders and a time.
     pub fn new(currency: Currency, clients: Vec<client::Model>, products: Vec<product::Model>) -> Book {
         Book {
             currency,
             clients: clients.into_iter().map(|client| (client.id, client)).collect(),
             products: products.into_iter().map(|product| (product.id, product)).collect(),
             earlier: HashMap::new(),
+            now: DateTime::default(),
         }
     }
 
@@ -148,6 +151,7 @@ mod tests {
                 .map(|p| (p.id, p))
                 .into(),
             earlier: HashMap::new(),
+            now: DateTime::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use super::rules::Book;
 use super::{PlaceOrder, WhenLocked};
 use crate::commands::as_new;
 use crate::commands::clients::raise_version;
+use crate::commands::clock::timed;
 use crate::commands::database::is_one_pair_of;
 use crate::commands::idempotency::{Scope, is_valid_key};
 use crate::orders::placed_event;
@@ -36,7 +37,10 @@ pub async fn open_book(
         WhenLocked::Wait => clients.lock_exclusive(),
         WhenLocked::Skip => clients.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked),
     };
-    let clients = clients.all(db).await?;
+    let clients = timed(db, clients).all(db).await?;
+    // Without any client no order is placed.
+    let now = clients.iter().map(|client| client.time).max().unwrap_or_default();
+    let clients: Vec<client::Model> = clients.into_iter().map(|client| client.row).collect();
     let locked = match when_locked {
         WhenLocked::Wait => HashSet::new(),
         WhenLocked::Skip => skipped(db, ids, &clients).await?,
@@ -47,7 +51,7 @@ pub async fn open_book(
         .all(db)
         .await?;
     let earlier = earlier_orders(db, currency, commands).await?;
-    Ok((Book { earlier, ..Book::new(currency, clients, products) }, locked))
+    Ok((Book { earlier, now, ..Book::new(currency, clients, products) }, locked))
 }
 
 /// The clients with these ids that exist, except those that are `found`.

@@ -33,7 +33,7 @@ pub struct RefundOrder {
 pub enum RefundKind {
     /// Cancels the order: refunds all that is left of it.
     Cancellation {
-        /// How long after it was placed the order can be cancelled, by the clock of this process.
+        /// How long after it was placed the order can be cancelled, by the clock of the database.
         window: Option<Duration>,
     },
     /// Refunds an amount in minor units. `None` is not a valid amount.
@@ -85,18 +85,18 @@ impl Commands {
     /// have no gap, an order is cancelled once, and no more is refunded than its total. To cancel a cancelled order again is a
     /// repeated request, also without a key.
     pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<RefundedOrder>> {
-        self.refund_order_by(command, Utc::now).await
+        self.refund_order_by(command, None).await
     }
 
     /// As [`Commands::refund_order`], at this time.
     pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<RefundedOrder>> {
-        self.refund_order_by(command, || time).await
+        self.refund_order_by(command, Some(time)).await
     }
 
     async fn refund_order_by(
         &self,
         command: &RefundOrder,
-        clock: impl Fn() -> DateTime<Utc>,
+        time: Option<DateTime<Utc>>,
     ) -> Outcome<Done<RefundedOrder>> {
         let found = sql::find_order(&self.db, command).await?;
         let subject = Subject::Client(found.map_or(0, |(_, client)| client));
@@ -111,8 +111,7 @@ impl Commands {
         let Some(locked) = sql::lock_order(&transaction, self.currency, order, client).await? else {
             return Ok(Err(rules::not_found(reason)));
         };
-        // After the wait for the lock, so that the times of a client's events are in the sequence of its versions.
-        let time = locked.time(clock().trunc_subsecs(3));
+        let time = locked.time(time.map(|time| time.trunc_subsecs(3)));
         let event_id = id_at(time);
         if let Some(earlier) = self.claim(&transaction, &key, &command.input(), event_id).await? {
             let refunded = earlier.replay(refund_by, |(refund, _)| command.is_for(refund));

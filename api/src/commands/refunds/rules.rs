@@ -33,6 +33,8 @@ pub enum RefundRejection {
 pub struct LockedOrder {
     pub order: StoredOrder,
     pub client: client::Model,
+    /// The time when the client was locked.
+    pub now: DateTime<Utc>,
     /// The number of its refunds, without the cancellation.
     pub refunds: usize,
     /// The version of the client after the cancellation.
@@ -95,9 +97,10 @@ pub fn valid_reason(reason: &str) -> Result<String, Rejection> {
 }
 
 impl LockedOrder {
-    /// The time of an event now. It is not before the order was placed, even if the clocks of two processes differ.
-    pub fn time(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        now.max(self.order.placed.time)
+    /// The time of an event at a given time or else now. It is not before the order was placed, even if the clock of the database was
+    /// corrected since, or is that of another server.
+    pub fn time(&self, given: Option<DateTime<Utc>>) -> DateTime<Utc> {
+        given.unwrap_or(self.now).max(self.order.placed.time)
     }
 
     pub fn is_of_forgotten_client(&self) -> bool {
@@ -207,6 +210,7 @@ mod tests {
         LockedOrder {
             order: StoredOrder::new(placed),
             client,
+            now: at(0),
             refunds: 0,
             cancelled_version: None,
             left: vec![10_000, 5_000],
@@ -219,7 +223,7 @@ mod tests {
     }
 
     fn decide(locked: LockedOrder, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
-        let time = locked.time(now);
+        let time = locked.time(Some(now));
         super::decide(locked, command, valid_reason(&command.reason).map_err(Into::into), Uuid::nil(), time)
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::RefundOrder;
 use super::rules::LockedOrder;
 use crate::commands::clients::raise_version;
+use crate::commands::clock::{Timed, timed};
 use crate::commands::{Origin, as_new, new_event};
 use crate::orders;
 use runtime::database::is_one_of;
@@ -30,9 +31,10 @@ pub async fn lock_order(
     id: Uuid,
     client_id: i64,
 ) -> Result<Option<LockedOrder>, DbErr> {
-    let client = client::Entity::find_by_id(client_id).lock_exclusive().one(db).await?;
+    let client = timed(db, client::Entity::find_by_id(client_id).lock_exclusive()).one(db).await?;
     // Read under the lock: other requests may have changed the order meanwhile.
-    let (Some(client), Some(order)) = (client, orders::order(db, id, currency).await?) else { return Ok(None) };
+    let order = orders::order(db, id, currency).await?;
+    let (Some(Timed { row: client, time: now }), Some(order)) = (client, order) else { return Ok(None) };
     let refunds = order_refund::Entity::find().filter(order_refund::Column::OrderId.eq(id)).all(db).await?;
     let totals: Option<Vec<i64>> = order.placed.data.lines.iter().map(Line::total).collect();
     let mut left =
@@ -47,7 +49,7 @@ pub async fn lock_order(
     }
     let cancelled_version = refunds.iter().find(|refund| refund.cancels).map(|refund| refund.version);
     let refunds = refunds.iter().filter(|refund| !refund.cancels).count();
-    Ok(Some(LockedOrder { order, client, refunds, cancelled_version, left }))
+    Ok(Some(LockedOrder { order, client, now, refunds, cancelled_version, left }))
 }
 
 /// Changes the order, inserts the refund, and raises the client's version. Returns the event.
@@ -80,8 +82,8 @@ pub async fn write(
     order_refund_item::Entity::insert_many(items).exec_without_returning(db).await?;
     raise_version(db, placed.client_id, event.version).await?;
     let r#type = if cancels { ORDER_CANCELLED } else { ORDER_REFUNDED };
-    let row = new_event(event.id, r#type, Subject::Client(placed.client_id), event.version, &event.data, origin);
-    Ok(order_event::Model { occurred_at: event.time, ..row })
+    let subject = Subject::Client(placed.client_id);
+    Ok(new_event(event.id, r#type, subject, event.version, &event.data, event.time, origin))
 }
 
 /// Without the lines of which nothing is refunded.
