@@ -76,9 +76,9 @@ async fn main() -> Exit {
 }
 
 async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
-    let telemetry = telemetry::start("api")?;
+    let mut telemetry = telemetry::start("api")?;
     logging::init(settings.log, &telemetry)?;
-    metrics::start(settings.metrics).await?;
+    metrics::start(settings.metrics, &mut telemetry).await?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;

@@ -14,12 +14,13 @@ use cli::Command;
 use projector::background::{self, CommandDatabase, SweepSettings};
 use projector::consume::{Consumer, health};
 use projector::{queues, rebuild};
+use runtime::Exit;
 use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
 use runtime::telemetry::metrics::{self, MetricsSettings};
-use runtime::{Exit, telemetry};
+use runtime::telemetry::{self, Telemetry};
 use tracing::info;
 
 #[global_allocator]
@@ -77,16 +78,16 @@ async fn main() -> Exit {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let telemetry = telemetry::start("projector")?;
+    let mut telemetry = telemetry::start("projector")?;
     logging::init(cli.settings.log, &telemetry)?;
     match cli.command {
         Some(command) => command.run().await,
-        None => consume(cli.settings).await.map(|()| ExitCode::SUCCESS),
+        None => consume(cli.settings, &mut telemetry).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
-async fn consume(settings: Settings) -> anyhow::Result<()> {
-    metrics::start(settings.metrics).await?;
+async fn consume(settings: Settings, telemetry: &mut Telemetry) -> anyhow::Result<()> {
+    metrics::start(settings.metrics, telemetry).await?;
     let database = settings.database();
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
     // Before the read model: an empty Redis would store a currency that the database refuses.

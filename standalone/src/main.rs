@@ -76,9 +76,9 @@ async fn main() -> Exit {
 }
 
 async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -> anyhow::Result<()> {
-    let telemetry = telemetry::start("standalone")?;
+    let mut telemetry = telemetry::start("standalone")?;
     logging::init(settings.log, &telemetry)?;
-    metrics::start(settings.metrics).await?;
+    metrics::start(settings.metrics, &mut telemetry).await?;
     if settings.tokens.jwt_secret.is_none() && settings.tokens.jwt_jwks_url.is_none() {
         settings.tokens.jwt_secret = Some(format!("{}{}", Uuid::new_v4(), Uuid::new_v4()));
     }

@@ -1,6 +1,6 @@
-//! An OpenTelemetry collector that keeps the spans it gets.
+//! An OpenTelemetry collector that keeps the spans and the names of the metrics that it gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::post;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1 as proto;
@@ -47,17 +48,30 @@ pub struct Collector {
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: String,
     spans: Arc<Mutex<Vec<Span>>>,
+    metrics: Arc<Mutex<BTreeMap<String, Process>>>,
+}
+
+/// A process that sends metrics: what it says of itself, and the names of its metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    pub attributes: BTreeMap<String, String>,
+    pub metrics: BTreeSet<String>,
 }
 
 impl Collector {
     pub async fn start() -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let collector = Collector { endpoint, spans: Arc::default() };
-        let routes = Router::new().route("/v1/traces", post(collect)).layer(DefaultBodyLimit::disable());
-        let router = routes.with_state(collector.clone());
+        let collector = Collector { endpoint, ..Collector::default() };
+        let routes = Router::new().route("/v1/traces", post(collect)).route("/v1/metrics", post(collect_metrics));
+        let router = routes.layer(DefaultBodyLimit::disable()).with_state(collector.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         collector
+    }
+
+    /// For `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`.
+    pub fn traces(&self) -> String {
+        format!("{}/v1/traces", self.endpoint)
     }
 
     /// A collector that never responds. Returns its endpoint.
@@ -92,6 +106,11 @@ impl Collector {
         self.spans.lock().unwrap().clone()
     }
 
+    /// The process that has sent metrics, or none.
+    pub fn metrics(&self, service: &str) -> Process {
+        self.metrics.lock().unwrap().get(service).cloned().unwrap_or_default()
+    }
+
     /// The spans so far with this name.
     pub fn named(&self, name: &str) -> Vec<Span> {
         self.spans().into_iter().filter(|span| span.name == name).collect()
@@ -105,6 +124,18 @@ async fn collect(State(collector): State<Collector>, body: Bytes) {
         let service = attributes.get("service.name").cloned().unwrap_or_default();
         let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans).map(|span| read(&service, span));
         collector.spans.lock().unwrap().extend(spans);
+    }
+}
+
+async fn collect_metrics(State(collector): State<Collector>, body: Bytes) {
+    let request = ExportMetricsServiceRequest::decode(body).unwrap();
+    for resource in request.resource_metrics {
+        let attributes = texts(resource.resource.unwrap_or_default().attributes);
+        let mut metrics = collector.metrics.lock().unwrap();
+        let process = metrics.entry(attributes["service.name"].clone()).or_default();
+        process.attributes = attributes;
+        let names = resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics).map(|metric| metric.name);
+        process.metrics.extend(names);
     }
 }
 

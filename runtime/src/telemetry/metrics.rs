@@ -1,5 +1,4 @@
-//! Metrics for Prometheus, on a listener of their own at `METRICS_ADDR`. Without that setting there is no listener, and the
-//! instruments do nothing.
+//! Metrics: for Prometheus, on a listener of their own at `METRICS_ADDR`, and over OTLP. Without either the instruments do nothing.
 //!
 //! Each crate declares its instruments in its `metrics.rs`; docs/metrics.md explains them.
 
@@ -8,18 +7,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::bail;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware, routing};
 use opentelemetry::{KeyValue, global};
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_prometheus::PrometheusExporter;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::{Export, Outage, Telemetry, is_exported, variable};
 use crate::http::{self, Limits, check_headers};
 use crate::one_line;
 use crate::settings::{listen, listen_address};
@@ -28,10 +34,12 @@ use crate::settings::{listen, listen_address};
 const LIMITS: Limits = Limits { idle_timeout: Duration::from_secs(75), max_connections: 20 };
 /// Pause between two readings of a [`Sample`].
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+/// The variable of the SDK.
+const INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 /// Limit for one reading.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whether there is a listener.
+/// Whether anybody gets metrics.
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -42,12 +50,33 @@ pub struct MetricsSettings {
     metrics_addr: Option<SocketAddr>,
 }
 
-/// Starts metrics if the settings ask for them. Instruments that were used before would stay without effect, so this comes first.
+/// Starts metrics if the settings or the variables of the SDK ask for them. Instruments that were used before would stay without effect,
+/// so this comes first.
 ///
 /// # Errors
-/// When nobody can listen on the address.
-pub async fn start(settings: MetricsSettings) -> anyhow::Result<()> {
-    let Some(address) = settings.metrics_addr else { return Ok(()) };
+/// When nobody can listen on the address, or a variable is invalid.
+pub async fn start(settings: MetricsSettings, telemetry: &mut Telemetry) -> anyhow::Result<()> {
+    let (is_pushed, outage) = (is_exported("METRICS")?, Arc::<Outage>::default());
+    if settings.metrics_addr.is_none() && !is_pushed {
+        return Ok(());
+    }
+    let mut provider = SdkMeterProvider::builder().with_resource(telemetry.resource.clone());
+    if let Some(address) = settings.metrics_addr {
+        provider = provider.with_reader(serve(address).await?);
+    }
+    if is_pushed {
+        provider = provider.with_reader(push(outage.clone())?);
+    }
+    let provider = provider.build();
+    global::set_meter_provider(provider.clone());
+    telemetry.metrics = is_pushed.then_some(PushedMetrics { provider, outage });
+    IS_ON.store(true, Ordering::Relaxed);
+    record_build();
+    Ok(())
+}
+
+/// Serves the metrics until the process ends, so that a drain can be observed.
+async fn serve(address: SocketAddr) -> anyhow::Result<PrometheusExporter> {
     let listener = listen(address, "METRICS_ADDR").await?;
     let registry = Registry::new();
     // The instruments have the names that Prometheus shows, with unit and `_total`.
@@ -56,21 +85,66 @@ pub async fn start(settings: MetricsSettings) -> anyhow::Result<()> {
         .without_units()
         .without_counter_suffixes()
         .without_target_info()
-        .scope_info_enabled(false);
-    global::set_meter_provider(SdkMeterProvider::builder().with_reader(reader.build()?).build());
-    IS_ON.store(true, Ordering::Relaxed);
-    record_build();
+        .scope_info_enabled(false)
+        .build()?;
     info!(address = %listener.local_addr()?, "serving metrics");
     let router = Router::new()
         .route("/metrics", routing::get(text))
         .layer(middleware::from_fn(check_headers))
         .with_state(registry);
-    // It ends with the process, so that a drain can be observed.
     tokio::spawn(http::serve(listener, router, LIMITS, CancellationToken::new()));
-    Ok(())
+    Ok(reader)
 }
 
-/// Whether anybody can read metrics. If not, nothing needs to be read from stores for them.
+/// Sends the metrics to a collector, at intervals that the SDK reads from its variable.
+fn push(outage: Arc<Outage>) -> anyhow::Result<PeriodicReader<Exporter>> {
+    if let Some(interval) = variable(INTERVAL)
+        && !interval.parse().is_ok_and(|milliseconds: u64| milliseconds > 0)
+    {
+        bail!("{INTERVAL} is {interval:?}: write the milliseconds between two exports");
+    }
+    let otlp = MetricExporter::builder().with_http().build()?;
+    Ok(PeriodicReader::builder(Exporter { otlp, outage }).build())
+}
+
+/// Metrics that are sent to a collector.
+pub(super) struct PushedMetrics {
+    provider: SdkMeterProvider,
+    outage: Arc<Outage>,
+}
+
+impl PushedMetrics {
+    /// Exports the last values. `None` if the collector does not respond.
+    pub(super) fn last_export(&self) -> Option<Export> {
+        let provider = self.provider.clone();
+        (!self.outage.is_likely()).then(|| Box::new(move || provider.shutdown()) as Export)
+    }
+}
+
+struct Exporter {
+    otlp: MetricExporter,
+    outage: Arc<Outage>,
+}
+
+impl PushMetricExporter for Exporter {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        self.outage.watch("metrics", self.otlp.export(metrics)).await
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.otlp.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.otlp.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.otlp.temporality()
+    }
+}
+
+/// Whether anybody gets metrics. If not, nothing needs to be read from stores for them.
 pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }

@@ -3,22 +3,26 @@
 //! The settings are those of every program with an OpenTelemetry SDK:
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>. docs/tracing.md lists the useful ones.
 //!
-//! - [`metrics`]: for Prometheus, with a listener of their own
+//! - [`metrics`]: for Prometheus, with a listener of their own, and over OTLP
 //! - [`traces`]: spans, and the trace contexts that travel with events
 
 pub mod metrics;
 pub mod traces;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{bail, ensure};
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use self::metrics::PushedMetrics;
 use self::traces::Traces;
 
 /// How much longer a program may run at its end to export the rest.
@@ -29,33 +33,71 @@ const SLOW_CALL: Duration = Duration::from_millis(500);
 /// Exports in the background until it is dropped.
 #[must_use]
 pub struct Telemetry {
+    /// Describes this process.
+    resource: Resource,
     traces: Option<Traces>,
+    metrics: Option<PushedMetrics>,
 }
 
-/// Starts what is configured. `service` is the name of the program.
+/// Starts traces if they are configured; metrics start later, see [`metrics::start`]. `service` is the name of the program.
 ///
 /// # Errors
 /// When a setting is invalid.
 pub fn start(service: &'static str) -> anyhow::Result<Telemetry> {
-    let traces = match is_exported("TRACES") {
-        true => Some(Traces::start(resource(service))?),
+    let resource = resource(service);
+    let traces = match is_exported("TRACES")? {
+        true => Some(Traces::start(resource.clone())?),
         false => None,
     };
-    Ok(Telemetry { traces })
+    Ok(Telemetry { resource, traces, metrics: None })
 }
 
+/// Exports the rest of a signal.
+type Export = Box<dyn FnOnce() -> OTelSdkResult + Send>;
+
 impl Drop for Telemetry {
+    /// Exports the rest of both signals at the same time. The SDK has no time limit of its own for metrics.
     fn drop(&mut self) {
-        if let Some(traces) = &self.traces {
-            traces.shutdown(SHUTDOWN_TIMEOUT);
+        let (finished, all_finished) = mpsc::channel::<()>();
+        let traces = self.traces.as_ref().and_then(Traces::last_export);
+        let metrics = self.metrics.as_ref().and_then(PushedMetrics::last_export);
+        for export in [traces, metrics].into_iter().flatten() {
+            let finished = finished.clone();
+            thread::spawn(move || {
+                // An outage is logged already.
+                let _ = export();
+                drop(finished);
+            });
         }
+        drop(finished);
+        let _ = all_finished.recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
-/// Whether a signal, such as `TRACES`, has an endpoint.
-fn is_exported(signal: &str) -> bool {
-    let endpoints = ["OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")];
-    endpoints.iter().any(|name| variable(name).is_some())
+/// Whether a signal, such as `TRACES`, has an endpoint and is not switched off.
+///
+/// # Errors
+/// When the variables of the SDK ask for something that is not built in.
+fn is_exported(signal: &str) -> anyhow::Result<bool> {
+    let of_signal = |name: &str| format!("OTEL_EXPORTER_OTLP_{signal}_{name}");
+    let endpoint = variable("OTEL_EXPORTER_OTLP_ENDPOINT").or_else(|| variable(&of_signal("ENDPOINT")));
+    let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    if endpoint.is_none() || is_disabled {
+        return Ok(false);
+    }
+    let exporter = format!("OTEL_{signal}_EXPORTER");
+    match variable(&exporter).as_deref() {
+        None | Some("otlp") => {}
+        Some("none") => return Ok(false),
+        Some(other) => bail!("{exporter} is {other:?}: write otlp or none"),
+    }
+    let protocol = variable(&of_signal("PROTOCOL")).or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    let is_built_in = protocol.as_ref().is_none_or(|protocol| protocol == "http/protobuf");
+    ensure!(
+        is_built_in,
+        "OTEL_EXPORTER_OTLP_PROTOCOL is {protocol:?}: write http/protobuf, which collectors take on port 4318"
+    );
+    Ok(true)
 }
 
 /// Reads a variable of the OpenTelemetry SDK. An empty one counts as not set.
@@ -87,20 +129,23 @@ struct Outage {
 }
 
 impl Outage {
-    fn begin_call(&self) {
-        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// `what` was exported, such as `traces`, or not.
-    fn end_call(&self, what: &str, failure: Option<&dyn std::error::Error>) {
-        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        match (self.is_going_on.swap(failure.is_some(), Ordering::Relaxed), failure) {
-            (false, Some(error)) => {
+    /// Makes a call that exports `what`, such as `traces`. A failure is logged here only: the SDK would log each failed call.
+    async fn watch(&self, what: &str, call: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
+        self.set_waiting(Some(Instant::now()));
+        let exported = call.await;
+        self.set_waiting(None);
+        match (self.is_going_on.swap(exported.is_err(), Ordering::Relaxed), exported) {
+            (false, Err(error)) => {
                 warn!("cannot export {what} to OTEL_EXPORTER_OTLP_ENDPOINT; they are lost meanwhile: {error}");
             }
-            (true, None) => info!("exporting {what} again"),
+            (true, Ok(())) => info!("exporting {what} again"),
             _ => {}
         }
+        Ok(())
+    }
+
+    fn set_waiting(&self, since: Option<Instant>) {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     fn is_likely(&self) -> bool {

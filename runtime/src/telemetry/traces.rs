@@ -21,7 +21,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::{Layer, Registry};
 
-use super::{Outage, Telemetry, variable};
+use super::{Export, Outage, SHUTDOWN_TIMEOUT, Telemetry, variable};
 
 /// The part of the traces that is recorded by default: to record all of them costs much of the throughput, see docs/tracing.md.
 const DEFAULT_RATIO: f64 = 0.01;
@@ -54,12 +54,10 @@ impl Traces {
         Ok(Traces { provider: provider.build(), outage })
     }
 
-    /// Exports the last spans. Does not wait for a collector that does not respond.
-    pub(super) fn shutdown(&self, limit: Duration) {
-        if !self.outage.is_likely() {
-            // The SDK logs a failure.
-            let _ = self.provider.shutdown_with_timeout(limit);
-        }
+    /// Exports the last spans. `None` if the collector does not respond.
+    pub(super) fn last_export(&self) -> Option<Export> {
+        let provider = self.provider.clone();
+        (!self.outage.is_likely()).then(|| Box::new(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)) as Export)
     }
 }
 
@@ -110,7 +108,6 @@ fn default_sampler() -> anyhow::Result<Option<Sampler>> {
     }
 }
 
-/// Exports spans, and reports an outage of the collector itself: the SDK would log each failed call.
 #[derive(Debug)]
 struct Exporter {
     otlp: SpanExporter,
@@ -119,10 +116,7 @@ struct Exporter {
 
 impl trace::SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.outage.begin_call();
-        let exported = self.otlp.export(batch).await;
-        self.outage.end_call("traces", exported.as_ref().err().map(|error| error as _));
-        Ok(())
+        self.outage.watch("traces", self.otlp.export(batch)).await
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -214,12 +208,16 @@ mod tests {
         }
     }
 
+    fn telemetry(traces: Option<Traces>) -> Telemetry {
+        Telemetry { resource: Resource::builder_empty().build(), traces, metrics: None }
+    }
+
     /// The spans that are recorded because their parents are.
     fn recorded(make: impl FnOnce()) -> Vec<SpanData> {
         let recorder = Recorder::default();
         let never = Sampler::ParentBased(Box::new(Sampler::AlwaysOff));
         let provider = SdkTracerProvider::builder().with_sampler(never).with_simple_exporter(recorder.clone()).build();
-        let telemetry = Telemetry { traces: Some(Traces { provider, outage: Arc::default() }) };
+        let telemetry = telemetry(Some(Traces { provider, outage: Arc::default() }));
         with_default(tracing_subscriber::registry().with(telemetry.layer()), make);
         recorder.0.lock().unwrap().clone()
     }
@@ -257,8 +255,7 @@ mod tests {
 
     #[test]
     fn without_telemetry_a_span_has_no_context() {
-        let telemetry = Telemetry { traces: None };
-        with_default(tracing_subscriber::registry().with(telemetry.layer()), || {
+        with_default(tracing_subscriber::registry().with(telemetry(None).layer()), || {
             let span = info_span!("span");
             set_parent(&span, Some(RECORDED));
             let _entered = span.enter();

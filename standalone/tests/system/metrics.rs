@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use test_support::gate::{Gate, Passage};
 use test_support::metrics::{Labels, Metric, scrape};
+use test_support::otlp::Collector;
+use test_support::postgres::shift_clock;
 use test_support::process::{Process, repository_file};
 use test_support::services::Stores;
 use test_support::sqs;
@@ -101,7 +103,10 @@ struct Measured {
 
 impl Measured {
     async fn start() -> Measured {
-        let mut stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+        Measured::start_on(tokio::task::spawn_blocking(Stores::prepared).await.unwrap()).await
+    }
+
+    async fn start_on(mut stores: Stores) -> Measured {
         let (database, endpoint) = (stores.get("DATABASE_URL").to_owned(), stores.get("AWS_ENDPOINT_URL").to_owned());
         let host = database.split('@').next_back().unwrap().split('/').next().unwrap();
         let postgres = Gate::in_front_of(host).await;
@@ -214,6 +219,84 @@ async fn a_store_that_hangs_delays_no_scrape_and_has_no_sample() {
     measured.queue.set(Passage::Open);
     for (address, metric) in of_stores {
         measured.until_has(address, metric).await;
+    }
+}
+
+/// The value of a metric without labels.
+async fn value(address: &str, metric: &str) -> f64 {
+    let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_default()
+}
+
+/// That clock is an hour behind the clocks of the api and of the projector.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_is_measured_on_the_clock_of_the_database() {
+    let stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+    shift_clock(stores.get("DATABASE_URL"), "-1 hour").await;
+    let measured = Measured::start_on(stores).await;
+    measured.until_has(&measured.projector, "orders_sweep_last_success_timestamp_seconds").await;
+    let read = async |metric| value(&measured.projector, &format!("orders_projection_lag_seconds_{metric}")).await;
+    // The events of the sample data are older.
+    until("the sample data are applied", async || read("count").await >= 6.0).await;
+    let before = read("sum").await;
+    measured.user.place("1", &SAMPLE_ORDER, None).await;
+    until("the order is applied", async || read("count").await >= 7.0).await;
+    let lag = read("sum").await - before;
+    assert!((0.0..60.0).contains(&lag), "{lag} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_sent_to_a_collector_also_at_the_end() {
+    let collector = Collector::start().await;
+    let documented = documented();
+    for (service, interval) in [("often", "50"), ("at-the-end", "600000")] {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint),
+            ("OTEL_METRIC_EXPORT_INTERVAL", interval),
+            ("OTEL_SERVICE_NAME", service),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+        ];
+        let (process, user) = crate::standalone::start(&variables);
+        let (_, version) = user.place("1", &SAMPLE_ORDER, None).await;
+        user.client_at("1", version).await;
+        if service == "often" {
+            let names = || collector.metrics(service).metrics;
+            until("metrics arrive", async || names().contains("orders_projection_lag_seconds")).await;
+        }
+        assert!(tokio::task::block_in_place(|| process.terminate()).success());
+        let sent = collector.metrics(service);
+        assert!(sent.metrics.iter().all(|name| documented.contains_key(name)), "{sent:#?}");
+        for name in
+            ["orders_build_info", "orders_operations_total", "orders_projector_state", "orders_group_commit_size"]
+        {
+            assert!(sent.metrics.contains(name), "{name}: {sent:#?}");
+        }
+        assert_eq!(sent.attributes["deployment.environment.name"], "test");
+        assert!(sent.attributes.contains_key("service.instance.id"), "{sent:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_signal_can_be_switched_off() {
+    let collector = Collector::start().await;
+    for (service, off) in
+        [("metrics", "OTEL_TRACES_EXPORTER"), ("traces", "OTEL_METRICS_EXPORTER"), ("none", "OTEL_SDK_DISABLED")]
+    {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("OTEL_SERVICE_NAME", service),
+            (off, if service == "none" { "true" } else { "none" }),
+        ];
+        let (process, user) = crate::standalone::start(&variables);
+        user.graphql("{ __typename }").await;
+        assert!(tokio::task::block_in_place(|| process.terminate()).success());
+        let (has_metrics, has_spans) = (
+            !collector.metrics(service).metrics.is_empty(),
+            collector.spans().iter().any(|span| span.service == service),
+        );
+        assert_eq!((has_metrics, has_spans), (service == "metrics", service == "traces"), "{service}");
     }
 }
 
