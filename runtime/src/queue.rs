@@ -6,6 +6,8 @@ use anyhow::{bail, ensure};
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
 use crate::one_line;
 
@@ -53,4 +55,21 @@ pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<Qu
             bail!("cannot reach the queue {url} (QUEUE_URL, AWS_ENDPOINT_URL): {}", one_line(&error))
         }
     }
+}
+
+/// The span of a call with several messages, such as `send`, by the
+/// [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/).
+pub fn span(operation: &'static str, url: &str, messages: usize) -> Span {
+    info_span!(
+        "messages",
+        otel.name = %format_args!("{operation} orders"),
+        otel.kind = "client",
+        messaging.system = "aws_sqs",
+        messaging.operation.name = operation,
+        messaging.operation.type = operation,
+        messaging.destination.name = name(url),
+        messaging.batch.message_count = messages,
+        otel.status_code = Empty,
+        error.type = Empty,
+    )
 }

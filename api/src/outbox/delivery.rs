@@ -1,6 +1,7 @@
 //! Decides which events share a call. No event waits longer than [`PATIENCE`] for the call of another.
 
 use std::pin::pin;
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ impl Delivery {
         let limit = if batch.len() == 1 { PATIENCE } else { CALL_TIMEOUT };
         self.suspects().begin(&batch.iter().map(|event| event.id).collect::<Vec<_>>());
         let delivery = self.clone();
-        let mut call = tokio::spawn(async move { delivery.call(batch, limit).await });
+        let mut call = tokio::spawn(async move { delivery.call(&batch, limit).await });
         if let Ok(sent) = timeout(PATIENCE + TICK, &mut call).await {
             return sent.ok();
         }
@@ -109,9 +110,8 @@ impl Delivery {
     }
 
     /// Makes a call that has begun.
-    async fn call(&self, batch: Vec<Outgoing>, limit: Duration) -> Sent {
+    async fn call(&self, batch: &[Outgoing], limit: Duration) -> Sent {
         let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
-        let traceparents: Vec<Option<String>> = batch.iter().map(|event| event.traceparent.clone()).collect();
         let mut sent = self.queue.send(batch, limit).await;
         let change = self.suspects().end(&ids, &mut sent);
         self.ended.notify_one();
@@ -122,10 +122,9 @@ impl Delivery {
             None => {}
         }
         for (event_id, reason) in &sent.refused {
-            let traceparent =
-                ids.iter().zip(&traceparents).find(|(id, _)| *id == event_id).and_then(|(_, of_it)| of_it.as_deref());
+            let event = batch.iter().find(|event| event.id == *event_id);
             let log = || warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
-            LogContext::run_for_event(traceparent, log);
+            LogContext::run_for_event(event.and_then(|event| event.traceparent.as_deref()), log);
         }
         sent
     }
@@ -207,11 +206,10 @@ impl Delivery {
     /// Sends an event alone, for which a call has begun.
     pub async fn attempt(&self, event: Outgoing) -> Sent {
         let is_first = !self.suspects().has_failed_alone(event.id);
-        let (id, traceparent) = (event.id, event.traceparent.clone());
-        let sent = self.call(vec![event], if is_first { PATIENCE } else { FURTHER_ATTEMPT }).await;
+        let sent = self.call(slice::from_ref(&event), if is_first { PATIENCE } else { FURTHER_ATTEMPT }).await;
         if let (true, Some(error), false) = (is_first, &sent.error, self.suspects().is_down()) {
-            let log = || warn!(event_id = %id, "an event cannot be published; it stays in the outbox: {error}");
-            LogContext::run_for_event(traceparent.as_deref(), log);
+            let log = || warn!(event_id = %event.id, "an event cannot be published; it stays in the outbox: {error}");
+            LogContext::run_for_event(event.traceparent.as_deref(), log);
         }
         sent
     }

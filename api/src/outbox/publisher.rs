@@ -175,13 +175,13 @@ impl Queue {
     }
 
     /// Sends a batch of events with one call.
-    pub(super) async fn send(&self, batch: Vec<Outgoing>, limit: Duration) -> Sent {
-        let span = spans::send(&self.url, &batch);
+    pub(super) async fn send(&self, batch: &[Outgoing], limit: Duration) -> Sent {
+        let span = spans::send(&self.url, batch);
         let entries = batch.iter().map(|event| event.entry(!span.is_disabled())).collect();
         crash_point(crash_points::RELAY_MID_BATCHES);
         let request = self.client.send_message_batch().queue_url(&self.url).set_entries(Some(entries));
         OUTBOX_BATCH_SIZE.record(batch.len() as u64, &[]);
-        let ids = batch.into_iter().map(|event| event.id).collect();
+        let ids = batch.iter().map(|event| event.id).collect();
         let fail = |code: &str| {
             span.record("otel.status_code", "ERROR").record("error.type", code);
         };
@@ -316,7 +316,7 @@ mod tests {
     async fn send_failing(events: usize, status: u16, code: &str) -> Sent {
         let error = json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": "no" });
         let queue = queue(move |_| (status, error.clone())).await;
-        queue.send((0..events).map(|_| event(1)).collect(), CALL_TIMEOUT).await
+        queue.send(&(0..events).map(|_| event(1)).collect::<Vec<_>>(), CALL_TIMEOUT).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -347,7 +347,7 @@ mod tests {
             (200, response)
         })
         .await;
-        let sent = queue.send(events, CALL_TIMEOUT).await;
+        let sent = queue.send(&events, CALL_TIMEOUT).await;
         assert_eq!((sent.accepted, sent.refused), (vec![ids[0]], vec![(ids[2], "Some".into())]));
         assert_eq!(sent.pending, [ids[1]]);
         assert!(sent.has_response && sent.error.is_some());

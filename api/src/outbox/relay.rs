@@ -283,7 +283,8 @@ impl Relay {
         }
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
         let send = async |calls: Vec<Vec<Outgoing>>| -> Vec<Sent> {
-            let calls = stream::iter(calls).map(|batch| self.delivery.queue.send(batch, RETRY_TIMEOUT));
+            let call = async |batch: Vec<Outgoing>| self.delivery.queue.send(&batch, RETRY_TIMEOUT).await;
+            let calls = stream::iter(calls).map(call);
             calls.buffer_unordered(CONCURRENT_RETRIES).collect().await
         };
         let alone = |events: Vec<Outgoing>| events.into_iter().map(|event| vec![event]).collect::<Vec<_>>();

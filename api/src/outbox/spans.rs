@@ -5,7 +5,6 @@
 use entity::order_event;
 use runtime::queue;
 use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
-use tracing::field::Empty;
 use tracing::{Span, info_span};
 
 use super::publisher::Outgoing;
@@ -28,19 +27,9 @@ pub fn create(event: &mut order_event::Model) {
     }
 }
 
-/// The span of a call that publishes events.
+/// The span of a call that publishes events, linked to their creation.
 pub(super) fn send(queue_url: &str, batch: &[Outgoing]) -> Span {
-    let span = info_span!(
-        "send orders",
-        otel.kind = "client",
-        messaging.system = "aws_sqs",
-        messaging.operation.name = "send",
-        messaging.operation.type = "send",
-        messaging.destination.name = queue::name(queue_url),
-        messaging.batch.message_count = batch.len(),
-        otel.status_code = Empty,
-        error.type = Empty,
-    );
+    let span = queue::span("send", queue_url, batch.len());
     set_batch(&span, batch.iter().filter_map(|event| event.traceparent.as_deref()));
     span
 }

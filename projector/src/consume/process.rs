@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use entity::Event;
 use read_model::{Applied, Error};
 use runtime::logging::LogContext;
-use runtime::{crash_point, crash_points, one_line};
+use runtime::{crash_point, crash_points, one_line, queue};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Level, debug, event_enabled, field, warn};
@@ -155,7 +155,7 @@ impl Consumer {
         if messages.is_empty() {
             return;
         }
-        let span = spans::settle(&self.queue_url, &messages);
+        let span = queue::span("settle", &self.queue_url, messages.len());
         let entries = messages.into_iter().enumerate().map(|(index, message)| {
             let handle = message.receipt_handle.unwrap_or_default();
             let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);

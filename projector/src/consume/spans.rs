@@ -14,15 +14,7 @@ use tracing::{Span, info_span};
 
 /// The messages of a receive call, from their arrival until they are deleted.
 pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
-    let span = info_span!(
-        "receive orders",
-        otel.kind = "client",
-        messaging.system = "aws_sqs",
-        messaging.operation.name = "receive",
-        messaging.operation.type = "receive",
-        messaging.destination.name = queue::name(queue_url),
-        messaging.batch.message_count = messages.len(),
-    );
+    let span = queue::span("receive", queue_url, messages.len());
     if !span.is_disabled() {
         let creators: Vec<String> = messages.iter().filter_map(creator).collect();
         set_batch(&span, creators.iter().map(String::as_str));
@@ -76,20 +68,6 @@ pub fn apply<'a>(events: usize, messages: impl Iterator<Item = &'a String>) -> S
     let span = info_span!("apply", messaging.batch.message_count = events, otel.status_code = Empty);
     set_batch(&span, messages.map(String::as_str));
     span
-}
-
-/// A call that deletes messages.
-pub fn settle(queue_url: &str, messages: &[Message]) -> Span {
-    info_span!(
-        "settle orders",
-        otel.kind = "client",
-        messaging.system = "aws_sqs",
-        messaging.operation.name = "delete",
-        messaging.operation.type = "settle",
-        messaging.destination.name = queue::name(queue_url),
-        messaging.batch.message_count = messages.len(),
-        otel.status_code = Empty,
-    )
 }
 
 /// The context of the span that created the event of a message.
