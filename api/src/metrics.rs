@@ -81,13 +81,13 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     });
     connections.with_description("Connections of the pool to the command database").build();
 
-    let waiting = METER.u64_observable_gauge("orders_database_waiting");
-    let waiting = waiting.with_callback(move |observer| {
+    let exhausted = METER.u64_observable_gauge("orders_database_exhausted");
+    let exhausted = exhausted.with_callback(move |observer| {
         let Pool { size, idle, max } = pool();
         observer.observe((idle == 0 && size >= max).into(), &[]);
     });
-    let meaning = "1 while all connections are used, so that further statements wait for one; otherwise 0";
-    waiting.with_description(meaning).build();
+    let meaning = "1 while all connections are used, so that each further statement waits for one; otherwise 0";
+    exhausted.with_description(meaning).build();
 
     let pending = METER.u64_observable_gauge("orders_outbox_pending_events");
     let backlog = queue.backlog.subscribe();
