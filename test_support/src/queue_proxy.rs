@@ -52,13 +52,14 @@ pub struct QueueProxy {
     endpoint: String,
     http: reqwest::Client,
     state: Arc<Mutex<(Mode, StdRng)>>,
+    sent: Arc<Mutex<Value>>,
 }
 
 impl QueueProxy {
     /// Serves until the test ends. Returns also its URL.
     pub async fn start(endpoint: String, seed: u64) -> (QueueProxy, String) {
         let state = Arc::new(Mutex::new((Mode::Works, StdRng::seed_from_u64(seed))));
-        let proxy = QueueProxy { endpoint, http: reqwest::Client::new(), state };
+        let proxy = QueueProxy { endpoint, http: reqwest::Client::new(), state, sent: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = axum::Router::new().route("/", post(QueueProxy::call)).with_state(proxy.clone());
@@ -70,9 +71,17 @@ impl QueueProxy {
         self.state.lock().unwrap().0 = mode;
     }
 
+    /// The entries of the last call that sent messages.
+    pub fn last_sent(&self) -> Vec<Value> {
+        self.sent.lock().unwrap()["Entries"].as_array().cloned().unwrap_or_default()
+    }
+
     async fn call(State(proxy): State<QueueProxy>, headers: HeaderMap, body: Bytes) -> Response {
         let mode = proxy.state.lock().unwrap().0;
         let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
+        if sends {
+            *proxy.sent.lock().unwrap() = serde_json::from_slice(&body).unwrap();
+        }
         match mode {
             // Like SQS, it finishes a call even if the caller is gone.
             Mode::Works => tokio::spawn(async move { proxy.forward(&headers, body).await }).await.unwrap(),

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use futures::{SinkExt, StreamExt};
 use runtime::crash_points::PROJECTOR_BEFORE_APPLY;
 use serde_json::{Value, json};
+use test_support::otlp::Collector;
 use test_support::process::{Process, command, free_address, memory_mebibytes, signal};
+use test_support::queue_proxy::{Mode, QueueProxy};
 use test_support::services::Stores;
 use test_support::until;
 use test_support::user::{ALL_SCOPES, SECRET, User, status};
@@ -63,6 +65,39 @@ async fn one_trace_id_leads_from_a_request_to_its_event() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 3, "each request without a trace gets its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_has_the_ids_of_the_span_in_which_it_was_written() {
+    let collector = Collector::start().await;
+    let traced = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint), ("OTEL_TRACES_SAMPLER", "always_on")];
+    let (process, user) = start(&[&[JSON, ("RUST_LOG", "info,projector=debug")], &traced[..]].concat());
+    post(&user, "traced", None, PLACE).await;
+    let operation = line(&process, &[("message", &"operation".into()), ("request_id", &"traced".into())]).await;
+    let applied = line(&process, &[("message", &"applied".into()), ("trace_id", &operation["trace_id"])]).await;
+    assert!(tokio::task::block_in_place(|| process.terminate()).success());
+    for (line, name) in [(operation, "POST /graphql"), (applied, "process orders")] {
+        let spans = collector.named(name);
+        let span = spans.iter().find(|span| line["span_id"] == *span.id);
+        assert_eq!(span.map(|span| &*span.trace), line["trace_id"].as_str(), "{line}: {spans:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_the_relay_about_an_event_have_the_trace_id_of_its_request() {
+    let mut stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+    let (proxy, url) = QueueProxy::start(stores.get("AWS_ENDPOINT_URL").to_owned(), 1).await;
+    stores.set("AWS_ENDPOINT_URL", &url);
+    stores.set("LOG_FORMAT", "json");
+    let api = Process::start("api", &[], &stores.variables());
+    let ready = line(&api, &[("message", &"ready".into())]).await;
+    let user = User::new(ready["address"].as_str().unwrap(), &stores.token(ALL_SCOPES, "1h"));
+    proxy.set(Mode::Refuses);
+    post(&user, "refused", None, PLACE).await;
+    let operation = line(&api, &[("message", &"operation".into()), ("request_id", &"refused".into())]).await;
+    let message = "the queue refused an event; it is sent again later: InternalError";
+    let refused = line(&api, &[("message", &message.into()), ("trace_id", &operation["trace_id"])]).await;
+    assert!(refused["event_id"].is_string(), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,9 @@ fn one<'a>(spans: &'a [Span], name: &str) -> &'a Span {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_order_is_one_trace_from_the_request_until_queries_see_it() {
     let collector = Collector::start().await;
-    let stores = traced_stores(&collector).await;
+    let mut stores = traced_stores(&collector).await;
+    let (proxy, url) = QueueProxy::start(stores.get("AWS_ENDPOINT_URL").to_owned(), 1).await;
+    stores.set("AWS_ENDPOINT_URL", &url);
     let services = spawn_blocking(|| Services::start_on(stores, 2)).await.unwrap();
     let (key, response) = place(&services.users[0], 1, &caller(1)).await;
     let version = response.unwrap()["data"]["placeOrder"]["clientVersion"].as_i64().unwrap();
@@ -133,11 +135,17 @@ async fn one_order_is_one_trace_from_the_request_until_queries_see_it() {
         assert!(!all.contains(secret), "{secret}: {all}");
     }
 
-    // The event is stored with the context of its creation.
+    // The event is stored and sent with the context of its creation.
     let db = Database::connect(stores.postgres.connection_uri()).await.unwrap();
     let query = "SELECT traceparent FROM order_events WHERE type = 'orders.OrderPlaced.v1'";
     let row = db.query_one_raw(sql(query)).await.unwrap().unwrap();
-    assert_eq!(row.try_get::<String>("", "traceparent").unwrap(), one("create orders").context());
+    let created = one("create orders");
+    assert_eq!(row.try_get::<String>("", "traceparent").unwrap(), created.context());
+    let [sent] = &proxy.last_sent()[..] else { panic!("one message: {:?}", proxy.last_sent()) };
+    let message: Value = serde_json::from_str(sent["MessageBody"].as_str().unwrap()).unwrap();
+    assert_eq!(message["traceparent"], created.context());
+    let header = format!("Root=1-{}-{};Parent={};Sampled=1", &created.trace[..8], &created.trace[8..], created.id);
+    assert_eq!(sent["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"], header);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,6 +230,38 @@ async fn an_event_that_is_delivered_twice_becomes_visible_once() {
     assert!(spans.iter().all(|span| span.trace == caller(1)[3..35]), "{spans:#?}");
 }
 
+/// The read model loses everything, is repaired, and is rebuilt.
+#[tokio::test(flavor = "multi_thread")]
+async fn repairs_and_replays_have_traces_of_their_own_and_make_nothing_visible_again() {
+    let collector = Collector::start().await;
+    let mut stores = traced_stores(&collector).await;
+    for (name, value) in [("OTEL_TRACES_SAMPLER", "always_on"), ("SWEEP_INTERVAL", "100ms"), ("IN_FLIGHT", "1s")] {
+        stores.set(name, value);
+    }
+    let services = spawn_blocking(|| Services::start_on(stores, 1)).await.unwrap();
+    let (_, response) = place(&services.users[0], 1, &caller(1)).await;
+    let version = response.unwrap()["data"]["placeOrder"]["clientVersion"].as_i64().unwrap();
+    services.users[0].client_at("1", version).await;
+    let has_swept = |result: &str| collector.named("sweep").iter().any(|span| span.attribute("result") == result);
+    until("a sweep finds nothing", async || has_swept("nothing")).await;
+    let mut redis = services.stores.redis_client().get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    until("a sweep repairs", async || has_swept("repaired")).await;
+    services.users[0].client_at("1", version).await;
+    block_in_place(|| services.stores.run("projector", &["rebuild", "start"]));
+    stop(services);
+
+    let spans = collector.spans();
+    let replays: Vec<&Span> = spans.iter().filter(|span| span.name == "replay").collect();
+    assert!(!replays.is_empty() && replays.iter().all(|span| span.attribute("result") == "now"), "{replays:#?}");
+    let own = spans.iter().filter(|span| ["replay", "sweep"].contains(&&*span.name));
+    assert!(own.clone().all(|span| span.parent.is_empty() && span.trace != caller(1)[3..35]), "{spans:#?}");
+    let visible = spans.iter().filter(|span| span.name == "process orders" && span.attribute("result") == "now");
+    let events: Vec<&str> = visible.map(|span| span.attribute("cloudevents.event_id")).collect();
+    assert_eq!(events.iter().collect::<BTreeSet<_>>().len(), events.len(), "each event becomes visible once");
+    assert_eq!(spans.iter().filter(|span| span.trace == caller(1)[3..35] && span.name == "process orders").count(), 1);
+}
+
 /// Places orders while everything is recorded. Returns the 99th percentile of their times, and the time of the shutdown.
 async fn times(stores: &Stores, variables: &[(&str, &str)]) -> (Duration, Duration) {
     const WRITERS: usize = 8;
@@ -265,30 +305,31 @@ async fn a_collector_that_is_down_or_hangs_slows_down_neither_orders_nor_the_shu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_the_collector_is_logged_once() {
+async fn an_outage_of_the_collector_is_logged_once_for_each_signal() {
     let (endpoint, refusals) = Collector::refusing().await;
     let mut stores = spawn_blocking(Stores::prepared).await.unwrap();
     stores.set("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
     stores.set("OTEL_BSP_SCHEDULE_DELAY", "50");
+    stores.set("OTEL_METRIC_EXPORT_INTERVAL", "50");
     let mut api = Process::start("api", &[], &stores.variables());
     let user = User::new(&api.line_with("ready address="), &stores.token(ALL_SCOPES, "1h"));
     let mut n = 0;
     until("several calls fail", async || {
         n += 1;
         place(&user, 1, &caller(n)).await;
-        refusals.load(Ordering::SeqCst) >= 3
+        let has_line = |signal: &str| api.lines().iter().any(|line| line.contains(&format!("cannot export {signal}")));
+        refusals.load(Ordering::SeqCst) >= 10 && has_line("traces") && has_line("metrics")
     })
     .await;
-    api.line_with("cannot export traces");
     let output = api.output();
     assert!(block_in_place(|| api.terminate()).success());
     let lines = output.all();
     let about: Vec<_> = lines.iter().filter(|line| line.contains("xport") || line.contains("OTEL")).collect();
-    assert_eq!(about.len(), 1, "{about:#?}");
+    assert_eq!(about.len(), 2, "one of traces and one of metrics: {about:#?}");
 }
 
 #[test]
-fn a_wrong_sampler_is_refused() {
+fn a_wrong_variable_is_refused() {
     let variables = |name: &'static str, value: &'static str| {
         [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"), (name, value)]
     };
@@ -297,6 +338,11 @@ fn a_wrong_sampler_is_refused() {
         ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_TRACES_SAMPLER", "sometimes"),
         ("OTEL_TRACES_SAMPLER", "traceidratio"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
     ] {
         fails("api", &[], &variables(name, value), &[name]);
     }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use test_support::otlp::Collector;
 use test_support::process::{Process, command, free_address, program};
 use test_support::until;
 use test_support::user::User;
@@ -26,6 +27,13 @@ async fn logging_api(bench: &Bench, file: &str) -> (Process, String) {
     (api, address)
 }
 
+/// Another api on the same stores, with more variables.
+fn api_with(bench: &Bench, variables: &[(&str, &str)]) -> (Process, String) {
+    let mut api = Process::start("api", &[], &[&bench.stores.variables()[..], variables].concat());
+    let address = api.line_with("ready address=");
+    (api, address)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench` runs it on a release build"]
 async fn reads() {
@@ -43,6 +51,9 @@ async fn reads() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let (logging, logging_address) = logging_api(&bench, file.path().to_str().unwrap()).await;
+    let collector = Collector::start().await;
+    let (tracing, tracing_address) = api_with(&bench, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &collector.traces())]);
+    let (measured, measured_address) = api_with(&bench, &[("METRICS_ADDR", "127.0.0.1:0")]);
     let mut bare = Command::new(program("bare"));
     bare.arg("127.0.0.1:0").envs(bench.stores.variables());
     let mut bare = Process::spawn("bare", bare);
@@ -54,11 +65,20 @@ async fn reads() {
     for (_, address) in [&mercurius, &apollo, &yoga] {
         assert_eq!(User::new(address, &bench.token).graphql(query).await, ours);
     }
+    // Telemetry is a part of each of these programs. A build without it is not measured.
+    race(
+        "One client, with and without telemetry",
+        &[
+            bench.own("logs, traces and metrics off", "client"),
+            bench.server("its access log on", &logging, &logging_address, "client"),
+            bench.server("1 % of the traces recorded", &tracing, &tracing_address, "client"),
+            bench.server("its metrics on", &measured, &measured_address, "client"),
+        ],
+    );
     race(
         "One client: `client(id)`",
         &[
             bench.own("this service", "client"),
-            bench.server("this service, with its access log", &logging, &logging_address, "client"),
             Server { clients: MORE_THAN_CACHED, ..bench.own("this service, of 200 000 clients", "client") },
             bench.server("axum and Redis, no GraphQL", &bare, &bare_address, "plain"),
             bench.server("Mercurius, JIT", &mercurius.0, &mercurius.1, "client"),
