@@ -14,6 +14,7 @@
 //! - [`queue_proxy`]: a proxy in front of SQS that can fail in many ways
 //!
 //! Clients and data:
+//! - [`dump`]: everything that a store holds, as text
 //! - [`events`]: builders of events
 //! - [`fill`]: a store with any number of clients and orders
 //! - [`user`]: a user of an api
@@ -22,6 +23,7 @@
 //! - [`metrics`]: what Prometheus reads from a process
 //! - [`until`]: waiting for a condition
 
+pub mod dump;
 pub mod events;
 pub mod fill;
 pub mod gate;

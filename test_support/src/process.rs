@@ -127,8 +127,13 @@ impl Process {
     }
 
     /// Waits until the process ends by itself.
-    pub fn wait(mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn wait(self) -> ExitStatus {
+        self.wait_for(PATIENCE)
+    }
+
+    /// Waits until the process ends by itself, for so long at most.
+    pub fn wait_for(mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

@@ -33,8 +33,12 @@ impl Redis {
         until_up(&self.url).await;
     }
 
+    pub fn client(&self) -> redis::Client {
+        redis::Client::open(&*self.url).unwrap()
+    }
+
     pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
-        redis::Client::open(&*self.url).unwrap().get_multiplexed_async_connection().await.unwrap()
+        self.client().get_multiplexed_async_connection().await.unwrap()
     }
 
     /// Runs one command, given by its words.

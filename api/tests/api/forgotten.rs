@@ -5,6 +5,7 @@ use entity::{Event, client, order_event};
 use futures::future::join_all;
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder, Statement};
 use serde_json::{Value, json};
+use test_support::dump;
 use test_support::services::sql;
 
 use crate::reports::ask;
@@ -54,46 +55,6 @@ fn forget(id: &str) -> String {
     )
 }
 
-/// All rows of all tables, as text.
-async fn dump_postgres(db: &DatabaseConnection) -> String {
-    let tables = "SELECT table_name::text AS name FROM information_schema.tables WHERE table_schema = 'public'";
-    let mut dump = String::new();
-    for table in db.query_all_raw(sql(tables)).await.unwrap() {
-        let table: String = table.try_get("", "name").unwrap();
-        let rows = format!("SELECT coalesce(string_agg(row::text, ' '), '') AS rows FROM {table} AS row");
-        let rows: String = db.query_one_raw(sql(&rows)).await.unwrap().unwrap().try_get("", "rows").unwrap();
-        dump += &rows;
-    }
-    dump
-}
-
-/// All keys and values of a Redis.
-async fn dump_redis(server: &test_support::redis::Redis) -> String {
-    let mut dump = String::new();
-    for key in server.command::<Vec<String>>(&["KEYS", "*"]).await {
-        let read: Vec<&str> = match &*server.command::<String>(&["TYPE", &key]).await {
-            "hash" => vec!["HGETALL", &key],
-            "zset" => vec!["ZRANGE", &key, "0", "-1"],
-            "set" => vec!["SMEMBERS", &key],
-            "list" => vec!["LRANGE", &key, "0", "-1"],
-            "string" => vec!["GETRANGE", &key, "0", "-1"],
-            other => panic!("{key} is a {other}"),
-        };
-        let value = server.command::<redis::Value>(&read).await;
-        dump += &format!("{key} {}", text(&value));
-    }
-    dump
-}
-
-fn text(value: &redis::Value) -> String {
-    match value {
-        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned() + " ",
-        redis::Value::Array(values) | redis::Value::Set(values) => values.iter().map(text).collect(),
-        redis::Value::Map(pairs) => pairs.iter().map(|(key, value)| text(key) + &text(value)).collect(),
-        other => format!("{other:?} "),
-    }
-}
-
 fn has_personal_data(dump: &str) -> bool {
     ["zoe.private", "Private", "Zo\u{eb}"].iter().any(|part| dump.contains(part))
 }
@@ -105,7 +66,10 @@ async fn no_store_has_the_name_or_the_address_of_a_forgotten_client() {
     let id = a_client(&api).await;
     let before = log(&db.connection).await;
     assert!(api.read_model.apply(&parse(before.clone())).await.iter().all(Result::is_ok));
-    assert!(has_personal_data(&dump_postgres(&db.connection).await) && has_personal_data(&dump_redis(&server).await));
+    assert!(
+        has_personal_data(&dump::postgres(&db.connection).await)
+            && has_personal_data(&dump::redis(&server.client()).await)
+    );
     let sums = "{ clients { nodes { id total { amount } orderCount } } }";
     let sums_before = ask(&api, sums).await;
 
@@ -115,19 +79,19 @@ async fn no_store_has_the_name_or_the_address_of_a_forgotten_client() {
     let event = after.last().unwrap();
     assert_eq!((&*event.r#type, event.actor.as_deref()), (CLIENT_FORGOTTEN, Some("tester")));
     assert!(api.read_model.apply(&parse(vec![event.clone()])).await[0].is_ok());
-    for dump in [dump_postgres(&db.connection).await, dump_redis(&server).await] {
+    for dump in [dump::postgres(&db.connection).await, dump::redis(&server.client()).await] {
         assert!(!has_personal_data(&dump), "{dump}");
     }
     assert_eq!(ask(&api, sums).await, sums_before, "orders and sums stay");
 
     // Events that are still on their way, and dead letters, have lower versions.
     assert!(api.read_model.apply(&parse(before)).await.iter().all(Result::is_ok));
-    assert!(!has_personal_data(&dump_redis(&server).await));
+    assert!(!has_personal_data(&dump::redis(&server.client()).await));
     // A read model that is built from the log has only the mask.
     let (rebuilt_server, rebuilt) = redis().await;
     let api = Api::start_on(&db, rebuilt, queue().await, &[]).await;
     assert!(api.read_model.apply(&parse(after)).await.iter().all(Result::is_ok));
-    assert!(!has_personal_data(&dump_redis(&rebuilt_server).await));
+    assert!(!has_personal_data(&dump::redis(&rebuilt_server.client()).await));
     assert_eq!(ask(&api, sums).await, sums_before);
     let history = format!(
         "{{ client(id: {id}) {{ name email history {{ nodes {{ type actor reason changes {{ before after }} }} }} }} }}"

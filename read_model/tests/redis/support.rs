@@ -46,10 +46,18 @@ pub fn client_of(event: &Event) -> i64 {
     event.client().unwrap().id
 }
 
+/// The version that forgets a client.
+pub const FORGOTTEN: i32 = 12;
+
 /// The event of a client's version, the same each time it is delivered: at some time from now to five years ago. Version 6 takes
-/// back a half of the order of version 3, and version 5 the rest of it; version 11 cancels the order of version 7.
+/// back a half of the order of version 3, and version 5 the rest of it; version 11 cancels the order of version 7; version 12 forgets the
+/// client.
 pub fn dated(client_id: i64, version: i32, now: DateTime<Utc>) -> Event {
     let mut event = placed(client_id, version, now);
+    if version == FORGOTTEN {
+        let order = order_of(&mut event);
+        (order.client_name, order.client_email) = ("Forgotten client".into(), format!("forgotten-{client_id}@invalid"));
+    }
     if version % 4 == 0 {
         let OrderPlaced { client_id, client_name, client_email, .. } = order_of(&mut event).clone();
         event.data = Change::Client(ClientChanged { client_id, client_name, client_email });

@@ -2,7 +2,7 @@
 
 mod across_processes;
 mod bench;
-mod cancellations;
+mod changes;
 mod chaos;
 mod cluster;
 mod disk_full;

@@ -1,8 +1,8 @@
 //! Reports for dashboards.
 
 use chrono::{Datelike, Days, NaiveDate, Utc};
-use read_model::Resolution;
 use read_model::rules::periods::{products_of_day, products_of_month};
+use read_model::{Resolution, Side};
 use redis::aio::MultiplexedConnection;
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
@@ -17,7 +17,7 @@ async fn reports() {
     const CLIENTS: i64 = 1_000_000;
     const DAYS: u64 = 3 * 365;
     const PRODUCTS: i64 = 10_000;
-    /// On a day, a partition has sold one in so many products.
+    /// On a day, a partition has sold one in so many products, and taken back one in twenty of these.
     const SOLD: i64 = 100;
     /// Pages of clients, read in turn.
     const PAGES: usize = 50;
@@ -48,7 +48,7 @@ async fn reports() {
     let days: Vec<NaiveDate> = (0..DAYS).map(|ago| now.date_naive() - Days::new(ago)).collect();
     let add_day = "local partition, day, bucket, hours, hour, first, count, step = unpack(ARGV)
         local function set(page, bucket)
-            redis.call('BITFIELD', partition .. page, 'SET', 'i64', '#' .. 2 * bucket, 12345, 'SET', 'i64', '#' .. 2 * bucket + 1, 12)
+            redis.call('BITFIELD', partition .. page, 'SET', 'i64', '#' .. 2 * bucket, ARGV[11], 'SET', 'i64', '#' .. 2 * bucket + 1, ARGV[12])
         end
         set(day, bucket)
         for after = 0, 23 do set(hours, hour + after) end
@@ -61,14 +61,16 @@ async fn reports() {
     for partition in 0..16 {
         for day in &days {
             let time = day.and_time(Default::default()).and_utc();
-            let mut fill = redis::cmd("EVAL");
-            fill.arg(add_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
-            for (page, bucket) in [Resolution::Day.at(time), Resolution::HalfHour.at(time)] {
-                fill.arg(page).arg(bucket);
+            for (side, step, sum) in [(Side::Gross, SOLD, [12_345, 12]), (Side::Cancelled, 20 * SOLD, [345, 1])] {
+                let mut fill = redis::cmd("EVAL");
+                fill.arg(add_day).arg(0).arg(format!("orders:{{p{partition}}}:g1:"));
+                for (page, bucket) in [Resolution::Day.at(time), Resolution::HalfHour.at(time)] {
+                    fill.arg(side.name(page)).arg(bucket);
+                }
+                fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(step);
+                fill.arg(side.name(products_of_day(*day))).arg(side.name(products_of_month(*day))).arg(&sum);
+                let () = fill.query_async(&mut redis).await.unwrap();
             }
-            fill.arg(i64::from(day.num_days_from_ce()) * 31 + partition).arg(PRODUCTS).arg(SOLD);
-            fill.arg(products_of_day(*day)).arg(products_of_month(*day));
-            let () = fill.query_async(&mut redis).await.unwrap();
         }
     }
     let products = format!(
@@ -90,7 +92,7 @@ async fn reports() {
         let query = format!("{{ clients(first: 100, after: {cursor}) {{ pageInfo {{ endCursor }} }} }}");
         cursor = bench.user().graphql(&query).await["data"]["clients"]["pageInfo"]["endCursor"].clone();
     }
-    let points = "{ net { amount } points { start orderCount net { amount } } }";
+    let points = "{ net { amount } points { start orderCount cancelledCount net { amount } } }";
     let sold = "{ units revenue { amount } product { name } }";
     for (name, queries) in [
         ("clients(first: 20)", vec!["{ clients { nodes { id name total { amount } } } }".to_owned()]),

@@ -11,7 +11,8 @@ use test_support::queue_proxy::Mode;
 use test_support::services::sql;
 use test_support::until;
 
-use super::{CLIENTS, Chaos, client_key, product_key};
+use super::comparison::SETTLE_TIMEOUT;
+use super::{Chaos, client_key, product_key};
 
 /// The crash points of each program and command.
 pub const API_POINTS: [&str; 6] = [
@@ -117,7 +118,7 @@ impl Chaos {
     async fn kill_repair(&mut self) {
         let point = self.next_point(&REPAIR_POINTS);
         if let Some((mut redis, live)) = self.live_generation().await {
-            let client = self.random.random_range(1..=CLIENTS);
+            let client = *self.acknowledged.lock().unwrap().clients.active.choose(&mut self.random).unwrap();
             let key = client_key(&live, client);
             let damage = match point {
                 points::REPAIR_MID_LOG => {
@@ -240,7 +241,8 @@ impl Chaos {
         let variables = [&self.stores.variables()[..], &[("FAILPOINTS", &armed)]].concat();
         let process = Process::start("projector", arguments, &variables);
         let output = process.output();
-        process.wait();
+        // After Redis was lost, a repair replaces each client.
+        process.wait_for(SETTLE_TIMEOUT);
         self.count_crashes(&output.all());
     }
 

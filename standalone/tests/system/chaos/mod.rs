@@ -1,15 +1,17 @@
 //! Despite crashes, outages, and repeated or reordered messages, every acknowledged order is in the database once and in the
 //! read model once.
 //!
-//! Eight writers place orders with idempotency keys, cancel and refund some, and repeat each request until it is acknowledged. Meanwhile a seeded
-//! schedule kills and restarts processes, also at crash points, and disturbs each store. `SEED` and `ROUNDS` set it:
+//! Eight writers place orders with idempotency keys, cancel and refund some, change clients and products, forget clients and register others
+//! with their addresses, and repeat each request until it is acknowledged. Meanwhile a seeded schedule kills and restarts processes, also at crash points, and disturbs each store. `SEED` and `ROUNDS` set it:
 //! `make chaos`.
 //!
 //! In the first half nothing repairs the read model, and Redis loses nothing: each event must be counted once when it is
 //! consumed. In the second half Redis is also damaged and lost, and the projectors repair it.
 
+mod clients;
 mod comparison;
 mod faults;
+mod forgotten;
 mod supervised;
 mod writers;
 
@@ -23,16 +25,16 @@ use faults::{API_POINTS, Fault, HARMFUL, HARMLESS, PROJECTOR_POINTS, REBUILD_POI
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use redis::aio::MultiplexedConnection;
-use sea_orm::{Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use serde_json::Value;
 use supervised::Supervised;
 use test_support::process::free_address;
 use test_support::queue_proxy::{Mode, QueueProxy};
-use test_support::services::Stores;
+use test_support::services::{Stores, sql};
 use test_support::until;
 use test_support::user::ALL_SCOPES;
 use tokio::task::JoinHandle;
-use writers::{Acknowledged, write};
+use writers::{Acknowledged, Writer};
 
 const WRITERS: usize = 8;
 const CLIENTS: i64 = 20;
@@ -43,12 +45,17 @@ const ROUND: Duration = Duration::from_secs(4);
 const ROUNDS_FOR_ALL_POINTS: u64 = 200;
 
 struct Chaos {
+    seed: u64,
     random: StdRng,
     stores: Stores,
     proxy: QueueProxy,
     db: DatabaseConnection,
     /// Two apis, then two projectors.
     processes: Vec<Supervised>,
+    /// The addresses of the apis.
+    apis: Vec<String>,
+    token: String,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     /// How often each crash point was armed, and how often a process died there.
     armed: BTreeMap<&'static str, usize>,
     crashes: BTreeMap<String, usize>,
@@ -59,22 +66,24 @@ async fn no_order_is_lost_or_counted_twice_whatever_fails() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let (seed, rounds) = (variable("SEED").unwrap_or(now), variable("ROUNDS").unwrap_or(16));
     println!("chaos: SEED={seed} ROUNDS={rounds}");
-    let (mut chaos, apis) = Chaos::start(seed).await;
-    let token = chaos.stores.token(ALL_SCOPES, "7d");
-
-    let acknowledged = Arc::<Mutex<Acknowledged>>::default();
+    let mut chaos = Chaos::start(seed).await;
     for (phase, faults) in [(0, HARMLESS.to_vec()), (1, [&HARMLESS[..], &HARMFUL].concat())] {
         if phase == 1 {
             chaos.let_projectors_repair();
         }
         let rounds = rounds * phase / 2 + 1..=(rounds * (phase + 1)) / 2;
-        chaos.rage(rounds, &faults, &apis, &token, seed + phase, &acknowledged).await;
-        chaos.check_that_nothing_is_lost(seed, &acknowledged).await;
+        chaos.rage(rounds, &faults, seed + phase).await;
+        chaos.check_that_nothing_is_lost().await;
     }
 
+    let Acknowledged { placed, cancelled, refunds, clients, .. } = chaos.acknowledged.lock().unwrap().clone();
     println!(
-        "chaos: {} orders in {rounds} rounds, none lost, none counted twice",
-        acknowledged.lock().unwrap().placed.len()
+        "chaos: {} orders, {} cancellations, {refunds} refunds and {} forgotten clients in {rounds} rounds with {} restarts of processes: \
+         none lost, none counted twice",
+        placed.len(),
+        cancelled.len(),
+        clients.forgotten.len(),
+        chaos.processes.iter().map(|process| process.restarts).sum::<usize>()
     );
     let points = [&API_POINTS[..], &PROJECTOR_POINTS, &REPAIR_POINTS, &REBUILD_POINTS].concat();
     for point in points {
@@ -92,8 +101,8 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 impl Chaos {
-    /// Starts all processes. Returns also the addresses of the apis.
-    async fn start(seed: u64) -> (Chaos, Vec<String>) {
+    /// Starts all processes.
+    async fn start(seed: u64) -> Chaos {
         let mut stores = tokio::task::spawn_blocking(Stores::start).await.unwrap();
         let endpoint = stores.get("AWS_ENDPOINT_URL").to_owned();
         let (proxy, address) = QueueProxy::start(endpoint, seed).await;
@@ -124,8 +133,25 @@ impl Chaos {
                 apis.push(listen);
             }
         }
-        let random = StdRng::seed_from_u64(seed);
-        (Chaos { random, stores, proxy, db, processes, armed: BTreeMap::new(), crashes: BTreeMap::new() }, apis)
+        let (random, token) = (StdRng::seed_from_u64(seed), stores.token(ALL_SCOPES, "7d"));
+        let (acknowledged, armed, crashes) = Default::default();
+        let mut chaos = Chaos { seed, random, stores, proxy, db, processes, apis, token, acknowledged, armed, crashes };
+        chaos.add_clients().await;
+        chaos
+    }
+
+    /// The clients that exist, for the writers.
+    async fn add_clients(&mut self) {
+        let rows = self.db.query_all_raw(sql("SELECT id, email FROM clients")).await.unwrap();
+        let mut acknowledged = self.acknowledged.lock().unwrap();
+        for row in rows {
+            acknowledged.clients.add(row.try_get("", "id").unwrap(), [row.try_get("", "email").unwrap()]);
+        }
+    }
+
+    async fn count(&self, from: &str) -> i64 {
+        let row = self.db.query_one_raw(sql(&format!("SELECT count(*) FROM {from}"))).await.unwrap().unwrap();
+        row.try_get("", "count").unwrap()
     }
 
     fn let_projectors_repair(&mut self) {
@@ -137,20 +163,13 @@ impl Chaos {
     }
 
     /// Causes faults while orders are placed.
-    async fn rage(
-        &mut self,
-        rounds: RangeInclusive<u64>,
-        kinds: &[Fault],
-        apis: &[String],
-        token: &str,
-        seed: u64,
-        acknowledged: &Arc<Mutex<Acknowledged>>,
-    ) {
+    async fn rage(&mut self, rounds: RangeInclusive<u64>, kinds: &[Fault], seed: u64) {
         let stop = Arc::new(AtomicBool::new(false));
         let writers: Vec<JoinHandle<()>> = (0..WRITERS)
             .map(|n| {
-                let seed = seed.wrapping_mul(1_000) + n as u64;
-                tokio::spawn(write(apis.to_vec(), token.to_owned(), seed, stop.clone(), acknowledged.clone()))
+                let random = StdRng::seed_from_u64(seed.wrapping_mul(1_000) + n as u64);
+                let (apis, token, acknowledged) = (self.apis.clone(), self.token.clone(), self.acknowledged.clone());
+                tokio::spawn(Writer { apis, token, random, acknowledged }.write(stop.clone()))
             })
             .collect();
         let mut faults = Vec::new();
@@ -160,7 +179,7 @@ impl Chaos {
                 faults = kinds.to_vec();
             }
             let fault = faults.swap_remove(self.random.random_range(0..faults.len()));
-            let before = acknowledged.lock().unwrap().placed.len();
+            let before = self.placed();
             // Sometimes the queue is disturbed as well, until a later round ends that.
             match self.random.random_range(0..6) {
                 0 => self.disturb_queue(),
@@ -169,12 +188,11 @@ impl Chaos {
             }
             self.cause(fault).await;
             let began = Instant::now();
-            while began.elapsed() < ROUND && acknowledged.lock().unwrap().placed.len() < before + ORDERS_PER_ROUND {
+            while began.elapsed() < ROUND && self.placed() < before + ORDERS_PER_ROUND {
                 self.restart_dead();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            let placed = acknowledged.lock().unwrap().placed.len();
-            println!("chaos: round {round:>3}  {:<14} {placed:>6} orders", format!("{fault:?}"));
+            println!("chaos: round {round:>3}  {:<14} {:>6} orders", format!("{fault:?}"), self.placed());
         }
         self.proxy.set(Mode::Works);
         stop.store(true, Ordering::Relaxed);
@@ -186,6 +204,10 @@ impl Chaos {
         for writer in writers {
             writer.await.unwrap();
         }
+    }
+
+    fn placed(&self) -> usize {
+        self.acknowledged.lock().unwrap().placed.len()
     }
 
     async fn redis_command(&self, command: &[&str]) -> Option<String> {

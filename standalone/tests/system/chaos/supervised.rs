@@ -5,6 +5,8 @@ use test_support::process::Process;
 pub struct Supervised {
     name: &'static str,
     pub variables: Vec<(String, String)>,
+    /// How often it was started again.
+    pub restarts: usize,
     /// `None` only while it restarts.
     process: Option<Process>,
     /// Whether a crash point is armed, so that it may die there.
@@ -13,7 +15,7 @@ pub struct Supervised {
 
 impl Supervised {
     pub fn start(name: &'static str, variables: Vec<(String, String)>) -> Supervised {
-        let mut supervised = Supervised { name, variables, process: None, is_armed: false };
+        let mut supervised = Supervised { name, variables, restarts: 0, process: None, is_armed: false };
         supervised.restart(None);
         supervised
     }
@@ -21,6 +23,7 @@ impl Supervised {
     /// Kills it, as `kill -9` does, and starts it again with these crash points armed. Returns what it had printed.
     pub fn restart(&mut self, crash_points: Option<&str>) -> Vec<String> {
         // It must be gone before the next one listens on its address.
+        self.restarts += usize::from(self.process.is_some());
         let lines = self.process.take().map(|process| {
             let output = process.output();
             drop(process);
@@ -40,6 +43,7 @@ impl Supervised {
         let Some(process) = self.process.take() else { return Vec::new() };
         let output = process.output();
         process.terminate();
+        self.restarts += 1;
         self.restart(None);
         output.all()
     }
