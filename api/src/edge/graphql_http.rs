@@ -7,16 +7,15 @@ use std::sync::Arc;
 use apollo_compiler::executable::OperationType;
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, UPGRADE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use runtime::http::stream::Received;
 
-use super::body::RequestBody;
+use super::body::{BYTES_PER_POINT, RequestBody};
 use super::caller::Caller;
 use super::executor::{PreparedOperation, VALIDATION_COST};
 use super::negotiation::{Accepted, MediaType, is_json};
@@ -54,7 +53,7 @@ pub async fn get(
     received: Option<Extension<Received>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    parameters: Result<Query<UrlParameters>, QueryRejection>,
+    url: Uri,
 ) -> Response {
     if is_websocket(&headers) {
         return match upgrade {
@@ -70,17 +69,17 @@ pub async fn get(
         };
     }
     let wants_html = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|a| a.contains("text/html"));
-    let is_empty = parameters.as_ref().is_ok_and(|Query(parameters)| parameters.is_empty());
-    if wants_html && is_empty && edge.exposure.has_page() {
+    if wants_html && url.query().is_none_or(str::is_empty) && edge.exposure.has_page() {
         return Redirect::temporary("/graphiql/").into_response();
     }
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
-    let result = match read_url(&edge, parameters) {
-        Ok(parameters) => match edge.identify(&headers, peer).await {
-            Ok(caller) => execute(&edge, &caller, accepted, parameters, &Method::GET).await,
+    // As for a body, the token is verified first, so that the parameters have an owner who pays for them.
+    let result = match edge.identify(&headers, peer).await {
+        Ok(caller) => match read_url(&edge, &caller, &url) {
+            Ok(parameters) => execute(&edge, &caller, accepted, parameters, &Method::GET).await,
             Err(refusal) => Err(refusal),
         },
-        Err(refusal) => Err(charge_refused(&edge, &headers, peer, VALIDATION_COST, refusal)),
+        Err(refusal) => Err(refusal),
     };
     result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
@@ -130,10 +129,7 @@ async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body
     if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_))) {
         body.discard().await;
     }
-    if let Err(Refusal::Http { .. }) = result {
-        edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
-    }
-    result
+    charge_if_refused(edge, caller, result)
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -144,12 +140,26 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn read_url(edge: &Edge, parameters: Result<Query<UrlParameters>, QueryRejection>) -> Result<Parameters, Refusal> {
-    if !edge.settings.graphql_get {
-        return Err(Refusal::method_not_allowed("Send GraphQL requests with POST."));
+/// Reads the parameters in the URL. A refusal that is not about a quota costs as much as the validation of a document.
+fn read_url(edge: &Edge, caller: &Caller, url: &Uri) -> Result<Parameters, Refusal> {
+    let result = if edge.settings.graphql_get {
+        // The bytes cost as much as in a body, and are paid before they are parsed.
+        edge.executor.charge(&caller.quota_key(), url.query().map_or(0, str::len) / BYTES_PER_POINT)?;
+        match Query::<UrlParameters>::try_from_uri(url) {
+            Ok(Query(parameters)) => parameters.try_into().map_err(Refusal::bad_request),
+            Err(rejection) => Err(Refusal::bad_request(rejection.body_text())),
+        }
+    } else {
+        Err(Refusal::method_not_allowed("Send GraphQL requests with POST."))
+    };
+    charge_if_refused(edge, caller, result)
+}
+
+fn charge_if_refused(edge: &Edge, caller: &Caller, result: Result<Parameters, Refusal>) -> Result<Parameters, Refusal> {
+    if let Err(Refusal::Http { .. }) = result {
+        edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
     }
-    let Query(parameters) = parameters.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
-    parameters.try_into().map_err(Refusal::bad_request)
+    result
 }
 
 async fn execute(

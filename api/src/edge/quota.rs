@@ -68,6 +68,7 @@ impl RateLimits {
     /// # Errors
     /// When the cost exceeds what is left.
     pub fn charge(&self, key: &QuotaKey, cost: usize) -> Result<(), Refusal> {
+        let Some(cost) = NonZeroU32::new(cost.try_into().unwrap_or(u32::MAX)) else { return Ok(()) };
         let own = match key {
             QuotaKey::Subject(subject) => self.own.get(subject),
             QuotaKey::Address(_) => None,
@@ -138,9 +139,8 @@ impl RateLimit {
         RateLimit { limiter, clock: DefaultClock::default(), burst }
     }
 
-    fn charge(&self, key: &QuotaKey, cost: usize) -> Result<(), Refusal> {
-        let cost = NonZeroU32::new(cost.try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN).min(self.burst);
-        match self.limiter.check_key_n(key, cost) {
+    fn charge(&self, key: &QuotaKey, cost: NonZeroU32) -> Result<(), Refusal> {
+        match self.limiter.check_key_n(key, cost.min(self.burst)) {
             Ok(Ok(())) | Err(_) => Ok(()),
             Ok(Err(not_until)) => Err(Refusal::RateLimited(not_until.wait_time_from(self.clock.now()))),
         }
@@ -166,7 +166,7 @@ impl Meter {
     /// # Errors
     /// [`Refusal::RateLimited`]
     pub fn charge(&self, cost: usize) -> Result<(), Refusal> {
-        if cost == 0 { Ok(()) } else { self.limits.charge(&self.key, cost) }
+        self.limits.charge(&self.key, cost)
     }
 }
 

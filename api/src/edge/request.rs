@@ -62,12 +62,6 @@ impl TryFrom<JsonParameters> for Parameters {
     }
 }
 
-impl UrlParameters {
-    pub fn is_empty(&self) -> bool {
-        self.query.is_empty() && self.extensions.is_empty() && self.document_id.is_empty()
-    }
-}
-
 impl TryFrom<UrlParameters> for Parameters {
     type Error = String;
 

@@ -177,6 +177,17 @@ async fn malformed_requests_are_charged_to_their_sender_by_size() {
         of("192.0.2.5").json(&body).send().await.unwrap().status()
     };
     assert_eq!([well_formed().await, well_formed().await], [200, 429], "also if they are well-formed");
+    for (address, parameters) in
+        [("192.0.2.9", "&a".repeat(7_000)), ("192.0.2.10", format!("&variables={{\"a\":[0{}]}}", ",0".repeat(7_000)))]
+    {
+        let token = api.tokens.mint(address, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
+        let url = format!("/graphql?query={{__typename}}{parameters}");
+        let request = api.get(&url).header("x-forwarded-for", address).bearer_auth(token);
+        let ask = async || request.try_clone().unwrap().send().await.unwrap().status();
+        assert_eq!(ask().await, 200);
+        let more: Vec<_> = futures::future::join_all((0..8).map(|_| ask())).await;
+        assert!(more.iter().any(|status| *status == 429), "a URL is charged by its bytes: {more:?}");
+    }
     let put = reqwest::Method::PUT;
     let cheap = [
         ("192.0.2.6", 406, api.request().header("accept", "image/png")),

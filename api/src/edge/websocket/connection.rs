@@ -287,9 +287,6 @@ impl Connection {
         self.uncharged += self.received.take();
         let cost = cost + self.uncharged / BYTES_PER_POINT + self.unpaid.map_or(0, |(cost, _)| cost);
         self.uncharged %= BYTES_PER_POINT;
-        if cost == 0 {
-            return;
-        }
         self.unpaid = match self.edge.executor.charge(&self.caller.quota_key(), cost) {
             Err(Refusal::RateLimited(wait)) => Some((cost, Instant::now() + wait.max(MIN_PAUSE))),
             Ok(()) | Err(_) => None,
