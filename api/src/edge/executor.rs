@@ -20,6 +20,7 @@ use super::caller::Caller;
 use super::deliveries::Deliveries;
 use super::documents::cost::{Estimate, estimate};
 use super::documents::limits::LimitSettings;
+use super::documents::selected::select;
 use super::documents::validation::Document;
 use super::documents::variables::{self, Coerced};
 use super::documents::{Access, DocumentRef, Documents, Found};
@@ -194,7 +195,7 @@ impl Executor {
         self.limits.check_cost(cost)?;
         self.limits.check_response(bytes)?;
 
-        let mut executable = document.executable.clone();
+        let mut executable = select(&document.executable, operation_name.as_deref());
         if variables.len() < operation.variables.len() {
             variables::omit_absent(&mut executable, &variables);
         }

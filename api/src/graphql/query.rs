@@ -113,9 +113,12 @@ impl Query {
     }
 
     /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
-    #[graphql(directive = range_cost::apply(
-        "from".into(), "to".into(), Some(100), None, None, names(&["points"]), Some(MAX_POINTS)
-    ))]
+    #[graphql(
+        directive = cost::apply("20".into()),
+        directive = range_cost::apply(
+            "from".into(), "to".into(), Some(100), None, None, names(&["points"]), Some(MAX_POINTS)
+        )
+    )]
     async fn sales(
         &self,
         ctx: &Context<'_>,

@@ -5,15 +5,19 @@
 //! order that arrives late for one counts within two minutes. Open periods are at most a second old.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
+use governor::{DefaultDirectRateLimiter, Quota};
 use read_model::reports::{periods, product_sales};
 use read_model::rules::periods::{products_of_day, products_of_month};
 use read_model::{Error, Queries, Sales};
 use runtime::single_flight::SingleFlight;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::reports::MAX_AGE;
@@ -26,6 +30,10 @@ const MAX_RESULTS: usize = 500;
 const MAX_PRODUCTS: u64 = 1_000_000;
 /// Concurrent reads. A large period occupies Redis for some milliseconds.
 const MAX_READS: usize = 2;
+/// How long periods may be read, in ms per second, and at once after a pause. So ever new ranges leave most of the time of Redis to
+/// others.
+const READ_TIME: NonZeroU32 = NonZeroU32::new(250).unwrap();
+const READ_TIME_AT_ONCE: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 
 /// By product id.
 type Sums = Arc<HashMap<i64, Sales>>;
@@ -40,7 +48,7 @@ struct ClosedRange {
 }
 
 pub struct ProductSums {
-    read_model: Arc<dyn Queries>,
+    reader: Reader,
     periods: SingleFlight<String, Sums, Error>,
     closed_ranges: SingleFlight<ClosedRange, Sums, Error>,
 }
@@ -49,7 +57,7 @@ impl ProductSums {
     pub fn new(read_model: Arc<dyn Queries>) -> ProductSums {
         let weight = |sums: &Sums| sums.len() as u64 + 1;
         ProductSums {
-            read_model,
+            reader: Reader::new(read_model),
             periods: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
             closed_ranges: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
         }
@@ -67,8 +75,9 @@ impl ProductSums {
         let open = [today, yesterday].map(|day| [products_of_day(day), products_of_month(day)]).concat();
         let (open, closed): (Vec<_>, Vec<_>) = periods(from, to).into_iter().partition(|period| open.contains(period));
         let closed = self.closed(from, to, now, closed).await?;
-        let open = self.read(open, MAX_AGE).await?;
-        Ok(add_up([&*closed, &open]))
+        let mut all = self.read(open, MAX_AGE).await?;
+        add(&mut all, &closed);
+        Ok(all)
     }
 
     /// The sums over the closed periods of a range in the current interval. Until they have been read, callers get the sums of
@@ -103,22 +112,53 @@ impl ProductSums {
     /// The sums over some periods, each at most this old.
     async fn read(&self, periods: Vec<String>, max_age: Duration) -> Result<HashMap<i64, Sales>, Error> {
         let reads = periods.into_iter().map(|period| {
-            let (read_model, name) = (self.read_model.clone(), period.clone());
-            let read = async move { product_sales(&*read_model, &[name]).await.map(Arc::new) };
+            let read = self.reader.clone().read(period.clone());
             self.periods.get(period, max_age, read)
         });
-        let sums: Vec<Sums> = stream::iter(reads.collect::<Vec<_>>()).buffered(MAX_READS).try_collect().await?;
-        Ok(add_up(sums.iter().map(Arc::as_ref)))
+        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(MAX_READS);
+        let mut all = HashMap::new();
+        while let Some(sums) = reads.next().await {
+            add(&mut all, &*sums?);
+            // A period may have thousands of products: other operations run in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(all)
     }
 }
 
-fn add_up<'a>(parts: impl IntoIterator<Item = &'a HashMap<i64, Sales>>) -> HashMap<i64, Sales> {
-    let mut all: HashMap<i64, Sales> = HashMap::new();
-    for (product, sales) in parts.into_iter().flatten() {
+/// Reads periods from the read model, as slowly as [`READ_TIME`] and [`MAX_READS`] demand.
+#[derive(Clone)]
+struct Reader {
+    read_model: Arc<dyn Queries>,
+    places: Arc<Semaphore>,
+    time: Arc<DefaultDirectRateLimiter>,
+}
+
+impl Reader {
+    fn new(read_model: Arc<dyn Queries>) -> Reader {
+        let time = DefaultDirectRateLimiter::direct(Quota::per_second(READ_TIME).allow_burst(READ_TIME_AT_ONCE));
+        Reader { read_model, places: Arc::new(Semaphore::new(MAX_READS)), time: Arc::new(time) }
+    }
+
+    async fn read(self, period: String) -> Result<Sums, Error> {
+        let place = self.places.acquire_owned().await.expect("the semaphore is never closed");
+        let began = Instant::now();
+        let sums = product_sales(&*self.read_model, &[period]).await;
+        let took = NonZeroU32::new(began.elapsed().as_millis() as u32).unwrap_or(NonZeroU32::MIN);
+        // The next read waits, but not the caller of this one.
+        tokio::spawn(async move {
+            let _ = self.time.until_n_ready(took.min(READ_TIME_AT_ONCE)).await;
+            drop(place);
+        });
+        sums.map(Arc::new)
+    }
+}
+
+fn add(all: &mut HashMap<i64, Sales>, sums: &HashMap<i64, Sales>) {
+    for (product, sales) in sums {
         let all = all.entry(*product).or_default();
         sales.sides().into_iter().for_each(|(side, sum)| all.add(side, sum));
     }
-    all
 }
 
 #[cfg(test)]
@@ -128,6 +168,21 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+
+    #[tokio::test]
+    async fn reads_of_ever_new_periods_leave_time_to_others() {
+        let reader = Reader::new(Arc::new(Memory::default()));
+        reader.clone().read("a".into()).await.unwrap();
+        // Reads that took longer than is allowed at once.
+        while reader.time.check_n(NonZeroU32::new(1_000).unwrap()).unwrap().is_ok() {}
+        while reader.time.check().is_ok() {}
+        let began = std::time::Instant::now();
+        for period in ["b", "c", "d", "e", "f", "g"] {
+            reader.clone().read(period.into()).await.unwrap();
+        }
+        // Each takes at least 1 ms of the 250 in a second, and two may be read before that.
+        assert!(began.elapsed() >= Duration::from_millis(8), "{:?}", began.elapsed());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_sums_of_the_interval_before_are_returned_while_closed_periods_are_read_again() {

@@ -4,6 +4,7 @@
 //! - [`cost`] and [`sizes`]: the cost of an operation and the size of its response, by the directives of the schema
 //! - [`validation`]: from text to a valid document
 //! - [`convert`] and [`variables`]: a valid document and its variables for async-graphql, which executes them
+//! - [`selected`]: the operation that is executed
 //! - [`values`]: checks of argument values that must come before execution
 //! - [`syntax`]: removes syntax that the parser does not support
 //! - [`position`]: lines and columns
@@ -17,6 +18,7 @@ pub mod hash;
 pub mod limits;
 pub mod measure;
 pub mod position;
+pub mod selected;
 pub mod sizes;
 pub mod syntax;
 pub mod trusted;
