@@ -19,7 +19,7 @@ pub const BYTES_PER_POINT: usize = 1024;
 pub const MEMORY: usize = 32 * 1024 * 1024;
 /// Parts of a body that cost 1. A part is a chunk of the transfer coding, or what arrives at once. It takes about 1 µs.
 const PARTS_PER_POINT: usize = 32;
-/// A body may have this many parts, and one more for each [`BYTES_PER_PART`] of the largest body.
+/// A body may have this many parts, and one more for each [`BYTES_PER_PART`] that have arrived.
 const FEW_PARTS: usize = 64;
 const BYTES_PER_PART: usize = 32;
 
@@ -49,7 +49,7 @@ impl RequestBody<'_> {
     /// # Errors
     /// When the body is too large, too slow or malformed, or the caller has used up a quota.
     pub async fn read(&mut self) -> Result<(Vec<u8>, Permit), Refusal> {
-        let permit = self.edge.bodies.wait_for_units(self.key.clone(), self.expected).await?;
+        let permit = self.edge.bodies.acquire_units(self.key.clone(), self.expected)?;
         let mut body = Vec::new();
         while let Some(part) = self.next().await? {
             body.extend_from_slice(&part);
@@ -58,9 +58,16 @@ impl RequestBody<'_> {
     }
 
     /// Reads the rest of a refused request and keeps nothing. Unread bytes would reset the connection, and the client might not get
-    /// its response.
+    /// its response. Of a caller that cannot pay, only a few parts are read.
     pub async fn discard(&mut self) {
-        while let Ok(Some(_)) | Err(Refusal::RateLimited(_)) = self.next().await {}
+        let mut unpaid = 0;
+        while unpaid <= FEW_PARTS {
+            match self.next().await {
+                Ok(Some(_)) => {}
+                Err(Refusal::RateLimited(_)) => unpaid += 1,
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     /// Charges the next part to the caller. `None` at the end.
@@ -84,10 +91,12 @@ impl RequestBody<'_> {
 
     fn check_size(&self) -> Result<(), Refusal> {
         let max = self.edge.limits.max_body_bytes;
-        let max_parts = FEW_PARTS + max / BYTES_PER_PART;
+        let max_parts = FEW_PARTS + self.bytes / BYTES_PER_PART;
         let message = match () {
             () if self.bytes > max => format!("The request body is larger than {max} bytes."),
-            () if self.parts > max_parts => format!("The request body is sent in more than {max_parts} parts."),
+            () if self.parts > max_parts => {
+                format!("The request body is sent in too many small parts: {}.", self.parts)
+            }
             () => return Ok(()),
         };
         Err(Refusal::http(StatusCode::PAYLOAD_TOO_LARGE, "MAX_BODY_LIMIT", message))

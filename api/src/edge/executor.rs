@@ -33,6 +33,9 @@ use crate::metrics;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
+/// Operations that may wait for room for their responses, in total and per caller. Few, because all look again whenever room is freed.
+const MAX_WAITING_FOR_MEMORY: usize = 128;
+const MAX_WAITING_FOR_MEMORY_PER_CALLER: usize = 32;
 
 /// An operation that was charged and can be executed once.
 pub struct PreparedOperation {
@@ -88,6 +91,8 @@ pub struct Executor {
     active: Arc<ConcurrencyQuota>,
     /// Queries that may wait for the read model. If all their root fields wait, they do not count as active until one has waited.
     waiting: Arc<ConcurrencyQuota>,
+    /// Operations that wait for room for their response.
+    waiting_for_memory: Arc<ConcurrencyQuota>,
     subscriptions: Arc<ConcurrencyQuota>,
     /// Bytes of responses that are being produced or sent.
     memory: Arc<ConcurrencyQuota>,
@@ -101,6 +106,7 @@ impl Executor {
             rate_limits: Arc::new(RateLimits::new(&limits)),
             active: ConcurrencyQuota::new(limits.max_concurrent_operations, limits.max_operations_per_caller),
             waiting: ConcurrencyQuota::new(limits.max_waiting_operations, limits.max_waiting_per_caller),
+            waiting_for_memory: ConcurrencyQuota::new(MAX_WAITING_FOR_MEMORY, MAX_WAITING_FOR_MEMORY_PER_CALLER),
             subscriptions: ConcurrencyQuota::new(limits.max_subscriptions, limits.max_subscriptions_per_caller),
             memory: ConcurrencyQuota::lasting(
                 limits.max_response_memory.max(limits.max_response_bytes),
@@ -153,7 +159,7 @@ impl Executor {
         if let Ok(memory) = self.memory.acquire_units(key.clone(), bytes) {
             return Ok(memory);
         }
-        let _waiting = self.waiting.acquire(key.clone())?;
+        let _waiting = self.waiting_for_memory.acquire(key.clone())?;
         self.memory.wait_for_units(key.clone(), bytes).await
     }
 

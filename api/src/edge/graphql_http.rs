@@ -126,7 +126,7 @@ async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body
         },
         Err(refusal) => Err(refusal),
     };
-    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_))) {
+    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_) | Refusal::Busy)) {
         body.discard().await;
     }
     charge_if_refused(edge, caller, result)
@@ -156,7 +156,7 @@ fn read_url(edge: &Edge, caller: &Caller, url: &Uri) -> Result<Parameters, Refus
 }
 
 fn charge_if_refused(edge: &Edge, caller: &Caller, result: Result<Parameters, Refusal>) -> Result<Parameters, Refusal> {
-    if let Err(Refusal::Http { .. }) = result {
+    if let Err(Refusal::Http { .. } | Refusal::Busy) = result {
         edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
     }
     result

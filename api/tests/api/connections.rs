@@ -97,8 +97,12 @@ async fn a_body_is_charged_by_its_bytes_and_parts_even_if_it_is_refused() {
         statuses.map(|response| response.get(9..12).unwrap_or_default().to_owned())
     };
     assert_eq!(send_twice("192.0.2.1", "x", 30).await, ["400", "400"]);
-    assert_eq!(send_twice("192.0.2.2", "x", 2_000).await, ["400", "429"]);
-    assert_eq!(send_twice("192.0.2.3", "x", 3_000).await, ["413", "429"], "too many parts");
+    assert_eq!(send_twice("192.0.2.2", &"x".repeat(32), 1_000).await, ["400", "429"]);
+    for _ in 0..4 {
+        send_twice("192.0.2.3", "x", 100).await;
+    }
+    assert_eq!(send_twice("192.0.2.3", "x", 100).await, ["429", "429"], "too many small parts: each costs 10 of 100");
+    assert_eq!(send_twice("192.0.2.5", "x", 3_000).await, ["413", "413"], "too many small parts");
     assert_eq!(send_twice("192.0.2.4", &"x".repeat(1_000), 70).await, ["413", "429"], "too large");
 }
 
