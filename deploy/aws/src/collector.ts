@@ -17,6 +17,8 @@ export const NAMESPACE = 'OrderService';
 export const COLLECTOR_SETTINGS = {
   METRICS_ADDR,
   OTEL_EXPORTER_OTLP_ENDPOINT: `http://${TRACES_ADDR}`,
+  // The collector reads them at METRICS_ADDR.
+  OTEL_METRICS_EXPORTER: 'none',
   // Callers do not decide what is recorded (docs/tracing.md).
   OTEL_TRACES_SAMPLER: 'traceidratio',
   OTEL_TRACES_SAMPLER_ARG: '0.01',
@@ -31,7 +33,7 @@ export const METRICS: { labels: string[]; names: string[] }[] = [
       'orders_outbox_pending_events',
       'orders_outbox_published_total',
       'orders_projection_lag_seconds',
-      'orders_database_waiting',
+      'orders_database_exhausted',
       'orders_client_cache_tracking',
       'orders_live_connections',
       'orders_sweep_differences_total',

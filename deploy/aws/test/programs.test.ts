@@ -14,11 +14,11 @@ function settings(program: string): string[] {
 }
 /** Variables of libraries: of tracing, PostgreSQL and the AWS SDK, and of OpenTelemetry. */
 const OF_LIBRARIES = ['RUST_LOG', 'PGHOST', 'PGPORT', 'PGUSER', 'PGPASSWORD', 'PGDATABASE', 'AWS_REGION'];
-const OF_TRACES = [...text('docs/tracing.md').matchAll(/^\| `(OTEL_[A-Z_]+)`/gm)].map(([, name]) => name);
+const OF_TELEMETRY = [...(text('docs/tracing.md') + text('docs/metrics.md')).matchAll(/^\| `(OTEL_[A-Z_]+)`/gm)].map(([, name]) => name);
 
 for (const [name, program] of [['api', 'api'], ['projector', 'projector'], ['operator', 'projector'], ['migration', 'migration']]) {
   test(`${name} has only variables that ${program} reads`, () => {
-    const known = new Set([...settings(program), ...OF_LIBRARIES, ...OF_TRACES]);
+    const known = new Set([...settings(program), ...OF_LIBRARIES, ...OF_TELEMETRY]);
     assert(known.has('DATABASE_URL'));
     for (const stack of [secret, full]) {
       assert.deepEqual(variables(stack.container(name)).filter((variable) => !known.has(variable)), []);
