@@ -1,6 +1,7 @@
 //! Pages of orders, newest first. The key of every list is the id, which begins with the time. A page begins at a key, so that it
 //! stays the same when orders are added.
 
+use std::cmp::{max, min};
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,8 +9,8 @@ use entity::order;
 use entity::order_event::least_id_at;
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, Statement,
+    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Select, Statement,
 };
 use uuid::Uuid;
 
@@ -30,15 +31,45 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// The conditions besides the range of keys.
     fn condition(self) -> Condition {
-        let Filter { client, status, from, before } = self;
+        let Filter { client: _, status, from, before } = self;
         Condition::all()
-            .add_option(client.map(|client| order::Column::ClientId.eq(client)))
             .add_option(status.map(Status::condition))
             .add_option(from.map(|from| order::Column::PlacedAt.gte(from)))
-            .add_option(from.map(|from| order::Column::Id.gte(least_id_at(from - ID_SKEW))))
             .add_option(before.map(|before| order::Column::PlacedAt.lt(before)))
-            .add_option(before.map(|before| order::Column::Id.lt(least_id_at(before + ID_SKEW))))
+    }
+
+    /// The least and the greatest id that an order of the list can have.
+    fn ids(self) -> (Uuid, Uuid) {
+        let first = self.from.map_or(Uuid::nil(), |from| least_id_at(from - ID_SKEW));
+        (first, self.before.map_or(Uuid::max(), |before| least_id_at(before + ID_SKEW)))
+    }
+
+    /// The orders of the list from one id to another, both included. A list of one client compares the client and the id as one value,
+    /// which only an index of both can serve: with `client_id = …`, PostgreSQL may read the orders of all clients by their ids if it
+    /// expects that many of them are of this one.
+    fn range(self, least: impl Into<Expr>, greatest: impl Into<Expr>) -> Select<order::Entity> {
+        let key = |id| match self.client {
+            Some(client) => Expr::tuple([Expr::val(client), id]),
+            None => id,
+        };
+        let of_row = match self.client {
+            Some(_) => Expr::tuple([order::Column::ClientId.into_expr(), order::Column::Id.into_expr()]),
+            None => order::Column::Id.into_expr(),
+        };
+        order::Entity::find()
+            .filter(self.condition())
+            .filter(of_row.clone().gte(key(least.into())))
+            .filter(of_row.lte(key(greatest.into())))
+    }
+
+    /// Sorts by the key of the list.
+    fn sort(self, orders: Select<order::Entity>, direction: Order) -> Select<order::Entity> {
+        let by_client = self.client.map(|_| direction.clone());
+        let orders =
+            orders.apply_if(by_client, |orders, direction| orders.order_by(order::Column::ClientId, direction));
+        orders.order_by(order::Column::Id, direction)
     }
 }
 
@@ -82,22 +113,21 @@ async fn orders_of_page(
     after: Option<Uuid>,
     first: usize,
 ) -> Result<Vec<order::Model>, DbErr> {
-    order::Entity::find()
-        .filter(filter.condition())
-        .filter(Condition::all().add_option(after.map(|id| is_after(filter, id))))
-        .order_by_desc(order::Column::Id)
-        .limit(limit(first))
-        .all(db)
-        .await
+    let (least, greatest) = filter.ids();
+    let last = match after {
+        Some(after) => start(filter, min(after, greatest)),
+        None => Expr::val(greatest),
+    };
+    filter.sort(filter.range(least, last), Order::Desc).limit(limit(first)).all(db).await
 }
 
-/// Whether an order is in the page after a cursor, or the last one before this page: the order of the cursor, or the next one if that
-/// has left the list, for example because its status has changed.
-fn is_after(filter: Filter, after: Uuid) -> Expr {
-    let before = order::Entity::find().select_only().column(order::Column::Id).filter(filter.condition());
-    let before = before.filter(order::Column::Id.gte(after)).order_by_asc(order::Column::Id).limit(1).into_query();
-    let last_before = Func::coalesce([Expr::SubQuery(None, Box::new(before.into())), Expr::val(after)]);
-    ExprTrait::lte(order::Column::Id.into_expr(), last_before)
+/// The id with which the page after a cursor begins, or the last order before it: the order of the cursor, or the next one if that has
+/// left the list, for example because its status has changed.
+fn start(filter: Filter, after: Uuid) -> Expr {
+    let (least, greatest) = filter.ids();
+    let before = filter.range(max(after, least), greatest).select_only().column(order::Column::Id);
+    let before = filter.sort(before, Order::Asc).limit(1).into_query();
+    Func::coalesce([Expr::SubQuery(None, Box::new(before.into())), Expr::val(after)]).into()
 }
 
 /// Reads the same page of the orders of each client, in the sequence of `clients`, which has each once.
@@ -128,12 +158,14 @@ fn limit(first: usize) -> u64 {
 }
 
 /// One statement with the same text for any number of clients. It names its columns, so that a migration can add one while it is in use.
+/// It compares the client and the id as one value, as [`Filter::range`] does.
 const ORDERS: &str = "
 SELECT page.* FROM UNNEST($1::bigint[]) AS client (id) CROSS JOIN LATERAL (
     SELECT id, client_id, version, placed_at, total, cancelled_at, cancel_reason, refunded
-    FROM orders WHERE orders.client_id = client.id AND orders.id <= coalesce(
-        (SELECT id FROM orders WHERE orders.client_id = client.id AND id >= $2 ORDER BY id LIMIT 1), $2)
-    ORDER BY orders.id DESC LIMIT $3
+    FROM orders WHERE (orders.client_id, orders.id) >= (client.id, $4) AND (orders.client_id, orders.id) <= (client.id, coalesce(
+        (SELECT id FROM orders WHERE (orders.client_id, orders.id) >= (client.id, $2) AND (orders.client_id, orders.id) <= (client.id, $5)
+         ORDER BY orders.client_id, orders.id LIMIT 1), $2))
+    ORDER BY orders.client_id DESC, orders.id DESC LIMIT $3
 ) AS page ORDER BY page.client_id, page.id DESC";
 
 async fn orders_at_once(
@@ -142,7 +174,9 @@ async fn orders_at_once(
     after: Option<Uuid>,
     first: usize,
 ) -> Result<Vec<order::Model>, DbErr> {
-    let values = [clients.to_vec().into(), after.unwrap_or(Uuid::max()).into(), limit(first).into()];
+    let (least, greatest) = Filter::default().ids();
+    let after = after.unwrap_or(greatest);
+    let values = [clients.to_vec().into(), after.into(), limit(first).into(), least.into(), greatest.into()];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, ORDERS, values);
     order::Entity::find().from_raw_sql(statement).all(db).await
 }

@@ -481,6 +481,42 @@ async fn a_page_of_one_client_with_a_status_does_not_pass_over_its_other_orders(
     assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
 }
 
+/// Then PostgreSQL expects that each order may well be of the client, and to find one soon among those of all.
+#[tokio::test]
+async fn a_client_without_orders_reads_no_orders_where_three_clients_have_all() {
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 1, None);
+    let db = connect().await.unwrap();
+    migration::up(&db).await.unwrap();
+    fill(&db, 3, 60_000).await;
+    db.close().await.unwrap(); // then its statistics are complete
+    let db = connect().await.unwrap();
+    let reads = async || {
+        let scans = "SELECT seq_scan AS whole, idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'orders'";
+        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
+        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
+    };
+    let before = reads().await;
+    let reader = connect().await.unwrap();
+    let middle = Some(least_id_at(Utc::now() - TimeDelta::days(180)));
+    let none = Filter { client: Some(4), ..ALL };
+    let days = Filter { from: Some(Utc::now() - TimeDelta::days(9)), before: Some(Utc::now()), ..none };
+    let placed = Filter { status: Some(Status::Placed), ..none };
+    // So often that PostgreSQL plans for any client.
+    for after in [None, middle].repeat(10) {
+        let pages = pages_of_clients(&reader, &[1, 2, 3, 4], after, 5).await.unwrap();
+        let found: Vec<_> = pages.iter().map(|page| page.orders.len()).collect();
+        assert_eq!(found, [5, 5, 5, 0]);
+        for filter in [none, days, placed] {
+            assert!(page(&reader, filter, after, 5).await.unwrap().orders.is_empty(), "{filter:?}");
+        }
+    }
+    reader.close().await.unwrap();
+    let after = reads().await;
+    assert_eq!(after.0, before.0, "no statement reads a whole table");
+    assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
+}
+
 #[tokio::test]
 async fn the_orders_of_a_list_have_their_clients() {
     both(async |api, Db { connection: db, .. }| {
