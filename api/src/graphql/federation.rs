@@ -212,7 +212,7 @@ impl Found {
         let currency = app(ctx).currency;
         let client = |client| Entity::Client(Client::new(client, currency));
         let product = |product| Entity::Product(Product::new(product, currency));
-        let order = |order| Entity::Order(Order::new(order, currency));
+        let order = |order: order::Model| Entity::Order(Order::new(&order, currency));
         Ok(match key {
             Key::Client(id) => of(&self.clients, id)?.map(client),
             Key::Product(id) => of(&self.products, id)?.map(product),

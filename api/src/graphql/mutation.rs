@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use async_graphql::{Context, ID, Object};
 use entity::{client, product};
 use iso_currency::Currency;
@@ -135,9 +137,9 @@ async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceO
     };
     let (client_version, (mut order, lines)) = (Some(event.version), StoredOrder::new(event).into_parts());
     if replayed && let Some(current) = app.orders_by_id.read(order.id, None).await?? {
-        order = current; // it may have been cancelled since
+        order = Arc::unwrap_or_clone(current); // it may have been cancelled since
     }
-    let order = Some(Order::with_lines(order, lines, app.currency));
+    let order = Some(Order::with_lines(&order, lines, app.currency));
     Ok(PlaceOrderPayload { order, client_version, replayed, user_errors: Vec::new() })
 }
 
@@ -155,7 +157,7 @@ async fn refund_order(
     Ok(match app.commands.refund_order(&command).await? {
         Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => {
             let (order, lines) = order.into_parts();
-            let order = Some(Order::with_lines(order, lines, app.currency));
+            let order = Some(Order::with_lines(&order, lines, app.currency));
             OrderPayload { order, client_version: Some(client_version), replayed, user_errors: Vec::new() }
         }
         Err(rejections) => {

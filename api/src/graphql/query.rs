@@ -194,7 +194,7 @@ impl Query {
         #[graphql(desc = "The id of the order.")] id: ID,
     ) -> Option<Result<Order, Error>> {
         let order = orders::by_id(ctx, &id).await.transpose()?;
-        Some(order.map(|order| Order::new(order, app(ctx).currency)))
+        Some(order.map(|order| Order::new(&order, app(ctx).currency)))
     }
 
     /// A product. Null if no product has this id. Requires the scope `products:read`.

@@ -51,7 +51,7 @@ impl Subscription {
         let currency = app.currency;
         let changes = deliveries(ctx).paid(app.live_clients.watch(order.client_id));
         let states = order_states(app.orders_by_id.clone(), order, changes);
-        Ok(Either::Right(states.map(move |order| Ok(Order::new(order?, currency)))))
+        Ok(Either::Right(states.map(move |order| order.map(|order| Order::new(&order, currency)))))
     }
 
     /// The current sales, and the sales after each change, at most four times a second. A slow consumer only receives the
@@ -72,12 +72,13 @@ fn deliveries(ctx: &Context<'_>) -> Deliveries {
     ctx.data_unchecked::<Deliveries>().clone()
 }
 
-/// An order now, and after each change of its client that has changed the order. An error is the last item.
+/// An order now, and after each change of its client that has changed the order. An error is the last item. Many may watch one order, so
+/// they share the rows that they keep.
 fn order_states(
     orders: Arc<OrdersById>,
-    order: order::Model,
+    order: Arc<order::Model>,
     changes: impl Stream<Item = Result<read_model::Client, read_model::Error>> + Send,
-) -> impl Stream<Item = Result<order::Model, Error>> + Send {
+) -> impl Stream<Item = Result<Arc<order::Model>, Error>> + Send {
     let id = order.id;
     let now = stream::iter([Ok(Some(order))]);
     let later = changes.then(move |change| {

@@ -1,6 +1,7 @@
 //! Orders by their ids. Reads that wait at the same time share a statement.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use entity::order;
 use runtime::batcher::{BatchQueue, Queued, Unprocessed, spawn_reads};
@@ -11,7 +12,8 @@ use uuid::Uuid;
 /// Orders of one statement.
 const MAX_ORDERS: usize = 500;
 
-type Found = Result<Option<order::Model>, DbErr>;
+/// Those that wait for the same order share it.
+type Found = Result<Option<Arc<order::Model>>, DbErr>;
 
 pub struct OrdersById(BatchQueue<Uuid, Found>);
 
@@ -49,6 +51,8 @@ pub async fn by_ids(
 async fn read(db: DatabaseConnection, batch: Vec<Queued<Uuid, Found>>) {
     let ids: Vec<Uuid> = batch.iter().map(|queued| queued.item).collect();
     let found = by_ids(&db, &ids, None).await;
+    let found: Result<HashMap<Uuid, Arc<order::Model>>, DbErr> =
+        found.map(|found| found.into_iter().map(|(id, order)| (id, Arc::new(order))).collect());
     for queued in batch {
         let of_id = found.as_ref().map(|found| found.get(&queued.item).cloned()).map_err(Clone::clone);
         queued.finish(of_id);

@@ -1,10 +1,12 @@
 //! `place` on both databases, and orders that are placed in one batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use api::commands::Rejection;
 use api::commands::place_order::batcher::order_queue;
 use api::commands::place_order::{Outcome, PlaceOrder, place};
+use api::orders::by_id::OrdersById;
 use entity::event::ORDER_PLACED;
 use entity::{client, idempotency_key, order, order_event, order_item, outbox, product};
 use futures::future::join_all;
@@ -336,4 +338,19 @@ async fn orders_on_sqlite_succeed_while_another_process_writes() {
         () = placing => {}
     }
     assert_eq!(counts(&db).await.0, 100);
+}
+
+/// Many subscriptions may read the same order after a change of its client, and keep it.
+#[tokio::test]
+async fn those_that_wait_for_an_order_share_it() {
+    for Db { connection: db, .. } in &both().await {
+        let id = placed(place_one(db, command(1, &[(1, 1)], None)).await).data.order_id;
+        let orders = OrdersById::new(db.clone());
+        let found = join_all((0..100).map(|_| orders.read(id, Some(1)))).await;
+        let found: Vec<Arc<order::Model>> = found.into_iter().map(|found| found.unwrap().unwrap().unwrap()).collect();
+        assert!(found.iter().all(|order| order.id == id));
+        let rows: HashSet<_> = found.iter().map(Arc::as_ptr).collect();
+        assert!(rows.len() < 10, "{} rows", rows.len());
+        assert_eq!(orders.read(id, Some(2)).await.unwrap().unwrap(), None);
+    }
 }

@@ -1,5 +1,7 @@
 //! Orders: one by its id, and lists of orders.
 
+use std::sync::Arc;
+
 use async_graphql::{Context, ID};
 use chrono::Datelike;
 use entity::order;
@@ -57,7 +59,7 @@ pub async fn page(
 }
 
 /// An order that the caller may read.
-pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<order::Model>, Error> {
+pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<Arc<order::Model>>, Error> {
     let only_client = only_client(authorize(ctx, READ_ORDERS)?);
     match parse_order_id(id) {
         Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await??),

@@ -128,23 +128,23 @@ pub enum OrderStatus {
 }
 
 impl Order {
-    pub fn new(order: order::Model, currency: Currency) -> Order {
+    pub fn new(order: &order::Model, currency: Currency) -> Order {
         Order {
             id: order.id.to_string().into(),
             client_id: order.client_id.into(),
             placed_at: DateTime(order.placed_at),
-            status: orders::Status::of(&order).into(),
+            status: orders::Status::of(order).into(),
             total: Money::new(order.total, currency),
             refunded: Money::new(order.refunded, currency),
             net: Money::new(order.total - order.refunded, currency),
             cancelled_at: order.cancelled_at.map(DateTime),
-            cancel_reason: order.cancel_reason,
+            cancel_reason: order.cancel_reason.clone(),
             key: OrderKey { id: order.id, client: order.client_id },
             known_lines: None,
         }
     }
 
-    pub fn with_lines(order: order::Model, lines: Vec<Line>, currency: Currency) -> Order {
+    pub fn with_lines(order: &order::Model, lines: Vec<Line>, currency: Currency) -> Order {
         Order { known_lines: Some(lines), ..Order::new(order, currency) }
     }
 }

@@ -18,7 +18,7 @@ impl OrderConnection {
     }
 
     fn order(&self, order: &order::Model) -> Order {
-        Order::new(order.clone(), self.currency)
+        Order::new(order, self.currency)
     }
 }
 
