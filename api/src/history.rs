@@ -1,13 +1,24 @@
 //! What has happened to clients and products, read from the event log of the command database.
 
+use chrono::{DateTime, Utc};
+use entity::event::{
+    CLIENT_FORGOTTEN, CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_CANCELLED, ORDER_PLACED, ORDER_REFUNDED, PRICE_CHANGED,
+    PRODUCT_CREATED, PRODUCT_UPDATED,
+};
 use entity::sums::{sum_of_refunds, sums_of_orders};
-use entity::{Event, Subject, order, order_event, order_refund};
+use entity::{ClientChanged, Event, ProductChanged, Subject, order, order_event, order_refund};
 use iso_currency::Currency;
 use read_model::{Client, ProjectedClient, Sum};
-use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
-
 use runtime::database::is_one_of;
+use sea_orm::prelude::Json;
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, Select,
+};
+use serde::Deserialize;
+use serde_json::from_value;
+use uuid::Uuid;
 
 /// The highest version for which [`client_at`] computes a client: it adds up at most as many orders and refunds.
 pub const MAX_EVENTS: i32 = 10_000;
@@ -17,9 +28,45 @@ pub const MAX_EVENTS: i32 = 10_000;
 pub struct Entry {
     pub r#type: String,
     pub actor: Option<String>,
-    pub event: Event,
-    /// The event before it. `None` for the first one.
-    pub before: Option<Event>,
+    pub time: DateTime<Utc>,
+    pub version: i32,
+    pub details: Details,
+    /// Those of the event before it. `None` for the first one.
+    pub before: Option<Details>,
+}
+
+/// What a history shows of the data of an event: all but the lines of orders, which have up to 86 KB.
+#[derive(Clone, Debug)]
+pub enum Details {
+    Order(OrderChanged),
+    Client(ClientChanged),
+    Product(ProductChanged),
+}
+
+/// An order that was placed, cancelled or refunded.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderChanged {
+    #[serde(flatten)]
+    pub client: ClientChanged,
+    pub order_id: Uuid,
+    /// Minor units, as `refunded`.
+    pub total: i64,
+    /// `None` if it was placed.
+    #[serde(rename = "amount")]
+    pub refunded: Option<i64>,
+    pub reason: Option<String>,
+}
+
+/// A row of the log without the lines of its order.
+#[derive(FromQueryResult)]
+struct Row {
+    id: Uuid,
+    r#type: String,
+    actor: Option<String>,
+    occurred_at: DateTime<Utc>,
+    version: i32,
+    details: Json,
 }
 
 /// Some events of a history, newest first.
@@ -39,17 +86,12 @@ pub async fn page(
     subject: Subject,
     after: Option<i32>,
     first: usize,
-    currency: Currency,
 ) -> Result<HistoryPage, DbErr> {
     // The event of the cursor and the event after the page are read too.
-    let rows = events_of(subject)
-        .filter(order_event::Column::Version.lte(after.unwrap_or(i32::MAX)))
-        .order_by_desc(order_event::Column::Version)
-        .limit(first as u64 + 2)
-        .all(db)
-        .await?;
-    let mut entries = entries(rows, currency)?;
-    let has_previous_page = entries.first().is_some_and(|entry| Some(entry.event.version) == after);
+    let events =
+        events_of(subject).filter(order_event::Column::Version.lte(after.unwrap_or(i32::MAX))).limit(first as u64 + 2);
+    let mut entries = read(db, events).await?;
+    let has_previous_page = entries.first().is_some_and(|entry| Some(entry.version) == after);
     if has_previous_page {
         entries.remove(0);
     }
@@ -62,33 +104,45 @@ pub async fn page(
 ///
 /// # Errors
 /// When the database fails, or an event is damaged.
-pub async fn at_versions(
-    db: &DatabaseConnection,
-    client: i64,
-    versions: Vec<i32>,
-    currency: Currency,
-) -> Result<Vec<Entry>, DbErr> {
-    let rows = events_of(Subject::Client(client))
-        .filter(is_one_of(db, order_event::Column::Version, versions))
-        .order_by_desc(order_event::Column::Version)
-        .all(db)
-        .await?;
-    let entries = entries(rows, currency)?.into_iter();
+pub async fn at_versions(db: &DatabaseConnection, client: i64, versions: Vec<i32>) -> Result<Vec<Entry>, DbErr> {
+    let events = events_of(Subject::Client(client)).filter(is_one_of(db, order_event::Column::Version, versions));
+    let entries = read(db, events).await?.into_iter();
     Ok(entries.map(|entry| Entry { before: None, ..entry }).collect())
 }
 
-/// Entries of rows that are sorted with the newest first.
-fn entries(rows: Vec<order_event::Model>, currency: Currency) -> Result<Vec<Entry>, DbErr> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(rows.len());
-    for row in rows {
-        let (r#type, actor) = (row.r#type.clone(), row.actor.clone());
-        let event = parse(row, currency)?;
+/// Reads events, newest first.
+async fn read(db: &DatabaseConnection, events: Select<order_event::Entity>) -> Result<Vec<Entry>, DbErr> {
+    use order_event::Column::{Actor, Id, OccurredAt, Type, Version};
+    let without_lines = match db.get_database_backend() {
+        DbBackend::Postgres => "payload - '{lines,amounts}'::text[]",
+        _ => "json_remove(payload, '$.lines', '$.amounts')",
+    };
+    let rows = events
+        .select_only()
+        .columns([Id, Type, Actor, OccurredAt, Version])
+        .column_as(Expr::cust(without_lines), "details")
+        .order_by_desc(Version);
+    let mut entries: Vec<Entry> = Vec::new();
+    for row in rows.into_model::<Row>().all(db).await? {
+        let Row { id, r#type, actor, occurred_at: time, version, details } = row;
+        let details = Details::of(&r#type, details).map_err(|error| DbErr::Custom(format!("event {id}: {error}")))?;
         if let Some(newer) = entries.last_mut() {
-            newer.before = Some(event.clone());
+            newer.before = Some(details.clone());
         }
-        entries.push(Entry { r#type, actor, event, before: None });
+        entries.push(Entry { r#type, actor, time, version, details, before: None });
     }
     Ok(entries)
+}
+
+impl Details {
+    fn of(r#type: &str, data: Json) -> Result<Details, serde_json::Error> {
+        Ok(match r#type {
+            ORDER_PLACED | ORDER_CANCELLED | ORDER_REFUNDED => Details::Order(from_value(data)?),
+            CLIENT_REGISTERED | CLIENT_UPDATED | CLIENT_FORGOTTEN => Details::Client(from_value(data)?),
+            PRODUCT_CREATED | PRICE_CHANGED | PRODUCT_UPDATED => Details::Product(from_value(data)?),
+            _ => return Err(serde::de::Error::custom("its type is unknown")),
+        })
+    }
 }
 
 /// The client as it was at a version, or at its newest version if that is below: as its newest event has it, with the sums of its orders

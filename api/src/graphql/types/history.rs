@@ -1,6 +1,6 @@
 use async_graphql::{ComplexObject, Context, Enum, ID, Object, SimpleObject};
+use entity::Subject;
 use entity::event;
-use entity::{Change, Event, Subject};
 use iso_currency::Currency;
 
 use super::money::Money;
@@ -14,7 +14,7 @@ use crate::graphql::authorize::{authorize, authorize_for};
 use crate::graphql::cost_directives::{cost, list_size, max_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal};
-use crate::history::{self, Entry, HistoryPage};
+use crate::history::{self, Details, Entry, HistoryPage, OrderChanged};
 use crate::orders;
 
 /// The default size of a page.
@@ -108,36 +108,34 @@ pub struct FieldChange {
 impl HistoryEntry {
     /// What a caller may see of an event.
     pub fn new(entry: Entry, identity: &Identity, currency: Currency) -> Result<HistoryEntry, Error> {
-        let Entry { r#type, actor, event, before } = entry;
+        let Entry { r#type, actor, time, version, details, before } = entry;
         let is_visible = |actor: &String| identity.client.is_none() || **actor == *identity.subject;
-        let (order, reason) = match &event.data {
-            Change::OrderPlaced(order) => (Some((order.order_id, order.total)), None),
-            Change::OrderCancelled(refund) | Change::OrderRefunded(refund) => {
-                (Some((refund.order.order_id, refund.amount)), refund.reason.clone())
-            }
-            Change::Client(_) | Change::Product(_) => (None, None),
+        let changes = changes(version, &details, before.as_ref(), currency);
+        let order = match details {
+            Details::Order(order) if identity.may(READ_ORDERS) => Some(order),
+            _ => None,
         };
-        let order = order.filter(|_| identity.may(READ_ORDERS));
+        let amount = order.as_ref().map(|order| order.refunded.unwrap_or(order.total));
         Ok(HistoryEntry {
             r#type: EventType::of(&r#type).ok_or_else(|| Error::internal(&format!("event type {type}")))?,
-            time: DateTime(event.time),
-            version: event.version,
+            time: DateTime(time),
+            version,
             actor: actor.filter(is_visible),
-            changes: changes(&event, before.as_ref(), currency),
-            order_id: order.map(|(id, _)| id.to_string().into()),
-            amount: order.map(|(_, amount)| Money::new(amount, currency)),
-            reason: reason.filter(|_| identity.may(READ_ORDERS)),
+            changes,
+            order_id: order.as_ref().map(|order| order.order_id.to_string().into()),
+            amount: amount.map(|amount| Money::new(amount, currency)),
+            reason: order.and_then(|order| order.reason),
         })
     }
 }
 
 /// The fields whose values differ. `before` is `None` for the first event of a log, which may not be that of version 1.
-fn changes(event: &Event, before: Option<&Event>, currency: Currency) -> Vec<FieldChange> {
-    if before.is_none() && event.version > 1 {
+fn changes(version: i32, details: &Details, before: Option<&Details>, currency: Currency) -> Vec<FieldChange> {
+    if before.is_none() && version > 1 {
         return Vec::new();
     }
     let before = before.map(|before| fields(before, currency));
-    let after = fields(event, currency);
+    let after = fields(details, currency);
     let change = |(n, (field, after)): (usize, (&'static str, Option<String>))| {
         let before = before.as_ref().and_then(|before| before[n].1.clone());
         (before != after).then_some(FieldChange { field, before, after })
@@ -146,17 +144,18 @@ fn changes(event: &Event, before: Option<&Event>, currency: Currency) -> Vec<Fie
 }
 
 /// The fields of the client or product after an event: the same ones for all events of one log.
-fn fields(event: &Event, currency: Currency) -> Vec<(&'static str, Option<String>)> {
-    if let Some(client) = event.client() {
-        return vec![("name", Some(client.name.to_owned())), ("email", Some(client.email.to_owned()))];
+fn fields(details: &Details, currency: Currency) -> Vec<(&'static str, Option<String>)> {
+    match details {
+        Details::Client(client) | Details::Order(OrderChanged { client, .. }) => {
+            vec![("name", Some(client.client_name.clone())), ("email", Some(client.client_email.clone()))]
+        }
+        Details::Product(product) => vec![
+            ("name", Some(product.name.clone())),
+            ("price", Some(Decimal::from_minor(product.price, currency).into_text())),
+            ("available", Some(product.available.to_string())),
+            ("sku", product.sku.clone()),
+        ],
     }
-    let Change::Product(product) = &event.data else { return Vec::new() };
-    vec![
-        ("name", Some(product.name.clone())),
-        ("price", Some(Decimal::from_minor(product.price, currency).into_text())),
-        ("available", Some(product.available.to_string())),
-        ("sku", product.sku.clone()),
-    ]
 }
 
 pub struct HistoryConnection {
@@ -178,7 +177,7 @@ impl HistoryConnection {
     ) -> Result<HistoryConnection, Error> {
         let (app, first) = (app(ctx), page_size(first, EVENTS)?);
         let after = after.map(|cursor| parse_cursor(&cursor)).transpose()?;
-        let mut page = history::page(&app.db, subject, after, first, app.currency).await?;
+        let mut page = history::page(&app.db, subject, after, first).await?;
         let entries = std::mem::take(&mut page.entries).into_iter();
         let entries =
             entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect::<Result<_, _>>()?;
@@ -236,7 +235,7 @@ pub async fn history_of_order(
     authorize_for(ctx, READ_ORDERS, [&*order.client.to_string()])?;
     let (identity, app, first) = (authorize(ctx, READ_ORDERS)?, app(ctx), page_size(first, EVENTS_OF_ORDER)?);
     let versions = orders::versions(&app.db, order.id).await?.into_iter().rev().take(first).collect();
-    let entries = history::at_versions(&app.db, order.client, versions, app.currency).await?.into_iter();
+    let entries = history::at_versions(&app.db, order.client, versions).await?.into_iter();
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
 
