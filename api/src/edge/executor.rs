@@ -55,7 +55,7 @@ pub struct OperationInfo {
     pub cost: usize,
     /// Whether its document is from a manifest, so that no caller has chosen its name.
     pub is_trusted: bool,
-    /// The largest size of the response.
+    /// The largest size of the response, and that of the variables.
     bytes: usize,
     /// Whether a field may wait for the read model.
     waits: bool,
@@ -197,7 +197,8 @@ impl Executor {
                 let position = error.location.and_then(|location| document.position(location));
                 refusal::error("BAD_USER_INPUT", format!("Variables: {}", error.message), position)
             })?;
-        let Estimate { cost, bytes, waits, works } = estimate(schema, &document.validated, operation, Some(&json));
+        let response = estimate(schema, &document.validated, operation, Some(&json));
+        let Estimate { cost, bytes, waits, works } = response.with_variables(variables::size(&variables));
         self.limits.check_cost(cost)?;
         self.limits.check_response(bytes)?;
 

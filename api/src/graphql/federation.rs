@@ -42,6 +42,9 @@ const DIRECTIVES: [(&str, &str); 4] = [
     ("PageInfo", "@shareable"),
 ];
 
+/// The fields of a representation that are read.
+pub const KEY: [&str; 2] = ["__typename", "id"];
+
 static SUBGRAPH_SDL: LazyLock<String> = LazyLock::new(|| {
     let directives = DIRECTIVES.into_iter().fold(schema(None).sdl(), |sdl, (name, directive)| {
         sdl.replace(&format!("\ntype {name} {{"), &format!("\ntype {name} {directive} {{"))
@@ -148,7 +151,7 @@ enum Key {
 
 impl Key {
     fn parse(ctx: &Context<'_>, representation: &Value) -> Result<Key, Error> {
-        let (Some(ty), Some(id)) = (text(representation, "__typename"), text(representation, "id")) else {
+        let [Some(ty), Some(id)] = KEY.map(|field| text(representation, field)) else {
             let example = r#"{ "__typename": "Client", "id": "1" }"#;
             return Err(Error::BadUserInput(format!("A representation has a type and an id, such as {example}.")));
         };

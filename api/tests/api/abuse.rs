@@ -291,6 +291,31 @@ async fn a_subscription_reserves_the_memory_of_a_result() {
 }
 
 #[tokio::test]
+async fn an_operation_reserves_the_memory_of_its_variables() {
+    // Enough for three texts of 60,000 characters, and for as much as one operation may have.
+    let flags = ["--max-response-bytes", "200000", "--max-response-memory", "400000"];
+    let (api, _) = start_with_sales(&sqlite().await, &flags).await;
+    let mut socket = Socket::acknowledged(&api, &token_of(&api, "a")).await;
+    let mut watch = async |id: String, order: &str| {
+        let query = "subscription ($id: ID!) { orderChanged(id: $id) { id } }";
+        let payload = json!({ "query": query, "variables": { "id": order } });
+        socket.send(json!({ "id": id, "type": "subscribe", "payload": payload })).await;
+    };
+    // None of these orders exists, so nothing is sent.
+    for n in 0..20 {
+        watch(format!("short {n}"), "x").await;
+    }
+    for n in 0..4 {
+        watch(format!("long {n}"), &"x".repeat(60_000)).await;
+    }
+    let refused = socket.receive().await;
+    assert!(refused["id"].as_str().unwrap().starts_with("long"), "{refused}");
+    assert_eq!(refused["payload"][0]["extensions"]["code"], "SERVER_BUSY");
+    socket.send(json!({ "type": "ping" })).await;
+    assert_eq!(socket.receive().await["type"], "pong", "no other is refused");
+}
+
+#[tokio::test]
 async fn the_subscriptions_of_a_caller_are_limited() {
     let (api, _) = start_with_sales(&sqlite().await, &["--max-subscriptions-per-caller", "2"]).await;
     let token = token_of(&api, "a");

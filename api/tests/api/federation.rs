@@ -95,6 +95,28 @@ async fn entities_are_returned_in_sequence_and_each_fails_alone() {
     assert_eq!(code(&api.graphql(&token, names, many).await), "BAD_USER_INPUT");
 }
 
+/// The rest may be any JSON, which would take 70 bytes for each value.
+#[tokio::test]
+async fn only_the_key_of_a_representation_is_kept() {
+    let api = Api::start_with(&sqlite().await, &["--federation", "--max-response-bytes", "100000"]).await;
+    let token = api.token(ALL_SCOPES, None);
+    let many = vec![json!({}); 20_000];
+    for (representation, expected) in [
+        (json!({ "__typename": "Product", "id": "3", "x": many }), "none"),
+        (json!({ "__typename": "Product", "id": many }), "BAD_USER_INPUT"),
+        (json!(many), "BAD_USER_INPUT"),
+    ] {
+        let response = entities(&api, &token, json!([representation])).await;
+        assert_eq!(code(&response), expected);
+        let one = "query ($of: _Any!) { _entities(representations: [$of]) { ... on Product { id } } }";
+        assert_eq!(code(&api.graphql(&token, one, json!({ "of": representation })).await), expected);
+    }
+    // As a value of another type they count.
+    let query = "query ($x: [[ID]]) { _entities(representations: [{ __typename: \"Product\", id: \"3\", x: $x }]) { __typename } }";
+    let response = api.graphql(&token, query, json!({ "x": vec![json!([]); 20_000] })).await;
+    assert_eq!(code(&response), "MAX_RESPONSE_LIMIT", "{response}");
+}
+
 #[tokio::test]
 async fn entities_require_the_rights_of_the_root_fields() {
     let (api, id) = subgraph(&sqlite().await).await;

@@ -27,7 +27,7 @@ const WAIT_ARGUMENT: &str = "minVersion";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
     pub cost: usize,
-    /// The largest size of the response as JSON, without errors.
+    /// The largest size of the response as JSON, without errors, and of the variables.
     pub bytes: usize,
     /// Whether a field may wait for the read model.
     pub waits: bool,
@@ -48,6 +48,12 @@ pub fn estimate(
 }
 
 impl Estimate {
+    /// Also counts the memory of the variables, which an operation keeps until it ends.
+    pub fn with_variables(self, bytes: usize) -> Estimate {
+        let cost = self.cost.saturating_add(bytes / BYTES_PER_POINT);
+        Estimate { cost, bytes: self.bytes.saturating_add(bytes), ..self }
+    }
+
     fn add(self, other: Estimate) -> Estimate {
         Estimate {
             cost: self.cost.saturating_add(other.cost),
@@ -300,6 +306,13 @@ mod tests {
         let waits = |variables| of("query ($v: Int) { client(id: 1, minVersion: $v) { id } }", Some(variables)).waits;
         assert_eq!([waits(r#"{ "v": 1 }"#), waits(r#"{ "v": null }"#), waits("{}")], [true, false, false]);
         assert!(!waits(r#"{ "v": 0 }"#) && !waits(r#"{ "v": -1 }"#));
+    }
+
+    #[test]
+    fn the_memory_of_variables_counts_as_that_of_a_response() {
+        let variables = Estimate { cost: 5, bytes: 100, ..Estimate::default() }.with_variables(2 * BYTES_PER_POINT);
+        assert_eq!((variables.cost, variables.bytes), (7, 2 * BYTES_PER_POINT + 100));
+        assert_eq!(Estimate::default().with_variables(1_000).cost, 0);
     }
 
     #[test]

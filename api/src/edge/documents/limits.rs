@@ -46,10 +46,10 @@ pub struct LimitSettings {
     /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, and a line of an order 1, multiplied by the sizes of the lists around it
     #[arg(long, env, default_value_t = 1_000, value_parser = at_least_one())]
     pub max_complexity: usize,
-    /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values
+    /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values, with the memory of the variables
     #[arg(long, env, default_value_t = 8 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_bytes: usize,
-    /// Memory for responses until they are sent, in bytes; one caller gets at most about an eighth of it. Further operations wait for a second, then get status 503
+    /// Memory for responses until they are sent, and for variables, in bytes; one caller gets at most about an eighth of it. Further operations wait for a second, then get status 503
     #[arg(long, env, default_value_t = 128 * 1024 * 1024, value_parser = at_least_one())]
     pub max_response_memory: usize,
     /// Time limit of an operation, such as 5s. An order that is already being placed is still placed
@@ -114,11 +114,11 @@ impl LimitSettings {
         Ok(())
     }
 
-    /// Refuses an operation whose response could be too large.
+    /// Refuses an operation whose response and variables could be too large.
     pub fn check_response(&self, bytes: usize) -> Result<(), ServerError> {
         if bytes > self.max_response_bytes {
             let message = format!(
-                "The response could have {bytes} bytes, more than the maximum of {}. Ask for fewer fields or elements.",
+                "The response and the variables could have {bytes} bytes, more than the maximum of {}. Ask for fewer fields or elements.",
                 self.max_response_bytes
             );
             return Err(refusal::error("MAX_RESPONSE_LIMIT", message, None));

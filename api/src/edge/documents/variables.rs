@@ -7,10 +7,11 @@ use apollo_compiler::response::{JsonMap, JsonValue};
 use apollo_compiler::validation::Valid;
 use async_graphql::parser::types::{ExecutableDocument as Converted, Selection, SelectionSet};
 use async_graphql::{Name, SerializerError, Variables};
-use async_graphql_value::Value;
+use async_graphql_value::{ConstValue, Value};
 
 use super::convert::convert_value;
 use super::values::{InvalidValue, check_nulls, check_variable};
+use crate::graphql::federation::KEY;
 
 /// Coerced variables: as JSON, and as async-graphql executes them.
 pub struct Coerced {
@@ -25,6 +26,13 @@ pub fn coerce(
     operation: &Operation,
     mut given: JsonMap,
 ) -> Result<Coerced, InvalidValue> {
+    for variable in operation.variables.iter().filter(|variable| variable.ty.inner_named_type().as_str() == "_Any") {
+        match given.get_mut(variable.name.as_str()) {
+            Some(JsonValue::Array(items)) if variable.ty.is_list() => items.iter_mut().for_each(keep_key),
+            Some(representation) => keep_key(representation),
+            None => {}
+        }
+    }
     given.iter_mut().for_each(|(_, value)| write_whole_numbers_as_integers(value));
     let json = coerce_variable_values(schema, operation, &given)
         .map_err(|error| InvalidValue { message: format!("{}.", error.message()), location: error.location() })?;
@@ -39,6 +47,33 @@ pub fn coerce(
         })?;
     }
     Ok(Coerced { json, variables })
+}
+
+/// Removes all but the key of an entity of a gateway. The rest may be any JSON, which is not read but would be converted and kept.
+fn keep_key(representation: &mut JsonValue) {
+    match representation {
+        JsonValue::Object(fields) => fields.retain(|name, value| {
+            KEY.contains(&name.as_str()) && !matches!(value, JsonValue::Array(_) | JsonValue::Object(_))
+        }),
+        JsonValue::Array(_) => *representation = JsonValue::Object(JsonMap::new()), // it has no key
+        _ => {}
+    }
+}
+
+/// The memory of variables in bytes. An operation keeps them until it ends: each value has a fixed size, and texts are on the heap.
+pub fn size(variables: &Variables) -> usize {
+    variables.iter().map(|(name, value)| name.len() + size_of_value(value)).sum()
+}
+
+fn size_of_value(value: &ConstValue) -> usize {
+    let inner = match value {
+        ConstValue::String(text) => text.len(),
+        ConstValue::Enum(name) => name.len(),
+        ConstValue::List(items) => items.iter().map(size_of_value).sum(),
+        ConstValue::Object(fields) => fields.iter().map(|(name, value)| name.len() + size_of_value(value)).sum(),
+        _ => 0,
+    };
+    size_of::<ConstValue>() + inner
 }
 
 /// JSON has one type of numbers: `1.0`, `1e0` and `1` are the same integer, and so are `-0` and `0`.
@@ -118,4 +153,18 @@ fn has_value(value: &mut Value, variables: &Variables) -> bool {
         _ => {}
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_variables_counts_values_and_texts() {
+        let size = |json: serde_json::Value| size(&Variables::from_json(json));
+        assert!((60_000..60_100).contains(&size(serde_json::json!({ "a": "x".repeat(60_000) }))));
+        let many = serde_json::json!({ "a": vec![serde_json::json!({ "b": null }); 1_000] });
+        assert!((2_000 * 64..2_000 * 90).contains(&size(many)));
+        assert_eq!(size(serde_json::json!({})), 0);
+    }
 }
