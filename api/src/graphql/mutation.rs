@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, Object};
 use entity::{client, product};
-use iso_currency::Currency;
 
 use super::arguments::{parse_id, parse_order_id};
 use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
@@ -14,13 +13,16 @@ use super::types::order::{
 };
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::user_error::user_errors;
-use super::{App, app, origin};
+use super::{app, origin};
 use crate::commands::Rejection;
 use crate::commands::idempotency::Done;
 use crate::commands::place_order::Outcome;
 use crate::commands::products::{NewProduct, ProductUpdate};
 use crate::commands::refunds::{RefundKind, RefundOrder, RefundedOrder};
-use crate::edge::auth::{CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, REFUND_ORDERS, WRITE_CLIENTS, WRITE_PRODUCTS};
+use crate::edge::auth::{
+    CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS, REFUND_ORDERS, WRITE_CLIENTS,
+    WRITE_PRODUCTS,
+};
 use crate::orders::StoredOrder;
 
 pub struct Mutation;
@@ -173,8 +175,11 @@ async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Resul
     let RegisterClientInput { name, email, idempotency_key } = input;
     let registered = app.commands.register_client(&name, &email, idempotency_key.as_deref(), origin(ctx));
     Ok(match registered.await? {
-        Ok(Done { row, replayed: false }) => ClientPayload::registered(row, app.currency),
-        Ok(done) => changed_client(app, done).await,
+        Ok(Done { row, replayed: false }) => {
+            let projected = authorize(ctx, READ_CLIENTS).map(|_| None); // it has no orders
+            ClientPayload::new(row, false, projected, app.currency)
+        }
+        Ok(done) => changed_client(ctx, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
@@ -186,7 +191,7 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
     let (id, key) = (parse_id(&id), idempotency_key.as_deref());
     let updated = app.commands.update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx));
     Ok(match updated.await? {
-        Ok(done) => changed_client(app, done).await,
+        Ok(done) => changed_client(ctx, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
@@ -197,15 +202,19 @@ async fn forget_client(ctx: &Context<'_>, input: ForgetClientInput) -> Result<Cl
     let forgotten =
         app.commands.forget_client(parse_id(&input.id), input.idempotency_key.as_deref(), origin(ctx)).await?;
     Ok(match forgotten {
-        Ok(done) => changed_client(app, done).await,
+        Ok(done) => changed_client(ctx, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
 }
 
-async fn changed_client(app: &App, Done { row, replayed }: Done<client::Model>) -> ClientPayload {
-    let projected = app.clients.by_ids(&[row.id]).await;
-    let projected = projected.map(|mut clients| clients.pop().flatten()).map_err(Error::from);
-    ClientPayload::changed(row, replayed, projected, app.currency)
+async fn changed_client(ctx: &Context<'_>, Done { row, replayed }: Done<client::Model>) -> ClientPayload {
+    let projected = projected_client(ctx, row.id).await;
+    ClientPayload::new(row, replayed, projected, app(ctx).currency)
+}
+
+async fn projected_client(ctx: &Context<'_>, id: i64) -> Result<Option<read_model::Client>, Error> {
+    authorize(ctx, READ_CLIENTS)?;
+    Ok(app(ctx).clients.by_ids(&[id]).await?.pop().flatten())
 }
 
 async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<ProductPayload, Error> {
@@ -213,7 +222,7 @@ async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<
     let (CreateProductInput { name, price, sku, available, idempotency_key }, app) = (input, app(ctx));
     let new = NewProduct { name, price: price.to_minor(app.currency), available: available.unwrap_or(true), sku };
     let created = app.commands.create_product(new, idempotency_key.as_deref(), origin(ctx)).await?;
-    Ok(product_payload(created, app.currency))
+    Ok(product_payload(ctx, created))
 }
 
 async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<ProductPayload, Error> {
@@ -222,16 +231,21 @@ async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<
     let update = ProductUpdate { name, price: price.map(|price| price.to_minor(app.currency)), available, sku };
     let key = idempotency_key.as_deref();
     let updated = app.commands.update_product(parse_id(&id), update, key, origin(ctx)).await?;
-    Ok(product_payload(updated, app.currency))
+    Ok(product_payload(ctx, updated))
 }
 
-fn product_payload(changed: Result<Done<product::Model>, Vec<Rejection>>, currency: Currency) -> ProductPayload {
+fn product_payload(ctx: &Context<'_>, changed: Result<Done<product::Model>, Vec<Rejection>>) -> ProductPayload {
+    let currency = app(ctx).currency;
     match changed {
-        Ok(Done { row, replayed }) => {
-            ProductPayload { product: Some(Product::of_row(row, currency)), replayed, user_errors: Vec::new() }
-        }
+        Ok(Done { row, replayed }) => ProductPayload {
+            product_id: Some(row.id.into()),
+            product: Some(authorize(ctx, READ_PRODUCTS).map(|_| Product::of_row(row, currency))),
+            replayed,
+            user_errors: Vec::new(),
+        },
         Err(rejections) => {
-            ProductPayload { product: None, replayed: false, user_errors: user_errors(rejections, "id", currency) }
+            let user_errors = user_errors(rejections, "id", currency);
+            ProductPayload { product_id: None, product: None, replayed: false, user_errors }
         }
     }
 }

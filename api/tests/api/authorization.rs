@@ -92,6 +92,39 @@ async fn a_root_field_without_its_scope_is_null_and_the_others_remain() {
 }
 
 #[tokio::test]
+async fn what_was_written_is_returned_only_with_the_scope_to_read_it() {
+    let api = Api::start(&sqlite().await).await;
+    let client = "clientId client { id name } clientVersion userErrors { code }";
+    let product = "productId product { id name } userErrors { code }";
+    let register = "registerClient(input: { name: \"Zoë\", email: \"zoe@example.com\", idempotencyKey: \"5f9c\" })";
+    for (mutation, fields, write, read, [id, object]) in [
+        (register, client, "clients:write", "clients:read", ["clientId", "client"]),
+        (register, client, "clients:write", "clients:read", ["clientId", "client"]),
+        ("updateClient(input: { id: 2 })", client, "clients:write", "clients:read", ["clientId", "client"]),
+        ("forgetClient(input: { id: 3 })", client, "clients:forget", "clients:read", ["clientId", "client"]),
+        ("updateProduct(input: { id: 1 })", product, "products:write", "products:read", ["productId", "product"]),
+        (
+            "createProduct(input: { name: \"Lamp\", price: \"5\", idempotencyKey: \"7a1d\" })",
+            product,
+            "products:write",
+            "products:read",
+            ["productId", "product"],
+        ),
+    ] {
+        let mutation = format!("mutation {{ result: {mutation} {{ {fields} }} }}");
+        let response = api.graphql(&api.token(write, None), &mutation, json!({})).await;
+        let result = &response["data"]["result"];
+        assert!(result[id].is_string() && result["userErrors"] == json!([]), "{response}");
+        assert_eq!((&result[object], &response["errors"][0]["path"]), (&Value::Null, &json!(["result", object])));
+        assert_eq!(code(&response), "FORBIDDEN");
+        assert_eq!(response["errors"][0]["extensions"]["requiredScope"], read);
+        let response = api.graphql(&api.token(&format!("{write} {read}"), None), &mutation, json!({})).await;
+        let result = &response["data"]["result"];
+        assert_eq!((code(&response), &result[object]["id"]), ("none", &result[id]), "{response}");
+    }
+}
+
+#[tokio::test]
 async fn a_field_without_its_scope_is_null_and_the_rest_remains() {
     let api = Api::start(&sqlite().await).await;
     let place =

@@ -73,7 +73,7 @@ async fn no_store_has_the_name_or_the_address_of_a_forgotten_client() {
     let sums = "{ clients { nodes { id total { amount } orderCount } } }";
     let sums_before = ask(&api, sums).await;
 
-    let forgotten = change(&api, &api.token("clients:forget", None), &forget(&id)).await;
+    let forgotten = change(&api, &api.token("clients:forget clients:read", None), &forget(&id)).await;
     assert_eq!((&forgotten["clientVersion"], &forgotten["userErrors"]), (&json!(6), &json!([])), "{forgotten}");
     let after = log(&db.connection).await;
     let event = after.last().unwrap();

@@ -243,10 +243,10 @@ async fn changes_require_their_scopes() {
         (ALL_SCOPES, Some("1"), UPDATE, &other, "FORBIDDEN"),
         (ALL_SCOPES, Some("1"), CREATE, &create, "FORBIDDEN"),
         (ALL_SCOPES, Some("1"), CHANGE, &price, "FORBIDDEN"),
-        ("clients:write", Some("1"), UPDATE, &update, "none"),
-        ("clients:write", None, REGISTER, &register, "none"),
-        ("products:write", None, CREATE, &create, "none"),
-        ("products:write", None, CHANGE, &price, "none"),
+        ("clients:write clients:read", Some("1"), UPDATE, &update, "none"),
+        ("clients:write clients:read", None, REGISTER, &register, "none"),
+        ("products:write products:read", None, CREATE, &create, "none"),
+        ("products:write products:read", None, CHANGE, &price, "none"),
     ] {
         let response = api.graphql(&api.token(scope, client), mutation, json!({ "input": input })).await;
         assert_eq!(code(&response), expected, "{scope} {client:?} {input}");

@@ -188,8 +188,10 @@ pub struct ForgetClientInput {
 /// The result of registering, updating or forgetting a client.
 #[derive(SimpleObject)]
 pub struct ClientPayload {
-    /// The client after the change. Null if `userErrors` is not empty. If only this field fails, with
-    /// READ_MODEL_UNAVAILABLE, the change was made all the same.
+    /// The id of the client. Null if `userErrors` is not empty.
+    client_id: Option<ID>,
+    /// The client after the change. Null if `userErrors` is not empty. Requires the scope `clients:read`. If only this field fails, with
+    /// FORBIDDEN or READ_MODEL_UNAVAILABLE, the change was made all the same.
     client: Option<Result<Client, Error>>,
     /// The version of the client after the change. With it, `client(id:, minVersion:)` waits until queries include the
     /// change.
@@ -201,38 +203,24 @@ pub struct ClientPayload {
 }
 
 impl ClientPayload {
-    /// A client that has been registered now, so that it has no orders.
-    pub fn registered(row: client::Model, currency: Currency) -> ClientPayload {
-        ClientPayload::written(row.version, false, Ok(with_row(row, None)), currency)
-    }
-
     /// `projected` is the client of the read model.
-    pub fn changed(
+    pub fn new(
         row: client::Model,
         replayed: bool,
         projected: Result<Option<read_model::Client>, Error>,
         currency: Currency,
     ) -> ClientPayload {
-        let client = projected.map(|projected| with_row(row.clone(), projected));
-        ClientPayload::written(row.version, replayed, client, currency)
-    }
-
-    fn written(
-        version: i32,
-        replayed: bool,
-        client: Result<read_model::Client, Error>,
-        currency: Currency,
-    ) -> ClientPayload {
         ClientPayload {
-            client: Some(client.map(|client| Client::new(client, currency))),
-            client_version: Some(version),
+            client_id: Some(row.id.into()),
+            client_version: Some(row.version),
+            client: Some(projected.map(|projected| Client::new(with_row(row, projected), currency))),
             replayed,
             user_errors: Vec::new(),
         }
     }
 
     pub fn rejected(user_errors: Vec<UserError>) -> ClientPayload {
-        ClientPayload { client: None, client_version: None, replayed: false, user_errors }
+        ClientPayload { client_id: None, client: None, client_version: None, replayed: false, user_errors }
     }
 }
 

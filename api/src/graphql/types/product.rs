@@ -6,6 +6,7 @@ use iso_currency::Currency;
 use super::money::Money;
 use super::page::{CURSOR_BYTES, PageInfo};
 use crate::graphql::cost_directives::max_size;
+use crate::graphql::error::Error;
 use crate::graphql::scalars::Decimal;
 use crate::graphql::user_error::UserError;
 use crate::queries::catalogue::ProductPage;
@@ -118,8 +119,11 @@ pub struct UpdateProductInput {
 /// The result of creating or changing a product.
 #[derive(SimpleObject)]
 pub struct ProductPayload {
-    /// The product after the change. Null if `userErrors` is not empty.
-    pub product: Option<Product>,
+    /// The id of the product. Null if `userErrors` is not empty.
+    pub product_id: Option<ID>,
+    /// The product after the change. Null if `userErrors` is not empty. Requires the scope `products:read`. If only this field fails, the
+    /// change was made all the same.
+    pub product: Option<Result<Product, Error>>,
     /// Whether an earlier request with the same idempotency key had made the change. This request wrote nothing then.
     pub replayed: bool,
     /// All problems that the user can fix. Empty if the change was made.
