@@ -25,7 +25,7 @@ pub struct Settings {
     /// File with the password of the database, instead of the URL; a new password in it is used within a second
     #[arg(long, env)]
     pub database_password_file: Option<PathBuf>,
-    /// Maximum number of database connections, from 3 to 1000. Two place orders, and one serves the outbox relay
+    /// Maximum number of database connections, from 3 to 1000. Two place orders, one serves the outbox relay, and the statements of one caller use at most a quarter
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_connections: u32,
     /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK

@@ -3,6 +3,7 @@
 //! - [`edge`]: HTTP; parses and validates requests, checks tokens and rate limits, encodes responses
 //! - [`graphql`]: the schema and its resolvers
 //! - [`commands`]: writes to the command database
+//! - [`connections`]: how many connections to the command database each caller may use
 //! - [`outbox`]: publishes committed events to the queue
 //! - [`orders`]: reads of order rows
 //! - [`history`]: reads of the event log
@@ -14,6 +15,7 @@
 
 pub mod commands;
 pub mod config;
+pub mod connections;
 pub mod edge;
 pub mod graphql;
 pub mod history;

@@ -8,8 +8,9 @@ use apollo_compiler::executable::OperationType;
 use async_graphql::{Response, ServerError};
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, global};
-use sea_orm::{DatabaseConnection, DbBackend};
+use sea_orm::DatabaseConnection;
 
+use crate::connections::Pool;
 use crate::edge::executor::OperationInfo;
 use crate::edge::refusal;
 use crate::outbox::relay::Queue;
@@ -70,14 +71,14 @@ pub static DATABASE_TIMEOUTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
 pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     let pool = {
         let db = db.clone();
-        move || pool_state(&db)
+        move || Pool::of(&db)
     };
     let connections = METER.u64_observable_gauge("orders_database_connections");
     let observed = pool.clone();
     let connections = connections.with_callback(move |observer| {
         let Pool { size, idle, .. } = observed();
-        observer.observe(size.saturating_sub(idle), &[KeyValue::new("state", "used")]);
-        observer.observe(idle, &[KeyValue::new("state", "idle")]);
+        observer.observe(u64::from(size).saturating_sub(idle as u64), &[KeyValue::new("state", "used")]);
+        observer.observe(idle as u64, &[KeyValue::new("state", "idle")]);
     });
     connections.with_description("Connections of the pool to the command database").build();
 
@@ -108,26 +109,6 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     });
     let meaning = "Age of the oldest event that is not published, by the clock of the database; 0 below three seconds";
     age.with_description(meaning).with_unit("s").build();
-}
-
-struct Pool {
-    size: u64,
-    idle: u64,
-    max: u64,
-}
-
-fn pool_state(db: &DatabaseConnection) -> Pool {
-    let (size, idle, max) = match db.get_database_backend() {
-        DbBackend::Postgres => {
-            let pool = db.get_postgres_connection_pool();
-            (pool.size(), pool.num_idle(), pool.options().get_max_connections())
-        }
-        _ => {
-            let pool = db.get_sqlite_connection_pool();
-            (pool.size(), pool.num_idle(), pool.options().get_max_connections())
-        }
-    };
-    Pool { size: size.into(), idle: idle as u64, max: max.into() }
 }
 
 /// Counts a query or a mutation that was executed, and measures it.

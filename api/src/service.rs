@@ -22,6 +22,7 @@ use tracing::{error, warn};
 use crate::commands::Commands;
 use crate::commands::place_order::batcher::{OrderBatcher, order_queue};
 use crate::config::EdgeSettings;
+use crate::connections::{ConnectionQuotas, Pool};
 use crate::edge::auth::Authenticator;
 use crate::edge::body;
 use crate::edge::documents::Documents;
@@ -101,7 +102,8 @@ impl Service {
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
             documents.add_built_in(&manifest).context("the documents of the pages")?;
         }
-        let executor = Arc::new(Executor::new(schema, documents, limits.clone()));
+        let connections = ConnectionQuotas::new(&Pool::of(&app.db));
+        let executor = Arc::new(Executor::new(schema, documents, limits.clone(), connections));
         let edge = Arc::new(Edge {
             executor,
             app,

@@ -73,7 +73,7 @@ impl Commands {
             Err(rejections) => return Ok(Err(rejections)),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        let _turn = self.turns.take(&subject).await;
+        let _turn = self.turn(&subject).await;
         let transaction = begin(&self.db).await?;
         // Orders of the client wait for the lock, so that its versions have no gap.
         let locked = timed(&transaction, client::Entity::find_by_id(id).lock_exclusive()).one(&transaction).await?;

@@ -37,7 +37,7 @@ impl Commands {
             Err(rejection) => return Ok(Err(rejection.into())),
         };
         let Some(id) = id else { return Ok(Err(vec![Rejection::ClientNotFound])) };
-        let _turn = self.turns.take(&subject).await;
+        let _turn = self.turn(&subject).await;
         // The events up to this version are masked.
         let mut masked = 0;
         loop {

@@ -21,7 +21,7 @@ use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QuerySelect};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit};
 use uuid::Uuid;
 
 use super::{Commands, Origin, Rejection, as_new};
@@ -128,12 +128,13 @@ impl Earlier {
 }
 
 impl Commands {
-    /// The turn of a command that creates, if it has a key.
-    pub async fn turn_of_key(&self, key: &Option<Key>) -> Option<MutexGuard<'_, ()>> {
-        match key {
+    /// As [`Commands::turn`], for a command that creates. It has a turn if it has a key.
+    pub(super) async fn turn_of_key(&self, key: &Option<Key>) -> (Option<MutexGuard<'_, ()>>, OwnedSemaphorePermit) {
+        let turn = match key {
             Some(key) => Some(self.turns.take(&(&key.scope, &key.key)).await),
             None => None,
-        }
+        };
+        (turn, self.connections.acquire().await)
     }
 
     /// Stores the key for the event that the command is about to write, unless an earlier request has used it. Then nothing of the

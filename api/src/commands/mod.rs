@@ -31,10 +31,11 @@ use runtime::{crash_point, crash_points};
 use sea_orm::{
     ActiveModelTrait, ConnAcquireErr, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit, mpsc};
 use tracing::warn;
 use uuid::{ContextV7, Timestamp, Uuid};
 
+use crate::connections::ConnectionQuota;
 use crate::metrics::DATABASE_TIMEOUTS;
 use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
@@ -147,11 +148,24 @@ pub struct Commands {
     outgoing: mpsc::Sender<Outgoing>,
     /// By client, product or idempotency key.
     turns: Arc<Turns>,
+    /// Those of the caller.
+    connections: ConnectionQuota,
 }
 
 impl Commands {
     pub fn new(db: DatabaseConnection, currency: Currency, outgoing: mpsc::Sender<Outgoing>) -> Commands {
-        Commands { db, currency, outgoing, turns: Arc::default() }
+        Commands { db, currency, outgoing, turns: Arc::default(), connections: ConnectionQuota::default() }
+    }
+
+    /// The commands of a caller who may use these connections.
+    pub fn with_connections(&self, connections: ConnectionQuota) -> Commands {
+        Commands { connections, ..self.clone() }
+    }
+
+    /// Waits for the turn of a client or product, and then for a connection: a command that waits for its turn holds none.
+    async fn turn(&self, of: &Subject) -> (MutexGuard<'_, ()>, OwnedSemaphorePermit) {
+        let turn = self.turns.take(of).await;
+        (turn, self.connections.acquire().await)
     }
 
     /// Writes the event and commits.

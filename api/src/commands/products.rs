@@ -86,7 +86,7 @@ impl Commands {
     ) -> Outcome<Done<product::Model>> {
         let subject = Subject::Product(id.unwrap_or_default());
         let valid = both(update.valid(), idempotency::key(&Scope::Of(subject), key, "updateProduct"));
-        let _turn = self.turns.take(&subject).await;
+        let _turn = self.turn(&subject).await;
         let transaction = begin(&self.db).await?;
         let found = match id {
             // `FOR UPDATE` would make orders wait, because their items refer to the product.

@@ -28,6 +28,7 @@ use super::quota::{AfterWait, ConcurrencyQuota, Meter, Permit, QuotaKey, RateLim
 use super::refusal::{self, Refusal, mask};
 use super::request::Parameters;
 use super::traces;
+use crate::connections::ConnectionQuotas;
 use crate::graphql::OrderSchema;
 use crate::metrics;
 
@@ -96,10 +97,17 @@ pub struct Executor {
     subscriptions: Arc<ConcurrencyQuota>,
     /// Bytes of responses that are being produced or sent.
     memory: Arc<ConcurrencyQuota>,
+    /// Connections to the command database.
+    connections: ConnectionQuotas,
 }
 
 impl Executor {
-    pub fn new(schema: OrderSchema, documents: Documents, limits: LimitSettings) -> Executor {
+    pub fn new(
+        schema: OrderSchema,
+        documents: Documents,
+        limits: LimitSettings,
+        connections: ConnectionQuotas,
+    ) -> Executor {
         Executor {
             schema,
             documents,
@@ -112,6 +120,7 @@ impl Executor {
                 limits.max_response_memory.max(limits.max_response_bytes),
                 limits.max_response_bytes,
             ),
+            connections,
             limits,
         }
     }
@@ -144,7 +153,8 @@ impl Executor {
                 // Before the charge: a refused operation is not paid.
                 let memory = self.reserve(&meter.key, info.bytes).await?;
                 meter.charge(info.cost)?;
-                let request = request.data(Deliveries::new(meter.clone(), info.cost));
+                let request =
+                    request.data(Deliveries::new(meter.clone(), info.cost)).data(self.connections.of(&meter.key));
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
                 Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }
@@ -180,6 +190,7 @@ impl Executor {
 
     pub fn remove_idle_callers(&self) {
         self.rate_limits.remove_idle();
+        self.connections.remove_idle();
     }
 
     /// Selects the operation, coerces its variables and computes its cost.

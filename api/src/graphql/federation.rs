@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::arguments::{MAX_PAGE, parse_id, parse_order_id};
 use super::authorize::{authorize, authorize_for, only_client};
 use super::cost_directives::{cost, list_size, max_size, names};
+use super::database::database;
 use super::error::Error;
 use super::query::Query;
 use super::types::client::Client;
@@ -205,7 +206,7 @@ impl Found {
             }),
             read(orders, async |ids| {
                 let only_client = only_client(authorize(ctx, READ_ORDERS)?);
-                Ok(by_ids(&app.db, ids, only_client).await?)
+                Ok(by_ids(&*database(ctx).await, ids, only_client).await?)
             }),
         );
         Found { clients, products, orders }

@@ -4,12 +4,14 @@
 //! - [`types`], [`scalars`]: all other types, by subject
 //! - [`federation`]: more root fields of queries, for a gateway
 //! - [`authorize`], [`arguments`]: checks at the start of a resolver
+//! - [`database`]: how a resolver gets the command database
 //! - [`store_health`]: whether they can be executed
 //! - [`error`], [`user_error`]: failures, and problems that the user can fix
 
 mod arguments;
 mod authorize;
 pub mod cost_directives;
+mod database;
 pub mod error;
 pub mod federation;
 mod mutation;

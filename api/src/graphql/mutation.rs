@@ -6,6 +6,7 @@ use entity::{client, product};
 use super::arguments::{parse_id, parse_order_id};
 use super::authorize::{authorize, authorize_for, authorize_for_all, only_client};
 use super::cost_directives::cost;
+use super::database::commands;
 use super::error::Error;
 use super::types::client::{ClientPayload, ForgetClientInput, RegisterClientInput, UpdateClientInput};
 use super::types::order::{
@@ -156,7 +157,7 @@ async fn refund_order(
     let only_client = only_client(authorize(ctx, scope)?);
     let (app, order_id, origin) = (app(ctx), parse_order_id(id), origin(ctx));
     let command = RefundOrder { order_id, only_client, kind, reason, idempotency_key, origin };
-    Ok(match app.commands.refund_order(&command).await? {
+    Ok(match commands(ctx).refund_order(&command).await? {
         Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => {
             let (order, lines) = order.into_parts();
             let order = Some(Order::with_lines(&order, lines, app.currency));
@@ -173,8 +174,8 @@ async fn register_client(ctx: &Context<'_>, input: RegisterClientInput) -> Resul
     authorize_for_all(ctx, WRITE_CLIENTS)?;
     let app = app(ctx);
     let RegisterClientInput { name, email, idempotency_key } = input;
-    let registered = app.commands.register_client(&name, &email, idempotency_key.as_deref(), origin(ctx));
-    Ok(match registered.await? {
+    let registered = commands(ctx).register_client(&name, &email, idempotency_key.as_deref(), origin(ctx)).await?;
+    Ok(match registered {
         Ok(Done { row, replayed: false }) => {
             let projected = authorize(ctx, READ_CLIENTS).map(|_| None); // it has no orders
             ClientPayload::new(row, false, projected, app.currency)
@@ -189,8 +190,8 @@ async fn update_client(ctx: &Context<'_>, input: UpdateClientInput) -> Result<Cl
     let app = app(ctx);
     let UpdateClientInput { id, name, email, idempotency_key } = input;
     let (id, key) = (parse_id(&id), idempotency_key.as_deref());
-    let updated = app.commands.update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx));
-    Ok(match updated.await? {
+    let updated = commands(ctx).update_client(id, name.as_deref(), email.as_deref(), key, origin(ctx)).await?;
+    Ok(match updated {
         Ok(done) => changed_client(ctx, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
     })
@@ -200,7 +201,7 @@ async fn forget_client(ctx: &Context<'_>, input: ForgetClientInput) -> Result<Cl
     authorize_for(ctx, FORGET_CLIENTS, [input.id.as_str()])?;
     let app = app(ctx);
     let forgotten =
-        app.commands.forget_client(parse_id(&input.id), input.idempotency_key.as_deref(), origin(ctx)).await?;
+        commands(ctx).forget_client(parse_id(&input.id), input.idempotency_key.as_deref(), origin(ctx)).await?;
     Ok(match forgotten {
         Ok(done) => changed_client(ctx, done).await,
         Err(rejections) => ClientPayload::rejected(user_errors(rejections, "id", app.currency)),
@@ -221,7 +222,7 @@ async fn create_product(ctx: &Context<'_>, input: CreateProductInput) -> Result<
     authorize_for_all(ctx, WRITE_PRODUCTS)?;
     let (CreateProductInput { name, price, sku, available, idempotency_key }, app) = (input, app(ctx));
     let new = NewProduct { name, price: price.to_minor(app.currency), available: available.unwrap_or(true), sku };
-    let created = app.commands.create_product(new, idempotency_key.as_deref(), origin(ctx)).await?;
+    let created = commands(ctx).create_product(new, idempotency_key.as_deref(), origin(ctx)).await?;
     Ok(product_payload(ctx, created))
 }
 
@@ -230,7 +231,7 @@ async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<
     let (UpdateProductInput { id, name, price, available, sku, idempotency_key }, app) = (input, app(ctx));
     let update = ProductUpdate { name, price: price.map(|price| price.to_minor(app.currency)), available, sku };
     let key = idempotency_key.as_deref();
-    let updated = app.commands.update_product(parse_id(&id), update, key, origin(ctx)).await?;
+    let updated = commands(ctx).update_product(parse_id(&id), update, key, origin(ctx)).await?;
     Ok(product_payload(ctx, updated))
 }
 

@@ -1,13 +1,16 @@
 //! One caller that stays within its limits does not harm the others.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use read_model::{Memory, Projection};
 use reqwest::StatusCode;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::{Value, json};
 use test_support::events::order_placed;
+use test_support::services::sql;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -15,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::panicking::Panicking;
-use crate::support::{ALL_SCOPES, Api, Db, Socket, code, queue, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, Db, Socket, code, postgres, queue, sqlite, until};
 
 fn token_of(api: &Api, subject: &str) -> String {
     api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap()
@@ -202,6 +205,39 @@ async fn a_query_counts_as_active_after_its_wait() {
     .await;
     waiting.abort();
     until("there is room again", async || ask(&api, &at_once, reached).await.1 == "none").await;
+}
+
+#[tokio::test]
+async fn the_statements_of_a_caller_leave_connections_to_others() {
+    let db = postgres().await;
+    let api = Api::start_with(&db, &["--rate-limit", "0", "--operation-timeout", "60s"]).await;
+    let (greedy, other) = (token_of(&api, "greedy"), token_of(&api, "other"));
+    let locked = db.connection.begin().await.unwrap();
+    locked.execute_unprepared("LOCK TABLE clients IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waiting = async || {
+        let waiting = "SELECT count(*) AS number FROM pg_locks WHERE NOT granted AND relation = 'clients'::regclass
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        locked.query_one_raw(sql(waiting)).await.unwrap().unwrap().try_get::<i64>("", "number").unwrap()
+    };
+    let find: String = (0..20).map(|n| format!("a{n}: clientByEmail(email: \"a{n}@example.com\") {{ id }} ")).collect();
+    let find = format!("{{ {find} }}");
+    let register = r#"mutation { registerClient(input: { name: "A", email: "a@example.com" }) { replayed } }"#;
+    let mut attack = pin!(join_all((0..40).map(|n| ask(&api, &greedy, if n % 2 == 0 { &find } else { register }))));
+    let of_another = async {
+        until("the caller uses its connections", async || waiting().await >= 4).await;
+        for query in ["{ orders(first: 1) { nodes { id } } }", "{ client(id: 1, atVersion: 1) { id } }"] {
+            assert_eq!(ask(&api, &other, query).await, (StatusCode::OK, "none".into()), "{query}");
+        }
+        assert!(waiting().await <= 4, "a quarter of 16 connections");
+    };
+    tokio::select! {
+        biased;
+        answers = &mut attack => panic!("the table is still locked: {answers:?}"),
+        () = of_another => {}
+    }
+    locked.rollback().await.unwrap();
+    attack.await;
+    assert_eq!(ask(&api, &greedy, &find).await, (StatusCode::OK, "none".into()));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::edge::quota::AfterWait;
 use crate::graphql::app;
 use crate::graphql::arguments::{page_size, parse_id, parse_ids, parse_search};
 use crate::graphql::authorize::{authorize_for, authorize_for_all};
+use crate::graphql::database::database;
 use crate::graphql::error::Error;
 use crate::graphql::types::client::{Client, with_row};
 use crate::graphql::types::client_list::{ClientConnection, ClientSort, parse_found_cursor, parse_rank_cursor};
@@ -52,7 +53,7 @@ pub async fn by_email(ctx: &Context<'_>, email: &str) -> Result<Option<Client>, 
     authorize_for_all(ctx, READ_CLIENTS)?;
     let app = app(ctx);
     let Ok(email) = valid_email(email) else { return Ok(None) };
-    let Some(row) = search::by_email(&app.db, &email).await? else { return Ok(None) };
+    let Some(row) = search::by_email(&*database(ctx).await, &email).await? else { return Ok(None) };
     let projected = app.clients.by_ids(&[row.id]).await?.pop().flatten();
     Ok(Some(Client::new(with_row(row, projected), app.currency)))
 }
@@ -72,7 +73,7 @@ pub async fn find(
         ));
     }
     let after = after.map(|cursor| parse_found_cursor(&cursor)).transpose()?;
-    let found = search::page(&app.db, search, after, first).await?;
+    let found = search::page(&*database(ctx).await, search, after, first).await?;
     let ids: Vec<i64> = found.clients.iter().map(|(_, client)| client.id).collect();
     let projected = app.clients.by_ids(&ids).await?;
     Ok(ClientConnection::found(found, projected))
@@ -106,7 +107,7 @@ pub async fn at_version(
         let message = format!("`atVersion` is {version}: it must be from 1 to {MAX_EVENTS}.");
         return Err(Error::BadUserInput(message));
     }
-    match history::client_at(&app.db, id, version, app.currency).await? {
+    match history::client_at(&*database(ctx).await, id, version, app.currency).await? {
         Some(client) if client.version < version => Err(Error::BadUserInput(format!(
             "`atVersion` is {version}: the client has only reached {}.",
             client.version

@@ -12,6 +12,7 @@ use crate::edge::auth::READ_ORDERS;
 use crate::graphql::app;
 use crate::graphql::arguments::{date_range, page_size, parse_id, parse_order_cursor, parse_order_id, parse_time_zone};
 use crate::graphql::authorize::{authorize, only_client};
+use crate::graphql::database::database;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::Date;
 use crate::graphql::types::order::OrderStatus;
@@ -54,7 +55,7 @@ pub async fn page(
     };
     let after = after.map(|cursor| parse_order_cursor(&cursor)).transpose()?;
     let filter = Filter { client, status: status.map(OrderStatus::into), ..times };
-    let page = lists::page(&app.db, filter, after, first).await?;
+    let page = lists::page(&*database(ctx).await, filter, after, first).await?;
     Ok(OrderConnection::new(page, app.currency))
 }
 

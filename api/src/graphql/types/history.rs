@@ -12,6 +12,7 @@ use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id};
 use crate::graphql::authorize::{authorize, authorize_for};
 use crate::graphql::cost_directives::{cost, list_size, max_size, names};
+use crate::graphql::database::database;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal};
 use crate::history::{self, Details, Entry, HistoryPage, OrderChanged};
@@ -177,7 +178,7 @@ impl HistoryConnection {
     ) -> Result<HistoryConnection, Error> {
         let (app, first) = (app(ctx), page_size(first, EVENTS)?);
         let after = after.map(|cursor| parse_cursor(&cursor)).transpose()?;
-        let mut page = history::page(&app.db, subject, after, first).await?;
+        let mut page = history::page(&*database(ctx).await, subject, after, first).await?;
         let entries = std::mem::take(&mut page.entries).into_iter();
         let entries =
             entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect::<Result<_, _>>()?;
@@ -234,8 +235,9 @@ pub async fn history_of_order(
 ) -> Result<Vec<HistoryEntry>, Error> {
     authorize_for(ctx, READ_ORDERS, [&*order.client.to_string()])?;
     let (identity, app, first) = (authorize(ctx, READ_ORDERS)?, app(ctx), page_size(first, EVENTS_OF_ORDER)?);
-    let versions = orders::versions(&app.db, order.id).await?.into_iter().rev().take(first).collect();
-    let entries = history::at_versions(&app.db, order.client, versions).await?.into_iter();
+    let db = database(ctx).await;
+    let versions = orders::versions(&*db, order.id).await?.into_iter().rev().take(first).collect();
+    let entries = history::at_versions(&db, order.client, versions).await?.into_iter();
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
 
