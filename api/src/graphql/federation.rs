@@ -105,7 +105,11 @@ impl Federation {
 
     /// The entities of these representations, in the same order. Null for one that does not exist. Requires the same scopes as the
     /// fields `client`, `product` and `order`.
-    #[graphql(name = "_entities", directive = list_size::apply(None, names(&["representations"]), None, None))]
+    #[graphql(
+        name = "_entities",
+        directive = cost::apply("9".into()),
+        directive = list_size::apply(None, names(&["representations"]), None, None)
+    )]
     async fn entities(
         &self,
         ctx: &Context<'_>,

@@ -79,6 +79,7 @@ impl Query {
 
     /// The client with an e-mail address, in any case. Null if no client has it. It is found as soon as it is registered. Requires
     /// the scope `clients:read`, not with a token for one client.
+    #[graphql(directive = cost::apply("9".into()))]
     async fn client_by_email(
         &self,
         ctx: &Context<'_>,
@@ -163,7 +164,10 @@ impl Query {
 
     /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. With a token for one client:
     /// the orders of that client. Requires the scope `orders:read`.
-    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
+    #[graphql(
+        directive = cost::apply("9".into()),
+        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
+    )]
     #[expect(clippy::too_many_arguments, reason = "the arguments of the field")]
     async fn orders(
         &self,
@@ -188,6 +192,7 @@ impl Query {
 
     /// An order. Null if no order has this id. A token for one client only returns orders of that client. Requires the scope
     /// `orders:read`.
+    #[graphql(directive = cost::apply("5".into()))]
     async fn order(
         &self,
         ctx: &Context<'_>,

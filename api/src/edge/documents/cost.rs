@@ -321,14 +321,25 @@ mod tests {
         let small = orders("nodes { id items { quantity } }");
         let large = orders("nodes { id items { quantity name a: name b: name } }");
         // The items cost 1 more, because a further row is read for them.
-        assert_eq!(small.cost, 1 + 100 * (1 + 1 + 2 + 4) + small.bytes / (64 * 1024));
-        assert_eq!(large.cost, 1 + 100 * (1 + 1 + 2 + 4 * 4) + large.bytes / (64 * 1024));
+        assert_eq!(small.cost, 9 + 100 * (1 + 1 + 2 + 4) + small.bytes / (64 * 1024));
+        assert_eq!(large.cost, 9 + 100 * (1 + 1 + 2 + 4 * 4) + large.bytes / (64 * 1024));
         assert!(large.bytes > 20_000_000 && large.cost > 2_200, "{large:?}");
         assert!(orders("pageInfo { hasNextPage }").cost > 200, "the orders of the page are read all the same");
     }
 
     #[test]
-    fn entities_of_a_gateway_cost_as_much_as_the_root_fields() {
+    fn fields_that_are_read_from_the_command_database_cost_more() {
+        let cost = |document: &str| of(document, None).cost;
+        assert_eq!(cost("{ clientByEmail(email: \"bob@example.com\") { id } }"), 8 + 2);
+        assert_eq!(cost("{ orders(first: 3) { nodes { id } } }"), 8 + 1 + 3 * 2);
+        // They share their statements with others.
+        assert_eq!(cost("{ order(id: 1) { id } }"), 4 + 2);
+        assert_eq!(cost("{ client(id: 1) { orders(first: 3) { nodes { id } } } }"), 1 + 4 + 1 + 3 * 2);
+        assert_eq!(cost("{ client(id: 1) { id } }"), 2, "it is read from Redis");
+    }
+
+    #[test]
+    fn entities_of_a_gateway_cost_as_much_as_clients_and_a_statement() {
         let sdl = crate::graphql::subgraph(None).sdl();
         let schema = Schema::parse_and_validate(sdl, "schema").unwrap();
         let of = |document: &str, variables: &str| {
@@ -343,7 +354,7 @@ mod tests {
             format!("query ($of: [_Any!]!) {{ _entities(representations: $of) {{ ... on Client {fields} }} }}");
         let entities = of(&entities, r#"{ "of": [{ "id": "1" }, { "id": "2" }, { "id": "3" }] }"#);
         let client = of(&format!("{{ client(id: 1) {fields} }}"), "{}");
-        assert_eq!(entities.cost, 1 + 3 * client.cost);
+        assert_eq!(entities.cost, 9 + 3 * client.cost);
         assert!(entities.bytes >= clients.bytes, "{entities:?} {clients:?}");
         let service = of("{ _service { sdl } }", "{}");
         assert!(service.cost >= 20, "a large text is compressed");

@@ -69,7 +69,10 @@ impl Client {
 impl Client {
     /// All orders of the client, newest first, a page at a time. An order is in the list as soon as it is placed. Requires the
     /// scope `orders:read`.
-    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
+    #[graphql(
+        directive = cost::apply("5".into()),
+        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
+    )]
     async fn orders(
         &self,
         ctx: &Context<'_>,
