@@ -350,6 +350,34 @@ async fn a_repeated_key_refunds_nothing_and_belongs_to_one_request() {
 }
 
 #[tokio::test]
+async fn a_repeated_request_reads_no_refunds_of_the_order() {
+    for db in [sqlite().await, postgres().await] {
+        let api = Api::start(&db).await;
+        let (id, token) = (place_id(&api, "1").await, api.token(ALL_SCOPES, None));
+        let rename = async |from: &str, to: &str| {
+            db.connection.execute_unprepared(&format!("ALTER TABLE {from} RENAME TO {to}")).await.unwrap();
+        };
+        let refund = async || {
+            let mutation =
+                format!("mutation ($input: RefundOrderInput!) {{ refundOrder(input: $input) {{ {FIELDS} }} }}");
+            let input = json!({ "orderId": id, "amount": "10", "reason": "late", "idempotencyKey": "k" });
+            let response = answer(&api, &token, &mutation, input).await;
+            response["data"]["refundOrder"].as_object().unwrap_or_else(|| panic!("{response}")).clone()
+        };
+        assert_eq!(refund().await["replayed"], false);
+        rename("order_refund_items", "other").await;
+        let again = refund().await;
+        assert_eq!((&again["replayed"], &again["order"]["refunded"]["amount"]), (&json!(true), &json!("10.00")));
+        rename("other", "order_refund_items").await;
+        assert_eq!(cancel_or_refund(&api, &id, None).await["replayed"], false);
+        rename("order_refund_items", "other").await;
+        let again = cancel_or_refund(&api, &id, None).await;
+        assert_eq!((&again["replayed"], &again["clientVersion"]), (&json!(true), &json!(4)));
+        assert_eq!(codes(&cancel_or_refund(&api, &id, Some("1")).await), ["ORDER_CANCELLED"]);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_cancellation_leaves_nothing_behind() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::{Change, Event, Refund, Subject};
+use sea_orm::DbErr;
 use uuid::Uuid;
 
+use super::clock::Timed;
 use super::database::begin;
 use super::idempotency::{self, Done, REFUND_ORDER, Scope};
 use super::{Commands, Origin, Outcome, both, id_at};
-use crate::orders::StoredOrder;
+use crate::orders::{self, StoredOrder};
 use rules::Decision;
+use sql::FoundOrder;
 
 /// A request to cancel an order or to refund a part of it.
 #[derive(Clone, Debug)]
@@ -98,26 +101,35 @@ impl Commands {
         command: &RefundOrder,
         time: Option<DateTime<Utc>>,
     ) -> Outcome<Done<RefundedOrder>> {
-        let found = sql::find_order(&self.db, command).await?;
-        let subject = Subject::Client(found.map_or(0, |(_, client)| client));
+        let found = self.find_order(command).await?;
+        let subject = Subject::Client(found.as_ref().map_or(0, |order| order.client));
         let key = idempotency::key(&Scope::Of(subject), command.idempotency_key.as_deref(), command.name());
         let (reason, key) = match both(rules::valid_reason(&command.reason), key) {
             Ok((reason, key)) => (Ok(reason), key),
             Err(invalid) => (Err(invalid), None),
         };
-        let Some((order, client)) = found else { return Ok(Err(rules::not_found(reason))) };
-        let _turn = self.turns.take(&subject).await;
+        let Some(FoundOrder { id, client, placed_at }) = found else { return Ok(Err(rules::not_found(reason))) };
+        let _turn = self.turn(&subject).await;
         let transaction = begin(&self.db).await?;
-        let Some(locked) = sql::lock_order(&transaction, self.currency, order, client).await? else {
+        let Some(Timed { row: client, time: now }) = sql::lock_client(&transaction, client).await? else {
             return Ok(Err(rules::not_found(reason)));
         };
-        let time = locked.time(time.map(|time| time.trunc_subsecs(3)));
+        let time = rules::time_of_event(time.map_or(now, |time| time.trunc_subsecs(3)), placed_at);
         let event_id = id_at(time);
-        if let Some(earlier) = self.claim(&transaction, &key, &command.input(), event_id).await? {
-            let refunded = earlier.replay(refund_by, |(refund, _)| command.is_for(refund));
-            return Ok(refunded
-                .map(|done| done.map(|(_, client_version)| RefundedOrder { order: locked.order, client_version })));
+        // Before anything is read that grows with the refunds of the order.
+        let earlier = self.claim(&transaction, &key, &command.input(), event_id).await?;
+        let replayed = earlier.map(|earlier| earlier.replay(refund_by, |(refund, _)| command.is_for(refund)));
+        let replayed = match replayed.transpose() {
+            Ok(replayed) => replayed,
+            Err(rejections) => return Ok(Err(rejections)),
+        };
+        let Some(order) = orders::order(&transaction, id, self.currency).await? else {
+            return Ok(Err(rules::not_found(reason)));
+        };
+        if let Some(done) = replayed {
+            return Ok(Ok(done.map(|(_, client_version)| RefundedOrder { order, client_version })));
         }
+        let locked = sql::with_refunds(&transaction, order, client).await?;
         let (locked, event) = match rules::decide(locked, command, reason, event_id, time) {
             Decision::Accepted(locked, event) => (locked, event),
             Decision::Replayed(row) => {
@@ -133,6 +145,11 @@ impl Commands {
         let row = sql::write(&transaction, &event, cancels, origin).await?;
         self.commit(transaction, row).await?;
         Ok(Ok(Done::now(RefundedOrder { order: locked.after(&event, cancels), client_version: event.version })))
+    }
+
+    async fn find_order(&self, command: &RefundOrder) -> Result<Option<FoundOrder>, DbErr> {
+        let _connection = self.connections.acquire().await;
+        sql::find_order(&self.db, command).await
     }
 }
 

@@ -33,13 +33,11 @@ pub enum RefundRejection {
 pub struct LockedOrder {
     pub order: StoredOrder,
     pub client: client::Model,
-    /// The time when the client was locked.
-    pub now: DateTime<Utc>,
-    /// The number of its refunds, without the cancellation.
-    pub refunds: usize,
     /// The version of the client after the cancellation.
     pub cancelled_version: Option<i32>,
-    /// The part of each line that is not refunded, in minor units.
+    /// The number of its refunds. Not read if the order is cancelled.
+    pub refunds: usize,
+    /// The part of each line that is not refunded, in minor units. Not read if the order is cancelled.
     pub left: Vec<i64>,
 }
 
@@ -96,13 +94,13 @@ pub fn valid_reason(reason: &str) -> Result<String, Rejection> {
     valid_name(reason).map_err(|_| RefundRejection::InvalidReason.into())
 }
 
-impl LockedOrder {
-    /// The time of an event at a given time or else now. It is not before the order was placed, even if the clock of the database was
-    /// corrected since, or is that of another server.
-    pub fn time(&self, given: Option<DateTime<Utc>>) -> DateTime<Utc> {
-        given.unwrap_or(self.now).max(self.order.placed.time)
-    }
+/// The time of an event. It is not before the order was placed, even if the clock of the database was corrected since, or is that of
+/// another server.
+pub fn time_of_event(time: DateTime<Utc>, placed_at: DateTime<Utc>) -> DateTime<Utc> {
+    time.max(placed_at)
+}
 
+impl LockedOrder {
     pub fn is_of_forgotten_client(&self) -> bool {
         self.client.forgotten_at.is_some()
     }
@@ -210,7 +208,6 @@ mod tests {
         LockedOrder {
             order: StoredOrder::new(placed),
             client,
-            now: at(0),
             refunds: 0,
             cancelled_version: None,
             left: vec![10_000, 5_000],
@@ -223,7 +220,7 @@ mod tests {
     }
 
     fn decide(locked: LockedOrder, command: &RefundOrder, now: DateTime<Utc>) -> Decision {
-        let time = locked.time(Some(now));
+        let time = time_of_event(now, locked.order.placed.time);
         super::decide(locked, command, valid_reason(&command.reason).map_err(Into::into), Uuid::nil(), time)
     }
 

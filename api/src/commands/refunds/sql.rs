@@ -1,8 +1,8 @@
 //! The statements that cancel and refund orders.
 
+use chrono::{DateTime, Utc};
 use entity::event::{ORDER_CANCELLED, ORDER_REFUNDED};
-use entity::{Event, Line, Refund, Subject, client, order, order_event, order_refund, order_refund_item};
-use iso_currency::Currency;
+use entity::{Event, Line, OrderPlaced, Refund, Subject, client, order, order_event, order_refund, order_refund_item};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect};
 use uuid::Uuid;
@@ -12,44 +12,74 @@ use super::rules::LockedOrder;
 use crate::commands::clients::raise_version;
 use crate::commands::clock::{Timed, timed};
 use crate::commands::{Origin, as_new, new_event};
-use crate::orders;
+use crate::orders::StoredOrder;
 use runtime::database::is_one_of;
 
-/// The ids of the order and of its client. `None` if there is no such order, or not for the sender.
-pub async fn find_order(db: &impl ConnectionTrait, command: &RefundOrder) -> Result<Option<(Uuid, i64)>, DbErr> {
-    let Some(id) = command.order_id else { return Ok(None) };
-    let of_order = order::Entity::find_by_id(id).select_only().column(order::Column::ClientId);
-    let client = of_order.into_tuple::<i64>().one(db).await?;
-    let is_allowed = |client: &i64| command.only_client.is_none_or(|only| only == *client);
-    Ok(client.filter(is_allowed).map(|client| (id, client)))
+/// What never changes of an order.
+pub struct FoundOrder {
+    pub id: Uuid,
+    pub client: i64,
+    pub placed_at: DateTime<Utc>,
 }
 
-/// Locks the client of the order, and reads what the rules need to know. `None` if there is no such order.
-pub async fn lock_order(
+/// Finds the order. `None` if there is no such order, or not for the sender.
+pub async fn find_order(db: &impl ConnectionTrait, command: &RefundOrder) -> Result<Option<FoundOrder>, DbErr> {
+    let Some(id) = command.order_id else { return Ok(None) };
+    let found = order::Entity::find_by_id(id).one(db).await?;
+    let found = found.map(|order| FoundOrder { id, client: order.client_id, placed_at: order.placed_at });
+    Ok(found.filter(|order| command.only_client.is_none_or(|only| only == order.client)))
+}
+
+/// Locks the client of an order. Other requests may have changed the order before, so read it after this.
+pub async fn lock_client(db: &impl ConnectionTrait, id: i64) -> Result<Option<Timed<client::Model>>, DbErr> {
+    timed(db, client::Entity::find_by_id(id).lock_exclusive()).one(db).await
+}
+
+/// Reads what else the rules need to know of an order.
+pub async fn with_refunds(
     db: &impl ConnectionTrait,
-    currency: Currency,
-    id: Uuid,
-    client_id: i64,
-) -> Result<Option<LockedOrder>, DbErr> {
-    let client = timed(db, client::Entity::find_by_id(client_id).lock_exclusive()).one(db).await?;
-    // Read under the lock: other requests may have changed the order meanwhile.
-    let order = orders::order(db, id, currency).await?;
-    let (Some(Timed { row: client, time: now }), Some(order)) = (client, order) else { return Ok(None) };
-    let refunds = order_refund::Entity::find().filter(order_refund::Column::OrderId.eq(id)).all(db).await?;
-    let totals: Option<Vec<i64>> = order.placed.data.lines.iter().map(Line::total).collect();
+    order: StoredOrder,
+    client: client::Model,
+) -> Result<LockedOrder, DbErr> {
+    use order_refund::Column;
+    let id = order.placed.data.order_id;
+    let of_order = order_refund::Entity::find().filter(Column::OrderId.eq(id)).select_only();
+    if order.cancelled_at.is_some() {
+        let cancellation = of_order.filter(Column::Cancels.eq(true)).column(Column::Version).into_tuple::<i32>();
+        let cancelled_version = cancellation.one(db).await?;
+        if cancelled_version.is_none() {
+            return Err(DbErr::Custom(format!("order {id} is damaged: it is cancelled without a refund")));
+        }
+        return Ok(LockedOrder { order, client, cancelled_version, refunds: 0, left: Vec::new() });
+    }
+    let refunds: Vec<Uuid> = of_order.column(Column::Id).into_tuple().all(db).await?;
+    let left = left_of_lines(db, &order, &refunds).await?;
+    Ok(LockedOrder { order, client, cancelled_version: None, refunds: refunds.len(), left })
+}
+
+/// The part of each line that is not refunded.
+async fn left_of_lines(db: &impl ConnectionTrait, order: &StoredOrder, refunds: &[Uuid]) -> Result<Vec<i64>, DbErr> {
+    use order_refund_item::{Column, Entity};
+    let OrderPlaced { order_id, lines, .. } = &order.placed.data;
+    let totals: Option<Vec<i64>> = lines.iter().map(Line::total).collect();
     let mut left =
-        totals.ok_or_else(|| DbErr::Custom(format!("order {id} is damaged: the total of a line overflows")))?;
-    if !refunds.is_empty() {
-        let of_refunds = is_one_of(db, order_refund_item::Column::RefundId, refunds.iter().map(|refund| refund.id));
-        for item in order_refund_item::Entity::find().filter(of_refunds).all(db).await? {
-            if let Some(left) = usize::try_from(item.line).ok().and_then(|line| left.get_mut(line)) {
-                *left -= item.amount;
-            }
+        totals.ok_or_else(|| DbErr::Custom(format!("order {order_id} is damaged: the total of a line overflows")))?;
+    if refunds.is_empty() {
+        return Ok(left);
+    }
+    let sums = Entity::find()
+        .filter(is_one_of(db, Column::RefundId, refunds.iter().copied()))
+        .select_only()
+        .column(Column::Line)
+        .column_as(Column::Amount.sum().cast_as("bigint"), "refunded")
+        .group_by(Column::Line)
+        .into_tuple::<(i32, i64)>();
+    for (line, refunded) in sums.all(db).await? {
+        if let Some(left) = usize::try_from(line).ok().and_then(|line| left.get_mut(line)) {
+            *left -= refunded;
         }
     }
-    let cancelled_version = refunds.iter().find(|refund| refund.cancels).map(|refund| refund.version);
-    let refunds = refunds.iter().filter(|refund| !refund.cancels).count();
-    Ok(Some(LockedOrder { order, client, now, refunds, cancelled_version, left }))
+    Ok(left)
 }
 
 /// Changes the order, inserts the refund, and raises the client's version. Returns the event.
