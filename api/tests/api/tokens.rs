@@ -11,6 +11,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     Ed25519KeyPair,
 };
+use axum::response::Redirect;
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine;
@@ -184,15 +185,15 @@ async fn claims_become_an_identity() {
     let settings =
         token_settings(&["--jwt-secret", SECRET, "--jwt-scope-prefix", "shop/", "--jwt-client-claim", "customer"]);
     let authenticator = Authenticator::new(&settings).await.unwrap();
-    let claims = json!({ "sub": "s", "exp": now() + 60, "scope": " shop/a  b shop/c ", "customer": "7", "client_id": "app", "aud": "x" });
+    let claims = json!({ "sub": "s", "exp": now() + 60, "scope": " shop/sales:read  orders:read shop/clients:read shop/other ", "customer": "7", "client_id": "app", "aud": "x" });
     let identity = authenticator.authenticate(&hs256(SECRET.as_bytes(), &claims)).await.unwrap();
     let expires = identity.expires;
-    let (subject, scopes, client) = ("s".into(), vec!["a".into(), "c".into()], Some("7".into()));
+    let (subject, scopes, client) = ("s".into(), vec!["clients:read", "sales:read"], Some("7".into()));
     assert_eq!(*identity, Identity { subject, scopes, client, expires }, "{identity:?}");
     let left = expires.duration_since(SystemTime::now()).unwrap().as_secs();
     assert!((60..=70).contains(&left), "{left}: the allowed clock difference is added");
 
-    let minted = settings.mint("s", "a c", Some("7"), Duration::from_secs(60)).unwrap();
+    let minted = settings.mint("s", "clients:read sales:read", Some("7"), Duration::from_secs(60)).unwrap();
     let minted = authenticator.authenticate(&minted).await.unwrap();
     assert_eq!(
         (&minted.subject, &minted.scopes, &minted.client),
@@ -349,7 +350,9 @@ async fn key_server(keys: Vec<Value>) -> KeyServer {
         }
         Json(json!({ "keys": *published.lock().unwrap() }))
     };
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/keys", get(response))).await });
+    let moved = get(async || Redirect::temporary("/keys"));
+    let routes = Router::new().route("/keys", get(response)).route("/moved", moved);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
     KeyServer { url, keys, asked, hangs }
 }
 
@@ -481,6 +484,11 @@ async fn only_usable_entries_of_a_document_verify_tokens() {
     for refused in [encryption.sign(), wrapping.sign(), only_ps.sign(), curve.sign(), shared] {
         assert!(authenticator.authenticate(&refused).await.is_err(), "{refused}");
     }
+    let moved = server.url.replace("/keys", "/moved");
+    assert!(
+        Authenticator::new(&token_settings(&["--jwt-jwks-url", &moved])).await.is_err(),
+        "redirects are not followed"
+    );
     // Nothing in it can be used.
     let useless = key_server(vec![encryption.public_with("use", json!("enc"))]).await;
     assert!(Authenticator::new(&token_settings(&["--jwt-jwks-url", &useless.url])).await.is_err());

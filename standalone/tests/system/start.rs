@@ -98,6 +98,9 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
         fails(name, &[], &unreachable, &["cannot reach the Redis of REDIS_URL"]);
         fails(name, &[], &with(&variables, "REDIS_URL", "http://x"), &["REDIS_URL"]);
         fails(name, &[], &with(&variables, "AWS_ENDPOINT_URL", "127.0.0.1:9324"), &["AWS_ENDPOINT_URL"]);
+        for empty in ["AWS_ENDPOINT_URL", "AWS_REGION"] {
+            fails(name, &[], &with(&variables, empty, ""), &[empty, "is empty"]);
+        }
         fails(name, &[], &variables, &["does not exist", "`projector queues create`"]);
         let unreachable = with(&variables, "AWS_ENDPOINT_URL", "http://127.0.0.1:1");
         fails(name, &[], &unreachable, &["cannot reach the queue"]);

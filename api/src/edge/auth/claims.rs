@@ -1,5 +1,6 @@
 //! The claims of a verified token, and the identity that they describe.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +10,7 @@ use entity::text::is_printable;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::Identity;
+use super::{Identity, SCOPES};
 
 /// How far clocks may differ when `exp` and `nbf` are checked.
 pub const LEEWAY: Duration = Duration::from_secs(10);
@@ -92,9 +93,10 @@ impl Claims {
             return Err(format!("the claim `{}` is missing (JWT_REQUIRE_CLIENT)", settings.jwt_client_claim));
         }
         self.check_oauth_client(&settings.jwt_oauth_clients)?;
-        let scopes = self.scopes(&settings.jwt_scope_claim)?.into_iter();
-        let scopes =
-            scopes.filter_map(|scope| scope.strip_prefix(&settings.jwt_scope_prefix)).map(Into::into).collect();
+        let given = self.scopes(&settings.jwt_scope_claim)?.into_iter();
+        let given: HashSet<_> = given.filter_map(|scope| scope.strip_prefix(&settings.jwt_scope_prefix)).collect();
+        // Nothing else of the claim is kept: tokens are cached, and may have thousands of scopes.
+        let scopes = SCOPES.into_iter().filter(|scope| given.contains(scope)).collect();
         Ok(Identity { subject: subject.into(), scopes, client: client.map(Into::into), expires: self.expires()? })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
+use reqwest::redirect::Policy;
 use runtime::one_line;
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,7 +57,7 @@ impl PublishedKeys {
     /// # Errors
     /// When the document cannot be fetched or has no usable key.
     pub async fn fetch(url: &str, cooldown: Duration) -> anyhow::Result<Arc<PublishedKeys>> {
-        let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).build()?;
+        let http = reqwest::Client::builder().timeout(FETCH_TIMEOUT).redirect(Policy::none()).build()?;
         let fetched = RwLock::new(Fetched { keys: Vec::new(), at: Instant::now(), tried_at: Instant::now() });
         let keys = PublishedKeys { url: url.into(), http, cooldown, fetched, fetching: Mutex::default() };
         keys.load().await.context("cannot fetch the keys at JWT_JWKS_URL")?;
@@ -72,10 +73,12 @@ impl PublishedKeys {
             {
                 document.extend_from_slice(&chunk);
             }
-            Ok::<_, reqwest::Error>(document)
+            Ok::<_, reqwest::Error>((response.status(), document))
         };
         // The URL may have a password.
-        let document = document.await.map_err(reqwest::Error::without_url)?;
+        let (status, document) = document.await.map_err(reqwest::Error::without_url)?;
+        // Another host would be trusted with all tokens.
+        ensure!(status.is_success(), "the response has status {status}, and redirects are not followed");
         ensure!(document.len() <= MAX_BYTES, "the document is larger than {MAX_BYTES} bytes");
         let keys = parse(&document)?;
         let mut fetched = self.fetched.write().unwrap_or_else(PoisonError::into_inner);

@@ -26,7 +26,7 @@ pub use self::token_settings::TokenSettings;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub subject: Arc<str>,
-    pub scopes: Vec<String>,
+    pub scopes: Vec<&'static str>,
     /// The only client that the token may act for; `None` for any.
     pub client: Option<String>,
     /// When the token expires, with the allowed difference of clocks added.
@@ -35,7 +35,7 @@ pub struct Identity {
 
 impl Identity {
     pub fn may(&self, scope: &str) -> bool {
-        self.scopes.iter().any(|allowed| allowed == scope)
+        self.scopes.contains(&scope)
     }
 }
 
