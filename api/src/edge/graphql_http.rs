@@ -126,7 +126,7 @@ async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body
         },
         Err(refusal) => Err(refusal),
     };
-    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_) | Refusal::Busy)) {
+    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_))) {
         body.discard().await;
     }
     charge_if_refused(edge, caller, result)
