@@ -215,7 +215,8 @@ fn a_fragment_bomb_is_refused_quickly() {
     });
     // Expanded, it has 2³⁰ selections, which would take minutes. The minimum of ten runs excludes noise of the machine.
     let minimum = durations.min().unwrap();
-    assert!(minimum < std::time::Duration::from_millis(5), "{minimum:?}");
+    // On an idle machine it takes 1 ms. Expanded, it would take days.
+    assert!(minimum < std::time::Duration::from_millis(50), "{minimum:?}");
 }
 
 #[test]
