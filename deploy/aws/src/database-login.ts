@@ -2,8 +2,7 @@
 // container beside the program writes a new one into DATABASE_PASSWORD_FILE every ten.
 
 import * as ecs from 'aws-cdk-lib/aws-ecs';
-import * as iam from 'aws-cdk-lib/aws-iam';
-import { Duration, Stack } from 'aws-cdk-lib';
+import { Duration } from 'aws-cdk-lib';
 import type { Database } from './database.js';
 import type { Options } from './options.js';
 
@@ -44,13 +43,7 @@ export class DatabaseLogin {
       logging,
     });
     this.mount(this.tokens, false);
-    const cluster = Stack.of(task).formatArn({
-      service: 'rds-db',
-      resource: 'dbuser',
-      resourceName: `${database.cluster.clusterResourceIdentifier}/${IAM_USER}`,
-      arnFormat: undefined,
-    });
-    task.addToTaskRolePolicy(new iam.PolicyStatement({ actions: ['rds-db:connect'], resources: [cluster] }));
+    database.cluster.grantConnect(task.taskRole, IAM_USER);
   }
 
   /** Lets a container read the token, and starts it when there is one. */

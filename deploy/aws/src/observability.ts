@@ -1,8 +1,10 @@
 // Alarms and a dashboard. Most use metrics that AWS measures itself; those of the programs need a collector.
 
 import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
+import { ComparisonOperator, TreatMissingData } from 'aws-cdk-lib/aws-cloudwatch';
 import { SnsAction } from 'aws-cdk-lib/aws-cloudwatch-actions';
 import * as elb from 'aws-cdk-lib/aws-elasticloadbalancingv2';
+import * as logs from 'aws-cdk-lib/aws-logs';
 import * as sns from 'aws-cdk-lib/aws-sns';
 import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
 import { Duration } from 'aws-cdk-lib';
@@ -18,8 +20,11 @@ const LARGEST = { ...MINUTE, statistic: 'Maximum' };
 
 interface Condition {
   readonly metric: cloudwatch.IMetric;
-  /** The alarm is for values above it. */
-  readonly above: number;
+  /** The alarm is for values above it, or for values below it. */
+  readonly above?: number;
+  readonly below?: number;
+  /** Whether it is also an alarm when the metric has no value. */
+  readonly alsoWithoutValue?: boolean;
   /** For how many minutes. */
   readonly minutes: number;
   readonly meaning: string;
@@ -28,15 +33,25 @@ interface Condition {
 export class Observability extends Construct {
   readonly topic: sns.Topic;
   private readonly alarms: cloudwatch.Alarm[] = [];
+  private readonly failedOperations: cloudwatch.Metric;
 
   constructor(
     scope: Construct,
     id: string,
     private readonly stores: Stores,
     private readonly services: Services,
+    log: logs.LogGroup,
     private readonly options: Options,
   ) {
     super(scope, id);
+    // A failed operation may have the HTTP status 200, so the load balancer does not count it.
+    const failed = log.addMetricFilter('FailedOperations', {
+      filterPattern: logs.FilterPattern.stringValue('$.outcome', '=', 'failed'),
+      metricNamespace: options.name,
+      metricName: 'FailedOperations',
+      defaultValue: 0,
+    });
+    this.failedOperations = failed.metric({ ...MINUTE, statistic: 'Sum' });
     this.topic = new sns.Topic(this, 'Alarms', { enforceSSL: true });
     if (options.alarmEmail !== undefined) this.topic.addSubscription(new EmailSubscription(options.alarmEmail));
 
@@ -66,6 +81,25 @@ export class Observability extends Construct {
 
   private watchApi(): void {
     const { loadBalancer, targets } = this.services;
+    this.alarm('NoHealthyApi', {
+      metric: targets.metrics.healthyHostCount({ ...MINUTE, statistic: 'Minimum' }),
+      below: 1,
+      alsoWithoutValue: true,
+      minutes: 2,
+      meaning: `No api takes requests: ${RUNBOOK}#health`,
+    });
+    this.alarm('FailedOperations', {
+      metric: this.failedOperations,
+      above: 5,
+      minutes: 3,
+      meaning: `Operations fail: ${RUNBOOK}#operations-fail`,
+    });
+    this.alarm('LoadBalancerErrors', {
+      metric: loadBalancer.metrics.httpCodeElb(elb.HttpCodeElb.ELB_5XX_COUNT, { ...MINUTE, statistic: 'Sum' }),
+      above: 5,
+      minutes: 3,
+      meaning: `The load balancer gets no response from an api: ${RUNBOOK}#health`,
+    });
     this.alarm('Errors', {
       metric: loadBalancer.metrics.httpCodeTarget(elb.HttpCodeTarget.TARGET_5XX_COUNT, { ...MINUTE, statistic: 'Sum' }),
       above: 5,
@@ -146,13 +180,13 @@ export class Observability extends Construct {
     });
   }
 
-  private alarm(id: string, { metric, above, minutes, meaning }: Condition): void {
+  private alarm(id: string, { metric, above, below, alsoWithoutValue, minutes, meaning }: Condition): void {
     const alarm = new cloudwatch.Alarm(this, id, {
       metric,
-      threshold: above,
+      threshold: (above ?? below)!,
       evaluationPeriods: minutes,
-      comparisonOperator: cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-      treatMissingData: cloudwatch.TreatMissingData.NOT_BREACHING,
+      comparisonOperator: below === undefined ? ComparisonOperator.GREATER_THAN_THRESHOLD : ComparisonOperator.LESS_THAN_THRESHOLD,
+      treatMissingData: alsoWithoutValue ? TreatMissingData.BREACHING : TreatMissingData.NOT_BREACHING,
       alarmDescription: meaning,
     });
     alarm.addAlarmAction(new SnsAction(this.topic));
@@ -170,7 +204,7 @@ export class Observability extends Construct {
     const rows: cloudwatch.IWidget[][] = [
       [new cloudwatch.AlarmStatusWidget({ title: 'Alarms', alarms: this.alarms, width: 24 })],
       [
-        graph('Requests', [loadBalancer.metrics.requestCount(MINUTE)], [loadBalancer.metrics.httpCodeTarget(elb.HttpCodeTarget.TARGET_5XX_COUNT, MINUTE)]),
+        graph('Requests', [loadBalancer.metrics.requestCount(MINUTE)], [this.failedOperations, loadBalancer.metrics.httpCodeElb(elb.HttpCodeElb.ELB_5XX_COUNT, MINUTE)]),
         graph('Response time (s)', times),
         graph('Tasks', [api, projector].map((service) => this.services.runningTasks(service))),
       ],

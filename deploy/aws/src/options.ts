@@ -1,4 +1,4 @@
-// The options: `cdk deploy -c NAME=VALUE`, or "context" in cdk.json. docs/deploy-aws.md describes them.
+// The options, in "context" of cdk.json or as `-c NAME=VALUE` of each command. docs/deploy-aws.md describes them.
 
 import { arch } from 'node:os';
 import type { Node } from 'constructs';
@@ -11,6 +11,8 @@ export interface Options {
   readonly architecture: 'arm64' | 'x86_64';
   /** ARN of the certificate for HTTPS. */
   readonly certificate?: string;
+  /** The name of the service in the DNS, for which the certificate is valid. */
+  readonly domain?: string;
   /** IPv4 address ranges that may call the load balancer. */
   readonly allowFrom: string[];
   /** Who signs tokens: the api with a secret, Cognito, or an issuer that is named in apiSettings. */
@@ -31,7 +33,7 @@ export interface Options {
   readonly databaseStorage: 'standard' | 'io-optimized';
   readonly cacheNode: string;
   readonly natGateways: number;
-  /** Whether the database refuses to be deleted. */
+  /** Whether the stack, the database, the load balancer and the user pool refuse to be deleted. */
   readonly deletionProtection: boolean;
   /** Receives alarms. */
   readonly alarmEmail?: string;
@@ -54,6 +56,7 @@ export function readOptions(node: Node): Options {
     // A build for another architecture is emulated, which takes hours.
     architecture: read.oneOf('architecture', ['arm64', 'x86_64'], arch() === 'arm64' ? 'arm64' : 'x86_64'),
     certificate,
+    domain: read.text('domain'),
     allowFrom: read.list('allowFrom') ?? (certificate ? ['0.0.0.0/0'] : []),
     signIn: read.oneOf('signIn', ['secret', 'cognito', 'settings'], 'secret'),
     databaseLogin: read.oneOf('databaseLogin', ['password', 'iam'], 'password'),
@@ -78,18 +81,21 @@ export function readOptions(node: Node): Options {
 function check(options: Options): void {
   if (options.allowFrom.length === 0) {
     throw new Error(
-      'Without -c certificate=ARN requests and tokens are not encrypted: set -c allowFrom=ADDRESS/32 to the only address that may call',
+      'Without the option certificate, requests and tokens are not encrypted: in "context" of cdk.json set "allowFrom": "ADDRESS/32", the only address that may call',
     );
   }
   if (options.certificate === undefined && options.allowFrom.includes('0.0.0.0/0')) {
-    throw new Error('-c allowFrom=0.0.0.0/0 needs -c certificate=ARN: tokens would cross the internet without encryption');
+    throw new Error('allowFrom=0.0.0.0/0 needs the option certificate: tokens would cross the internet without encryption');
+  }
+  if ((options.certificate === undefined) !== (options.domain === undefined)) {
+    throw new Error('certificate and domain belong together: set both, or neither. The certificate must be valid for the domain');
   }
   const missing = ISSUER_SETTINGS.filter((name) => !options.apiSettings[name]);
   if (options.signIn === 'settings' && missing.length > 0) {
-    throw new Error(`-c signIn=settings needs ${missing.join(' and ')} in apiSettings`);
+    throw new Error(`signIn=settings needs ${missing.join(' and ')} in apiSettings`);
   }
   if (![1, 2].includes(options.natGateways)) {
-    throw new Error('-c natGateways must be 1 or 2');
+    throw new Error('natGateways must be 1 or 2');
   }
 }
 
@@ -111,7 +117,7 @@ class Reader {
   oneOf<T extends string>(name: string, values: readonly T[], otherwise: T): T {
     const text = this.text(name) ?? otherwise;
     const found = values.find((value) => value === text);
-    if (found === undefined) throw new Error(`-c ${name}=${text} must be one of ${values.join(', ')}`);
+    if (found === undefined) throw new Error(`${name}=${text} must be one of ${values.join(', ')}`);
     return found;
   }
 
@@ -124,7 +130,7 @@ class Reader {
     const text = this.text(name);
     if (text === undefined) return otherwise;
     const [min, max] = text.split('-').map(Number);
-    if (!(min >= 0 && max >= min)) throw new Error(`-c ${name}=${text} must be a range such as ${otherwise.min}-${otherwise.max}`);
+    if (!(min >= 0 && max >= min)) throw new Error(`${name}=${text} must be a range such as ${otherwise.min}-${otherwise.max}`);
     return { min, max };
   }
 
@@ -134,7 +140,7 @@ class Reader {
     const settings: unknown = typeof value === 'string' ? JSON.parse(value) : value;
     const isSettings = (value: unknown): value is Record<string, string> =>
       typeof value === 'object' && value !== null && Object.values(value).every((value) => typeof value === 'string');
-    if (!isSettings(settings)) throw new Error(`-c ${name} must be an object of strings, such as {"GRAPHIQL": "true"}`);
+    if (!isSettings(settings)) throw new Error(`${name} must be an object of strings, such as {"GRAPHIQL": "true"}`);
     return settings;
   }
 

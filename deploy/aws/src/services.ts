@@ -10,9 +10,8 @@ import { Construct } from 'constructs';
 import { acknowledge } from './findings.js';
 import { PROGRAMS } from './network.js';
 import type { Options } from './options.js';
-import type { Queues } from './queues.js';
 import type { SignIn } from './sign-in.js';
-import type { Task, Tasks } from './tasks.js';
+import type { Stores, Task, Tasks } from './tasks.js';
 
 const API_PORT = 8080;
 const PROJECTOR_PORT = 8081;
@@ -37,9 +36,9 @@ export class Services extends Construct {
   constructor(
     scope: Construct,
     id: string,
-    vpc: ec2.Vpc,
+    private readonly vpc: ec2.Vpc,
     private readonly tasks: Tasks,
-    private readonly queues: Queues,
+    private readonly stores: Stores,
     signIn: SignIn,
     private readonly options: Options,
   ) {
@@ -59,9 +58,9 @@ export class Services extends Construct {
       .autoScaleTaskCount({ minCapacity: options.apiTasks.min, maxCapacity: options.apiTasks.max })
       .scaleOnCpuUtilization('Cpu', { targetUtilizationPercent: 60 });
 
-    this.loadBalancer = this.createLoadBalancer(vpc);
+    this.loadBalancer = this.createLoadBalancer();
     const listener = this.listen(this.loadBalancer);
-    this.url = `${options.certificate ? 'https' : 'http'}://${this.loadBalancer.loadBalancerDnsName}`;
+    this.url = options.domain ? `https://${options.domain}` : `http://${this.loadBalancer.loadBalancerDnsName}`;
     this.targets = listener.addTargets('Api', {
       port: API_PORT,
       protocol: elb.ApplicationProtocol.HTTP,
@@ -84,7 +83,7 @@ export class Services extends Construct {
       memory: 1024,
       isService: false,
     });
-    queues.grantOperate(this.operator.definition.taskRole);
+    stores.queues.grantOperate(this.operator.definition.taskRole);
   }
 
   private apiTask(signIn: SignIn): Task {
@@ -105,7 +104,7 @@ export class Services extends Construct {
       port: API_PORT,
       isService: true,
     });
-    this.queues.grantPublish(task.definition.taskRole);
+    this.stores.queues.grantPublish(task.definition.taskRole);
     return task;
   }
 
@@ -120,13 +119,13 @@ export class Services extends Construct {
       port: PROJECTOR_PORT,
       isService: true,
     });
-    this.queues.grantConsume(task.definition.taskRole);
-    if (this.options.collector) this.queues.grantCountDeadLetters(task.definition.taskRole);
+    this.stores.queues.grantConsume(task.definition.taskRole);
+    if (this.options.collector) this.stores.queues.grantCountDeadLetters(task.definition.taskRole);
     return task;
   }
 
   private service(id: string, task: Task, healthCheckGracePeriod?: Duration): ecs.FargateService {
-    return new ecs.FargateService(this, id, {
+    const service = new ecs.FargateService(this, id, {
       cluster: this.cluster,
       taskDefinition: task.definition,
       securityGroups: [task.securityGroup],
@@ -137,6 +136,10 @@ export class Services extends Construct {
       circuitBreaker: { rollback: true },
       healthCheckGracePeriod,
     });
+    // Tasks start when they can reach the internet for their image and their secrets, and when their stores run. Otherwise the first deployment may fail.
+    const { internetConnectivityEstablished } = this.vpc.selectSubnets(PROGRAMS);
+    service.node.addDependency(internetConnectivityEstablished, this.stores.database.cluster, this.stores.readModel.group, task.definition);
+    return service;
   }
 
   /** Target tracking of the messages per task. The CDK has no construct for a metric that is computed. */
@@ -157,7 +160,7 @@ export class Services extends Construct {
       },
       stat: metric.statistic,
     });
-    const messages = this.queues.queue.metricApproximateNumberOfMessagesVisible({ statistic: 'Average' });
+    const messages = this.stores.queues.queue.metricApproximateNumberOfMessagesVisible({ statistic: 'Average' });
     new scaling.CfnScalingPolicy(this, 'BacklogPerTask', {
       policyName: 'BacklogPerTask',
       policyType: 'TargetTrackingScaling',
@@ -187,9 +190,9 @@ export class Services extends Construct {
     });
   }
 
-  private createLoadBalancer(vpc: ec2.Vpc): elb.ApplicationLoadBalancer {
+  private createLoadBalancer(): elb.ApplicationLoadBalancer {
     const loadBalancer = new elb.ApplicationLoadBalancer(this, 'LoadBalancer', {
-      vpc,
+      vpc: this.vpc,
       internetFacing: true,
       dropInvalidHeaderFields: true,
       idleTimeout: LOAD_BALANCER_IDLE,
@@ -202,18 +205,19 @@ export class Services extends Construct {
     return loadBalancer;
   }
 
-  /** HTTPS if there is a certificate. Only the addresses of allowFrom reach the load balancer. */
+  /**
+   * HTTPS if there is a certificate: then nothing listens on port 80, where a client would send its token without encryption.
+   * Only the addresses of allowFrom reach the load balancer.
+   */
   private listen(loadBalancer: elb.ApplicationLoadBalancer): elb.ApplicationListener {
     const { certificate, allowFrom } = this.options;
-    const http = { port: 80, protocol: elb.ApplicationProtocol.HTTP, open: false };
-    const https = { port: 443, protocol: elb.ApplicationProtocol.HTTPS, open: false, sslPolicy: elb.SslPolicy.RECOMMENDED_TLS };
-    for (const addresses of allowFrom) {
-      for (const port of certificate ? [80, 443] : [80]) {
-        loadBalancer.connections.allowFrom(ec2.Peer.ipv4(addresses), ec2.Port.tcp(port), 'callers');
-      }
-    }
-    if (certificate === undefined) return loadBalancer.addListener('Http', http);
-    loadBalancer.addListener('Http', { ...http, defaultAction: elb.ListenerAction.redirect({ protocol: 'HTTPS', port: '443', permanent: true }) });
-    return loadBalancer.addListener('Https', { ...https, certificates: [elb.ListenerCertificate.fromArn(certificate)] });
+    const [port, protocol] = certificate ? [443, elb.ApplicationProtocol.HTTPS] : [80, elb.ApplicationProtocol.HTTP];
+    for (const addresses of allowFrom) loadBalancer.connections.allowFrom(ec2.Peer.ipv4(addresses), ec2.Port.tcp(port), 'callers');
+    return loadBalancer.addListener('Listener', {
+      port,
+      protocol,
+      open: false,
+      ...(certificate && { certificates: [elb.ListenerCertificate.fromArn(certificate)], sslPolicy: elb.SslPolicy.RECOMMENDED_TLS }),
+    });
   }
 }

@@ -59,11 +59,12 @@ export class CognitoSignIn extends Construct implements SignIn {
   readonly secrets = {};
   readonly tokenCommand: string;
 
-  constructor(scope: Construct, id: string) {
+  constructor(scope: Construct, id: string, deletionProtection: boolean) {
     super(scope, id);
     const pool = new cognito.UserPool(this, 'Pool', {
       selfSignUpEnabled: false,
       removalPolicy: RemovalPolicy.DESTROY,
+      deletionProtection,
       signInAliases: { email: true },
       mfa: cognito.Mfa.REQUIRED,
       mfaSecondFactor: { sms: false, otp: true },

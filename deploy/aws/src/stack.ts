@@ -24,7 +24,10 @@ const FIRST_ORDER = `mutation {
 
 export class OrderService extends Stack {
   constructor(scope: Construct, id: string, options: Options) {
-    super(scope, id, { description: 'Order service: api, projector, Aurora, ElastiCache, SQS' });
+    super(scope, id, {
+      description: 'Order service: api, projector, Aurora, ElastiCache, SQS',
+      terminationProtection: options.deletionProtection,
+    });
     const { vpc } = new Network(this, 'Network', options.natGateways);
     const stores = {
       database: new Database(this, 'Database', vpc, options),
@@ -34,11 +37,12 @@ export class OrderService extends Stack {
     const image = new ProgramImage(this, 'Image', options);
     const signIn = this.signIn(image, options);
     const tasks = new Tasks(this, 'Tasks', vpc, image, stores, options);
-    const services = new Services(this, 'Services', vpc, tasks, stores.queues, signIn, options);
-    new Observability(this, 'Observability', stores, services, options);
+    const services = new Services(this, 'Services', vpc, tasks, stores, signIn, options);
+    new Observability(this, 'Observability', stores, services, tasks.log, options);
 
     const output = (name: string, value: string, description: string) => new CfnOutput(this, name, { value, description });
     output('Url', services.url, 'The api: /graphql, /health/ready');
+    output('LoadBalancer', services.loadBalancer.loadBalancerDnsName, 'The target of the DNS record of the domain');
     output('Token', `TOKEN=$(${signIn.tokenCommand})`, 'Gets a token');
     const body = JSON.stringify({ query: FIRST_ORDER.replace(/\s+/g, ' ') });
     output(
@@ -69,7 +73,7 @@ export class OrderService extends Stack {
       case 'secret':
         return new SecretSignIn(this, 'SignIn', image.uri);
       case 'cognito':
-        return new CognitoSignIn(this, 'SignIn');
+        return new CognitoSignIn(this, 'SignIn', options.deletionProtection);
       case 'settings':
         return settingsSignIn;
     }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CALLER, CERTIFICATE, Synthesised, text } from './synth.js';
+import { CALLER, CERTIFICATE, FULL, Synthesised, text } from './synth.js';
 
 const refused = (options: Record<string, string>, reason: RegExp) => assert.throws(() => new Synthesised(options), reason);
 
@@ -15,9 +15,18 @@ test('an invalid value is refused with the valid ones', () => {
 });
 
 test('without a certificate only named addresses may call', () => {
-  refused({ image: 'example' }, /set -c allowFrom/);
-  refused({ image: 'example', allowFrom: '0.0.0.0/0' }, /needs -c certificate/);
-  new Synthesised({ image: 'example', certificate: CERTIFICATE });
+  refused({ image: 'example' }, /set "allowFrom"/);
+  refused({ image: 'example', allowFrom: '0.0.0.0/0' }, /needs the option certificate/);
+  new Synthesised({ image: 'example', certificate: CERTIFICATE, domain: 'orders.example.com' });
+});
+
+test('a certificate needs the domain for which it is valid, by which the service is called', () => {
+  refused({ image: 'example', certificate: CERTIFICATE }, /certificate and domain belong together/);
+  refused({ ...CALLER, domain: 'orders.example.com' }, /certificate and domain belong together/);
+  const { Outputs } = new Synthesised(FULL).json;
+  assert.equal(Outputs.Url.Value, 'https://orders.example.com');
+  assert.match(String(Outputs.FirstOrder.Value), /^curl https:\/\/orders\.example\.com\/graphql /);
+  assert.match(JSON.stringify(Outputs.LoadBalancer.Value), /DNSName/);
 });
 
 test('settings of the api are added, but replace nothing that the stack sets', () => {

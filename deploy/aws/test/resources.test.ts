@@ -60,6 +60,19 @@ test('a collector and a login by IAM need few more rights', () => {
   assert.deepEqual(rights(full, 'TasksProjectorTaskTaskRole'), [...consume, ...more, ...count].sort());
 });
 
+test('a login by IAM is for one user of this cluster', () => {
+  const statements = full.all('AWS::IAM::Policy').flatMap(([, policy]) => policy.Properties.PolicyDocument.Statement);
+  const connect = statements.filter(({ Action }) => Action === 'rds-db:connect');
+  const [[cluster]] = full.all('AWS::RDS::DBCluster');
+  const resource = { 'Fn::GetAtt': [cluster, 'DBClusterResourceId'] };
+  const [partition, region, account] = ['Partition', 'Region', 'AccountId'].map((name) => ({ Ref: `AWS::${name}` }));
+  assert.equal(connect.length, 3);
+  for (const { Resource } of connect) {
+    // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/UsingWithRDS.IAMDBAuth.IAMPolicy.html
+    assert.deepEqual(Resource, { 'Fn::Join': ['', ['arn:', partition, ':rds-db:', region, ':', account, ':dbuser:', resource, '/orders_iam']] });
+  }
+});
+
 /** Who reaches which port of a security group. */
 function ingress(of: Synthesised, group: string): string[] {
   const [id, { Properties }] = of.all('AWS::EC2::SecurityGroup').find(([id]) => id.startsWith(group))!;
@@ -73,7 +86,7 @@ function ingress(of: Synthesised, group: string): string[] {
 
 test('only the load balancer reaches the api, and nothing the projector or the metrics', () => {
   assert.deepEqual(ingress(stack, 'ServicesLoadBalancer'), ['192.0.2.1/32 80']);
-  assert.deepEqual(ingress(full, 'ServicesLoadBalancer'), ['0.0.0.0/0 443', '0.0.0.0/0 80']);
+  assert.deepEqual(ingress(full, 'ServicesLoadBalancer'), ['0.0.0.0/0 443']);
   for (const synthesised of [stack, full]) {
     assert.deepEqual(ingress(synthesised, 'TasksApi'), ['ServicesLoadBalancer 8080']);
     assert.deepEqual(ingress(synthesised, 'TasksProjector'), []);
@@ -87,11 +100,8 @@ test('only the load balancer reaches the api, and nothing the projector or the m
   assert.deepEqual(ports.sort(), [8080, 8081]);
 });
 
-test('with a certificate HTTP only redirects', () => {
-  full.template.hasResourceProperties('AWS::ElasticLoadBalancingV2::Listener', {
-    Port: 80,
-    DefaultActions: [Match.objectLike({ Type: 'redirect', RedirectConfig: Match.objectLike({ Protocol: 'HTTPS' }) })],
-  });
+test('with a certificate there is HTTPS only', () => {
+  full.template.resourceCountIs('AWS::ElasticLoadBalancingV2::Listener', 1);
   full.template.hasResourceProperties('AWS::ElasticLoadBalancingV2::Listener', { Port: 443, Protocol: 'HTTPS', SslPolicy: Match.stringLikeRegexp('TLS13') });
 });
 
@@ -117,7 +127,14 @@ test('stores fail over, and Redis evicts nothing', () => {
 
 test('a deleted stack leaves a snapshot of the database', () => {
   assert.equal(stack.one('AWS::RDS::DBCluster').DeletionPolicy, 'Snapshot');
-  assert.equal(new Synthesised({ ...CALLER, deletionProtection: 'true' }).one('AWS::RDS::DBCluster').Properties.DeletionProtection, true);
+});
+
+test('deletionProtection protects the stack, and what it would lose', () => {
+  assert.equal(full.stack.terminationProtection, false);
+  const kept = new Synthesised({ ...FULL, deletionProtection: 'true' });
+  assert.equal(kept.stack.terminationProtection, true);
+  assert.equal(kept.one('AWS::RDS::DBCluster').Properties.DeletionProtection, true);
+  assert.equal(kept.one('AWS::Cognito::UserPool').Properties.DeletionProtection, 'ACTIVE');
 });
 
 test('Fargate has tasks of this size', () => {
@@ -125,11 +142,39 @@ test('Fargate has tasks of this size', () => {
   for (const [id, { Properties }] of stack.all('AWS::ECS::TaskDefinition')) assert(memory[Properties.Cpu].includes(Number(Properties.Memory)), id);
 });
 
+test('services start after their stores and the way to their image', () => {
+  for (const synthesised of [stack, full]) {
+    const routes = synthesised.all('AWS::EC2::Route').filter(([, route]) => route.Properties.NatGatewayId).map(([id]) => id);
+    const stores = ['AWS::RDS::DBInstance', 'AWS::ElastiCache::ReplicationGroup'].flatMap((type) => synthesised.all(type).map(([id]) => id));
+    assert.deepEqual([routes.length, stores.length], [2, 3]);
+    for (const [id, { DependsOn }] of synthesised.all('AWS::ECS::Service')) {
+      for (const needed of [...routes, ...stores]) assert(DependsOn?.includes(needed), `${id}: ${needed}`);
+    }
+  }
+});
+
+test('the alarm of failed operations counts lines of the log of the api', () => {
+  const { FilterPattern, LogGroupName, MetricTransformations } = stack.one('AWS::Logs::MetricFilter').Properties;
+  const field = /\$\.(\w+) = "failed"/.exec(FilterPattern)?.[1];
+  assert.match(text('docs/operations.md'), new RegExp(`^\\| \`${field}\`.*\`failed\``, 'm'));
+  assert.match(text('runtime/src/logging.rs'), /flatten_event\(true\)/);
+  const { LogConfiguration } = stack.container('api') as any;
+  assert.deepEqual(LogGroupName, LogConfiguration.Options['awslogs-group']);
+  const [{ MetricName, MetricNamespace }] = MetricTransformations;
+  const alarm = stack.one('AWS::CloudWatch::Alarm', 'FailedOperations').Properties;
+  assert.deepEqual([alarm.MetricName, alarm.Namespace], [MetricName, MetricNamespace]);
+});
+
+test('it is an alarm if no api is healthy, also if none exists', () => {
+  const { ComparisonOperator, Threshold, Statistic, TreatMissingData } = stack.one('AWS::CloudWatch::Alarm', 'NoHealthyApi').Properties;
+  assert.deepEqual([Statistic, ComparisonOperator, Threshold, TreatMissingData], ['Minimum', 'LessThanThreshold', 1, 'breaching']);
+});
+
 test('each alarm leads to an entry of the runbook that exists', () => {
   const anchors = new Set([...text('docs/operations.md').matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
     heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')));
   const alarms = full.all('AWS::CloudWatch::Alarm');
-  assert(alarms.length >= 13);
+  assert(alarms.length >= 16);
   for (const [id, { Properties }] of alarms) {
     const [, anchor] = /operations\.md#(\S+)/.exec(Properties.AlarmDescription) ?? [];
     assert(anchor === undefined || anchors.has(anchor), `${id}: ${anchor}`);

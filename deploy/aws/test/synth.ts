@@ -14,10 +14,11 @@ process.env.CDK_VALIDATION = 'false';
 export const REPOSITORY = fileURLToPath(new URL('../../../..', import.meta.url));
 export const CALLER = { image: 'example', allowFrom: '192.0.2.1/32' };
 export const CERTIFICATE = 'arn:aws:acm:eu-central-1:123456789012:certificate/example';
-/** Everything that can be switched on. */
+/** Most options. */
 export const FULL = {
   image: 'example',
   certificate: CERTIFICATE,
+  domain: 'orders.example.com',
   signIn: 'cognito',
   databaseLogin: 'iam',
   collector: 'true',
@@ -30,9 +31,11 @@ export interface Resource {
   readonly Type: string;
   readonly Properties: any;
   readonly DeletionPolicy?: string;
+  readonly DependsOn?: string[];
 }
 
 export class Synthesised {
+  readonly stack: OrderService;
   readonly template: Template;
   readonly json: { Resources: Record<string, Resource>; Outputs: Record<string, { Value: unknown }> };
 
@@ -40,7 +43,8 @@ export class Synthesised {
     const { context } = JSON.parse(text('deploy/aws/cdk.json'));
     const app = new App({ context: { ...context, ...options } });
     const read = readOptions(app.node);
-    this.template = Template.fromStack(new OrderService(app, read.name, read));
+    this.stack = new OrderService(app, read.name, read);
+    this.template = Template.fromStack(this.stack);
     this.json = this.template.toJSON() as typeof this.json;
   }
 
