@@ -48,20 +48,21 @@ impl Filter {
 
     /// The orders of the list from one id to another, both included. A list of one client compares the client and the id as one value,
     /// which only an index of both can serve: with `client_id = …`, PostgreSQL may read the orders of all clients by their ids if it
-    /// expects that many of them are of this one.
+    /// expects that many of them are of this one. With a status that is rare it chooses well by the client alone, and not otherwise.
     fn range(self, least: impl Into<Expr>, greatest: impl Into<Expr>) -> Select<order::Entity> {
-        let key = |id| match self.client {
-            Some(client) => Expr::tuple([Expr::val(client), id]),
-            None => id,
-        };
-        let of_row = match self.client {
-            Some(_) => Expr::tuple([order::Column::ClientId.into_expr(), order::Column::Id.into_expr()]),
-            None => order::Column::Id.into_expr(),
-        };
-        order::Entity::find()
-            .filter(self.condition())
-            .filter(of_row.clone().gte(key(least.into())))
-            .filter(of_row.lte(key(greatest.into())))
+        let (client, id) = (order::Column::ClientId, order::Column::Id);
+        let orders = order::Entity::find().filter(self.condition());
+        match self.client {
+            Some(of) if matches!(self.status, None | Some(Status::Placed)) => {
+                let (row, key) =
+                    (Expr::tuple([client.into_expr(), id.into_expr()]), |id| Expr::tuple([Expr::val(of), id]));
+                orders.filter(row.clone().gte(key(least.into()))).filter(row.lte(key(greatest.into())))
+            }
+            of => orders
+                .apply_if(of, |orders, of| orders.filter(client.eq(of)))
+                .filter(id.into_expr().gte(least.into()))
+                .filter(id.into_expr().lte(greatest.into())),
+        }
     }
 
     /// Sorts by the key of the list.
