@@ -132,13 +132,13 @@ pub fn count_executed(kind: OperationType, response: &Response) {
 
 /// Counts a request or an operation that is refused with these errors.
 pub fn count_rejected(errors: &[ServerError]) {
-    REJECTED_REQUESTS.add(1, &[KeyValue::new("code", code(errors))]);
+    let outcome = refusal::outcome(errors).name();
+    REJECTED_REQUESTS.add(1, &[KeyValue::new("outcome", outcome), KeyValue::new("code", code(errors))]);
 }
 
-/// The code of the gravest error: of the first one that the service is to blame for, or else of the first one.
+/// The code of the gravest error.
 fn code(errors: &[ServerError]) -> &'static str {
-    let gravest = errors.iter().find(|error| refusal::is_failure(error)).or(errors.first());
-    let Some(gravest) = gravest else { return "none" };
+    let Some(gravest) = refusal::gravest(errors) else { return "none" };
     let code = refusal::code(gravest);
     CODES.iter().find(|known| code == Some(**known)).copied().unwrap_or("other")
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use chrono::Utc;
 use iso_currency::Currency;
 use read_model::Redis;
 use runtime::database::{self, Login};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::consume::activity::Activity;
+use crate::metrics::SWEEP_LAST_SUCCESS;
 use crate::sweep::Sweep;
 use crate::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 
@@ -64,6 +66,8 @@ pub async fn sweep(
     activity: Arc<Activity>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    // So that an alert can find a sweep that never succeeds.
+    SWEEP_LAST_SUCCESS.record(Utc::now().timestamp() as f64, &[]);
     let connected = (|| database.clone().connect())
         .retry(ExponentialBuilder::default().without_max_times())
         .when(|error| !database::is_permanent(error))

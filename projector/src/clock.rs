@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-/// Nobody knows when within a round trip the database reads its clock, so longer ones measure nothing.
+/// The database reads its clock at an unknown moment of the round trip. Longer round trips are ignored, because the error can be half of
+/// them.
 const MAX_ROUND_TRIP: TimeDelta = TimeDelta::milliseconds(500);
 
 /// How far the clock of the database is ahead of this one, in milliseconds.

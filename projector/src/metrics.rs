@@ -41,8 +41,8 @@ pub static SWEEP_DIFFERENCES: LazyLock<Counter<u64>> = LazyLock::new(|| {
 });
 pub static SWEEP_LAST_SUCCESS: LazyLock<Gauge<f64>> = LazyLock::new(|| {
     let gauge = METER.f64_gauge("orders_sweep_last_success_timestamp_seconds");
-    let meaning = "When this projector last compared recent changes with the database, in Unix time; only one projector \
-                   sweeps";
+    let meaning = "When this projector last compared recent changes with the database, or else when it started, in Unix \
+                   time; only one projector sweeps";
     gauge.with_description(meaning).with_unit("s").build()
 });
 
@@ -60,27 +60,40 @@ pub fn record_applied(events: &[Event], results: &[Result<Applied, Error>]) {
             Err(Error::Unavailable(_)) => continue, // they are applied again
             Err(Error::Damaged(_) | Error::Refused(_)) => "refused",
         };
-        count(type_of(event), result);
+        count(1, type_of(event), result);
     }
 }
 
 /// Counts a message that is not a valid event. Its type may be any text.
 pub fn count_invalid() {
-    count("unknown", "refused");
+    count(1, "unknown", "refused");
 }
 
-fn count(r#type: &'static str, result: &'static str) {
-    EVENTS.add(1, &[KeyValue::new("type", r#type), KeyValue::new("result", result)]);
+fn count(events: u64, r#type: &'static str, result: &'static str) {
+    EVENTS.add(events, &[KeyValue::new("type", r#type), KeyValue::new("result", result)]);
 }
+
+const TYPES: [&str; 5] = ["OrderPlaced", "OrderCancelled", "OrderRefunded", "Client", "Product"];
 
 fn type_of(event: &Event) -> &'static str {
-    match event.data {
-        Change::OrderPlaced(_) => "OrderPlaced",
-        Change::OrderCancelled(_) => "OrderCancelled",
-        Change::OrderRefunded(_) => "OrderRefunded",
-        Change::Client(_) => "Client",
-        Change::Product(_) => "Product",
+    let index = match event.data {
+        Change::OrderPlaced(_) => 0,
+        Change::OrderCancelled(_) => 1,
+        Change::OrderRefunded(_) => 2,
+        Change::Client(_) => 3,
+        Change::Product(_) => 4,
+    };
+    TYPES[index]
+}
+
+/// Counts zero events of each kind: a series that began with its first event would not increase, and events would seem to be stalled.
+fn begin_counting() {
+    for r#type in TYPES {
+        for result in ["now", "before", "refused"] {
+            count(0, r#type, result);
+        }
     }
+    count(0, "unknown", "refused");
 }
 
 /// Observes the state of a consumer at each scrape, and its queues in the background.
@@ -88,6 +101,7 @@ pub fn observe(consumer: &Consumer) {
     if !is_on() {
         return;
     }
+    begin_counting();
     let gauge = METER.u64_observable_gauge("orders_projector_state");
     let observed = consumer.clone();
     let gauge = gauge.with_callback(move |observer| {

@@ -142,7 +142,7 @@ fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
 /// Applies events, again if the read model is unavailable for a moment: repeated events change nothing.
 async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<()> {
     let mut pauses = PAUSES.into_iter();
-    let span = info_span!("replay", events = events.len(), result = Empty);
+    let span = info_span!("replay", events = events.len(), result = Empty, otel.status_code = Empty);
     loop {
         let results = read_model.apply(events).instrument(span.clone()).await;
         let failed = events.iter().zip(&results).find_map(|(event, result)| Some((event, result.as_ref().err()?)));
@@ -152,7 +152,10 @@ async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<
         };
         match (error, pauses.next()) {
             (Error::Unavailable(_), Some(pause)) => sleep(pause).await,
-            _ => return Err(anyhow!("event {} was not applied: {error}", event.id)),
+            _ => {
+                span.record("otel.status_code", "ERROR");
+                return Err(anyhow!("event {} was not applied: {error}", event.id));
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use read_model::Redis;
 use runtime::one_line;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 use uuid::Uuid;
 
 use self::round::Round;
@@ -33,7 +33,7 @@ const LOOK_BACK: Duration = Duration::from_secs(300);
 const MIN_AGE: Duration = Duration::from_secs(10);
 /// Random clients, and products, compared in each run.
 const SAMPLE: u64 = 50;
-/// Findings of one run that are logged one by one.
+/// Findings that are logged one by one if they come together.
 const LOGGED_FINDINGS: usize = 10;
 /// Another projector continues the sweep if this one has not renewed its lease for this time, or for three intervals.
 const LEASE: Duration = Duration::from_secs(10);
@@ -86,8 +86,7 @@ impl Sweep {
             let mut pause = self.interval;
             let span = info_span!("sweep", result = Empty, otel.status_code = Empty);
             match self.run_once().instrument(span.clone()).await {
-                Ok(findings) => {
-                    span.record("result", result(&findings));
+                Ok(_) => {
                     if std::mem::replace(&mut is_failing, false) {
                         info!("comparing the read model with the database again");
                     }
@@ -109,13 +108,14 @@ impl Sweep {
     }
 
     /// Compares recent changes, events that were missed `in_flight` ago, a few random clients and products,
-    /// and the next clients of the round if they are due. Logs and returns the findings.
+    /// and the next clients of the round if they are due. Reports and returns the findings.
     ///
     /// Comparing all sums may take longer than the lease, so the lease is renewed meanwhile. The run ends when the lease is lost.
     pub async fn run_once(&mut self) -> anyhow::Result<Vec<Finding>> {
         clock::measure(&self.verifier.db).await?;
         if self.activity.is_lagging() {
             self.is_repairing = false;
+            Span::current().record("result", "skipped");
             return Ok(Vec::new());
         }
         let lease = self.lease.clone();
@@ -126,6 +126,7 @@ impl Sweep {
             }
         }
         (self.round, self.is_repairing) = (None, false);
+        Span::current().record("result", "skipped");
         Ok(Vec::new())
     }
 
@@ -138,11 +139,10 @@ impl Sweep {
         subjects.sort();
         subjects.dedup();
         let mut findings = self.compare(subjects).await?;
-        log(&findings);
         self.changes = Some(changes.max(until));
         match self.verifier.sample(SAMPLE, &mut self.first_missed).await {
             Ok(some) => {
-                log(&some);
+                report(&some);
                 findings.extend(some);
             }
             // A client of the sample may take too long. Other runs have other samples.
@@ -153,11 +153,11 @@ impl Sweep {
             self.round = Some(Round::load(&self.verifier).await?);
         }
         self.suspect_sums(&findings).await?;
+        let are_sums_wrong = self.compare_sums().await?;
         let more = self.continue_round().await?;
-        log(&more);
         self.suspect_sums(&more).await?;
         findings.extend(more);
-        SWEEP_DIFFERENCES.add(findings.len() as u64, &[]);
+        Span::current().record("result", result(&findings, are_sums_wrong));
         SWEEP_LAST_SUCCESS.record(Utc::now().timestamp() as f64, &[]);
         Ok(findings)
     }
@@ -184,7 +184,10 @@ impl Sweep {
         let (mut findings, mut groups) = (Vec::new(), vec![subjects]);
         while let Some(mut group) = groups.pop() {
             match self.verifier.subjects(&group, &mut self.first_missed).await {
-                Ok(found) => findings.extend(found),
+                Ok(found) => {
+                    report(&found);
+                    findings.extend(found);
+                }
                 Err(error) => {
                     // Fails if a store is down. Then nothing is skipped.
                     self.verifier.check_stores().await?;
@@ -205,34 +208,45 @@ impl Sweep {
         Ok(findings)
     }
 
+    /// Compares the sums once in a round. Returns whether this run has found wrong ones.
+    async fn compare_sums(&mut self) -> anyhow::Result<bool> {
+        let Some(round) = &mut self.round else { return Ok(false) };
+        // Sums are short of orders that are missing and will be repaired. They are compared in a later run.
+        if round.has_compared_sums() || self.is_repairing || self.first_missed.has_missing() {
+            return Ok(false);
+        }
+        let wrong = match self.verifier.count_wrong_sums().await {
+            Ok(wrong) => wrong,
+            Err(error) => {
+                self.verifier.check_stores().await?;
+                warn!("skipped the sums, because they cannot be compared: {}", one_line(error.as_ref()));
+                0
+            }
+        };
+        if wrong > 0 {
+            SWEEP_DIFFERENCES.add(wrong, &[]);
+            error!(
+                wrong,
+                "sums differ from the database: run `projector rebuild start`; `projector verify` lists them"
+            );
+        }
+        round.set_compared_sums(&self.verifier).await?;
+        Ok(wrong > 0)
+    }
+
+    /// Compares the next page of the round if it is due, and reports the findings.
     async fn continue_round(&mut self) -> anyhow::Result<Vec<Finding>> {
         let Some(round) = &mut self.round else { return Ok(Vec::new()) };
-        // Sums are short of orders that are missing and will be repaired. They are compared in a later run.
-        if !round.has_compared_sums() && !self.is_repairing && !self.first_missed.has_missing() {
-            match self.verifier.count_wrong_sums().await {
-                Ok(0) => {}
-                Ok(wrong) => {
-                    SWEEP_DIFFERENCES.add(wrong, &[]);
-                    error!(
-                        wrong,
-                        "sums differ from the database: run `projector rebuild start`; `projector verify` lists them"
-                    );
-                }
-                Err(error) => {
-                    self.verifier.check_stores().await?;
-                    warn!("skipped the sums, because they cannot be compared: {}", one_line(error.as_ref()));
-                }
-            }
-            round.set_compared_sums(&self.verifier).await?;
-        }
         if !self.is_repairing && !round.is_due(self.period) {
             return Ok(Vec::new());
         }
         if let Some(findings) = round.next_page(&self.verifier, &mut self.first_missed).await? {
+            report(&findings);
             self.is_repairing |= findings.iter().any(|finding| finding.repaired);
             return Ok(findings);
         }
         let findings = self.verifier.orphaned_products(&mut self.first_missed).await?;
+        report(&findings);
         self.is_repairing = findings.iter().any(|finding| finding.repaired);
         round.finish(&self.verifier).await?;
         self.suspects.clear();
@@ -273,16 +287,18 @@ impl Lease {
     }
 }
 
-/// The result of a run, for its span.
-fn result(findings: &[Finding]) -> &'static str {
+/// The result of a run that has compared something, for its span.
+fn result(findings: &[Finding], are_sums_wrong: bool) -> &'static str {
     match findings {
-        [] => "nothing",
+        [] if !are_sums_wrong => "nothing",
         _ if findings.iter().any(|finding| finding.repaired) => "repaired",
         _ => "differs",
     }
 }
 
-fn log(findings: &[Finding]) {
+/// Counts and logs findings as soon as they are known: the run may fail later.
+fn report(findings: &[Finding]) {
+    SWEEP_DIFFERENCES.add(findings.len() as u64, &[]);
     for Finding { subject, difference, repaired, .. } in findings.iter().take(LOGGED_FINDINGS) {
         warn!(%subject, repaired, "the read model differs: {difference}");
     }

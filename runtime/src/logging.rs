@@ -22,7 +22,7 @@ use self::writer::LogWriter;
 use crate::log_fields::EscapedFields;
 use crate::telemetry::Telemetry;
 
-/// The directives if `RUST_LOG` is not set. The named libraries log below these levels only what our own lines report, too.
+/// The directives if `RUST_LOG` is not set. Below these levels, these libraries log only what our own lines also report.
 const DEFAULT: &str = "info,aws_config=error,opentelemetry=warn,opentelemetry-otlp=off,sea_orm_migration=warn,sqlx::pool=error,sqlx_core=off";
 
 static WRITER: OnceLock<LogWriter> = OnceLock::new();

@@ -19,7 +19,8 @@ impl<Row: FromQueryResult> FromQueryResult for Timed<Row> {
     }
 }
 
-/// Locks rows, and reads the time after each lock. PostgreSQL would read a column of the locking statement itself before its wait.
+/// Locks rows in a subquery and reads the clock outside of it. In the locking statement itself, PostgreSQL would read the clock before it
+/// waits for the lock.
 pub fn timed<E: EntityTrait>(
     db: &impl ConnectionTrait,
     locking: Select<E>,

@@ -233,7 +233,7 @@ impl Executor {
     /// Executes a query or a mutation.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub async fn execute(&self, prepared: PreparedOperation) -> Result<Executed, Refusal> {
         let PreparedOperation { request, info, key, memory, span } = prepared;
         let _waiting = info.waits.then(|| self.waiting.acquire(key.clone())).transpose()?;
@@ -266,7 +266,7 @@ impl Executor {
     /// Executes an operation of any kind and returns its results.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub fn stream(self: &Arc<Self>, prepared: PreparedOperation) -> Result<BoxStream<'static, Response>, Refusal> {
         if prepared.info.is_subscription() {
             let permit = self.subscriptions.acquire(prepared.key)?;

@@ -156,7 +156,7 @@ fn read_url(edge: &Edge, caller: &Caller, url: &Uri) -> Result<Parameters, Refus
 }
 
 fn charge_if_refused(edge: &Edge, caller: &Caller, result: Result<Parameters, Refusal>) -> Result<Parameters, Refusal> {
-    if let Err(Refusal::Http { .. } | Refusal::Busy) = result {
+    if let Err(Refusal::Http { .. } | Refusal::Busy | Refusal::OverQuota) = result {
         edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
     }
     result

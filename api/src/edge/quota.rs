@@ -218,18 +218,16 @@ impl ConcurrencyQuota {
     }
 
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub fn acquire(self: &Arc<Self>, key: QuotaKey) -> Result<Permit, Refusal> {
         self.acquire_units(key, 1)
     }
 
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub fn acquire_units(self: &Arc<Self>, key: QuotaKey, units: usize) -> Result<Permit, Refusal> {
         let mut used = self.used();
-        if !self.has_room(&used, &key, units) {
-            return Err(Refusal::Busy);
-        }
+        self.check_room(&used, &key, units)?;
         used.add(&key, units);
         Ok(Permit { quota: self.clone(), key, units })
     }
@@ -237,7 +235,7 @@ impl ConcurrencyQuota {
     /// Waits at most [`MAX_WAIT`] until there is room for the units.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub async fn wait_for_units(self: &Arc<Self>, key: QuotaKey, units: usize) -> Result<Permit, Refusal> {
         let acquired = async {
             loop {
@@ -248,7 +246,7 @@ impl ConcurrencyQuota {
                 freed.await;
             }
         };
-        timeout(MAX_WAIT, acquired).await.map_err(|_| Refusal::Busy)
+        timeout(MAX_WAIT, acquired).await.map_err(|_| self.refusal(&self.used(), units))
     }
 
     fn give_back(&self, key: &QuotaKey, units: usize) {
@@ -256,12 +254,18 @@ impl ConcurrencyQuota {
         self.freed.notify_waiters();
     }
 
-    fn has_room(&self, used: &Used, key: &QuotaKey, units: usize) -> bool {
+    fn check_room(&self, used: &Used, key: &QuotaKey, units: usize) -> Result<(), Refusal> {
         let free = self.total.saturating_sub(used.total);
         let of_caller = used.by_caller.get(key).copied().unwrap_or(0);
         let is_first = of_caller == 0 && units <= free;
         let is_fair = of_caller <= free / self.share && units.saturating_add(self.reserve) <= free;
-        (is_first || is_fair) && of_caller.saturating_add(units) <= self.per_caller
+        let has_room = (is_first || is_fair) && of_caller.saturating_add(units) <= self.per_caller;
+        if has_room { Ok(()) } else { Err(self.refusal(used, units)) }
+    }
+
+    /// Whether there is room for other callers decides who is to blame.
+    fn refusal(&self, used: &Used, units: usize) -> Refusal {
+        if units <= self.total.saturating_sub(used.total) { Refusal::OverQuota } else { Refusal::Busy }
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -290,16 +294,16 @@ impl Permit {
     /// Counts for another caller from now on.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub fn move_to(&mut self, key: QuotaKey) -> Result<(), Refusal> {
         let mut used = self.quota.used();
         used.remove(&self.key, self.units);
-        let has_room = self.quota.has_room(&used, &key, self.units);
-        if has_room {
+        let checked = self.quota.check_room(&used, &key, self.units);
+        if checked.is_ok() {
             self.key = key;
         }
         used.add(&self.key, self.units);
-        if has_room { Ok(()) } else { Err(Refusal::Busy) }
+        checked
     }
 
     /// Gives back all but this many units.
@@ -331,7 +335,7 @@ impl AfterWait {
     /// Called at the end of each of its waits.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
+    /// [`Refusal::Busy`] or [`Refusal::OverQuota`]
     pub fn begin(&self) -> Result<(), Refusal> {
         if self.permit.get().is_none() {
             // Another wait may end at the same time. Then one of the permits is given back.
@@ -384,8 +388,9 @@ mod tests {
         assert!((15..=20).contains(&greedy.len()), "a larger total allows a caller more: {}", greedy.len());
         let small = ConcurrencyQuota::lasting(16, 8);
         let _one = small.acquire_units(key("a"), 8).unwrap();
-        assert!(small.acquire_units(key("a"), 1).is_err());
-        small.acquire_units(key("b"), 8).unwrap();
+        assert!(matches!(small.acquire_units(key("a"), 1), Err(Refusal::OverQuota)), "others have room");
+        let _other = small.acquire_units(key("b"), 8).unwrap();
+        assert!(matches!(small.acquire_units(key("c"), 1), Err(Refusal::Busy)), "nobody has room");
     }
 
     #[test]

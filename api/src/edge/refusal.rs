@@ -1,11 +1,12 @@
 //! Why an operation is refused, as its sender sees it. Errors of resolvers are in [`crate::graphql::error`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Pos, Response, ServerError};
 use axum::http::StatusCode;
 
-use crate::graphql::error::{BUSY, Error};
+use crate::graphql::error::{BUSY, Error, OverQuota};
 
 /// Why an operation is not executed.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum Refusal {
     RateLimited(Duration),
     /// Too many operations or connections are active.
     Busy,
+    /// The sender has too many of them, and there is room for others.
+    OverQuota,
     /// Anything unexpected. The cause was logged with the id in the error.
     Internal(ServerError),
     /// The request has no token, and needs one.
@@ -63,6 +66,11 @@ impl Refusal {
             }
             Refusal::Internal(error) => vec![error],
             Refusal::Busy => vec![error("SERVER_BUSY", BUSY, None)],
+            Refusal::OverQuota => {
+                let mut error = error("SERVER_BUSY", BUSY, None);
+                error.source = Some(Arc::new(OverQuota));
+                vec![error]
+            }
             Refusal::NoToken | Refusal::InvalidToken => {
                 vec![error("UNAUTHENTICATED", "A valid bearer token is required.", None)]
             }
@@ -102,7 +110,12 @@ const FAILURES: [&str; 5] = [
 
 /// Whether the service is to blame for an error.
 pub fn is_failure(error: &ServerError) -> bool {
-    code(error).is_none_or(|code| FAILURES.contains(&code))
+    code(error).is_none_or(|code| FAILURES.contains(&code)) && error.source::<OverQuota>().is_none()
+}
+
+/// The gravest error: the first one that the service is to blame for, or else the first one.
+pub fn gravest(errors: &[ServerError]) -> Option<&ServerError> {
+    errors.iter().find(|error| is_failure(error)).or(errors.first())
 }
 
 /// How an operation ended, for operators. A later one is graver.
@@ -164,6 +177,8 @@ mod tests {
         assert_eq!(outcome(&[error("FORBIDDEN")]), Outcome::Refused);
         assert_eq!(outcome(&[error("FORBIDDEN"), error("READ_MODEL_UNAVAILABLE")]), Outcome::Failed);
         assert_eq!(outcome(&[ServerError::new("not masked", None)]), Outcome::Failed);
+        assert_eq!(outcome(&Refusal::Busy.errors()), Outcome::Failed);
+        assert_eq!(outcome(&Refusal::OverQuota.errors()), Outcome::Refused);
     }
 
     #[test]

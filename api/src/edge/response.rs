@@ -42,7 +42,7 @@ pub fn refused(media_type: MediaType, refusal: Refusal) -> Response {
     let status = status(media_type, &refusal);
     let header = match &refusal {
         Refusal::RateLimited(wait) => Some((RETRY_AFTER, whole_seconds(*wait).into())),
-        Refusal::Busy => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
+        Refusal::Busy | Refusal::OverQuota => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
         // RFC 6750, section 3.1: a request without a token gets no error code.
         Refusal::NoToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         Refusal::InvalidToken => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))),
@@ -68,7 +68,7 @@ fn status(media_type: MediaType, refusal: &Refusal) -> StatusCode {
         Refusal::Invalid(_) if media_type == MediaType::GraphqlResponse => StatusCode::BAD_REQUEST,
         Refusal::Invalid(_) => StatusCode::OK,
         Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Busy | Refusal::OverQuota => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Refusal::NoToken | Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
         Refusal::Http { status, .. } => *status,

@@ -32,14 +32,17 @@ pub async fn layer(request: Request, next: Next) -> Response {
         otel.kind = "server",
         http.request.method = method,
         http.route = "/graphql",
+        url.path = "/graphql",
+        url.scheme = "http",
         http.response.status_code = Empty,
         otel.status_code = Empty,
+        error.type = Empty,
     );
     set_parent(&span, traceparent(request.headers()));
     let response = next.run(request).instrument(span.clone()).await;
     span.record("http.response.status_code", response.status().as_u16());
     if response.status().is_server_error() {
-        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_code", "ERROR").record("error.type", response.status().as_str());
     }
     response
 }
@@ -65,9 +68,9 @@ pub fn operation(kind: OperationType, name: Option<&str>, caller: Option<&str>) 
     span
 }
 
-/// Records the code of the first error.
+/// Records the code of the gravest error.
 pub fn record_errors(span: &Span, errors: &[ServerError]) {
-    if let Some(error) = errors.first() {
+    if let Some(error) = refusal::gravest(errors) {
         span.record("otel.status_code", "ERROR");
         span.record("error.type", refusal::code(error).unwrap_or("_OTHER"));
     }

@@ -3,6 +3,9 @@
 //!
 //! [`Error`] does not implement `Display`, because async-graphql sends the text of every error that does to the client.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use async_graphql::ErrorExtensionValues;
 use runtime::batcher::Unprocessed;
 use sea_orm::DbErr;
@@ -13,6 +16,9 @@ use crate::commands;
 
 /// The message of `SERVER_BUSY`.
 pub const BUSY: &str = "The service is overloaded. Try again in a moment.";
+
+/// The source of an error that its caller is to blame for although its code is `SERVER_BUSY`. Clients do not see it.
+pub struct OverQuota;
 
 #[derive(Clone, Debug)]
 pub enum Error {
@@ -25,6 +31,8 @@ pub enum Error {
     BadUserInput(String),
     /// Too many operations are active, too many reads wait, or the command database is in use. Nothing was executed.
     Busy,
+    /// The caller has too many active operations, and there is room for others.
+    OverQuota,
     /// The version of the client in the read model at the end of the wait.
     ReadModelBehind(i32),
     ReadModelUnavailable,
@@ -46,7 +54,7 @@ impl Error {
             Error::Unauthenticated => "UNAUTHENTICATED",
             Error::LimitedTo(_) | Error::MissingScope(_) => "FORBIDDEN",
             Error::BadUserInput(_) => "BAD_USER_INPUT",
-            Error::Busy => "SERVER_BUSY",
+            Error::Busy | Error::OverQuota => "SERVER_BUSY",
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
             Error::ReadModelUnavailable => "READ_MODEL_UNAVAILABLE",
             Error::CommandStoreUnavailable => "COMMAND_STORE_UNAVAILABLE",
@@ -60,7 +68,7 @@ impl Error {
             Error::LimitedTo(client) => format!("The token is limited to client {client}."),
             Error::MissingScope(scope) => format!("The token needs the scope `{scope}`."),
             Error::BadUserInput(message) => message.clone(),
-            Error::Busy => BUSY.into(),
+            Error::Busy | Error::OverQuota => BUSY.into(),
             Error::ReadModelBehind(version) => {
                 format!("The client has only reached version {version} so far. Try again in a moment.")
             }
@@ -85,7 +93,11 @@ impl From<Error> for async_graphql::Error {
             Error::Internal(id) => extensions.set("id", id.to_string()),
             _ => {}
         }
-        async_graphql::Error { message: error.message(), source: None, extensions: Some(extensions) }
+        let mut source: Option<Arc<dyn Any + Send + Sync>> = None;
+        if let Error::OverQuota = error {
+            source = Some(Arc::new(OverQuota));
+        }
+        async_graphql::Error { message: error.message(), source, extensions: Some(extensions) }
     }
 }
 

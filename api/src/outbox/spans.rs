@@ -1,6 +1,6 @@
 //! Spans of events on their way to the queue, by the
-//! [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/). They never contain what an
-//! event says.
+//! [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/). They never contain the
+//! payload of an event.
 
 use entity::order_event;
 use runtime::queue;

@@ -65,7 +65,8 @@ async fn apply(
     let counts: Vec<usize> = batch.iter().map(|queued| queued.item.events.len()).collect();
     let events: Vec<Event> = batch.iter_mut().flat_map(|queued| std::mem::take(&mut queued.item.events)).collect();
     let span = spans::apply(events.len(), batch.iter().flat_map(|queued| &queued.item.contexts));
-    let results = read_model.apply_received(&events).instrument(span).await;
+    let results = read_model.apply_received(&events).instrument(span.clone()).await;
+    spans::applied(&span, &results);
     metrics::record_applied(&events, &results);
     let mut results = results.into_iter();
     let mut events = events.into_iter();

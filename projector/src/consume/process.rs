@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
 };
@@ -53,7 +54,7 @@ impl Consumer {
         crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
         let received = Instant::now();
         let mut processed = Processed::default();
-        let (mut events, mut valid, mut of_messages) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut events, mut valid, mut message_spans) = (Vec::new(), Vec::new(), Vec::new());
         for message in messages {
             let span = spans::process(&self.queue_url, &message);
             // The clock of the sender may be wrong, or set on purpose.
@@ -63,7 +64,7 @@ impl Consumer {
                     span.record("cloudevents.event_id", field::display(event.id));
                     events.push(event);
                     valid.push(message);
-                    of_messages.push(span);
+                    message_spans.push(span);
                 }
                 Err(error) => {
                     processed.refused += 1;
@@ -73,7 +74,7 @@ impl Consumer {
                 }
             }
         }
-        let contexts = spans::contexts(of_messages.iter());
+        let contexts = spans::contexts(message_spans.iter());
         let Some(results) = self.apply(events, contexts, min_batch, shutdown).await else {
             self.release(valid).await;
             return processed;
@@ -83,7 +84,7 @@ impl Consumer {
         }
 
         let mut done = Vec::new();
-        for ((message, span), result) in valid.into_iter().zip(of_messages).zip(results) {
+        for ((message, span), result) in valid.into_iter().zip(message_spans).zip(results) {
             match &result {
                 Ok(applied) => {
                     span.in_scope(|| log_applied(&message, *applied));
@@ -164,12 +165,15 @@ impl Consumer {
         let request = self.queue.delete_message_batch().queue_url(&self.queue_url);
         match request.set_entries(Some(entries.collect())).send().instrument(span.clone()).await {
             Ok(deleted) => {
+                if let Some(first) = deleted.failed().first() {
+                    span.record("otel.status_code", "ERROR").record("error.type", first.code());
+                }
                 for failed in deleted.failed() {
                     warn!(code = failed.code(), "cannot delete a message; it will be delivered again");
                 }
             }
             Err(error) => {
-                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_code", "ERROR").record("error.type", error.code().unwrap_or("_OTHER"));
                 warn!("cannot delete messages; they will be delivered again: {}", one_line(&error));
             }
         }

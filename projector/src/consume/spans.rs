@@ -1,5 +1,5 @@
 //! Spans of messages, by the [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/).
-//! They never contain what an event says.
+//! They never contain the payload of an event.
 //!
 //! The span of a message is a child of the span that created its event, so that both are in one trace. When it ends with the result `now`,
 //! queries see the event.
@@ -68,6 +68,13 @@ pub fn apply<'a>(events: usize, messages: impl Iterator<Item = &'a String>) -> S
     let span = info_span!("apply", messaging.batch.message_count = events, otel.status_code = Empty);
     set_batch(&span, messages.map(String::as_str));
     span
+}
+
+/// Records whether all events of a batch were applied.
+pub fn applied(span: &Span, results: &[Result<Applied, Error>]) {
+    if results.iter().any(Result::is_err) {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// The context of the span that created the event of a message.

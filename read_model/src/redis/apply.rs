@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ::redis::{Cmd, RedisError, RedisResult, Script, Value, from_redis_value, pipe};
 use chrono::Utc;
 use entity::{Change, Event, ProductChanged};
-use tracing::{Instrument, info_span};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use super::batch::Batch;
 use super::decode::product_text;
@@ -184,19 +185,24 @@ impl Redis {
                 otel.kind = "client",
                 db.system.name = "redis",
                 db.operation.name = "EVALSHA",
+                db.stored_procedure.name = script,
                 db.operation.batch.size = pipeline.len(),
+                otel.status_code = Empty,
+                error.type = Empty,
             );
             let mut connection = self.connection();
-            let results = pipeline.ignore_errors().query_async(&mut connection).instrument(span);
-            let results: Vec<RedisResult<Value>> = metrics::measured(script, results).await?;
+            let results = pipeline.ignore_errors().query_async(&mut connection).instrument(span.clone());
+            let results: RedisResult<Vec<RedisResult<Value>>> = metrics::measured(script, results).await;
+            let results = results.inspect_err(|error| record_error(&span, error))?;
             // Before a repetition, which does not return the quarantined keys again.
             let results: Vec<_> = results.into_iter().map(|result| applied(result?)).collect();
             let mut errors = results.iter().filter_map(|result| result.as_ref().err());
             if errors.clone().any(is_not_loaded) {
                 self.shared.scripts.load(&mut self.connection()).await?;
-            } else if errors.any(is_stale) {
+            } else if errors.clone().any(is_stale) {
                 self.reconcile().await?;
             } else {
+                errors.next().into_iter().for_each(|error| record_error(&span, error));
                 return Ok(results);
             }
         }
@@ -207,6 +213,10 @@ impl Redis {
     pub(super) fn channel(&self) -> &'static str {
         if self.pinned_to.is_some() { "" } else { CHANGED }
     }
+}
+
+fn record_error(span: &Span, error: &RedisError) {
+    span.record("otel.status_code", "ERROR").record("error.type", error.code().unwrap_or("_OTHER"));
 }
 
 /// Reads the result of a script: the number of generations that changed, or an error, and then the keys that it has quarantined.

@@ -118,8 +118,8 @@ fn new_traceparent() -> String {
     format!("00-{id}-{}-00", &id[16..])
 }
 
-/// Whether a `traceparent` has version 00: 32, 16 and 2 lower-case hexadecimal digits, and neither id is zero. Other values are ignored, as
-/// the specification requires.
+/// Whether a `traceparent` has version 00: 32, 16 and 2 lower-case hexadecimal digits, and neither id is zero. Only version 00 is
+/// accepted; a request with another version gets a new trace.
 pub fn is_traceparent(value: &str) -> bool {
     let parts: Vec<&str> = value.split('-').collect();
     let is_hexadecimal = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

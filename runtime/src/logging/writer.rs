@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines that found no room.
+    /// Lines that found no room or could not be written.
     dropped: u64,
     /// Whether the thread sleeps until there is a line.
     is_idle: bool,
@@ -81,21 +81,28 @@ impl LogWriter {
     fn run(self, mut output: impl Write) {
         let mut lines = Vec::new();
         loop {
-            let dropped = self.take(&mut lines);
+            self.take(&mut lines);
+            let lost = write(&mut output, &lines);
+            let dropped = self.count_lost(lost);
             if dropped > 0 {
                 // There is room for this line now. It is written with the next ones.
-                warn!(dropped, "lines of the log were dropped, because standard error takes them too slowly");
+                warn!(dropped, "lines of the log were dropped, because standard error did not take them");
             }
-            // If standard error is closed, nobody reads the log.
-            let _ = output.write_all(&lines).and_then(|()| output.flush());
             lines.clear();
             lines.shrink_to(USUAL_SIZE);
             self.linger();
         }
     }
 
-    /// Waits for lines and takes them. Returns how many were dropped.
-    fn take(&self, lines: &mut Vec<u8>) -> u64 {
+    /// Counts lines that could not be written. Returns how many are dropped so far, once others can be written again.
+    fn count_lost(&self, lost: u64) -> u64 {
+        let mut waiting = self.lock();
+        waiting.dropped += lost;
+        if lost == 0 { std::mem::take(&mut waiting.dropped) } else { 0 }
+    }
+
+    /// Waits for lines and takes them.
+    fn take(&self, lines: &mut Vec<u8>) {
         let mut waiting = self.lock();
         while waiting.lines.is_empty() {
             waiting.is_idle = true;
@@ -104,7 +111,6 @@ impl LogWriter {
         waiting.is_idle = false;
         waiting.is_writing = true;
         std::mem::swap(lines, &mut waiting.lines);
-        std::mem::take(&mut waiting.dropped)
     }
 
     /// Ends the writing, and collects further lines unless somebody waits for them.
@@ -114,6 +120,19 @@ impl LogWriter {
         self.0.written.notify_all();
         let _ = self.0.wake.wait_timeout_while(waiting, LINGER, |waiting| waiting.flushing == 0);
     }
+}
+
+/// Writes lines. Returns how many could not be written, for example because a disk is full.
+fn write(output: &mut impl Write, mut lines: &[u8]) -> u64 {
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(written) if written > 0 => lines = &lines[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    let _ = output.flush();
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// A writer of one line.
@@ -219,6 +238,35 @@ mod tests {
         let accepted = 4 * CAPACITY / line.len() + 2 - dropped as usize;
         assert_eq!(written.lock().unwrap().len(), accepted * line.len());
         assert_eq!(writer.lock().dropped, 0, "the thread has reported them");
+    }
+
+    /// Takes a part of its first lines, then fails once, and then works.
+    struct Flaky {
+        calls: usize,
+    }
+
+    impl Write for Flaky {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            match self.calls {
+                1 => Ok(3),
+                2 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_reported_when_others_can() {
+        let (writer, mut output) = (LogWriter::default(), Flaky { calls: 0 });
+        assert_eq!(write(&mut output, b"a\nb\nc\n"), 2, "the second line is incomplete");
+        assert_eq!((writer.count_lost(2), writer.lock().dropped), (0, 2), "a report could not be written either");
+        assert_eq!(write(&mut output, b"d\n"), 0);
+        assert_eq!((writer.count_lost(0), writer.lock().dropped), (2, 0));
     }
 
     #[test]

@@ -45,7 +45,7 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Metrics")]
 pub struct MetricsSettings {
-    /// Address and port to serve metrics on, for Prometheus at /metrics; never make it public (unset: no metrics)
+    /// Address and port to serve metrics on, for Prometheus at /metrics; never make it public (unset: no listener)
     #[arg(long, env, value_parser = listen_address)]
     metrics_addr: Option<SocketAddr>,
 }

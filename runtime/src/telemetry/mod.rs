@@ -1,4 +1,4 @@
-//! Telemetry over OTLP/HTTP. Off unless an endpoint is configured: then there is no exporter and no thread, and spans cost nothing.
+//! Telemetry over OTLP/HTTP. Off unless an endpoint is configured: then there is no exporter and no thread, and spans are disabled.
 //!
 //! The settings are those of every program with an OpenTelemetry SDK:
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>. docs/tracing.md lists the useful ones.
@@ -25,9 +25,9 @@ use uuid::Uuid;
 use self::metrics::PushedMetrics;
 use self::traces::Traces;
 
-/// How much longer a program may run at its end to export the rest.
+/// Limit for the last export at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-/// A collector that has not responded for so long is not waited for at the end.
+/// At shutdown, a collector whose current call takes longer than this is not waited for.
 const SLOW_CALL: Duration = Duration::from_millis(500);
 
 /// Exports in the background until it is dropped.
@@ -91,12 +91,11 @@ fn is_exported(signal: &str) -> anyhow::Result<bool> {
         Some("none") => return Ok(false),
         Some(other) => bail!("{exporter} is {other:?}: write otlp or none"),
     }
-    let protocol = variable(&of_signal("PROTOCOL")).or_else(|| variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    let is_built_in = protocol.as_ref().is_none_or(|protocol| protocol == "http/protobuf");
-    ensure!(
-        is_built_in,
-        "OTEL_EXPORTER_OTLP_PROTOCOL is {protocol:?}: write http/protobuf, which collectors take on port 4318"
-    );
+    let names = [of_signal("PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL".to_owned()];
+    if let Some((name, protocol)) = names.iter().find_map(|name| Some((name, variable(name)?))) {
+        let is_built_in = protocol == "http/protobuf";
+        ensure!(is_built_in, "{name} is {protocol:?}: write http/protobuf, which collectors take on port 4318");
+    }
     Ok(true)
 }
 
@@ -106,18 +105,21 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Describes this process. `OTEL_RESOURCE_ATTRIBUTES` adds to it.
+/// Describes this process. `OTEL_RESOURCE_ATTRIBUTES` adds to it, and `OTEL_SERVICE_NAME` has precedence over both.
 fn resource(service: &'static str) -> Resource {
-    let service = variable("OTEL_SERVICE_NAME").unwrap_or_else(|| service.to_owned());
-    Resource::builder_empty()
+    let resource = Resource::builder_empty()
         .with_service_name(service)
         .with_attributes([
             KeyValue::new("service.namespace", "orders"),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", Uuid::now_v7().to_string()),
         ])
-        .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())])
-        .build()
+        .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())]);
+    match variable("OTEL_SERVICE_NAME") {
+        Some(name) => resource.with_service_name(name),
+        None => resource,
+    }
+    .build()
 }
 
 /// Whether the collector responds. Logs an outage once, and its end.
@@ -136,7 +138,7 @@ impl Outage {
         self.set_waiting(None);
         match (self.is_going_on.swap(exported.is_err(), Ordering::Relaxed), exported) {
             (false, Err(error)) => {
-                warn!("cannot export {what} to OTEL_EXPORTER_OTLP_ENDPOINT; they are lost meanwhile: {error}");
+                warn!("cannot export {what} over OTLP; trying again: {error}");
             }
             (true, Ok(())) => info!("exporting {what} again"),
             _ => {}

@@ -15,7 +15,7 @@ use opentelemetry::trace::{
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{self, Sampler, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{self, Sampler, SdkTracerProvider, SpanData, TracerProviderBuilder};
 use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
@@ -34,6 +34,8 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_always_off",
     "parentbased_traceidratio",
 ];
+/// Links of one span. The SDK has a limit of 128 by default, but many more orders can share one call.
+const MAX_LINKS: u32 = 1_024;
 /// The crates whose spans are recorded. Libraries have spans, too, with fields that we have not checked.
 const CRATES: [&str; 5] = ["api", "projector", "read_model", "runtime", "standalone"];
 
@@ -46,7 +48,7 @@ impl Traces {
     pub(super) fn start(resource: Resource) -> anyhow::Result<Traces> {
         let outage = Arc::<Outage>::default();
         let exporter = Exporter { otlp: SpanExporter::builder().with_http().build()?, outage: outage.clone() };
-        let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter);
+        let provider = builder().with_resource(resource).with_batch_exporter(exporter);
         let provider = match default_sampler()? {
             Some(sampler) => provider.with_sampler(sampler),
             None => provider, // the SDK reads its variables
@@ -58,6 +60,13 @@ impl Traces {
     pub(super) fn last_export(&self) -> Option<Export> {
         let provider = self.provider.clone();
         (!self.outage.is_likely()).then(|| Box::new(move || provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT)) as Export)
+    }
+}
+
+fn builder() -> TracerProviderBuilder {
+    match variable("OTEL_SPAN_LINK_COUNT_LIMIT") {
+        None => SdkTracerProvider::builder().with_max_links_per_span(MAX_LINKS),
+        Some(_) => SdkTracerProvider::builder(), // the SDK reads it
     }
 }
 
@@ -216,7 +225,7 @@ mod tests {
     fn recorded(make: impl FnOnce()) -> Vec<SpanData> {
         let recorder = Recorder::default();
         let never = Sampler::ParentBased(Box::new(Sampler::AlwaysOff));
-        let provider = SdkTracerProvider::builder().with_sampler(never).with_simple_exporter(recorder.clone()).build();
+        let provider = builder().with_sampler(never).with_simple_exporter(recorder.clone()).build();
         let telemetry = telemetry(Some(Traces { provider, outage: Arc::default() }));
         with_default(tracing_subscriber::registry().with(telemetry.layer()), make);
         recorder.0.lock().unwrap().clone()
@@ -251,6 +260,12 @@ mod tests {
         assert_eq!(batch.span_context.trace_id().to_string(), RECORDED[3..35]);
         let links: Vec<String> = batch.links.iter().map(|link| link.span_context.span_id().to_string()).collect();
         assert_eq!(links, ["00f067aa0ba902b7"]);
+    }
+
+    #[test]
+    fn a_large_batch_is_linked_to_all_of_its_members() {
+        let spans = recorded(|| set_batch(&info_span!("batch"), [RECORDED; 640]));
+        assert_eq!(spans[0].links.iter().count(), 640);
     }
 
     #[test]

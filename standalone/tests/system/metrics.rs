@@ -186,8 +186,9 @@ async fn every_documented_metric_appears_and_no_other() {
         .await;
         check(program, &scrape(address).await);
     }
-    let state = &scrape(&measured.projector).await["orders_projector_state"];
-    assert_eq!(state.series.len(), 4);
+    let scraped = scrape(&measured.projector).await;
+    assert_eq!(scraped["orders_projector_state"].series.len(), 4);
+    assert_eq!(scraped["orders_projection_events_total"].series.len(), 5 * 3 + 1, "those of other events are zero");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +236,9 @@ async fn the_lag_is_measured_on_the_clock_of_the_database() {
     let stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
     shift_clock(stores.get("DATABASE_URL"), "-1 hour").await;
     let measured = Measured::start_on(stores).await;
-    measured.until_has(&measured.projector, "orders_sweep_last_success_timestamp_seconds").await;
+    let swept = async || value(&measured.projector, "orders_sweep_last_success_timestamp_seconds").await;
+    let before = swept().await;
+    until("a sweep has read that clock", async || swept().await > before).await;
     let read = async |metric| value(&measured.projector, &format!("orders_projection_lag_seconds_{metric}")).await;
     // The events of the sample data are older.
     until("the sample data are applied", async || read("count").await >= 6.0).await;
@@ -255,7 +258,7 @@ async fn metrics_are_sent_to_a_collector_also_at_the_end() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint),
             ("OTEL_METRIC_EXPORT_INTERVAL", interval),
             ("OTEL_SERVICE_NAME", service),
-            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=other"),
         ];
         let (process, user) = crate::standalone::start(&variables);
         let (_, version) = user.place("1", &SAMPLE_ORDER, None).await;

@@ -116,6 +116,8 @@ async fn one_order_is_one_trace_from_the_request_until_queries_see_it() {
     for (name, attribute, value) in [
         ("POST /graphql", "http.response.status_code", "200"),
         ("POST /graphql", "http.route", "/graphql"),
+        ("POST /graphql", "url.path", "/graphql"),
+        ("POST /graphql", "url.scheme", "http"),
         ("mutation", "graphql.operation.name", "Place"),
         ("place order", "result", "placed"),
         ("transaction orders", "db.system.name", "postgresql"),
@@ -343,6 +345,7 @@ fn a_wrong_variable_is_refused() {
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
     ] {
         fails("api", &[], &variables(name, value), &[name]);
     }
