@@ -52,7 +52,7 @@ pub struct QueueProxy {
     endpoint: String,
     http: reqwest::Client,
     state: Arc<Mutex<(Mode, StdRng)>>,
-    sent: Arc<Mutex<Value>>,
+    sent: Arc<Mutex<Vec<Value>>>,
 }
 
 impl QueueProxy {
@@ -71,16 +71,17 @@ impl QueueProxy {
         self.state.lock().unwrap().0 = mode;
     }
 
-    /// The entries of the last call that sent messages.
-    pub fn last_sent(&self) -> Vec<Value> {
-        self.sent.lock().unwrap()["Entries"].as_array().cloned().unwrap_or_default()
+    /// The entries of all calls that sent messages.
+    pub fn sent(&self) -> Vec<Value> {
+        self.sent.lock().unwrap().clone()
     }
 
     async fn call(State(proxy): State<QueueProxy>, headers: HeaderMap, body: Bytes) -> Response {
         let mode = proxy.state.lock().unwrap().0;
         let sends = headers.get("x-amz-target").is_some_and(|target| target == "AmazonSQS.SendMessageBatch");
         if sends {
-            *proxy.sent.lock().unwrap() = serde_json::from_slice(&body).unwrap();
+            let call: Value = serde_json::from_slice(&body).unwrap();
+            proxy.sent.lock().unwrap().extend(call["Entries"].as_array().cloned().unwrap_or_default());
         }
         match mode {
             // Like SQS, it finishes a call even if the caller is gone.
