@@ -10,9 +10,6 @@ import { acknowledge } from './findings.js';
 const IMAGE = 'public.ecr.aws/aws-observability/aws-otel-collector:v0.43.1';
 const METRICS_ADDR = '127.0.0.1:9464';
 const TRACES_ADDR = '127.0.0.1:4318';
-/** The namespace of the metrics in CloudWatch. */
-export const NAMESPACE = 'OrderService';
-
 /** The settings of a program with a collector. */
 export const COLLECTOR_SETTINGS = {
   METRICS_ADDR,
@@ -24,18 +21,14 @@ export const COLLECTOR_SETTINGS = {
   OTEL_TRACES_SAMPLER_ARG: '0.01',
 };
 
-/** The metrics of docs/metrics.md that CloudWatch gets, by their dimensions besides the program. Each series costs money. */
+/** The metrics of docs/metrics.md that alarms and graphs use, by their dimensions besides the program. Each series costs money. */
 export const METRICS: { labels: string[]; names: string[] }[] = [
   {
     labels: [],
     names: [
       'orders_outbox_oldest_age_seconds',
       'orders_outbox_pending_events',
-      'orders_outbox_published_total',
       'orders_projection_lag_seconds',
-      'orders_database_exhausted',
-      'orders_client_cache_tracking',
-      'orders_live_connections',
       'orders_sweep_differences_total',
     ],
   },
@@ -43,12 +36,13 @@ export const METRICS: { labels: string[]; names: string[] }[] = [
   { labels: ['state'], names: ['orders_projector_state'] },
 ];
 
-export function addCollector(task: ecs.FargateTaskDefinition, program: string, metrics: logs.LogGroup, logging: ecs.LogDriver): void {
+export function addCollector(task: ecs.FargateTaskDefinition, program: string, metrics: logs.LogGroup, namespace: string, logging: ecs.LogDriver): void {
   task.addContainer('collector', {
     image: ecs.ContainerImage.fromRegistry(IMAGE),
-    // A program works without its collector.
+    // A program works without its collector, which starts again alone.
     essential: false,
-    environment: { AOT_CONFIG_CONTENT: JSON.stringify(configuration(program, metrics.logGroupName)) },
+    enableRestartPolicy: true,
+    environment: { AOT_CONFIG_CONTENT: JSON.stringify(configuration(program, metrics.logGroupName, namespace)) },
     memoryLimitMiB: 256,
     readonlyRootFilesystem: true,
     logging,
@@ -60,7 +54,7 @@ export function addCollector(task: ecs.FargateTaskDefinition, program: string, m
 }
 
 /** JSON is YAML, which the collector reads. */
-function configuration(program: string, logGroup: string): object {
+function configuration(program: string, logGroup: string, namespace: string): object {
   return {
     extensions: { sigv4auth: { region: Aws.REGION, service: 'xray' } },
     receivers: {
@@ -75,9 +69,9 @@ function configuration(program: string, logGroup: string): object {
     },
     processors: { memory_limiter: { check_interval: '1s', limit_mib: 128 }, batch: {} },
     exporters: {
-      otlphttp: { traces_endpoint: `https://xray.${Aws.REGION}.amazonaws.com/v1/traces`, auth: { authenticator: 'sigv4auth' } },
+      otlphttp: { traces_endpoint: `https://xray.${Aws.REGION}.${Aws.URL_SUFFIX}/v1/traces`, auth: { authenticator: 'sigv4auth' } },
       awsemf: {
-        namespace: NAMESPACE,
+        namespace,
         log_group_name: logGroup,
         log_stream_name: `${program}-{TaskId}`,
         dimension_rollup_option: 'NoDimensionRollup',

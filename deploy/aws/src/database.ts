@@ -52,7 +52,7 @@ export class Database extends Construct {
     });
     acknowledge(this.cluster, {
       'AwsSolutions-RDS10': 'A deleted cluster leaves a snapshot. The option deletionProtection also refuses to delete it.',
-      'AwsSolutions-SMG4': 'Rotation stops no api: it restarts with the new password (docs/deploy-aws.md). The option databaseLogin=iam needs no password.',
+      'AwsSolutions-SMG4': 'Rotation interrupts the apis (docs/deploy-aws.md), so an operator chooses the time. With databaseLogin=iam the programs use no password.',
     });
   }
 

@@ -9,8 +9,7 @@ import * as sns from 'aws-cdk-lib/aws-sns';
 import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
 import { Duration } from 'aws-cdk-lib';
 import { Construct } from 'constructs';
-import { NAMESPACE } from './collector.js';
-import type { Options } from './options.js';
+import type { Options, Range } from './options.js';
 import type { Services } from './services.js';
 import type { Stores } from './tasks.js';
 
@@ -28,6 +27,14 @@ interface Condition {
   /** For how many minutes. */
   readonly minutes: number;
   readonly meaning: string;
+}
+
+/**
+ * The limit of connections to the database, which depends on the largest capacity, a little below the table in
+ * https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/aurora-serverless-v2.setting-capacity.html
+ */
+function largestConnections({ min, max }: Range): number {
+  return Math.min(185 * max, min < 1 ? 2000 : 5000);
 }
 
 export class Observability extends Construct {
@@ -123,9 +130,8 @@ export class Observability extends Construct {
       meaning: 'The database needs more than the option databaseCapacity allows',
     });
     this.alarm('DatabaseConnections', {
-      // The limit is 2000 for a smallest capacity of 0.5 ACU, and grows with the largest one otherwise.
       metric: cluster.metricDatabaseConnections(LARGEST),
-      above: 1500,
+      above: 0.75 * largestConnections(this.options.databaseCapacity),
       minutes: 5,
       meaning: `The database has many connections: ${RUNBOOK}#connections-to-postgresql`,
     });
@@ -152,13 +158,17 @@ export class Observability extends Construct {
     });
   }
 
-  /** What only the programs know. The metrics have a value per task, and an alarm looks at the largest. */
+  /**
+   * What only the programs know. The metrics have a value per task, and an alarm looks at the largest. Those that always have a value
+   * also notice that no collector works.
+   */
   private watchPrograms(): void {
     this.alarm('Outbox', {
       metric: this.program('api', 'orders_outbox_oldest_age_seconds'),
       above: 60,
+      alsoWithoutValue: true,
       minutes: 2,
-      meaning: `Events wait in the outbox: ${RUNBOOK}#events-wait-in-the-outbox`,
+      meaning: `Events wait in the outbox, or, without values, no collector of an api works: ${RUNBOOK}#events-wait-in-the-outbox`,
     });
     this.alarm('Lag', {
       metric: this.program('projector', 'orders_projection_lag_seconds'),
@@ -169,8 +179,9 @@ export class Observability extends Construct {
     this.alarm('FrozenProjector', {
       metric: this.program('projector', 'orders_projector_state', { state: 'frozen' }),
       above: 0,
+      alsoWithoutValue: true,
       minutes: 2,
-      meaning: `A projector makes no progress; stop its task: ${RUNBOOK}#no-event-is-applied`,
+      meaning: `A projector makes no progress (stop its task), or, without values, no collector of a projector works: ${RUNBOOK}#no-event-is-applied`,
     });
     this.alarm('Differences', {
       metric: this.program('projector', 'orders_sweep_differences_total'),
@@ -250,6 +261,6 @@ export class Observability extends Construct {
   }
 
   private program(program: string, metricName: string, labels: Record<string, string> = {}, statistic = 'Maximum'): cloudwatch.Metric {
-    return new cloudwatch.Metric({ namespace: NAMESPACE, metricName, dimensionsMap: { program, ...labels }, statistic, ...MINUTE });
+    return new cloudwatch.Metric({ namespace: this.options.name, metricName, dimensionsMap: { program, ...labels }, statistic, ...MINUTE });
   }
 }

@@ -8,6 +8,9 @@ export interface Options {
   readonly name: string;
   /** Image with the programs. Without it the Dockerfile of this repository is built. */
   readonly image?: string;
+  /** Other images of the apis and of the projectors, while a release replaces them one after the other. */
+  readonly apiImage?: string;
+  readonly projectorImage?: string;
   readonly architecture: 'arm64' | 'x86_64';
   /** ARN of the certificate for HTTPS. */
   readonly certificate?: string;
@@ -53,6 +56,8 @@ export function readOptions(node: Node): Options {
   const options: Options = {
     name: read.text('name') ?? 'Orders',
     image: read.text('image'),
+    apiImage: read.text('apiImage'),
+    projectorImage: read.text('projectorImage'),
     // A build for another architecture is emulated, which takes hours.
     architecture: read.oneOf('architecture', ['arm64', 'x86_64'], arch() === 'arm64' ? 'arm64' : 'x86_64'),
     certificate,

@@ -14,7 +14,6 @@ import type { SignIn } from './sign-in.js';
 import type { Stores, Task, Tasks } from './tasks.js';
 
 const API_PORT = 8080;
-const PROJECTOR_PORT = 8081;
 /** The load balancer notices a task that is shutting down after two checks. */
 const HEALTH_INTERVAL = Duration.seconds(5);
 const DRAIN_DELAY = Duration.seconds(15);
@@ -99,6 +98,7 @@ export class Services extends Construct {
       },
       secrets: signIn.secrets,
       settings: this.options.apiSettings,
+      image: this.options.apiImage,
       cpu: 1024,
       memory: 2048,
       port: API_PORT,
@@ -112,11 +112,10 @@ export class Services extends Construct {
     const task = this.tasks.create('Projector', {
       name: 'projector',
       command: ['projector'],
-      environment: { LISTEN_ADDR: `0.0.0.0:${PROJECTOR_PORT}` },
       settings: this.options.projectorSettings,
+      image: this.options.projectorImage,
       cpu: 512,
       memory: 1024,
-      port: PROJECTOR_PORT,
       isService: true,
     });
     this.stores.queues.grantConsume(task.definition.taskRole);

@@ -98,7 +98,7 @@ export class CognitoSignIn extends Construct implements SignIn {
     this.tokenCommand =
       `curl -s ${domain.baseUrl()}/oauth2/token -d grant_type=client_credentials -u ${client.userPoolClientId}:$(aws cognito-idp ` +
       `describe-user-pool-client --user-pool-id ${pool.userPoolId} --client-id ${client.userPoolClientId} ` +
-      `--query UserPoolClient.ClientSecret --output text) | python3 -c 'import json,sys; print(json.load(sys.stdin)["access_token"])'`;
+      `--query UserPoolClient.ClientSecret --output text) | node -p 'JSON.parse(fs.readFileSync(0)).access_token'`;
   }
 }
 

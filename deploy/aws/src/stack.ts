@@ -61,6 +61,7 @@ export class OrderService extends Stack {
         `'awsvpcConfiguration={subnets=[${network.subnets}],securityGroups=[${network.group}]}'`,
       'Runs a command of an operator (docs/operations.md)',
     );
+    output('ReleaseImage', image.uri, 'The image of this release, for apiImage and projectorImage');
     output('ServiceNames', [services.projector, services.api].map((service) => service.serviceName).join(' '), 'The services, for aws ecs');
     output('Log', `aws logs tail ${tasks.log.logGroupName} --follow`, 'Shows what the programs log');
     output('Queue', stores.queues.queue.queueUrl, 'The queue');

@@ -9,7 +9,7 @@ import { COLLECTOR_SETTINGS, addCollector } from './collector.js';
 import { DatabaseLogin } from './database-login.js';
 import type { Database } from './database.js';
 import { acknowledge } from './findings.js';
-import type { ProgramImage } from './image.js';
+import { ProgramImage } from './image.js';
 import type { Options } from './options.js';
 import type { Queues } from './queues.js';
 import type { ReadModel } from './read-model.js';
@@ -24,6 +24,8 @@ export interface Program {
   readonly cpu: number;
   readonly memory: number;
   readonly port?: number;
+  /** Another image than that of the release. */
+  readonly image?: string;
   /** Whether the migration runs first, and a collector runs beside it. An operator decides himself what runs. */
   readonly isService: boolean;
 }
@@ -72,9 +74,11 @@ export class Tasks extends Construct {
     const taken = Object.keys(program.settings ?? {}).find((name) => name in environment || name in secrets);
     if (taken !== undefined) throw new Error(`${taken} of ${program.name} is set by the stack: remove it from its settings`);
 
-    const common = { image: this.image.container, readonlyRootFilesystem: true, logging: logging(program.name) };
+    const image = program.image === undefined ? this.image : new ProgramImage(task, 'Image', { ...this.options, image: program.image });
     const container = task.definition.addContainer(program.name, {
-      ...common,
+      image: image.container,
+      readonlyRootFilesystem: true,
+      logging: logging(program.name),
       command: program.command,
       environment: { ...environment, ...program.settings },
       secrets,
@@ -87,19 +91,20 @@ export class Tasks extends Construct {
     login.use(container);
     if (program.isService) {
       const migration = task.definition.addContainer('migration', {
-        ...common,
+        // Always that of the release: an older one refuses a database with migrations that it does not know.
+        image: this.image.container,
+        readonlyRootFilesystem: true,
         logging: logging('migration'),
         command: ['migration', 'up'],
         environment: login.environment,
         secrets: login.secrets,
-        // It ends before the program starts. Concurrent ones wait for each other.
+        // It ends before the program starts. Concurrent ones wait for each other. Fargate limits `startTimeout` to two minutes, so it has none.
         essential: false,
-        startTimeout: Duration.minutes(10),
       });
       login.use(migration);
       container.addContainerDependencies({ container: migration, condition: ecs.ContainerDependencyCondition.SUCCESS });
     }
-    if (this.metrics && program.isService) addCollector(task.definition, program.name, this.metrics, logging('collector'));
+    if (this.metrics && program.isService) addCollector(task.definition, program.name, this.metrics, this.options.name, logging('collector'));
 
     database.cluster.connections.allowDefaultPortFrom(task, program.name);
     readModel.connections.allowDefaultPortFrom(task, program.name);

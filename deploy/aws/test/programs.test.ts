@@ -31,7 +31,7 @@ test('each program has the settings that it requires', () => {
   const common = [...database, 'AWS_REGION', 'CURRENCY', 'LOG_FORMAT', 'QUEUE_URL', 'REDIS_PASSWORD', 'REDIS_URL', 'REDIS_USERNAME'];
   const api = [...common, 'DRAIN_DELAY', 'IDLE_TIMEOUT', 'JWT_SECRET', 'LISTEN_ADDR', 'TRUSTED_PROXIES'];
   assert.deepEqual(variables(secret.container('api')), api.sort());
-  assert.deepEqual(variables(secret.container('projector')), [...common, 'LISTEN_ADDR'].sort());
+  assert.deepEqual(variables(secret.container('projector')), [...common].sort());
   assert.deepEqual(variables(secret.container('operator')), common.sort());
   assert.deepEqual(variables(secret.container('migration')), database.sort());
 });
@@ -79,7 +79,9 @@ test('the migration ends before a program starts', () => {
   for (const name of ['api', 'projector']) {
     assert.deepEqual(secret.container(name).DependsOn, [{ Condition: 'SUCCESS', ContainerName: 'migration' }]);
   }
-  assert.equal(secret.container('migration').Essential, false);
+  const { Essential, StartTimeout } = secret.container('migration');
+  // A migration may take longer than the two minutes to which Fargate limits it.
+  assert.deepEqual([Essential, StartTimeout], [false, undefined]);
   assert.throws(() => secret.container('migration', 'Operator'));
 });
 
@@ -101,6 +103,18 @@ test('with Cognito the api accepts its tokens only', () => {
   assert.equal(api.JWT_SCOPE_PREFIX, `${server.Identifier}/`);
   const scopes = [...text('api/src/edge/auth/scopes.rs').matchAll(/: &str = "(.+)";/g)].map(([, scope]) => scope);
   assert.deepEqual(server.Scopes.map((scope: { ScopeName: string }) => scope.ScopeName).sort(), scopes.sort());
+});
+
+test('apis and projectors may have other images, but the migration is that of the release', () => {
+  const older = '123456789012.dkr.ecr.eu-central-1.amazonaws.com/orders:0.1.0';
+  const stack = new Synthesised({ ...CALLER, apiImage: older });
+  const image = (name: string, task: string) => stack.container(name, task).Image;
+  assert.match(JSON.stringify(image('api', 'Api')), /dkr\.ecr.*orders:0\.1\.0/);
+  assert.match(JSON.stringify(stack.all('AWS::IAM::Policy').filter(([id]) => id.includes('TasksApi'))), /"ecr:BatchGetImage"/);
+  for (const [name, task] of [['migration', 'Api'], ['projector', 'Projector'], ['operator', 'Operator']]) {
+    assert.equal(image(name, task), 'example');
+  }
+  assert.equal(new Synthesised({ ...CALLER, projectorImage: 'older' }).container('projector').Image, 'older');
 });
 
 test('a task that stops finishes its work', () => {
@@ -131,13 +145,14 @@ test('containers cannot write to their image', () => {
   }
 });
 
-test('the collector sends metrics that exist', () => {
+test('the collector sends metrics that exist, and that an alarm or a graph uses', () => {
   const listed = new Set([...text('docs/metrics.md').matchAll(/^\| `(orders_\w+)`/gm)].map(([, name]) => name));
+  const shown = JSON.stringify([full.all('AWS::CloudWatch::Alarm'), full.all('AWS::CloudWatch::Dashboard')]);
   for (const program of ['Api', 'Projector']) {
     const configuration = JSON.stringify(environment(full.container('collector', program)).AOT_CONFIG_CONTENT);
     const named = [...configuration.matchAll(/\borders_[a-z_]+/g)].map(([name]) => name);
     assert(named.length > 0);
-    for (const name of named) assert(listed.has(name), name);
+    for (const name of named) assert(listed.has(name) && shown.includes(name), name);
     for (const address of ['METRICS_ADDR', 'OTEL_EXPORTER_OTLP_ENDPOINT']) {
       const value = String(environment(full.container(program.toLowerCase()))[address]).replace('http://', '');
       assert(configuration.includes(value), address);

@@ -97,7 +97,7 @@ test('only the load balancer reaches the api, and nothing the projector or the m
   }
   const ports = full.all('AWS::ECS::TaskDefinition').flatMap(([, task]) => task.Properties.ContainerDefinitions)
     .flatMap((container) => container.PortMappings ?? []).map((mapping) => mapping.ContainerPort);
-  assert.deepEqual(ports.sort(), [8080, 8081]);
+  assert.deepEqual(ports, [8080]);
 });
 
 test('with a certificate there is HTTPS only', () => {
@@ -168,6 +168,15 @@ test('the alarm of failed operations counts lines of the log of the api', () => 
 test('it is an alarm if no api is healthy, also if none exists', () => {
   const { ComparisonOperator, Threshold, Statistic, TreatMissingData } = stack.one('AWS::CloudWatch::Alarm', 'NoHealthyApi').Properties;
   assert.deepEqual([Statistic, ComparisonOperator, Threshold, TreatMissingData], ['Minimum', 'LessThanThreshold', 1, 'breaching']);
+});
+
+test('the alarm of database connections is below their limit', () => {
+  const threshold = (databaseCapacity: string) =>
+    new Synthesised({ ...CALLER, databaseCapacity }).one('AWS::CloudWatch::Alarm', 'DatabaseConnections').Properties.Threshold;
+  // https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/aurora-serverless-v2.setting-capacity.html
+  for (const [capacity, limit] of [['0.5-1', 189], ['1-4', 823], ['0.5-16', 2000], ['1-16', 3360], ['2-64', 5000]] as const) {
+    assert(threshold(capacity) < 0.8 * limit && threshold(capacity) > 0.6 * limit, capacity);
+  }
 });
 
 test('each alarm leads to an entry of the runbook that exists', () => {

@@ -69,10 +69,12 @@ export class Synthesised {
 
 export interface Container {
   readonly Name: string;
+  readonly Image: unknown;
   readonly Command: string[];
   readonly Environment?: { Name: string; Value: unknown }[];
   readonly Secrets?: { Name: string; ValueFrom: unknown }[];
   readonly PortMappings?: { ContainerPort: number }[];
+  readonly StartTimeout?: number;
   readonly StopTimeout?: number;
   readonly Essential: boolean;
   readonly DependsOn?: { Condition: string; ContainerName: string }[];

@@ -56,7 +56,8 @@ export class Deployed {
     const { Command: [program, ...args], ...container } = await this.container(name);
     const address = `127.0.0.1:${await freePort()}`;
     const variables = this.variables(container);
-    assert.match(variables.LISTEN_ADDR, /^0\.0\.0\.0:\d+$/);
+    // Only the port of the api is open.
+    assert.equal(variables.LISTEN_ADDR, container.PortMappings?.length ? '0.0.0.0:8080' : undefined);
     const process = start(`${PROGRAMS}/${program}`, args, { ...variables, LISTEN_ADDR: address });
     await until(`${name} is ready`, async () => (await fetch(`http://${address}/health/ready`)).ok);
     return { url: `http://${address}`, process };
