@@ -13,6 +13,8 @@ mod migrations;
 mod sample_data;
 mod short_locks;
 
+use std::collections::HashSet;
+
 use sea_orm::{DatabaseConnection, DbErr};
 pub use sea_orm_migration::MigratorTrait;
 
@@ -21,10 +23,21 @@ pub use sample_data::sample_data;
 
 /// Applies the migrations that are missing and returns their names. Safe to run twice and concurrently: on PostgreSQL the
 /// second run waits for the first, if `db` is a pool of one connection (the lock belongs to the connection).
+///
+/// The database may have migrations of a newer release: programs of the release before it are started again until all are
+/// replaced, and after a return to it.
 pub async fn up(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     lock::lock(db).await?;
-    let pending = Migrator::get_pending_migrations(db).await?;
-    Migrator::up(db, None).await?;
+    let applied: HashSet<String> =
+        Migrator::get_migration_models(db).await?.into_iter().map(|model| model.version).collect();
+    let missing: Vec<String> = Migrator::migrations()
+        .iter()
+        .map(|migration| migration.name().to_owned())
+        .filter(|name| !applied.contains(name))
+        .collect();
+    if !missing.is_empty() {
+        Migrator::up(db, None).await?;
+    }
     lock::unlock(db).await?;
-    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+    Ok(missing)
 }

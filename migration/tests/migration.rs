@@ -52,6 +52,17 @@ fn a_file_is_migrated_and_status_shows_it() {
     assert_eq!(stdout(&migration("up", &url).output().unwrap()), "The database is up to date.\n");
 }
 
+#[tokio::test]
+async fn a_database_of_a_newer_release_is_accepted() {
+    let server = postgres::server().start();
+    let url = server.connection_uri();
+    stdout(&migration("up", &url).output().unwrap());
+    let db = Database::connect(&url).await.unwrap();
+    let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m99991231_000001_newer', 0)";
+    db.execute_unprepared(newer).await.unwrap();
+    assert_eq!(stdout(&migration("up", &url).output().unwrap()), "The database is up to date.\n");
+}
+
 /// A log from before there were events of products.
 #[tokio::test]
 async fn events_survive_and_each_belongs_to_a_client_or_a_product() {
