@@ -136,8 +136,10 @@ async fn keeps_session(options: &PgConnectOptions, session: &mut PgConnection) -
     Ok(before == after)
 }
 
+/// Reads the response to its end: before that, a pooler has not taken the process away from the session.
 async fn server_process(session: &mut PgConnection) -> Result<String, Error> {
-    session.fetch_one("SELECT pg_backend_pid()").await?.try_get_unchecked(0)
+    let rows = session.fetch_all("SELECT pg_backend_pid()").await?;
+    rows.first().ok_or(Error::RowNotFound)?.try_get_unchecked(0)
 }
 
 fn is_starting(error: &Error) -> bool {
