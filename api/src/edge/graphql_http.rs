@@ -73,15 +73,13 @@ pub async fn get(
         return Redirect::temporary("/graphiql/").into_response();
     }
     let Some(accepted) = Accepted::from_headers(&headers) else { return not_acceptable(&edge, &headers, peer) };
-    // As for a body, the token is verified first, so that the parameters have an owner who pays for them.
-    let result = match edge.identify(&headers, peer).await {
-        Ok(caller) => match read_url(&edge, &caller, &url) {
-            Ok(parameters) => execute(&edge, &caller, accepted, parameters, &Method::GET).await,
-            Err(refusal) => Err(refusal),
-        },
-        Err(refusal) => Err(refusal),
+    let result = async {
+        // As for a body, the token is verified first, so that the parameters have an owner who pays for them.
+        let caller = edge.identify(&headers, peer).await?;
+        let parameters = charge_if_refused(&edge, &caller, read_url(&edge, &caller, &url))?;
+        execute(&edge, &caller, accepted, parameters, &Method::GET).await
     };
-    result.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
+    result.await.unwrap_or_else(|refusal| response::refused(accepted.media_type, refusal))
 }
 
 /// Other protocols are ignored: Java's HTTP client offers `h2c` with a request that it wants to be answered.
@@ -116,7 +114,7 @@ fn not_acceptable(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> Respons
     response::refused(MediaType::Json, charge_refused(edge, headers, peer, 1, refusal))
 }
 
-/// Reads the parameters in the body. A refusal that is not about a quota costs as much as the validation of a document.
+/// Reads the parameters in the body.
 async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body) -> Result<Parameters, Refusal> {
     let mut body = RequestBody::new(edge, caller.quota_key(), body);
     let result = match check_content_type(headers) {
@@ -140,21 +138,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Reads the parameters in the URL. A refusal that is not about a quota costs as much as the validation of a document.
+/// Reads the parameters in the URL. Its bytes cost as much as those of a body, and are paid before they are parsed.
 fn read_url(edge: &Edge, caller: &Caller, url: &Uri) -> Result<Parameters, Refusal> {
-    let result = if edge.settings.graphql_get {
-        // The bytes cost as much as in a body, and are paid before they are parsed.
-        edge.executor.charge(&caller.quota_key(), url.query().map_or(0, str::len) / BYTES_PER_POINT)?;
-        match Query::<UrlParameters>::try_from_uri(url) {
-            Ok(Query(parameters)) => parameters.try_into().map_err(Refusal::bad_request),
-            Err(rejection) => Err(Refusal::bad_request(rejection.body_text())),
-        }
-    } else {
-        Err(Refusal::method_not_allowed("Send GraphQL requests with POST."))
-    };
-    charge_if_refused(edge, caller, result)
+    if !edge.settings.graphql_get {
+        return Err(Refusal::method_not_allowed("Send GraphQL requests with POST."));
+    }
+    edge.executor.charge(&caller.quota_key(), url.query().map_or(0, str::len) / BYTES_PER_POINT)?;
+    let parameters = Query::<UrlParameters>::try_from_uri(url);
+    let Query(parameters) = parameters.map_err(|rejection| Refusal::bad_request(rejection.body_text()))?;
+    parameters.try_into().map_err(Refusal::bad_request)
 }
 
+/// A refused request costs as much as the validation of a document, unless it is refused because its sender cannot pay.
 fn charge_if_refused(edge: &Edge, caller: &Caller, result: Result<Parameters, Refusal>) -> Result<Parameters, Refusal> {
     if let Err(Refusal::Http { .. } | Refusal::Busy | Refusal::OverQuota) = result {
         edge.executor.charge(&caller.quota_key(), VALIDATION_COST)?;
