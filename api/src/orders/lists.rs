@@ -48,18 +48,19 @@ impl Filter {
 
     /// The orders of the list from one id to another, both included. A list of one client compares the client and the id as one value,
     /// which only an index of both can serve: with `client_id = …`, PostgreSQL may read the orders of all clients by their ids if it
-    /// expects that many of them are of this one. With a status that is rare it chooses well by the client alone, and not otherwise.
+    /// expects that many of them are of this one. A list of one of the rare states compares the client alone: then PostgreSQL uses the
+    /// index of that state, and with the pair it does not.
     fn range(self, least: impl Into<Expr>, greatest: impl Into<Expr>) -> Select<order::Entity> {
         let (client, id) = (order::Column::ClientId, order::Column::Id);
         let orders = order::Entity::find().filter(self.condition());
         match self.client {
-            Some(of) if matches!(self.status, None | Some(Status::Placed)) => {
-                let (row, key) =
-                    (Expr::tuple([client.into_expr(), id.into_expr()]), |id| Expr::tuple([Expr::val(of), id]));
+            Some(only) if matches!(self.status, None | Some(Status::Placed)) => {
+                let row = Expr::tuple([client.into_expr(), id.into_expr()]);
+                let key = |id| Expr::tuple([Expr::val(only), id]);
                 orders.filter(row.clone().gte(key(least.into()))).filter(row.lte(key(greatest.into())))
             }
-            of => orders
-                .apply_if(of, |orders, of| orders.filter(client.eq(of)))
+            only => orders
+                .apply_if(only, |orders, only| orders.filter(client.eq(only)))
                 .filter(id.into_expr().gte(least.into()))
                 .filter(id.into_expr().lte(greatest.into())),
         }

@@ -34,10 +34,10 @@ use crate::settings::{listen, listen_address};
 const LIMITS: Limits = Limits { idle_timeout: Duration::from_secs(75), max_connections: 20 };
 /// Pause between two readings of a [`Sample`].
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
-/// The variable of the SDK.
-const INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 /// Limit for one reading.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause between two exports, a variable of the SDK.
+const EXPORT_INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 
 /// Whether anybody gets metrics.
 static IS_ON: AtomicBool = AtomicBool::new(false);
@@ -98,10 +98,10 @@ async fn serve(address: SocketAddr) -> anyhow::Result<PrometheusExporter> {
 
 /// Sends the metrics to a collector, at intervals that the SDK reads from its variable.
 fn push(outage: Arc<Outage>) -> anyhow::Result<PeriodicReader<Exporter>> {
-    if let Some(interval) = variable(INTERVAL)
+    if let Some(interval) = variable(EXPORT_INTERVAL)
         && !interval.parse().is_ok_and(|milliseconds: u64| milliseconds > 0)
     {
-        bail!("{INTERVAL} is {interval:?}: write the milliseconds between two exports");
+        bail!("{EXPORT_INTERVAL} is {interval:?}: write the milliseconds between two exports");
     }
     let otlp = MetricExporter::builder().with_http().build()?;
     Ok(PeriodicReader::builder(Exporter { otlp, outage }).build())
