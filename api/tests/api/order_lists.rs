@@ -399,13 +399,7 @@ async fn a_page_reads_only_its_own_rows() {
     db.execute_unprepared("VACUUM ANALYZE orders").await.unwrap();
     db.close().await.unwrap(); // then its statistics are complete
     let db = connect().await.unwrap();
-    let reads = async || {
-        let scans = "SELECT sum(seq_scan)::bigint AS whole, sum(idx_tup_fetch)::bigint AS rows FROM pg_stat_user_tables
-                     WHERE relname IN ('orders', 'order_events')";
-        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
-        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
-    };
-    let (whole, rows) = reads().await;
+    let (whole, rows) = reads(&db, &["orders", "order_events"]).await;
     let reader = connect().await.unwrap();
     let today = Utc::now();
     let days = Filter { from: Some(today - TimeDelta::days(9)), before: Some(today - TimeDelta::days(2)), ..ALL };
@@ -428,12 +422,21 @@ async fn a_page_reads_only_its_own_rows() {
         pages_of_clients(&reader, &clients, None, 5).await.unwrap();
     }
     reader.close().await.unwrap();
-    let (whole_after, rows_after) = reads().await;
+    let (whole_after, rows_after) = reads(&db, &["orders", "order_events"]).await;
     assert_eq!(whole_after, whole, "no statement reads a whole table");
     assert!(rows_after - rows < 6_000, "{} rows were read for at most 1,640 orders", rows_after - rows);
-    let events = "SELECT coalesce(sum(idx_tup_fetch), 0)::bigint AS rows FROM pg_stat_user_tables WHERE relname = 'order_events'";
-    let events = db.query_one_raw(sql(events)).await.unwrap().unwrap().try_get::<i64>("", "rows").unwrap();
-    assert_eq!(events, 0, "no event is read");
+    assert_eq!(reads(&db, &["order_events"]).await.1, 0, "no event is read");
+}
+
+/// How often these tables were read as a whole, and how many of their rows by an index.
+async fn reads(db: &DatabaseConnection, tables: &[&str]) -> (i64, i64) {
+    let scans = format!(
+        "SELECT coalesce(sum(seq_scan), 0)::bigint AS whole, coalesce(sum(idx_tup_fetch), 0)::bigint AS rows
+         FROM pg_stat_user_tables WHERE relname IN ('{}')",
+        tables.join("', '")
+    );
+    let row = db.query_one_raw(sql(&scans)).await.unwrap().unwrap();
+    (row.try_get("", "whole").unwrap(), row.try_get("", "rows").unwrap())
 }
 
 /// A client with 10,000 orders of which none has another status, among many orders of others that have it.
@@ -458,12 +461,7 @@ async fn a_page_of_one_client_with_a_status_does_not_pass_over_its_other_orders(
     }
     db.close().await.unwrap(); // then its statistics are complete
     let db = connect().await.unwrap();
-    let reads = async || {
-        let scans = "SELECT seq_scan AS whole, idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'orders'";
-        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
-        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
-    };
-    let before = reads().await;
+    let before = reads(&db, &["orders"]).await;
     let reader = connect().await.unwrap();
     let middle = Some(least_id_at(Utc::now() - TimeDelta::days(180)));
     // So often that PostgreSQL plans for any client.
@@ -477,7 +475,7 @@ async fn a_page_of_one_client_with_a_status_does_not_pass_over_its_other_orders(
         }
     }
     reader.close().await.unwrap();
-    let after = reads().await;
+    let after = reads(&db, &["orders"]).await;
     assert_eq!(after.0, before.0, "no statement reads a whole table");
     assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
 }
@@ -492,12 +490,7 @@ async fn a_client_without_orders_reads_no_orders_where_three_clients_have_all() 
     fill(&db, 3, 60_000).await;
     db.close().await.unwrap(); // then its statistics are complete
     let db = connect().await.unwrap();
-    let reads = async || {
-        let scans = "SELECT seq_scan AS whole, idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'orders'";
-        let row = db.query_one_raw(sql(scans)).await.unwrap().unwrap();
-        (row.try_get::<i64>("", "whole").unwrap(), row.try_get::<i64>("", "rows").unwrap())
-    };
-    let before = reads().await;
+    let before = reads(&db, &["orders"]).await;
     let reader = connect().await.unwrap();
     let middle = Some(least_id_at(Utc::now() - TimeDelta::days(180)));
     let none = Filter { client: Some(4), ..ALL };
@@ -513,7 +506,7 @@ async fn a_client_without_orders_reads_no_orders_where_three_clients_have_all() 
         }
     }
     reader.close().await.unwrap();
-    let after = reads().await;
+    let after = reads(&db, &["orders"]).await;
     assert_eq!(after.0, before.0, "no statement reads a whole table");
     assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
 }
