@@ -6,6 +6,7 @@
 
 pub mod activity;
 mod apply;
+mod delivery;
 pub mod health;
 mod poll;
 mod process;
@@ -22,9 +23,10 @@ use read_model::Projection;
 use tokio::sync::Notify;
 
 use self::activity::{Activity, Condition};
-use self::apply::EventBatcher;
 use self::reception::Reception;
 
+pub use apply::EventBatcher;
+pub use delivery::{Delivery, outage};
 pub use process::Processed;
 
 #[derive(Clone)]

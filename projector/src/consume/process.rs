@@ -1,25 +1,18 @@
-//! Parse, apply, delete.
+//! Apply, delete. While Redis is unavailable the messages are held.
 
-use std::fmt::Display;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use aws_sdk_sqs::error::ProvideErrorMetadata;
-use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
-};
-use chrono::{DateTime, Utc};
-use entity::Event;
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message};
 use read_model::{Applied, Error};
-use runtime::logging::LogContext;
 use runtime::{crash_point, crash_points, one_line, queue};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Level, debug, event_enabled, field, warn};
+use tracing::{Instrument, warn};
 
+use super::delivery::{Delivery, outage};
 use super::poll::RETRY_PAUSE;
 use super::{Consumer, CountGuard, spans};
-use crate::metrics;
 
 /// The outcome of the messages of one receive call.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,52 +45,19 @@ impl Consumer {
         shutdown: &CancellationToken,
     ) -> Processed {
         crash_point(crash_points::PROJECTOR_BEFORE_APPLY);
-        let received = Instant::now();
-        let mut processed = Processed::default();
-        let (mut events, mut valid, mut message_spans) = (Vec::new(), Vec::new(), Vec::new());
-        for message in messages {
-            let span = spans::process(&self.queue_url, &message);
-            // The clock of the sender may be wrong, or set on purpose.
-            let sent_at = sent_at(&message).unwrap_or_else(Utc::now);
-            match Event::parse(message.body().unwrap_or_default(), self.currency.code(), sent_at) {
-                Ok(event) => {
-                    span.record("cloudevents.event_id", field::display(event.id));
-                    events.push(event);
-                    valid.push(message);
-                    message_spans.push(span);
-                }
-                Err(error) => {
-                    processed.refused += 1;
-                    metrics::count_invalid();
-                    span.in_scope(|| log_refusal(&message, &error));
-                    spans::refused(span);
-                }
-            }
-        }
-        let contexts = spans::contexts(message_spans.iter());
-        let Some(results) = self.apply(events, contexts, min_batch, shutdown).await else {
+        let (received, count) = (Instant::now(), messages.len());
+        let mut delivery = Delivery::parse(messages, &self.queue_url, self.currency);
+        let Some(results) = self.apply(&mut delivery, min_batch, shutdown).await else {
+            let valid = delivery.into_messages();
+            let processed = Processed { applied: 0, refused: count - valid.len() };
             self.release(valid).await;
             return processed;
         };
-        if let Some(waited) = valid.iter().map(time_in_queue).max() {
+        if let Some(waited) = delivery.time_in_queue() {
             self.activity.applied(waited + received.elapsed());
         }
-
-        let mut done = Vec::new();
-        for ((message, span), result) in valid.into_iter().zip(message_spans).zip(results) {
-            match &result {
-                Ok(applied) => {
-                    span.in_scope(|| log_applied(&message, *applied));
-                    done.push(message);
-                }
-                Err(error) => {
-                    processed.refused += 1;
-                    span.in_scope(|| log_refusal(&message, error));
-                }
-            }
-            spans::processed(span, &result);
-        }
-        processed.applied = done.len();
+        let done = delivery.finish(results);
+        let processed = Processed { applied: done.len(), refused: count - done.len() };
         crash_point(crash_points::PROJECTOR_BEFORE_DELETE);
         self.delete(done).await;
         processed
@@ -107,21 +67,15 @@ impl Consumer {
     /// events already applied.
     async fn apply(
         &self,
-        mut events: Vec<Event>,
-        contexts: Vec<String>,
+        delivery: &mut Delivery,
         min_batch: usize,
         shutdown: &CancellationToken,
     ) -> Option<Vec<Result<Applied, Error>>> {
         let mut waiting_for_redis = None;
         loop {
             let began = self.reception.begin();
-            let results;
-            (events, results) = self.batcher.apply(events, contexts.clone(), min_batch).await;
-            let unavailable = results.iter().find_map(|result| match result {
-                Err(error @ Error::Unavailable(_)) => Some(error),
-                _ => None,
-            });
-            let Some(error) = unavailable else {
+            let results = delivery.apply(&self.batcher, min_batch).await;
+            let Some(error) = outage(&results) else {
                 let has_waited = waiting_for_redis.take().map(drop).is_some();
                 if has_waited && self.waiting_for_redis.load(Ordering::SeqCst) == 0 {
                     self.reception.resume(began);
@@ -178,40 +132,4 @@ impl Consumer {
             }
         }
     }
-}
-
-/// How long a message waited for its first delivery. Both times are the queue's, because the clocks of the processes differ.
-fn time_in_queue(message: &Message) -> Duration {
-    let received = time_of(message, &MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
-    let waited = sent_at(message).zip(received).map(|(sent, received)| received - sent);
-    waited.and_then(|waited| waited.to_std().ok()).unwrap_or_default()
-}
-
-/// When the queue got a message.
-fn sent_at(message: &Message) -> Option<DateTime<Utc>> {
-    time_of(message, &MessageSystemAttributeName::SentTimestamp)
-}
-
-fn time_of(message: &Message, name: &MessageSystemAttributeName) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(message.attributes()?.get(name)?.parse().ok()?)
-}
-
-/// Logs the first delivery of a message that is left for the dead-letter queue.
-fn log_refusal(message: &Message, reason: &dyn Display) {
-    let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
-    if received.is_none_or(|count| count == "1") {
-        let log = || warn!(message_id = message.message_id(), "left for the dead-letter queue: {reason}");
-        in_context(message, log);
-    }
-}
-
-fn log_applied(message: &Message, applied: Applied) {
-    if event_enabled!(Level::DEBUG) {
-        in_context(message, || debug!(message_id = message.message_id(), result = ?applied, "applied"));
-    }
-}
-
-/// Logs with the ids of the request that caused the event of a message.
-fn in_context(message: &Message, log: impl FnOnce()) {
-    LogContext::run_for_event(spans::creator(message).as_deref(), log);
 }
