@@ -1,4 +1,4 @@
-//! The task that sweeps, beside a consumer. The projector and standalone start it.
+//! The task that sweeps. The projector and standalone start it beside a consumer, `projector sweep` alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,15 @@ pub struct CommandDatabase {
 }
 
 impl CommandDatabase {
+    /// Fails if connecting can never succeed, for example because of another currency. This comes before the read model is connected: an
+    /// empty Redis would store a currency that the database refuses.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        match self.clone().connect().await {
+            Err(error) if database::is_permanent(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Connects and checks the currency.
     pub async fn connect(self) -> anyhow::Result<DatabaseConnection> {
         let login = Login { url: &self.url, password_file: self.password_file.as_deref() };

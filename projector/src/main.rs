@@ -15,7 +15,6 @@ use projector::background::{self, CommandDatabase, SweepSettings};
 use projector::consume::{Consumer, health};
 use projector::{queues, rebuild};
 use runtime::Exit;
-use runtime::database::is_permanent;
 use runtime::logging::{self, LogSettings};
 use runtime::queue::aws_settings;
 use runtime::settings::{listen, listen_address};
@@ -81,7 +80,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut telemetry = telemetry::start("projector")?;
     logging::init(cli.settings.log, &telemetry)?;
     match cli.command {
-        Some(command) => command.run().await,
+        Some(command) => command.run(&mut telemetry).await,
         None => consume(cli.settings, &mut telemetry).await.map(|()| ExitCode::SUCCESS),
     }
 }
@@ -90,12 +89,8 @@ async fn consume(settings: Settings, telemetry: &mut Telemetry) -> anyhow::Resul
     metrics::start(settings.metrics, telemetry).await?;
     let database = settings.database();
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: the SQS queue to consume")?;
-    // Before the read model: an empty Redis would store a currency that the database refuses.
-    if let Some(database) = database.clone()
-        && let Err(error) = database.connect().await
-        && is_permanent(&error)
-    {
-        return Err(error);
+    if let Some(database) = &database {
+        database.check().await?;
     }
     let read_model = Arc::new(settings.read_model.connect().await?);
     let queue = queues::client(&aws_settings().await?);

@@ -5,6 +5,7 @@ mod dead_letters;
 mod queues;
 mod rebuild;
 mod report;
+mod sweep;
 mod verify;
 
 use std::ops::ControlFlow;
@@ -17,6 +18,7 @@ use projector::clock;
 use projector::verify::{CONCURRENT_CLIENTS, Repair, Verifier};
 use runtime::database::{self, Login};
 use runtime::settings::duration;
+use runtime::telemetry::Telemetry;
 use tokio_util::sync::CancellationToken;
 
 use self::confirm::Confirmation;
@@ -39,17 +41,21 @@ pub enum Command {
     /// Compare the read model with the command database, and repair it with --repair
     #[command(after_help = verify::EXIT_STATUS)]
     Verify(verify::Arguments),
+    /// Compare and repair all the time, as a projector with a database does, but receive no messages; for a queue whose messages the
+    /// Lambda function applies
+    Sweep(sweep::Arguments),
     /// Rebuild the read model from the event log while the live one stays in use
     #[command(subcommand)]
     Rebuild(rebuild::Command),
 }
 
 impl Command {
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
+    pub async fn run(self, telemetry: &mut Telemetry) -> anyhow::Result<ExitCode> {
         match self {
             Command::Queues(command) => command.run().await.map(|()| ExitCode::SUCCESS),
             Command::DeadLetters(command) => command.run().await.map(|()| ExitCode::SUCCESS),
             Command::Verify(arguments) => arguments.run().await,
+            Command::Sweep(arguments) => arguments.run(telemetry).await.map(|()| ExitCode::SUCCESS),
             Command::Rebuild(command) => command.run().await,
         }
     }

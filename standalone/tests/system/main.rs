@@ -17,6 +17,7 @@ mod settings;
 mod standalone;
 mod start;
 mod stores_down;
+mod sweep;
 mod token;
 mod traces;
 mod upgrade;
