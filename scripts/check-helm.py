@@ -25,7 +25,7 @@ problems = []
 
 def accepted(program):
     """The variables that a program accepts, in the first columns of the tables of the documents."""
-    rows = re.findall(r"^\| `([A-Z_]+)` \| ([a-z, ]+) \|", Path("docs/configuration.md").read_text(), re.M)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([a-z, -]+) \|", Path("docs/configuration.md").read_text(), re.M)
     names = {name for name, programs in rows if program in programs.split(", ")}
     if program == "migration":
         return names
