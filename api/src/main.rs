@@ -60,7 +60,7 @@ async fn main() -> Exit {
     Exit::from(match cli.command {
         None => {
             let exposure = match (cli.graphiql, cli.introspection) {
-                (true, _) => SchemaExposure::Graphiql { token: None },
+                (true, _) => SchemaExposure::Graphiql { tokens: None },
                 (false, true) => SchemaExposure::Introspection,
                 (false, false) => SchemaExposure::Hidden,
             };

@@ -13,6 +13,7 @@ use std::time::Duration;
 use api::config::Settings;
 use api::edge::auth::{Authenticator, SCOPES};
 use api::edge::origin::AllowedOrigin;
+use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
 use api::outbox::relay;
 use api::{Backend, Service};
@@ -103,8 +104,10 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     let address = listener.local_addr()?;
     let token = development_token(&settings)?;
-    // The page shows its token to everyone who can open it, so only a page on this machine gets one.
-    let exposure = SchemaExposure::Graphiql { token: token.clone().filter(|_| address.ip().is_loopback()) };
+    // A page shows its token to everyone who can open it, so only a page on this machine gets one.
+    let tokens = token.clone().filter(|_| address.ip().is_loopback());
+    let tokens = tokens.map(|token| PageTokens::new(token, settings.tokens.clone()));
+    let exposure = SchemaExposure::Graphiql { tokens };
     let queue = relay::Queue::new(&aws, queue_url);
     let shutdown = runtime::shutdown_signal()?;
     let mut edge = settings.edge.clone();

@@ -138,6 +138,9 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/graphiql/", routing::get(graphiql::page))
         .route("/dashboard", routing::get(pages::dashboard))
         .route("/shop", routing::get(pages::shop))
+        // The script of the page reads the rest of the path.
+        .route("/shop/{*path}", routing::get(pages::shop))
+        .route("/pages/config.json", routing::get(pages::config))
         .route("/pages/{*path}", routing::get(pages::file))
         .route_layer(middleware::from_fn_with_state(edge.clone(), pages::asset::charge));
     Router::new()

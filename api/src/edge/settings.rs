@@ -8,6 +8,7 @@ use runtime::settings::{duration, duration_from};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::origin::AllowedOrigin;
+use super::pages::tokens::PageTokens;
 
 /// How long browsers may cache the response to a CORS preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
@@ -88,8 +89,8 @@ pub enum SchemaExposure {
     Introspection,
     /// Introspection and the GraphiQL page.
     Graphiql {
-        /// The token that the page sends until the user enters another one. Anyone who can open the page can use it.
-        token: Option<String>,
+        /// The tokens that pages send until the user enters another one. Anyone who can open a page can use them.
+        tokens: Option<PageTokens>,
     },
 }
 
@@ -98,9 +99,9 @@ impl SchemaExposure {
         matches!(self, SchemaExposure::Graphiql { .. })
     }
 
-    pub fn page_token(&self) -> Option<&str> {
+    pub fn page_tokens(&self) -> Option<&PageTokens> {
         match self {
-            SchemaExposure::Graphiql { token } => token.as_deref(),
+            SchemaExposure::Graphiql { tokens } => tokens.as_ref(),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use read_model::Memory;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{ALL_SCOPES, Api, code, queue, sqlite};
+use crate::support::{ALL_SCOPES, Api, code, exposure, queue, sqlite};
 
 #[tokio::test]
 async fn introspection_and_pages_are_off_unless_enabled() {
@@ -33,7 +33,7 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     );
     assert_eq!(readable.get("/graphiql/").send().await.unwrap().status(), StatusCode::NOT_FOUND);
 
-    let open = start(SchemaExposure::Graphiql { token: Some("of-the-page".into()) }).await;
+    let open = start(exposure()).await;
     let page = open.get("/").header("accept", "text/html").send().await.unwrap();
     assert_eq!((page.status(), page.url().path()), (StatusCode::OK, "/graphiql/"));
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
@@ -52,9 +52,7 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     assert_eq!(rebound.json::<Value>().await.unwrap()["headers"], json!({}), "another host name gets no token");
 
     // The same for the other pages, which pages.test.js opens in a browser.
-    let page = SchemaExposure::Graphiql { token: Some("of-the-page".into()) };
-    let (memory, queue) = (Arc::new(Memory::default()), queue().await);
-    let pages = Api::start_exposing(&db, memory, queue, &["--dashboard"], page).await;
+    let pages = Api::start_with(&db, &["--dashboard"]).await;
     let config = async |host: &str| {
         let response = pages.get("/pages/config.json").header("host", host).send().await.unwrap();
         response.json::<Value>().await.unwrap()["headers"].clone()
@@ -64,6 +62,26 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     for path in ["/graphiql/../Cargo.toml", "/graphiql/%2e%2e/Cargo.toml", "/graphiql/assets/none.js"] {
         assert_eq!(open.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_shop_gets_a_token_for_one_client_during_development() {
+    let api = Api::start_with(&sqlite().await, &["--dashboard"]).await;
+    let config = async |query: &str, host: &str| {
+        let request = api.get(&format!("/pages/config.json{query}")).header("host", host);
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let found = config("?client=2", "localhost").await;
+    assert_eq!(found["claims"], json!({ "client": "orders_client", "scope": "scope", "scopePrefix": "" }));
+    let token = found["headers"]["Authorization"].as_str().unwrap().strip_prefix("Bearer ").unwrap();
+    let own = "{ client(id: 2) { name } products { nodes { id } } orders { nodes { clientId } } }";
+    assert_eq!(code(&api.graphql(token, own, json!({})).await), "none");
+    for other in ["{ client(id: 1) { name } }", "{ clients { nodes { name } } }"] {
+        assert_eq!(code(&api.graphql(token, other, json!({})).await), "FORBIDDEN", "{other}");
+    }
+    assert_eq!(config("?client=2", "evil.example.com").await["headers"], json!({}));
+    let wrong = api.get("/pages/config.json?client=x").header("host", "localhost").send().await.unwrap();
+    assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use api::commands::Origin;
 use api::commands::place_order::{Item, Outcome, PlaceOrder};
 use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
+use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
@@ -126,6 +127,12 @@ pub fn settings(flags: &[&str]) -> Settings {
     Cli::parse_from([&["test"], flags].concat()).settings
 }
 
+/// The pages, with `of-the-page` as the token of the developer.
+pub fn exposure() -> SchemaExposure {
+    let settings = token_settings(&["--jwt-secret", SECRET]);
+    SchemaExposure::Graphiql { tokens: Some(PageTokens::new("of-the-page".into(), settings)) }
+}
+
 pub fn token_settings(flags: &[&str]) -> TokenSettings {
     settings(flags).tokens
 }
@@ -167,8 +174,7 @@ impl Api {
     }
 
     pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
-        let exposure = SchemaExposure::Graphiql { token: Some("of-the-page".into()) };
-        Api::start_exposing(db, read_model, queue, flags, exposure).await
+        Api::start_exposing(db, read_model, queue, flags, exposure()).await
     }
 
     /// With this access to introspection and the pages.

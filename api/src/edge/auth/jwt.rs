@@ -59,6 +59,11 @@ impl Authenticator {
         Ok(Authenticator { keys, validation, claims, verified: Cache::new(CACHED_TOKENS) })
     }
 
+    /// How the claims of a token are read.
+    pub fn claims(&self) -> &ClaimSettings {
+        &self.claims
+    }
+
     /// The identity of a token that was verified less than a minute ago.
     pub fn cached(&self, token: &str) -> Option<Arc<Identity>> {
         self.find(&hash(token)?)

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use rust_embed::RustEmbed;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::asset::page_file;
+use super::tokens::initial_headers;
 use crate::edge::Edge;
 use crate::edge::response::not_found;
 
@@ -54,7 +54,7 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
         return not_found().await;
     }
     if path == "config.json" {
-        let headers = initial_headers(edge.exposure.page_token(), &headers);
+        let headers = initial_headers(edge.exposure.page_tokens(), None, &headers);
         let today = Utc::now().date_naive().to_string();
         let examples = EXAMPLES.map(|example| example.replace("TODAY", &today));
         return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": examples })).into_response();
@@ -68,66 +68,4 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
         _ => return (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
     };
     page_file(&path, &media_type, content, policy, &headers)
-}
-
-/// The headers that a page sends until the user changes them. Only a page that was opened directly and under a local name gets
-/// the token.
-pub fn initial_headers(token: Option<&str>, headers: &HeaderMap) -> Value {
-    let token = token.filter(|_| is_local_host(headers) && is_direct(headers));
-    token.map_or(json!({}), |token| json!({ "Authorization": format!("Bearer {token}") }))
-}
-
-/// An attacker can let a name of their own resolve to this machine (DNS rebinding).
-fn is_local_host(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    matches!(name, "localhost" | "127.0.0.1" | "[::1]") && hosts.next().is_none()
-}
-
-/// Whether no proxy, which anyone may use, and no page of another origin has sent the request.
-fn is_direct(headers: &HeaderMap) -> bool {
-    let of_proxy = |name: &str| matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-");
-    let sites = headers.get_all("sec-fetch-site").iter();
-    !headers.keys().any(|name| of_proxy(name.as_str()))
-        && sites.into_iter().all(|site| site == "same-origin" || site == "none")
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderName;
-
-    use super::*;
-
-    fn gets_token(headers: &[(&'static str, &str)]) -> bool {
-        let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        initial_headers(Some("token"), &headers.collect()) != json!({})
-    }
-
-    #[test]
-    fn only_loopback_names_get_the_token() {
-        let is_local = |host: &str| gets_token(&[("host", host)]);
-        assert!(["localhost:8080", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080"].into_iter().all(is_local));
-        assert!(!["evil.example.com", "127.0.0.1.evil.com:8080", "localhost.evil.com", ""].into_iter().any(is_local));
-        assert!(!gets_token(&[]));
-    }
-
-    #[test]
-    fn a_request_of_a_proxy_or_another_site_gets_no_token() {
-        for site in ["same-origin", "none"] {
-            assert!(gets_token(&[("host", "localhost"), ("sec-fetch-site", site)]), "{site}");
-        }
-        for (name, value) in [
-            ("x-forwarded-for", "192.0.2.1"),
-            ("x-forwarded-host", "orders.example.com"),
-            ("x-forwarded-proto", "https"),
-            ("x-real-ip", "192.0.2.1"),
-            ("forwarded", "for=192.0.2.1"),
-            ("via", "1.1 proxy"),
-            ("sec-fetch-site", "cross-site"),
-            ("sec-fetch-site", "same-site"),
-        ] {
-            assert!(!gets_token(&[("host", "localhost"), (name, value)]), "{name}");
-        }
-    }
 }

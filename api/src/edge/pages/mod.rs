@@ -3,18 +3,21 @@
 
 pub mod asset;
 pub mod graphiql;
+pub mod tokens;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
+use serde::Deserialize;
 use serde_json::json;
 
 use self::asset::page_file;
-use self::graphiql::initial_headers;
+use self::tokens::initial_headers;
 use super::Edge;
+use super::auth::ClaimSettings;
 use super::response::not_found;
 
 #[derive(RustEmbed)]
@@ -43,13 +46,31 @@ pub async fn shop(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
     file(edge, headers, Path("shop.html".into())).await
 }
 
-/// A file of the pages, or their configuration.
-pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
+#[derive(Deserialize)]
+pub struct ConfigQuery {
+    /// The id of the only client that the token is for. None for the token of the developer.
+    client: Option<i64>,
+}
+
+/// The configuration of the pages: headers with a token during development, and how a token names its client and its scopes.
+pub async fn config(
+    State(edge): State<Arc<Edge>>,
+    headers: HeaderMap,
+    Query(ConfigQuery { client }): Query<ConfigQuery>,
+) -> Response {
     if !edge.settings.dashboard {
         return not_found().await;
     }
-    if path == "config.json" {
-        return axum::Json(json!({ "headers": initial_headers(edge.exposure.page_token(), &headers) })).into_response();
+    let headers = initial_headers(edge.exposure.page_tokens(), client, &headers);
+    let ClaimSettings { jwt_client_claim, jwt_scope_claim, jwt_scope_prefix, .. } = edge.authenticator.claims();
+    let claims = json!({ "client": jwt_client_claim, "scope": jwt_scope_claim, "scopePrefix": jwt_scope_prefix });
+    axum::Json(json!({ "headers": headers, "claims": claims })).into_response()
+}
+
+/// A file of the pages.
+pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
+    if !edge.settings.dashboard {
+        return not_found().await;
     }
     match Built::get(&path) {
         Some(file) => {
