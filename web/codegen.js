@@ -1,13 +1,16 @@
-// Generates types for the operations of the pages, and the manifest for a service that accepts only trusted documents.
+// Generates typed documents for the operations of the pages, and the manifest for a service that accepts only trusted documents.
+import { addTypenameSelectionDocumentTransform } from '@graphql-codegen/client-preset';
+
 export default {
   schema: '../schema.graphql',
-  documents: 'pages/*.ts',
+  documents: ['pages/**/*.graphql', 'pages/dashboard.ts'],
   generates: {
     'pages/generated/': {
       preset: 'client',
       presetConfig: { fragmentMasking: false, persistedDocuments: { hashAlgorithm: 'sha256' } },
+      // The cache of the pages needs the type of each object, so the documents of the manifest have it.
+      documentTransforms: [addTypenameSelectionDocumentTransform],
       config: {
-        documentMode: 'string',
         enumsAsTypes: true,
         strictScalars: true,
         scalars: { Date: 'string', DateTime: 'string', Decimal: 'string' },

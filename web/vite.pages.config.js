@@ -1,17 +1,43 @@
 import { copyFile } from 'node:fs/promises';
 import { defineConfig } from 'vite';
 
+/** The service that `npm run dev` uses. */
+const service = process.env.ORDERS_SERVICE ?? 'http://127.0.0.1:8080';
+
 export default defineConfig({
   root: 'pages',
   base: '/pages/',
   build: {
     outDir: '../dist/pages',
     emptyOutDir: true,
-    // Pages wait for a token before all else.
     target: 'es2023',
-    rolldownOptions: { input: ['pages/dashboard.html', 'pages/shop.html'] },
+    // These know `light-dark()`, which Vite can only replace if it sees the colour scheme.
+    cssTarget: ['chrome123', 'firefox120', 'safari17.5'],
+    // The security policy allows no data: URL in a style sheet.
+    assetsInlineLimit: 0,
+    rolldownOptions: {
+      input: ['pages/dashboard.html', 'pages/shop.html'],
+      // Vite warns that it ignores 'use client', which only matters for React's server components.
+      checks: { moduleLevelDirective: false },
+    },
+  },
+  server: {
+    proxy: {
+      '/graphql': { target: service, ws: true },
+      '/pages/config.json': service,
+    },
   },
   plugins: [
+    {
+      name: 'the addresses of the pages, as the service has them',
+      configureServer: ({ middlewares }) => {
+        middlewares.use((request, _, next) => {
+          const page = /^\/(shop|dashboard)(?=[/?]|$)/.exec(request.url)?.[1];
+          if (page) request.url = `/pages/${page}.html`;
+          next();
+        });
+      },
+    },
     {
       name: 'the documents that the pages send',
       closeBundle: () => copyFile('pages/generated/persisted-documents.json', 'dist/pages/documents.json'),

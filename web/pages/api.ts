@@ -1,6 +1,6 @@
-// Functions that both pages use: the token, requests, subscriptions, amounts, and tables.
+// Functions of the dashboard: the token, requests, subscriptions, amounts, and tables.
 import { createClient, type Client } from 'graphql-ws';
-import type { TypedDocumentString } from './generated/graphql';
+import type { TypedDocumentNode } from '@graphql-typed-document-node/core';
 
 type Config = { headers: Record<string, string> };
 export type Money = { amount: string; currencyCode: string };
@@ -84,13 +84,13 @@ export class Failure extends Error {
 type GraphQLResponse<Result> = { data?: Result; errors?: { message: string; extensions?: { code?: string } }[] };
 
 /** Only the hash of a document is sent, because the service knows the documents of its pages. */
-const persisted = (document: TypedDocumentString<unknown, never>) => ({
-  extensions: { persistedQuery: { version: 1, sha256Hash: document.__meta__?.['hash'] as string } },
+const persisted = (document: object) => ({
+  extensions: { persistedQuery: { version: 1, sha256Hash: (document as { __meta__?: { hash: string } }).__meta__?.hash } },
 });
 
 /** Executes a query or a mutation, with a new token if the service refuses the token. Throws a {@link Failure} if any field fails. */
 export async function request<Result, Variables>(
-  document: TypedDocumentString<Result, Variables>,
+  document: TypedDocumentNode<Result, Variables>,
   variables: Variables,
 ): Promise<Result> {
   const used = authorization;
@@ -123,7 +123,7 @@ const isRefused = (reason: unknown) => reason instanceof CloseEvent && reason.co
 
 /** Subscribes for ever: connects again after the connection is lost or the token has expired. Reports each state. */
 export async function subscribe<Result>(
-  document: TypedDocumentString<Result, Record<string, never>>,
+  document: TypedDocumentNode<Result, Record<string, never>>,
   onResult: (result: Result) => void,
   onState: (state: ConnectionState) => void,
 ): Promise<void> {

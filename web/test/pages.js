@@ -18,9 +18,21 @@ export async function openDashboard(page, service) {
 /** Waits until the dashboard shows this number of orders today. */
 export const shows = (page, orders) => page.locator('#orders', { hasText: new RegExp(`^${orders}$`) }).waitFor();
 
-export async function openShop(page, service) {
+/** Opens the shop, and signs in as a client. */
+export async function openShop(page, service, client = 'Bob') {
   await page.goto(at(service, '/shop'));
-  await page.getByLabel('Phone, $500.00').waitFor();
+  await page.getByRole('button', { name: new RegExp(`^${client}`) }).click();
+  await page.getByRole('heading', { name: 'Phone' }).waitFor();
+}
+
+/** Adds a product to the cart. */
+export const add = (page, product) => page.getByRole('button', { name: new RegExp(`(^Add to cart|Add another) ${product}$`) }).click();
+
+/** Places the order in the cart. On a phone, the cart is a page of its own. */
+export async function placeOrder(page) {
+  const cart = page.getByRole('link', { name: 'View the cart' });
+  if (await cart.isVisible()) await cart.click();
+  await page.getByRole('button', { name: 'Place the order' }).click();
 }
 
 export async function hasNoViolation(page, where) {

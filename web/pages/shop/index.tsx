@@ -1,0 +1,4 @@
+import { renderPage } from '../shared/page';
+import { Shop } from './shop';
+
+renderPage(<Shop />);
