@@ -89,9 +89,9 @@ fn an_invalid_message_is_rejected_with_the_reason() {
         ("/data/clientName", json!("x".repeat(MAX_NAME + 1)), "too long"),
         ("/data/clientEmail", json!("x".repeat(MAX_NAME + 1)), "too long"),
         ("/data/lines/1/name", json!("x".repeat(MAX_NAME + 1)), "too long"),
-        ("/data/clientName", json!("B\u{202e}ob"), "invisible"),
-        ("/data/clientEmail", json!("bob@example.com\n"), "invisible"),
-        ("/data/lines/1/name", json!("Pho\u{200b}ne"), "invisible"),
+        ("/data/clientName", json!("B\u{85}ob"), "control"),
+        ("/data/clientEmail", json!("bob@example.com\n"), "control"),
+        ("/data/lines/1/name", json!("Pho\0ne"), "control"),
         ("/data/total", json!(300_001), "not the sum"),
         ("/data/total", json!(null), "not a CloudEvent"),
     ];
@@ -149,18 +149,27 @@ fn an_invalid_message_is_rejected_with_the_reason() {
     {
         assert!(changed(PRICE_CHANGED, product(price, currency, name)).is_err(), "{price} {currency} {name}");
     }
-    let hidden = product(5, "USD", "T\u{2066}V");
-    assert!(changed(PRODUCT_CREATED, hidden).unwrap_err().to_string().contains("invisible"));
+    let broken = product(5, "USD", "T\u{9b}V");
+    assert!(changed(PRODUCT_CREATED, broken).unwrap_err().to_string().contains("control"));
     let mut reason = refund(10, json!([0, 10]));
-    reason["reason"] = json!("broken\u{200d}");
-    assert!(changed(ORDER_REFUNDED, reason).unwrap_err().to_string().contains("invisible"));
-    let mut stored = row();
-    stored.payload["clientName"] = json!("B\u{200b}ob");
-    assert!(parse(&stored.message()).is_err() && Event::from_row(stored, "USD").is_ok(), "an older row is read");
+    reason["reason"] = json!("broken\u{1b}");
+    assert!(changed(ORDER_REFUNDED, reason).unwrap_err().to_string().contains("control"));
     for text in ["", "null", "[]", "{}", "\"hello\"", "{\"specversion\":\"1.0\"}"] {
         assert!(matches!(parse(text), Err(InvalidEvent::Syntax(_))), "{text}");
     }
     assert!(parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
+}
+
+/// Earlier releases stored such names, and the log still has them.
+#[test]
+fn a_message_with_invisible_characters_is_read_as_its_row() {
+    for name in ["Ju\u{ad}lia", "B\u{200b}ob", "B\u{202e}ob", "می\u{200c}", "\u{2060}"] {
+        let mut stored = row();
+        stored.payload["clientName"] = json!(name);
+        stored.payload["lines"][1]["name"] = json!(name);
+        let parsed = parse(&stored.message()).unwrap();
+        assert_eq!(Event::from_row(stored, "USD").unwrap(), parsed);
+    }
 }
 
 /// A reason is a part of a log line.

@@ -51,7 +51,9 @@ fn long_names() -> [order_event::Model; 4] {
 async fn a_hostile_message_is_left_for_the_dead_letter_queue_with_one_line_that_says_why() {
     let memory = Arc::new(Memory::default());
     let (consumer, _) = consumer(memory.clone()).await;
-    send(&consumer, &at(Utc::now() + TimeDelta::hours(23), row(1, 1)).message()).await;
+    // Not hostile: an earlier release accepted such names.
+    let soft_hyphen = with("/lines/0/name", json!("Com\u{ad}puter"), row(1, 1));
+    send(&consumer, &at(Utc::now() + TimeDelta::hours(23), soft_hyphen).message()).await;
     assert_eq!(consumer.run_once().await, Ok(Processed { applied: 1, refused: 0 }));
     let before = memory.clients(&[1]).await.unwrap();
 
@@ -66,7 +68,7 @@ async fn a_hostile_message_is_left_for_the_dead_letter_queue_with_one_line_that_
         (with("/clientName", json!(long), row(1, 2)), "data.clientName or data.clientEmail is too long"),
         (with("/clientEmail", json!(long), row(1, 2)), "data.clientName or data.clientEmail is too long"),
         (with("/lines/0/name", json!(long), row(1, 2)), "a name in data.lines is too long"),
-        (with("/clientName", json!("B\u{202e}ob"), row(1, 2)), "a text in data has control or invisible characters"),
+        (with("/clientName", json!("B\u{1b}ob"), row(1, 2)), "a text in data has control characters"),
         (with("/lines/0/quantity", json!(10_001), row(1, 2)), "data.lines are out of range"),
         (with("/lines/0/unitPrice", json!(2_000_000_000_000i64), row(1, 2)), "data.total is not the sum of data.lines"),
         (with("/currency", json!(forged), row(1, 2)), "its amounts are in EUR\\n2026-11-27T00:00:00.000000Z ERROR"),
