@@ -41,7 +41,10 @@ static LIVE_CONNECTIONS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
 pub static GROUP_COMMIT_SIZE: LazyLock<Histogram<u64>> = LazyLock::new(|| {
     let histogram = METER.u64_histogram("orders_group_commit_size");
     let sizes = vec![1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0];
-    histogram.with_description("Orders that share a transaction").with_boundaries(sizes).build()
+    histogram
+        .with_description("Orders that share a transaction; one that is retried counts once")
+        .with_boundaries(sizes)
+        .build()
 });
 pub static GROUP_COMMIT_WAIT: LazyLock<Histogram<f64>> = LazyLock::new(|| {
     let histogram = METER.f64_histogram("orders_group_commit_wait_seconds");

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
+use sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use serde_json::{Value, json};
 use test_support::gate::{Gate, Passage};
 use test_support::metrics::{Labels, Metric, scrape};
 use test_support::otlp::Collector;
 use test_support::postgres::shift_clock;
 use test_support::process::{Process, repository_file};
-use test_support::services::Stores;
+use test_support::services::{Stores, sql};
 use test_support::sqs;
 use test_support::until;
 use test_support::user::{ALL_SCOPES, SAMPLE_ORDER, User, status};
@@ -228,6 +229,30 @@ async fn value(address: &str, metric: &str) -> f64 {
     let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok());
     value.unwrap_or_default()
+}
+
+/// The orders of a client that is locked are tried in two transactions.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_retried_counts_once() {
+    let measured = Measured::start().await;
+    let db = Database::connect(measured.stores.get("DATABASE_URL")).await.unwrap();
+    let locked = db.begin().await.unwrap();
+    locked.execute_unprepared("SELECT 1 FROM clients WHERE id = 1 FOR UPDATE").await.unwrap();
+    let placing = measured.user.place("1", &SAMPLE_ORDER, None);
+    let unlocked = async {
+        let waiting = "SELECT count(*) AS number FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        until("the second transaction waits", async || {
+            let row = db.query_one_raw(sql(waiting)).await.unwrap().unwrap();
+            row.try_get::<i64>("", "number").unwrap() > 0
+        })
+        .await;
+        locked.rollback().await.unwrap();
+    };
+    tokio::join!(placing, unlocked);
+    for metric in ["size_sum", "size_count", "wait_seconds_count"] {
+        assert_eq!(value(&measured.api, &format!("orders_group_commit_{metric}")).await, 1.0, "{metric}");
+    }
 }
 
 /// That clock is an hour behind the clocks of the api and of the projector.

@@ -10,11 +10,11 @@ use anyhow::Context;
 use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
-use runtime::batcher::{BatchQueue, Batcher, Queued, exclusive_batch_queue};
+use runtime::batcher::{BatchQueue, Batcher, Queued, Unprocessed, exclusive_batch_queue};
 use runtime::telemetry::traces::{set_batch, traceparent};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::field::Empty;
@@ -31,7 +31,7 @@ const MAX_BATCH_WEIGHT: usize = 500;
 const TRANSACTIONS: usize = 2;
 /// Transactions for the orders of locked clients and of failed transactions.
 const ISOLATED_TRANSACTIONS: usize = 4;
-/// Orders that may wait; more are rejected as unavailable.
+/// Orders that may wait; more are refused.
 const QUEUE_SIZE: usize = 10_000;
 /// How long an order may wait for its transaction, and then how long the transaction may take. An order that waits longer
 /// is refused. A transaction that takes longer is cancelled; its outcome may be unknown.
@@ -82,7 +82,10 @@ impl OrderQueue {
         order.origin.traceparent = traceparent(&span).or(order.origin.traceparent);
         let (client, weight) = (order.client_id.unwrap_or_default(), weight(&order));
         let response = self.0.process_in(client, weight, WaitingOrder { order, wait }).await;
-        let response = response.unwrap_or(Err(Error::Unavailable));
+        let response = response.unwrap_or_else(|reason| match reason {
+            Unprocessed::QueueFull => Err(Error::Busy),
+            Unprocessed::Stopped => Err(Error::Unavailable),
+        });
         span.record("result", result(&response));
         response
     }
@@ -121,21 +124,20 @@ impl OrderBatcher {
         if batch.is_empty() {
             return;
         }
-        GROUP_COMMIT_SIZE.record(batch.len() as u64, &[]);
-        for queued in &batch {
-            GROUP_COMMIT_WAIT.record(queued.queued_at.elapsed().as_secs_f64(), &[]);
-        }
+        let began = Instant::now();
         batch.iter_mut().for_each(|queued| queued.item.wait = Span::none());
         let orders: Vec<PlaceOrder> = batch.iter().map(|queued| queued.item.order.clone()).collect();
         match self.place_batch(&orders, when_locked).await {
             Ok(outcomes) => {
-                let mut skipped = Vec::new();
+                let (mut skipped, mut decided) = (Vec::new(), Vec::new());
                 for (queued, outcome) in batch.into_iter().zip(outcomes) {
                     match outcome {
-                        Some(outcome) => queued.finish(Ok(outcome)),
+                        Some(outcome) => decided.push((queued, outcome)),
                         None => skipped.push(queued),
                     }
                 }
+                measure(began, decided.iter().map(|(queued, _)| queued));
+                decided.into_iter().for_each(|(queued, outcome)| queued.finish(Ok(outcome)));
                 self.isolate_clients(skipped);
             }
             Err(failure) => self.recover(batch, &orders, failure),
@@ -216,6 +218,16 @@ impl OrderBatcher {
     }
 }
 
+/// Measures a transaction that was committed. An order that is retried counts with its last transaction.
+fn measure<'a>(began: Instant, orders: impl ExactSizeIterator<Item = &'a QueuedOrder>) {
+    if orders.len() > 0 {
+        GROUP_COMMIT_SIZE.record(orders.len() as u64, &[]);
+    }
+    for queued in orders {
+        GROUP_COMMIT_WAIT.record((began - queued.queued_at).as_secs_f64(), &[]);
+    }
+}
+
 fn system_name(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Sqlite => "sqlite",
@@ -273,17 +285,27 @@ impl Retry {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::commands::Origin;
 
+    fn order(client: i64) -> PlaceOrder {
+        PlaceOrder { client_id: Some(client), items: Vec::new(), idempotency_key: None, origin: Origin::default() }
+    }
+
+    #[tokio::test]
+    async fn an_order_that_finds_the_queue_full_is_refused_as_busy() {
+        let (outgoing, _) = mpsc::channel(1);
+        let (queue, _batcher) = order_queue(DatabaseConnection::default(), Currency::USD, outgoing);
+        for client in 0..QUEUE_SIZE as i64 {
+            assert!(queue.place(order(client)).now_or_never().is_none(), "it waits");
+        }
+        assert!(matches!(queue.place(order(1)).await, Err(Error::Busy)));
+    }
+
     #[test]
     fn a_failure_that_may_concern_one_order_is_retried_in_smaller_batches() {
-        let order = |id| PlaceOrder {
-            client_id: Some(id),
-            items: Vec::new(),
-            idempotency_key: None,
-            origin: Origin::default(),
-        };
         let retry = |failure, clients: &[i64]| {
             let orders: Vec<_> = clients.iter().copied().map(order).collect();
             Retry::after(&failure, &orders, Duration::ZERO)
