@@ -1,5 +1,7 @@
 //! Connecting to the database, with the cause when that fails. A pool reports only that it timed out.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How long a server may take to start or to respond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What follows in the file of a password is not read.
+const MAX_PASSWORD_BYTES: u64 = 64 * 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Limit for waiting on a lock. Orders wait behind a statement that waits for the lock of a whole table.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '3s'";
@@ -23,9 +27,10 @@ const TRANSACTION_POOLER: &str =
 pub async fn connect(url: &str, password_file: Option<&Path>) -> anyhow::Result<DatabaseConnection> {
     let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
     ensure!(is_postgres || url.starts_with("sqlite:"), "DATABASE_URL must begin with postgres:// or sqlite://");
-    let password = password_file.map(|file| {
-        let password = std::fs::read_to_string(file);
-        password.with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", file.display()))
+    let password = password_file.map(|path| {
+        let mut password = String::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut password));
+        read.with_context(|| format!("cannot read DATABASE_PASSWORD_FILE ({})", path.display())).map(|_| password)
     });
     let password = password.transpose()?;
     let connected = if is_postgres { postgres(url, password.as_deref()).await } else { sqlite(url).await };

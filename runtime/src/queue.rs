@@ -56,7 +56,7 @@ pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<Qu
             Ok(attributes)
         }
         Err(error) if error.as_service_error().is_some_and(|error| error.is_queue_does_not_exist()) => {
-            bail!("the queue {url} does not exist; `projector queues create` creates it")
+            bail!("QUEUE_URL: the queue {url} does not exist; `projector queues create` creates it")
         }
         Err(error) => {
             bail!("cannot reach the queue {url} (QUEUE_URL, AWS_ENDPOINT_URL): {}", one_line(&error))

@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{ACQUIRE_TIMEOUT, reason};
+use crate::settings::read_file;
 
+/// Size limit of the file of the password.
+const MAX_BYTES: usize = 64 * 1024;
 /// Interval at which the file of the password is read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which the credentials are tried.
@@ -27,7 +30,8 @@ pub struct Password {
 
 impl Password {
     pub fn read(file: &Path) -> Result<Password, Error> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
+        let text = read_file(file, MAX_BYTES).and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+        let text = text.map_err(|error| {
             Error::Configuration(format!("DATABASE_PASSWORD_FILE ({}): {error}", file.display()).into())
         })?;
         Ok(Password { file: file.into(), text: text.trim().to_owned() })
@@ -41,8 +45,9 @@ impl Password {
     pub async fn keep_current(mut self, pool: PgPool) {
         while !pool.is_closed() {
             sleep(READ_INTERVAL).await;
-            // The file may be missing for a moment while it is replaced.
+            // The file may be missing or empty for a moment while it is replaced.
             if let Ok(now) = Password::read(&self.file)
+                && !now.text.is_empty()
                 && now.text != self.text
             {
                 self = now;

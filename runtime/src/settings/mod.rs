@@ -5,7 +5,9 @@
 //! - An error names the variable. `--help` has one line for each setting, and never the value of a variable.
 
 mod command_line;
+mod files;
 mod values;
 
 pub use command_line::parse;
+pub use files::read_file;
 pub use values::{duration, duration_between, duration_from, listen, listen_address};

@@ -82,6 +82,9 @@ fn every_wrong_value_is_reported_with_its_variable() {
         fails("api", &[], &[(setting, "")], &[setting, "is empty"]);
     }
     fails("api", &[], &[("DASHBOARD", "maybe")], &["DASHBOARD", "'maybe'", "true or false"]);
+    for setting in ["CORS_ORIGINS", "CORS_HEADERS", "JWT_OAUTH_CLIENTS", "RATE_LIMIT_SUBJECTS"] {
+        fails("api", &[], &[(setting, ",,")], &[setting]);
+    }
     fails("api", &[], &[("RATE_LIMIT_SUBJECTS", "importer")], &["RATE_LIMIT_SUBJECTS", "SUBJECT=COST"]);
     for variables in [&[][..], &[("DATABASE_URL", "")]] {
         fails("projector", &["verify"], variables, &["DATABASE_URL (--database-url)"]);

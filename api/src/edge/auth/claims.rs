@@ -1,7 +1,6 @@
 //! The claims of a verified token, and the identity that they describe.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +21,7 @@ const MAX_EXPIRY: Duration = Duration::from_secs(32_503_680_000);
 #[command(next_help_heading = "Identity")]
 pub struct ClaimSettings {
     /// Allowed values of the claim `client_id` (or `azp`), separated by commas; access tokens of Amazon Cognito have it instead of `aud` (unset: any)
-    #[arg(long, env, value_delimiter = ',', value_parser = trimmed)]
+    #[arg(long, env, value_delimiter = ',', value_parser = not_empty)]
     pub jwt_oauth_clients: Vec<String>,
     /// Claim with the scopes, such as scope, scp, permissions or roles: a text separated by spaces, or an array
     #[arg(long, env, default_value = "scope", value_parser = NonEmptyStringValueParser::new())]
@@ -43,8 +42,8 @@ fn is_valid_subject(subject: &str) -> bool {
     (1..=255).contains(&subject.chars().count()) && is_printable(subject)
 }
 
-fn trimmed(text: &str) -> Result<String, Infallible> {
-    Ok(text.trim().into())
+fn not_empty(text: &str) -> Result<String, &'static str> {
+    Some(text.trim()).filter(|text| !text.is_empty()).map(Into::into).ok_or("a value between two commas is empty")
 }
 
 /// The claims of a token. One that is given twice is refused: another program may have checked its other value.

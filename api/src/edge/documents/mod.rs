@@ -32,6 +32,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use apollo_compiler::Schema;
 use apollo_compiler::validation::Valid;
+use runtime::settings::read_file;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -46,6 +47,8 @@ use crate::edge::refusal::{self, Refusal};
 
 /// Each of so many bytes of a new document costs [`VALIDATION_COST`].
 const BYTES_PER_CHARGE: usize = 1024;
+/// Size limit of a manifest.
+const MAX_MANIFEST_BYTES: usize = 16 * 1024 * 1024;
 /// Validations that may wait or run, in total and per caller.
 const MAX_VALIDATIONS: usize = 256;
 const MAX_VALIDATIONS_PER_CALLER: usize = 64;
@@ -120,7 +123,7 @@ impl Documents {
     ) -> anyhow::Result<Documents> {
         let validator = Validator::new(schema, limits, introspection)?;
         let load = |path: &PathBuf| {
-            let manifest = std::fs::read(path).map_err(Into::into);
+            let manifest = read_file(path, MAX_MANIFEST_BYTES).map_err(Into::into);
             let documents = manifest.and_then(|manifest| trusted::load(&manifest, &validator));
             documents.with_context(|| format!("TRUSTED_DOCUMENTS ({})", path.display()))
         };

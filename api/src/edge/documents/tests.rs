@@ -267,6 +267,7 @@ fn only_the_documents_of_a_manifest_run() {
             "is not supported",
         ),
         (directory.path().join("none").to_str().unwrap().to_owned(), "none"),
+        ("/dev/zero".to_owned(), "neither a file nor a pipe"),
     ] {
         let message = message(&path);
         assert!(message.contains("TRUSTED_DOCUMENTS") && message.contains(why), "{message}");

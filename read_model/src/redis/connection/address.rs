@@ -1,6 +1,7 @@
 //! `REDIS_URL`, and the settings that complete it.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
@@ -14,6 +15,9 @@ use crate::ConnectError;
 
 /// The supported schemes. Those of Valkey mean the same as those of Redis.
 const SCHEMES: [&str; 4] = ["redis", "rediss", "valkey", "valkeys"];
+
+/// Certificates in a file after so many bytes are not read.
+const MAX_PEM_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Where Redis is, how to log in, and which certificates to trust. The fields have the names of the
 /// [settings](crate::RedisSettings).
@@ -70,7 +74,9 @@ fn trusted_certificates(file: Option<&Path>) -> Result<Vec<u8>, ConnectError> {
     if let Some(file) = file {
         let failed =
             |reason: &dyn ToString| ConnectError::CaFile(format!("{}: {}", file.display(), reason.to_string()));
-        let pem = fs::read(file).map_err(|error| failed(&error))?;
+        let mut pem = Vec::new();
+        let read = File::open(file).and_then(|file| file.take(MAX_PEM_BYTES).read_to_end(&mut pem));
+        read.map_err(|error| failed(&error))?;
         let own: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         let own = own.map_err(|error| failed(&error))?;
         if own.is_empty() {
