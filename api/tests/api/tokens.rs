@@ -466,6 +466,7 @@ async fn only_usable_entries_of_a_document_verify_tokens() {
         json!({}),
         json!({ "kty": "RSA", "kid": "cut", "n": 7 }),
         json!({ "kty": "RSA", "kid": "not-base64", "n": "?", "e": "AQAB" }),
+        nested(200),
         json!({ "kty": "new", "kid": "unknown-kind" }),
         json!({ "kty": "oct", "kid": "shared", "k": secret, "alg": "HS256" }),
         json!({ "kty": "EC", "kid": "unknown-curve", "crv": "secp256k1", "x": "AA", "y": "AA" }),
@@ -489,9 +490,31 @@ async fn only_usable_entries_of_a_document_verify_tokens() {
         Authenticator::new(&token_settings(&["--jwt-jwks-url", &moved])).await.is_err(),
         "redirects are not followed"
     );
-    // Nothing in it can be used.
-    let useless = key_server(vec![encryption.public_with("use", json!("enc"))]).await;
-    assert!(Authenticator::new(&token_settings(&["--jwt-jwks-url", &useless.url])).await.is_err());
+}
+
+/// Arrays in arrays.
+fn nested(depth: usize) -> Value {
+    (0..depth).fold(Value::Null, |inner, _| json!([inner]))
+}
+
+#[tokio::test]
+async fn a_document_without_a_usable_key_replaces_no_keys() {
+    let key = Key::ec("key");
+    let server = key_server(vec![key.public()]).await;
+    let settings = ["--jwt-jwks-url", &server.url, "--jwt-jwks-cooldown", "0s"];
+    let authenticator = Authenticator::new(&token_settings(&settings)).await.unwrap();
+    let too_short = [
+        Key::rsa("a").public_with("n", json!("AQ")),
+        Key::ec("b").public_with("x", json!("AQ")),
+        Key::ec384("c").public_with("crv", json!("P-256")),
+        Key::ed("d").public_with("x", json!("AQ")),
+    ];
+    for useless in too_short.into_iter().chain([key.public_with("use", json!("enc"))]) {
+        *server.keys.lock().unwrap() = vec![useless.clone()];
+        assert!(Authenticator::new(&token_settings(&settings)).await.is_err(), "{useless}");
+        assert!(authenticator.authenticate(&Key::ec("other").sign()).await.is_err(), "the keys are fetched");
+        assert!(authenticator.authenticate(&key.sign()).await.is_ok(), "the previous keys are kept: {useless}");
+    }
 }
 
 #[tokio::test]

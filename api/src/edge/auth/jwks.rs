@@ -1,15 +1,18 @@
 //! Public keys from a JWKS document. They are fetched again when a token names an unknown key, and when they are old.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use reqwest::redirect::Policy;
 use runtime::one_line;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
@@ -21,6 +24,8 @@ const MAX_STALE_AGE: Duration = Duration::from_secs(3_600);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a token waits for newer keys after they could not be fetched.
 const BRIEF: Duration = Duration::from_secs(1);
+/// Bytes of the modulus of an RSA key: from 2048 to 8192 bits, and a leading zero that some providers write.
+const RSA_BYTES: RangeInclusive<usize> = 256..=1_025;
 /// Largest document: room for hundreds of keys.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -48,9 +53,11 @@ pub struct PublishedKey {
     pub algorithms: Vec<Algorithm>,
 }
 
+/// Each entry is parsed for itself, because a malformed one must not spoil the others.
 #[derive(Deserialize)]
-struct Document {
-    keys: Vec<Value>,
+struct Document<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
 }
 
 impl PublishedKeys {
@@ -158,11 +165,11 @@ pub fn parse(document: &[u8]) -> anyhow::Result<Vec<PublishedKey>> {
 }
 
 /// The keys that can verify tokens. Other entries are skipped, also malformed ones: a provider may publish keys of any kind.
-fn usable_keys(entries: Vec<Value>) -> Vec<PublishedKey> {
+fn usable_keys(entries: Vec<&RawValue>) -> Vec<PublishedKey> {
     let count = entries.len();
     let keys: Vec<_> = entries
         .into_iter()
-        .filter_map(|entry| serde_json::from_value::<Jwk>(entry).ok())
+        .filter_map(|entry| serde_json::from_str::<Jwk>(entry.get()).ok())
         .filter(is_for_signatures)
         .filter_map(|jwk| {
             let (id, algorithms) = (jwk.common.key_id.clone(), algorithms(&jwk));
@@ -180,14 +187,22 @@ fn is_for_signatures(jwk: &Jwk) -> bool {
         && operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify))
 }
 
-/// The algorithms of the key's family, or the one that it names. Keys of HMAC are secrets, which nobody publishes.
+/// The algorithms of the key's family, or the one that it names. None if its numbers do not have the size of its family (RFC 7518,
+/// sections 3.3 and 6.2.1; RFC 8037, section 2): then it verifies nothing. Keys of HMAC are secrets, which nobody publishes.
 fn algorithms(jwk: &Jwk) -> Vec<Algorithm> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+    use EllipticCurve::{Ed25519, P256, P384};
+    let bytes = |number: &str| BASE64_URL_SAFE_NO_PAD.decode(number).map_or(0, |bytes| bytes.len());
     let family: &[Algorithm] = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => &[RS256, RS384, RS512, PS256, PS384, PS512],
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => &[ES256],
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P384 => &[ES384],
-        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => &[EdDSA],
+        AlgorithmParameters::RSA(key) if RSA_BYTES.contains(&bytes(&key.n)) => {
+            &[RS256, RS384, RS512, PS256, PS384, PS512]
+        }
+        AlgorithmParameters::EllipticCurve(key) => match (&key.curve, bytes(&key.x), bytes(&key.y)) {
+            (P256, 32, 32) => &[ES256],
+            (P384, 48, 48) => &[ES384],
+            _ => &[],
+        },
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == Ed25519 && bytes(&key.x) == 32 => &[EdDSA],
         _ => &[],
     };
     let named = jwk.common.key_algorithm;
