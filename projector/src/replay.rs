@@ -104,10 +104,7 @@ async fn read_section(
 ) -> anyhow::Result<bool> {
     let mut lines = 0;
     while events.len() < SECTION_EVENTS && lines < SECTION_LINES {
-        let rows = order_event::Entity::find().filter(Column::Id.gt(*after)).order_by_asc(Column::Id);
-        let rows = rows.limit(ROWS as u64).all(db).await.map_err(|error| {
-            anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
-        })?;
+        let rows = rows_after(db, *after).await?;
         let is_end = rows.len() < ROWS;
         for row in rows {
             let id = row.id;
@@ -122,6 +119,14 @@ async fn read_section(
         }
     }
     Ok(true)
+}
+
+/// The next rows of the event log after an event. Empty at its end.
+pub(crate) async fn rows_after(db: &DatabaseConnection, after: Uuid) -> anyhow::Result<Vec<order_event::Model>> {
+    let rows = order_event::Entity::find().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(ROWS as u64);
+    rows.all(db).await.map_err(|error| {
+        anyhow!("cannot read the event log (a new database needs `migration up`): {}", one_line(&error))
+    })
 }
 
 /// Splits a section into calls. All events of one client are in one call. The last call has the id of the section's last

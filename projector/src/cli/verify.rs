@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use chrono::NaiveDate;
+use projector::verify::log::UnreadableEvent;
 use projector::verify::sums::SumsProgress;
-use projector::verify::{Progress, Repair};
+use projector::verify::{Progress, Repair, Verifier};
 use runtime::print_advice;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::{Confirmation, INTERRUPTED, StoreArguments, continue_unless};
+use super::{Confirmation, INTERRUPTED, Report, StoreArguments, continue_unless};
 
 /// Exit status when differences remain.
 const DIFFERENCES: u8 = 3;
@@ -57,6 +59,8 @@ impl Arguments {
 
         let (mut wrong_sums, has_sums) = (0, verifier.read_model.has_reports().await?);
         let mut next = self.sums_from;
+        // Another generation may become live meanwhile.
+        let verifier = verifier.pinned_to_live().await?;
         if has_sums && !shutdown.is_cancelled() {
             let sums = verifier.sums(self.sums_from, |progress: SumsProgress| {
                 next = Some(progress.next);
@@ -66,13 +70,15 @@ impl Arguments {
             });
             sums.await.with_context(|| format!("continue with {}", continue_arguments(last, next)))?;
         }
-        let interrupted = shutdown.is_cancelled();
-        if has_sums && !interrupted && self.sums_from.is_none() {
+        if has_sums && !shutdown.is_cancelled() && self.sums_from.is_none() {
             verifier.read_model.save_wrong_sums(wrong_sums).await?;
         }
+        let unreadable = read_log(&verifier, &report, &shutdown).await?;
+        let interrupted = shutdown.is_cancelled();
         let (unpublished, since) = verifier.unpublished().await?;
         let mut counts = vec![("clients", clients), ("differences", differences), ("repaired", repaired)];
         counts.extend((has_sums && !interrupted).then_some(("wrongSums", wrong_sums)));
+        counts.extend((!interrupted).then_some(("unreadableEvents", unreadable)));
         counts.push(("unpublished", unpublished));
         let details = json!({ "unpublishedSince": since, "last": last, "sumsFrom": next });
         report.summary(&counts, interrupted, details);
@@ -91,7 +97,8 @@ impl Arguments {
             print_advice(format_args!("interrupted; continue with {}", continue_arguments(last, next)));
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        Ok(if differences > repaired || wrong_sums > 0 { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
+        let differs = differences > repaired || wrong_sums > 0 || unreadable > 0;
+        Ok(if differs { ExitCode::from(DIFFERENCES) } else { ExitCode::SUCCESS })
     }
 
     fn confirmed_repair(&self) -> anyhow::Result<Repair> {
@@ -104,6 +111,23 @@ impl Arguments {
             (true, true) => Repair::RemoveOrphans,
         })
     }
+}
+
+/// Reads the event log, and returns how many events of it cannot be read.
+async fn read_log(verifier: &Verifier, report: &Report, shutdown: &CancellationToken) -> anyhow::Result<u64> {
+    let mut unreadable = 0;
+    let read = verifier.log(|found: Vec<UnreadableEvent>| {
+        unreadable += found.len() as u64;
+        found.iter().for_each(|event| report.result(event));
+        continue_unless(shutdown)
+    });
+    read.await?;
+    if unreadable > 0 {
+        print_advice(format_args!(
+            "{unreadable} events of the log cannot be read, so a rebuild fails: restore them from a backup"
+        ));
+    }
+    Ok(unreadable)
 }
 
 /// The arguments that continue after an interruption.

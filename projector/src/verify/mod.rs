@@ -12,6 +12,7 @@ mod clients;
 mod counted;
 mod finding;
 mod first_missed;
+pub mod log;
 mod money;
 mod periods;
 mod placed;
@@ -98,6 +99,11 @@ impl Verifier {
         repair: Repair,
     ) -> Verifier {
         Verifier { db, read_model, currency, in_flight, repair, placed: PlacedOrders::default() }
+    }
+
+    /// A verifier of the generation that is live now.
+    pub async fn pinned_to_live(&self) -> anyhow::Result<Verifier> {
+        Ok(Verifier { read_model: self.read_model.pinned_to_live().await.map_err(read_model)?, ..self.clone() })
     }
 
     /// # Errors

@@ -121,13 +121,15 @@ impl Verifier {
         if !self.read_model.has_reports().await.map_err(failed)? {
             return Ok(0);
         }
+        // Another generation may become live meanwhile.
+        let compared = self.pinned_to_live().await?;
         let mut wrong = 0;
         let count = |progress: SumsProgress| {
             wrong += progress.wrong.len() as u64;
             ControlFlow::Continue(())
         };
-        self.sums(None, count).await?;
-        self.read_model.save_wrong_sums(wrong).await.map_err(failed)?;
+        compared.sums(None, count).await?;
+        compared.read_model.save_wrong_sums(wrong).await.map_err(failed)?;
         Ok(wrong)
     }
 

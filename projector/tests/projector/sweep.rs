@@ -177,6 +177,30 @@ async fn the_sweep_reports_wrong_sums_until_a_rebuild_has_corrected_them() {
 }
 
 #[tokio::test]
+async fn wrong_sums_of_a_generation_are_not_those_of_the_next_one() {
+    let (_server, url, mut verifier) = verifier(Repair::RemoveOrphans).await;
+    let now = Utc::now().trunc_subsecs(3);
+    let rows: Vec<_> = (1..=2).map(|client| order_event::Model { occurred_at: now, ..row(client, 1) }).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    verifier.read_model.apply(&events(&rows)).await;
+    // A sum that is too large is wrong at once. Another one may still become right, so the comparison waits.
+    let products = now.format("orders:{p1}:g1:products:%Y-%m-%d").to_string();
+    command(&url, &["HINCRBY", &products, "2:units", "7"]).await;
+    command(&url, &["DEL", &now.format("orders:{p2}:g1:days:%Y").to_string()]).await;
+    let rebuild = Rebuild { verifier: verifier.clone(), keep: DAY };
+    verifier.in_flight = Duration::from_secs(3);
+    let rebuilt = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rebuild.start(|_| ControlFlow::Continue(())).await.unwrap()
+    };
+    let (wrong, generation) = tokio::join!(verifier.count_wrong_sums(), rebuilt);
+    assert!(wrong.unwrap() >= 2);
+    let stored = async |generation| verifier.read_model.pinned_to(generation).wrong_sums().await.unwrap();
+    assert!(stored(1).await >= 2);
+    assert_eq!(stored(generation).await, 0);
+}
+
+#[tokio::test]
 async fn a_sweep_keeps_its_lease_during_a_long_comparison_and_stops_when_it_is_lost() {
     const LEASE: &str = "orders:sweeper";
     let (server, _, verifier) = verifier(Repair::Off).await;

@@ -5,6 +5,7 @@ use chrono::{SubsecRound, Utc};
 use entity::Subject::{self, Client, Product};
 use entity::{event, order_event};
 use iso_currency::Currency;
+use projector::verify::log::UnreadableEvent;
 use projector::verify::{Difference, Finding, FirstMissed, Money, Progress, Repair, Verifier};
 use read_model::reports::latest_orders;
 use read_model::{ProjectedClient, Projection, Queries};
@@ -121,6 +122,33 @@ async fn verify_reports_every_kind_of_difference_and_repairs_it() {
     let page = verifier.next_clients(0, 2_000, &mut FirstMissed::default()).await.unwrap().unwrap();
     let repaired: Vec<_> = page.findings.iter().map(|finding| (finding.subject, finding.repaired)).collect();
     assert_eq!(repaired, [(Client(1), true), (Client(2), false), (Client(3), true)]);
+}
+
+#[tokio::test]
+async fn verify_reads_the_whole_log_and_reports_the_events_that_cannot_be_read() {
+    let (_server, _, verifier) = verifier(Repair::Off).await;
+    let rows: Vec<_> = (1..=2_500).map(|version| row(1, version)).collect();
+    place(&verifier.db, &rows, Outbox::Published).await;
+    let damages = [
+        (1, "payload = '{}'", "missing field"),
+        (1_000, "type = 'other'", "unknown event type \"other\""),
+        (2_500, "payload = json_set(payload, '$.total', 1)", "data.total is not the sum"),
+    ];
+    for (version, damage, _) in damages {
+        let statement = format!("UPDATE order_events SET {damage} WHERE client_id = 1 AND version = {version}");
+        verifier.db.execute_unprepared(&statement).await.unwrap();
+    }
+    let mut found = Vec::new();
+    let each = |unreadable: Vec<UnreadableEvent>| {
+        found.extend(unreadable);
+        ControlFlow::Continue(())
+    };
+    verifier.log(each).await.unwrap();
+    assert_eq!(found.len(), damages.len(), "{found:?}");
+    for (version, _, why) in damages {
+        let id = rows[version as usize - 1].id;
+        assert!(found.iter().any(|one| one.event == id && one.unreadable.contains(why)), "{version}: {found:?}");
+    }
 }
 
 /// An update of a client or a product.

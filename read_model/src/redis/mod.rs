@@ -121,6 +121,11 @@ impl Redis {
         Redis { pinned_to: Some(generation), shared: self.shared.clone() }
     }
 
+    /// Returns a read model that stays with the generation that is live now.
+    pub async fn pinned_to_live(&self) -> Result<Redis, Error> {
+        Ok(self.pinned_to(self.live_generation().await?))
+    }
+
     /// Checks that the store responds.
     pub async fn ping(&self) -> Result<(), Error> {
         self.shared.connection.check_address();

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use sea_orm::{ConnectionTrait, Database};
 use test_support::process::{Process, command, program};
 use test_support::services::Stores;
 use test_support::user::SECRET;
@@ -101,4 +102,22 @@ fn commands_that_destroy_ask_or_require_yes() {
     assert!(done && output.contains("generation 2 is live"), "{output}");
     assert!(printed(&stores, &["rebuild", "discard", "--yes"]).contains("kept"));
     fails("projector", &["rebuild", "start", "--keep", "99999999999d"], &variables, &["--keep", "at most 3650d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_reports_events_of_the_log_that_cannot_be_read() {
+    let stores = tokio::task::spawn_blocking(Stores::prepared).await.unwrap();
+    let verify = || {
+        let arguments = ["verify", "--repair", "--in-flight", "0s"];
+        command("projector", &arguments, &stores.variables()).output().unwrap()
+    };
+    let right = tokio::task::block_in_place(verify);
+    assert!(right.status.success() && String::from_utf8(right.stdout).unwrap().contains("unreadable events 0"));
+    let db = Database::connect(stores.get("DATABASE_URL")).await.unwrap();
+    db.execute_unprepared("UPDATE order_events SET payload = '{}' WHERE product_id = 1").await.unwrap();
+    let damaged = tokio::task::block_in_place(verify);
+    let (printed, advice) = (String::from_utf8(damaged.stdout).unwrap(), String::from_utf8(damaged.stderr).unwrap());
+    assert_eq!(damaged.status.code(), Some(3), "{printed}{advice}");
+    assert!(printed.contains("unreadable: not a CloudEvent in JSON") && printed.contains("unreadable events 1"));
+    assert!(advice.contains("restore them from a backup"), "{advice}");
 }
