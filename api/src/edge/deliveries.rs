@@ -4,7 +4,7 @@ use futures::stream::{self, BoxStream, Fuse};
 use futures::{Stream, StreamExt};
 use tokio::time::sleep;
 
-use super::quota::Meter;
+use super::rate_limits::Meter;
 use super::refusal::Refusal;
 
 #[derive(Clone)]
@@ -58,7 +58,8 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::edge::quota::{QuotaKey, RateLimits};
+    use crate::edge::quota::QuotaKey;
+    use crate::edge::rate_limits::RateLimits;
 
     #[tokio::test]
     async fn a_caller_that_cannot_pay_gets_the_newest_state_later() {

@@ -2,7 +2,7 @@
 //!
 //! - [`graphql_http`]: `/graphql` with GET and POST; [`sse`] and [`websocket`]: operations with more than one result
 //! - [`body`], [`request`], [`negotiation`], [`response`]: bodies, parameters, media types, status codes
-//! - [`auth`], [`caller`], [`quota`]: who sends a request, and how much one caller may use
+//! - [`auth`], [`caller`]: who sends a request; [`rate_limits`], [`quota`]: how much one caller may use per second, and at once
 //! - [`documents`], [`executor`], [`deliveries`]: validate, charge and execute an operation; [`refusal`]: why one is not executed
 //! - [`access_log`], [`traces`], [`request_id`], [`health`], [`pages`], [`settings`], [`origin`]
 
@@ -19,6 +19,7 @@ mod negotiation;
 pub mod origin;
 pub mod pages;
 pub mod quota;
+pub mod rate_limits;
 pub mod refusal;
 mod request;
 mod request_id;

@@ -7,7 +7,7 @@ use async_graphql::ServerError;
 use clap::builder::RangedU64ValueParser;
 use runtime::settings::duration;
 
-use crate::edge::quota::SubjectLimit;
+use crate::edge::rate_limits::SubjectLimit;
 use crate::edge::refusal;
 
 #[derive(Clone, Debug, clap::Args)]

@@ -42,7 +42,8 @@ use self::limits::LimitSettings;
 use self::trusted::{TrustedDocuments, without_prefix};
 use self::validation::{Document, Validator};
 use crate::edge::executor::VALIDATION_COST;
-use crate::edge::quota::{ConcurrencyQuota, Meter};
+use crate::edge::quota::ConcurrencyQuota;
+use crate::edge::rate_limits::Meter;
 use crate::edge::refusal::{self, Refusal};
 
 /// Each of so many bytes of a new document costs [`VALIDATION_COST`].

@@ -1,6 +1,7 @@
 use super::validation::{MAX_ERRORS, PARSE_FAILED};
 use super::*;
-use crate::edge::quota::{QuotaKey, RateLimits};
+use crate::edge::quota::QuotaKey;
+use crate::edge::rate_limits::RateLimits;
 use async_graphql::ServerError;
 use clap::Parser;
 use std::sync::LazyLock;

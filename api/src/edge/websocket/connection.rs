@@ -4,22 +4,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{Response, ServerError};
+use async_graphql::ServerError;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, SelectAll};
-use futures::{Stream, StreamExt, stream};
 use runtime::http::stream::Received;
 use runtime::logging::LogContext;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::operation::{Progress, run};
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::{OperationLog, closed_websocket, refused_on_websocket};
 use crate::edge::body::{BODY_DEADLINE, BYTES_PER_POINT};
 use crate::edge::caller::{Caller, parse_bearer};
-use crate::edge::executor::{Executor, VALIDATION_COST, token_expiry};
+use crate::edge::executor::{VALIDATION_COST, token_expiry};
 use crate::edge::quota::Permit;
 use crate::edge::refusal::Refusal;
 use crate::edge::request::Parameters;
@@ -55,15 +56,6 @@ impl From<CloseReason> for Disconnect {
     fn from(reason: CloseReason) -> Disconnect {
         Disconnect::Close(reason)
     }
-}
-
-/// The progress of one operation.
-enum Progress {
-    /// It was validated and paid.
-    Started(OperationLog),
-    Result(Response),
-    Refused(Vec<ServerError>),
-    Completed,
 }
 
 /// The quotas that an open WebSocket uses.
@@ -409,25 +401,4 @@ impl Connection {
             _ => Err(Disconnect::Lost),
         }
     }
-}
-
-/// Validates an operation and executes it. Both happen in the stream, so that the connection does not wait for them.
-fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl Stream<Item = Progress> + Send {
-    let started = async move {
-        let prepared = executor.prepare(parameters, &caller).await?;
-        let (info, context) = (prepared.info.clone(), prepared.log_context());
-        let results = executor.stream(prepared)?;
-        Ok((OperationLog::new(info, context, "websocket"), results))
-    };
-    stream::once(started).flat_map(|started| match started {
-        Ok((log, results)) => {
-            let results = results.map(Progress::Result).chain(stream::iter([Progress::Completed]));
-            stream::iter([Progress::Started(log)]).chain(results).left_stream()
-        }
-        Err(refusal) => {
-            let errors = Refusal::errors(refusal);
-            refused_on_websocket(&LogContext::current(), &errors);
-            stream::iter([Progress::Refused(errors)]).right_stream()
-        }
-    })
 }

@@ -2,9 +2,10 @@
 //! <https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md>.
 //!
 //! - [`protocol`]: messages and close codes
-//! - [`connection`]: one open WebSocket
+//! - [`connection`]: one open WebSocket; [`operation`]: one operation on it
 
 mod connection;
+mod operation;
 mod protocol;
 
 use std::net::SocketAddr;
