@@ -1,5 +1,6 @@
 //! Request bodies: paid for as they arrive, and read into memory that is bounded in total and per caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
@@ -23,8 +24,8 @@ const PARTS_PER_POINT: usize = 32;
 const FEW_PARTS: usize = 64;
 const BYTES_PER_PART: usize = 32;
 
-pub struct RequestBody<'a> {
-    edge: &'a Edge,
+pub struct RequestBody {
+    edge: Arc<Edge>,
     key: QuotaKey,
     /// From the headers, or else of the largest body.
     expected: usize,
@@ -35,8 +36,8 @@ pub struct RequestBody<'a> {
     paid: usize,
 }
 
-impl RequestBody<'_> {
-    pub fn new(edge: &Edge, key: QuotaKey, body: Body) -> RequestBody<'_> {
+impl RequestBody {
+    pub fn new(edge: Arc<Edge>, key: QuotaKey, body: Body) -> RequestBody {
         let max = edge.limits.max_body_bytes;
         let expected =
             body.size_hint().upper().and_then(|bytes| bytes.try_into().ok()).map_or(max, |bytes| max.min(bytes));

@@ -39,7 +39,7 @@ pub async fn post(
         },
         Err(refusal) => {
             let address = QuotaKey::of_address(edge.address(&headers, peer));
-            RequestBody::new(&edge, address, body).discard().await;
+            RequestBody::new(edge, address, body).discard().await;
             Err(refusal)
         }
     };
@@ -115,8 +115,8 @@ fn not_acceptable(edge: &Edge, headers: &HeaderMap, peer: SocketAddr) -> Respons
 }
 
 /// Reads the parameters in the body.
-async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body) -> Result<Parameters, Refusal> {
-    let mut body = RequestBody::new(edge, caller.quota_key(), body);
+async fn read_body(edge: &Arc<Edge>, headers: &HeaderMap, caller: &Caller, body: Body) -> Result<Parameters, Refusal> {
+    let mut body = RequestBody::new(edge.clone(), caller.quota_key(), body);
     let result = match check_content_type(headers) {
         Ok(()) => match body.read().await {
             Ok((bytes, _permit)) => Parameters::from_json(&bytes).map_err(Refusal::bad_request),
@@ -124,8 +124,11 @@ async fn read_body(edge: &Edge, headers: &HeaderMap, caller: &Caller, body: Body
         },
         Err(refusal) => Err(refusal),
     };
-    if matches!(result, Err(Refusal::Http { .. } | Refusal::RateLimited(_))) {
-        body.discard().await;
+    match result {
+        Err(Refusal::Http { .. } | Refusal::RateLimited(_)) => body.discard().await,
+        // The sender may never send the rest, so it gets its response first.
+        Err(Refusal::Busy | Refusal::OverQuota) => drop(tokio::spawn(async move { body.discard().await })),
+        _ => {}
     }
     charge_if_refused(edge, caller, result)
 }

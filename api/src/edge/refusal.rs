@@ -84,9 +84,19 @@ pub fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + 1
 }
 
+/// Longest message of an error, in characters: many repeat a part of the request.
+pub const MAX_MESSAGE: usize = 300;
+
+fn cut(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => message[..end].to_owned() + "…",
+        None => message,
+    }
+}
+
 /// A GraphQL error with a code in `extensions.code`.
 pub fn error(code: &str, message: impl Into<String>, position: Option<Pos>) -> ServerError {
-    let mut error = ServerError::new(message, position);
+    let mut error = ServerError::new(cut(message.into()), position);
     error.extensions.get_or_insert_default().set("code", code);
     error
 }
@@ -147,7 +157,7 @@ pub fn outcome(errors: &[ServerError]) -> Outcome {
     }
 }
 
-/// Replaces each error without a code by an id and logs it under that id, so that internals do not reach clients.
+/// Replaces each error without a code by an id and logs it under that id, so that internals do not reach clients. Cuts long messages.
 pub fn mask(mut response: Response) -> Response {
     for error in &mut response.errors {
         // Execution reports line 0 for what is not in the document.
@@ -156,6 +166,7 @@ pub fn mask(mut response: Response) -> Response {
             let cause = error.to_string();
             hide(error, &cause);
         }
+        error.message = cut(std::mem::take(&mut error.message));
     }
     response
 }

@@ -95,6 +95,14 @@ async fn unfinished_bodies_of_a_caller_have_bounded_memory() {
     let large = || json!({ "query": "{ __typename }", "extensions": { "padding": "x".repeat(60_000) } });
     assert_eq!(api.anonymous_request().json(&large()).send().await.unwrap().status(), BUSY.0);
     assert_eq!(api.request().json(&large()).send().await.unwrap().status(), StatusCode::OK, "another caller");
+    // A client that sends the rest of its body finds the response afterwards.
+    let mut slow = begin().await;
+    for _ in 0..64 {
+        slow.write_all(&[b' '; 1_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    slow.write_all(&[b' '; 999]).await.unwrap();
+    assert_eq!(status(&mut slow).await, "503");
     drop(unfinished);
     until("there is memory again", async || {
         api.anonymous_request().json(&large()).send().await.unwrap().status() == StatusCode::UNAUTHORIZED

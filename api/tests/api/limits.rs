@@ -103,3 +103,34 @@ async fn only_the_first_syntax_error_is_reported() {
     let request = api.request().header("content-type", "application/json").header("content-encoding", "gzip");
     assert_eq!(request.body("{}").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }
+
+#[tokio::test]
+async fn no_error_repeats_a_long_text() {
+    let api = Api::start(&sqlite().await).await;
+    let long = "\u{1f4f1}".repeat(14_000);
+    let query = |variables: serde_json::Value| {
+        let document =
+            "query ($id: ID, $n: Int, $day: Date) { product(id: $id) { id } products(first: $n) { nodes { id } }
+                        sales(from: $day, to: $day) { orderCount } }";
+        json!({ "query": document, "variables": variables })
+    };
+    let bodies = [
+        json!({ "query": "query A { __typename }", "operationName": long }),
+        json!({ "query": "{ __typename }", "variables": long }),
+        json!({ "query": [long] }),
+        json!({ "query": format!("{{ product(id: \"{long}\") {{ id }} }}") }),
+        json!({ "query": format!("{{ products(first: \"{long}\") {{ nodes {{ id }} }} }}") }),
+        json!({ "documentId": long }),
+        query(json!({ "id": long })),
+        query(json!({ "id": 1, "n": long })),
+        query(json!({ "id": 1, "day": long })),
+        query(json!({ "id": 1, "n": [long] })),
+        json!({ (long.as_str()): 1 }),
+    ];
+    for body in bodies {
+        let response = api.request().json(&body).send().await.unwrap().text().await.unwrap();
+        assert!(response.len() < 2_500, "{} bytes: {}", response.len(), response.chars().take(300).collect::<String>());
+    }
+    let url = format!("/graphql?query={{__typename}}&variables={}", "x".repeat(10_000));
+    assert!(api.get(&url).send().await.unwrap().text().await.unwrap().len() < 1_000);
+}

@@ -22,8 +22,6 @@ use crate::edge::refusal::{self, Refusal};
 
 /// Validation errors reported for one document.
 pub const MAX_ERRORS: usize = 10;
-/// Longest message of such an error, in characters: messages quote names from the document.
-const MAX_MESSAGE: usize = 300;
 /// Memory of a document per token, and a constant part: the largest values measured, rounded up.
 const BYTES_PER_TOKEN: usize = 450;
 pub const BYTES_PER_DOCUMENT: usize = 4096;
@@ -177,7 +175,7 @@ fn errors(code: &str, found: &DiagnosticList, text: &str) -> Refusal {
     let found: Vec<_> = found.into_iter().filter(|(message, _)| !is_consequence(message)).collect();
     let reported = found.iter().take(MAX_ERRORS).map(|(message, location)| {
         let position = location.map(|location| positions.at(location.offset()));
-        refusal::error(code, message.chars().take(MAX_MESSAGE).collect::<String>(), position)
+        refusal::error(code, message.as_str(), position)
     });
     let mut errors: Vec<_> = reported.collect();
     if found.len() > MAX_ERRORS {
