@@ -36,9 +36,12 @@ struct Waiting {
     lines: Vec<u8>,
     /// Lines that found no room or could not be written.
     dropped: u64,
+    /// Bytes of the lines that have found room so far.
+    accepted: u64,
+    /// Those of them that the thread has written, or lost.
+    written: u64,
     /// Whether the thread sleeps until there is a line.
     is_idle: bool,
-    is_writing: bool,
     /// Callers of [`LogWriter::flush`] that wait.
     flushing: usize,
 }
@@ -57,7 +60,8 @@ impl LogWriter {
         let mut waiting = self.lock();
         waiting.flushing += 1;
         self.0.wake.notify_one();
-        let is_unwritten = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
+        let accepted = waiting.accepted;
+        let is_unwritten = |waiting: &mut Waiting| waiting.written < accepted;
         let written = self.0.written.wait_timeout_while(waiting, FLUSH_TIMEOUT, is_unwritten);
         written.unwrap_or_else(PoisonError::into_inner).0.flushing -= 1;
     }
@@ -72,6 +76,7 @@ impl LogWriter {
             waiting.dropped += 1;
             return;
         }
+        waiting.accepted += line.len() as u64;
         waiting.lines.extend_from_slice(line);
         if std::mem::take(&mut waiting.is_idle) {
             self.0.wake.notify_one();
@@ -88,9 +93,10 @@ impl LogWriter {
                 // There is room for this line now. It is written with the next ones.
                 warn!(dropped, "lines of the log were dropped, because standard error did not take them");
             }
+            let written = lines.len();
             lines.clear();
             lines.shrink_to(USUAL_SIZE);
-            self.linger();
+            self.linger(written);
         }
     }
 
@@ -109,14 +115,13 @@ impl LogWriter {
             waiting = self.0.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.is_idle = false;
-        waiting.is_writing = true;
         std::mem::swap(lines, &mut waiting.lines);
     }
 
-    /// Ends the writing, and collects further lines unless somebody waits for them.
-    fn linger(&self) {
+    /// Ends the writing of so many bytes, and collects further lines unless somebody waits for them.
+    fn linger(&self, written: usize) {
         let mut waiting = self.lock();
-        waiting.is_writing = false;
+        waiting.written += written as u64;
         self.0.written.notify_all();
         let _ = self.0.wake.wait_timeout_while(waiting, LINGER, |waiting| waiting.flushing == 0);
     }
@@ -217,11 +222,28 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_does_not_wait_for_later_lines() {
+        let (writer, written, open) = start();
+        writer.push(b"first\n", CAPACITY);
+        let flushing = std::thread::spawn({
+            let writer = writer.clone();
+            move || writer.flush()
+        });
+        while writer.lock().flushing == 0 || !writer.lock().lines.is_empty() {
+            std::thread::yield_now();
+        }
+        writer.push(b"later\n", CAPACITY);
+        open.send(()).unwrap(); // for the first line only
+        flushing.join().unwrap();
+        assert_eq!(*written.lock().unwrap(), b"first\n");
+    }
+
+    #[test]
     fn a_full_buffer_drops_lines_without_waiting_and_warnings_last() {
         let (writer, written, open) = start();
         let line = [b'x'; 1024];
         writer.push(&line, CAPACITY);
-        while !writer.lock().is_writing {
+        while !writer.lock().lines.is_empty() {
             std::thread::yield_now();
         }
         let push = |capacity| (0..2 * CAPACITY / line.len()).for_each(|_| writer.push(&line, capacity));
