@@ -124,12 +124,16 @@ pub fn record_executed(info: &OperationInfo, response: &Response, duration: Dura
 
 /// Counts an operation by its result, or by the first one of a subscription.
 pub fn count_executed(kind: OperationType, response: &Response) {
-    let outcome = refusal::outcome(&response.errors);
-    let labels = [
-        KeyValue::new("kind", kind.name()),
-        KeyValue::new("outcome", outcome.name()),
-        KeyValue::new("code", code(&response.errors)),
-    ];
+    count(kind, refusal::outcome(&response.errors).name(), code(&response.errors));
+}
+
+/// Counts an operation whose caller has disconnected before its end.
+pub fn count_cancelled(kind: OperationType) {
+    count(kind, "cancelled", "none");
+}
+
+fn count(kind: OperationType, outcome: &'static str, code: &'static str) {
+    let labels = [KeyValue::new("kind", kind.name()), KeyValue::new("outcome", outcome), KeyValue::new("code", code)];
     OPERATIONS.add(1, &labels);
 }
 

@@ -1,13 +1,17 @@
 //! One log line per request, per operation, and per closed WebSocket. It never contains variables or tokens.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_graphql::ServerError;
 use axum::Extension;
 use axum::extract::Request;
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use runtime::logging::LogContext;
+use scopeguard::{ScopeGuard, guard};
 use sha2::{Digest, Sha256};
 use tower_http::request_id::RequestId;
 use tracing::{debug, info};
@@ -18,6 +22,10 @@ use super::request_id;
 
 /// Longer names of operations are cut, in bytes.
 const MAX_NAME: usize = 64;
+/// Lines in a second about requests without an operation that have the same status.
+const MAX_LINES: u32 = 100;
+/// The status of a request whose client disconnects before the response, as nginx logs it. Nobody gets it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Different error codes of one operation in the log.
 const MAX_CODES: usize = 5;
 
@@ -28,21 +36,71 @@ pub async fn layer(Extension(id): Extension<RequestId>, request: Request, next: 
 }
 
 async fn log(context: LogContext, request: Request, next: Next) -> Response {
-    let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let line = RequestLine { context, method, path, began: Instant::now() };
+    let unfinished = guard(&line, |line| line.write(CLIENT_CLOSED_REQUEST, &Errors::default()));
     let mut response = next.run(request).await;
+    ScopeGuard::into_inner(unfinished);
 
-    let (status, duration_ms) = (response.status().as_u16(), milliseconds_since(began));
+    let status = response.status().as_u16();
     let errors = response.extensions_mut().remove::<Errors>().unwrap_or_default();
     match response.extensions_mut().remove::<OperationInfo>() {
-        Some(info) => info.log(&context, "http", Some(status), &errors, began),
-        None if path == "/graphql" => {
-            let codes = errors.codes();
-            info!(%method, path, status, codes, duration_ms, subject_hash = subject_hash(&context), "request");
-        }
-        None => debug!(%method, path, status, duration_ms, "request"),
+        Some(info) => info.log(&line.context, "http", Some(status), &errors, line.began),
+        None => line.write(status, &errors),
     }
     response
+}
+
+/// The line about a request that has no operation.
+struct RequestLine {
+    context: LogContext,
+    method: Method,
+    path: String,
+    began: Instant,
+}
+
+impl RequestLine {
+    fn write(&self, status: u16, errors: &Errors) {
+        let RequestLine { context, method, path, began } = self;
+        let (duration_ms, codes, subject_hash) = (milliseconds_since(*began), errors.codes(), subject_hash(context));
+        if path != "/graphql" {
+            return debug!(%method, path, status, duration_ms, "request");
+        }
+        let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(status, Instant::now());
+        if let Some(omitted) = admitted {
+            let omitted = (omitted > 0).then_some(omitted);
+            context.run(|| info!(%method, path, status, codes, duration_ms, subject_hash, omitted, "request"));
+        }
+    }
+}
+
+static LINES: Mutex<LineLimits> = Mutex::new(LineLimits(BTreeMap::new()));
+
+/// Limits the lines about requests without an operation, by their status: such requests cost their senders little.
+struct LineLimits(BTreeMap<u16, LineLimit>);
+
+struct LineLimit {
+    second: Instant,
+    /// In this second.
+    lines: u32,
+    /// Since the last line.
+    omitted: u64,
+}
+
+impl LineLimits {
+    /// The number of lines that were left out since the last one with this status; `None` if this one is left out, too.
+    fn admit(&mut self, status: u16, now: Instant) -> Option<u64> {
+        let limit = self.0.entry(status).or_insert(LineLimit { second: now, lines: 0, omitted: 0 });
+        if now - limit.second >= Duration::from_secs(1) {
+            (limit.second, limit.lines) = (now, 0);
+        }
+        if limit.lines == MAX_LINES {
+            limit.omitted += 1;
+            return None;
+        }
+        limit.lines += 1;
+        Some(std::mem::take(&mut limit.omitted))
+    }
 }
 
 fn milliseconds_since(began: Instant) -> f64 {
@@ -132,4 +190,19 @@ pub fn closed_websocket(context: &LogContext, close_code: u16, closed_by: &str, 
     let (duration_ms, subject_hash) = (milliseconds_since(began), subject_hash(context));
     context
         .run(|| info!(close_code, closed_by, operations, duration_ms, subject_hash, transport = "websocket", "closed"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_about_refused_requests_are_limited_by_their_status_and_those_left_out_are_counted() {
+        let (mut lines, began) = (LineLimits(BTreeMap::new()), Instant::now());
+        let mut admitted = |status, second: u64| lines.admit(status, began + Duration::from_secs(second));
+        assert!((0..MAX_LINES).all(|_| admitted(429, 0) == Some(0)));
+        assert!((0..5_000).all(|_| admitted(429, 0).is_none()));
+        assert_eq!(admitted(400, 0), Some(0), "another status");
+        assert_eq!([admitted(429, 1), admitted(429, 1)], [Some(5_000), Some(0)]);
+    }
 }

@@ -12,6 +12,7 @@ use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
 use runtime::logging::LogContext;
+use scopeguard::{ScopeGuard, guard};
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
@@ -244,12 +245,14 @@ impl Executor {
             false => request.data(AfterWait::new(self.active.clone(), key)),
         };
         let began = Instant::now();
+        let cancelled = guard(info.kind, metrics::count_cancelled);
         let result = AssertUnwindSafe(self.schema.execute(request).instrument(span.clone())).catch_unwind();
         let response = match timeout(self.limits.operation_timeout, result).await {
             Ok(Ok(response)) => mask(response),
             Ok(Err(_)) => panicked(),
             Err(_) => Response::from_errors(vec![self.timed_out(info.kind)]),
         };
+        ScopeGuard::into_inner(cancelled);
         traces::record_errors(&span, &response.errors);
         metrics::record_executed(&info, &response, began.elapsed());
         Ok(Executed { response, memory })

@@ -15,6 +15,9 @@ use test_support::services::{Stores, sql};
 use test_support::sqs;
 use test_support::until;
 use test_support::user::{ALL_SCOPES, SAMPLE_ORDER, User, status};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -379,6 +382,32 @@ async fn a_thousand_names_of_operations_add_no_label() {
     let names = (0..1_000).map(|_| format!("N{:x}", rand::random::<u64>()));
     stream::iter(names).for_each_concurrent(8, async |name| send_all(&name).await).await;
     assert_eq!(labels().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_whose_client_disconnects_counts_as_cancelled_and_its_request_is_logged() {
+    let (process, user, metrics) = standalone(&[]);
+    let body = json!({ "query": "{ client(id: 1, minVersion: 1000000) { id } }" }).to_string();
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer {}\r\ncontent-length: {}",
+        user.token,
+        body.len()
+    );
+    let cancelled = Labels::from(
+        [("kind", "query"), ("outcome", "cancelled"), ("code", "none")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    until("the operation is counted", async || {
+        let mut client = TcpStream::connect(&user.address).await.unwrap();
+        client.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+        sleep(Duration::from_millis(50)).await; // it waits for that version much longer
+        drop(client);
+        let scraped = scrape(&metrics).await;
+        scraped.get("orders_operations_total").is_some_and(|metric| metric.series.contains(&cancelled))
+    })
+    .await;
+    let is_logged = || process.lines().iter().any(|line| line.contains("request") && line.contains("status=499"));
+    until("the request is logged", async || is_logged()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
