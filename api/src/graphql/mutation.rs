@@ -34,7 +34,7 @@ pub struct Mutation;
 #[Object]
 impl Mutation {
     /// Places an order. Requires the scope `orders:place`.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn place_order(
         &self,
         ctx: &Context<'_>,
@@ -46,7 +46,7 @@ impl Mutation {
     /// Cancels an order: refunds all that is left of it. If the order is cancelled already, it is returned with `replayed: true`,
     /// so a request can be repeated safely. A token for one client can cancel orders of that client. Requires the scope
     /// `orders:cancel`.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn cancel_order(
         &self,
         ctx: &Context<'_>,
@@ -60,7 +60,7 @@ impl Mutation {
     /// Refunds a part of an order, or all of it. The amount is divided among the items in proportion to what is left of them. There is
     /// no time limit, so tokens of clients should not have the scope that this requires: `orders:refund`. A token for one client can
     /// only refund orders of that client.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn refund_order(
         &self,
         ctx: &Context<'_>,
@@ -72,7 +72,7 @@ impl Mutation {
     }
 
     /// Registers a client. Requires the scope `clients:write`.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn register_client(
         &self,
         ctx: &Context<'_>,
@@ -83,7 +83,7 @@ impl Mutation {
 
     /// Changes the name or the e-mail address of a client. Requires the scope `clients:write`. A token for one client can
     /// change that client.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn update_client(
         &self,
         ctx: &Context<'_>,
@@ -106,7 +106,7 @@ impl Mutation {
 
     /// Creates a product. Without a SKU and an idempotency key, a repeated request creates a second product. Requires the scope
     /// `products:write`.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn create_product(
         &self,
         ctx: &Context<'_>,
@@ -117,7 +117,7 @@ impl Mutation {
 
     /// Changes the name, the price or the SKU of a product, withdraws it, or offers it again. Existing orders keep their names and
     /// prices. Requires the scope `products:write`.
-    #[graphql(directive = cost::apply("10".into()))]
+    #[graphql(directive = cost::apply("20".into()))]
     async fn update_product(
         &self,
         ctx: &Context<'_>,

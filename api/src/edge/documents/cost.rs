@@ -17,7 +17,9 @@ const ASSUMED_SIZE: usize = 10;
 const BYTES_PER_POINT: usize = 64 * 1024;
 /// Points of a report that cost as much as one element of another list: they need no reads of their own.
 const POINTS_PER_ELEMENT: usize = 10;
-/// Average sizes for introspection, whose lists the schema bounds. No element costs anything, because nothing is read.
+/// The cost of a root field of introspection, for all elements of its lists, whose sizes the schema bounds.
+const INTROSPECTION_COST: usize = 20;
+/// Average sizes for introspection.
 const INTROSPECTION_LIST: usize = 3;
 const INTROSPECTION_STRING_BYTES: usize = 40;
 /// The argument with which a field waits for the read model.
@@ -98,7 +100,10 @@ impl Walk<'_> {
             let own = own.saturating_mul(elements.unwrap_or(1));
             Some(own.saturating_add(self.sizes.weight_of_input(&argument.value, &definition.ty)))
         });
-        let own = directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(1);
+        let own = match field.name.as_str() {
+            "__schema" | "__type" => INTROSPECTION_COST,
+            _ => directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(1),
+        };
         let range = directives.get("rangeCost").map_or(0, |directive| self.sizes.weight_of_range(field, directive));
         let element_bytes = if field.selection_set.is_empty() { walk.leaf_bytes(field) } else { inner.bytes };
         // Quotation marks, colon, and the brackets of a list; a comma after each element.
@@ -218,7 +223,8 @@ mod tests {
         assert_eq!(cost("{ assumed(first: 3) { id } }", "{}"), 1 + 3);
         assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
         assert_eq!(cost("{ ...f } fragment f on Query { ... { thing { id } } }", "{}"), 2);
-        assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 5);
+        assert_eq!(cost("{ __schema { types { fields { args { name } } } } }", "{}"), 20 + 4);
+        assert_eq!(cost("{ __type(name: \"Thing\") { name } }", "{}"), 20 + 1);
         let deep = format!("{{ things {{ {} id {} }} }}", "parts { ".repeat(25), "}".repeat(25));
         assert_eq!(cost(&deep, "{}"), usize::MAX);
 
@@ -256,9 +262,9 @@ mod tests {
                 .cost
         };
         let line = "{ productId: 1, quantity: 1 }";
-        assert_eq!(literal("[]"), 11);
-        assert_eq!(literal(line), 12);
-        assert_eq!(literal(&format!("[{}]", line.repeat(100))), 111);
+        assert_eq!(literal("[]"), 21);
+        assert_eq!(literal(line), 22);
+        assert_eq!(literal(&format!("[{}]", line.repeat(100))), 121);
 
         let lines = format!("[{}]", [r#"{ "productId": "1", "quantity": 1 }"#; 50].join(","));
         for (variables, document) in [
@@ -271,12 +277,12 @@ mod tests {
                 "mutation ($v: [OrderItemInput!]!) { placeOrder(input: { clientId: 1, items: $v }) { replayed } }",
             ),
         ] {
-            assert_eq!(of(document, Some(&variables)).cost, 61, "{document}");
-            assert_eq!(of(document, None).cost, 11, "at least: {document}");
+            assert_eq!(of(document, Some(&variables)).cost, 71, "{document}");
+            assert_eq!(of(document, None).cost, 21, "at least: {document}");
         }
         let mixed =
             "mutation ($v: OrderItemInput!) { placeOrder(input: { clientId: 1, items: [$v, $v] }) { replayed } }";
-        assert_eq!(of(mixed, Some(r#"{ "v": { "productId": "1", "quantity": 1 } }"#)).cost, 13);
+        assert_eq!(of(mixed, Some(r#"{ "v": { "productId": "1", "quantity": 1 } }"#)).cost, 23);
     }
 
     #[test]

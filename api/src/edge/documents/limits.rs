@@ -43,7 +43,7 @@ pub struct LimitSettings {
     /// Maximum depth of nested fields; introspection may always nest 20
     #[arg(long, env, default_value_t = 10, value_parser = at_least_one())]
     pub max_depth: usize,
-    /// Maximum cost of an operation. A field costs 1, a root field of a mutation 10, and a line of an order 1, multiplied by the sizes of the lists around it
+    /// Maximum cost of an operation. A field costs 1, a root field of a mutation 20, and a line of an order 1, multiplied by the sizes of the lists around it
     #[arg(long, env, default_value_t = 1_000, value_parser = at_least_one())]
     pub max_complexity: usize,
     /// Maximum size of a response in bytes, estimated before execution from names, lists and the longest values, with the memory of the variables
