@@ -2,7 +2,14 @@
 
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Longest header that is parsed, in bytes. Clients send about 150, and nobody pays for parsing more.
+const MAX_LENGTH: usize = 512;
+
+fn is_too_long(headers: &HeaderMap, name: HeaderName) -> bool {
+    headers.get_all(name).iter().map(HeaderValue::len).sum::<usize>() > MAX_LENGTH
+}
 
 /// A media type of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,9 @@ impl Accepted {
     /// Reads `Accept` (RFC 9110, section 12.5.1). Without the header, the type is JSON. An event stream must be preferred
     /// to all other types, because some clients always accept it, but only want it for subscriptions.
     pub fn from_headers(headers: &HeaderMap) -> Option<Accepted> {
+        if is_too_long(headers, ACCEPT) {
+            return None;
+        }
         let (mut json, mut any, mut response, mut events) = (None, None, 0.0, 0.0);
         let mut is_empty = true;
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
@@ -75,9 +85,13 @@ fn parse_range(range: &str) -> (String, f32) {
     (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
 }
 
-/// Removes `identity;q=0` and `*;q=0` from `Accept-Encoding`. The layer that compresses would make status 406 of the response to an
+/// Removes `identity;q=0` and `*;q=0` from `Accept-Encoding`, and all of it if it is too long. The layer that compresses would make status 406 of the response to an
 /// operation that was executed. A server may send what the header excludes (RFC 9110, section 12.5.3).
 pub async fn accept_identity(mut request: Request) -> Request {
+    if is_too_long(request.headers(), ACCEPT_ENCODING) {
+        request.headers_mut().remove(ACCEPT_ENCODING);
+        return request;
+    }
     let values = request.headers().get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let codings: Vec<&str> = values.flat_map(|value| value.split(',')).collect();
     let is_accepted = |coding: &&str| {
@@ -107,7 +121,7 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
 /// Whether the body is declared as JSON in UTF-8. Other parameters than `charset` are ignored.
 pub fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut parts = content_type.split(';').map(str::trim);
+    let mut parts = content_type.split(';').map(str::trim).take_while(|_| content_type.len() <= MAX_LENGTH);
     let is_json = parts.next().is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"));
     is_json
         && parts.filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {
@@ -148,5 +162,18 @@ mod tests {
             assert_eq!(Accepted::from_headers(&headers), expected, "{accept}");
         }
         assert_eq!(Accepted::from_headers(&HeaderMap::new()).unwrap().media_type, Json);
+    }
+
+    #[tokio::test]
+    async fn long_headers_are_not_parsed() {
+        let long = |end: &str| HeaderValue::from_str(&("a,".repeat(500) + end)).unwrap();
+        let content = HeaderValue::from_str(&("application/json".to_owned() + &";a=b".repeat(500))).unwrap();
+        let headers = [(ACCEPT, long("*/*")), (ACCEPT_ENCODING, long("gzip,identity;q=0")), (CONTENT_TYPE, content)];
+        let mut request = Request::default();
+        request.headers_mut().extend(headers);
+        let request = accept_identity(request).await;
+        assert!(!request.headers().contains_key(ACCEPT_ENCODING));
+        assert_eq!(Accepted::from_headers(request.headers()), None);
+        assert!(!is_json(request.headers()));
     }
 }
