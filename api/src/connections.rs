@@ -82,6 +82,11 @@ impl ConnectionQuota {
     pub async fn acquire(&self) -> OwnedSemaphorePermit {
         self.0.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
+
+    /// As [`ConnectionQuota::acquire`], but only if the caller may use one more now.
+    pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_owned().ok()
+    }
 }
 
 #[cfg(test)]

@@ -130,11 +130,9 @@ impl Earlier {
 impl Commands {
     /// As [`Commands::turn`], for a command that creates. It has a turn if it has a key.
     pub(super) async fn turn_of_key(&self, key: &Option<Key>) -> (Option<MutexGuard<'_, ()>>, OwnedSemaphorePermit) {
-        let turn = match key {
-            Some(key) => Some(self.turns.take(&(&key.scope, &key.key)).await),
-            None => None,
-        };
-        (turn, self.connections.acquire().await)
+        let Some(key) = key else { return (None, self.connections.acquire().await) };
+        let (turn, permit) = self.turn(&(&key.scope, &key.key)).await;
+        (Some(turn), permit)
     }
 
     /// Stores the key for the event that the command is about to write, unless an earlier request has used it. Then nothing of the

@@ -19,6 +19,7 @@ pub mod products;
 pub mod refunds;
 mod turns;
 
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
@@ -162,10 +163,20 @@ impl Commands {
         Commands { connections, ..self.clone() }
     }
 
-    /// Waits for the turn of a client or product, and then for a connection: a command that waits for its turn holds none.
-    async fn turn(&self, of: &Subject) -> (MutexGuard<'_, ()>, OwnedSemaphorePermit) {
-        let turn = self.turns.take(of).await;
-        (turn, self.connections.acquire().await)
+    /// Waits for the turn of a client, a product or a key, and for a connection. A command that waits for one of them does not hold the
+    /// other: neither may others wait for a caller that has no connection left, nor its other statements for a client that is locked.
+    async fn turn(&self, of: &(impl Hash + ?Sized)) -> (MutexGuard<'_, ()>, OwnedSemaphorePermit) {
+        loop {
+            let turn = self.turns.take(of).await;
+            if let Some(permit) = self.connections.try_acquire() {
+                return (turn, permit);
+            }
+            drop(turn);
+            let permit = self.connections.acquire().await;
+            if let Some(turn) = self.turns.try_take(of) {
+                return (turn, permit);
+            }
+        }
     }
 
     /// Writes the event and commits.

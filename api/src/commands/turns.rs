@@ -22,6 +22,15 @@ impl Default for Turns {
 impl Turns {
     /// Waits until no other command of this process has a turn of the same value, and holds it until the guard is dropped.
     pub async fn take(&self, of: &(impl Hash + ?Sized)) -> MutexGuard<'_, ()> {
-        self.locks[self.hasher.hash_one(of) as usize % LOCKS].lock().await
+        self.lock_of(of).lock().await
+    }
+
+    /// As [`Turns::take`], but only if nobody has or wants the turn.
+    pub fn try_take(&self, of: &(impl Hash + ?Sized)) -> Option<MutexGuard<'_, ()>> {
+        self.lock_of(of).try_lock().ok()
+    }
+
+    fn lock_of(&self, of: &(impl Hash + ?Sized)) -> &Mutex<()> {
+        &self.locks[self.hasher.hash_one(of) as usize % LOCKS]
     }
 }

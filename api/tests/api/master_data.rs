@@ -1,5 +1,7 @@
 //! Registering and changing clients and products, on both databases.
 
+use std::time::Duration;
+
 use chrono::{SubsecRound, TimeDelta, Utc};
 use entity::event::{CLIENT_REGISTERED, CLIENT_UPDATED, ORDER_PLACED, PRODUCT_CREATED, PRODUCT_UPDATED};
 use entity::order_event::least_id_at;
@@ -305,4 +307,34 @@ async fn changes_that_wait_for_a_locked_client_leave_the_connections_to_others()
     join_all(others).await;
     let client = client::Entity::find_by_id(2).one(&db.connection).await.unwrap().unwrap();
     assert_eq!(client.version, 61, "each change has a version");
+}
+
+/// A caller that uses all of its connections for other statements.
+#[tokio::test]
+async fn a_caller_without_connections_keeps_no_turn_from_others() {
+    let db = postgres().await;
+    let api = Api::start_with(&db, &["--operation-timeout", "60s", "--rate-limit", "0"]).await;
+    let locked = db.connection.begin().await.unwrap();
+    locked.execute_unprepared("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let greedy = api.tokens.mint("greedy", ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
+    let list = "{ orders(first: 1) { nodes { id } } }";
+    let reads = (0..8).map(|_| api.graphql(&greedy, list, json!({})));
+    let update = "mutation { updateClient(input: { id: 2, name: \"Greedy\" }) { clientVersion } }";
+    let updates = (0..8).map(|_| api.graphql(&greedy, update, json!({})));
+    let mut attack = Box::pin(async { tokio::join!(join_all(reads), join_all(updates)) });
+    let waits = "SELECT count(*) AS number FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let of_another = async {
+        until("the caller uses its connections", async || number(&db.connection, waits).await >= 4).await;
+        for n in 0..5 {
+            let name = json!({ "id": "2", "name": format!("Name {n}") });
+            assert_eq!(change(&api, UPDATE, name).await["client"]["name"], format!("Name {n}"));
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut attack => panic!("the table is still locked"),
+        () = of_another => {}
+    }
+    locked.rollback().await.unwrap();
+    attack.await;
 }
