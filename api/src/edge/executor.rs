@@ -144,23 +144,30 @@ impl Executor {
         };
         let refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
         let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
-        let (document, is_paid) = match self.documents.find(document, access) {
-            Ok(Found::Valid(document)) => (document, false),
-            // Validation is paid in advance, so that a caller without quota cannot cause work.
-            Ok(Found::New(new)) => (self.documents.validate(new, &meter).await?, true),
+        // A part is paid in advance, so that a caller without quota cannot cause work.
+        let (document, prepaid) = match self.documents.find(document, access) {
+            Ok(Found::Valid(document)) => {
+                meter.charge(document.weight)?;
+                let weight = document.weight;
+                (document, Some(weight))
+            }
+            Ok(Found::New(new)) => (self.documents.validate(new, &meter).await?, None),
             Err(refusal) => return refused(refusal),
         };
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
-                // Before the charge: a refused operation is not paid.
-                let memory = self.reserve(&meter.key, info.bytes).await?;
-                meter.charge(info.cost)?;
+                // Before the rest of the charge: a refused operation costs as much as any refused request.
+                let memory = match self.reserve(&meter.key, info.bytes).await {
+                    Ok(memory) => memory,
+                    Err(refusal) => return refused(refusal),
+                };
+                meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0)))?;
                 let request =
                     request.data(Deliveries::new(meter.clone(), info.cost)).data(self.connections.of(&meter.key));
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
                 Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }
-            Err(error) if is_paid => Err(error.into()),
+            Err(error) if prepaid.is_none() => Err(error.into()),
             Err(error) => refused(error.into()),
         }
     }

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use reqwest::StatusCode;
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -222,4 +223,27 @@ async fn a_trusted_subject_has_a_rate_limit_of_its_own() {
     assert_eq!(successes("another").await, 1);
     assert!((16..50).contains(&successes("importer").await));
     assert_eq!(successes("a=b").await, 50);
+}
+
+/// Also if its bytes cost nothing, because it is named by its hash.
+#[tokio::test]
+async fn a_caller_that_cannot_pay_for_the_preparation_of_a_document_causes_no_work() {
+    let flags = ["--rate-limit", "1", "--max-complexity", "1000"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let of = |subject: &str| api.tokens.mint(subject, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
+    // 1,900 tokens, of which 50 cost 1. The operation costs more than the maximum.
+    let ids = "\"1\" ".repeat(1_900);
+    let document = format!("query ($ids: [ID!]! = [{ids}]) {{ clientsByIds(ids: $ids) {{ id }} }}");
+    let hash = format!("{:x}", Sha256::digest(&document));
+    let ask = async |token: &str, body: serde_json::Value| {
+        let response = api.anonymous_request().bearer_auth(token).json(&body).send().await.unwrap();
+        code(&response.json().await.unwrap()).to_owned()
+    };
+    let (first, second) = (of("first"), of("second"));
+    assert_eq!(ask(&first, json!({ "query": document })).await, "MAX_COMPLEXITY_LIMIT");
+    let mut refused = 0;
+    while ask(&second, json!({ "documentId": hash })).await == "MAX_COMPLEXITY_LIMIT" {
+        refused += 1;
+    }
+    assert!((19..=22).contains(&refused), "each costs 38 and 10 of 1000: {refused}");
 }

@@ -49,6 +49,8 @@ pub struct Document {
     original: Option<Box<str>>,
     /// Estimated size in memory.
     pub bytes: usize,
+    /// The cost of preparing one of its operations, which is a part of the cost of the operation.
+    pub weight: usize,
     /// Whether it is from a manifest, so that no caller has chosen the names in it.
     pub is_trusted: bool,
 }
@@ -117,7 +119,8 @@ impl Validator {
         let executable = convert(&validated, &self.schema, text);
         let texts = text.len() + original.as_deref().map_or(0, str::len);
         let bytes = texts + tokens * BYTES_PER_TOKEN + BYTES_PER_DOCUMENT;
-        Ok(Document { validated, executable, original, bytes, is_trusted: false })
+        let weight = (tokens.max(size.selections) / TOKENS_PER_CHARGE).max(1);
+        Ok(Document { validated, executable, original, bytes, weight, is_trusted: false })
     }
 
     /// Refuses a document with no operation that is within the limits for any variables.
