@@ -12,6 +12,8 @@ use sea_orm::sqlx::{ConnectOptions, Connection, Error, Executor, Row};
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::certificates::{check_authorities, choose_cryptography, with_remedy};
+
 /// How long a server may take to start or to respond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What follows in the file of a password is not read.
@@ -42,7 +44,8 @@ pub async fn connect(url: &str, password_file: Option<&Path>) -> anyhow::Result<
                 error => error.to_string(),
             };
             // The URL may hold a password.
-            bail!("cannot reach the database of DATABASE_URL: {}", reason.replace(url, "DATABASE_URL"))
+            let reason = with_remedy(reason).replace(url, "DATABASE_URL");
+            bail!("cannot reach the database of DATABASE_URL: {reason}")
         }
     }
 }
@@ -59,6 +62,8 @@ async fn sqlite(url: &str) -> Result<DatabaseConnection, Error> {
 
 async fn postgres(url: &str, password: Option<&str>) -> Result<DatabaseConnection, Error> {
     let options: PgConnectOptions = url.parse()?;
+    choose_cryptography();
+    check_authorities(url, options.get_ssl_mode()).map_err(|reason| Error::Configuration(reason.into()))?;
     // PgBouncer refuses this setting at the start.
     let mut options = options.extra_float_digits(None).disable_statement_logging();
     if let Some(password) = password {

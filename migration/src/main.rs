@@ -1,5 +1,6 @@
 //! `migration up` brings the command database to the schema that this release needs.
 
+mod certificates;
 mod connect;
 mod waits;
 

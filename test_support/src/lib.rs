@@ -4,6 +4,8 @@
 //! - [`postgres`]: a database on one shared server, or a server of one test
 //! - [`pgbouncer`]: a pooler in front of a database
 //! - [`redis`]: a Redis server or a Cluster
+//! - [`redis_cluster`]: a Cluster whose shards can be killed, with or without TLS
+//! - [`certificates`]: certificates of a private authority
 //! - [`sqs`]: an embedded SQS, also one that fails on demand
 //! - [`otlp`]: an OpenTelemetry collector
 //! - [`process`]: any program, and what it prints
@@ -18,11 +20,13 @@
 //! - [`events`]: builders of events
 //! - [`fill`]: a store with any number of clients and orders
 //! - [`user`]: a user of an api
+//! - [`subscription`]: a subscription over an event stream
 //! - [`load`]: users who place orders all the time
 //! - [`log`]: what a test logs
 //! - [`metrics`]: what Prometheus reads from a process
 //! - [`until`]: waiting for a condition
 
+pub mod certificates;
 pub mod dump;
 pub mod events;
 pub mod fill;
@@ -36,8 +40,10 @@ pub mod postgres;
 pub mod process;
 pub mod queue_proxy;
 pub mod redis;
+pub mod redis_cluster;
 pub mod services;
 pub mod sqs;
+pub mod subscription;
 mod until;
 pub mod user;
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use pgtemp::{PgTempDB, PgTempDBBuilder};
 use sea_orm::{ConnectionTrait, Database};
 
+use crate::certificates::Certificates;
+
 /// An empty database.
 pub struct PostgresDatabase {
     pub url: String,
@@ -50,6 +52,19 @@ pub fn server() -> PgTempDBBuilder {
         Some(directory) => builder.with_bin_path(directory),
         None => builder,
     }
+}
+
+/// A server that accepts only connections with TLS and a password, as on AWS: see [`server`].
+pub fn tls_server(certificates: &Certificates) -> PgTempDBBuilder {
+    let rules = certificates.file("pg_hba.conf");
+    std::fs::write(&rules, "hostssl all all all scram-sha-256\n").unwrap();
+    certificates.give_to_postgres();
+    let path = |path: PathBuf| path.into_os_string().into_string().unwrap();
+    server()
+        .with_config_param("ssl", "on")
+        .with_config_param("ssl_cert_file", &path(certificates.server()))
+        .with_config_param("ssl_key_file", &path(certificates.key()))
+        .with_config_param("hba_file", &path(rules))
 }
 
 /// The path of a program of PostgreSQL, such as `pgbench`.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pgtemp::PgTempDB;
+use pgtemp::{PgTempDB, PgTempDBBuilder};
 use redis_test::server::RedisServer;
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 
@@ -27,11 +27,14 @@ impl Stores {
 
     /// With these settings of PostgreSQL.
     pub fn start_with(settings: &[(&str, &str)]) -> Stores {
+        let with = |server: PgTempDBBuilder, (name, value): &(&str, &str)| server.with_config_param(name, value);
+        Stores::start_on(settings.iter().fold(postgres::server(), with))
+    }
+
+    /// With this PostgreSQL.
+    pub fn start_on(postgres: PgTempDBBuilder) -> Stores {
         // A row that a test writes itself must survive a crash, as on a server in production.
-        let mut postgres = postgres::server().with_config_param("synchronous_commit", "on");
-        for (name, value) in settings {
-            postgres = postgres.with_config_param(name, value);
-        }
+        let postgres = postgres.with_config_param("synchronous_commit", "on");
         let (postgres, redis) = (postgres.start(), RedisServer::new());
         let mut queue = Process::start("standalone", &["queue"], &[("QUEUE_LISTEN_ADDR", "127.0.0.1:0")]);
         let endpoint = queue.line_with("AWS_ENDPOINT_URL=").split(' ').next().unwrap().to_owned();

@@ -74,6 +74,8 @@ pub enum ConnectError {
     CaFile(String),
     #[error("cannot reach the Redis of REDIS_URL")]
     Unreachable(#[source] RedisError),
+    #[error("the certificate of the Redis of REDIS_URL is refused: check its host and REDIS_CA_FILE")]
+    Certificate(#[source] RedisError),
     #[error("the Redis of REDIS_URL refuses the login: check REDIS_USERNAME and REDIS_PASSWORD")]
     Login(#[source] RedisError),
     #[error("the Redis of REDIS_URL responds with an error: {}", reason(.0))]
@@ -224,6 +226,7 @@ impl From<RedisError> for ConnectError {
         match error.clone().into_server_errors() {
             _ if is_login => ConnectError::Login(error),
             Some(_) => ConnectError::Failed(error),
+            None if error.to_string().contains("invalid peer certificate") => ConnectError::Certificate(error),
             None => ConnectError::Unreachable(error),
         }
     }

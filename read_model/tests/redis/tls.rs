@@ -5,35 +5,30 @@ use std::path::Path;
 use iso_currency::Currency;
 use read_model::{Applied, ConnectError, Projection, Queries, Redis, RedisAddress};
 use redis_test::server::RedisServer;
-use redis_test::utils::{TlsFilePaths, build_keys_and_certs_for_tls, get_random_available_port};
-use tempfile::TempDir;
+use redis_test::utils::{TlsFilePaths, get_random_available_port};
+use test_support::certificates::Certificates;
 
 use crate::support::{event, server, until};
 
 /// Each of these characters has a meaning in URLs.
 const PASSWORD: &str = "p#a/s@s%41w:o?rd";
 
-/// A certificate of 127.0.0.1, and the authority that signed it.
-fn certificates() -> (TempDir, TlsFilePaths) {
-    let directory = tempfile::tempdir().unwrap();
-    let files = build_keys_and_certs_for_tls(&directory);
-    (directory, files)
-}
-
 /// A server that only speaks TLS, with the user `shop`.
-fn tls_server(files: &TlsFilePaths) -> (RedisServer, RedisAddress) {
+fn tls_server(certificates: &Certificates) -> (RedisServer, RedisAddress) {
+    let (redis_crt, redis_key) = (certificates.server(), certificates.key());
+    let files = TlsFilePaths { redis_crt, redis_key, ca_crt: certificates.authority() };
     let port = get_random_available_port();
     let address = ::redis::ConnectionAddr::TcpTls { host: "127.0.0.1".into(), port, insecure: false, tls_params: None };
     let start = |command: &mut std::process::Command| {
         command.args(["--user", "shop", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"]).spawn().unwrap()
     };
     let server =
-        RedisServer::new_with_addr_tls_modules_and_spawner(address, None, Some(files.clone()), false, None, &[], start);
+        RedisServer::new_with_addr_tls_modules_and_spawner(address, None, Some(files), false, None, &[], start);
     let address = RedisAddress {
         url: format!("rediss://127.0.0.1:{port}"),
         username: Some("shop".into()),
         password: Some(PASSWORD.into()),
-        ca_file: Some(files.ca_crt.clone()),
+        ca_file: Some(certificates.authority()),
     };
     (server, address)
 }
@@ -51,22 +46,27 @@ async fn failure(address: &RedisAddress) -> String {
 
 #[tokio::test]
 async fn only_a_server_with_a_trusted_certificate_is_used() {
-    let ((_directory, files), (_other_directory, others)) = (certificates(), certificates());
-    let (_server, address) = tls_server(&files);
+    let (certificates, others) = (Certificates::of("IP:127.0.0.1"), Certificates::of("IP:127.0.0.1"));
+    let (_server, address) = tls_server(&certificates);
     until("it connects", async || connect(&address).await.is_ok()).await;
     let redis = connect(&address).await.unwrap();
     assert_eq!(redis.apply(&[event(1, 1, 5)]).await, [Ok(Applied::Now)]);
     assert_eq!(redis.clients(&[1]).await.unwrap()[0].as_ref().unwrap().version, 1);
     drop(redis.changes().await.expect("a subscription has a connection of its own"));
 
-    for ca_file in [None, Some(others.ca_crt)] {
-        let failure = failure(&RedisAddress { ca_file, ..address.clone() }).await;
-        assert!(failure.contains("certificate"), "{failure}");
+    let other_name = RedisAddress { url: address.url.replace("127.0.0.1", "localhost"), ..address.clone() };
+    let without = |ca_file| RedisAddress { ca_file, ..address.clone() };
+    for address in [without(None), without(Some(others.authority())), other_name] {
+        let failure = failure(&address).await;
+        assert!(
+            failure.contains("check its host and REDIS_CA_FILE: ") && failure.contains("peer certificate"),
+            "{failure}"
+        );
     }
     let stranger = RedisAddress { password: Some("wrong".into()), ..address.clone() };
     assert!(failure(&stranger).await.starts_with("the Redis of REDIS_URL refuses the login"));
     let missing = |ca_file: &Path| RedisAddress { ca_file: Some(ca_file.into()), ..address.clone() };
-    for ca_file in [Path::new("/does/not/exist"), &files.redis_key] {
+    for ca_file in [Path::new("/does/not/exist"), &certificates.key()] {
         let failure = failure(&missing(ca_file)).await;
         assert!(failure.starts_with(&format!("cannot use REDIS_CA_FILE: {}: ", ca_file.display())), "{failure}");
     }

@@ -1,6 +1,7 @@
 //! Connecting to the command database, on [SQLite](sqlite) or [PostgreSQL](postgres). A pool returns only connections in a
 //! known state.
 
+mod certificates;
 mod credentials;
 mod currency;
 mod errors;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use anyhow::bail;
 use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::Error;
+
+use self::certificates::with_remedy;
 
 pub use credentials::watch_credentials;
 pub use currency::{OtherCurrency, check_currency, store_currency};
@@ -70,7 +73,7 @@ pub async fn connect(
                 },
                 error => error,
             };
-            let why = reason(&error).replace(url, "DATABASE_URL").replace('\n', " ");
+            let why = with_remedy(reason(&error)).replace(url, "DATABASE_URL").replace('\n', " ");
             bail!("cannot reach the database of DATABASE_URL: {why}")
         }
     }

@@ -14,6 +14,7 @@ use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::certificates::{check_authorities, choose_cryptography};
 use super::credentials::Password;
 use super::usage::note_use;
 use super::{ACQUIRE_TIMEOUT, WrongSetting, reason};
@@ -40,6 +41,9 @@ pub async fn connect(
     statement_timeout: Option<Duration>,
 ) -> Result<DatabaseConnection, Error> {
     let mut options: PgConnectOptions = url.parse()?;
+    choose_cryptography();
+    check_authorities(url, options.get_ssl_mode())
+        .map_err(|reason| Error::Configuration(WrongSetting(format!("cannot use DATABASE_URL: {reason}")).into()))?;
     // Nothing here reads floating-point numbers. PgBouncer refuses this parameter and `options` at the start of a session.
     options = options.extra_float_digits(None).disable_statement_logging();
     let password = password_file.map(Password::read).transpose()?;

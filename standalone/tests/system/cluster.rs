@@ -1,82 +1,17 @@
 //! The read model on a Redis Cluster of three shards that are moved, restarted and lost while orders are placed.
 
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 use test_support::load::Load;
-use test_support::process::{Process, free_address};
+use test_support::redis_cluster::{self, Shard, until_complete};
 use test_support::services::{Services, Stores};
 use test_support::until;
 use test_support::user::{SAMPLE_ORDER, User};
 use tokio::task::block_in_place;
 
 const CLIENTS: usize = 32;
-
-struct Shard {
-    address: String,
-    bus: String,
-    directory: TempDir,
-    process: Option<Process>,
-}
-
-impl Shard {
-    fn port(&self) -> &str {
-        self.address.rsplit(':').next().unwrap()
-    }
-
-    /// Starts it with the data of its directory.
-    fn start(&mut self) {
-        let mut server = Command::new("redis-server");
-        server.args(["--port", self.port(), "--cluster-port", self.bus.rsplit(':').next().unwrap()]);
-        server.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "yes"]);
-        server.args(["--cluster-allow-replica-migration", "no"]);
-        server.args(["--save", "", "--bind", "127.0.0.1", "--dir"]).arg(self.directory.path());
-        let mut process = Process::spawn("redis-server", server);
-        process.line_with("Ready to accept connections");
-        self.process = Some(process);
-    }
-
-    fn kill(&mut self) {
-        self.process = None;
-    }
-
-    fn lose_data(&self) {
-        std::fs::remove_dir_all(self.directory.path().join("appendonlydir")).unwrap();
-    }
-
-    fn run(&self, words: &[&str]) -> String {
-        cli(&[&["-h", "127.0.0.1", "-p", self.port()], words].concat())
-    }
-}
-
-fn cli(arguments: &[&str]) -> String {
-    let output = Command::new("redis-cli").args(arguments).output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(output.status.success(), "{arguments:?}: {printed}");
-    printed
-}
-
-async fn cluster() -> Vec<Shard> {
-    let shard = |_| {
-        let (address, bus, directory) = (free_address(), free_address(), tempfile::tempdir().unwrap());
-        let mut shard = Shard { address, bus, directory, process: None };
-        shard.start();
-        shard
-    };
-    let shards: Vec<Shard> = (0..3).map(shard).collect();
-    let addresses: Vec<&str> = shards.iter().map(|shard| shard.address.as_str()).collect();
-    cli(&[&["--cluster", "create"], &addresses[..], &["--cluster-yes"]].concat());
-    until_ok(&shards).await;
-    shards
-}
-
-async fn until_ok(shards: &[Shard]) {
-    let is_ok = |shard: &Shard| shard.run(&["cluster", "info"]).contains("cluster_state:ok");
-    until("the Cluster is complete", async || shards.iter().all(is_ok)).await;
-}
 
 /// Places an order for each client, and waits until the client can be read with it.
 async fn check_each_client(user: &User) {
@@ -93,11 +28,10 @@ async fn check_each_client(user: &User) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
-    let mut shards = cluster().await;
+    let mut shards = redis_cluster::start(None).await;
     let services = block_in_place(|| {
         let mut stores = Stores::prepared();
-        let urls: Vec<String> = shards.iter().map(|shard| format!("redis://{}", shard.address)).collect();
-        stores.set("REDIS_URL", &urls.join(","));
+        stores.set("REDIS_URL", &redis_cluster::url(&shards));
         stores.set("SWEEP_INTERVAL", "500ms");
         stores.set("IN_FLIGHT", "5s");
         Services::start_on(stores, 1)
@@ -123,7 +57,7 @@ async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
     let before = keys(&shards[0]);
     let reshard = ["--cluster", "reshard", &shards[1].address, "--cluster-from", &from, "--cluster-to", &to];
     let (began, placed) = (Instant::now(), load.placed.load(Ordering::Relaxed));
-    block_in_place(|| cli(&[&reshard[..], &["--cluster-slots", &number, "--cluster-yes"]].concat()));
+    block_in_place(|| shards[0].cli(&[&reshard[..], &["--cluster-slots", &number, "--cluster-yes"]].concat()));
     let placed = load.placed.load(Ordering::Relaxed) - placed;
     println!("cluster: {number} slots were moved in {:.1?} while {placed} orders were placed", began.elapsed());
     assert_eq!(keys(&shards[0]), before - 2 * CLIENTS / 16);
@@ -135,7 +69,7 @@ async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
     shards[1].kill();
     load.place_more(100).await;
     shards[1].start();
-    until_ok(&shards).await;
+    until_complete(&shards).await;
     load.place_more(100).await;
     check_each_client(user).await;
 
@@ -143,7 +77,7 @@ async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
     shards[2].kill();
     shards[2].lose_data();
     shards[2].start();
-    until_ok(&shards).await;
+    until_complete(&shards).await;
     load.place_more(100).await;
     let placed = load.stop().await + 3 * CLIENTS;
     stores.until_nothing_differs().await;
@@ -169,7 +103,7 @@ async fn no_order_is_lost_while_shards_move_restart_or_lose_their_data() {
     shards[1].kill();
     shards[1].lose_data();
     shards[1].start();
-    until_ok(&shards).await;
+    until_complete(&shards).await;
     stores.until_nothing_differs().await;
     assert!(shards.iter().all(has_no_old_keys), "the old generation does not come back");
     check_each_client(user).await;

@@ -18,6 +18,7 @@ mod standalone;
 mod start;
 mod stores_down;
 mod sweep;
+mod tls;
 mod token;
 mod traces;
 mod upgrade;

@@ -245,9 +245,10 @@ impl Redis {
         }
         self.check_shared_settings().await.map_err(|error| match error {
             ConnectError::ReadModel(error) => error,
-            ConnectError::Unreachable(error) | ConnectError::Login(error) | ConnectError::Failed(error) => {
-                self.write_failed(error)
-            }
+            ConnectError::Unreachable(error)
+            | ConnectError::Certificate(error)
+            | ConnectError::Login(error)
+            | ConnectError::Failed(error) => self.write_failed(error),
             error => Error::Unavailable(error.to_string()),
         })?;
         self.fence_partitions().await
