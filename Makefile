@@ -43,7 +43,7 @@ fuzz: # sends random requests, variables, WebSocket messages and public keys to 
 chaos: # kills and disturbs everything while orders are placed, fills disks, rotates passwords: ROUNDS=200; SEED=… repeats a schedule
 	@SEED=$(SEED) ROUNDS=$(or $(ROUNDS),200) scripts/test --test system --test database -- chaos disk_full credentials --nocapture
 
-upgrade: # replaces projectors of the release before by those of this one under load; COMMIT=… names another release
+upgrade: # replaces the programs of the release before by those of this one, under load; COMMIT=… names another release
 	@scripts/test-upgrade $(COMMIT)
 
 bench: # compares a release build with its peers, for ten minutes; ONLY=reads measures one part

@@ -31,11 +31,12 @@ impl Load {
     pub fn start_with<Placing: Future<Output = ()> + Send>(
         users: &[User],
         writers: usize,
-        place: impl Fn(User, usize, usize) -> Placing + Copy + Send + 'static,
+        place: impl Fn(User, usize, usize) -> Placing + Clone + Send + 'static,
     ) -> Load {
         let (stop, placed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let writers = (0..writers).map(|writer| {
-            let (user, stop, placed) = (users[writer % users.len()].clone(), stop.clone(), placed.clone());
+            let (user, place) = (users[writer % users.len()].clone(), place.clone());
+            let (stop, placed) = (stop.clone(), placed.clone());
             tokio::spawn(async move {
                 let mut turns = 0..;
                 while !stop.load(Ordering::Relaxed) {

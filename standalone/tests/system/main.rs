@@ -1,6 +1,7 @@
 //! The whole system as its users run it: processes, configured by environment variables, on real stores.
 
 mod across_processes;
+mod balancer;
 mod bench;
 mod changes;
 mod chaos;

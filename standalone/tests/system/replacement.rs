@@ -1,75 +1,16 @@
 //! Processes that are replaced under load.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use rand::seq::IndexedRandom;
 use test_support::load::Load;
 use test_support::process::Process;
 use test_support::queue_proxy::QueueProxy;
 use test_support::services::{Services, Stores};
 use test_support::until;
 use test_support::user::{ALL_SCOPES, User};
-use tokio::net::TcpListener;
 
-/// A load balancer: polls `/health/ready` of each api every 20 ms, and sends requests to the ready ones.
-#[derive(Clone)]
-struct Balancer {
-    http: reqwest::Client,
-    ready: Arc<Mutex<BTreeMap<String, bool>>>,
-}
-
-impl Balancer {
-    async fn start() -> (Balancer, String) {
-        let balancer = Balancer { http: reqwest::Client::new(), ready: Arc::default() };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let router = axum::Router::new().route("/graphql", post(Balancer::forward)).with_state(balancer.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        let checks = balancer.clone();
-        tokio::spawn(async move {
-            loop {
-                let all: Vec<String> = checks.ready.lock().unwrap().keys().cloned().collect();
-                for api in all {
-                    let request = checks.http.get(format!("http://{api}/health/ready")).timeout(Duration::from_secs(1));
-                    let ready = request.send().await.is_ok_and(|response| response.status().is_success());
-                    checks.ready.lock().unwrap().insert(api, ready);
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        (balancer, address)
-    }
-
-    /// Adds an api, and waits until it is ready.
-    async fn add(&self, api: &str) {
-        self.ready.lock().unwrap().insert(api.to_owned(), false);
-        until("a new api is ready", async || self.ready.lock().unwrap()[api]).await;
-    }
-
-    async fn forward(State(balancer): State<Balancer>, mut headers: HeaderMap, body: Bytes) -> Response {
-        headers.remove("host");
-        let ready: Vec<String> = {
-            let all = balancer.ready.lock().unwrap();
-            all.iter().filter(|(_, ready)| **ready).map(|(api, _)| api.clone()).collect()
-        };
-        let Some(api) = ready.choose(&mut rand::rng()) else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "no api is ready").into_response();
-        };
-        let request = balancer.http.post(format!("http://{api}/graphql")).headers(headers).body(body);
-        match request.send().await {
-            Ok(response) => (response.status(), response.bytes().await.unwrap_or_default()).into_response(),
-            Err(error) => (StatusCode::BAD_GATEWAY, format!("{error:?}")).into_response(),
-        }
-    }
-}
+use crate::balancer::Balancer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_are_replaced_under_load_without_a_failed_request() {

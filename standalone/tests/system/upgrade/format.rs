@@ -1,24 +1,13 @@
-//! The release before this one, beside it and replaced by it, in the order of docs/upgrading.md.
-
-use std::path::Path;
-use std::process::Command;
+//! A release with a new format of the read model, in the order of docs/upgrading.md.
 
 use read_model::generations::FORMAT;
 use serde_json::{Value, json};
 use test_support::load::Load;
-use test_support::process::{Process, command};
-use test_support::services::Stores;
+use test_support::process::Process;
 use test_support::until;
 use test_support::user::{ALL_SCOPES, User};
 
-/// Starts a program of the release before.
-fn start_previous(name: &str, arguments: &[&str], stores: &Stores) -> Process {
-    let directory = std::env::var_os("PREVIOUS_PROGRAMS").expect("PREVIOUS_PROGRAMS: `make upgrade` sets it");
-    let this = command(name, arguments, &stores.variables());
-    let mut previous = Command::new(Path::new(&directory).join(name));
-    previous.args(arguments).env_clear().envs(this.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Process::spawn(name, previous)
-}
+use super::{prepared_by_previous, start_previous};
 
 /// What the clients of the load have ordered, in orders and minor units, and how many of the orders were cancelled.
 async fn sums(user: &User) -> [u64; 3] {
@@ -40,13 +29,7 @@ async fn sums(user: &User) -> [u64; 3] {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the release before: `make upgrade` builds them"]
 async fn projectors_of_the_release_before_are_replaced_under_load_and_nothing_is_lost() {
-    let mut stores = tokio::task::spawn_blocking(Stores::start).await.unwrap();
-    for arguments in [&["up"][..], &["sample-data"]] {
-        let status = start_previous("migration", arguments, &stores).wait();
-        assert!(status.success(), "{status}");
-    }
-    let created = stores.run("projector", &["queues", "create"]);
-    stores.set("QUEUE_URL", created.lines().next().unwrap().split_whitespace().last().unwrap());
+    let stores = tokio::task::spawn_blocking(prepared_by_previous).await.unwrap();
     let token = stores.token(ALL_SCOPES, "1h");
     let generations = async || {
         let mut redis = stores.redis_client().get_multiplexed_async_connection().await.unwrap();
@@ -59,9 +42,9 @@ async fn projectors_of_the_release_before_are_replaced_under_load_and_nothing_is
         assert!(status.success(), "{status}");
     };
 
-    let mut old_projector = start_previous("projector", &[], &stores);
+    let mut old_projector = start_previous("projector", &stores);
     old_projector.line_with("ready health=");
-    let mut old_api = start_previous("api", &[], &stores);
+    let mut old_api = start_previous("api", &stores);
     let load = Load::start(&[User::new(&old_api.line_with("ready address="), &token)], 4);
     load.place_more(20).await;
     let mut placed = load.stop().await as u64;
