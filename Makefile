@@ -1,5 +1,5 @@
 # Each target installs the programs that it needs (on Debian, as root) or prints what to install.
-.PHONY: run demo build test check fuzz chaos upgrade bench
+.PHONY: run demo build lambda test check fuzz chaos upgrade bench
 
 run: # starts the service at http://127.0.0.1:8080
 	@scripts/install cc=build-essential
@@ -14,6 +14,10 @@ demo: # the same with a month of sample orders and new ones for an hour: RATE=1 
 build: # builds the release programs, with their pages, into target/programs; DIRECTORY=… chooses another directory
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@scripts/build $(or $(DIRECTORY),target/programs)
+
+lambda: # builds the projector as an AWS Lambda function into target/projector-lambda, see docs/deploy-aws.md
+	@scripts/install cc=build-essential
+	@scripts/build-lambda
 
 test: # runs every test
 	@scripts/test

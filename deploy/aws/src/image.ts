@@ -10,7 +10,7 @@ import { Construct } from 'constructs';
 import type { Options } from './options.js';
 
 /** From build/src. */
-const REPOSITORY = fileURLToPath(new URL('../../../..', import.meta.url));
+export const REPOSITORY = fileURLToPath(new URL('../../../..', import.meta.url));
 
 export class ProgramImage extends Construct {
   readonly container: ecs.ContainerImage;

@@ -4,6 +4,7 @@ import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
 import { ComparisonOperator, TreatMissingData } from 'aws-cdk-lib/aws-cloudwatch';
 import { SnsAction } from 'aws-cdk-lib/aws-cloudwatch-actions';
 import * as elb from 'aws-cdk-lib/aws-elasticloadbalancingv2';
+import type * as lambda from 'aws-cdk-lib/aws-lambda';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import * as sns from 'aws-cdk-lib/aws-sns';
 import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
@@ -47,6 +48,7 @@ export class Observability extends Construct {
     id: string,
     private readonly stores: Stores,
     private readonly services: Services,
+    private readonly projector: lambda.Function | undefined,
     log: logs.LogGroup,
     private readonly options: Options,
   ) {
@@ -66,6 +68,7 @@ export class Observability extends Construct {
     this.watchApi();
     this.watchDatabase();
     this.watchReadModel();
+    if (projector !== undefined) this.watchFunction(projector);
     if (options.collector) this.watchPrograms();
     this.addDashboard();
   }
@@ -158,6 +161,22 @@ export class Observability extends Construct {
     });
   }
 
+  /** It reports messages that it cannot apply as failed, which is no error: these become dead letters. */
+  private watchFunction(projector: lambda.Function): void {
+    this.alarm('FunctionErrors', {
+      metric: projector.metricErrors({ ...MINUTE, statistic: 'Sum' }),
+      above: 0,
+      minutes: 3,
+      meaning: `The function of the projector fails or does not start: ${RUNBOOK}#no-event-is-applied`,
+    });
+    this.alarm('FunctionThrottles', {
+      metric: projector.metricThrottles({ ...MINUTE, statistic: 'Sum' }),
+      above: 0,
+      minutes: 3,
+      meaning: `The account has too few concurrent invocations of Lambda for the projector: ${RUNBOOK}#the-lag-grows`,
+    });
+  }
+
   /**
    * What only the programs know. The metrics have a value per task, and an alarm looks at the largest. Those that always have a value
    * also notice that no collector works.
@@ -170,6 +189,13 @@ export class Observability extends Construct {
       minutes: 2,
       meaning: `Events wait in the outbox, or, without values, no collector of an api works: ${RUNBOOK}#events-wait-in-the-outbox`,
     });
+    this.alarm('Differences', {
+      metric: this.program('projector', 'orders_sweep_differences_total'),
+      above: 0,
+      minutes: 1,
+      meaning: `The read model differs from the database: ${RUNBOOK}#totals-look-wrong`,
+    });
+    if (this.projector !== undefined) return; // a function has no such metrics
     this.alarm('Lag', {
       metric: this.program('projector', 'orders_projection_lag_seconds'),
       above: 10,
@@ -182,12 +208,6 @@ export class Observability extends Construct {
       alsoWithoutValue: true,
       minutes: 2,
       meaning: `A projector makes no progress (stop its task), or, without values, no collector of a projector works: ${RUNBOOK}#no-event-is-applied`,
-    });
-    this.alarm('Differences', {
-      metric: this.program('projector', 'orders_sweep_differences_total'),
-      above: 0,
-      minutes: 1,
-      meaning: `The read model differs from the database: ${RUNBOOK}#totals-look-wrong`,
     });
   }
 
@@ -230,6 +250,13 @@ export class Observability extends Construct {
         graph('Read model memory (%)', [this.cache('DatabaseMemoryUsagePercentage', 'Maximum')], [this.cache('ReplicationLag', 'Maximum')]),
       ],
     ];
+    if (this.projector !== undefined) {
+      rows.push([
+        graph('Invocations of the projector', [this.projector.metricInvocations(MINUTE)], [this.projector.metricErrors(MINUTE), this.projector.metricThrottles(MINUTE)]),
+        graph('Duration (ms)', ['p50', 'p99'].map((statistic) => this.projector!.metricDuration({ ...MINUTE, statistic, label: statistic }))),
+        graph('Concurrent invocations', [this.projector.metric('ConcurrentExecutions', LARGEST)]),
+      ]);
+    }
     if (this.options.collector) {
       rows.push([
         graph('Outbox', [this.program('api', 'orders_outbox_pending_events')], [this.program('api', 'orders_outbox_oldest_age_seconds')]),

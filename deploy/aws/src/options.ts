@@ -20,6 +20,10 @@ export interface Options {
   readonly allowFrom: string[];
   /** Who signs tokens: the api with a secret, Cognito, or an issuer that is named in apiSettings. */
   readonly signIn: 'secret' | 'cognito' | 'settings';
+  /** What applies events to the read model: tasks, or a Lambda function. */
+  readonly projector: 'service' | 'lambda';
+  /** Directory of the built function. */
+  readonly projectorFunction?: string;
   readonly databaseLogin: 'password' | 'iam';
   /** Whether a collector runs beside each program and sends metrics and traces to CloudWatch. */
   readonly collector: boolean;
@@ -27,7 +31,7 @@ export interface Options {
   /** Further settings of the api and of the projector (docs/configuration.md). */
   readonly apiSettings: Record<string, string>;
   readonly projectorSettings: Record<string, string>;
-  /** The smallest and the largest number of tasks. */
+  /** The smallest and the largest number of tasks. Of a function, the largest number of concurrent invocations. */
   readonly apiTasks: Range;
   readonly projectorTasks: Range;
   /** Aurora capacity units (ACU) of each instance: 2 GiB of memory and the processors that belong to it. */
@@ -64,6 +68,8 @@ export function readOptions(node: Node): Options {
     domain: read.text('domain'),
     allowFrom: read.list('allowFrom') ?? (certificate ? ['0.0.0.0/0'] : []),
     signIn: read.oneOf('signIn', ['secret', 'cognito', 'settings'], 'secret'),
+    projector: read.oneOf('projector', ['service', 'lambda'], 'service'),
+    projectorFunction: read.text('projectorFunction'),
     databaseLogin: read.oneOf('databaseLogin', ['password', 'iam'], 'password'),
     collector: read.boolean('collector'),
     currency: read.text('currency') ?? 'USD',

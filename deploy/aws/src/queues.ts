@@ -1,4 +1,5 @@
-// The queue and its dead-letter queue, as `projector queues create` makes them. A test compares both.
+// The queue and its dead-letter queue, as `projector queues create` makes them. A test compares both. Only a Lambda function needs a longer
+// visibility timeout.
 
 import * as iam from 'aws-cdk-lib/aws-iam';
 import * as sqs from 'aws-cdk-lib/aws-sqs';
@@ -9,10 +10,10 @@ export class Queues extends Construct {
   readonly queue: sqs.Queue;
   readonly deadLetters: sqs.Queue;
 
-  constructor(scope: Construct, id: string) {
+  constructor(scope: Construct, id: string, visibilityTimeout = Duration.seconds(30)) {
     super(scope, id);
     const common = {
-      visibilityTimeout: Duration.seconds(30),
+      visibilityTimeout,
       retentionPeriod: Duration.days(14),
       encryption: sqs.QueueEncryption.SQS_MANAGED,
       enforceSSL: true,
@@ -30,6 +31,11 @@ export class Queues extends Construct {
 
   grantConsume(to: iam.IGrantable): void {
     this.queue.grant(to, 'sqs:ReceiveMessage', 'sqs:DeleteMessage', 'sqs:ChangeMessageVisibility', 'sqs:GetQueueAttributes');
+  }
+
+  /** For a function: with its role, Lambda receives messages and deletes them. */
+  grantTrigger(to: iam.IGrantable): void {
+    this.queue.grant(to, 'sqs:ReceiveMessage', 'sqs:DeleteMessage', 'sqs:GetQueueAttributes');
   }
 
   /** For the metric of the number of dead letters. */

@@ -20,25 +20,26 @@ export class ReadModel extends Construct implements ec2.IConnectable {
   readonly group: elasticache.CfnReplicationGroup;
   readonly environment: Record<string, string>;
   readonly secrets: Record<string, ecs.Secret>;
+  readonly password: secretsmanager.Secret;
 
   constructor(scope: Construct, id: string, vpc: ec2.Vpc, options: Options) {
     super(scope, id);
     const securityGroup = new ec2.SecurityGroup(this, 'SecurityGroup', { vpc, description: 'Read model', allowAllOutbound: false });
     this.connections = new ec2.Connections({ securityGroups: [securityGroup], defaultPort: ec2.Port.tcp(PORT) });
 
-    const password = new secretsmanager.Secret(this, 'Password', {
+    this.password = new secretsmanager.Secret(this, 'Password', {
       description: `Password of the user ${USER} of the read model`,
       generateSecretString: { passwordLength: 64, excludePunctuation: true },
     });
-    acknowledge(password, {
+    acknowledge(this.password, {
       'AwsSolutions-SMG4': 'An operator changes it in steps that disturb no program (docs/deploy-aws.md).',
     });
-    this.group = this.createGroup(vpc, securityGroup, this.createUsers(password), options);
+    this.group = this.createGroup(vpc, securityGroup, this.createUsers(this.password), options);
     this.environment = {
       REDIS_URL: `rediss://${this.group.attrPrimaryEndPointAddress}:${this.group.attrPrimaryEndPointPort}`,
       REDIS_USERNAME: USER,
     };
-    this.secrets = { REDIS_PASSWORD: ecs.Secret.fromSecretsManager(password) };
+    this.secrets = { REDIS_PASSWORD: ecs.Secret.fromSecretsManager(this.password) };
   }
 
   private createUsers(password: secretsmanager.Secret): elasticache.CfnUserGroup {

@@ -10,6 +10,7 @@ import { Construct } from 'constructs';
 import { acknowledge } from './findings.js';
 import { PROGRAMS } from './network.js';
 import type { Options } from './options.js';
+import { IN_FLIGHT } from './projector-function.js';
 import type { SignIn } from './sign-in.js';
 import type { Stores, Task, Tasks } from './tasks.js';
 
@@ -28,6 +29,7 @@ export class Services extends Construct {
   readonly loadBalancer: elb.ApplicationLoadBalancer;
   readonly targets: elb.ApplicationTargetGroup;
   readonly api: ecs.FargateService;
+  /** Beside a function it only sweeps. */
   readonly projector: ecs.FargateService;
   readonly operator: Task;
   readonly url: string;
@@ -45,12 +47,16 @@ export class Services extends Construct {
     // The number of running tasks, by which projectors scale, is a metric of Container Insights.
     this.cluster = new ecs.Cluster(this, 'Cluster', { vpc, containerInsightsV2: ecs.ContainerInsights.ENABLED });
 
-    const projector = this.projectorTask();
-    this.projector = this.service('ProjectorService', projector);
-    this.scaleByBacklog();
+    if (options.projector === 'service') {
+      this.projector = this.service('ProjectorService', this.projectorTask());
+      this.scaleByBacklog();
+    } else {
+      const desiredCount = Math.min(1, options.projectorTasks.max);
+      this.projector = this.service('ProjectorService', this.sweepTask(), { desiredCount });
+    }
 
     const api = this.apiTask(signIn);
-    this.api = this.service('ApiService', api, Duration.seconds(30));
+    this.api = this.service('ApiService', api, { healthCheckGracePeriod: Duration.seconds(30) });
     // The order of a release: migration, projectors, apis (docs/upgrading.md).
     this.api.node.addDependency(this.projector);
     this.api
@@ -78,6 +84,7 @@ export class Services extends Construct {
     this.operator = tasks.create('Operator', {
       name: 'operator',
       command: ['projector', 'verify'],
+      environment: this.inFlight(),
       cpu: 512,
       memory: 1024,
       isService: false,
@@ -123,17 +130,36 @@ export class Services extends Construct {
     return task;
   }
 
-  private service(id: string, task: Task, healthCheckGracePeriod?: Duration): ecs.FargateService {
+  /** What a function does not do: it compares the read model with the database, repairs it, and removes old generations. */
+  private sweepTask(): Task {
+    return this.tasks.create('Projector', {
+      name: 'projector',
+      command: ['projector', 'sweep'],
+      environment: this.inFlight(),
+      settings: this.options.projectorSettings,
+      image: this.options.projectorImage,
+      cpu: 256,
+      memory: 1024,
+      isService: true,
+    });
+  }
+
+  /** A function gets messages again later than a projector does. */
+  private inFlight(): Record<string, string> {
+    return this.options.projector === 'lambda' ? { IN_FLIGHT } : {};
+  }
+
+  private service(id: string, task: Task, more: Pick<ecs.FargateServiceProps, 'desiredCount' | 'healthCheckGracePeriod'> = {}): ecs.FargateService {
     const service = new ecs.FargateService(this, id, {
       cluster: this.cluster,
       taskDefinition: task.definition,
       securityGroups: [task.securityGroup],
       vpcSubnets: PROGRAMS,
-      // No desired number: a deployment keeps what scaling has chosen.
+      // Without a desired number a deployment keeps what scaling has chosen.
       minHealthyPercent: 100,
       maxHealthyPercent: 200,
       circuitBreaker: { rollback: true },
-      healthCheckGracePeriod,
+      ...more,
     });
     // Tasks start when they can reach the internet for their image and their secrets, and when their stores run. Otherwise the first deployment may fail.
     const { internetConnectivityEstablished } = this.vpc.selectSubnets(PROGRAMS);

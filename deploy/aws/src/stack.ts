@@ -7,6 +7,7 @@ import { ProgramImage } from './image.js';
 import { Network, PROGRAMS } from './network.js';
 import { Observability } from './observability.js';
 import type { Options } from './options.js';
+import { ProjectorFunction, VISIBILITY_TIMEOUT } from './projector-function.js';
 import { Queues } from './queues.js';
 import { ReadModel } from './read-model.js';
 import { Services } from './services.js';
@@ -28,17 +29,21 @@ export class OrderService extends Stack {
       description: 'Order service: api, projector, Aurora, ElastiCache, SQS',
       terminationProtection: options.deletionProtection,
     });
+    const isLambda = options.projector === 'lambda';
     const { vpc } = new Network(this, 'Network', options.natGateways);
     const stores = {
       database: new Database(this, 'Database', vpc, options),
       readModel: new ReadModel(this, 'ReadModel', vpc, options),
-      queues: new Queues(this, 'Queues'),
+      queues: new Queues(this, 'Queues', isLambda ? VISIBILITY_TIMEOUT : undefined),
     };
     const image = new ProgramImage(this, 'Image', options);
     const signIn = this.signIn(image, options);
     const tasks = new Tasks(this, 'Tasks', vpc, image, stores, options);
+    const projector = isLambda ? new ProjectorFunction(this, 'Projector', vpc, stores, tasks.log, options) : undefined;
     const services = new Services(this, 'Services', vpc, tasks, stores, signIn, options);
-    new Observability(this, 'Observability', stores, services, tasks.log, options);
+    // The order of a release: migration, projectors, apis (docs/upgrading.md).
+    if (projector !== undefined) services.api.node.addDependency(projector);
+    new Observability(this, 'Observability', stores, services, projector?.function, tasks.log, options);
 
     const output = (name: string, value: string, description: string) => new CfnOutput(this, name, { value, description });
     output('Url', services.url, 'The api: /graphql, /health/ready');
@@ -63,6 +68,10 @@ export class OrderService extends Stack {
     );
     output('ReleaseImage', image.uri, 'The image of this release, for apiImage and projectorImage');
     output('ServiceNames', [services.projector, services.api].map((service) => service.serviceName).join(' '), 'The services, for aws ecs');
+    if (projector !== undefined) {
+      output('Function', projector.function.functionName, 'The projector, for aws lambda');
+      output('EventSourceMapping', projector.mapping.eventSourceMappingId, 'Calls the projector, for aws lambda update-event-source-mapping');
+    }
     output('Log', `aws logs tail ${tasks.log.logGroupName} --follow`, 'Shows what the programs log');
     output('Queue', stores.queues.queue.queueUrl, 'The queue');
     output('DatabaseCluster', stores.database.cluster.clusterArn, 'For aws rds-data --resource-arn');

@@ -71,8 +71,7 @@ export class Tasks extends Construct {
       LOG_FORMAT: 'json',
       ...(this.metrics && program.isService ? COLLECTOR_SETTINGS : {}),
     };
-    const taken = Object.keys(program.settings ?? {}).find((name) => name in environment || name in secrets);
-    if (taken !== undefined) throw new Error(`${taken} of ${program.name} is set by the stack: remove it from its settings`);
+    refuseTaken(program.name, program.settings ?? {}, { ...environment, ...secrets });
 
     const image = program.image === undefined ? this.image : new ProgramImage(task, 'Image', { ...this.options, image: program.image });
     const container = task.definition.addContainer(program.name, {
@@ -110,6 +109,12 @@ export class Tasks extends Construct {
     readModel.connections.allowDefaultPortFrom(task, program.name);
     return task;
   }
+}
+
+/** Refuses settings from the options that would replace variables of the stack. */
+export function refuseTaken(program: string, settings: Record<string, string>, variables: object): void {
+  const taken = Object.keys(settings).find((name) => name in variables);
+  if (taken !== undefined) throw new Error(`${taken} of ${program} is set by the stack: remove it from its settings`);
 }
 
 /** A task definition with the security group of its tasks. */

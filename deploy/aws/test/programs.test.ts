@@ -2,14 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CALLER, FULL, Synthesised, environment, text, variables } from './synth.js';
+import { CALLER, FULL, FUNCTION, Synthesised, environment, text, variables } from './synth.js';
 
 const secret = new Synthesised(CALLER);
 const full = new Synthesised(FULL);
+const withFunction = new Synthesised(FUNCTION);
 
 /** The settings of a program, as `--help` prints them: `make check` compares docs/configuration.md with it. */
 function settings(program: string): string[] {
-  const rows = [...text('docs/configuration.md').matchAll(/^\| `([A-Z_]+)` \| ([a-z, ]+) \|/gm)];
+  const rows = [...text('docs/configuration.md').matchAll(/^\| `([A-Z_]+)` \| ([a-z, -]+) \|/gm)];
   return rows.filter(([, , programs]) => programs.split(', ').includes(program)).map(([, name]) => name);
 }
 /** Variables of libraries: of tracing, PostgreSQL and the AWS SDK, and of OpenTelemetry. */
@@ -20,11 +21,29 @@ for (const [name, program] of [['api', 'api'], ['projector', 'projector'], ['ope
   test(`${name} has only variables that ${program} reads`, () => {
     const known = new Set([...settings(program), ...OF_LIBRARIES, ...OF_TELEMETRY]);
     assert(known.has('DATABASE_URL'));
-    for (const stack of [secret, full]) {
+    for (const stack of [secret, full, withFunction]) {
       assert.deepEqual(variables(stack.container(name)).filter((variable) => !known.has(variable)), []);
     }
   });
 }
+
+test('the function has only variables that projector-lambda reads, and none with a secret', () => {
+  const known = settings('projector-lambda');
+  const { Variables } = withFunction.one('AWS::Lambda::Function').Properties.Environment;
+  assert.deepEqual(Object.keys(Variables).sort(), ['CURRENCY', 'LOG_FORMAT', 'REDIS_PASSWORD_SECRET', 'REDIS_URL', 'REDIS_USERNAME']);
+  for (const name of Object.keys(Variables)) assert(known.includes(name), name);
+  const [password] = withFunction.all('AWS::SecretsManager::Secret').find(([id]) => id.startsWith('ReadModelPassword'))!;
+  assert.deepEqual(Variables.REDIS_PASSWORD_SECRET, { Ref: password });
+  assert.match(JSON.stringify(Variables.REDIS_URL), /rediss:\/\//);
+});
+
+test('beside the function a task compares and repairs, but receives nothing', () => {
+  const container = withFunction.container('projector');
+  assert.deepEqual(container.Command, ['projector', 'sweep']);
+  assert.match(text('projector/src/cli/mod.rs'), /^ {4}Sweep\(/m);
+  assert.equal(withFunction.one('AWS::ECS::Service', 'ProjectorService').Properties.DesiredCount, 1);
+  assert.equal(withFunction.all('AWS::ApplicationAutoScaling::ScalingPolicy').length, 1, 'only the api scales');
+});
 
 test('each program has the settings that it requires', () => {
   const database = ['DATABASE_URL', 'PGDATABASE', 'PGHOST', 'PGPASSWORD', 'PGPORT', 'PGUSER'];

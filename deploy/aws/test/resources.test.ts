@@ -9,10 +9,11 @@ import { App } from 'aws-cdk-lib';
 import { Match } from 'aws-cdk-lib/assertions';
 import { readOptions } from '../src/options.js';
 import { OrderService } from '../src/stack.js';
-import { CALLER, FULL, Synthesised, text } from './synth.js';
+import { CALLER, FULL, FUNCTION, Synthesised, ingress, rights, text } from './synth.js';
 
 const stack = new Synthesised(CALLER);
 const full = new Synthesised(FULL);
+const withFunction = new Synthesised(FUNCTION);
 
 test('the queues have the attributes that `projector queues create` gives', () => {
   const source = text('projector/src/queues/create.rs');
@@ -23,24 +24,16 @@ test('the queues have the attributes that `projector queues create` gives', () =
   const named = /use aws_sdk_sqs::types::QueueAttributeName::\{([^}]+)\}/.exec(source)?.[1].match(/\w+/g);
   assert.deepEqual(named, ['self', 'MessageRetentionPeriod', 'QueueArn', 'RedrivePolicy', 'SqsManagedSseEnabled', 'VisibilityTimeout']);
 
-  const common = { VisibilityTimeout: constant('VISIBILITY_TIMEOUT'), MessageRetentionPeriod: constant('RETENTION'), SqsManagedSseEnabled: true };
-  assert(common.VisibilityTimeout > 0 && common.MessageRetentionPeriod > 0);
   const [deadLetters] = stack.all('AWS::SQS::Queue').find(([id]) => id.includes('DeadLetters'))!;
   const redrive = { deadLetterTargetArn: { 'Fn::GetAtt': [deadLetters, 'Arn'] }, maxReceiveCount: constant('MAX_RECEIVES') };
-  assert.deepEqual(stack.one('AWS::SQS::Queue', 'QueuesDeadLetters').Properties, common);
-  assert.deepEqual(stack.one('AWS::SQS::Queue', 'QueuesQueue').Properties, { ...common, RedrivePolicy: redrive });
+  // A test of the function compares its visibility timeout with its time limit.
+  for (const [synthesised, VisibilityTimeout] of [[stack, constant('VISIBILITY_TIMEOUT')], [withFunction, 90]] as const) {
+    const common = { VisibilityTimeout, MessageRetentionPeriod: constant('RETENTION'), SqsManagedSseEnabled: true };
+    assert(common.VisibilityTimeout > 0 && common.MessageRetentionPeriod > 0);
+    assert.deepEqual(synthesised.one('AWS::SQS::Queue', 'QueuesDeadLetters').Properties, common);
+    assert.deepEqual(synthesised.one('AWS::SQS::Queue', 'QueuesQueue').Properties, { ...common, RedrivePolicy: redrive });
+  }
 });
-
-/** The actions that each role may take, by resource. */
-function rights(of: Synthesised, role: string): string[] {
-  const policies = of.all('AWS::IAM::Policy').filter(([, policy]) => policy.Properties.Roles.some((found: any) => found.Ref.startsWith(role)));
-  const statements = policies.flatMap(([, policy]) => policy.Properties.PolicyDocument.Statement);
-  return statements.flatMap((statement: any) => {
-    assert.equal(statement.Effect, 'Allow');
-    const resource = /DeadLetters|QueuesQueue|TasksMetrics|rds-db|\*/.exec(JSON.stringify(statement.Resource))?.[0];
-    return [statement.Action].flat().map((action) => `${action} ${resource}`);
-  }).sort();
-}
 
 const publish = ['sqs:GetQueueAttributes QueuesQueue', 'sqs:SendMessage QueuesQueue'];
 const consume = ['ChangeMessageVisibility', 'DeleteMessage', 'GetQueueAttributes', 'ReceiveMessage'].map((action) => `sqs:${action} QueuesQueue`);
@@ -72,17 +65,6 @@ test('a login by IAM is for one user of this cluster', () => {
     assert.deepEqual(Resource, { 'Fn::Join': ['', ['arn:', partition, ':rds-db:', region, ':', account, ':dbuser:', resource, '/orders_iam']] });
   }
 });
-
-/** Who reaches which port of a security group. */
-function ingress(of: Synthesised, group: string): string[] {
-  const [id, { Properties }] = of.all('AWS::EC2::SecurityGroup').find(([id]) => id.startsWith(group))!;
-  const separate = of.all('AWS::EC2::SecurityGroupIngress').map(([, rule]) => rule.Properties);
-  const rules = [...(Properties.SecurityGroupIngress ?? []), ...separate.filter((rule) => rule.GroupId['Fn::GetAtt'][0] === id)];
-  return rules.map((rule) => {
-    const from = rule.CidrIp ?? rule.SourceSecurityGroupId['Fn::GetAtt'][0].split('SecurityGroup')[0];
-    return `${from} ${typeof rule.FromPort === 'number' ? rule.FromPort : 'of the store'}`;
-  }).sort();
-}
 
 test('only the load balancer reaches the api, and nothing the projector or the metrics', () => {
   assert.deepEqual(ingress(stack, 'ServicesLoadBalancer'), ['192.0.2.1/32 80']);
@@ -138,8 +120,10 @@ test('deletionProtection protects the stack, and what it would lose', () => {
 });
 
 test('Fargate has tasks of this size', () => {
-  const memory: Record<string, number[]> = { 512: [1024, 2048, 3072, 4096], 1024: [2048, 3072, 4096, 5120, 6144, 7168, 8192] };
-  for (const [id, { Properties }] of stack.all('AWS::ECS::TaskDefinition')) assert(memory[Properties.Cpu].includes(Number(Properties.Memory)), id);
+  const memory: Record<string, number[]> = { 256: [512, 1024, 2048], 512: [1024, 2048, 3072, 4096], 1024: [2048, 3072, 4096, 5120, 6144, 7168, 8192] };
+  for (const [id, { Properties }] of [stack, withFunction].flatMap((synthesised) => synthesised.all('AWS::ECS::TaskDefinition'))) {
+    assert(memory[Properties.Cpu].includes(Number(Properties.Memory)), id);
+  }
 });
 
 test('services start after their stores and the way to their image', () => {
@@ -184,7 +168,7 @@ test('each alarm leads to an entry of the runbook that exists', () => {
     heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')));
   const alarms = full.all('AWS::CloudWatch::Alarm');
   assert(alarms.length >= 16);
-  for (const [id, { Properties }] of alarms) {
+  for (const [id, { Properties }] of [...alarms, ...withFunction.all('AWS::CloudWatch::Alarm')]) {
     const [, anchor] = /operations\.md#(\S+)/.exec(Properties.AlarmDescription) ?? [];
     assert(anchor === undefined || anchors.has(anchor), `${id}: ${anchor}`);
     assert.equal(Properties.AlarmActions.length, 1);

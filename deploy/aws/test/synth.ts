@@ -1,6 +1,9 @@
 // Synthesises the stack as `cdk` does, and reads what the repository says.
 
-import { readFileSync } from 'node:fs';
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { App } from 'aws-cdk-lib';
 import { Template } from 'aws-cdk-lib/assertions';
@@ -24,6 +27,19 @@ export const FULL = {
   collector: 'true',
   alarmEmail: 'operator@example.com',
 };
+
+/** With the projector as a Lambda function. Of its program there are only the bytes that say that it is for x86_64. */
+export const FUNCTION = { ...CALLER, projector: 'lambda', architecture: 'x86_64', projectorFunction: temporary() };
+const header = Buffer.alloc(20);
+header.writeUInt16LE(0x3e, 18);
+writeFileSync(join(FUNCTION.projectorFunction, 'bootstrap'), header, { mode: 0o755 });
+
+/** A directory that is removed at the end. */
+export function temporary(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'cdk-'));
+  process.on('exit', () => rmSync(directory, { recursive: true }));
+  return directory;
+}
 
 export const text = (path: string) => readFileSync(`${REPOSITORY}/${path}`, 'utf8');
 
@@ -87,4 +103,26 @@ export function environment(container: Container): Record<string, unknown> {
 
 export function variables(container: Container): string[] {
   return [...(container.Environment ?? []), ...(container.Secrets ?? [])].map(({ Name }) => Name).sort();
+}
+
+/** The actions that a role may take, by resource. */
+export function rights(of: Synthesised, role: string): string[] {
+  const policies = of.all('AWS::IAM::Policy').filter(([, policy]) => policy.Properties.Roles.some((found: any) => found.Ref.startsWith(role)));
+  const statements = policies.flatMap(([, policy]) => policy.Properties.PolicyDocument.Statement);
+  return statements.flatMap((statement: any) => {
+    assert(statement.Effect === 'Allow' || statement.Condition !== undefined);
+    const resource = /DeadLetters|QueuesQueue|TasksMetrics|TasksLog|ReadModelPassword|rds-db|\*/.exec(JSON.stringify(statement.Resource))?.[0];
+    return [statement.Action].flat().map((action) => `${statement.Effect === 'Deny' ? 'not ' : ''}${action} ${resource}`);
+  }).sort();
+}
+
+/** Who reaches which port of a security group. */
+export function ingress(of: Synthesised, group: string): string[] {
+  const [id, { Properties }] = of.all('AWS::EC2::SecurityGroup').find(([id]) => id.startsWith(group))!;
+  const separate = of.all('AWS::EC2::SecurityGroupIngress').map(([, rule]) => rule.Properties);
+  const rules = [...(Properties.SecurityGroupIngress ?? []), ...separate.filter((rule) => rule.GroupId['Fn::GetAtt'][0] === id)];
+  return rules.map((rule) => {
+    const from = rule.CidrIp ?? rule.SourceSecurityGroupId['Fn::GetAtt'][0].split('SecurityGroup')[0];
+    return `${from} ${typeof rule.FromPort === 'number' ? rule.FromPort : 'of the store'}`;
+  }).sort();
 }

@@ -1,12 +1,11 @@
 // Deploys the template in an emulator. Then our programs run with the commands and variables of its task definitions.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { Balancer } from './balancer.js';
 import { Deployed, type Served } from './deployed.js';
 import { output, stopAll, until } from './servers.js';
+import { Shop } from './shop.js';
 
 /** The longest time that anybody may wait during a rolling update. */
 const LONGEST_WAIT_MS = 2000;
@@ -14,11 +13,11 @@ const LONGEST_WAIT_MS = 2000;
 let deployed: Deployed;
 let projector: Served;
 let api: Served;
-let token: string;
+let shop: Shop;
 let passed = 0;
 
 before(async () => {
-  deployed = await Deployed.create(JSON.parse(readFileSync(process.env.TEMPLATE ?? '', 'utf8')));
+  deployed = await Deployed.create(process.env.TEMPLATE ?? '');
 });
 after(async () => {
   await stopAll();
@@ -48,17 +47,9 @@ test('the queues are those of `projector queues create`', async () => {
 test('the printed commands place an order, which becomes visible', async () => {
   await deployed.run('migration');
   [projector, api] = [await deployed.serve('projector'), await deployed.serve('api')];
-
-  const { Token, FirstOrder, Url } = deployed.outputs;
-  // The program of this machine instead of that in the image.
-  const [, ...args] = /api (token) (--scope) '([^']+)'/.exec(Token) ?? [];
-  token = deployed.command('api', ...args).trim();
-  const command = FirstOrder.replace(Url, api.url);
-  const placed = execFileSync('sh', ['-c', command], { env: { ...process.env, TOKEN: token }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
-  assert.equal(JSON.parse(placed).data.placeOrder.order.total.amount, '25.00', placed);
-
-  await until('the order is visible', async () => (await client(api.url)).orderCount === 1);
-  assert.deepEqual(await client(api.url), { name: 'Ada', orderCount: 1, total: { amount: '25.00' } });
+  shop = Shop.open(deployed, api);
+  await until('the order is visible', async () => (await shop.client(api.url)).orderCount === 1);
+  assert.deepEqual(await shop.client(api.url), { name: 'Ada', orderCount: 1, total: { amount: '25.00' } });
   // The rights of the user of Redis suffice.
   assert.deepEqual(output.filter((line) => /NOPERM|"level":"(WARN|ERROR)"/.test(line)), []);
   passed += 1;
@@ -81,21 +72,9 @@ test('during a rolling update no request fails, and nobody waits long', async (c
   const { placed, slowest } = await load.stop();
   assert(placed > 0);
   assert(slowest < LONGEST_WAIT_MS, `a request took ${slowest} ms`);
-  assert.equal((await client(next.api.url)).orderCount, 1 + placed);
+  assert.equal((await shop.client(next.api.url)).orderCount, 1 + placed);
   passed += 1;
 });
-
-async function graphql(url: string, query: string): Promise<any> {
-  const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${token}` };
-  const response = await fetch(`${url}/graphql`, { method: 'POST', headers, body: JSON.stringify({ query }) });
-  const body = await response.text();
-  assert(response.ok && !body.includes('"errors"'), body);
-  return JSON.parse(body).data;
-}
-
-async function client(url: string) {
-  return (await graphql(url, '{ client(id: "1") { name orderCount total { amount } } }')).client;
-}
 
 /** Ends a program as ECS does, and returns its exit status. */
 async function end({ process: ended }: Served): Promise<number | null> {
@@ -129,19 +108,18 @@ class Load {
 
   private async call(): Promise<void> {
     while (!this.stopped) {
-      const place = 'mutation { placeOrder(input: {clientId: "1", items: [{productId: "1", quantity: 1}]}) { clientVersion } }';
-      const { placeOrder } = await this.timed(place);
+      const version = await this.timed(shop.place(this.url));
       this.placed += 1;
-      const { client } = await this.timed(`{ client(id: "1", minVersion: ${placeOrder.clientVersion}) { orderCount } }`);
+      const { client } = await this.timed(shop.graphql(this.url, `{ client(id: "1", minVersion: ${version}) { orderCount } }`));
       assert(client.orderCount > 0);
       await new Promise((passed) => setTimeout(passed, 20));
     }
   }
 
-  private async timed(query: string): Promise<any> {
+  private async timed<T>(request: Promise<T>): Promise<T> {
     const begin = performance.now();
-    const data = await graphql(this.url, query);
+    const response = await request;
     this.slowest = Math.max(this.slowest, performance.now() - begin);
-    return data;
+    return response;
   }
 }

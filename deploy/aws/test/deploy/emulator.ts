@@ -1,8 +1,11 @@
 // An emulator of AWS on this machine (ministack), which creates the resources of the template.
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Resource } from '../synth.js';
-import { freePort, start, until } from './servers.js';
+import { freePort, start, temporary, until } from './servers.js';
 
 /** Types that the emulator refuses. The test fails if it refuses another one. */
 const REFUSED = [
@@ -54,8 +57,9 @@ export class Emulator {
 
   static async start(): Promise<Emulator> {
     const port = await freePort();
-    // It listens on all interfaces by default.
-    start('ministack', [], { BIND_HOST: '127.0.0.1', GATEWAY_PORT: String(port), IOT_MTLS_ENABLED: '0', SFTP_ENABLED: '0' });
+    // It listens on all interfaces by default, and unpacks functions into a temporary directory. A function ends with it.
+    const variables = { BIND_HOST: '127.0.0.1', GATEWAY_PORT: String(port), IOT_MTLS_ENABLED: '0', SFTP_ENABLED: '0', TMPDIR: temporary() };
+    start('ministack', [], variables);
     const emulator = new Emulator(`http://127.0.0.1:${port}`);
     await until('the emulator runs', async () => (await fetch(emulator.url)).status > 0);
     return emulator;
@@ -71,6 +75,24 @@ export class Emulator {
   async json(service: string, target: string, input: object): Promise<any> {
     const headers = { 'Content-Type': 'application/x-amz-json-1.1', 'X-Amz-Target': target };
     return JSON.parse(await this.send(service, this.url, 'POST', JSON.stringify(input), headers));
+  }
+
+  /** Calls a service with the REST protocol. */
+  async rest(service: string, method: string, path: string, input?: object): Promise<any> {
+    return JSON.parse(await this.send(service, this.url + path, method, input && JSON.stringify(input)));
+  }
+
+  /** Uploads the code of each function, as `cdk deploy` does: the directory `asset.HASH` as HASH.zip. */
+  async uploadCode(template: Template, directory: string): Promise<void> {
+    for (const { Type, Properties } of Object.values(template.Resources)) {
+      if (Type !== 'AWS::Lambda::Function') continue;
+      const { S3Bucket, S3Key } = Properties.Code;
+      const bucket = S3Bucket['Fn::Sub'].replace('${AWS::AccountId}', '000000000000').replace('${AWS::Region}', 'us-east-1');
+      const zip = join(temporary(), S3Key);
+      execFileSync('python3', ['-m', 'zipfile', '-c', zip, 'bootstrap'], { cwd: join(directory, `asset.${S3Key.replace('.zip', '')}`) });
+      await this.send('s3', `${this.url}/${bucket}`, 'PUT');
+      await this.send('s3', `${this.url}/${bucket}/${S3Key}`, 'PUT', readFileSync(zip));
+    }
   }
 
   /** Creates a stack and returns its outputs. */
@@ -95,7 +117,7 @@ export class Emulator {
     return Object.fromEntries([...outputs].map(([, key, value]) => [key, unescape(value)]));
   }
 
-  private async send(service: string, url: string, method: string, body?: string | URLSearchParams, headers = {}): Promise<string> {
+  private async send(service: string, url: string, method: string, body?: string | URLSearchParams | Buffer<ArrayBuffer>, headers = {}): Promise<string> {
     // Which service is meant is a part of the signature. Nobody checks the rest.
     const credential = `AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/${service}/aws4_request, SignedHeaders=host, Signature=any`;
     const response = await fetch(url, { method, body, headers: { ...headers, Authorization: credential } });

@@ -67,16 +67,15 @@ export async function startPostgres(user: string, password: string): Promise<num
 }
 
 /** Redis with this user only. */
-export async function startRedis(user: string, access: string, password: string): Promise<number> {
+export async function startRedis(user: string, access: string, password: string): Promise<{ process: ChildProcess; port: number }> {
   const [directory, port] = [temporary(), await freePort()];
   const configuration = join(directory, 'redis.conf');
   const lines = [`bind 127.0.0.1`, `port ${port}`, 'save ""', `dir ${directory}`, `user ${user} >${password} ${access}`, 'user default off'];
   writeFileSync(configuration, lines.join('\n'));
-  start('redis-server', [configuration], {});
-  return port;
+  return { process: start('redis-server', [configuration], {}), port };
 }
 
-function temporary(): string {
+export function temporary(): string {
   const directory = mkdtempSync(join(tmpdir(), 'deploy-'));
   // For the user of PostgreSQL.
   chmodSync(directory, 0o777);
