@@ -44,6 +44,8 @@ export interface Options {
   readonly deletionProtection: boolean;
   /** Receives alarms. */
   readonly alarmEmail?: string;
+  /** The planned costs of the account in US dollars a month. */
+  readonly monthlyBudget?: number;
 }
 
 export interface Range {
@@ -83,6 +85,7 @@ export function readOptions(node: Node): Options {
     natGateways: Number(read.text('natGateways') ?? 1),
     deletionProtection: read.boolean('deletionProtection'),
     alarmEmail: read.text('alarmEmail'),
+    monthlyBudget: read.amount('monthlyBudget'),
   };
   read.refuseOthers();
   check(options);
@@ -107,6 +110,9 @@ function check(options: Options): void {
   }
   if (![1, 2].includes(options.natGateways)) {
     throw new Error('natGateways must be 1 or 2');
+  }
+  if (options.monthlyBudget !== undefined && options.alarmEmail === undefined) {
+    throw new Error('monthlyBudget needs alarmEmail, which receives its e-mails');
   }
 }
 
@@ -134,6 +140,13 @@ class Reader {
 
   list(name: string): string[] | undefined {
     return this.text(name)?.split(',');
+  }
+
+  amount(name: string): number | undefined {
+    const text = this.text(name);
+    if (text === undefined) return undefined;
+    if (!(Number(text) > 0)) throw new Error(`${name}=${text} must be an amount such as 500`);
+    return Number(text);
   }
 
   /** Such as 2-20. */

@@ -2,6 +2,7 @@
 
 import { CfnOutput, Fn, Stack } from 'aws-cdk-lib';
 import type { Construct } from 'constructs';
+import { addBudget } from './budget.js';
 import { Database } from './database.js';
 import { ProgramImage } from './image.js';
 import { Network, PROGRAMS } from './network.js';
@@ -44,6 +45,7 @@ export class OrderService extends Stack {
     // The order of a release: migration, projectors, apis (docs/upgrading.md).
     if (projector !== undefined) services.api.node.addDependency(projector);
     new Observability(this, 'Observability', stores, services, projector?.function, tasks.log, options);
+    if (options.monthlyBudget !== undefined) addBudget(this, options.monthlyBudget, options.alarmEmail!);
 
     const output = (name: string, value: string, description: string) => new CfnOutput(this, name, { value, description });
     output('Url', services.url, 'The api: /graphql, /health/ready');

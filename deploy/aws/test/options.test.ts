@@ -45,6 +45,11 @@ test('an issuer in the settings replaces the secret', () => {
   assert(!api.Secrets?.some(({ Name }) => Name === 'JWT_SECRET'));
 });
 
+test('a budget needs an amount, and an address for its e-mails', () => {
+  refused({ ...CALLER, monthlyBudget: '500' }, /monthlyBudget needs alarmEmail/);
+  refused({ ...FULL, monthlyBudget: '500 EUR' }, /monthlyBudget=500 EUR must be an amount/);
+});
+
 test('docs/deploy-aws.md lists each option', () => {
   const read = [...text('deploy/aws/src/options.ts').matchAll(/read\.\w+\('(\w+)'/g)].map(([, name]) => name);
   const listed = [...text('docs/deploy-aws.md').matchAll(/^\| `(\w+)` \|/gm)].map(([, name]) => name);

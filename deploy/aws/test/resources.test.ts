@@ -163,6 +163,14 @@ test('the alarm of database connections is below their limit', () => {
   }
 });
 
+test('a budget sends e-mails before the costs of the account exceed the plan', () => {
+  assert.equal(full.all('AWS::Budgets::Budget').length, 0);
+  const { Budget, NotificationsWithSubscribers } = new Synthesised({ ...FULL, monthlyBudget: '500' }).one('AWS::Budgets::Budget').Properties;
+  assert.deepEqual(Budget, { BudgetType: 'COST', TimeUnit: 'MONTHLY', BudgetLimit: { Amount: 500, Unit: 'USD' } });
+  const notifications = NotificationsWithSubscribers.map(({ Notification, Subscribers: [{ Address }] }: any) => [Notification.NotificationType, Notification.Threshold, Address]);
+  assert.deepEqual(notifications, [['ACTUAL', 80, FULL.alarmEmail], ['FORECASTED', 100, FULL.alarmEmail]]);
+});
+
 test('each alarm leads to an entry of the runbook that exists', () => {
   const anchors = new Set([...text('docs/operations.md').matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
     heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')));
