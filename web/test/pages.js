@@ -35,7 +35,16 @@ export async function placeOrder(page) {
   await page.getByRole('button', { name: 'Place the order' }).click();
 }
 
+/** Waits until nothing fades or moves any more, which axe would see with too little contrast. What moves for ever does not count. */
+const stands = (page) =>
+  page.evaluate(async () => {
+    for (let frames = 0; frames < 3; frames++) await new Promise(requestAnimationFrame);
+    const moving = document.getAnimations().filter(({ effect }) => effect.getComputedTiming().endTime !== Infinity);
+    await Promise.allSettled(moving.map(({ finished }) => finished));
+  });
+
 export async function hasNoViolation(page, where) {
+  await stands(page);
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run());
   const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
