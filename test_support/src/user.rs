@@ -22,8 +22,13 @@ impl User {
     }
 
     pub async fn graphql(&self, query: &str) -> Value {
-        let request = self.http.post(format!("http://{}/graphql", self.address)).bearer_auth(&self.token);
-        request.json(&json!({ "query": query })).send().await.unwrap().json().await.unwrap()
+        self.request(&json!({ "query": query })).await
+    }
+
+    /// Sends a request with its query and variables.
+    pub async fn request(&self, request: &Value) -> Value {
+        let post = self.http.post(format!("http://{}/graphql", self.address)).bearer_auth(&self.token);
+        post.json(request).send().await.unwrap().json().await.unwrap()
     }
 
     /// Places an order of (product, quantity) items. Returns the payload and the client's version.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use test_support::process::{memory_mebibytes, repository_file};
 
 pub const CONNECTIONS: usize = 64;
@@ -51,9 +51,9 @@ impl Server<'_> {
         self.load(length, CONNECTIONS, &[self.kind, self.token, &self.clients.to_string()])
     }
 
-    /// Sends these queries in turn.
-    pub fn repeat(&self, length: Duration, connections: usize, queries: &[String]) -> Sample {
-        let bodies: Vec<String> = queries.iter().map(|query| json!({ "query": query }).to_string()).collect();
+    /// Sends these requests, each with its query and variables, in turn.
+    pub fn repeat(&self, length: Duration, connections: usize, requests: &[Value]) -> Sample {
+        let bodies: Vec<String> = requests.iter().map(Value::to_string).collect();
         let mut arguments = vec!["body", self.token, "0"];
         arguments.extend(bodies.iter().map(String::as_str));
         self.load(length, connections, &arguments)

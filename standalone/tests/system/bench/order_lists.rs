@@ -1,22 +1,27 @@
 //! Pages of orders, read by several users at the same time.
 
-use std::time::{Duration, Instant};
-
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::order_event::least_id_at;
-use futures::future::join_all;
 use rand::Rng;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database};
+use serde_json::{Value, json};
 use test_support::fill::fill;
 use test_support::process::Process;
 use test_support::services::Stores;
 use test_support::user::{ALL_SCOPES, User};
 
+use super::harness::{Server, TURN, print};
+
 const ORDERS: i64 = 10_000_000;
 const ORDERS_PER_CLIENT: i64 = 5;
 const USERS: usize = 16;
-/// Pages that each user reads of each list.
+/// Different pages of each list.
 const PAGES: usize = 500;
+
+const FIELDS: [(&str, &str); 2] = [
+    ("without their lines", "id placedAt status total { amount }"),
+    ("with their lines", "id placedAt status total { amount } items { name quantity }"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: `make bench ONLY=order_lists` runs it on a release build"]
@@ -44,40 +49,42 @@ async fn order_lists() {
     }
     let token = stores.token(ALL_SCOPES, "1h");
     let mut api = Process::start("api", &[], &stores.variables());
-    let user = User::new(&api.line_with("ready address="), &token);
-    println!("\n### Pages of 20 of {orders} orders, read by {USERS} users\n");
-    println!("| {:<40} | {:>9} | {:>9} |", "", "median", "p99");
-    println!("|{:-<42}|{:->10}:|{:->10}:|", "", "", "");
-    let any_client = || format!("clientId: \"{}\"", rand::rng().random_range(1..=clients));
-    let lists: [(&str, &(dyn Fn() -> String + Sync)); 7] = [
-        ("the newest", &|| "first: 20".into()),
-        ("after any order", &|| format!("after: \"{}\"", least_id_at(any_time()))),
+    let address = api.line_with("ready address=");
+    let user = User::new(&address, &token);
+    let server = Server { name: "api", process: api.id(), address, kind: "body", clients: 0, token: &token };
+    let any_client = || rand::rng().random_range(1..=clients).to_string();
+    let lists: [(&str, &dyn Fn() -> Value); 7] = [
+        ("the newest", &|| json!({})),
+        ("after any order", &|| json!({ "after": least_id_at(any_time()) })),
         ("of any day", &any_day),
-        ("of a client", &any_client),
-        ("of a client and a day", &|| format!("{}, {}", any_client(), any_day())),
-        ("cancelled, after any order", &|| format!("status: CANCELLED, after: \"{}\"", least_id_at(any_time()))),
-        ("partially refunded, of any day", &|| format!("status: PARTIALLY_REFUNDED, {}", any_day())),
+        ("of a client", &|| json!({ "client": any_client() })),
+        ("of a client and a day", &|| with(any_day(), "client", any_client().into())),
+        ("cancelled, after any order", &|| json!({ "status": "CANCELLED", "after": least_id_at(any_time()) })),
+        ("partially refunded, of any day", &|| with(any_day(), "status", "PARTIALLY_REFUNDED".into())),
     ];
-    for (name, arguments) in lists {
-        let times = join_all((0..USERS).map(|_| read_pages(&user, arguments))).await;
-        let mut times: Vec<Duration> = times.concat();
-        times.sort();
-        let milliseconds = |share: f64| times[(times.len() as f64 * share) as usize].as_secs_f64() * 1_000.0;
-        println!("| {name:<40} | {:>6.2} ms | {:>6.2} ms |", milliseconds(0.5), milliseconds(0.99));
+    for (title, fields) in FIELDS {
+        let query = format!(
+            "query Orders($client: ID, $status: OrderStatus, $from: Date, $to: Date, $after: String) {{
+                 orders(clientId: $client, status: $status, from: $from, to: $to, first: 20, after: $after) {{
+                     nodes {{ {fields} }} pageInfo {{ endCursor }}
+                 }}
+             }}"
+        );
+        let mut rows = Vec::new();
+        for (name, variables) in &lists {
+            let request = |_| json!({ "query": query, "variables": variables() });
+            let requests: Vec<Value> = (0..PAGES).map(request).collect();
+            let response = user.request(&requests[0]).await;
+            assert!(response["errors"].is_null(), "{response}");
+            rows.push((*name, server.repeat(TURN, USERS, &requests)));
+        }
+        print(&format!("Pages of 20 of {orders} orders, {title}, read by {USERS} users"), &rows);
     }
 }
 
-async fn read_pages(user: &User, arguments: &(dyn Fn() -> String + Sync)) -> Vec<Duration> {
-    let mut times = Vec::with_capacity(PAGES);
-    for _ in 0..PAGES {
-        let fields = "nodes { id placedAt status total { amount } items { name quantity } } pageInfo { endCursor }";
-        let query = format!("{{ orders({}) {{ {fields} }} }}", arguments());
-        let began = Instant::now();
-        let response = user.graphql(&query).await;
-        times.push(began.elapsed());
-        assert!(response["errors"].is_null(), "{response}");
-    }
-    times
+fn with(mut variables: Value, name: &str, value: Value) -> Value {
+    variables[name] = value;
+    variables
 }
 
 /// A time of the last year.
@@ -85,7 +92,7 @@ fn any_time() -> DateTime<Utc> {
     Utc::now() - TimeDelta::minutes(rand::rng().random_range(0..525_600))
 }
 
-fn any_day() -> String {
+fn any_day() -> Value {
     let day = any_time().date_naive();
-    format!("from: \"{day}\", to: \"{day}\"")
+    json!({ "from": day, "to": day })
 }

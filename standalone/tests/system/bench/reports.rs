@@ -5,7 +5,7 @@ use read_model::rules::periods::{products_of_day, products_of_month};
 use read_model::{Resolution, Side};
 use redis::aio::MultiplexedConnection;
 use sea_orm::ConnectionTrait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Bench;
 use super::harness::TURN;
@@ -120,7 +120,8 @@ async fn reports() {
     ] {
         let response = bench.user().graphql(&queries[0]).await;
         assert_eq!(response["errors"], Value::Null, "{name}");
-        let sample = server.repeat(TURN, 16, &queries);
+        let requests: Vec<Value> = queries.iter().map(|query| json!({ "query": query })).collect();
+        let sample = server.repeat(TURN, 16, &requests);
         println!("| {name:<44} | {:>7.0} | {:>8.2} | {:>8.2} |", sample.rate, sample.p50, sample.p99);
     }
 }
