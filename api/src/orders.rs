@@ -18,7 +18,7 @@ use entity::{Change, Event, Line, OrderPlaced, order, order_event, order_refund}
 use iso_currency::Currency;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, SelectTwo,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, RelationDef,
 };
 use uuid::Uuid;
 
@@ -86,7 +86,8 @@ impl Status {
 /// # Errors
 /// When the database fails, or the order's event is damaged.
 pub async fn order(db: &impl ConnectionTrait, id: Uuid, currency: Currency) -> Result<Option<StoredOrder>, DbErr> {
-    let row = with_events().filter(order::Column::Id.eq(id)).one(db).await?;
+    let orders = order::Entity::find().join(JoinType::InnerJoin, placed_event_of_order());
+    let row = orders.select_also(order_event::Entity).filter(order::Column::Id.eq(id)).one(db).await?;
     let Some((order, Some(event))) = row else { return Ok(None) };
     let order::Model { cancelled_at, cancel_reason, refunded, .. } = order;
     Ok(Some(StoredOrder { placed: placed_event(event, currency)?, cancelled_at, cancel_reason, refunded }))
@@ -106,12 +107,12 @@ pub async fn versions(db: &impl ConnectionTrait, id: Uuid) -> Result<Vec<i32>, D
     Ok(versions)
 }
 
-/// Orders with their events, which hold the lines with the names and prices at the time of the order.
-fn with_events() -> SelectTwo<order::Entity, order_event::Entity> {
-    let of_order = order::Entity::belongs_to(order_event::Entity)
+/// The event with which an order was placed. It holds the lines with their names and prices at that time.
+fn placed_event_of_order() -> RelationDef {
+    order::Entity::belongs_to(order_event::Entity)
         .from((order::Column::ClientId, order::Column::Version))
-        .to((order_event::Column::ClientId, order_event::Column::Version));
-    order::Entity::find().join(JoinType::InnerJoin, of_order.into()).select_also(order_event::Entity)
+        .to((order_event::Column::ClientId, order_event::Column::Version))
+        .into()
 }
 
 /// Reads the event of an order.

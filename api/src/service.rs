@@ -204,7 +204,7 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         commands: Commands::new(db.clone(), currency, outgoing),
         orders_by_id: Arc::new(OrdersById::new(db.clone())),
         orders_of_clients: Arc::new(OrdersOfClients::new(db.clone())),
-        order_lines: Arc::new(OrderLines::new(db.clone(), currency)),
+        order_lines: Arc::new(OrderLines::new(db.clone())),
         db,
         orders,
         catalogue: Arc::new(Catalogue::new(read_model.clone())),
