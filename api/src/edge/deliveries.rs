@@ -1,11 +1,16 @@
 //! Charges each result of a subscription like a query. The subscription itself has paid for the first one.
 
+use std::time::Duration;
+
 use futures::stream::{self, BoxStream, Fuse};
 use futures::{Stream, StreamExt};
 use tokio::time::sleep;
 
 use super::rate_limits::Meter;
 use super::refusal::Refusal;
+
+/// The wait of the limiter is that of one stream alone. With it, all streams of a caller would wake up for each result that it can pay.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub struct Deliveries {
@@ -40,7 +45,7 @@ impl<T> Paid<T> {
         let mut newest = self.states.next().await?;
         let is_paid = std::mem::take(&mut self.is_first);
         while !is_paid && let Err(Refusal::RateLimited(wait)) = self.deliveries.meter.charge(self.deliveries.cost) {
-            let mut pause = std::pin::pin!(sleep(wait));
+            let mut pause = std::pin::pin!(sleep(wait.max(LEAST_PAUSE)));
             loop {
                 tokio::select! {
                     () = &mut pause => break,
