@@ -36,6 +36,8 @@ use crate::metrics;
 
 /// The cost of a small new document, of validating a token, and of refusing a request.
 pub const VALIDATION_COST: usize = 10;
+/// Values of the variables that cost 1 before they are coerced.
+const VALUES_PER_POINT: usize = 32;
 /// Operations that may wait for room for their responses, in total and per caller. Few, because all look again whenever room is freed.
 const MAX_WAITING_FOR_MEMORY: usize = 128;
 const MAX_WAITING_FOR_MEMORY_PER_CALLER: usize = 32;
@@ -145,6 +147,8 @@ impl Executor {
         let refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
         let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
         // A part is paid in advance, so that a caller without quota cannot cause work.
+        let for_values = variables::count(&variables) / VALUES_PER_POINT;
+        meter.charge(for_values)?;
         let (document, prepaid) = match self.documents.find(document, access) {
             Ok(Found::Valid(document)) => {
                 meter.charge(document.weight)?;
@@ -161,7 +165,7 @@ impl Executor {
                     Ok(memory) => memory,
                     Err(refusal) => return refused(refusal),
                 };
-                meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0)))?;
+                meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + for_values))?;
                 let request =
                     request.data(Deliveries::new(meter.clone(), info.cost)).data(self.connections.of(&meter.key));
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());

@@ -247,3 +247,19 @@ async fn a_caller_that_cannot_pay_for_the_preparation_of_a_document_causes_no_wo
     }
     assert!((19..=22).contains(&refused), "each costs 38 and 10 of 1000: {refused}");
 }
+
+#[tokio::test]
+async fn the_values_of_variables_are_paid_before_they_are_read() {
+    let api = Api::start_with(&sqlite().await, &["--rate-limit", "1", "--max-complexity", "1000"]).await;
+    let query = "query ($ids: [ID!]!) { clientsByIds(ids: $ids) { id } }";
+    let ask = async |ids: usize| {
+        let body = json!({ "query": query, "variables": { "ids": vec![1; ids] } });
+        code(&api.request().json(&body).send().await.unwrap().json().await.unwrap()).to_owned()
+    };
+    // 6,400 values cost 200 of 1,000, their bytes 12, and the refusal 10.
+    let mut refused = 0;
+    while ask(6_400).await == "MAX_COMPLEXITY_LIMIT" {
+        refused += 1;
+    }
+    assert!((4..=5).contains(&refused), "{refused}");
+}

@@ -60,6 +60,19 @@ fn keep_key(representation: &mut JsonValue) {
     }
 }
 
+/// The number of values in variables, also inside of lists and objects.
+pub fn count(values: &JsonMap) -> usize {
+    values.values().map(count_in).sum()
+}
+
+fn count_in(value: &JsonValue) -> usize {
+    1 + match value {
+        JsonValue::Array(items) => items.iter().map(count_in).sum(),
+        JsonValue::Object(fields) => count(fields),
+        _ => 0,
+    }
+}
+
 /// The memory of variables in bytes. An operation keeps them until it ends: each value has a fixed size, and texts are on the heap.
 pub fn size(variables: &Variables) -> usize {
     variables.iter().map(|(name, value)| name.len() + size_of_value(value)).sum()
