@@ -27,7 +27,7 @@ pub fn check_authorities(url: &str, mode: PgSslMode) -> Result<(), String> {
     }
 }
 
-/// The last of several counts.
+/// If the URL has several, the last one is used, as in sqlx.
 fn authorities(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let named = url.query_pairs().filter(|(name, _)| matches!(&**name, "sslrootcert" | "ssl-root-cert" | "ssl-ca"));
@@ -37,7 +37,7 @@ fn authorities(url: &str) -> Option<String> {
 /// Adds to the reason of an error what to check if the certificate was refused.
 pub fn with_remedy(reason: String) -> String {
     match reason.split_once("invalid peer certificate") {
-        Some((_, which)) => format!("invalid peer certificate{which}; check its host and sslrootcert"),
+        Some((_, which)) => format!("invalid peer certificate{which}; check the host and sslrootcert in DATABASE_URL"),
         None => reason,
     }
 }

@@ -163,8 +163,9 @@ impl Commands {
         Commands { connections, ..self.clone() }
     }
 
-    /// Waits for the turn of a client, a product or a key, and for a connection. A command that waits for one of them does not hold the
-    /// other: neither may others wait for a caller that has no connection left, nor its other statements for a client that is locked.
+    /// Waits for the turn of a client, product or idempotency key, and for a connection of the caller. It never holds one while it waits
+    /// for the other. Otherwise a caller without a free connection would block everybody who needs the same client, and a locked client
+    /// would use up the connections of the caller.
     async fn turn(&self, of: &(impl Hash + ?Sized)) -> (MutexGuard<'_, ()>, OwnedSemaphorePermit) {
         loop {
             let turn = self.turns.take(of).await;

@@ -1,4 +1,5 @@
-//! One log line per request, per operation, and per closed WebSocket. It never contains variables or tokens.
+//! One log line for each operation and each closed WebSocket, and at most [`MAX_LINES`] a second for other requests with the same status.
+//! No line contains variables or tokens.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -51,7 +52,7 @@ async fn log(context: LogContext, request: Request, next: Next) -> Response {
     response
 }
 
-/// The line about a request that has no operation.
+/// The line about a request that was refused, or whose client disconnected before the response. In the second case it has no operation.
 struct RequestLine {
     context: LogContext,
     method: Method,
@@ -73,6 +74,9 @@ impl RequestLine {
         }
     }
 }
+
+/// In place of a status, which operations on a WebSocket do not have.
+const ON_WEBSOCKET: u16 = 0;
 
 static LINES: Mutex<LineLimits> = Mutex::new(LineLimits(BTreeMap::new()));
 
@@ -180,8 +184,10 @@ impl OperationInfo {
 
 /// Logs an operation on a WebSocket that is refused.
 pub fn refused_on_websocket(context: &LogContext, errors: &[ServerError]) {
-    let codes = Errors::of(errors).codes();
-    context.run(|| info!(codes, subject_hash = subject_hash(context), transport = "websocket", "refused"));
+    let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(ON_WEBSOCKET, Instant::now());
+    let Some(omitted) = admitted else { return };
+    let (codes, omitted) = (Errors::of(errors).codes(), (omitted > 0).then_some(omitted));
+    context.run(|| info!(codes, subject_hash = subject_hash(context), omitted, transport = "websocket", "refused"));
 }
 
 /// Logs the end of a WebSocket: with the code of the client if it closed it, or of the server; 1005 stands for none, and 1006 for

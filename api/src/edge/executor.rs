@@ -38,7 +38,8 @@ use crate::metrics;
 pub const VALIDATION_COST: usize = 10;
 /// Values of the variables that cost 1 before they are coerced.
 const VALUES_PER_POINT: usize = 32;
-/// Operations that may wait for room for their responses, in total and per caller. Few, because all look again whenever room is freed.
+/// Operations that may wait for room for their responses, in total and per caller. The number is small, because each of them checks again
+/// whenever memory is freed.
 const MAX_WAITING_FOR_MEMORY: usize = 128;
 const MAX_WAITING_FOR_MEMORY_PER_CALLER: usize = 32;
 
@@ -147,8 +148,8 @@ impl Executor {
         let refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
         let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
         // A part is paid in advance, so that a caller without quota cannot cause work.
-        let for_values = variables::count(&variables) / VALUES_PER_POINT;
-        meter.charge(for_values)?;
+        let values_cost = variables::count(&variables) / VALUES_PER_POINT;
+        meter.charge(values_cost)?;
         let (document, prepaid) = match self.documents.find(document, access) {
             Ok(Found::Valid(document)) => {
                 meter.charge(document.weight)?;
@@ -163,9 +164,10 @@ impl Executor {
                 // Before the rest of the charge: a refused operation costs as much as any refused request.
                 let memory = match self.reserve(&meter.key, info.bytes).await {
                     Ok(memory) => memory,
+                    Err(refusal) if prepaid.is_none() => return Err(refusal),
                     Err(refusal) => return refused(refusal),
                 };
-                meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + for_values))?;
+                meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + values_cost))?;
                 let request =
                     request.data(Deliveries::new(meter.clone(), info.cost)).data(self.connections.of(&meter.key));
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());

@@ -179,7 +179,7 @@ async fn malformed_requests_are_charged_to_their_sender_by_size() {
     };
     assert_eq!([well_formed().await, well_formed().await], [200, 429], "also if they are well-formed");
     for (address, parameters) in
-        [("192.0.2.9", "&a".repeat(7_000)), ("192.0.2.10", format!("&variables={{\"a\":[0{}]}}", ",0".repeat(7_000)))]
+        [("192.0.2.9", "&a".repeat(7_000)), ("192.0.2.10", format!("&variables={{\"a\":\"{}\"}}", "0".repeat(14_000)))]
     {
         let token = api.tokens.mint(address, ALL_SCOPES, None, Duration::from_secs(60)).unwrap();
         let url = format!("/graphql?query={{__typename}}{parameters}");

@@ -1,4 +1,4 @@
-//! One invocation: the messages of an event, and which of them failed. Lambda deletes the others. SQS delivers the failed ones again after
+//! One invocation applies the messages of an event and reports which of them failed. Lambda deletes the others. SQS delivers the failed ones again after
 //! their visibility timeout, and moves them to the dead-letter queue after their last delivery.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html#services-sqs-batchfailurereporting>
@@ -53,13 +53,13 @@ struct BatchItemFailure {
 }
 
 pub struct Function {
-    batcher: EventBatcher,
+    read_model: Arc<dyn Projection>,
     currency: Currency,
 }
 
 impl Function {
     pub fn new(read_model: Arc<dyn Projection>, currency: Currency) -> Function {
-        Function { batcher: EventBatcher::new(read_model), currency }
+        Function { read_model, currency }
     }
 
     /// Applies the messages of an event. The response has the ids of those that were not applied.
@@ -80,8 +80,10 @@ impl Function {
         let arn = records.first().map(|record| record.queue_arn.clone()).unwrap_or_default();
         let queue = arn.rsplit(':').next().unwrap_or_default();
         let mut delivery = Delivery::parse(records.into_iter().map(Message::from).collect(), queue, self.currency);
+        // One for each invocation: after a panic a batcher applies nothing more, and Lambda keeps the process.
+        let batcher = EventBatcher::new(self.read_model.clone());
         loop {
-            let results = delivery.apply(&self.batcher, 0).await;
+            let results = delivery.apply(&batcher, 0).await;
             match outage(&results) {
                 Some(_) if began.elapsed() < RETRY_FOR => sleep(RETRY_PAUSE).await,
                 Some(error) => {

@@ -1,7 +1,7 @@
-//! The projector as an AWS Lambda function: applies the messages that an event source mapping receives. `projector sweep` does what else a
-//! projector does, such as comparing the read model with the database.
+//! The projector as an AWS Lambda function: applies the messages that an event source mapping receives. `projector sweep` does
+//! the rest of a projector's work, such as comparing the read model with the database.
 //!
-//! A crate of its own, so that the other programs are built without the crates of Lambda, and without a feature.
+//! It is a separate crate, so that the other programs need neither the crates of Lambda nor a Cargo feature.
 
 mod function;
 mod password;

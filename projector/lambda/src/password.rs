@@ -1,4 +1,4 @@
-//! The password for Redis. Lambda has no variables that come from secrets, and anyone who may read its configuration sees its variables.
+//! The password for Redis. Lambda cannot fill a variable from a secret, and everybody who may read the configuration of a function sees its variables.
 
 use std::time::Duration;
 

@@ -48,6 +48,11 @@ pub fn processed(span: Span, result: &Result<Applied, Error>) {
     let result = match result {
         Ok(Applied::Now) => "now",
         Ok(Applied::Before) => "before",
+        // Nothing is wrong with the message: it is delivered again.
+        Err(Error::Unavailable(_)) => {
+            span.record("otel.status_code", "ERROR");
+            return;
+        }
         Err(_) => return refused(span),
     };
     span.record("result", result);

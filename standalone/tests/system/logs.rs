@@ -58,7 +58,10 @@ async fn one_trace_id_leads_from_a_request_to_its_event() {
         let hash = operation["subject_hash"].as_str().unwrap();
         assert!(hash.len() == 16 && !operation.to_string().contains("developer"), "{operation}");
         let applied = line(&process, &[("message", &"applied".into()), ("trace_id", &operation["trace_id"])]).await;
-        assert_eq!((&applied["target"], &applied["request_id"]), (&json!("projector::consume::process"), &Value::Null));
+        assert_eq!(
+            (&applied["target"], &applied["request_id"]),
+            (&json!("projector::consume::delivery"), &Value::Null)
+        );
         ids.push(trace_id);
     }
     assert_eq!(ids[0], given[3..35]);
