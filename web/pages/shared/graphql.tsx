@@ -7,7 +7,7 @@ import { persistedExchange } from '@urql/exchange-persisted';
 import { retryExchange } from '@urql/exchange-retry';
 import { createClient as createSocket, type Sink } from 'graphql-ws';
 import { createContext, useContext, useEffect, useState, type ReactNode } from 'react';
-import { Client, fetchExchange, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
+import { Client, fetchExchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
 import { codesOf, isPassing } from './errors';
 import type { Session } from './session';
 
@@ -54,6 +54,10 @@ const cache: CacheExchangeOpts = {
 
 const hasIdempotencyKey = ({ input }: { input?: { idempotencyKey?: string } }) => input?.idempotencyKey !== undefined;
 
+/** The token that an operation was sent with. */
+const tokenOf = ({ context }: Operation) =>
+  new Headers((context.fetchOptions as RequestInit).headers).get('Authorization')!.slice('Bearer '.length);
+
 function createGraphql(session: Session, onConnected: (isConnected: boolean) => void, options: CacheExchangeOpts) {
   const socket = connect(session, onConnected);
   const client = new Client({
@@ -65,11 +69,19 @@ function createGraphql(session: Session, onConnected: (isConnected: boolean) => 
     },
     exchanges: [
       cacheExchange({ ...cache, ...options }),
-      authExchange(async ({ appendHeaders }) => ({
-        addAuthToOperation: (operation) => appendHeaders(operation, { Authorization: `Bearer ${session.token}` }),
-        didAuthError: (error) => codesOf(error).includes('UNAUTHENTICATED'),
-        refreshAuth: () => session.renew(session.token),
-      })),
+      authExchange(async ({ appendHeaders }) => {
+        let refused = session.token;
+        return {
+          addAuthToOperation: (operation) => appendHeaders(operation, { Authorization: `Bearer ${session.token}` }),
+          didAuthError: (error, operation) => {
+            if (!codesOf(error).includes('UNAUTHENTICATED')) return false;
+            refused = tokenOf(operation);
+            return true;
+          },
+          // The socket may have replaced it already.
+          refreshAuth: () => session.renew(refused),
+        };
+      }),
       retryExchange({
         initialDelayMs: 300,
         maxDelayMs: 3_000,
