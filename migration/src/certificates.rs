@@ -1,4 +1,4 @@
-//! The certificate of a PostgreSQL server. Migrations know no other crate, so `runtime` has the same.
+//! The certificate of a PostgreSQL server. `migration` depends on no other crate, so `runtime` has a copy: change both.
 
 use std::fs;
 

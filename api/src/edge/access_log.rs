@@ -67,8 +67,7 @@ impl RequestLine {
         if path != "/graphql" {
             return debug!(%method, path, status, duration_ms, "request");
         }
-        let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(status, Instant::now());
-        if let Some(omitted) = admitted {
+        if let Some(omitted) = admit(status) {
             let omitted = (omitted > 0).then_some(omitted);
             context.run(|| info!(%method, path, status, codes, duration_ms, subject_hash, omitted, "request"));
         }
@@ -79,6 +78,11 @@ impl RequestLine {
 const ON_WEBSOCKET: u16 = 0;
 
 static LINES: Mutex<LineLimits> = Mutex::new(LineLimits(BTreeMap::new()));
+
+/// [`LineLimits::admit`] for a line that is written now.
+fn admit(status: u16) -> Option<u64> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(status, Instant::now())
+}
 
 /// Limits the lines about requests without an operation, by their status: such requests cost their senders little.
 struct LineLimits(BTreeMap<u16, LineLimit>);
@@ -184,8 +188,7 @@ impl OperationInfo {
 
 /// Logs an operation on a WebSocket that is refused.
 pub fn refused_on_websocket(context: &LogContext, errors: &[ServerError]) {
-    let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(ON_WEBSOCKET, Instant::now());
-    let Some(omitted) = admitted else { return };
+    let Some(omitted) = admit(ON_WEBSOCKET) else { return };
     let (codes, omitted) = (Errors::of(errors).codes(), (omitted > 0).then_some(omitted));
     context.run(|| info!(codes, subject_hash = subject_hash(context), omitted, transport = "websocket", "refused"));
 }

@@ -145,7 +145,7 @@ impl Executor {
             Some(identity) if identity.may(EXPLORE) => Access::Explorer,
             Some(_) => Access::Identified,
         };
-        let refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
+        let charge_refused = |refusal| meter.charge(VALIDATION_COST).map_or_else(Err, |()| Err(refusal));
         let document = DocumentRef { text: query.as_deref(), id: document_id.as_deref() };
         // A part is paid in advance, so that a caller without quota cannot cause work.
         let values_cost = variables::count(&variables) / VALUES_PER_POINT;
@@ -157,14 +157,15 @@ impl Executor {
                 (document, Some(weight))
             }
             Ok(Found::New(new)) => (self.documents.validate(new, &meter).await?, None),
-            Err(refusal) => return refused(refusal),
+            Err(refusal) => return charge_refused(refusal),
         };
+        // The validation of a new document has cost as much as any refused request.
+        let refused = |refusal| if prepaid.is_some() { charge_refused(refusal) } else { Err(refusal) };
         match self.build_request(&document, operation_name, variables, caller) {
             Ok((request, info)) => {
-                // Before the rest of the charge: a refused operation costs as much as any refused request.
+                // Before the rest of the charge, which an operation without room does not pay.
                 let memory = match self.reserve(&meter.key, info.bytes).await {
                     Ok(memory) => memory,
-                    Err(refusal) if prepaid.is_none() => return Err(refusal),
                     Err(refusal) => return refused(refusal),
                 };
                 meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + values_cost))?;
@@ -173,7 +174,6 @@ impl Executor {
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
                 Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }
-            Err(error) if prepaid.is_none() => Err(error.into()),
             Err(error) => refused(error.into()),
         }
     }

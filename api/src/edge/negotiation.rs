@@ -4,7 +4,7 @@ use axum::extract::Request;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Longest header that is parsed, in bytes. Clients send about 150, and nobody pays for parsing more.
+/// Longest header that is parsed, in bytes. Clients send about 150 bytes, and callers do not pay for parsing more.
 const MAX_LENGTH: usize = 512;
 
 fn is_too_long(headers: &HeaderMap, name: HeaderName) -> bool {
@@ -85,8 +85,8 @@ fn parse_range(range: &str) -> (String, f32) {
     (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
 }
 
-/// Removes `identity;q=0` and `*;q=0` from `Accept-Encoding`, and all of it if it is too long. The layer that compresses would make status 406 of the response to an
-/// operation that was executed. A server may send what the header excludes (RFC 9110, section 12.5.3).
+/// Removes `identity;q=0` and `*;q=0` from `Accept-Encoding`, and a long header as a whole. The layer that compresses would make status
+/// 406 of the response to an operation that was executed. A server may send what the header excludes (RFC 9110, section 12.5.3).
 pub async fn accept_identity(mut request: Request) -> Request {
     if is_too_long(request.headers(), ACCEPT_ENCODING) {
         request.headers_mut().remove(ACCEPT_ENCODING);
@@ -121,7 +121,10 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
 /// Whether the body is declared as JSON in UTF-8. Other parameters than `charset` are ignored.
 pub fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut parts = content_type.split(';').map(str::trim).take_while(|_| content_type.len() <= MAX_LENGTH);
+    if content_type.len() > MAX_LENGTH {
+        return false;
+    }
+    let mut parts = content_type.split(';').map(str::trim);
     let is_json = parts.next().is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json"));
     is_json
         && parts.filter_map(|parameter| parameter.split_once('=')).all(|(name, value)| {

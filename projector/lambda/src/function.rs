@@ -1,5 +1,5 @@
-//! One invocation applies the messages of an event and reports which of them failed. Lambda deletes the others. SQS delivers the failed ones again after
-//! their visibility timeout, and moves them to the dead-letter queue after their last delivery.
+//! One invocation applies the messages of an event and reports which of them failed. Lambda deletes the others. SQS delivers the
+//! failed ones again after their visibility timeout, and moves them to the dead-letter queue after their last delivery.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html#services-sqs-batchfailurereporting>
 

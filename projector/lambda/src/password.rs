@@ -1,4 +1,5 @@
-//! The password for Redis. Lambda cannot fill a variable from a secret, and everybody who may read the configuration of a function sees its variables.
+//! The password for Redis. Lambda cannot fill a variable from a secret, and everybody who may read the configuration of a function sees
+//! its variables.
 
 use std::time::Duration;
 

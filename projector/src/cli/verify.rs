@@ -116,7 +116,7 @@ impl Arguments {
 /// Reads the event log, and returns how many events of it cannot be read.
 async fn read_log(verifier: &Verifier, report: &Report, shutdown: &CancellationToken) -> anyhow::Result<u64> {
     let mut unreadable = 0;
-    let read = verifier.log(|found: Vec<UnreadableEvent>| {
+    let read = verifier.check_log(|found: Vec<UnreadableEvent>| {
         unreadable += found.len() as u64;
         found.iter().for_each(|event| report.result(event));
         continue_unless(shutdown)

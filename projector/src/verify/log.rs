@@ -24,8 +24,11 @@ impl fmt::Display for UnreadableEvent {
 }
 
 impl Verifier {
-    /// Reads the whole event log. Calls `each` after every page with the events of it that cannot be read.
-    pub async fn log(&self, mut each: impl FnMut(Vec<UnreadableEvent>) -> ControlFlow<()>) -> anyhow::Result<()> {
+    /// Reads the whole event log. After each page it calls `on_page` with the events that cannot be read.
+    pub async fn check_log(
+        &self,
+        mut on_page: impl FnMut(Vec<UnreadableEvent>) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
         let mut after = Uuid::nil();
         loop {
             let rows = rows_after(&self.db, after).await?;
@@ -35,7 +38,7 @@ impl Verifier {
                 let (event, read) = (row.id, Event::from_row(row, self.currency.code()));
                 read.err().map(|error| UnreadableEvent { event, unreadable: error.to_string() })
             });
-            if each(unreadable.collect()).is_break() {
+            if on_page(unreadable.collect()).is_break() {
                 return Ok(());
             }
         }

@@ -143,7 +143,7 @@ async fn verify_reads_the_whole_log_and_reports_the_events_that_cannot_be_read()
         found.extend(unreadable);
         ControlFlow::Continue(())
     };
-    verifier.log(each).await.unwrap();
+    verifier.check_log(each).await.unwrap();
     assert_eq!(found.len(), damages.len(), "{found:?}");
     for (version, _, why) in damages {
         let id = rows[version as usize - 1].id;
