@@ -162,8 +162,9 @@ impl Query {
         Some(sales::top_products(ctx, (from, to), first, sort_by.unwrap_or_default()).await)
     }
 
-    /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. With a token for one client:
-    /// the orders of that client. Requires the scope `orders:read`.
+    /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. A page with `status: PLACED` may have
+    /// fewer than `first` orders, or none, although `hasNextPage` is true: it passes over a limited number of other orders. With a
+    /// token for one client: the orders of that client. Requires the scope `orders:read`.
     #[graphql(
         directive = cost::apply("9".into()),
         directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))

@@ -10,7 +10,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use iso_currency::Currency;
 use runtime::database;
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, IntoActiveModel, TransactionTrait};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, TransactionTrait,
+};
 use serde_json::{Value, json};
 use test_support::events::order_placed_at;
 use test_support::fill::fill;
@@ -478,6 +481,57 @@ async fn a_page_of_one_client_with_a_status_does_not_pass_over_its_other_orders(
     let after = reads(&db, &["orders"]).await;
     assert_eq!(after.0, before.0, "no statement reads a whole table");
     assert!(after.1 - before.1 < 1_000, "{} rows were read for 300 orders", after.1 - before.1);
+}
+
+/// Nearly all orders are cancelled: of all clients, and of one that has many.
+#[tokio::test]
+async fn a_page_of_placed_orders_passes_over_few_others_and_the_next_one_continues() {
+    let postgres = test_support::postgres::database().await;
+    let connect = || database::connect(&postgres.url, 1, None);
+    let db = connect().await.unwrap();
+    migration::up(&db).await.unwrap();
+    fill(&db, 600, 60_000).await;
+    for statement in [
+        "UPDATE orders SET client_id = 7, version = 1000 + moved.number FROM
+             (SELECT id, row_number() OVER () AS number FROM orders WHERE client_id BETWEEN 101 AND 200) AS moved
+         WHERE orders.id = moved.id",
+        "UPDATE orders SET cancelled_at = placed_at, refunded = total
+         WHERE id NOT IN (SELECT id FROM orders ORDER BY id LIMIT 30)
+             AND id NOT IN (SELECT id FROM orders WHERE client_id = 7 ORDER BY id OFFSET 5000 LIMIT 2)",
+        "VACUUM ANALYZE orders",
+    ] {
+        db.execute_unprepared(statement).await.unwrap();
+    }
+    let placed = order::Entity::find().filter(order::Column::CancelledAt.is_null());
+    let placed = placed.order_by_desc(order::Column::Id).all(&db).await.unwrap();
+    let of_client: Vec<_> = placed.iter().filter(|order| order.client_id == 7).cloned().collect();
+    assert!(placed.len() >= 32 && of_client.len() >= 2);
+    let placed = [(None, placed), (Some(7), of_client)];
+    db.close().await.unwrap(); // then its statistics are complete
+    let db = connect().await.unwrap();
+    let before = reads(&db, &["orders"]).await;
+    let reader = connect().await.unwrap();
+    let mut pages = 0;
+    for (client, expected) in placed {
+        let filter = Filter { client, status: Some(Status::Placed), ..ALL };
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = page(&reader, filter, after, 20).await.unwrap();
+            pages += 1;
+            found.extend(page.orders);
+            if !page.has_next_page {
+                break;
+            }
+            assert!(after.is_none() || page.end < after, "each page continues");
+            after = page.end;
+        }
+        assert_eq!(found, expected, "{client:?}");
+    }
+    reader.close().await.unwrap();
+    let after = reads(&db, &["orders"]).await;
+    assert_eq!(after.0, before.0, "no statement reads a whole table");
+    let rows = (after.1 - before.1) / pages;
+    assert!(rows < 5_000, "{rows} rows were read for a page");
 }
 
 /// Then PostgreSQL expects that each order may well be of the client, and to find one soon among those of all.

@@ -1,6 +1,7 @@
 use async_graphql::{Object, SimpleObject};
 use entity::order;
 use iso_currency::Currency;
+use uuid::Uuid;
 
 use super::order::Order;
 use super::page::PageInfo;
@@ -22,8 +23,8 @@ impl OrderConnection {
     }
 }
 
-fn cursor(order: &order::Model) -> String {
-    order.id.to_string()
+fn cursor(order: Uuid) -> String {
+    order.to_string()
 }
 
 /// A page of orders, newest first.
@@ -32,7 +33,7 @@ impl OrderConnection {
     /// The orders of the page, each with its cursor.
     async fn edges(&self) -> Vec<OrderEdge> {
         let orders = self.page.orders.iter();
-        orders.map(|order| OrderEdge { node: self.order(order), cursor: cursor(order) }).collect()
+        orders.map(|order| OrderEdge { node: self.order(order), cursor: cursor(order.id) }).collect()
     }
 
     /// The orders of the page.
@@ -42,12 +43,12 @@ impl OrderConnection {
 
     /// The position of the page in the list.
     async fn page_info(&self) -> PageInfo {
-        let OrderPage { orders, has_previous_page, has_next_page } = &self.page;
+        let OrderPage { orders, has_previous_page, has_next_page, end } = &self.page;
         PageInfo {
             has_previous_page: *has_previous_page,
             has_next_page: *has_next_page,
-            start_cursor: orders.first().map(cursor),
-            end_cursor: orders.last().map(cursor),
+            start_cursor: orders.first().map(|order| cursor(order.id)),
+            end_cursor: end.map(cursor),
         }
     }
 }
