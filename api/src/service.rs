@@ -48,8 +48,6 @@ use crate::queries::sales_snapshots::SalesSnapshots;
 const GRACE: Duration = Duration::from_secs(10);
 /// Interval at which the rate limits of idle callers are removed from memory.
 const IDLE_CALLERS_INTERVAL: Duration = Duration::from_secs(60);
-/// Connections for each WebSocket and event stream that may be open. The others send requests or are idle.
-const CONNECTIONS_PER_LIVE_ONE: usize = 2;
 
 /// The stores behind the api, and how they are used.
 pub struct Backend {
@@ -66,6 +64,7 @@ pub struct Backend {
 /// An api that is ready to serve.
 pub struct Service {
     edge: Arc<Edge>,
+    max_connections: usize,
     background: Background,
 }
 
@@ -95,6 +94,7 @@ impl Service {
             backend.read_wait,
             limits.operation_timeout
         );
+        let max_connections = limits.max_connections()?;
         let (app, background) = assemble(backend, queue.clone());
         let schema = if http.federation { subgraph(Some(app.clone())) } else { schema(Some(app.clone())) };
         let introspection = exposure.allows_introspection();
@@ -124,7 +124,7 @@ impl Service {
             draining,
             shutdown: CancellationToken::new(),
         });
-        Ok(Service { edge, background })
+        Ok(Service { edge, max_connections, background })
     }
 
     /// The routes. Requests need the address of their sender: [`axum::extract::ConnectInfo`].
@@ -140,13 +140,10 @@ impl Service {
     /// When a part stopped by itself. The other parts have drained first.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
-        let Service { edge, background } = self;
+        let Service { edge, max_connections, background } = self;
         metrics::observe(&edge.app.db, &edge.queue);
         let Background { batcher, relay, live_updates, sales_snapshots } = background;
-        let limits = http::Limits {
-            idle_timeout: edge.settings.idle_timeout,
-            max_connections: CONNECTIONS_PER_LIVE_ONE * edge.limits.max_live_connections,
-        };
+        let limits = http::Limits { idle_timeout: edge.settings.idle_timeout, max_connections };
         let server = http::serve(listener, router, limits, edge.shutdown.clone());
         let (requests_done, orders_done) = (CancellationToken::new(), CancellationToken::new());
         let server = tokio::spawn(server);

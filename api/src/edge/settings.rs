@@ -37,7 +37,7 @@ pub struct HttpSettings {
     /// Add the fields _service and _entities to the schema, so that a gateway can compose it with others (Apollo Federation 2)
     #[arg(long, env)]
     pub federation: bool,
-    /// Close a connection that is idle for this long or takes longer to send headers, at least 1s; set it higher than the idle timeout of the load balancer
+    /// Close a connection that is idle for this long, at least 1s; set it higher than the idle timeout of the load balancer
     #[arg(long, env, default_value = "75s", value_parser = duration_from(Duration::from_secs(1)))]
     pub idle_timeout: Duration,
     /// Keep serving for this long after SIGTERM while /health/ready returns 503, so that the load balancer notices

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -113,6 +115,28 @@ async fn an_idle_connection_is_closed() {
     let response = send(&api, b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!((1..9).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+/// Each has got a response before, so that nothing but the time of the headers closes it.
+#[tokio::test]
+async fn headers_that_never_end_hold_few_connections_and_others_are_served() {
+    let api = Api::start_with(&sqlite().await, &["--max-connections", "10", "--max-live-connections", "1"]).await;
+    let hold = async || {
+        let mut socket = TcpStream::connect(api.address.trim_start_matches("http://")).await.unwrap();
+        socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        socket.read_exact(&mut [0; 12]).await.unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    };
+    let mut held: FuturesUnordered<_> = (0..4).map(|_| hold()).collect();
+    let closed = async {
+        for _ in 0..3 {
+            held.next().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), closed).await.expect("all but one are closed early");
+    let whole = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(send(&api, whole).await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

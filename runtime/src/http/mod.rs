@@ -2,13 +2,13 @@
 //! at its first bytes, because one connection with many unread streams can hold any amount of memory.
 //!
 //! - here: accepts and serves connections
-//! - [`stream`]: the bytes of a connection
+//! - [`stream`]: the bytes of a connection, and how long the head of a request may take
 
 pub mod stream;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,19 +23,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tower_http::metrics::InFlightRequests;
 use tracing::warn;
 
-use self::stream::{ClientStream, Received};
+use self::stream::{ClientStream, Heads, Received, Requests};
 
-/// Time for a new connection to send the headers of its first request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Size limit of buffered data of a response, in bytes: a client that does not read its event stream holds as much memory. hyper's
 /// default is about 400 KiB. The line and the headers of a request may be up to twice as large, because a read may exceed the limit.
-/// An idle connection can hold them.
+/// A connection can hold them until a head is complete.
 const MAX_BUFFER: usize = 16 * 1024;
 /// Time for a client to acknowledge data before the kernel closes the connection (Linux only).
 #[cfg(target_os = "linux")]
@@ -49,15 +49,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// A connection is closed when it is idle for so long, or takes longer to send the headers of a request.
+    /// A connection is closed when it is idle for so long.
     pub idle_timeout: Duration,
-    /// Further ones are closed at once.
+    /// Further ones are closed at once. A tenth of them may take long to send the head of a request.
     pub max_connections: usize,
 }
 
 /// Serves until `shutdown` is cancelled and all connections are closed. Dropping this closes them at once.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     let mut connections = JoinSet::new();
+    let slow_heads = Arc::new(Semaphore::new(limits.max_connections.div_ceil(10)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -67,8 +68,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         match accepted {
             Ok(_) if connections.len() >= limits.max_connections => {}
             Ok((stream, peer)) => {
-                let idle_timeout = limits.idle_timeout;
-                connections.spawn(serve_connection(stream, peer, router.clone(), idle_timeout, shutdown.clone()));
+                let (idle_timeout, slow_heads) = (limits.idle_timeout, slow_heads.clone());
+                let (router, shutdown) = (router.clone(), shutdown.clone());
+                connections.spawn(serve_connection(stream, peer, router, idle_timeout, slow_heads, shutdown));
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -85,41 +87,31 @@ async fn serve_connection(
     peer: SocketAddr,
     router: Router,
     idle_timeout: Duration,
+    slow_heads: Arc<Semaphore>,
     shutdown: CancellationToken,
 ) {
     if set_up(&stream).is_err() {
         return; // the client is gone
     }
-    let (received, has_request) = (Received::default(), AtomicBool::new(false));
-    let stream = TokioIo::new(ClientStream::new(stream, received.clone()));
+    let (received, requests) = (Received::default(), Requests::default());
+    let heads = Heads::new(requests.clone(), slow_heads);
+    let stream = TokioIo::new(ClientStream::new(stream, received.clone(), heads));
     let service = service_fn(|request: Request<Incoming>| {
-        has_request.store(true, Ordering::Relaxed);
+        requests.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(received.clone());
-        router.clone().oneshot(request)
+        InFlightRequests::new(router.clone(), requests.active.clone()).oneshot(request)
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(idle_timeout).max_buf_size(MAX_BUFFER);
     let mut connection = pin!(http.serve_connection(stream, service).with_upgrades());
-    let mut first_request_timeout = pin!(sleep(FIRST_REQUEST_TIMEOUT));
-    let (mut is_new, mut is_stopping) = (true, false);
-    loop {
-        tokio::select! {
-            // An error is a client that is gone or does not speak HTTP/1.
-            _ = connection.as_mut() => return,
-            () = first_request_timeout.as_mut(), if is_new => {
-                if !has_request.load(Ordering::Relaxed) {
-                    return;
-                }
-                is_new = false;
-            }
-            () = shutdown.cancelled(), if !is_stopping => {
-                connection.as_mut().graceful_shutdown();
-                is_stopping = true;
-            }
-        }
+    tokio::select! {
+        // An error is a client that is gone, is too slow, or does not speak HTTP/1.
+        _ = connection.as_mut() => return,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
+    let _ = connection.await;
 }
 
 fn set_up(stream: &TcpStream) -> std::io::Result<()> {

@@ -1,4 +1,5 @@
-//! The stream of a connection. It ends when the client reads too slowly, and can count what the client sends.
+//! The stream of a connection. It ends when the client reads too slowly, or takes too long to send the head of a request: its line and its
+//! headers. It can count what the client sends.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -10,13 +11,18 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tower_http::metrics::in_flight_requests::InFlightRequestsCounter;
 
 /// How long data may wait for a client, beyond the time that it takes at [`MIN_RATE`].
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Bytes per second that a client must read while data waits for it.
 const MIN_RATE: f64 = 32.0 * 1024.0;
+/// Time for the head of a request from its first byte on, or from the beginning of the connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Few heads may take longer than this, because each holds memory. Nearly all arrive at once.
+const QUICK_HEAD: Duration = Duration::from_secs(1);
 /// Bytes that an upgraded connection receives at most until they are taken.
 const MAX_UNTAKEN: usize = 8 * 1024;
 
@@ -24,11 +30,90 @@ pub struct ClientStream {
     stream: TcpStream,
     patience: Patience,
     received: Received,
+    heads: Heads,
 }
 
 impl ClientStream {
-    pub fn new(stream: TcpStream, received: Received) -> ClientStream {
-        ClientStream { stream, patience: Patience::default(), received }
+    pub fn new(stream: TcpStream, received: Received, heads: Heads) -> ClientStream {
+        ClientStream { stream, patience: Patience::default(), received, heads }
+    }
+}
+
+/// The requests of a connection.
+#[derive(Clone, Default)]
+pub struct Requests {
+    /// How many have begun: their heads are complete.
+    begun: Arc<AtomicUsize>,
+    /// Those whose responses are not produced yet.
+    pub active: InFlightRequestsCounter,
+}
+
+impl Requests {
+    pub fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// Limits the time of the heads of a connection.
+pub struct Heads {
+    requests: Requests,
+    /// For the slow heads of all connections.
+    slow: Arc<Semaphore>,
+    incomplete: Option<Head>,
+}
+
+/// A head that is not known to be complete.
+struct Head {
+    began: Instant,
+    /// Requests before its own.
+    after: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+    slow: Option<OwnedSemaphorePermit>,
+}
+
+impl Heads {
+    pub fn new(requests: Requests, slow: Arc<Semaphore>) -> Heads {
+        let mut heads = Heads { requests, slow, incomplete: None };
+        heads.begin();
+        heads
+    }
+
+    fn begin(&mut self) {
+        let (began, after) = (Instant::now(), self.requests.begun());
+        self.incomplete = Some(Head { began, after, deadline: None, slow: None });
+    }
+
+    fn forget_complete(&mut self) {
+        self.incomplete.take_if(|head| head.after < self.requests.begun());
+    }
+
+    /// Bytes have arrived. During a request they are its body.
+    fn received(&mut self) {
+        self.forget_complete();
+        if self.incomplete.is_none() && self.requests.active.get() == 0 {
+            self.begin();
+        }
+    }
+
+    /// Completes when a head takes too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.forget_complete();
+        let Some(head) = &mut self.incomplete else { return Poll::Pending };
+        let quick = head.began + QUICK_HEAD;
+        ready!(head.deadline.get_or_insert_with(|| Box::pin(sleep_until(quick))).as_mut().poll(context));
+        if head.slow.is_some() {
+            return Poll::Ready(());
+        }
+        head.slow = self.slow.clone().try_acquire_owned().ok();
+        if head.slow.is_none() {
+            return Poll::Ready(());
+        }
+        head.deadline = Some(Box::pin(sleep_until(head.began + HEAD_TIMEOUT)));
+        self.poll_late(context)
     }
 }
 
@@ -103,8 +188,12 @@ impl Received {
         self.0.bytes.load(Ordering::Acquire) >= MAX_UNTAKEN
     }
 
+    fn is_counting(&self) -> bool {
+        self.0.is_counting.load(Ordering::Relaxed)
+    }
+
     fn add(&self, bytes: usize) {
-        if self.0.is_counting.load(Ordering::Relaxed) {
+        if self.is_counting() {
             self.0.bytes.fetch_add(bytes, Ordering::AcqRel);
             if self.is_full() {
                 self.0.full.notify_one();
@@ -134,7 +223,19 @@ impl AsyncRead for ClientStream {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         self.received.add(buffer.filled().len() - before);
-        result
+        if self.received.is_counting() {
+            return result; // upgraded: no heads any more
+        }
+        match result {
+            Poll::Pending => {
+                ready!(self.heads.poll_late(context));
+                Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client sends a head too slowly")))
+            }
+            result => {
+                self.heads.received();
+                result
+            }
+        }
     }
 }
 
@@ -184,7 +285,8 @@ mod tests {
         let client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         socket2::SockRef::from(&stream).set_send_buffer_size(4_096).unwrap();
-        (ClientStream::new(stream, received), client)
+        let heads = Heads::new(Requests::default(), Arc::new(Semaphore::new(1)));
+        (ClientStream::new(stream, received, heads), client)
     }
 
     async fn written(stream: &mut ClientStream) -> Option<ErrorKind> {
@@ -223,6 +325,40 @@ mod tests {
         assert_eq!(waited_for(16 * 1024).await.as_secs(), 19);
         assert_eq!(waited_for(33 * 1024).await.as_secs(), 300);
         assert_eq!(waited_for(10_000_000).await.as_secs(), 300);
+    }
+
+    /// Reads until that fails, and returns after how many seconds; `None` if it does not fail within five minutes.
+    async fn read_failed(stream: &mut ClientStream) -> Option<f64> {
+        let (began, mut buffer) = (Instant::now(), [0; 64]);
+        while let Ok(read) = timeout(Duration::from_secs(300), stream.read(&mut buffer)).await {
+            if let Err(error) = read {
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                return Some(began.elapsed().as_secs_f64().round());
+            }
+        }
+        None
+    }
+
+    #[tokio::test]
+    async fn few_heads_may_take_ten_seconds_and_all_others_one() {
+        let connection = || connection(Received::default());
+        let [mut one, mut other, mut idle] = [connection().await, connection().await, connection().await];
+        one.1.write_all(b"GET").await.unwrap();
+        other.1.write_all(b"GET").await.unwrap();
+        tokio::time::pause();
+        let slow = Arc::new(Semaphore::new(1));
+        for (stream, _) in [&mut one, &mut other, &mut idle] {
+            stream.heads = Heads::new(Requests::default(), slow.clone());
+        }
+        idle.0.heads.requests.begin();
+        let (one_failed, other_failed, idle_failed) =
+            tokio::join!(read_failed(&mut one.0), read_failed(&mut other.0), read_failed(&mut idle.0));
+        let mut failed = [one_failed, other_failed].map(Option::unwrap);
+        failed.sort_by(f64::total_cmp);
+        assert_eq!((failed, idle_failed), ([1.0, 10.0], None), "nothing limits the time between two requests here");
+        idle.1.write_all(b"GET").await.unwrap();
+        assert_eq!(read_failed(&mut idle.0).await, Some(1.0), "another connection has the only permit");
+        drop((one, other));
     }
 
     #[tokio::test]

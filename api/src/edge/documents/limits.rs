@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use async_graphql::ServerError;
 use clap::builder::RangedU64ValueParser;
 use runtime::settings::duration;
@@ -73,6 +74,9 @@ pub struct LimitSettings {
     /// The same for one caller: a token subject, or an address without a token
     #[arg(long, env, default_value_t = 1_000, value_parser = count())]
     pub max_subscriptions_per_caller: usize,
+    /// Maximum number of open connections, at least MAX_LIVE_CONNECTIONS. Further ones are closed at once. A tenth may take longer than a second to send the headers of a request (unset: twice MAX_LIVE_CONNECTIONS)
+    #[arg(long, env, value_parser = count())]
+    pub max_connections: Option<usize>,
     /// Maximum number of open WebSockets and event streams. Further ones get status 503
     #[arg(long, env, default_value_t = 10_000, value_parser = count())]
     pub max_live_connections: usize,
@@ -90,6 +94,9 @@ pub struct LimitSettings {
     pub rate_limit_subjects: Vec<SubjectLimit>,
 }
 
+/// Connections for each WebSocket and event stream that may be open. The others send requests or are idle.
+const CONNECTIONS_PER_LIVE_ONE: usize = 2;
+
 fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1_000_000)
 }
@@ -105,6 +112,15 @@ fn parse_nesting(text: &str) -> Result<usize, String> {
 }
 
 impl LimitSettings {
+    /// # Errors
+    /// When not all live connections could be open.
+    pub fn max_connections(&self) -> anyhow::Result<usize> {
+        let (live, max) = (self.max_live_connections, self.max_connections);
+        let max = max.unwrap_or(CONNECTIONS_PER_LIVE_ONE * live);
+        ensure!(max >= live, "MAX_CONNECTIONS ({max}) must be at least MAX_LIVE_CONNECTIONS ({live})");
+        Ok(max)
+    }
+
     /// Refuses an operation that costs too much.
     pub fn check_cost(&self, cost: usize) -> Result<(), ServerError> {
         if cost > self.max_complexity {
