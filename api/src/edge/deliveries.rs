@@ -1,16 +1,11 @@
 //! Charges each result of a subscription like a query. The subscription itself has paid for the first one.
 
-use std::time::Duration;
-
 use futures::stream::{self, BoxStream, Fuse};
 use futures::{Stream, StreamExt};
 use tokio::time::sleep;
 
-use super::rate_limits::Meter;
+use super::rate_limits::{LEAST_PAUSE, Meter};
 use super::refusal::Refusal;
-
-/// The wait of the limiter is that of one stream alone. With it, all streams of a caller would wake up for each result that it can pay.
-const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub struct Deliveries {

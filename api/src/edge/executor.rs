@@ -169,8 +169,8 @@ impl Executor {
                     Err(refusal) => return refused(refusal),
                 };
                 meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + values_cost))?;
-                let request =
-                    request.data(Deliveries::new(meter.clone(), info.cost)).data(self.connections.of(&meter.key));
+                let deliveries = Deliveries::new(meter.clone(), info.cost);
+                let request = request.data(deliveries).data(meter.clone()).data(self.connections.of(&meter.key));
                 let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
                 Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }

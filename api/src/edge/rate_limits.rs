@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 use quick_cache::sync::Cache;
+use tokio::time::sleep;
 
 use super::documents::limits::LimitSettings;
 use super::quota::QuotaKey;
@@ -16,6 +17,10 @@ use super::refusal::Refusal;
 
 /// Addresses that are blocked at the same time. With more, some may verify tokens earlier.
 const MAX_BLOCKED: usize = 10_000;
+/// The wait of the limiter is that of one charge alone. With it, all that wait for a caller would wake up for each cost that it can pay.
+pub const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// How long an operation waits until its caller can pay for what it has read. It is shorter than an operation may take.
+const MAX_DEFERRAL: Duration = Duration::from_secs(2);
 
 /// Cost per second for each caller. Some subjects have a limit of their own.
 pub struct RateLimits {
@@ -148,6 +153,23 @@ impl Meter {
     /// [`Refusal::RateLimited`]
     pub fn charge(&self, cost: usize) -> Result<(), Refusal> {
         self.limits.charge(&self.key, cost)
+    }
+
+    /// As [`Meter::charge`], for work that is done already. Waits for a while until the caller can pay: if it were refused at once, it
+    /// would get the work for nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`]
+    pub async fn charge_later(&self, cost: usize) -> Result<(), Refusal> {
+        let deadline = Instant::now() + MAX_DEFERRAL;
+        loop {
+            match self.charge(cost) {
+                Err(Refusal::RateLimited(wait)) if Instant::now() + wait < deadline => {
+                    sleep(wait.max(LEAST_PAUSE)).await
+                }
+                charged => return charged,
+            }
+        }
     }
 }
 

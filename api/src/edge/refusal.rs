@@ -60,7 +60,7 @@ impl Refusal {
             Refusal::Invalid(errors) => errors,
             Refusal::RateLimited(wait) => {
                 let seconds = whole_seconds(wait);
-                let mut error = error("RATE_LIMITED", format!("Rate limit exceeded. Try again in {seconds} s."), None);
+                let mut error = error("RATE_LIMITED", rate_limited(seconds), None);
                 error.extensions.get_or_insert_default().set("retryAfter", seconds);
                 vec![error]
             }
@@ -77,6 +77,11 @@ impl Refusal {
             Refusal::Http { code, message, .. } => vec![error(code, message, None)],
         }
     }
+}
+
+/// The message of `RATE_LIMITED`.
+pub fn rate_limited(seconds: u64) -> String {
+    format!("Rate limit exceeded. Try again in {seconds} s.")
 }
 
 /// The number of seconds to wait, rounded up; at least 1.

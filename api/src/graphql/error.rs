@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_graphql::ErrorExtensionValues;
 use runtime::batcher::Unprocessed;
@@ -13,6 +14,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::commands;
+use crate::edge::refusal::{Refusal, rate_limited, whole_seconds};
 
 /// The message of `SERVER_BUSY`.
 pub const BUSY: &str = "The service is overloaded. Try again in a moment.";
@@ -29,6 +31,8 @@ pub enum Error {
     /// The token does not have this scope.
     MissingScope(&'static str),
     BadUserInput(String),
+    /// The caller cannot pay for what the field has read. It can after this time.
+    RateLimited(Duration),
     /// Too many operations are active, too many reads wait, or the command database is in use. Nothing was executed.
     Busy,
     /// The caller has too many active operations, and there is room for others.
@@ -54,6 +58,7 @@ impl Error {
             Error::Unauthenticated => "UNAUTHENTICATED",
             Error::LimitedTo(_) | Error::MissingScope(_) => "FORBIDDEN",
             Error::BadUserInput(_) => "BAD_USER_INPUT",
+            Error::RateLimited(_) => "RATE_LIMITED",
             Error::Busy | Error::OverQuota => "SERVER_BUSY",
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
             Error::ReadModelUnavailable => "READ_MODEL_UNAVAILABLE",
@@ -68,6 +73,7 @@ impl Error {
             Error::LimitedTo(client) => format!("The token is limited to client {client}."),
             Error::MissingScope(scope) => format!("The token needs the scope `{scope}`."),
             Error::BadUserInput(message) => message.clone(),
+            Error::RateLimited(wait) => rate_limited(whole_seconds(*wait)),
             Error::Busy | Error::OverQuota => BUSY.into(),
             Error::ReadModelBehind(version) => {
                 format!("The client has only reached version {version} so far. Try again in a moment.")
@@ -90,6 +96,7 @@ impl From<Error> for async_graphql::Error {
         match &error {
             Error::ReadModelBehind(version) => extensions.set("version", *version),
             Error::MissingScope(scope) => extensions.set("requiredScope", *scope),
+            Error::RateLimited(wait) => extensions.set("retryAfter", whole_seconds(*wait)),
             Error::Internal(id) => extensions.set("id", id.to_string()),
             _ => {}
         }
@@ -98,6 +105,16 @@ impl From<Error> for async_graphql::Error {
             source = Some(Arc::new(OverQuota));
         }
         async_graphql::Error { message: error.message(), source, extensions: Some(extensions) }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::RateLimited(wait) => Error::RateLimited(wait),
+            Refusal::OverQuota => Error::OverQuota,
+            _ => Error::Busy,
+        }
     }
 }
 

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::commands::place_order::place;
 use entity::order;
 use futures::future::join_all;
+use iso_currency::Currency;
 use reqwest::StatusCode;
 use sea_orm::{EntityTrait, PaginatorTrait, QuerySelect, TransactionTrait};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use uuid::Uuid;
 
 use crate::silent::Silent;
-use crate::support::{ALL_SCOPES, Api, PROTOCOL, Socket, code, postgres, queue, sqlite, until};
+use crate::support::{ALL_SCOPES, Api, PROTOCOL, Socket, code, command, placed, postgres, queue, sqlite, until};
 
 #[tokio::test]
 async fn slow_requests_time_out_and_silent_sockets_are_pinged() {
@@ -55,6 +58,41 @@ async fn a_slow_operation_times_out_but_its_order_is_still_placed() {
     assert!(response["errors"][0]["message"].as_str().unwrap().contains("idempotencyKey"), "{response}");
     other.rollback().await.unwrap();
     until("the order is placed", async || order::Entity::find().count(&db.connection).await.unwrap() == 1).await;
+}
+
+#[tokio::test]
+async fn the_items_of_large_orders_are_paid_for() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--rate-limit", "1", "--max-complexity", "200"]).await;
+    let place_one = async |lines: usize| {
+        let order = command(1, &vec![(1, 1); lines], None);
+        placed(place(&db.connection, Currency::USD, &[order]).await.unwrap().outcomes.remove(0)).data.order_id
+    };
+    let (small, large) = (place_one(4).await, place_one(100).await);
+    let ask = async |id: Uuid| {
+        let query = "query ($id: ID!) { order(id: $id) { items { quantity } } }";
+        api.graphql(&api.token(ALL_SCOPES, None), query, json!({ "id": id })).await
+    };
+    let items = |response: &Value| response["data"]["order"]["items"].as_array().map_or(0, Vec::len);
+    assert_eq!(items(&ask(large).await), 100);
+    let refused = ask(large).await;
+    assert_eq!(code(&refused), "RATE_LIMITED", "the first one has cost more than half of the burst");
+    assert!(refused["errors"][0]["extensions"]["retryAfter"].as_u64().unwrap() > 2, "{refused}");
+    assert_eq!(items(&ask(small).await), 4);
+}
+
+/// The page costs more than the caller can pay at once.
+#[tokio::test]
+async fn a_page_of_large_orders_waits_until_the_caller_can_pay() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--rate-limit", "200", "--max-complexity", "200"]).await;
+    for _ in 0..3 {
+        let order = command(1, &[(1, 1); 100], None);
+        placed(place(&db.connection, Currency::USD, &[order]).await.unwrap().outcomes.remove(0));
+    }
+    let query = "{ orders(first: 3) { nodes { items { quantity } } } }";
+    let page = api.graphql(&api.token(ALL_SCOPES, None), query, json!({})).await;
+    assert_eq!(page["data"]["orders"]["nodes"][2]["items"].as_array().map_or(0, Vec::len), 100, "{page}");
 }
 
 #[tokio::test]

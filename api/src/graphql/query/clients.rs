@@ -6,7 +6,6 @@ use super::CLIENTS;
 use crate::commands::clients::valid_email;
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::edge::quota::AfterWait;
-use crate::edge::refusal::Refusal;
 use crate::graphql::app;
 use crate::graphql::arguments::{page_size, parse_id, parse_ids, parse_search};
 use crate::graphql::authorize::{authorize_for, authorize_for_all};
@@ -25,10 +24,7 @@ pub async fn by_id(ctx: &Context<'_>, id: &ID, min_version: Option<i32>) -> Resu
     let client = match parse_id(id) {
         Some(id) if min_version > 0 => match app.clients.at_version(id, min_version, app.read_wait).await? {
             AtVersion::Reached(client) => {
-                ctx.data_opt::<AfterWait>().map_or(Ok(()), AfterWait::begin).map_err(|refusal| match refusal {
-                    Refusal::OverQuota => Error::OverQuota,
-                    _ => Error::Busy,
-                })?;
+                ctx.data_opt::<AfterWait>().map_or(Ok(()), AfterWait::begin)?;
                 Some(client)
             }
             AtVersion::Behind(version) => return Err(Error::ReadModelBehind(version)),

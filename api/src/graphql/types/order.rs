@@ -10,6 +10,7 @@ use super::money::Money;
 use crate::commands::Origin;
 use crate::commands::place_order::{Item, PlaceOrder};
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
+use crate::edge::rate_limits::Meter;
 use crate::graphql::app;
 use crate::graphql::arguments::parse_id;
 use crate::graphql::authorize::authorize_for;
@@ -18,6 +19,9 @@ use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal, int};
 use crate::graphql::user_error::UserError;
 use crate::orders;
+
+/// The items of an order that its cost includes. Few orders have more.
+const PAID_ITEMS: usize = 4;
 
 /// The most problems with one order: two with each item, and one each with the client, the key and the total.
 const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
@@ -151,17 +155,22 @@ impl Order {
 
 #[ComplexObject]
 impl Order {
-    /// The items, in the order of the request.
+    /// The items, in the order of the request. Each after the fourth costs 1 more, when it has been read.
     #[graphql(
         directive = cost::apply("2".into()),
-        directive = list_size::apply(Some(4), None, None, None),
+        directive = list_size::apply(Some(PAID_ITEMS as i32), None, None, None),
         directive = max_size::apply(None, Some(MAX_LINES as i32))
     )]
     async fn items(&self, ctx: &Context<'_>) -> Result<Vec<OrderItem>, Error> {
         let (app, OrderKey { id, client }) = (app(ctx), &self.key);
         let lines = match &self.known_lines {
+            // The lines of the input are paid for. A change that is made must not fail.
             Some(lines) => lines.clone(),
-            None => app.order_lines.read(*id, *client).await??,
+            None => {
+                let lines = app.order_lines.read(*id, *client).await??;
+                ctx.data_unchecked::<Meter>().charge_later(lines.len().saturating_sub(PAID_ITEMS)).await?;
+                lines
+            }
         };
         Ok(lines.into_iter().map(|line| OrderItem::new(line, app.currency)).collect())
     }
