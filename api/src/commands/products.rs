@@ -3,8 +3,10 @@
 use chrono::{DateTime, Utc};
 use entity::event::{MAX_TOTAL, PRODUCT_CREATED, PRODUCT_UPDATED, is_sku};
 use entity::{Change, Event, ProductChanged, Subject, order_event, product};
-use sea_orm::sea_query::LockType;
-use sea_orm::{ActiveModelTrait, ActiveValue, DbErr, EntityTrait, QuerySelect, SqlErr};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LockType};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, SqlErr,
+};
 use uuid::Uuid;
 
 use super::clock::{self, Timed, timed};
@@ -116,6 +118,9 @@ impl Commands {
             Ok(version) => version,
             Err(rejection) => return Ok(Err(vec![rejection])),
         };
+        if product.sku != before.sku && is_taken(&transaction, &product).await? {
+            return Ok(Err(vec![Rejection::SkuTaken]));
+        }
         match as_new(product).update(&transaction).await {
             Ok(product) => {
                 self.commit(transaction, self.event(event_id, PRODUCT_UPDATED, &product, time, origin)).await?;
@@ -189,6 +194,16 @@ fn valid_price(price: Option<i64>) -> Result<i64, Rejection> {
 fn valid_sku(sku: String) -> Result<String, Rejection> {
     let sku = sku.trim();
     if is_sku(sku) { Ok(sku.to_owned()) } else { Err(Rejection::InvalidSku) }
+}
+
+/// Whether another product has the SKU. Without this question, two products that swap their SKUs at the same time would each wait for the
+/// row of the other, and PostgreSQL would end one of the transactions after a second.
+async fn is_taken(db: &impl ConnectionTrait, product: &product::Model) -> Result<bool, DbErr> {
+    let Some(sku) = &product.sku else { return Ok(false) };
+    let has_sku = Func::lower(Expr::col(product::Column::Sku)).eq(sku.to_ascii_lowercase());
+    let others = product::Entity::find().select_only().column(product::Column::Id);
+    let others = others.filter(has_sku).filter(product::Column::Id.ne(product.id));
+    Ok(others.into_tuple::<i64>().one(db).await?.is_some())
 }
 
 /// Maps a violation of the unique index of SKUs.

@@ -131,6 +131,29 @@ async fn a_sku_belongs_to_one_product_in_any_case() {
     .await;
 }
 
+/// The index of the SKUs is written last, and after a pause, so that both have changed their rows when they look for the other SKU.
+#[tokio::test]
+async fn two_products_that_swap_their_skus_are_both_refused() {
+    let db = postgres().await;
+    let api = Api::start(&db).await;
+    for (id, sku) in [("1", "A"), ("2", "B")] {
+        update(&api, json!({ "id": id, "sku": sku })).await;
+    }
+    for statement in [
+        "CREATE FUNCTION slow(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+             $$ BEGIN PERFORM pg_sleep(0.2); RETURN $1; END $$",
+        "DROP INDEX products_sku",
+        "CREATE INDEX slow ON products (slow(sku))",
+        "CREATE UNIQUE INDEX products_sku ON products (lower(sku))",
+    ] {
+        db.connection.execute_unprepared(statement).await.unwrap();
+    }
+    let taken = (json!("SKU_TAKEN"), json!(["input", "sku"]));
+    let swap = async |id: &str, sku: &str| problem(&api, UPDATE, json!({ "id": id, "sku": sku })).await;
+    assert_eq!(tokio::join!(swap("1", "B"), swap("2", "A")), (taken.clone(), taken));
+    assert_eq!(update(&api, json!({ "id": "1", "sku": "a" })).await["sku"], "a", "it is its own");
+}
+
 #[tokio::test]
 async fn a_withdrawn_product_refuses_orders_and_stays_readable() {
     both(async |api, db| {
