@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_graphql::ServerError;
+use async_graphql::{Response as GraphQLResponse, ServerError};
 use axum::Extension;
 use axum::extract::Request;
 use axum::http::Method;
@@ -46,7 +46,7 @@ async fn log(context: LogContext, request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     let errors = response.extensions_mut().remove::<Errors>().unwrap_or_default();
     match response.extensions_mut().remove::<OperationInfo>() {
-        Some(info) => info.log(&line.context, "http", Some(status), &errors, line.began),
+        Some(info) => info.log(&line.context, "http", Some(status), errors.outcome.name(), &errors, line.began),
         None => line.write(status, &errors),
     }
     response
@@ -158,7 +158,8 @@ impl Errors {
 /// Logs an operation on a stream when it is dropped.
 pub struct OperationLog {
     pub info: OperationInfo,
-    pub errors: Errors,
+    errors: Errors,
+    has_result: bool,
     context: LogContext,
     transport: &'static str,
     began: Instant,
@@ -166,20 +167,42 @@ pub struct OperationLog {
 
 impl OperationLog {
     pub fn new(info: OperationInfo, context: LogContext, transport: &'static str) -> OperationLog {
-        OperationLog { info, errors: Errors::default(), context, transport, began: Instant::now() }
+        let began = Instant::now();
+        OperationLog { info, errors: Errors::default(), has_result: false, context, transport, began }
+    }
+
+    pub fn add(&mut self, result: &GraphQLResponse) {
+        self.errors.add(&result.errors);
+        self.has_result = true;
+    }
+
+    /// A query or a mutation without a result was cancelled by its client, or its connection ended. A subscription may end at any time.
+    fn outcome(&self) -> &'static str {
+        match self.has_result || self.info.is_subscription() {
+            true => self.errors.outcome.name(),
+            false => "cancelled",
+        }
     }
 }
 
 impl Drop for OperationLog {
     fn drop(&mut self) {
-        self.context.run(|| self.info.log(&self.context, self.transport, None, &self.errors, self.began));
+        let (transport, outcome) = (self.transport, self.outcome());
+        self.context.run(|| self.info.log(&self.context, transport, None, outcome, &self.errors, self.began));
     }
 }
 
 impl OperationInfo {
-    fn log(&self, context: &LogContext, transport: &str, status: Option<u16>, errors: &Errors, began: Instant) {
-        let name = self.name.as_deref().map_or("-", short_name);
-        let (kind, outcome) = (self.kind.name(), errors.outcome.name());
+    fn log(
+        &self,
+        context: &LogContext,
+        transport: &str,
+        status: Option<u16>,
+        outcome: &str,
+        errors: &Errors,
+        began: Instant,
+    ) {
+        let (name, kind) = (self.name.as_deref().map_or("-", short_name), self.kind.name());
         let (cost, duration_ms, codes) = (self.cost, milliseconds_since(began), errors.codes());
         let subject_hash = subject_hash(context);
         info!(operation = name, kind, outcome, codes, cost, status, duration_ms, subject_hash, transport, "operation");

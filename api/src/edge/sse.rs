@@ -47,7 +47,7 @@ pub fn stream(edge: &Edge, caller: &Caller, prepared: PreparedOperation) -> Resu
     Ok(respond(results.take_until(Box::pin(end)).map(move |result| {
         let _ = &held; // dropped with the stream, as the log is
         let Some(result) = result else { return complete() };
-        log.errors.add(&result.errors);
+        log.add(&result);
         next(&result)
     })))
 }

@@ -7,7 +7,10 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use read_model::{Memory, Projection};
 use serde_json::{Value, json};
 use test_support::events::order_placed;
+use test_support::log::Log;
+use tracing::Level;
 
+use crate::silent::Silent;
 use crate::support::{ALL_SCOPES, Api, PROTOCOL, SECRET, Socket, queue, sqlite, until};
 
 const TYPENAME: &str = "{ __typename }";
@@ -48,6 +51,28 @@ async fn queries_and_mutations_get_a_result_and_complete() {
     socket.send(json!({ "id": "unknown", "type": "complete" })).await;
     socket.subscribe("q", TYPENAME).await;
     assert_eq!(socket.receive().await["payload"]["data"]["__typename"], json!("Query"));
+}
+
+#[tokio::test]
+async fn an_operation_that_its_client_completes_before_its_result_is_logged_as_cancelled() {
+    let db = sqlite().await;
+    let api = Api::start_on(&db, Arc::new(Silent), queue().await, &["--rate-limit", "0"]).await;
+    let mut socket = Socket::acknowledged(&api, &api.token(ALL_SCOPES, None)).await;
+    let log = Log::start(Level::INFO);
+    let outcomes = || -> Vec<String> {
+        let of_operations = log.lines().into_iter().filter(|line| line.contains("kind=\"query\""));
+        of_operations.filter_map(|line| Some(line.split_once("outcome=")?.1.split(' ').next()?.to_owned())).collect()
+    };
+    let mut id = 0;
+    // An operation that is completed during its validation has no line.
+    while outcomes().is_empty() {
+        id += 1;
+        socket.subscribe(&id.to_string(), "{ client(id: 1) { id } }").await;
+        socket.send(json!({ "type": "ping" })).await;
+        assert_eq!(socket.receive().await, json!({ "type": "pong" }));
+        socket.send(json!({ "id": id.to_string(), "type": "complete" })).await;
+    }
+    assert_eq!(outcomes()[0], "\"cancelled\"");
 }
 
 #[tokio::test]

@@ -373,7 +373,7 @@ impl Connection {
             }
             Progress::Result(result) => {
                 if let Some(log) = self.operations.get_mut(&id).and_then(|operation| operation.log.as_mut()) {
-                    log.errors.add(&result.errors);
+                    log.add(&result);
                 }
                 self.send(ServerMessage::Next { id: &id, payload: &result }).await
             }
