@@ -9,6 +9,10 @@ use async_graphql::TypeDirective;
 #[TypeDirective(location = "ArgumentDefinition", location = "FieldDefinition", location = "InputFieldDefinition")]
 pub fn cost(weight: String) {}
 
+/// The value of an argument of type `Int` adds 1 to the cost of its field for each `divisor`.
+#[TypeDirective(name = "valueCost", location = "ArgumentDefinition")]
+pub fn value_cost(divisor: i32) {}
+
 /// The number of elements in a list: the largest of the slicing arguments (the value of a number, the length of a list), or else
 /// the assumed size. With `sizedFields` it applies to the lists in the object that the field returns. A list without this
 /// directive counts as 10 elements.

@@ -9,7 +9,7 @@ use async_graphql::{Context, ID, Object};
 use super::app;
 use super::arguments::{invalid_cursor, page_size, parse_id, parse_search};
 use super::authorize::authorize;
-use super::cost_directives::{cost, list_size, names, range_cost};
+use super::cost_directives::{cost, list_size, names, range_cost, value_cost};
 use super::error::Error;
 use super::scalars::Date;
 use super::types::client::Client;
@@ -24,6 +24,9 @@ use crate::edge::auth::READ_PRODUCTS;
 const MAX_POINTS: i32 = 1_000;
 /// Longest range of `topProducts`.
 const MAX_DAYS: i32 = 3_660;
+
+/// Versions of `atVersion` that cost 1. To add up 10,000 orders takes 21 ms.
+const VERSIONS_PER_POINT: i32 = 12;
 
 /// The default sizes of pages.
 const CLIENTS: i32 = 20;
@@ -57,7 +60,8 @@ impl Query {
         #[graphql(
             desc = "The client as it was at this version, from 1 to 10000, computed from the log: its name, e-mail address, totals and \
                     last purchase. Its lists are the current ones. Not with `minVersion`.",
-            directive = cost::apply("100".into())
+            directive = cost::apply("10".into()),
+            directive = value_cost::apply(VERSIONS_PER_POINT)
         )]
         at_version: Option<i32>,
     ) -> Option<Result<Client, Error>> {

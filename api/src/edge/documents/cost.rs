@@ -98,7 +98,10 @@ impl Walk<'_> {
             let own = definition.directives.get("cost").and_then(|directive| weight(directive)).unwrap_or(0);
             let elements = if definition.ty.is_list() { self.sizes.requested(field, &argument.name) } else { None };
             let own = own.saturating_mul(elements.unwrap_or(1));
-            Some(own.saturating_add(self.sizes.weight_of_input(&argument.value, &definition.ty)))
+            let by_value = definition.directives.get("valueCost");
+            let of_value = by_value.map_or(0, |by| self.sizes.weight_of_value(field, &argument.name, by));
+            let of_input = self.sizes.weight_of_input(&argument.value, &definition.ty);
+            Some(own.saturating_add(of_value).saturating_add(of_input))
         });
         let own = match field.name.as_str() {
             "__schema" | "__type" => INTROSPECTION_COST,
@@ -182,6 +185,7 @@ mod tests {
     fn a_cost_counts_lists_by_their_arguments() {
         let schema = r#"
             directive @cost(weight: String!) on ARGUMENT_DEFINITION | FIELD_DEFINITION
+            directive @valueCost(divisor: Int!) on ARGUMENT_DEFINITION
             directive @listSize(assumedSize: Int, slicingArguments: [String!], sizedFields: [String!]) on FIELD_DEFINITION
             directive @rangeCost(from: String!, to: String!, daysPerUnit: Int, periodWeight: Int, maxDays: Int) on FIELD_DEFINITION
             type Query {
@@ -191,6 +195,7 @@ mod tests {
                 things: [Thing]
                 thing: Thing
                 wait(minVersion: Int @cost(weight: "10")): Thing
+                at(version: Int @cost(weight: "5") @valueCost(divisor: 4)): Thing
                 sales(from: Day, to: Day): Thing @rangeCost(from: "from", to: "to", daysPerUnit: 100)
                 topProducts(since: Day, until: Day): Thing
                     @rangeCost(from: "since", to: "until", periodWeight: 4, maxDays: 3660)
@@ -219,6 +224,10 @@ mod tests {
         assert_eq!(cost("{ some(ids: 4711) { id } }", "{}"), 1 + 1);
         assert_eq!(cost("query ($i: [ID!]!) { some(ids: $i) { id } }", r#"{"i": 4711}"#), 1 + 1);
         assert_eq!(cost("{ wait(minVersion: 1) { id } }", "{}"), 2 + 10);
+        assert_eq!(cost("{ at(version: 43) { id } }", "{}"), 2 + 5 + 10);
+        assert_eq!(cost("query ($v: Int) { at(version: $v) { id } }", r#"{"v": 44}"#), 2 + 5 + 11);
+        assert_eq!(cost("{ at(version: -7) { id } }", "{}"), 2 + 5);
+        assert_eq!(cost("{ at(version: null) { id } }", "{}"), 2 + 5);
         assert_eq!(cost("{ assumed { id } }", "{}"), 1 + 20);
         assert_eq!(cost("{ assumed(first: 3) { id } }", "{}"), 1 + 3);
         assert_eq!(cost("mutation { make { id } again: make { id } }", "{}"), 2 * (9 + 2));
@@ -342,6 +351,9 @@ mod tests {
         assert_eq!(cost("{ order(id: 1) { id } }"), 4 + 2);
         assert_eq!(cost("{ client(id: 1) { orders(first: 3) { nodes { id } } } }"), 1 + 4 + 1 + 3 * 2);
         assert_eq!(cost("{ client(id: 1) { id } }"), 2, "it is read from Redis");
+        // It adds up that many orders and refunds.
+        assert_eq!(cost("{ client(id: 1, atVersion: 12) { id } }"), 2 + 10 + 1);
+        assert_eq!(cost("{ client(id: 1, atVersion: 10000) { id } }"), 2 + 10 + 833);
     }
 
     #[test]

@@ -44,6 +44,12 @@ impl<'a> Sizes<'a> {
         field.specified_argument_by_name(argument).and_then(size).or(definition.default_value.as_ref().and_then(size))
     }
 
+    /// The cost of the value of an argument with this `@valueCost`.
+    pub fn weight_of_value(self, field: &Field, argument: &str, directive: &Directive) -> usize {
+        let divisor = integer(directive, "divisor").unwrap_or(1);
+        self.requested(field, argument).and_then(|value| value.checked_div(divisor)).unwrap_or(0)
+    }
+
     /// The cost of the range of days that a field with this `@rangeCost` asks for.
     pub fn weight_of_range(self, field: &Field, directive: &Directive) -> usize {
         let Some((from, to)) = self.range(field, directive) else { return 0 };
