@@ -45,21 +45,47 @@ pub enum Phase {
 #[error("interrupted")]
 pub struct Interrupted;
 
+/// Differences remain although what can be repaired was.
+#[derive(Debug, thiserror::Error)]
+#[error("generation {generation} still differs from the database after {MAX_COMPARISONS} comparisons: {example}")]
+struct StillDiffers {
+    generation: u64,
+    example: String,
+}
+
 impl Rebuild {
     /// Fills a new generation, or continues one, and makes it live once it does not differ from the database. Returns its
-    /// number.
+    /// number. A continued one that still differs is abandoned for a new one: since the interruption it may have counted events that
+    /// the database does not have, which a rebuild that still runs would find, too.
     ///
     /// # Errors
     /// When a store fails, or differences remain. The live generation stays as it is.
     pub async fn start(&self, mut each: impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<u64> {
-        let generation = self.verifier.read_model.change_generations(Generations::start).await??;
-        crash_point(crash_points::REBUILD_BEFORE_REPLAY);
-        // From now on each event is applied to both generations. All earlier events are in the log.
-        self.replay(&self.verifier.read_model.pinned_to(generation), &mut each).await?;
-        self.compare(generation, &mut each).await?;
+        let read_model = &self.verifier.read_model;
+        let begin = |generations: &mut Generations, now| {
+            let known = generations.building();
+            generations.start(now).map(|generation| (generation, known == Some(generation)))
+        };
+        let (mut generation, is_continued) = read_model.change_generations(begin).await??;
+        match self.fill(generation, &mut each).await {
+            Err(error) if is_continued && error.is::<StillDiffers>() => {
+                warn!("{error}: it was interrupted before; building a new one");
+                abandon(read_model, generation, Generations::abort).await?;
+                generation = read_model.change_generations(Generations::start).await??;
+                self.fill(generation, &mut each).await?;
+            }
+            filled => filled?,
+        }
         crash_point(crash_points::REBUILD_BEFORE_SWITCH);
         self.change(|generations, now, keep| generations.switch(generation, now, keep)).await?;
         Ok(generation)
+    }
+
+    /// From now on each event is applied to this generation, too. All earlier events are in the log.
+    async fn fill(&self, generation: u64, each: &mut impl FnMut(Phase) -> ControlFlow<()>) -> anyhow::Result<()> {
+        crash_point(crash_points::REBUILD_BEFORE_REPLAY);
+        self.replay(&self.verifier.read_model.pinned_to(generation), each).await?;
+        self.compare(generation, each).await
     }
 
     /// Makes the previous generation live again, once it does not differ from the database.
@@ -100,11 +126,7 @@ impl Rebuild {
         for comparison in 1.. {
             match compare_once(&verifier, each).await? {
                 None => return Ok(()),
-                Some(difference) if comparison == MAX_COMPARISONS => {
-                    bail!(
-                        "generation {generation} still differs from the database after {comparison} comparisons: {difference}"
-                    )
-                }
+                Some(example) if comparison == MAX_COMPARISONS => bail!(StillDiffers { generation, example }),
                 Some(_) => {}
             }
         }

@@ -79,10 +79,7 @@ impl Arguments {
     async fn run(self, previous: Option<u64>) -> anyhow::Result<ExitCode> {
         let advice = match previous {
             Some(_) => "the live generation has not changed, the same command tries again",
-            None => {
-                "the same command continues; if it finds the same difference again, run `projector rebuild abort` first, \
-                 which abandons the new generation"
-            }
+            None => "the same command continues, or begins anew; `projector rebuild abort` abandons the new generation",
         };
         let verifier = self.stores.verifier(Repair::RemoveOrphans).await?;
         let total = verifier.clients_after(0).await?;

@@ -64,7 +64,7 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
     let refused = reports::latest_orders(&redis, 10).await.unwrap_err();
     assert!(refused.to_string().contains("run `projector rebuild`"), "{refused}");
 
-    // A generation in which only a sum is wrong does not become live either.
+    // A continued generation in which only a sum is wrong is abandoned for a new one.
     let when_replayed = |step| match step {
         Phase::Replayed(_) => ControlFlow::Continue(()),
         Phase::Compared(_) => ControlFlow::Break(()),
@@ -76,18 +76,24 @@ async fn a_rebuild_can_be_interrupted_continued_and_rolled_back() {
         "the log need not be replayed again"
     );
     command(&url, &["DEL", &format!("orders:{{p1}}:g{building}:products:2023-11")]).await;
-    let error = rebuild.start(|_| ControlFlow::Continue(())).await.unwrap_err();
+    let next = rebuild.start(|_| ControlFlow::Continue(())).await.unwrap();
+    let generations = redis.generations().await.unwrap();
+    assert_eq!((generations.is_removed(building), generations.live()), (true, next));
+
+    // A previous one does not become live again.
+    let live = rebuild.start(|_| ControlFlow::Continue(())).await.unwrap();
+    command(&url, &["DEL", &format!("orders:{{p1}}:g{next}:products:2023-11")]).await;
+    let error = rebuild.roll_back(next, |_| ControlFlow::Continue(())).await.unwrap_err();
     assert!(
         error.to_string().contains("still differs from the database after 5 comparisons: 2023-11 product 1"),
         "{error}"
     );
-    redis.change_generations(Generations::abort).await.unwrap().unwrap();
 
     // A generation that cannot be repaired does not become live.
     rebuild.verifier.db.execute_unprepared("UPDATE order_events SET type = 'other' WHERE client_id = 2").await.unwrap();
     let error = rebuild.start(|_| ControlFlow::Continue(())).await.unwrap_err();
     assert!(error.to_string().contains("is invalid"), "{error}");
-    assert_eq!(redis.generations().await.unwrap().live(), 1);
+    assert_eq!(redis.generations().await.unwrap().live(), live);
     redis.change_generations(Generations::abort).await.unwrap().unwrap();
     assert_eq!(redis.change_generations(Generations::abort).await.unwrap(), Err(TransitionError::NotBuilding));
     redis.change_generations(Generations::discard).await.unwrap().unwrap();
