@@ -6,7 +6,7 @@
 //! - [`http`]: the HTTP server
 //! - [`batcher`], [`single_flight`]: calls that share work
 //! - [`shutdown_signal`], [`Exit`], [`one_line`]: the end of a program, and errors
-//! - [`print_line`], [`print_advice`]: the output of commands
+//! - [`print_line`], [`print_advice`], [`printable`]: the output of commands
 //! - [`crash_points`]: where tests can kill a program
 
 pub mod batcher;
@@ -25,5 +25,5 @@ pub mod telemetry;
 
 pub use crash_points::crash_point;
 pub use errors::{Exit, one_line};
-pub use output::{print_advice, print_line};
+pub use output::{print_advice, print_line, printable};
 pub use shutdown::shutdown_signal;

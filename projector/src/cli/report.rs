@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use runtime::print_line;
+use runtime::{print_line, printable};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tracing::info;
@@ -92,19 +92,6 @@ impl Drop for Report {
     }
 }
 
-/// Escapes characters that control a terminal or hide text, as JSON does. Texts of messages may contain them.
-fn printable(text: &str, allowed: &[char]) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for character in text.chars() {
-        let hides = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        match (character.is_control() || hides) && !allowed.contains(&character) {
-            true => printable.push_str(&format!("\\u{:04x}", u32::from(character))),
-            false => printable.push(character),
-        }
-    }
-    printable
-}
-
 /// `wrongSums` as "wrong sums".
 fn words(camel_case: &str) -> String {
     let mut words = String::new();
@@ -115,19 +102,4 @@ fn words(camel_case: &str) -> String {
         words.extend(letter.to_lowercase());
     }
     words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_are_escaped_and_json_stays_json() {
-        assert_eq!(printable("a\u{1b}[31mb\r\n\u{9b}\u{202e}é", &['\n']), "a\\u001b[31mb\\u000d\n\\u009b\\u202eé");
-        let line = json!({ "body": "\u{9b}2J\u{7f}\n" }).to_string();
-        assert_eq!(
-            serde_json::from_str::<Value>(&printable(&line, &[])).unwrap(),
-            json!({ "body": "\u{9b}2J\u{7f}\n" })
-        );
-    }
 }
