@@ -103,7 +103,7 @@ fn a_database_whose_certificate_is_not_trusted_is_refused() {
     stores.set("QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/123456789012/orders");
     let (authority, key) = (certificates.authority(), certificates.key());
     let missing = Path::new("/no/such/file");
-    let unchecked = ["DATABASE_URL: it has sslrootcert, but its sslmode checks no certificate", "sslmode=verify-full"];
+    let unchecked = ["DATABASE_URL: sslrootcert is set, but its sslmode checks no certificate", "sslmode=verify-full"];
     let named = |file: &Path| format!("DATABASE_URL: sslrootcert ({})", file.display());
     let cases: [(&str, &str, &Path, &[&str]); 8] = [
         ("localhost", "verify-full", &others.authority(), &["DATABASE_URL", "invalid peer certificate", "sslrootcert"]),
@@ -122,6 +122,18 @@ fn a_database_whose_certificate_is_not_trusted_is_refused() {
             fails(program, arguments, &stores.variables(), expected);
         }
     }
+    // The authority may be in the environment, too.
+    stores.set("PGSSLROOTCERT", "/no/such/file");
+    for (url, expected) in [
+        ("postgres:///?sslmode=verify-full", "DATABASE_URL: PGSSLROOTCERT (/no/such/file): No such file"),
+        ("postgres:///", "DATABASE_URL: PGSSLROOTCERT is set, but its sslmode checks no certificate"),
+    ] {
+        stores.set("DATABASE_URL", url);
+        for (program, arguments) in [("api", &[][..]), ("projector", &["verify"]), ("migration", &["up"])] {
+            fails(program, arguments, &stores.variables(), &[expected]);
+        }
+    }
+    stores.set("PGSSLROOTCERT", "");
     // Only verify-full compares the names.
     stores.set("PGHOST", "127.0.0.1");
     for url in [database_url("verify-ca", &authority), "postgres:///?sslmode=require".into(), "postgres:///".into()] {
