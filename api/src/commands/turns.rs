@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Commands that run at the same time are far fewer, so that few share a lock by chance.
+/// Commands that run at the same time are far fewer, so that few share a lock by chance. Nobody can choose who shares one, because the hasher
+/// has random keys. A caller holds at most as many locks as it has connections, a quarter of the pool, so others rarely wait for it.
 const LOCKS: usize = 1024;
 
 pub struct Turns {

@@ -112,7 +112,8 @@ fn time_of(message: &Message, name: &MessageSystemAttributeName) -> Option<DateT
     DateTime::from_timestamp_millis(message.attributes()?.get(name)?.parse().ok()?)
 }
 
-/// Logs the first delivery of a message that is left for the dead-letter queue.
+/// Logs the first delivery of a message that is left for the dead-letter queue, because the next four end alike. If another projector got it
+/// first and failed before this line, there is none: the metric counts each refusal, and `projector dead-letters list` says why.
 fn log_refusal(message: &Message, reason: &dyn Display) {
     let received = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::ApproximateReceiveCount));
     if received.is_none_or(|count| count == "1") {
