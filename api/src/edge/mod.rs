@@ -138,8 +138,10 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/graphiql/{*path}", routing::get(graphiql::file))
         .route("/graphiql/", routing::get(graphiql::page))
         .route("/dashboard", routing::get(pages::dashboard))
+        .route("/admin", routing::get(pages::admin))
         .route("/shop", routing::get(pages::shop))
-        // The script of the page reads the rest of the path.
+        // The scripts of the pages read the rest of the path.
+        .route("/admin/{*path}", routing::get(pages::admin))
         .route("/shop/{*path}", routing::get(pages::shop))
         .route("/pages/config.json", routing::get(pages::config))
         .route("/pages/{*path}", routing::get(pages::file))

@@ -42,6 +42,10 @@ pub async fn dashboard(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
     file(edge, headers, Path("dashboard.html".into())).await
 }
 
+pub async fn admin(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
+    file(edge, headers, Path("admin.html".into())).await
+}
+
 pub async fn shop(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
     file(edge, headers, Path("shop.html".into())).await
 }

@@ -1,0 +1,5 @@
+import { View } from '../view';
+
+export default function ClientsPage() {
+  return <View title="Clients">{null}</View>;
+}

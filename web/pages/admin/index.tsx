@@ -1,0 +1,4 @@
+import { renderPage } from '../shared/page';
+import { Admin } from './admin';
+
+renderPage(<Admin />);

@@ -1,0 +1,5 @@
+import { View } from '../view';
+
+export default function OverviewPage() {
+  return <View title="Overview">{null}</View>;
+}

@@ -1,0 +1,5 @@
+import { View } from '../view';
+
+export default function SystemPage() {
+  return <View title="System">{null}</View>;
+}

@@ -1,0 +1,20 @@
+import { useDocumentTitle } from '@mantine/hooks';
+import { useEffect, useRef, type RefObject } from 'react';
+
+/** Whether the first page is still shown, whose heading must not take the focus. */
+let isFirst = true;
+
+/** Like a new document, a page has a title, and its heading gets the focus for those who use a screen reader. */
+export function useHeading(title: string, site: string): RefObject<HTMLHeadingElement | null> {
+  const ref = useRef<HTMLHeadingElement>(null);
+  useDocumentTitle(`${title} · ${site}`);
+  useEffect(() => {
+    // After a refused order, a field has the focus already.
+    if (!isFirst && !ref.current?.closest('main')?.contains(document.activeElement)) {
+      ref.current?.focus({ preventScroll: true });
+      scrollTo(0, 0);
+    }
+    isFirst = false;
+  }, []);
+  return ref;
+}
