@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::header::{InvalidHeaderName, RETRY_AFTER};
 use axum::http::{HeaderName, Method};
+use chrono_tz::Tz;
 use runtime::settings::{duration, duration_from};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -31,9 +32,15 @@ pub struct HttpSettings {
     /// Number of proxies in front of this service whose entries in X-Forwarded-For, and whose X-Forwarded-Host, are trusted
     #[arg(long, env, default_value_t = 0)]
     pub trusted_proxies: usize,
-    /// Serve the pages /dashboard and /shop; standalone always does
+    /// Serve the pages /admin and /shop; standalone always does
     #[arg(long, env)]
     pub dashboard: bool,
+    /// Language and region in which /admin writes numbers, amounts and dates, such as pt-BR (unset: those of the browser)
+    #[arg(long, env, value_parser = parse_locale)]
+    pub shop_locale: Option<String>,
+    /// Time zone of the days in /admin, such as America/Sao_Paulo (unset: that of the browser)
+    #[arg(long, env)]
+    pub shop_time_zone: Option<Tz>,
     /// Add the fields _service and _entities to the schema, so that a gateway can compose it with others (Apollo Federation 2)
     #[arg(long, env)]
     pub federation: bool,
@@ -43,6 +50,14 @@ pub struct HttpSettings {
     /// Keep serving for this long after SIGTERM while /health/ready returns 503, so that the load balancer notices
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
+}
+
+/// The form of a language tag (RFC 5646).
+fn parse_locale(tag: &str) -> Result<String, &'static str> {
+    let is_valid =
+        tag.split('-').all(|part| (1..=8).contains(&part.len()) && part.bytes().all(|c| c.is_ascii_alphanumeric()));
+    let begins_with_language = tag.split('-').next().is_some_and(|language| (2..=3).contains(&language.len()));
+    (is_valid && begins_with_language).then(|| tag.to_owned()).ok_or("not a language tag such as en, pt-BR or de-CH")
 }
 
 fn parse_header(name: &str) -> Result<HeaderName, InvalidHeaderName> {

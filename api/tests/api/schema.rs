@@ -23,7 +23,7 @@ async fn introspection_and_pages_are_off_unless_enabled() {
     let misspelt = closed.graphql(&token, "{ clyent(id: 1) { id } }", json!({})).await;
     assert_eq!(code(&misspelt), "GRAPHQL_VALIDATION_FAILED");
     assert!(!misspelt.to_string().contains("client"), "no suggestions: {misspelt}");
-    for path in ["/", "/graphiql/", "/graphiql/config.json", "/dashboard", "/shop", "/pages/config.json"] {
+    for path in ["/", "/graphiql/", "/graphiql/config.json", "/admin", "/dashboard", "/shop", "/pages/config.json"] {
         assert_eq!(closed.get(path).send().await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");
     }
     let readable = start(SchemaExposure::Introspection).await;
@@ -82,6 +82,18 @@ async fn the_shop_gets_a_token_for_one_client_during_development() {
     assert_eq!(config("?client=2", "evil.example.com").await["headers"], json!({}));
     let wrong = api.get("/pages/config.json?client=x").header("host", "localhost").send().await.unwrap();
     assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_back_office_gets_the_locale_and_the_time_zone_of_the_shop() {
+    let config = async |arguments: &[&str]| {
+        let api = Api::start_with(&sqlite().await, arguments).await;
+        api.get("/pages/config.json").send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let unset = config(&["--dashboard"]).await;
+    assert_eq!((&unset["locale"], &unset["timeZone"]), (&Value::Null, &Value::Null));
+    let set = config(&["--dashboard", "--shop-locale", "pt-BR", "--shop-time-zone", "America/Sao_Paulo"]).await;
+    assert_eq!((&set["locale"], &set["timeZone"]), (&json!("pt-BR"), &json!("America/Sao_Paulo")));
 }
 
 #[tokio::test]

@@ -23,17 +23,23 @@ async function fetchToken(signIn: SignIn): Promise<string | undefined> {
   }
 }
 
+/** In milliseconds. */
+const TIMEOUT = 15_000;
+
 /** What the service tells its pages. */
 type Config = {
   /** The header with a token, if this is a service for development on the same machine. */
   headers: { Authorization?: string };
   /** The names of the claims, and what to remove from each scope. */
   claims: { client: string; scope: string; scopePrefix: string };
+  /** Those of the shop. Null: those of the browser. */
+  locale: string | null;
+  timeZone: string | null;
 };
 
 async function fetchConfig(client?: string): Promise<Config> {
   const query = client ? `?${new URLSearchParams({ client })}` : '';
-  const response = await fetch(`/pages/config.json${query}`);
+  const response = await fetch(`/pages/config.json${query}`, { signal: AbortSignal.timeout(TIMEOUT) });
   if (!response.ok) throw new Error(await response.text());
   return (await response.json()) as Config;
 }
@@ -44,16 +50,21 @@ export class Session {
   /** The only client that the token may act for. Undefined: any. */
   readonly client: string | undefined;
   readonly scopes: string[];
+  /** Those of the shop. Undefined: those of the browser. */
+  readonly locale: string | undefined;
+  readonly timeZone: string | undefined;
   private renewal: Promise<void> | undefined;
 
   constructor(
     private readonly signIn: SignIn,
     public token: string,
-    { claims }: Config,
+    { claims, locale, timeZone }: Config,
     private readonly onExpired: () => void,
   ) {
     const decoded = jwtDecode<Record<string, string | string[] | undefined>>(token);
     const scopes = decoded[claims.scope] ?? [];
+    this.locale = locale ?? undefined;
+    this.timeZone = timeZone ?? undefined;
     this.subject = String(decoded['sub']);
     this.client = decoded[claims.client] as string | undefined;
     this.scopes = (typeof scopes === 'string' ? scopes.split(' ') : scopes).map((scope) =>
@@ -124,21 +135,32 @@ function stored(): SignIn | undefined {
 export function SessionProvider({ initial, children }: { initial?: SignIn; children: ReactNode }) {
   const [state, setState] = useState<State>({ is: 'starting' });
 
-  const open = useCallback(async (signIn: SignIn | undefined, hasExpired = false): Promise<string | undefined> => {
+  /** Ends the session, also if the service cannot be reached. */
+  const end = useCallback(async (hasExpired: boolean) => {
+    sessionStorage.removeItem(STORED);
+    setState({ is: 'starting' });
+    const development = await developer().catch(() => undefined);
+    setState({ is: 'signed out', hasExpired, development });
+  }, []);
+
+  /** The session of the developer, which also lists the clients of the shop before one has signed in. */
+  const developer = async (): Promise<Session | undefined> => {
+    const signIn = { how: 'development' } as const;
+    const token = await fetchToken(signIn);
+    return token === undefined ? undefined : new Session(signIn, token, await fetchConfig(), () => void end(false));
+  };
+
+  const open = useCallback(async (signIn: SignIn | undefined): Promise<string | undefined> => {
     try {
-      const config = await fetchConfig();
       const token = signIn && (await fetchToken(signIn));
       if (signIn && token) {
-        const session = new Session(signIn, token, config, () => void open(undefined, true));
+        const session = new Session(signIn, token, await fetchConfig(), () => void end(true));
         sessionStorage.setItem(STORED, JSON.stringify(signIn));
         setState({ is: 'signed in', session });
         return;
       }
       sessionStorage.removeItem(STORED);
-      const developer = { how: 'development' } as const;
-      const found = await fetchToken(developer);
-      const development = found === undefined ? undefined : new Session(developer, found, config, () => void open(undefined));
-      setState({ is: 'signed out', hasExpired, development });
+      setState({ is: 'signed out', hasExpired: false, development: await developer() });
     } catch (error) {
       if (error instanceof InvalidTokenError) return 'This is not a token.';
       setState({ is: 'failed' });
@@ -147,8 +169,8 @@ export function SessionProvider({ initial, children }: { initial?: SignIn; child
   useEffect(() => void open(stored() ?? initial), []);
 
   const sessions = useMemo(
-    () => ({ state, signIn: open, signOut: () => open(undefined), restart: () => open(stored() ?? initial) }),
-    [state, open],
+    () => ({ state, signIn: open, signOut: () => end(false), restart: () => open(stored() ?? initial) }),
+    [state, open, end],
   );
   return <SessionContext value={sessions}>{children}</SessionContext>;
 }

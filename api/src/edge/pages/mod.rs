@@ -1,4 +1,4 @@
-//! The dashboard and the shop, if they are enabled. `web/` builds these pages, and they need no other host. They send only
+//! The back office and the shop, if they are enabled. `web/` builds these pages, and they need no other host. They send only
 //! the documents of their manifest.
 
 pub mod asset;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,6 +19,7 @@ use self::tokens::initial_headers;
 use super::Edge;
 use super::auth::ClaimSettings;
 use super::response::not_found;
+use super::settings::HttpSettings;
 
 #[derive(RustEmbed)]
 #[folder = "../web/dist/pages"]
@@ -38,8 +39,9 @@ pub fn manifest() -> Option<Vec<u8>> {
     Built::get("documents.json").map(|file| file.data.into_owned())
 }
 
-pub async fn dashboard(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
-    file(edge, headers, Path("dashboard.html".into())).await
+/// The former address of the back office.
+pub async fn dashboard() -> Redirect {
+    Redirect::permanent("/admin")
 }
 
 pub async fn admin(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
@@ -56,7 +58,8 @@ pub struct ConfigQuery {
     client: Option<i64>,
 }
 
-/// The configuration of the pages: headers with a token during development, and how a token names its client and its scopes.
+/// The configuration of the pages: headers with a token during development, how a token names its client and its scopes, and the
+/// locale and the time zone of the shop.
 pub async fn config(
     State(edge): State<Arc<Edge>>,
     headers: HeaderMap,
@@ -68,7 +71,10 @@ pub async fn config(
     let headers = initial_headers(edge.exposure.page_tokens(), client, &headers);
     let ClaimSettings { jwt_client_claim, jwt_scope_claim, jwt_scope_prefix, .. } = edge.authenticator.claims();
     let claims = json!({ "client": jwt_client_claim, "scope": jwt_scope_claim, "scopePrefix": jwt_scope_prefix });
-    axum::Json(json!({ "headers": headers, "claims": claims })).into_response()
+    let HttpSettings { shop_locale, shop_time_zone, .. } = &edge.settings;
+    let time_zone = shop_time_zone.map(|zone| zone.name());
+    let config = json!({ "headers": headers, "claims": claims, "locale": shop_locale, "timeZone": time_zone });
+    axum::Json(config).into_response()
 }
 
 /// A file of the pages.
