@@ -7,7 +7,7 @@ import { persistedExchange } from '@urql/exchange-persisted';
 import { retryExchange } from '@urql/exchange-retry';
 import { createClient as createSocket, type Sink } from 'graphql-ws';
 import { createContext, useContext, useEffect, useState, type ReactNode } from 'react';
-import { Client, fetchExchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
+import { Client, fetchExchange, type Exchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
 import { codesOf, isPassing } from './errors';
 import type { Session } from './session';
 
@@ -25,7 +25,7 @@ const EMBEDDED = [
 ];
 
 /** What was read in a list need not be read again by its id. Null stays null. */
-const byId = (type: string): Resolver => (_, args, cache, { parentKey, fieldName }) =>
+export const byId = (type: string): Resolver => (_, args, cache, { parentKey, fieldName }) =>
   cache.resolve(parentKey, fieldName, args) === null ? null : { __typename: type, id: args['id'] as string };
 
 const cache: CacheExchangeOpts = {
@@ -66,7 +66,7 @@ const tokenOf = ({ context }: Operation) =>
 
 function createGraphql(session: Session, onConnected: (isConnected: boolean) => void, options: CacheExchangeOpts) {
   const socket = connect(session, onConnected);
-  const client = new Client({
+  const through = (...exchanges: Exchange[]) => new Client({
     url: '/graphql',
     preferGetMethod: false,
     fetch: (input, init) => {
@@ -74,7 +74,7 @@ function createGraphql(session: Session, onConnected: (isConnected: boolean) => 
       return fetch(input, { ...init, signal: AbortSignal.any(signals) });
     },
     exchanges: [
-      cacheExchange({ ...cache, ...options }),
+      ...exchanges,
       authExchange(async ({ appendHeaders }) => {
         let refused = session.token;
         return {
@@ -110,7 +110,7 @@ function createGraphql(session: Session, onConnected: (isConnected: boolean) => 
       }),
     ],
   });
-  return { client, socket };
+  return { client: through(cacheExchange({ ...cache, ...options })), uncached: through(), socket };
 }
 
 /** A connection for subscriptions, which is opened again for ever. */
@@ -148,6 +148,11 @@ function connect(session: Session, onConnected: (isConnected: boolean) => void) 
   return socket;
 }
 
+const UncachedContext = createContext<Client | undefined>(undefined);
+
+/** A client that keeps nothing, for results that are too large for the cache. */
+export const useUncachedClient = (): Client => useContext(UncachedContext)!;
+
 const ConnectedContext = createContext(true);
 
 /** Whether subscriptions are connected. True if there is none. */
@@ -160,11 +165,13 @@ export function GraphqlProvider({ session, options = {}, children }: {
   children: ReactNode;
 }) {
   const [isConnected, setIsConnected] = useState(true);
-  const [{ client, socket }] = useState(() => createGraphql(session, setIsConnected, options));
+  const [{ client, uncached, socket }] = useState(() => createGraphql(session, setIsConnected, options));
   useEffect(() => () => void socket.dispose(), [socket]);
   return (
     <ConnectedContext value={isConnected}>
-      <Provider value={client}>{children}</Provider>
+      <UncachedContext value={uncached}>
+        <Provider value={client}>{children}</Provider>
+      </UncachedContext>
     </ConnectedContext>
   );
 }
