@@ -1,5 +1,6 @@
 //! Settings of the HTTP edge.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::http::header::{InvalidHeaderName, RETRY_AFTER};
@@ -52,12 +53,18 @@ pub struct HttpSettings {
     pub drain_delay: Duration,
 }
 
-/// The form of a language tag (RFC 5646).
+/// A language with an optional script and an optional region (RFC 5646), which are all that formats depend on.
 fn parse_locale(tag: &str) -> Result<String, &'static str> {
-    let is_valid =
-        tag.split('-').all(|part| (1..=8).contains(&part.len()) && part.bytes().all(|c| c.is_ascii_alphanumeric()));
-    let begins_with_language = tag.split('-').next().is_some_and(|language| (2..=3).contains(&language.len()));
-    (is_valid && begins_with_language).then(|| tag.to_owned()).ok_or("not a language tag such as en, pt-BR or de-CH")
+    let is = |part: &str, lengths: RangeInclusive<usize>| {
+        lengths.contains(&part.len()) && part.bytes().all(|letter| letter.is_ascii_alphabetic())
+    };
+    let mut parts = tag.split('-').peekable();
+    let has_language = parts.next().is_some_and(|language| is(language, 2..=3));
+    parts.next_if(|script| is(script, 4..=4));
+    parts
+        .next_if(|region| is(region, 2..=2) || region.len() == 3 && region.bytes().all(|digit| digit.is_ascii_digit()));
+    let is_valid = has_language && parts.next().is_none();
+    is_valid.then(|| tag.to_owned()).ok_or("not a language with an optional region, such as en, pt-BR or es-419")
 }
 
 fn parse_header(name: &str) -> Result<HeaderName, InvalidHeaderName> {
@@ -123,5 +130,20 @@ impl SchemaExposure {
 
     pub fn allows_introspection(&self) -> bool {
         !matches!(self, SchemaExposure::Hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locale_is_a_language_with_an_optional_script_and_region() {
+        for tag in ["en", "pt-BR", "de-CH", "zh-Hant-TW", "es-419", "fil"] {
+            assert_eq!(parse_locale(tag).as_deref(), Ok(tag));
+        }
+        for tag in ["", "-", "x", "en_US", "en-", "en-x", "en-US-posix", "english", "12", "pt-BR\n"] {
+            assert!(parse_locale(tag).is_err(), "{tag}");
+        }
     }
 }

@@ -1,11 +1,12 @@
 // The back office: sales, orders, clients, products and the state of the service.
 import { Button, EmptyState, Skeleton } from '@mantine/core';
 import { IconLock, IconMapQuestion } from '@tabler/icons-react';
-import { lazy, Suspense, type ReactNode } from 'react';
+import { lazy, Suspense, useMemo, type ReactNode } from 'react';
 import { ErrorBoundary } from 'react-error-boundary';
 import { Link, Route, Router, Switch, useLocation } from 'wouter';
+import { createFormat, FormatProvider } from '../shared/format';
 import { GraphqlProvider } from '../shared/graphql';
-import { SessionProvider, SignedIn, useSession } from '../shared/session';
+import { SessionProvider, SignedIn, useSession, type Session } from '../shared/session';
 import { cacheOptions } from './cache';
 import { Crash } from './crash';
 import { Shell } from './shell';
@@ -30,7 +31,9 @@ export const Admin = () => (
             <SignInPage problem="This token is for one client. The back office needs one that is for all clients." />
           ) : (
             <GraphqlProvider session={session} options={cacheOptions}>
-              <Shell><Pages /></Shell>
+              <ShopFormat session={session}>
+                <Shell><Pages /></Shell>
+              </ShopFormat>
             </GraphqlProvider>
           )
         }
@@ -38,6 +41,19 @@ export const Admin = () => (
     </SessionProvider>
   </Router>
 );
+
+/** Formats in the locale and the time zone of the shop. */
+function ShopFormat({ session: { locale, timeZone }, children }: { session: Session; children: ReactNode }) {
+  const format = useMemo(() => createFormat(locale, reportZone(timeZone)), [locale, timeZone]);
+  return <FormatProvider value={format}>{children}</FormatProvider>;
+}
+
+/** Days of reports can begin at each half hour. In other time zones (Nepal, Chatham Islands), they are those of UTC. */
+function reportZone(timeZone: string | undefined): string {
+  const format = new Intl.DateTimeFormat('en', { timeZone, timeZoneName: 'longOffset' });
+  const offset = format.formatToParts().find(({ type }) => type === 'timeZoneName')?.value ?? '';
+  return /:(15|45)/.test(offset) ? 'UTC' : format.resolvedOptions().timeZone;
+}
 
 function Pages() {
   const [location] = useLocation();

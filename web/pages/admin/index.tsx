@@ -1,4 +1,5 @@
 import { renderPage } from '../shared/page';
+import './mantine.css';
 import { Admin } from './admin';
 
 renderPage(<Admin />);

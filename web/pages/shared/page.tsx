@@ -1,5 +1,5 @@
 // The outermost part of each page: its theme and its formats.
-import '@mantine/core/styles.layer.css';
+import './mantine.css';
 import './theme.css';
 import { MantineProvider } from '@mantine/core';
 import { StrictMode, type ReactNode } from 'react';

@@ -8,10 +8,10 @@ import { MyOrderChangedDocument, MyOrderDocument, ShopAccountDocument, type Rece
 import { Problem } from '../shared/errors';
 import { sum, useFormat } from '../shared/format';
 import { useSession } from '../shared/session';
+import { Status } from '../shared/status';
 import { CancelButton } from './cancel';
 import type { Line } from './cart';
 import type { Placed } from './checkout';
-import { Status } from './orders-page';
 import classes from './shop.module.css';
 import { View } from './view';
 

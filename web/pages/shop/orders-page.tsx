@@ -1,11 +1,12 @@
-import { Anchor, Badge, Button, EmptyState, Paper, Skeleton, Stack, Text } from '@mantine/core';
+import { Anchor, Button, EmptyState, Paper, Skeleton, Stack, Text } from '@mantine/core';
 import { IconReceipt } from '@tabler/icons-react';
 import { useState } from 'react';
 import { useQuery } from 'urql';
 import { Link } from 'wouter';
-import { MyOrdersDocument, type OrderStatus, type ReceiptFragment } from '../generated/graphql';
+import { MyOrdersDocument, type ReceiptFragment } from '../generated/graphql';
 import { Problem } from '../shared/errors';
 import { useFormat } from '../shared/format';
+import { Status } from '../shared/status';
 import { CancelButton } from './cancel';
 import classes from './shop.module.css';
 import { View } from './view';
@@ -62,18 +63,6 @@ function OrderCard({ order }: { order: ReceiptFragment }) {
       </div>
     </Paper>
   );
-}
-
-const STATUS: Record<OrderStatus, [string, string]> = {
-  PLACED: ['Placed', 'blue'],
-  CANCELLED: ['Cancelled', 'red'],
-  PARTIALLY_REFUNDED: ['Partly refunded', 'yellow'],
-  REFUNDED: ['Refunded', 'gray'],
-};
-
-export function Status({ status }: { status: OrderStatus }) {
-  const [text, color] = STATUS[status];
-  return <Badge variant="light" color={color} tt="none" size="lg">{text}</Badge>;
 }
 
 const OrderSkeletons = () => (

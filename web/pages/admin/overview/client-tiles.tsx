@@ -1,0 +1,3 @@
+import type { Period } from './period';
+
+export const ClientTiles = (_: { period: Period; changes: number }) => null;
