@@ -1,0 +1,147 @@
+// A table that reads a page at a time. Each page is a query of its own, so more rows neither read nor render the others again.
+import { ActionIcon, Button, Skeleton, Table, Text, Tooltip } from '@mantine/core';
+import { useDidUpdate } from '@mantine/hooks';
+import { IconRefresh } from '@tabler/icons-react';
+import { memo, useState, type ReactNode } from 'react';
+import { useQuery, type TypedDocumentNode } from 'urql';
+import { useHistoryState } from 'wouter/use-browser-location';
+import { Problem } from '../../shared/errors';
+import { useFormat } from '../../shared/format';
+import classes from './parts.module.css';
+
+type Cursor = string | null;
+type Policy = 'cache-and-network' | 'cache-first';
+
+export type Page<Row> = { nodes: Row[]; pageInfo: { hasNextPage: boolean; endCursor?: string | null } };
+
+export type Column<Row> = {
+  header: string;
+  cell: (row: Row) => ReactNode;
+  isNumber?: boolean;
+  /** In rem. Columns without a width share the rest. */
+  width?: number;
+};
+
+/** What a table shows. All of it must be the same object while it means the same, so that rows are not rendered again. */
+export type Source<Data, Row> = {
+  // The variables differ from table to table.
+  query: TypedDocumentNode<Data, any>;
+  /** Without `after`. `first` is the size of a page. */
+  variables: { first: number };
+  pageOf: (data: Data) => Page<Row> | null | undefined;
+  keyOf: (row: Row) => string | number;
+  columns: Column<Row>[];
+};
+
+/**
+ * `label` names the table, `unit` one row and several. `empty` is shown instead of no rows. A new `revision` means that the rows may have
+ * changed. `name` is that of the table in the entry of the history, which remembers the pages for the way back.
+ */
+export function PagedTable<Data, Row>({ label, name, unit, source, empty, revision }: {
+  label: string;
+  name: string;
+  unit: [one: string, many: string];
+  source: Source<Data, Row>;
+  empty: ReactNode;
+  revision?: string | number;
+}) {
+  const { count } = useFormat();
+  const [cursors, setCursors] = useCursors(name);
+  // Rows that were read with older cursors would have gaps after a first page that is read again.
+  const policy = cursors.length === 1 ? 'cache-and-network' : 'cache-first';
+  const { page, error, isFetching, read } = usePage(source, cursors.at(-1)!, policy);
+  const refresh = () => (cursors.length > 1 ? setCursors([null]) : read());
+  useDidUpdate(refresh, [revision]);
+
+  const shown = (cursors.length - 1) * source.variables.first + (page?.nodes.length ?? 0);
+  const isEmpty = shown === 0 && page !== undefined;
+  const hasMore = page?.pageInfo.hasNextPage ?? false;
+  return (
+    <section aria-label={label} className={classes.paged}>
+      <div className={classes.bar}>
+        <Text size="sm" c="dimmed" role="status">
+          {page && !isEmpty && `${count(shown, ...unit)}${hasMore ? ' shown, there are more' : ''}`}
+        </Text>
+        <Tooltip label="Refresh">
+          <ActionIcon variant="subtle" color="gray" aria-label={`Refresh: ${label}`} loading={isFetching && page !== undefined} onClick={refresh}>
+            <IconRefresh size={18} aria-hidden />
+          </ActionIcon>
+        </Tooltip>
+      </div>
+      {isEmpty ? empty : (
+        <div className={classes.scroll}>
+          <Table role="table" aria-label={label} aria-busy={isFetching} layout="fixed" highlightOnHover verticalSpacing="xs" className={classes.table}>
+            <Table.Thead role="rowgroup">
+              <Table.Tr role="row">
+                {source.columns.map(({ header, isNumber, width }) => (
+                  <Table.Th key={header} role="columnheader" scope="col" data-number={isNumber} w={width && `${width}rem`}>{header}</Table.Th>
+                ))}
+              </Table.Tr>
+            </Table.Thead>
+            {cursors.map((after) => <Rows key={after} source={source} after={after} policy={policy} />)}
+            {isFetching && !page && <SkeletonRows columns={source.columns.length} />}
+          </Table>
+        </div>
+      )}
+      {isFetching && !page && <span role="status" className="visually-hidden">Loading: {label}</span>}
+      {error && <Problem title={`${page ? 'These may be out of date' : 'These cannot be shown'}: ${label}`} error={error} onRetry={read} />}
+      {hasMore && (
+        <Button variant="default" className={classes.more} loading={isFetching} onClick={() => setCursors([...cursors, page!.pageInfo.endCursor!])}>
+          Load more
+        </Button>
+      )}
+    </section>
+  );
+}
+
+/** The cursors before each page that is shown. They are in the entry of the history: the way back and a reload find them again. */
+function useCursors(name: string) {
+  const state = useHistoryState<Record<string, Cursor[]> | null>();
+  const set = (cursors: Cursor[]) => history.replaceState({ ...history.state, [name]: cursors }, '');
+  return [state?.[name] ?? FIRST, set] as const;
+}
+const FIRST: Cursor[] = [null];
+
+function usePage<Data, Row>({ query, variables, pageOf }: Source<Data, Row>, after: Cursor, requestPolicy: Policy) {
+  const [{ data, error, fetching, stale }, read] = useQuery<Data>({ query, variables: { ...variables, after }, requestPolicy });
+  const page = (data && pageOf(data)) ?? undefined;
+  return {
+    page: useKept(fetching ? undefined : page, JSON.stringify([variables, after])) ?? page,
+    error,
+    isFetching: fetching || stale,
+    read: () => read({ requestPolicy: 'network-only' }),
+  };
+}
+
+/** The value, or the latest one with the same key: rows stay visible while it fails to read them again. */
+function useKept<T>(value: T | undefined, key: string): T | undefined {
+  const [kept, keep] = useState<{ key: string; value: T }>();
+  if (value !== undefined && (value !== kept?.value || key !== kept.key)) keep({ key, value });
+  return value ?? (kept?.key === key ? kept.value : undefined);
+}
+
+function RowsOfPage<Data, Row>({ source, after, policy }: { source: Source<Data, Row>; after: Cursor; policy: Policy }) {
+  const { page } = usePage(source, after, policy);
+  return (
+    <Table.Tbody role="rowgroup">
+      {page?.nodes.map((row) => (
+        <Table.Tr key={source.keyOf(row)} role="row">
+          {source.columns.map(({ header, cell, isNumber }) => (
+            <Table.Td key={header} role="cell" data-label={header} data-number={isNumber}>{cell(row)}</Table.Td>
+          ))}
+        </Table.Tr>
+      ))}
+    </Table.Tbody>
+  );
+}
+const Rows = memo(RowsOfPage) as typeof RowsOfPage;
+
+const SkeletonRows = ({ columns }: { columns: number }) => (
+  <Table.Tbody aria-hidden>
+    {Array.from({ length: 8 }, (_, row) => (
+      <Table.Tr key={row}>
+        {Array.from({ length: columns }, (_, column) => <Table.Td key={column}><Skeleton height={16} my={3} /></Table.Td>)}
+      </Table.Tr>
+    ))}
+  </Table.Tbody>
+);
