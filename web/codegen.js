@@ -3,7 +3,7 @@ import { addTypenameSelectionDocumentTransform } from '@graphql-codegen/client-p
 
 export default {
   schema: '../schema.graphql',
-  documents: ['pages/**/*.graphql', 'pages/dashboard.ts'],
+  documents: 'pages/**/*.graphql',
   generates: {
     'pages/generated/': {
       preset: 'client',

@@ -108,7 +108,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         info!("GraphiQL is not built in: the page loads it from unpkg.com; `make build` builds it in");
     }
     if are_pages_missing {
-        warn!("DASHBOARD is on, but the dashboard and the shop are not built in; `make build` builds them in");
+        warn!("DASHBOARD is on, but the back office and the shop are not built in; `make build` builds them in");
     }
     let served = async {
         let served = service.serve(listener).await;

@@ -24,7 +24,7 @@ pub fn text(settings: &Settings, address: SocketAddr, token: Option<&str>) -> St
         false => "   (not built in: its scripts come from unpkg.com)",
     };
     let pages = match pages::are_built_in() {
-        true => format!("http://{address}/dashboard\n  Shop        http://{address}/shop"),
+        true => format!("http://{address}/admin\n  Shop        http://{address}/shop"),
         false => "not built in; `make run` builds it if npm is installed".into(),
     };
     let try_it = match token {
@@ -35,7 +35,7 @@ pub fn text(settings: &Settings, address: SocketAddr, token: Option<&str>) -> St
         r"The order service is ready.
 
   GraphiQL    http://{address}/graphiql/{graphiql}
-  Dashboard   {pages}
+  Back office {pages}
   GraphQL     POST http://{address}/graphql
   Health      http://{address}/health/ready
 

@@ -1,4 +1,4 @@
-// What the tests of the dashboard and of the shop share.
+// What the tests of the pages share.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -8,15 +8,17 @@ const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.
 /** The URL of a page of the service. */
 export const at = (service, page) => new URL(page, service.url).href;
 
-/** Opens the dashboard, and waits until it is connected and shows the orders. */
-export async function openDashboard(page, service) {
-  await page.goto(at(service, '/dashboard'));
-  await page.locator('#connection[data-state=connected]').waitFor();
-  await page.locator('#over-time-total', { hasText: 'order' }).waitFor();
+/** Opens a page of the back office, and waits for its heading. */
+export async function openAdmin(page, service, path = '') {
+  await page.goto(at(service, `/admin${path}`));
+  await page.getByRole('heading', { level: 1 }).waitFor();
 }
 
-/** Waits until the dashboard shows this number of orders today. */
-export const shows = (page, orders) => page.locator('#orders', { hasText: new RegExp(`^${orders}$`) }).waitFor();
+/** A figure of the overview. */
+export const figure = (page, name) => page.getByRole('group', { name: 'Figures' }).locator('*', { has: page.getByText(name, { exact: true }) }).last();
+
+/** Waits until the overview shows this number of orders in its period. */
+export const shows = (page, orders) => figure(page, 'Orders').getByText(String(orders), { exact: true }).waitFor();
 
 /** Opens the shop, and signs in as a client. */
 export async function openShop(page, service, client = 'Bob') {

@@ -67,7 +67,7 @@ impl Demo {
         let time = humantime::format_duration(self.time);
         let rate = self.rate;
         print_line(format_args!(
-            "The demo places about {rate} orders per second for {time}. Open the dashboard to see them.\n"
+            "The demo places about {rate} orders per second for {time}. Open the back office to see them.\n"
         ));
         traffic::Traffic::new(address, token, shutdown)?.run(self).await
     }
