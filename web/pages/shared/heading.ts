@@ -1,9 +1,9 @@
 import { useDocumentTitle } from '@mantine/hooks';
 import { useEffect, useRef, type RefObject } from 'react';
 
-/** Whether the browser shows this page itself: the first one, and those to which the user goes back. It restores their place. */
-let isRestored = true;
-addEventListener('popstate', () => (isRestored = true));
+/** The address of the first page, or of the page to which the user went back: the browser restores its place. */
+let restored: string | undefined = location.href;
+addEventListener('popstate', () => (restored = location.href));
 
 /** Like a new document, a page has a title, and its heading gets the focus for those who use a screen reader. */
 export function useHeading(title: string, site: string): RefObject<HTMLHeadingElement | null> {
@@ -11,11 +11,11 @@ export function useHeading(title: string, site: string): RefObject<HTMLHeadingEl
   useDocumentTitle(`${title} · ${site}`);
   useEffect(() => {
     // After a refused order, a field has the focus already.
-    if (!isRestored && !ref.current?.closest('main')?.contains(document.activeElement)) {
+    if (restored !== location.href && !ref.current?.closest('main')?.contains(document.activeElement)) {
       ref.current?.focus({ preventScroll: true });
       scrollTo(0, 0);
     }
-    isRestored = false;
+    restored = undefined;
   }, []);
   return ref;
 }
