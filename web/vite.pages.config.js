@@ -16,7 +16,7 @@ export default defineConfig({
     // The security policy allows no data: URL in a style sheet.
     assetsInlineLimit: 0,
     rolldownOptions: {
-      input: ['pages/admin.html', 'pages/dashboard.html', 'pages/shop.html'],
+      input: ['pages/admin.html', 'pages/shop.html'],
       // Vite warns that it ignores 'use client', which only matters for React's server components.
       checks: { moduleLevelDirective: false },
     },
@@ -32,7 +32,7 @@ export default defineConfig({
       name: 'the addresses of the pages, as the service has them',
       configureServer: ({ middlewares }) => {
         middlewares.use((request, _, next) => {
-          const page = /^\/(admin|shop|dashboard)(?=[/?]|$)/.exec(request.url)?.[1];
+          const page = /^\/(admin|shop)(?=[/?]|$)/.exec(request.url)?.[1];
           if (page) request.url = `/pages/${page}.html`;
           next();
         });
