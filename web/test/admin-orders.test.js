@@ -20,6 +20,9 @@ const ORDER = 'query Order($id: ID!) { order(id: $id) { status refunded { amount
 const stateOf = async (service, id) => (await service.post({ query: ORDER, variables: { id } })).data.order;
 const rows = (page) => page.getByRole('table', { name: 'Orders' }).getByRole('row').filter({ has: page.getByRole('cell') });
 const dialog = (page) => page.getByRole('dialog');
+const isClosed = (page) => dialog(page).waitFor({ state: 'detached' });
+/** The client of the filters, for those who may search clients. */
+const clientInput = (page) => page.getByRole('combobox', { name: 'Client' });
 
 for (const [screen, options] of Object.entries(SCREENS)) {
   test(`an order is found, refunded and cancelled (${screen})`, async (t) => {
@@ -52,6 +55,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
     await isFine('refund');
     await dialog(page).getByRole('button', { name: 'Refund' }).click();
     await page.getByRole('status').filter({ hasText: 'Refunded. $2,999.50 of the order are left.' }).waitFor();
+    await isClosed(page);
     await heading(page, /Partly refunded$/).waitFor();
     await page.getByRole('table', { name: 'History' }).getByText('Scratched').waitFor();
     await hasFocus(page, page.getByRole('button', { name: 'Refund' }));
@@ -66,6 +70,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
     await isFine('cancel');
     await dialog(page).getByRole('button', { name: 'Cancel the order' }).click();
     await page.getByRole('status').filter({ hasText: 'The order is cancelled.' }).waitFor();
+    await isClosed(page);
     await heading(page, /Cancelled$/).waitFor();
     assert.equal(await page.getByRole('button', { name: 'Refund' }).count(), 0);
     await hasFocus(page, heading(page, /^Order of/));
@@ -96,13 +101,13 @@ test('the filters are in the address, and find orders by status, day, client and
   await page.getByRole('button', { name: 'Clear the filters' }).click();
   await page.getByText('2 orders', { exact: true }).waitFor();
 
-  await page.getByLabel('Client', { exact: true }).fill('bo');
+  await clientInput(page).fill('bo');
   await page.getByRole('option', { name: /^Bob/ }).click();
   await page.getByText('1 order', { exact: true }).waitFor();
   assert.match(page.url(), /\?client=1$/);
   await page.reload();
   await rows(page).filter({ hasText: 'Bob' }).waitFor();
-  assert.equal(await page.getByLabel('Client', { exact: true }).inputValue(), 'Bob');
+  assert.equal(await clientInput(page).inputValue(), 'Bob');
   const today = new Date().toISOString().slice(0, 10);
   await page.getByLabel('From').fill('2020-01-01');
   await page.getByLabel('To', { exact: true }).fill('2020-12-31');
@@ -130,7 +135,6 @@ function pagesOf(total) {
     placedAt: new Date(Date.UTC(2026, 0, 31) - index * 60_000).toISOString(),
     status: 'PLACED',
     total: { __typename: 'Money', amount: '1500.00', currencyCode: 'USD' },
-    net: { __typename: 'Money', amount: '1500.00', currencyCode: 'USD' },
     client: { __typename: 'Client', id: String(index % 100), name: `Client ${index % 100}` },
   });
   return (route, { first, after }) => {
@@ -145,43 +149,43 @@ function pagesOf(total) {
 test('a table of 10,000 rows stays usable', async (t) => {
   const service = await start();
   const { page } = await newPage(t);
-  await intercept(page, 'AdminOrders', pagesOf(10_000));
-  await openAdmin(page, service, '/orders');
-  await page.getByText('50 orders shown, there are more').waitFor();
-  // Clicks as soon as a page has been read.
-  await page.evaluate(async () => {
-    const button = () => [...document.querySelectorAll('main button')].find(({ textContent }) => textContent === 'Load more');
-    while (button()) {
-      if (!button().disabled) button().click();
-      await new Promise(requestAnimationFrame);
-    }
+  await intercept(page, 'AdminOrders', pagesOf(10_050));
+  // The user comes back to a list of 200 pages.
+  await page.addInitScript(() => {
+    const after = Array.from({ length: 199 }, (_, index) => String(50 * (index + 1)));
+    if (location.pathname === '/admin/orders') history.replaceState({ orders: [null, ...after] }, '');
   });
-  await page.getByText('10,000 orders', { exact: true }).waitFor();
-  assert.equal(await page.evaluate(() => document.querySelectorAll('tbody tr').length), 10_000);
+  await openAdmin(page, service, '/orders');
+  await page.getByText('10,000 orders shown, there are more').waitFor();
+  await page.waitForFunction(() => document.querySelectorAll('tbody tr').length === 10_000);
   const elapsed = async (action) => {
     const began = performance.now();
     await action();
     return performance.now() - began;
   };
+  const loading = await elapsed(async () => {
+    await page.getByRole('button', { name: 'Load more' }).click();
+    await page.getByText('10,050 orders', { exact: true }).waitFor();
+  });
   const scrolling = await elapsed(async () => {
     await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
     await page.evaluate(() => new Promise(requestAnimationFrame));
-    await page.getByRole('link', { name: 'Client 99' }).last().hover();
+    await page.getByRole('link', { name: 'Client 49' }).last().hover();
   });
   const opening = await elapsed(async () => {
-    await page.getByRole('link', { name: 'Client 99' }).last().click();
-    await page.waitForURL('**/admin/clients/99');
+    await page.getByRole('link', { name: 'Client 49' }).last().click();
+    await page.waitForURL('**/admin/clients/49');
   });
   const returning = await elapsed(async () => {
     await page.goBack();
-    await page.getByText('10,000 orders', { exact: true }).waitFor();
+    await page.getByText('10,050 orders', { exact: true }).waitFor();
   });
   const filtering = await elapsed(async () => {
     await page.getByLabel('Status', { exact: true }).selectOption('Cancelled');
     await page.getByText('50 orders shown, there are more').waitFor();
   });
-  t.diagnostic(`scroll ${scrolling.toFixed()} ms, open ${opening.toFixed()} ms, back ${returning.toFixed()} ms, filter ${filtering.toFixed()} ms`);
-  for (const time of [scrolling, opening, filtering]) assert.ok(time < 3_000, `${time} ms`);
+  t.diagnostic(`load ${loading.toFixed()} ms, scroll ${scrolling.toFixed()} ms, open ${opening.toFixed()} ms, back ${returning.toFixed()} ms, filter ${filtering.toFixed()} ms`);
+  for (const time of [loading, scrolling, opening, returning, filtering]) assert.ok(time < 3_000, `${time} ms`);
 });
 
 test('more orders are loaded below, and are still there on the way back', async (t) => {
@@ -255,7 +259,7 @@ test('a refund that is refused is explained at its field, and the dialog begins 
   await dialog(page).getByText(/300/).first().waitFor();
   await hasFocus(page, amount);
   await page.keyboard.press('Escape');
-  await dialog(page).waitFor({ state: 'detached' });
+  await isClosed(page);
   await page.getByRole('button', { name: 'Refund' }).click();
   await amount.waitFor();
   assert.equal(await amount.inputValue(), '300.00');
@@ -274,6 +278,7 @@ test('a refund whose response is lost is made once, however often it is sent', a
     return route.abort();
   });
   const send = async (amount) => {
+    await isClosed(page);
     await page.getByRole('button', { name: 'Refund' }).click();
     await dialog(page).getByLabel('Amount (USD)').fill(amount);
     await dialog(page).getByLabel('Reason').fill('Scratched');
@@ -396,7 +401,7 @@ test('an export can be stopped, continues after a failure, and is written to the
   let release;
   waiting = new Promise((resolve) => (release = resolve));
   await page.getByRole('button', { name: 'Export as CSV' }).click();
-  await state.getByText('40 orders exported …').waitFor();
+  await state.getByText('35 orders exported …').waitFor();
   await hasNoViolation(page, 'exporting');
   await page.screenshot({ path: artifact('admin-orders-exporting') });
   await state.getByRole('button', { name: 'Stop the export' }).click();
@@ -407,7 +412,7 @@ test('an export can be stopped, continues after a failure, and is written to the
 
   fails = true;
   await page.getByRole('button', { name: 'Export as CSV' }).click();
-  await state.getByRole('alert').filter({ hasText: 'The export has paused after 40 orders' }).waitFor();
+  await state.getByRole('alert').filter({ hasText: 'The export has paused after 35 orders' }).waitFor();
   await hasNoViolation(page, 'paused');
   fails = false;
   await state.getByRole('button', { name: 'Try again' }).click();

@@ -25,8 +25,9 @@ const EVENTS = 20;
 export default function ClientPage({ id }: { id: string }) {
   const session = useSession();
   // After the client was registered, queries may not have it yet.
-  const minVersion = useHistoryState<{ version?: number } | null>()?.version ?? null;
-  const [{ data, error }, read] = useQuery({ query: AdminClientDocument, variables: { id, minVersion }, requestPolicy: 'cache-and-network' });
+  const minVersion = useHistoryState<{ version?: number } | null>()?.version;
+  const variables = { id, ...(minVersion && { minVersion }) };
+  const [{ data, error }, read] = useQuery({ query: AdminClientDocument, variables, requestPolicy: 'cache-and-network' });
   useSubscription({ query: AdminClientChangedDocument, variables: { id } });
   const [notice, setNotice] = useState<string>();
   const client = data?.client;
@@ -37,7 +38,7 @@ export default function ClientPage({ id }: { id: string }) {
         {problem}
         {!data && !error && <Skeleton height={240} radius="md" role="status" aria-hidden={false} aria-label="Loading the client" />}
         {data && !client && (
-          <EmptyState icon={<IconMapQuestion aria-hidden />} title="There is no such client" description="The link may be incomplete.">
+          <EmptyState icon={<IconMapQuestion aria-hidden />} title="There is no such client" description="The link may be incomplete. Sample clients are shown from their first order on.">
             <EmptyState.Actions><Button component={Link} href="/clients" variant="default">Show all clients</Button></EmptyState.Actions>
           </EmptyState>
         )}
@@ -50,7 +51,7 @@ export default function ClientPage({ id }: { id: string }) {
       <DialogButton label="Edit" title="Edit the client" isOffered={session.may('clients:write') && !isGone}>
         <EditForm client={client} onDone={setNotice} />
       </DialogButton>
-      <DialogButton label="Forget" title="Forget the client?" color="red" variant="outline" isOffered={session.may('clients:forget') && !isGone}>
+      <DialogButton label="Forget" title="Forget the client?" color="red" variant="light" isOffered={session.may('clients:forget') && !isGone}>
         <ForgetForm client={client} onDone={setNotice} />
       </DialogButton>
     </>
@@ -91,7 +92,7 @@ function Totals({ client }: { client: AdminClientStateFragment }) {
   return (
     <Paper withBorder p="md" component="section" aria-label="Totals" className={classes.panel}>
       <dl className={classes.facts}>
-        <div><dt>E-mail address</dt><dd>{isForgotten(client) ? 'Erased' : <Anchor href={`mailto:${email}`} inherit>{email}</Anchor>}</dd></div>
+        <div className={classes.wide}><dt>E-mail address</dt><dd>{isForgotten(client) ? 'Erased' : <Anchor href={`mailto:${email}`} inherit>{email}</Anchor>}</dd></div>
         <div><dt>Client id</dt><dd>{id}</dd></div>
         <div><dt>Total after refunds</dt><dd>{money(total)}</dd></div>
         <div><dt>Placed</dt><dd>{money(gross)}</dd></div>

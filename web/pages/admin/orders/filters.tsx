@@ -2,7 +2,7 @@
 import { Button, CloseButton, NativeSelect, Select, TextInput } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
 import { IconSearch } from '@tabler/icons-react';
-import { useState } from 'react';
+import { useEffect, useState } from 'react';
 import { useQuery } from 'urql';
 import { useSearchParams } from 'wouter';
 import { AdminClientNameDocument, AdminClientOptionsDocument, type OrderStatus } from '../../generated/graphql';
@@ -52,13 +52,13 @@ export function FilterBar({ filters, set, clear }: ReturnType<typeof useFilters>
         onChange={({ currentTarget }) => set({ status: currentTarget.value, id: undefined })}
         data={[{ value: '', label: 'All' }, ...Object.entries(STATUS).map(([value, [label]]) => ({ value, label }))]}
       />
+      {mayFind
+        ? <ClientSelect value={client} onChange={(client) => set({ client, id: undefined })} />
+        : <SearchInput label="Client" placeholder="Client id" value={client} onSearch={(client) => set({ client, id: undefined })} />}
       {/* A first day after the last one moves it. */}
       <DayInput label="From" value={from} onChange={(day) => set({ from: day, to: to && day > to ? day : to, id: undefined })} />
       <DayInput label="To" value={to} onChange={(day) => set({ to: day, from: day && from && day < from ? day : from, id: undefined })} />
-      {mayFind
-        ? <ClientSelect value={client} onChange={(client) => set({ client, id: undefined })} />
-        : <SearchInput key={client} label="Client" placeholder="Client id" value={client} onSearch={(client) => set({ client, id: undefined })} />}
-      <SearchInput key={id} label="Order" placeholder="Order id" value={id} onSearch={(id) => (id ? set({ ...NONE, id }) : clear())} />
+      <SearchInput label="Order" placeholder="Order id" value={id} onSearch={(id) => (id ? set({ ...NONE, id }) : clear())} />
       {Object.keys(filters).length > 0 && <Button variant="subtle" onClick={clear} className={classes.clear}>Clear the filters</Button>}
     </div>
   );
@@ -79,6 +79,7 @@ function SearchInput({ label, placeholder, value = '', onSearch }: {
   onSearch: (text: string) => void;
 }) {
   const [text, setText] = useState(value);
+  useEffect(() => setText(value), [value]);
   const search = (text: string) => text.trim() !== value && onSearch(text.trim());
   return (
     <TextInput

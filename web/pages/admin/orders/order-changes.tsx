@@ -14,7 +14,7 @@ const isReason = (reason: string) => (reason.trim() ? null : 'Say why, in a few 
 export function CancelButton({ order, onDone }: Props) {
   const isOffered = useSession().may('orders:cancel') && (order.status === 'PLACED' || order.status === 'PARTIALLY_REFUNDED');
   return (
-    <DialogButton label="Cancel the order" title="Cancel the order?" color="red" variant="outline" isOffered={isOffered}>
+    <DialogButton label="Cancel the order" title="Cancel the order?" color="red" variant="light" isOffered={isOffered}>
       <CancelForm order={order} onDone={onDone} />
     </DialogButton>
   );

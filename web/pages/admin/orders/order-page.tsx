@@ -21,7 +21,7 @@ type Order = NonNullable<AdminOrderQuery['order']>;
 
 const BACK = { href: '/orders', label: 'Orders' };
 /** More cost more than an operation may cost. Few orders have more than three. */
-const EVENTS = 50;
+const EVENTS = 40;
 
 export default function OrderPage({ id }: { id: string }) {
   const { time } = useFormat();

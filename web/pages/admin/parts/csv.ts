@@ -20,20 +20,20 @@ export const csvLine = (values: (string | null | undefined)[]): string => `${val
 type SavePicker = (options: { suggestedName: string; types: { description: string; accept: Record<string, string[]> }[] }) => Promise<FileSystemFileHandle>;
 
 /** Where the browser can, the file is written to the disk directly. Otherwise it is saved at the end. Undefined if the user has chosen no file. */
-export async function openFile(name: string): Promise<CsvFile | undefined> {
+export async function openFile(name: string, header: string): Promise<CsvFile | undefined> {
   const { showSaveFilePicker } = window as { showSaveFilePicker?: SavePicker };
-  if (!showSaveFilePicker) return begun(fileOfParts(name));
+  if (!showSaveFilePicker) return begin(fileOfParts(name), header);
   try {
     const handle = await showSaveFilePicker({ suggestedName: name, types: [{ description: 'CSV', accept: { 'text/csv': ['.csv'] } }] });
-    return await begun(await handle.createWritable());
+    return await begin(await handle.createWritable(), header);
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') return undefined;
     throw error;
   }
 }
 
-async function begun(file: CsvFile): Promise<CsvFile> {
-  await file.write(BYTE_ORDER_MARK);
+async function begin(file: CsvFile, header: string): Promise<CsvFile> {
+  await file.write(BYTE_ORDER_MARK + header);
   return file;
 }
 

@@ -1,5 +1,5 @@
 // A table that reads a page at a time. Each page is a query of its own, so more rows neither read nor render the others again.
-import { ActionIcon, Button, Skeleton, Table, Text, Tooltip } from '@mantine/core';
+import { ActionIcon, Button, Loader, Skeleton, Table, Text, Tooltip } from '@mantine/core';
 import { useDidUpdate } from '@mantine/hooks';
 import { IconRefresh } from '@tabler/icons-react';
 import { memo, useState, type ReactNode } from 'react';
@@ -62,9 +62,9 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
         <Text size="sm" c="dimmed" role="status">
           {page && !isEmpty && `${count(shown, ...unit)}${hasMore ? ' shown, there are more' : ''}`}
         </Text>
-        <Tooltip label="Refresh">
-          <ActionIcon variant="subtle" color="gray" aria-label={`Refresh: ${label}`} loading={isFetching && page !== undefined} onClick={refresh}>
-            <IconRefresh size={18} aria-hidden />
+        <Tooltip label="Refresh" withinPortal={false}>
+          <ActionIcon variant="subtle" color="gray" aria-label={`Refresh: ${label}`} onClick={refresh}>
+            {isFetching ? <Loader size={16} aria-hidden /> : <IconRefresh size={18} aria-hidden />}
           </ActionIcon>
         </Tooltip>
       </div>
@@ -78,7 +78,7 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
                 ))}
               </Table.Tr>
             </Table.Thead>
-            {cursors.map((after) => <Rows key={after} source={source} after={after} policy={policy} />)}
+            {cursors.map((after) => <Rows key={after ?? 'first'} source={source} after={after} />)}
             {isFetching && !page && <SkeletonRows columns={source.columns.length} />}
           </Table>
         </div>
@@ -86,7 +86,13 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
       {isFetching && !page && <span role="status" className="visually-hidden">Loading: {label}</span>}
       {error && <Problem title={`${page ? 'These may be out of date' : 'These cannot be shown'}: ${label}`} error={error} onRetry={read} />}
       {hasMore && (
-        <Button variant="default" className={classes.more} loading={isFetching} onClick={() => setCursors([...cursors, page!.pageInfo.endCursor!])}>
+        // A button that is disabled meanwhile would lose the focus.
+        <Button
+          variant="default"
+          className={classes.more}
+          leftSection={isFetching && <Loader size={16} aria-hidden />}
+          onClick={() => !isFetching && setCursors([...cursors, page!.pageInfo.endCursor!])}
+        >
           Load more
         </Button>
       )}
@@ -104,9 +110,9 @@ const FIRST: Cursor[] = [null];
 
 function usePage<Data, Row>({ query, variables, pageOf }: Source<Data, Row>, after: Cursor, requestPolicy: Policy) {
   const [{ data, error, fetching, stale }, read] = useQuery<Data>({ query, variables: { ...variables, after }, requestPolicy });
-  const page = (data && pageOf(data)) ?? undefined;
+  const shown = useKept(fetching ? undefined : data, JSON.stringify([variables, after])) ?? data;
   return {
-    page: useKept(fetching ? undefined : page, JSON.stringify([variables, after])) ?? page,
+    page: (shown && pageOf(shown)) ?? undefined,
     error,
     isFetching: fetching || stale,
     read: () => read({ requestPolicy: 'network-only' }),
@@ -120,8 +126,8 @@ function useKept<T>(value: T | undefined, key: string): T | undefined {
   return value ?? (kept?.key === key ? kept.value : undefined);
 }
 
-function RowsOfPage<Data, Row>({ source, after, policy }: { source: Source<Data, Row>; after: Cursor; policy: Policy }) {
-  const { page } = usePage(source, after, policy);
+function RowsOfPage<Data, Row>({ source, after }: { source: Source<Data, Row>; after: Cursor }) {
+  const { page } = usePage(source, after, 'cache-first');
   return (
     <Table.Tbody role="rowgroup">
       {page?.nodes.map((row) => (

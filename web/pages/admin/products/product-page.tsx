@@ -20,7 +20,8 @@ const BACK = { href: '/products', label: 'Products' };
 const EVENTS = 20;
 
 export default function ProductPage({ id }: { id: string }) {
-  const mayWrite = useSession().may('products:write');
+  const session = useSession();
+  const mayWrite = session.may('products:write');
   // Queries may not have a product yet that has just been created, but the cache has it.
   const isNew = useHistoryState<{ isNew?: boolean } | null>()?.isNew ?? false;
   const [{ data, error }, read] = useQuery({ query: AdminProductDocument, variables: { id }, requestPolicy: isNew ? 'cache-first' : 'cache-and-network' });
