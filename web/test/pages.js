@@ -15,7 +15,7 @@ export async function openAdmin(page, service, path = '') {
 }
 
 /** A figure of the overview. */
-export const figure = (page, name) => page.getByRole('group', { name: 'Figures' }).locator('*', { has: page.getByText(name, { exact: true }) }).last();
+export const figure = (page, name) => page.getByRole('group', { name: 'Figures' }).locator('> *', { has: page.getByText(name, { exact: true }) });
 
 /** Waits until the overview shows this number of orders in its period. */
 export const shows = (page, orders) => figure(page, 'Orders').getByText(String(orders), { exact: true }).waitFor();

@@ -2,7 +2,7 @@
 import { Avatar, Burger, Button, Drawer, Text } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
 import {
-  IconBuildingStore, IconChartBar, IconExternalLink, IconHeartRateMonitor, IconLogout, IconPackage, IconReceipt, IconUsers,
+  IconBuildingStore, IconChartBar, IconExternalLink, IconLogout, IconPackage, IconReceipt, IconUsers,
 } from '@tabler/icons-react';
 import { useEffect, type ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
@@ -16,7 +16,6 @@ const PAGES = [
   { href: '/orders', label: 'Orders', Icon: IconReceipt, scope: 'orders:read' },
   { href: '/clients', label: 'Clients', Icon: IconUsers, scope: 'clients:read' },
   { href: '/products', label: 'Products', Icon: IconPackage, scope: 'products:read' },
-  { href: '/system', label: 'System', Icon: IconHeartRateMonitor, scope: 'system:read' },
 ];
 
 export function Shell({ children }: { children: ReactNode }) {
@@ -28,10 +27,12 @@ export function Shell({ children }: { children: ReactNode }) {
       <header className={classes.header}>
         <Burger opened={isOpen} onClick={toggle} size="sm" aria-label="Navigation" aria-expanded={isOpen} className={classes.burger} />
         <Brand />
-        <div className={classes.tools}><ColorSchemeToggle /></div>
       </header>
       <aside className={classes.side} aria-label="Back office">
-        <Navigation />
+        <div>
+          <Brand />
+          <Navigation />
+        </div>
         <Account />
       </aside>
       <Drawer.Root opened={isOpen} onClose={close} size={280}>
@@ -83,7 +84,10 @@ function Account() {
         <Text size="xs" c="dimmed">Signed in as</Text>
         <Text size="sm" fw={500} className={classes.accountName} title={subject}>{subject}</Text>
       </div>
-      <Button variant="default" size="xs" leftSection={<IconLogout size={16} aria-hidden />} onClick={signOut}>Sign out</Button>
+      <div className={classes.tools}>
+        <Button variant="default" leftSection={<IconLogout size={16} aria-hidden />} onClick={signOut}>Sign out</Button>
+        <ColorSchemeToggle />
+      </div>
     </div>
   );
 }

@@ -38,10 +38,10 @@ export default function OverviewPage() {
     <View title="Overview" actions={<Freshness time={sales.time} />}>
       <PeriodPicker {...chosen} />
       {sales.error && <Problem title="The sales cannot be shown" error={sales.error} onRetry={sales.read} />}
-      <Sales report={sales} period={period} changes={changes} />
+      <Sales report={sales} period={period} />
       <div className={classes.columns}>
         <RecentOrders snapshot={live?.salesChanged} />
-        <TopClients period={period} changes={changes} />
+        <TopClients changes={changes} />
         <TopProducts period={period} changes={changes} />
       </div>
     </View>

@@ -74,12 +74,15 @@ function granularitiesOf(days: Days): Granularity[] {
 
 const defaultOf = (days: Days): Granularity => (daysOf(days) <= 2 ? 'HOUR' : daysOf(days) <= 92 ? 'DAY' : 'MONTH');
 
+/** The day of a time in a time zone. */
+export const dayOf = (time: number, timeZone: string): string =>
+  new Intl.DateTimeFormat('en-CA', { timeZone, year: 'numeric', month: '2-digit', day: '2-digit' }).format(time);
+
 /** Today in the time zone of the shop. */
 function useToday(): string {
   const { timeZone } = useFormat();
-  const today = () => new Intl.DateTimeFormat('en-CA', { timeZone, year: 'numeric', month: '2-digit', day: '2-digit' }).format(Date.now());
-  const [day, setDay] = useState(today);
-  useInterval(() => setDay(today()), 1_000, { autoInvoke: true });
+  const [day, setDay] = useState(() => dayOf(Date.now(), timeZone));
+  useInterval(() => setDay(dayOf(Date.now(), timeZone)), 1_000, { autoInvoke: true });
   return day;
 }
 

@@ -1,6 +1,5 @@
 // The figures of the period, and one of them as a chart.
-import { Button, Paper, Skeleton, Text, UnstyledButton, VisuallyHidden } from '@mantine/core';
-import { IconArrowDownRight, IconArrowUpRight } from '@tabler/icons-react';
+import { Button, Paper, Skeleton, Text, UnstyledButton } from '@mantine/core';
 import { useState } from 'react';
 import { useSearchParams } from 'wouter';
 import type { AdminSalesQuery, SalesFiguresFragment, SalesPointFiguresFragment } from '../../generated/graphql';
@@ -8,12 +7,12 @@ import { useFormat } from '../../shared/format';
 import type { Report } from '../../shared/report';
 import { TimeChart } from '../sales-chart';
 import { Sparkline } from '../sparkline';
+import { ChangeText } from './change-text';
 import { changeOf, compare, METRICS, numberOf, textOf, type Comparison, type Metric } from './figures';
-import { ClientTiles } from './client-tiles';
-import type { Period } from './period';
+import { dayOf, type Period } from './period';
 import classes from './overview.module.css';
 
-export function Sales({ report, period, changes }: { report: Report<AdminSalesQuery>; period: Period; changes: number }) {
+export function Sales({ report, period }: { report: Report<AdminSalesQuery>; period: Period }) {
   const [id, setId] = useState(METRICS[0]!.id);
   const metric = METRICS.find((each) => each.id === id)!;
   const { data, isOther, error } = report;
@@ -37,7 +36,6 @@ export function Sales({ report, period, changes }: { report: Report<AdminSalesQu
             onChoose={() => setId(each.id)}
           />
         ))}
-        <ClientTiles period={period} changes={changes} />
       </div>
       {data && points && (
         <Paper withBorder p="md" className={classes.card}>
@@ -71,22 +69,24 @@ function Tile({ metric, sums, points, comparison, isCompared, hasFailed, isChose
   const format = useFormat();
   return (
     <UnstyledButton className={classes.tile} aria-pressed={isChosen} onClick={onChoose} title={metric.hint}>
-      <span className={classes.tileLabel}>{metric.label}</span>
-      {sums ? (
-        <>
-          <strong className={`number ${classes.tileValue}`}>{textOf(format, metric.value(sums))}</strong>
-          {isCompared && <Change metric={metric} comparison={comparison} />}
-          {points && <Sparkline values={points.map((point) => numberOf(metric.value(point)) ?? 0)} />}
-        </>
-      ) : hasFailed ? (
-        <strong className={classes.tileValue}>–</strong>
-      ) : (
-        <>
-          <Skeleton height={28} width="70%" />
-          <Skeleton height={16} width="40%" />
-          <Skeleton height={32} />
-        </>
-      )}
+      <span className={classes.tileContent}>
+        <span className={classes.tileLabel}>{metric.label}</span>
+        {sums ? (
+          <>
+            <strong className={`number ${classes.tileValue}`}>{textOf(format, metric.value(sums))}</strong>
+            {isCompared && <Change metric={metric} comparison={comparison} />}
+            {points && <Sparkline values={points.map((point) => numberOf(metric.value(point)) ?? 0)} />}
+          </>
+        ) : hasFailed ? (
+          <strong className={classes.tileValue}>–</strong>
+        ) : (
+          <>
+            <Skeleton height={28} width="70%" />
+            <Skeleton height={16} width="40%" />
+            <Skeleton height={32} />
+          </>
+        )}
+      </span>
     </UnstyledButton>
   );
 }
@@ -101,20 +101,6 @@ function Change({ metric, comparison }: { metric: Metric; comparison: Comparison
       change={changeOf(numberOf(current), numberOf(previous))}
       explanation={`${textOf(format, current)}${until}, before ${textOf(format, previous)}`}
     />
-  );
-}
-
-/** A change, and the two values in words. */
-export function ChangeText({ change, explanation }: { change: number | undefined; explanation: string }) {
-  const format = useFormat();
-  const direction = change === undefined || Math.abs(change) < 0.0005 ? 'none' : change > 0 ? 'up' : 'down';
-  const Icon = direction === 'up' ? IconArrowUpRight : IconArrowDownRight;
-  return (
-    <span className={classes.change} data-direction={direction} title={explanation}>
-      {direction !== 'none' && <Icon size={16} aria-hidden />}
-      {change === undefined ? 'No comparison' : format.change(change)}
-      <VisuallyHidden>: {explanation}</VisuallyHidden>
-    </span>
   );
 }
 
@@ -144,7 +130,7 @@ function SalesOverTime({ metric, data, period: { granularity, isPartial, isCompa
     setParameters((before) => {
       const after = new URLSearchParams(before);
       for (const name of ['range', 'by']) after.delete(name);
-      const [from, to] = [first, last].map((point) => dayOf(point!.start, format.timeZone));
+      const [from, to] = [first, last].map((point) => dayOf(Date.parse(point!.start), format.timeZone));
       after.set('from', from!);
       after.set('to', to!);
       return after;
@@ -161,6 +147,3 @@ function SalesOverTime({ metric, data, period: { granularity, isPartial, isCompa
     </>
   );
 }
-
-const dayOf = (time: string, timeZone: string) =>
-  new Intl.DateTimeFormat('en-CA', { timeZone, year: 'numeric', month: '2-digit', day: '2-digit' }).format(new Date(time));

@@ -2,7 +2,7 @@ import { Anchor, EmptyState, Paper, Text } from '@mantine/core';
 import { IconPackage } from '@tabler/icons-react';
 import { useEffect, type ReactNode } from 'react';
 import { Link } from 'wouter';
-import { AdminTopProductsDocument } from '../../generated/graphql';
+import { AdminTopClientsDocument, AdminTopProductsDocument } from '../../generated/graphql';
 import { Problem } from '../../shared/errors';
 import { useFormat } from '../../shared/format';
 import { useReport, type Report } from '../../shared/report';
@@ -40,7 +40,32 @@ export function TopProducts({ period: { from, to }, changes }: { period: Period;
   );
 }
 
-export const TopClients = (_: { period: Period; changes: number }) => null;
+export function TopClients({ changes }: { changes: number }) {
+  const { money, count } = useFormat();
+  const session = useSession();
+  const report = useReport(AdminTopClientsDocument, {});
+  useEffect(() => {
+    if (changes > 0) report.read();
+  }, [changes]);
+  const all = report.data?.clients?.nodes;
+  const most = Math.max(1, ...(all ?? []).map(({ total }) => Number(total.amount)));
+  return (
+    <Ranking
+      title="Top clients"
+      note="Of all time"
+      report={report}
+      empty="Clients appear here as soon as they order."
+      ranked={all?.map(({ id, name, orderCount, total }) => ({
+        id,
+        href: session.may('clients:read') ? `/clients/${id}` : undefined,
+        name,
+        detail: count(orderCount, 'order'),
+        amount: money(total),
+        share: Number(total.amount) / most,
+      }))}
+    />
+  );
+}
 
 /** The best of a period, each with a bar that shows its share of the first. */
 export function Ranking({ title, note, report, ranked, empty }: {

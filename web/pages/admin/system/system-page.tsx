@@ -1,5 +1,0 @@
-import { View } from '../view';
-
-export default function SystemPage() {
-  return <View title="System">{null}</View>;
-}
