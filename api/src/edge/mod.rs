@@ -139,6 +139,8 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/graphiql/", routing::get(graphiql::page))
         .route("/dashboard", routing::get(pages::dashboard))
         .route("/admin", routing::get(pages::admin))
+        // The page itself writes its address with a slash before parameters.
+        .route("/admin/", routing::get(pages::admin))
         .route("/shop", routing::get(pages::shop))
         // The scripts of the pages read the rest of the path.
         .route("/admin/{*path}", routing::get(pages::admin))

@@ -109,7 +109,7 @@ export default function Chart({ points, granularity, label, onBrush }: ChartProp
 function PointTooltip({ point: { start, text, value, previous, isPartial }, granularity }: { point: ChartPoint; granularity: Granularity }) {
   const { bucket } = useFormat();
   return (
-    <div className={classes.tooltip}>
+    <div className={classes.tooltip} role="status">
       <div><strong>{bucket(start, granularity)}</strong>{isPartial && ' (not over yet)'}</div>
       {(value !== undefined || !previous) && <div className={classes.row} data-kind="current"><span>This period</span> <b className="number">{text}</b></div>}
       {previous && (

@@ -54,7 +54,7 @@ function PeriodButton({ period, preset, today, change }: Omit<ReturnType<typeof 
           {period.label}
         </Button>
       </Popover.Target>
-      <Popover.Dropdown aria-label="Period" className={classes.periods}>
+      <Popover.Dropdown className={classes.periods}>
         <div className={classes.presets}>
           {Object.entries(PRESETS).map(([id, { label }]) => (
             <UnstyledButton key={id} className={classes.preset} aria-pressed={id === preset} onClick={() => choose({ range: id })}>

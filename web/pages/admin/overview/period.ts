@@ -68,8 +68,8 @@ function monthsOf({ from, to }: Days): number | undefined {
 
 function granularitiesOf(days: Days): Granularity[] {
   const length = daysOf(days);
-  // Reports have at most 1000 points.
-  return [...(length <= 31 ? (['HOUR'] as const) : []), ...(length <= 731 ? (['DAY'] as const) : []), ...(length > 31 ? (['MONTH'] as const) : [])];
+  // Two reports with more points cost more than the service allows.
+  return [...(length <= 7 ? (['HOUR'] as const) : []), ...(length <= 250 ? (['DAY'] as const) : []), ...(length > 31 ? (['MONTH'] as const) : [])];
 }
 
 const defaultOf = (days: Days): Granularity => (daysOf(days) <= 2 ? 'HOUR' : daysOf(days) <= 92 ? 'DAY' : 'MONTH');
