@@ -1,4 +1,3 @@
-import { Anchor } from '@mantine/core';
 import { useMemo, type ReactNode } from 'react';
 import { Link } from 'wouter';
 import {
@@ -71,4 +70,4 @@ function useColumns(withClients: boolean): Column<AdminOrderRowFragment>[] {
 }
 
 const ClientCell = ({ client }: AdminOrderRowFragment): ReactNode =>
-  client ? <Anchor component={Link} href={`/clients/${client.id}`} c="inherit" inherit className={`${classes.above} ${classes.clamp}`}>{client.name}</Anchor> : '–';
+  client ? <Link href={`/clients/${client.id}`} className={`${classes.above} ${classes.clamp}`}>{client.name}</Link> : '–';

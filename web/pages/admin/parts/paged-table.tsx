@@ -70,7 +70,7 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
       </div>
       {isEmpty ? empty : (
         <div className={classes.scroll}>
-          <Table role="table" aria-label={label} aria-busy={isFetching} layout="fixed" highlightOnHover verticalSpacing="xs" className={classes.table}>
+          <Table role="table" aria-label={label} aria-busy={isFetching} layout="fixed" className={classes.table}>
             <Table.Thead role="rowgroup">
               <Table.Tr role="row">
                 {source.columns.map(({ header, isNumber, width }) => (
@@ -129,15 +129,16 @@ function useKept<T>(value: T | undefined, key: string): T | undefined {
 function RowsOfPage<Data, Row>({ source, after }: { source: Source<Data, Row>; after: Cursor }) {
   const { page } = usePage(source, after, 'cache-first');
   return (
-    <Table.Tbody role="rowgroup">
+    // Plain elements: those of Mantine would take several times as long, which thousands of rows make noticeable.
+    <tbody role="rowgroup">
       {page?.nodes.map((row) => (
-        <Table.Tr key={source.keyOf(row)} role="row">
+        <tr key={source.keyOf(row)} role="row">
           {source.columns.map(({ header, cell, isNumber }) => (
-            <Table.Td key={header} role="cell" data-label={header} data-number={isNumber}>{cell(row)}</Table.Td>
+            <td key={header} role="cell" data-label={header} data-number={isNumber}>{cell(row)}</td>
           ))}
-        </Table.Tr>
+        </tr>
       ))}
-    </Table.Tbody>
+    </tbody>
   );
 }
 const Rows = memo(RowsOfPage) as typeof RowsOfPage;
