@@ -7,6 +7,7 @@ import { useQuery, type TypedDocumentNode } from 'urql';
 import { useHistoryState } from 'wouter/use-browser-location';
 import { Problem } from '../../shared/errors';
 import { useFormat } from '../../shared/format';
+import { newKey } from '../../shared/keys';
 import classes from './parts.module.css';
 
 type Cursor = string | null;
@@ -46,14 +47,15 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
   revision?: string | number;
 }) {
   const { count } = useFormat();
-  const [cursors, setCursors] = useCursors(name);
+  const [pages, setPages] = usePages(name);
+  const last = pages.at(-1)!;
   // Rows that were read with older cursors would have gaps after a first page that is read again.
-  const policy = cursors.length === 1 ? 'cache-and-network' : 'cache-first';
-  const { page, error, isFetching, read } = usePage(source, cursors.at(-1)!, policy);
-  const refresh = () => (cursors.length > 1 ? setCursors([null]) : read());
+  const policy = pages.length === 1 ? 'cache-and-network' : 'cache-first';
+  const { page, error, isFetching, read } = usePage(source, last.after, policy);
+  const refresh = () => (pages.length > 1 ? setPages(FIRST) : read());
   useDidUpdate(refresh, [revision]);
 
-  const shown = (cursors.length - 1) * source.variables.first + (page?.nodes.length ?? 0);
+  const shown = last.before + (page?.nodes.length ?? 0);
   const isEmpty = shown === 0 && page !== undefined;
   const hasMore = page?.pageInfo.hasNextPage ?? false;
   return (
@@ -78,7 +80,7 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
                 ))}
               </Table.Tr>
             </Table.Thead>
-            {cursors.map((after) => <Rows key={after ?? 'first'} source={source} after={after} />)}
+            {pages.map(({ after }) => <Rows key={after ?? 'first'} source={source} after={after} />)}
             {isFetching && !page && <SkeletonRows columns={source.columns.length} />}
           </Table>
         </div>
@@ -91,7 +93,7 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
           variant="default"
           className={classes.more}
           leftSection={isFetching && <Loader size={16} aria-hidden />}
-          onClick={() => !isFetching && setCursors([...cursors, page!.pageInfo.endCursor!])}
+          onClick={() => !isFetching && setPages([...pages, { after: page!.pageInfo.endCursor!, before: shown }])}
         >
           Load more
         </Button>
@@ -100,13 +102,21 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
   );
 }
 
-/** The cursors before each page that is shown. They are in the entry of the history: the way back and a reload find them again. */
-function useCursors(name: string) {
-  const state = useHistoryState<Record<string, Cursor[]> | null>();
-  const set = (cursors: Cursor[]) => history.replaceState({ ...history.state, [name]: cursors }, '');
-  return [state?.[name] ?? FIRST, set] as const;
+/** A page that is shown: the cursor and the number of rows before it. */
+type Start = { after: Cursor; before: number };
+const FIRST: Start[] = [{ after: null, before: 0 }];
+
+/**
+ * The pages that are shown. They are in the entry of the history, so the way back finds them, and the cache has their rows. A reload begins
+ * with the first page, because it would have to read all of them again at once.
+ */
+function usePages(name: string) {
+  const state = useHistoryState<{ visit?: string; pages?: Record<string, Start[]> } | null>();
+  const known = state?.visit === VISIT ? state.pages : undefined;
+  const set = (pages: Start[]) => history.replaceState({ ...history.state, visit: VISIT, pages: { ...known, [name]: pages } }, '');
+  return [known?.[name] ?? FIRST, set] as const;
 }
-const FIRST: Cursor[] = [null];
+const VISIT = newKey();
 
 function usePage<Data, Row>({ query, variables, pageOf }: Source<Data, Row>, after: Cursor, requestPolicy: Policy) {
   const [{ data, error, fetching, stale }, read] = useQuery<Data>({ query, variables: { ...variables, after }, requestPolicy });
