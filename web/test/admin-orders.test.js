@@ -127,8 +127,8 @@ test('the filters are in the address, and find orders by status, day, client and
   await rows(page).filter({ hasText: 'Alice' }).waitFor();
 });
 
-/** Lists of the back office as a service with this number of orders would return them. */
-function pagesOf(total) {
+/** Lists of the back office as a service with this number of orders would return them, in pages of `size` if that is set. */
+function pagesOf(total, size) {
   const order = (index) => ({
     __typename: 'Order',
     id: `00000000-0000-7000-8000-${String(index).padStart(12, '0')}`,
@@ -139,7 +139,7 @@ function pagesOf(total) {
   });
   return (route, { first, after }) => {
     const begin = Number(after ?? 0);
-    const end = Math.min(begin + first, total);
+    const end = Math.min(begin + (size ?? first), total);
     const nodes = Array.from({ length: end - begin }, (_, index) => order(begin + index));
     const pageInfo = { __typename: 'PageInfo', hasNextPage: end < total, endCursor: String(end) };
     return route.fulfill({ json: { data: { orders: { __typename: 'OrderConnection', nodes, pageInfo } } } });
@@ -149,15 +149,13 @@ function pagesOf(total) {
 test('a table of 10,000 rows stays usable', async (t) => {
   const service = await start();
   const { page } = await newPage(t);
-  await intercept(page, 'AdminOrders', pagesOf(10_050));
-  // The user comes back to a list of 200 pages.
-  await page.addInitScript(() => {
-    const after = Array.from({ length: 199 }, (_, index) => String(50 * (index + 1)));
-    if (location.pathname === '/admin/orders') history.replaceState({ orders: [null, ...after] }, '');
-  });
+  await intercept(page, 'AdminOrders', pagesOf(10_000, 500));
   await openAdmin(page, service, '/orders');
-  await page.getByText('10,000 orders shown, there are more').waitFor();
-  await page.waitForFunction(() => document.querySelectorAll('tbody tr').length === 10_000);
+  for (let shown = 500; shown < 9_500; shown += 500) {
+    await page.getByText(`${shown.toLocaleString('en')} orders shown, there are more`).waitFor();
+    await page.getByRole('button', { name: 'Load more' }).click();
+  }
+  await page.getByText('9,500 orders shown, there are more').waitFor();
   const elapsed = async (action) => {
     const began = performance.now();
     await action();
@@ -165,7 +163,7 @@ test('a table of 10,000 rows stays usable', async (t) => {
   };
   const loading = await elapsed(async () => {
     await page.getByRole('button', { name: 'Load more' }).click();
-    await page.getByText('10,050 orders', { exact: true }).waitFor();
+    await page.getByText('10,000 orders', { exact: true }).waitFor();
   });
   const scrolling = await elapsed(async () => {
     await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
@@ -178,11 +176,11 @@ test('a table of 10,000 rows stays usable', async (t) => {
   });
   const returning = await elapsed(async () => {
     await page.goBack();
-    await page.getByText('10,050 orders', { exact: true }).waitFor();
+    await page.getByText('10,000 orders', { exact: true }).waitFor();
   });
   const filtering = await elapsed(async () => {
     await page.getByLabel('Status', { exact: true }).selectOption('Cancelled');
-    await page.getByText('50 orders shown, there are more').waitFor();
+    await page.getByText('500 orders shown, there are more', { exact: true }).waitFor();
   });
   t.diagnostic(`load ${loading.toFixed()} ms, scroll ${scrolling.toFixed()} ms, open ${opening.toFixed()} ms, back ${returning.toFixed()} ms, filter ${filtering.toFixed()} ms`);
   for (const time of [loading, scrolling, opening, returning, filtering]) assert.ok(time < 3_000, `${time} ms`);

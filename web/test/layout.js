@@ -12,14 +12,14 @@ export async function faults(page) {
       return null;
     };
     /** The part of each rectangle that is visible. Texts only for screen readers have a pixel. */
-    const add = (name, element, rectangles) => {
+    const add = (name, element, rectangles, source = element) => {
       const clip = ancestor(element, ({ overflowX }) => overflowX !== 'visible')?.getBoundingClientRect();
       // A bar that stays in view covers what scrolls below it.
       const layer = ancestor(element, ({ position }) => position === 'sticky');
       for (const each of rectangles) {
         const [left, right] = clip ? [Math.max(each.left, clip.left), Math.min(each.right, clip.right)] : [each.left, each.right];
         const [top, bottom] = clip ? [Math.max(each.top, clip.top), Math.min(each.bottom, clip.bottom)] : [each.top, each.bottom];
-        if (right - left > 1 && bottom - top > 1) boxes.push({ name, layer, left, right, top, bottom });
+        if (right - left > 1 && bottom - top > 1) boxes.push({ name, source, layer, left, right, top, bottom });
       }
     };
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -29,18 +29,19 @@ export async function faults(page) {
       const range = document.createRange();
       range.selectNodeContents(currentNode);
       // A button contains its text.
-      if (!currentNode.parentElement.closest('button')) add(currentNode.data.trim(), currentNode.parentElement, range.getClientRects());
+      if (!currentNode.parentElement.closest('button')) add(currentNode.data.trim(), currentNode.parentElement, range.getClientRects(), currentNode);
     }
     for (const control of document.querySelectorAll('input, button, canvas')) {
       // An input may contain a button, for example to clear it.
-      if (control.checkVisibility() && !control.closest('[data-position=right]')) add(control.id || control.tagName, control.parentElement, control.getClientRects());
+      if (control.checkVisibility() && !control.closest('[data-position=right]')) add(control.id || control.tagName, control.parentElement, control.getClientRects(), control);
     }
     const found = boxes.filter(({ left, right }) => left < 0 || right > innerWidth).map(({ name }) => `${name} leaves the screen`);
     // Lines of text have a little room above and below their letters.
     const overlap = (a, b) =>
       Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+    // A line that ends in an ellipsis has two rectangles.
     boxes.forEach((a, index) => {
-      for (const b of boxes.slice(index + 1)) if (a.layer === b.layer && overlap(a, b)) found.push(`${a.name} and ${b.name} overlap`);
+      for (const b of boxes.slice(index + 1)) if (a.source !== b.source && a.layer === b.layer && overlap(a, b)) found.push(`${a.name} and ${b.name} overlap`);
     });
     if (document.documentElement.scrollWidth > innerWidth) found.push('the page is wider than the screen');
     for (const box of document.querySelectorAll('section, .scroll')) {
