@@ -1,5 +1,5 @@
 // The collector beside a program: the AWS distribution of the OpenTelemetry Collector (ADOT), which sends metrics to CloudWatch and
-// traces to X-Ray. It reads metrics inside the task, so their port is closed to the network.
+// traces to X-Ray. It gets both inside the task, so no port is open to the network.
 
 import * as ecs from 'aws-cdk-lib/aws-ecs';
 import * as iam from 'aws-cdk-lib/aws-iam';
@@ -8,18 +8,21 @@ import type * as logs from 'aws-cdk-lib/aws-logs';
 import { acknowledge } from './findings.js';
 
 const IMAGE = 'public.ecr.aws/aws-observability/aws-otel-collector:v0.43.1';
-const METRICS_ADDR = '127.0.0.1:9464';
-const TRACES_ADDR = '127.0.0.1:4318';
+const ADDRESS = '127.0.0.1:4318';
+
 /** The settings of a program with a collector. */
-export const COLLECTOR_SETTINGS = {
-  METRICS_ADDR,
-  OTEL_EXPORTER_OTLP_ENDPOINT: `http://${TRACES_ADDR}`,
-  // The collector reads them at METRICS_ADDR.
-  OTEL_METRICS_EXPORTER: 'none',
-  // Callers do not decide what is recorded (docs/tracing.md).
-  OTEL_TRACES_SAMPLER: 'traceidratio',
-  OTEL_TRACES_SAMPLER_ARG: '0.01',
-};
+export function collectorSettings(program: string): Record<string, string> {
+  return {
+    OTEL_EXPORTER_OTLP_ENDPOINT: `http://${ADDRESS}`,
+    // Becomes the dimension of the metrics.
+    OTEL_RESOURCE_ATTRIBUTES: `program=${program}`,
+    // CloudWatch adds up what it gets. Of a histogram it gets the largest value, which only this kind has for each minute.
+    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: 'delta',
+    // The caller's decision to record its trace does not count (docs/tracing.md).
+    OTEL_TRACES_SAMPLER: 'traceidratio',
+    OTEL_TRACES_SAMPLER_ARG: '0.01',
+  };
+}
 
 /** The metrics of docs/metrics.md that alarms and graphs use, by their dimensions besides the program. Each series costs money. */
 export const METRICS: { labels: string[]; names: string[] }[] = [
@@ -57,16 +60,7 @@ export function addCollector(task: ecs.FargateTaskDefinition, program: string, m
 function configuration(program: string, logGroup: string, namespace: string): object {
   return {
     extensions: { sigv4auth: { region: Aws.REGION, service: 'xray' } },
-    receivers: {
-      otlp: { protocols: { http: { endpoint: TRACES_ADDR } } },
-      prometheus: {
-        config: {
-          scrape_configs: [
-            { job_name: 'orders', scrape_interval: '60s', static_configs: [{ targets: [METRICS_ADDR], labels: { program } }] },
-          ],
-        },
-      },
-    },
+    receivers: { otlp: { protocols: { http: { endpoint: ADDRESS } } } },
     processors: { memory_limiter: { check_interval: '1s', limit_mib: 128 }, batch: {} },
     exporters: {
       otlphttp: { traces_endpoint: `https://xray.${Aws.REGION}.${Aws.URL_SUFFIX}/v1/traces`, auth: { authenticator: 'sigv4auth' } },
@@ -75,6 +69,8 @@ function configuration(program: string, logGroup: string, namespace: string): ob
         log_group_name: logGroup,
         log_stream_name: `${program}-{TaskId}`,
         dimension_rollup_option: 'NoDimensionRollup',
+        // The attribute `program` describes the process.
+        resource_to_telemetry_conversion: { enabled: true },
         metric_declarations: METRICS.map(({ labels, names }) => ({
           dimensions: [['program', ...labels]],
           metric_name_selectors: [`^(${names.join('|')})$`],
@@ -85,7 +81,7 @@ function configuration(program: string, logGroup: string, namespace: string): ob
       extensions: ['sigv4auth'],
       pipelines: {
         traces: { receivers: ['otlp'], processors: ['memory_limiter', 'batch'], exporters: ['otlphttp'] },
-        metrics: { receivers: ['prometheus'], processors: ['memory_limiter', 'batch'], exporters: ['awsemf'] },
+        metrics: { receivers: ['otlp'], processors: ['memory_limiter', 'batch'], exporters: ['awsemf'] },
       },
     },
   };

@@ -130,7 +130,7 @@ export class Observability extends Construct {
       metric: cluster.metric('ACUUtilization', MINUTE),
       above: 90,
       minutes: 15,
-      meaning: 'The database needs more than the option databaseCapacity allows',
+      meaning: 'The database needs more than the option databaseCapacity allows: docs/scaling.md#what-to-watch',
     });
     this.alarm('DatabaseConnections', {
       metric: cluster.metricDatabaseConnections(LARGEST),
@@ -151,7 +151,7 @@ export class Observability extends Construct {
       metric: this.cache('EngineCPUUtilization', 'Maximum'),
       above: 80,
       minutes: 15,
-      meaning: 'Redis uses most of a processor: choose a larger cacheNode, or a cluster',
+      meaning: 'Redis uses most of a processor; choose a larger cacheNode, or a cluster: docs/scaling.md#what-to-watch',
     });
     this.alarm('Evictions', {
       metric: this.cache('Evictions', 'Sum'),

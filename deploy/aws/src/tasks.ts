@@ -5,7 +5,7 @@ import * as ecs from 'aws-cdk-lib/aws-ecs';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import { Aws, Duration, RemovalPolicy } from 'aws-cdk-lib';
 import { Construct } from 'constructs';
-import { COLLECTOR_SETTINGS, addCollector } from './collector.js';
+import { addCollector, collectorSettings } from './collector.js';
 import { DatabaseLogin } from './database-login.js';
 import type { Database } from './database.js';
 import { acknowledge } from './findings.js';
@@ -69,7 +69,7 @@ export class Tasks extends Construct {
       QUEUE_URL: queues.queue.queueUrl,
       CURRENCY: this.options.currency,
       LOG_FORMAT: 'json',
-      ...(this.metrics && program.isService ? COLLECTOR_SETTINGS : {}),
+      ...(this.metrics && program.isService ? collectorSettings(program.name) : {}),
     };
     refuseTaken(program.name, program.settings ?? {}, { ...environment, ...secrets });
 

@@ -172,9 +172,12 @@ test('the collector sends metrics that exist, and that an alarm or a graph uses'
     const named = [...configuration.matchAll(/\borders_[a-z_]+/g)].map(([name]) => name);
     assert(named.length > 0);
     for (const name of named) assert(listed.has(name) && shown.includes(name), name);
-    for (const address of ['METRICS_ADDR', 'OTEL_EXPORTER_OTLP_ENDPOINT']) {
-      const value = String(environment(full.container(program.toLowerCase()))[address]).replace('http://', '');
-      assert(configuration.includes(value), address);
-    }
+    const settings = environment(full.container(program.toLowerCase()));
+    assert(configuration.includes(String(settings.OTEL_EXPORTER_OTLP_ENDPOINT).replace('http://', '')));
+    assert.equal(settings.OTEL_RESOURCE_ATTRIBUTES, `program=${program.toLowerCase()}`);
+    // The exporter for CloudWatch has no largest value of a cumulative histogram, so the alarm of the lag would never come.
+    assert.equal(settings.OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, 'delta');
   }
+  const alarm = full.one('AWS::CloudWatch::Alarm', 'ObservabilityLag').Properties;
+  assert.deepEqual([alarm.MetricName, alarm.Statistic], ['orders_projection_lag_seconds', 'Maximum']);
 });

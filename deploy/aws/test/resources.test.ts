@@ -171,14 +171,14 @@ test('a budget sends e-mails before the costs of the account exceed the plan', (
   assert.deepEqual(notifications, [['ACTUAL', 80, FULL.alarmEmail], ['FORECASTED', 100, FULL.alarmEmail]]);
 });
 
-test('each alarm leads to an entry of the runbook that exists', () => {
-  const anchors = new Set([...text('docs/operations.md').matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
-    heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')));
+test('each alarm leads to a section that exists', () => {
+  const anchors = new Set(['docs/operations.md', 'docs/scaling.md'].flatMap((document) =>
+    [...text(document).matchAll(/^#+ (.+)$/gm)].map(([, heading]) => `${document}#${heading.toLowerCase().replace(/ /g, '-').replace(/[^a-z0-9_-]/g, '')}`)));
   const alarms = full.all('AWS::CloudWatch::Alarm');
   assert(alarms.length >= 16);
   for (const [id, { Properties }] of [...alarms, ...withFunction.all('AWS::CloudWatch::Alarm')]) {
-    const [, anchor] = /operations\.md#(\S+)/.exec(Properties.AlarmDescription) ?? [];
-    assert(anchor === undefined || anchors.has(anchor), `${id}: ${anchor}`);
+    const [anchor] = /docs\/\S+$/.exec(Properties.AlarmDescription) ?? [];
+    assert(anchors.has(anchor!), `${id}: ${anchor}`);
     assert.equal(Properties.AlarmActions.length, 1);
   }
 });
