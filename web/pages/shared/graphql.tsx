@@ -6,7 +6,7 @@ import { relayPagination } from '@urql/exchange-graphcache/extras';
 import { persistedExchange } from '@urql/exchange-persisted';
 import { retryExchange } from '@urql/exchange-retry';
 import { createClient as createSocket, type Sink } from 'graphql-ws';
-import { createContext, useContext, useEffect, useState, type ReactNode } from 'react';
+import { createContext, useContext, useState, type ReactNode } from 'react';
 import { Client, fetchExchange, type Exchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
 import { codesOf, isPassing } from './errors';
 import type { Session } from './session';
@@ -17,6 +17,8 @@ const PING_INTERVAL = 10_000;
 const PONG_TIMEOUT = 5_000;
 /** The close code with which the service refuses a token. */
 const FORBIDDEN = 4403;
+/** The close code after the last subscription has ended. */
+const UNUSED = 1000;
 
 /** Values without an id are stored with the object that contains them. */
 const EMBEDDED = [
@@ -110,10 +112,10 @@ function createGraphql(session: Session, onConnected: (isConnected: boolean) => 
       }),
     ],
   });
-  return { client: through(cacheExchange({ ...cache, ...options })), uncached: through(), socket };
+  return { client: through(cacheExchange({ ...cache, ...options })), uncached: through() };
 }
 
-/** A connection for subscriptions, which is opened again for ever. */
+/** A connection for subscriptions. It is opened again for ever, and closed while there are none. */
 function connect(session: Session, onConnected: (isConnected: boolean) => void) {
   let used: string | undefined;
   let isRefused = false;
@@ -140,8 +142,9 @@ function connect(session: Session, onConnected: (isConnected: boolean) => void) 
       pong: (isReceived) => isReceived && clearTimeout(pong),
       closed: (event) => {
         clearTimeout(pong);
-        isRefused = (event as CloseEvent).code === FORBIDDEN;
-        onConnected(false);
+        const { code } = event as CloseEvent;
+        isRefused = code === FORBIDDEN;
+        onConnected(code === UNUSED);
       },
     },
   });
@@ -165,8 +168,7 @@ export function GraphqlProvider({ session, options = {}, children }: {
   children: ReactNode;
 }) {
   const [isConnected, setIsConnected] = useState(true);
-  const [{ client, uncached, socket }] = useState(() => createGraphql(session, setIsConnected, options));
-  useEffect(() => () => void socket.dispose(), [socket]);
+  const [{ client, uncached }] = useState(() => createGraphql(session, setIsConnected, options));
   return (
     <ConnectedContext value={isConnected}>
       <UncachedContext value={uncached}>

@@ -85,14 +85,15 @@ function CartLine({ line: { id, name, price, quantity }, index, onRemove }: { li
   const { money } = useFormat();
   const path = `lines.${index}.quantity`;
   const [before, setBefore] = useState<Money>();
-  const [{ data }] = useQuery({ query: ShopProductDocument, variables: { id }, requestPolicy: 'cache-and-network' });
+  const [{ data, stale }] = useQuery({ query: ShopProductDocument, variables: { id }, requestPolicy: 'cache-and-network' });
   const product = data?.product;
   useEffect(() => {
-    // The service charges the current price, so the cart shows it.
-    if (!product || product.price.amount === price.amount) return;
+    // The service charges the current price, so the cart shows it. It changes only when the product was read, because another tab
+    // may have read it later and set a newer price.
+    if (!product || stale || product.price.amount === price.amount) return;
     setBefore(price);
     cart.setFieldValue(`lines.${index}.price`, product.price);
-  }, [product, price]);
+  }, [product, stale]);
 
   const units = Number(quantity) || 0;
   const set = (value: number) => cart.setFieldValue(path, Math.min(Math.max(value, 1), MAX_QUANTITY));

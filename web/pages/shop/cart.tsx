@@ -1,7 +1,7 @@
 // The cart: a form whose values are kept in the local storage, and so survive a reload and are the same in all tabs.
 import { createFormContext, isInRange } from '@mantine/form';
-import { useLocalStorage } from '@mantine/hooks';
-import { useEffect, type ReactNode } from 'react';
+import { useWindowEvent } from '@mantine/hooks';
+import type { ReactNode } from 'react';
 import { sum, type Money } from '../shared/format';
 import { newKey } from '../shared/keys';
 import { useSession } from '../shared/session';
@@ -15,22 +15,31 @@ export const MAX_QUANTITY = 10_000;
 const [CartFormProvider, useCartContext, useCartForm] = createFormContext<Cart>();
 export { useCartContext as useCart };
 
-const same = (left: unknown, right: unknown) => JSON.stringify(left) === JSON.stringify(right);
+const stored = (name: string) => JSON.parse(localStorage.getItem(name) ?? '[]') as Line[];
+
+/** What is ordered, as text. */
+const orderOf = (lines: Line[]) => JSON.stringify(lines.map(({ id, quantity }) => [id, quantity]));
 
 export function CartProvider({ children }: { children: ReactNode }) {
-  const { client } = useSession();
-  const [saved, save] = useLocalStorage<Line[]>({ key: `cart-${client}`, defaultValue: [], getInitialValueInEffect: false });
+  const client = useSession().client!;
+  const name = `cart-${client}`;
   const form = useCartForm({
-    initialValues: { lines: saved },
-    onValuesChange: ({ lines }) => save(lines),
+    initialValues: { lines: stored(name) },
+    onValuesChange: ({ lines }, before) => {
+      const text = JSON.stringify(lines);
+      // A change of another tab is stored already.
+      if (text === localStorage.getItem(name)) return;
+      localStorage.setItem(name, text);
+      if (orderOf(lines) !== orderOf(before.lines)) forgetKey(client);
+    },
     validate: {
       lines: { quantity: isInRange({ min: 1, max: MAX_QUANTITY }, 'Use a whole number from 1 to 10,000.') },
     },
   });
-  useEffect(() => {
-    // Another tab has changed the cart.
-    if (!same(saved, form.getValues().lines)) form.setValues({ lines: saved });
-  }, [saved]);
+  useWindowEvent('storage', ({ key }) => {
+    // What is stored now: the value of the event may have been replaced already, and two tabs would exchange theirs for ever.
+    if (key === name) form.setValues({ lines: stored(name) });
+  });
   return <CartFormProvider form={form}>{children}</CartFormProvider>;
 }
 
@@ -43,8 +52,8 @@ export function useCartTotal(): { count: number; total: Money | undefined } {
 }
 
 /**
- * The idempotency key of an order. The same order has the same key until it is placed, also after a reload and in another tab. So
- * an order whose response was lost can be sent again, and is placed only once.
+ * The idempotency key of an order. The same cart has the same key until the order is placed or the cart is changed, also after a
+ * reload and in another tab. So an order whose response was lost can be sent again, and is placed only once.
  */
 export function keyOf(client: string, items: unknown): string {
   const order = JSON.stringify(items);
@@ -55,5 +64,5 @@ export function keyOf(client: string, items: unknown): string {
   return key;
 }
 
-/** Forgets the key of an order that was placed. */
+/** Forgets the key of an order that was placed, or of a cart that was changed: the same cart again is another order. */
 export const forgetKey = (client: string): void => localStorage.removeItem(`attempt-${client}`);

@@ -8,7 +8,6 @@ import { CartPage } from './cart-page';
 import { CartProvider } from './cart';
 import { CheckoutProvider, useCheckout } from './checkout';
 import { Header } from './header';
-import { cancelAtOnce } from './cancel';
 import { OrderPage, PlacingPage } from './order-page';
 import { OrdersPage } from './orders-page';
 import { ProductsPage } from './products-page';
@@ -23,7 +22,7 @@ export const Shop = () => (
           session.client === undefined ? (
             <SignInPage problem="This token is not for one client, so nobody could order with it." />
           ) : (
-            <GraphqlProvider key={session.client} session={session} options={cancelAtOnce}>
+            <GraphqlProvider key={session.client} session={session}>
               <CartProvider>
                 <CheckoutProvider>
                   <Header client={session.client} />
