@@ -2,6 +2,8 @@
 
 mod token;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,6 +18,7 @@ use api::graphql::schema;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
+use entity::event::contract;
 use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
@@ -50,6 +53,12 @@ enum Command {
         #[arg(long)]
         subgraph: bool,
     },
+    /// Print the contract of the events (AsyncAPI 3)
+    Events {
+        /// Write it and the JSON Schema of each type as files into this directory
+        #[arg(long, value_name = "DIRECTORY")]
+        write: Option<PathBuf>,
+    },
     /// Create a token for development, signed with JWT_SECRET
     Token(Box<token::Arguments>),
 }
@@ -71,8 +80,19 @@ async fn main() -> Exit {
             print_line(text.trim_end());
             Ok(())
         }
+        Some(Command::Events { write: None }) => {
+            print_line(format_args!("{:#}", contract::asyncapi()));
+            Ok(())
+        }
+        Some(Command::Events { write: Some(directory) }) => write_contract(&directory),
         Some(Command::Token(arguments)) => arguments.run(),
     })
+}
+
+fn write_contract(directory: &Path) -> anyhow::Result<()> {
+    let write =
+        |path: PathBuf, text| fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+    contract::files().into_iter().try_for_each(|(name, text)| write(directory.join(name), text))
 }
 
 async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()> {
