@@ -6,13 +6,12 @@ use std::sync::{Arc, LazyLock};
 use entity::{Change, Event};
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
-use read_model::{Applied, Error};
+use read_model::{Applied, Error, ProjectorState};
+use runtime::queue::depth::{Depth, Queues};
 use runtime::telemetry::metrics::{Sample, is_on};
 
 use crate::clock;
 use crate::consume::Consumer;
-use crate::consume::activity::Condition;
-use crate::queues::depth::{Depth, Queues};
 
 static METER: LazyLock<Meter> = LazyLock::new(|| global::meter("orders"));
 
@@ -107,10 +106,10 @@ pub fn observe(consumer: &Consumer) {
     let gauge = gauge.with_callback(move |observer| {
         let (present, _) = observed.condition();
         for (condition, name) in [
-            (Condition::Current, "current"),
-            (Condition::Lagging, "lagging"),
-            (Condition::Waiting, "waiting"),
-            (Condition::Frozen, "frozen"),
+            (ProjectorState::Current, "current"),
+            (ProjectorState::Lagging, "lagging"),
+            (ProjectorState::Waiting, "waiting"),
+            (ProjectorState::Frozen, "frozen"),
         ] {
             observer.observe((condition == present).into(), &[KeyValue::new("state", name)]);
         }
@@ -128,7 +127,7 @@ pub fn observe(consumer: &Consumer) {
     let meaning = "Messages that were received and are not deleted yet, as SQS estimates";
     observe_depth(&depth, "orders_queue_in_flight_messages", meaning, |depth| Some(depth.in_flight));
     let meaning = "Messages in the dead-letter queue, as SQS estimates";
-    observe_depth(&depth, "orders_queue_dead_letters", meaning, |depth| depth.dead_letters);
+    observe_depth(&depth, "orders_queue_dead_letters", meaning, |depth| depth.dead_letters.ok());
 }
 
 fn observe_depth(depth: &Sample<Depth>, name: &'static str, meaning: &'static str, number: fn(Depth) -> Option<u64>) {

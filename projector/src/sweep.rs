@@ -157,6 +157,9 @@ impl Sweep {
         let more = self.continue_round().await?;
         self.suspect_sums(&more).await?;
         findings.extend(more);
+        if let Some(round) = &mut self.round {
+            round.set_compared(&self.verifier, &findings).await?;
+        }
         Span::current().record("result", result(&findings, are_sums_wrong));
         SWEEP_LAST_SUCCESS.record(Utc::now().timestamp() as f64, &[]);
         Ok(findings)

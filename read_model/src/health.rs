@@ -39,7 +39,7 @@ impl Health {
     }
 
     /// A sentence for each problem, with its remedy.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.outage.iter().map(Error::to_string).collect();
         if let Some(refusal) = &self.refusal {
             problems.push(format!("Redis refuses writes, so events wait: {refusal}"));

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use entity::Event;
+use entity::{Event, Subject};
 use futures::stream::BoxStream;
 
-use crate::{Applied, Client, Error, Health, OrderSummary, Product, RankPosition, Ranking, Sum};
+use crate::{
+    Applied, AppliedVersions, Client, Error, Health, OrderSummary, Product, ProjectorStatus, RankPosition, Ranking,
+    Status, Sum,
+};
 
 /// The writing side, for the projector.
 #[async_trait::async_trait]
@@ -18,6 +21,11 @@ pub trait Projection: Send + Sync {
     /// [`check_version`](crate::rules::check_version) refuses.
     async fn apply_received(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
         self.apply(events).await
+    }
+
+    /// Stores what a projector reports about itself, for some seconds.
+    async fn report(&self, _: &ProjectorStatus) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Checks that the store responds.
@@ -71,6 +79,12 @@ pub trait Queries: Send + Sync {
     /// Subscribes to the ids of changed clients, whichever process changes them. The stream ends when it can miss a change: then the
     /// caller subscribes again, and reads again what it has read before.
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error>;
+
+    /// Returns which events of a client or a product are applied.
+    async fn applied_versions(&self, subject: Subject) -> Result<AppliedVersions, Error>;
+
+    /// Returns what operators see.
+    async fn status(&self) -> Result<Status, Error>;
 
     /// Checks that the store responds.
     async fn ping(&self) -> Result<(), Error>;

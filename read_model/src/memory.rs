@@ -1,6 +1,6 @@
 //! The read model in memory: the standalone service uses it, and property tests compare Redis with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -8,12 +8,16 @@ use entity::{Change, Event, ProductChanged, Subject};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::rules::check_version;
 use crate::rules::recent_orders::RECENT_ORDERS;
 use crate::rules::sales::SalesDelta;
+use crate::status::{REPORTED_WITHIN, in_order};
 use crate::{
-    Applied, Client, Error, OrderSummary, Product, ProjectedClient, Projection, Queries, RankPosition, Ranking, Sum,
+    Applied, AppliedVersions, Client, Error, Generations, OrderSummary, Product, ProjectedClient, Projection,
+    ProjectorStatus, Queries, RankPosition, Ranking, Status, Sum,
 };
 
 /// The number of changes that a subscriber may be behind.
@@ -33,6 +37,8 @@ struct Stored {
     /// By period and product.
     product_sales: HashMap<String, HashMap<i64, Sum>>,
     products: HashMap<i64, Product>,
+    /// The last report of each projector, and when it was made.
+    projectors: HashMap<Uuid, (Instant, ProjectorStatus)>,
 }
 
 #[derive(Default)]
@@ -142,6 +148,13 @@ impl Projection for Memory {
         events.iter().map(apply).collect()
     }
 
+    async fn report(&self, status: &ProjectorStatus) -> Result<(), Error> {
+        let mut stored = self.stored();
+        stored.projectors.retain(|_, (at, _)| at.elapsed() < REPORTED_WITHIN);
+        stored.projectors.insert(status.id, (Instant::now(), status.clone()));
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -207,6 +220,22 @@ impl Queries for Memory {
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         let next = async |mut changed: broadcast::Receiver<i64>| changed.recv().await.ok().map(|id| (id, changed));
         Ok(stream::unfold(self.changed.subscribe(), next).boxed())
+    }
+
+    async fn applied_versions(&self, subject: Subject) -> Result<AppliedVersions, Error> {
+        let stored = self.stored();
+        let ahead = match subject {
+            Subject::Client(id) => stored.clients.get(&id).map(|projected| projected.ahead.clone()).unwrap_or_default(),
+            Subject::Product(_) => BTreeSet::new(),
+        };
+        Ok(AppliedVersions { watermark: stored.version_of(subject), ahead })
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let stored = self.stored();
+        let recent = stored.projectors.values().filter(|(at, _)| at.elapsed() < REPORTED_WITHIN);
+        let projectors = in_order(recent.map(|(_, status)| status.clone()).collect());
+        Ok(Status { generations: Generations::first(0), replayed: None, sweep: None, wrong_sums: 0, projectors })
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -1,4 +1,10 @@
 //! Access to the SQS queue. Region, credentials and endpoint are the AWS SDK's own settings.
+//!
+//! - [`depth`]: how many messages are in the queues
+//! - [`dead_letters`]: receives, redrives and discards dead letters
+
+pub mod dead_letters;
+pub mod depth;
 
 use std::collections::HashMap;
 

@@ -66,9 +66,10 @@ async fn read(read_model: Arc<dyn Queries>, batch: Vec<Queued<Request, RecentOrd
 mod tests {
     use std::sync::Mutex;
 
+    use entity::Subject;
     use futures::future::join_all;
     use futures::stream::BoxStream;
-    use read_model::{Client, Memory, Product, Projection, RankPosition, Ranking, Sum};
+    use read_model::{AppliedVersions, Client, Memory, Product, Projection, RankPosition, Ranking, Status, Sum};
     use test_support::events::order_placed;
 
     use super::*;
@@ -118,6 +119,14 @@ mod tests {
         }
 
         async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
+            unreachable!()
+        }
+
+        async fn applied_versions(&self, _: Subject) -> Result<AppliedVersions, Error> {
+            unreachable!()
+        }
+
+        async fn status(&self) -> Result<Status, Error> {
             unreachable!()
         }
 

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use entity::Event;
+use entity::{Event, Subject};
 use futures::stream::BoxStream;
 use read_model::{
-    Applied, Client, Error, Memory, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, Sum,
+    Applied, AppliedVersions, Client, Error, Memory, OrderSummary, Product, Projection, Queries, RankPosition, Ranking,
+    Status, Sum,
 };
 
 #[derive(Default)]
@@ -59,6 +60,14 @@ impl Queries for Panicking {
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         self.0.changes().await
+    }
+
+    async fn applied_versions(&self, subject: Subject) -> Result<AppliedVersions, Error> {
+        self.0.applied_versions(subject).await
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        self.0.status().await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use entity::Event;
+use entity::{Event, Subject};
 use futures::stream::{BoxStream, StreamExt};
-use read_model::{Applied, Client, Error, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, Sum};
+use read_model::{
+    Applied, AppliedVersions, Client, Error, OrderSummary, Product, Projection, Queries, RankPosition, Ranking, Status,
+    Sum,
+};
 
 pub struct Silent;
 
@@ -51,6 +54,14 @@ impl Queries for Silent {
 
     async fn changes(&self) -> Result<BoxStream<'static, i64>, Error> {
         Ok(futures::stream::pending().boxed())
+    }
+
+    async fn applied_versions(&self, _: Subject) -> Result<AppliedVersions, Error> {
+        std::future::pending().await
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        std::future::pending().await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -16,6 +16,22 @@ pub enum InvalidEvent {
     Contradiction(&'static str),
 }
 
+impl InvalidEvent {
+    /// The reason without the texts that it repeats from the message, which may be personal data.
+    pub fn without_content(&self) -> String {
+        let reason = self.to_string();
+        let is_name = |text: &str| text.chars().all(|character| character.is_ascii_alphanumeric() || character == '.');
+        match (self, reason.split_once('"')) {
+            (InvalidEvent::UnknownType(name), _) if is_name(name) => reason,
+            (_, Some((before, content))) => {
+                let after = content.rsplit_once('"').map_or("", |(_, after)| after);
+                format!("{before}\"…\"{after}")
+            }
+            _ => reason,
+        }
+    }
+}
+
 impl From<serde_json::Error> for InvalidEvent {
     fn from(error: serde_json::Error) -> InvalidEvent {
         InvalidEvent::Syntax(printable(&error.to_string()))

@@ -190,3 +190,20 @@ fn a_reason_is_short_and_printable_whatever_the_message_contains() {
         }
     }
 }
+
+#[test]
+fn a_reason_without_content_repeats_no_text_of_the_message() {
+    for (path, value) in
+        [("/data/clientId", json!("Bob")), ("/data/lines", json!("Bob")), ("/type", json!("Bob <bob@example.com>"))]
+    {
+        let mut message: Json = serde_json::from_str(&row().message()).unwrap();
+        *message.pointer_mut(path).unwrap() = value;
+        let error = parse(&message.to_string()).unwrap_err();
+        assert!(error.to_string().contains("Bob"), "{path}: {error}");
+        assert!(!error.without_content().contains("Bob"), "{path}: {}", error.without_content());
+    }
+    let long = format!(r#"{{"specversion":"1.0","id":"{}"}}"#, "Bob".repeat(500));
+    assert!(!parse(&long).unwrap_err().without_content().contains("BobBob"));
+    let later = row().message().replace("OrderPlaced.v1", "OrderPlaced.v2");
+    assert!(parse(&later).unwrap_err().without_content().contains("orders.OrderPlaced.v2"), "a release is told apart");
+}

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use read_model::ProjectorState;
 use tokio::time::Instant;
 
 /// A long poll ends after at most 5 seconds. If no receive call has succeeded for this long, the pollers have stopped.
@@ -22,18 +22,6 @@ struct Recent {
     lag: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Condition {
-    Current,
-    /// There is a backlog.
-    Lagging,
-    /// A store is unavailable.
-    Waiting,
-    /// The pollers have stopped without a known reason.
-    Frozen,
-}
-
 impl Activity {
     pub(super) fn received(&self, is_empty: bool) {
         let mut recent = self.recent();
@@ -49,16 +37,16 @@ impl Activity {
 
     /// Whether there is a backlog.
     pub fn is_lagging(&self) -> bool {
-        self.condition().0 == Condition::Lagging
+        self.condition().0 == ProjectorState::Lagging
     }
 
     /// Whether there is a backlog or the pollers have stopped, and the lag.
-    pub(super) fn condition(&self) -> (Condition, Duration) {
+    pub(super) fn condition(&self) -> (ProjectorState, Duration) {
         let Recent { received, lag } = *self.recent();
         let condition = match received {
-            Some(received) if received.elapsed() > FROZEN_AFTER => Condition::Frozen,
-            _ if lag > LAGGING_ABOVE => Condition::Lagging,
-            _ => Condition::Current,
+            Some(received) if received.elapsed() > FROZEN_AFTER => ProjectorState::Frozen,
+            _ if lag > LAGGING_ABOVE => ProjectorState::Lagging,
+            _ => ProjectorState::Current,
         };
         (condition, lag)
     }
@@ -81,17 +69,17 @@ mod tests {
         };
         let now = Instant::now();
         let long_ago = now.checked_sub(FROZEN_AFTER + Duration::from_secs(1));
-        assert_eq!(at(None, 0), Condition::Current);
-        assert_eq!(at(Some(now), 9), Condition::Current);
-        assert_eq!(at(Some(now), 11), Condition::Lagging);
-        assert_eq!(at(long_ago, 0), Condition::Frozen);
-        assert_eq!(at(long_ago, 3_600), Condition::Frozen);
+        assert_eq!(at(None, 0), ProjectorState::Current);
+        assert_eq!(at(Some(now), 9), ProjectorState::Current);
+        assert_eq!(at(Some(now), 11), ProjectorState::Lagging);
+        assert_eq!(at(long_ago, 0), ProjectorState::Frozen);
+        assert_eq!(at(long_ago, 3_600), ProjectorState::Frozen);
 
         activity.received(false);
-        assert_eq!(activity.condition().0, Condition::Lagging, "there is more to do");
+        assert_eq!(activity.condition().0, ProjectorState::Lagging, "there is more to do");
         activity.received(true);
-        assert_eq!(activity.condition(), (Condition::Current, Duration::ZERO), "an empty queue means no lag");
+        assert_eq!(activity.condition(), (ProjectorState::Current, Duration::ZERO), "an empty queue means no lag");
         activity.applied(Duration::from_secs(60));
-        assert_eq!(activity.condition().0, Condition::Lagging);
+        assert_eq!(activity.condition().0, ProjectorState::Lagging);
     }
 }

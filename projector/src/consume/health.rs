@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use read_model::{Error, Health};
+use read_model::{Error, Health, ProjectorState};
 use runtime::http::{self, Limits, check_headers};
 use runtime::single_flight::SingleFlight;
 use serde_json::json;
@@ -19,7 +19,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Consumer;
-use super::activity::Condition;
 
 /// How long a check waits for a store.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,7 +54,8 @@ async fn ready(State((consumer, checks)): State<(Consumer, Arc<Checks>)>) -> Res
     let checked = consumer.clone();
     let Ok((read_model, queue)) = checks.get((), MAX_AGE, async move { Ok(check(checked).await) }).await;
     let (condition, lag) = consumer.condition();
-    let is_ready = read_model.outage.is_none() && queue && matches!(condition, Condition::Current | Condition::Lagging);
+    let is_ready =
+        read_model.outage.is_none() && queue && matches!(condition, ProjectorState::Current | ProjectorState::Lagging);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let queue = if queue { "reachable" } else { "unreachable" };
     let mut body = json!({ "queue": queue, "state": condition, "lagSeconds": lag.as_secs() });

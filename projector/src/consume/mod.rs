@@ -11,6 +11,7 @@ pub mod health;
 mod poll;
 mod process;
 mod reception;
+mod report;
 mod spans;
 
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use iso_currency::Currency;
-use read_model::Projection;
+use read_model::{Projection, ProjectorState};
 use tokio::sync::Notify;
 
-use self::activity::{Activity, Condition};
+use self::activity::Activity;
 use self::reception::Reception;
 
 pub use apply::EventBatcher;
@@ -70,9 +71,9 @@ impl Consumer {
 
 impl Consumer {
     /// The condition of the pollers, and the lag.
-    pub(crate) fn condition(&self) -> (Condition, Duration) {
+    pub(crate) fn condition(&self) -> (ProjectorState, Duration) {
         let (condition, lag) = self.activity.condition();
-        (if self.reception.is_paused() { Condition::Waiting } else { condition }, lag)
+        (if self.reception.is_paused() { ProjectorState::Waiting } else { condition }, lag)
     }
 }
 

@@ -40,6 +40,7 @@ impl Consumer {
         metrics::observe(&self);
         let idle_pollers = pollers.min(IDLE_POLLERS);
         let mut running = JoinSet::new();
+        running.spawn(self.clone().report(shutdown.clone()));
         for n in 0..pollers {
             // Spread over the interval in which a server looks for messages, so that they do not all call at the same time.
             let delay = (n < idle_pollers).then(|| SERVER_INTERVAL * n / idle_pollers);

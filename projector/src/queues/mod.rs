@@ -2,7 +2,6 @@
 
 mod create;
 pub mod dead_letters;
-pub(crate) mod depth;
 
 use std::time::Duration;
 

@@ -2,44 +2,26 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
+use read_model::SweepProgress;
 use runtime::one_line;
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::verify::{COMPARED_AT_ONCE, Finding, FirstMissed, Verifier};
 
 pub struct Round {
-    progress: Progress,
+    progress: SweepProgress,
     /// The largest id of a client when this process began or continued the round.
     last_client: i64,
     /// Clients in the next page. Fewer after a page that failed.
     page_size: u64,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
-struct Progress {
-    began: DateTime<Utc>,
-    /// All clients up to this id have been compared.
-    last: i64,
-    /// After all clients: all products up to this id have been compared.
-    #[serde(default)]
-    last_product: i64,
-    is_finished: bool,
-    has_compared_sums: bool,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress { began: Utc::now(), last: 0, last_product: 0, is_finished: false, has_compared_sums: false }
-    }
-}
-
 impl Round {
     /// Continues the stored round, or begins one.
     pub async fn load(verifier: &Verifier) -> anyhow::Result<Round> {
         let stored = verifier.read_model.sweep_progress().await?;
-        let progress = stored.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(Progress::new);
+        let progress = stored.unwrap_or_else(|| SweepProgress::new(None));
         Ok(Round { progress, last_client: verifier.last_client().await?, page_size: COMPARED_AT_ONCE })
     }
 
@@ -62,7 +44,7 @@ impl Round {
         first_missed: &mut FirstMissed,
     ) -> anyhow::Result<Option<Vec<Finding>>> {
         if self.progress.is_finished {
-            self.progress = Progress::new();
+            self.progress = SweepProgress::new(Some(&self.progress));
             self.last_client = verifier.last_client().await?;
         }
         let page = match verifier.next_clients(self.progress.last, self.page_size, first_missed).await {
@@ -126,7 +108,19 @@ impl Round {
         self.save(verifier).await
     }
 
+    /// Stores that recent changes have been compared, with these findings, for operators.
+    pub async fn set_compared(&mut self, verifier: &Verifier, findings: &[Finding]) -> anyhow::Result<()> {
+        let now = Utc::now();
+        self.progress.compared_at = Some(now);
+        if !findings.is_empty() {
+            self.progress.last_difference = Some(now);
+        }
+        self.progress.differences += findings.len() as u64;
+        self.progress.repaired += findings.iter().filter(|finding| finding.repaired).count() as u64;
+        self.save(verifier).await
+    }
+
     async fn save(&self, verifier: &Verifier) -> anyhow::Result<()> {
-        Ok(verifier.read_model.save_sweep_progress(&serde_json::to_string(&self.progress)?).await?)
+        Ok(verifier.read_model.save_sweep_progress(&self.progress).await?)
     }
 }

@@ -147,7 +147,7 @@ async fn a_round_of_the_sweep_reads_no_whole_table() {
     let mut sweep = Sweep::new(verifier, Duration::ZERO, Duration::ZERO, Arc::default());
     until(async || {
         assert_eq!(sweep.run_once().await.unwrap(), []);
-        read_model.sweep_progress().await.unwrap().unwrap().contains("\"is_finished\":true")
+        read_model.sweep_progress().await.unwrap().unwrap().is_finished
     })
     .await;
     sweep.run_once().await.unwrap(); // the next round begins

@@ -17,7 +17,7 @@ use super::{Redis, is_read_only};
 use crate::metrics;
 use crate::rules::MAX_AHEAD;
 use crate::rules::sales::line_count;
-use crate::{Applied, Error, Health, Projection};
+use crate::{Applied, Error, Health, Projection, ProjectorStatus};
 
 /// The most events and lines of orders that are applied in one round trip: a busy server must manage it well within
 /// [`TIMEOUT`](super::connection::TIMEOUT).
@@ -31,6 +31,10 @@ impl Projection for Redis {
 
     async fn apply_received(&self, events: &[Event]) -> Vec<Result<Applied, Error>> {
         self.apply_all(events, Versions::Plausible).await
+    }
+
+    async fn report(&self, status: &ProjectorStatus) -> Result<(), Error> {
+        self.report_projector(status).await
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! |--------------------------|--------|------------------------------------------------------------------------------|
 //! | `orders:meta`            | hash   | `partitions` and `currency`: the settings that all processes share; `generations`: all generations, as JSON; `gG:replayed`: the position of a rebuild; `gG:swept`: the progress of the sweep; `gG:wrong_sums`: how many sums differed from the database when they were last compared |
 //! | `orders:sweeper`         | string | the projector that sweeps; it expires                                        |
+//! | `orders:projectors`      | hash   | what each projector has last reported about itself, as a time (ms since 1970) and JSON; it expires |
 //! | `orders:{pN}:fencing_token` | string | the fencing token that a writer to this partition must present            |
 //! | `orders:{pN}:generations` | string | a copy of `generations`, in case `orders:meta` alone is lost                |
 //! | `orders:{pN}:gG:client:ID` | hash | a client; N = ID modulo partitions, G = generation                             |
@@ -63,6 +64,9 @@ pub fn missing_key(partition: i64) -> String {
 
 /// The projector that sweeps.
 pub const SWEEPER: &str = "orders:sweeper";
+
+/// What the projectors report about themselves.
+pub const PROJECTORS: &str = "orders:projectors";
 
 /// The field of [`META`] that holds the progress of the sweep of a generation.
 pub fn swept_field(generation: u64) -> String {

@@ -7,6 +7,7 @@
 //! | [`batch`]      | the arguments of `scripts/apply.lua`                                     |
 //! | `read`         | the queries                                                              |
 //! | `health`       | the condition of Redis, for health checks                                |
+//! | `projectors`   | what the projectors report about themselves                              |
 //! | `repair`       | what `projector verify` compares and replaces                            |
 //! | `decode`       | parsing stored values                                                    |
 //! | `client_cache` | recently read clients, invalidated by Redis                              |
@@ -21,6 +22,7 @@ mod decode;
 pub mod generations;
 mod health;
 mod keys;
+mod projectors;
 mod read;
 pub(crate) mod repair;
 mod scripts;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ::redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value, from_redis_value, pipe};
+use entity::Subject;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::time::timeout;
@@ -17,7 +18,10 @@ use super::keys::{CATALOGUE, CHANGED, QUARANTINE, RANKINGS, generation_key};
 use super::scripts::is_not_loaded;
 use crate::metrics;
 use crate::rules::recent_orders::RECENT_ORDERS;
-use crate::{Client, Error, Health, OrderSummary, Product, Queries, RankPosition, Ranking, Resolution, Sum};
+use crate::{
+    AppliedVersions, Client, Error, Health, OrderSummary, Product, ProjectedClient, Queries, RankPosition, Ranking,
+    Resolution, Status, Sum,
+};
 
 /// Fields of a hash that are read at once, and those that are read at once in all partitions together. Redis runs the calls of a
 /// pipeline, one for each partition, without a pause in between: 4,000 fields occupy it for about 5 ms.
@@ -151,6 +155,35 @@ impl Queries for Redis {
         let changes =
             messages.flat_map(move |message| stream::iter(message.get_payload().map(ids).unwrap_or_default()));
         Ok(changes.take_until(left).boxed())
+    }
+
+    async fn applied_versions(&self, subject: Subject) -> Result<AppliedVersions, Error> {
+        match subject {
+            Subject::Client(id) => {
+                let client = self.projected_clients(&[id]).await?.pop().unwrap_or(Ok(None))?;
+                let applied = |client: ProjectedClient| (client.client.version, client.ahead);
+                let (watermark, ahead) = client.map(applied).unwrap_or_default();
+                Ok(AppliedVersions { watermark, ahead })
+            }
+            Subject::Product(id) => {
+                let product = self.products(&[id]).await?.pop().flatten();
+                let watermark = product.map_or(0, |product| product.version);
+                Ok(AppliedVersions { watermark, ..AppliedVersions::default() })
+            }
+        }
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let generations = self.generations().await?;
+        let live = self.pinned_to(generations.live());
+        let replayed = match generations.building() {
+            Some(building) => self.pinned_to(building).rebuild_position().await?,
+            None => None,
+        };
+        let replayed = replayed.and_then(|id| id.parse().ok());
+        let (sweep, wrong_sums) = (live.sweep_progress().await?, live.wrong_sums().await?);
+        let projectors = self.projectors().await?;
+        Ok(Status { generations, replayed, sweep, wrong_sums, projectors })
     }
 
     async fn ping(&self) -> Result<(), Error> {

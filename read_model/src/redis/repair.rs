@@ -15,7 +15,7 @@ use super::keys::{
 use super::scripts::is_stale;
 use crate::metrics;
 use crate::rules::recent_orders::RECENT_ORDERS;
-use crate::{Error, OrderSummary, Product, ProjectedClient, Sum};
+use crate::{Error, OrderSummary, Product, ProjectedClient, Sum, SweepProgress};
 
 /// The ranks and recent orders that a partition stores besides the client itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -318,15 +318,17 @@ impl Redis {
     }
 
     /// Stores the progress of the sweep of the live generation, for a projector that continues it.
-    pub async fn save_sweep_progress(&self, progress: &str) -> Result<(), Error> {
+    pub async fn save_sweep_progress(&self, progress: &SweepProgress) -> Result<(), Error> {
+        let progress = serde_json::to_string(progress).map_err(|error| Error::Damaged(error.to_string()))?;
         let field = swept_field(self.live_generation().await?);
         let _: i64 = self.connection().hset(META, field, progress).await?;
         Ok(())
     }
 
-    /// Returns what [`Redis::save_sweep_progress`] stored.
-    pub async fn sweep_progress(&self) -> Result<Option<String>, Error> {
-        Ok(self.connection().hget(META, swept_field(self.live_generation().await?)).await?)
+    /// Returns what [`Redis::save_sweep_progress`] stored; `None` if it cannot be read.
+    pub async fn sweep_progress(&self) -> Result<Option<SweepProgress>, Error> {
+        let stored: Option<String> = self.connection().hget(META, swept_field(self.live_generation().await?)).await?;
+        Ok(stored.and_then(|progress| serde_json::from_str(&progress).ok()))
     }
 
     /// Stores how many sums of the live generation differ from the database, for health checks.

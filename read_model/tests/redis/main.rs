@@ -10,5 +10,6 @@ mod generations;
 mod hostile;
 mod outages;
 mod refusals;
+mod status;
 mod support;
 mod tls;
