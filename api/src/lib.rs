@@ -9,6 +9,7 @@
 //! - [`history`]: reads of the event log
 //! - [`queries`]: reads from the read model
 //! - [`search`]: finds clients in PostgreSQL
+//! - [`system`]: the state of the service, for operators
 //! - [`config`]: the settings
 //! - [`metrics`]: what operators can measure
 //! - [`service`]: assembles the parts, serves, and drains
@@ -25,5 +26,6 @@ pub mod outbox;
 pub mod queries;
 pub mod search;
 pub mod service;
+pub mod system;
 
 pub use service::{Backend, Service};

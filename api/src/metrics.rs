@@ -167,10 +167,11 @@ impl Drop for LiveConnection {
 }
 
 /// The codes of all errors.
-const CODES: [&str; 31] = [
+const CODES: [&str; 33] = [
     "BAD_REQUEST",
     "BAD_USER_INPUT",
     "COMMAND_STORE_UNAVAILABLE",
+    "DEAD_LETTERS_UNAVAILABLE",
     "FORBIDDEN",
     "GRAPHQL_PARSE_FAILED",
     "GRAPHQL_VALIDATION_FAILED",
@@ -193,6 +194,7 @@ const CODES: [&str; 31] = [
     "PERSISTED_QUERY_NOT_FOUND",
     "PERSISTED_QUERY_NOT_SUPPORTED",
     "QUERY_NOT_IN_SAFELIST",
+    "QUEUE_UNAVAILABLE",
     "RATE_LIMITED",
     "READ_MODEL_BEHIND",
     "READ_MODEL_UNAVAILABLE",

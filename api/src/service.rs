@@ -27,7 +27,6 @@ use crate::edge::auth::Authenticator;
 use crate::edge::body;
 use crate::edge::documents::Documents;
 use crate::edge::executor::Executor;
-use crate::edge::health::Checks;
 use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
@@ -43,6 +42,7 @@ use crate::queries::clients::Clients;
 use crate::queries::live::{LiveUpdates, live};
 use crate::queries::reports::Reports;
 use crate::queries::sales_snapshots::SalesSnapshots;
+use crate::system::System;
 
 /// Time for each stage of the shutdown: active requests, then waiting orders, then the outbox relay.
 const GRACE: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ impl Service {
             limits.operation_timeout
         );
         let max_connections = limits.max_connections()?;
-        let (app, background) = assemble(backend, queue.clone());
+        let (app, background) = assemble(backend, queue);
         let schema = if http.federation { subgraph(Some(app.clone())) } else { schema(Some(app.clone())) };
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
@@ -107,11 +107,9 @@ impl Service {
         let edge = Arc::new(Edge {
             executor,
             app,
-            queue,
             authenticator,
             settings: http,
             exposure,
-            checks: Checks::default(),
             connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
             bodies: ConcurrencyQuota::lasting(body::MEMORY.max(limits.max_body_bytes), limits.max_body_bytes),
             // Nobody knows yet who has opened them.
@@ -141,7 +139,7 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
         let Service { edge, max_connections, background } = self;
-        metrics::observe(&edge.app.db, &edge.queue);
+        metrics::observe(&edge.app.db, &edge.app.system.queue);
         let Background { batcher, relay, live_updates, sales_snapshots } = background;
         let limits = http::Limits { idle_timeout: edge.settings.idle_timeout, max_connections };
         let server = http::serve(listener, router, limits, edge.shutdown.clone());
@@ -190,6 +188,7 @@ impl Service {
 /// Connects what resolvers use with the stores.
 fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
     let Backend { db, read_model, currency, read_wait, cancel_window } = backend;
+    let system = System::new(db.clone(), read_model.clone(), currency, queue.clone());
     let (relay, outgoing) = Relay::new(db.clone(), queue);
     let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
     let (live_clients, live_updates) = live(read_model.clone());
@@ -210,6 +209,8 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         read_model,
         live_clients,
         sales_snapshots: sales_snapshots.clone(),
+        system: Arc::new(system),
+        checks: Arc::default(),
     };
     (app, Background { batcher, relay, live_updates, sales_snapshots })
 }

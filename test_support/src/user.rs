@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
-pub const ALL_SCOPES: &str = "orders:place orders:cancel orders:refund orders:read clients:read clients:write clients:forget products:read products:write sales:read";
+pub const ALL_SCOPES: &str = "orders:place orders:cancel orders:refund orders:read clients:read clients:write clients:forget products:read products:write sales:read system:read system:write";
 
 /// The order that the AWS sample shows: 1 × product 1 and 3 × product 2.
 pub const SAMPLE_ORDER: [(u32, u32); 2] = [(1, 1), (2, 3)];

@@ -10,7 +10,7 @@
 //! - [`database`]: opening the database, and the kinds of its errors
 
 pub mod clients;
-mod clock;
+pub(crate) mod clock;
 pub mod database;
 pub mod forget_client;
 pub mod idempotency;

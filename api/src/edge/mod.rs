@@ -57,7 +57,6 @@ use self::quota::ConcurrencyQuota;
 use self::request_id::NewRequestId;
 use self::settings::{HttpSettings, SchemaExposure};
 use crate::graphql::App;
-use crate::outbox::relay::Queue;
 
 /// Smaller responses are not worth compressing, in bytes.
 const COMPRESS_ABOVE: u64 = 1024;
@@ -75,12 +74,10 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
 pub struct Edge {
     pub(crate) executor: Arc<Executor>,
     pub(crate) app: App,
-    pub(crate) queue: Queue,
     pub(crate) authenticator: Authenticator,
     pub(crate) settings: HttpSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) exposure: SchemaExposure,
-    pub(crate) checks: health::Checks,
     /// Open WebSockets and event streams.
     pub(crate) connections: Arc<ConcurrencyQuota>,
     /// Bytes of request bodies that are being read.

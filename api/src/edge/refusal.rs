@@ -115,10 +115,11 @@ pub fn code(error: &ServerError) -> Option<&str> {
 }
 
 /// Codes of errors that the service is to blame for, and not the sender.
-const FAILURES: [&str; 5] = [
+const FAILURES: [&str; 6] = [
     "COMMAND_STORE_UNAVAILABLE",
     "INTERNAL_SERVER_ERROR",
     "OPERATION_TIMEOUT",
+    "QUEUE_UNAVAILABLE",
     "READ_MODEL_UNAVAILABLE",
     "SERVER_BUSY",
 ];

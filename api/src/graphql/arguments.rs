@@ -36,9 +36,17 @@ pub fn parse_ids(ids: &[ID]) -> Result<Vec<Option<i64>>, Error> {
 /// # Errors
 /// If `first` is out of range.
 pub fn page_size(first: Option<i32>, default: i32) -> Result<usize, Error> {
+    size_within(first, default, MAX_PAGE)
+}
+
+/// The size of a page that has at most `max` elements.
+///
+/// # Errors
+/// If `first` is out of range.
+pub fn size_within(first: Option<i32>, default: i32, max: usize) -> Result<usize, Error> {
     let first = first.unwrap_or(default);
-    let size = usize::try_from(first).ok().filter(|size| (1..=MAX_PAGE).contains(size));
-    size.ok_or_else(|| Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {MAX_PAGE}.")))
+    let size = usize::try_from(first).ok().filter(|size| (1..=max).contains(size));
+    size.ok_or_else(|| Error::BadUserInput(format!("`first` is {first}: it must be from 1 to {max}.")))
 }
 
 /// The first and the last day of a range.

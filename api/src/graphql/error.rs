@@ -13,8 +13,8 @@ use sea_orm::DbErr;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::commands;
 use crate::edge::refusal::{Refusal, rate_limited, whole_seconds};
+use crate::{commands, system};
 
 /// The message of `SERVER_BUSY`.
 pub const BUSY: &str = "The service is overloaded. Try again in a moment.";
@@ -41,6 +41,9 @@ pub enum Error {
     ReadModelBehind(i32),
     ReadModelUnavailable,
     CommandStoreUnavailable,
+    QueueUnavailable,
+    /// The queue has no dead-letter queue, or this process may not use it.
+    DeadLettersUnavailable,
     /// Anything unexpected. The cause was logged with this id.
     Internal(Uuid),
 }
@@ -63,6 +66,8 @@ impl Error {
             Error::ReadModelBehind(_) => "READ_MODEL_BEHIND",
             Error::ReadModelUnavailable => "READ_MODEL_UNAVAILABLE",
             Error::CommandStoreUnavailable => "COMMAND_STORE_UNAVAILABLE",
+            Error::QueueUnavailable => "QUEUE_UNAVAILABLE",
+            Error::DeadLettersUnavailable => "DEAD_LETTERS_UNAVAILABLE",
             Error::Internal(_) => "INTERNAL_SERVER_ERROR",
         }
     }
@@ -83,6 +88,10 @@ impl Error {
                 "The database is unavailable at the moment. A query can be repeated. A mutation may have been executed: repeat \
                  it with the same `idempotencyKey`, or check before you repeat it."
                     .into()
+            }
+            Error::QueueUnavailable => "The queue is unavailable at the moment. Try again.".into(),
+            Error::DeadLettersUnavailable => {
+                "There is no dead-letter queue, or the api may not use it. Its operator can allow that.".into()
             }
             Error::Internal(id) => format!("Internal error. It was logged with the id {id}."),
         }
@@ -126,6 +135,24 @@ impl From<read_model::Error> for Error {
                 Error::ReadModelUnavailable
             }
             read_model::Error::Damaged(_) | read_model::Error::Refused(_) => Error::internal(&error),
+        }
+    }
+}
+
+impl From<system::Error> for Error {
+    fn from(error: system::Error) -> Error {
+        match error {
+            system::Error::Database(error) => error.into(),
+            system::Error::ReadModel(error) => error.into(),
+            system::Error::SilentDatabase => Error::CommandStoreUnavailable,
+            system::Error::Queue(_) => {
+                warn!("{error}");
+                Error::QueueUnavailable
+            }
+            system::Error::DeadLetters(_) => {
+                warn!("{error}");
+                Error::DeadLettersUnavailable
+            }
         }
     }
 }

@@ -45,11 +45,12 @@ use crate::queries::clients::Clients;
 use crate::queries::live::LiveClients;
 use crate::queries::reports::Reports;
 use crate::queries::sales_snapshots::SalesSnapshots;
+use crate::system::System;
 
 use federation::SubgraphQuery;
 pub use mutation::Mutation;
 pub use query::Query;
-pub use store_health::StoreHealth;
+pub use store_health::{Checks, StoreHealth};
 pub use subscription::Subscription;
 
 /// The schema, with or without the root fields of a subgraph.
@@ -78,6 +79,8 @@ pub struct App {
     pub reports: Arc<Reports>,
     pub live_clients: Arc<LiveClients>,
     pub sales_snapshots: Arc<SalesSnapshots>,
+    pub system: Arc<System>,
+    pub checks: Arc<Checks>,
 }
 
 /// The schema. It expects documents that [`Documents`](crate::edge::documents::Documents) has validated. Without an `App` it

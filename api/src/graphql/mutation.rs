@@ -13,6 +13,7 @@ use super::types::order::{
     CancelOrderInput, Order, OrderPayload, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
 };
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
+use super::types::system::{DeadLettersPayload, DiscardDeadLettersInput, RedriveDeadLettersInput};
 use super::user_error::user_errors;
 use super::{app, origin};
 use crate::commands::Rejection;
@@ -22,9 +23,10 @@ use crate::commands::products::{NewProduct, ProductUpdate};
 use crate::commands::refunds::{RefundKind, RefundOrder, RefundedOrder};
 use crate::edge::auth::{
     CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS, REFUND_ORDERS, WRITE_CLIENTS,
-    WRITE_PRODUCTS,
+    WRITE_PRODUCTS, WRITE_SYSTEM,
 };
 use crate::orders::StoredOrder;
+use crate::system::dead_letters::Command;
 
 pub struct Mutation;
 
@@ -124,6 +126,28 @@ impl Mutation {
         #[graphql(desc = "The changes.")] input: UpdateProductInput,
     ) -> Option<Result<ProductPayload, Error>> {
         Some(update_product(ctx, input).await)
+    }
+
+    /// Sends dead letters back to the queue, so that they are applied. Correct the reason before, or they come back. It can be repeated
+    /// safely: an event is applied once. Requires the scope `system:write`, not with a token for one client.
+    #[graphql(directive = cost::apply("100".into()))]
+    async fn redrive_dead_letters(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The dead letters.")] input: RedriveDeadLettersInput,
+    ) -> Option<Result<DeadLettersPayload, Error>> {
+        Some(take_dead_letters(ctx, || input.into_command()).await)
+    }
+
+    /// Deletes dead letters. The event of a letter whose verdict is NEEDED is then missing in the read model until the sweep repairs it.
+    /// Requires the scope `system:write`, not with a token for one client.
+    #[graphql(directive = cost::apply("100".into()))]
+    async fn discard_dead_letters(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The dead letters.")] input: DiscardDeadLettersInput,
+    ) -> Option<Result<DeadLettersPayload, Error>> {
+        Some(take_dead_letters(ctx, || input.into_command()).await)
     }
 }
 
@@ -233,6 +257,14 @@ async fn update_product(ctx: &Context<'_>, input: UpdateProductInput) -> Result<
     let key = idempotency_key.as_deref();
     let updated = commands(ctx).update_product(parse_id(&id), update, key, origin(ctx)).await?;
     Ok(product_payload(ctx, updated))
+}
+
+async fn take_dead_letters(
+    ctx: &Context<'_>,
+    command: impl FnOnce() -> Result<Command, Error>,
+) -> Result<DeadLettersPayload, Error> {
+    authorize_for_all(ctx, WRITE_SYSTEM)?;
+    Ok(DeadLettersPayload::of(app(ctx).system.take_dead_letters(command()?).await?))
 }
 
 fn product_payload(ctx: &Context<'_>, changed: Result<Done<product::Model>, Vec<Rejection>>) -> ProductPayload {

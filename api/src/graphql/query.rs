@@ -8,7 +8,7 @@ use async_graphql::{Context, ID, Object};
 
 use super::app;
 use super::arguments::{invalid_cursor, page_size, parse_id, parse_search};
-use super::authorize::authorize;
+use super::authorize::{authorize, authorize_for_all};
 use super::cost_directives::{cost, list_size, names, range_cost, value_cost};
 use super::error::Error;
 use super::scalars::Date;
@@ -18,7 +18,8 @@ use super::types::order::{Order, OrderStatus};
 use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
-use crate::edge::auth::READ_PRODUCTS;
+use super::types::system::System;
+use crate::edge::auth::{READ_PRODUCTS, READ_SYSTEM};
 
 /// Most points in a report of `sales`.
 const MAX_POINTS: i32 = 1_000;
@@ -235,6 +236,12 @@ impl Query {
         >,
     ) -> Option<Result<ProductConnection, Error>> {
         Some(products(ctx, search, available, first, after).await)
+    }
+
+    /// The state of the service, for operators: how far queries are behind, and what waits or has failed. Requires the scope
+    /// `system:read`, not with a token for one client.
+    async fn system(&self, ctx: &Context<'_>) -> Option<Result<System, Error>> {
+        Some(authorize_for_all(ctx, READ_SYSTEM).map(|()| System))
     }
 }
 

@@ -1,25 +1,58 @@
 //! Whether commands and queries can be executed.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use read_model::{Error, Health};
+use runtime::single_flight::SingleFlight;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::App;
 
+/// How long a check waits for a store. Orchestrators wait a second by default, and must see that the other stores work.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
+/// Requests within this time share one check.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The result of a check of the stores.
 pub struct StoreHealth {
-    database: bool,
-    read_model: Health,
+    pub database: bool,
+    pub read_model: Health,
+    /// Events wait in the outbox while it is unreachable.
+    pub queue: bool,
+}
+
+/// The last check.
+pub struct Checks(SingleFlight<(), Arc<StoreHealth>, Infallible>);
+
+impl Default for Checks {
+    fn default() -> Checks {
+        Checks(SingleFlight::new(1))
+    }
 }
 
 impl App {
-    /// The health of the stores. One that does not respond within `limit` counts as unavailable.
-    pub async fn store_health(&self, limit: Duration) -> StoreHealth {
-        let (database, read_model) =
-            tokio::join!(timeout(limit, self.db.ping()), timeout(limit, self.read_model.health()));
+    /// The health of the stores, at most a second old. One that does not respond in time counts as unavailable.
+    pub async fn store_health(&self) -> Arc<StoreHealth> {
+        let app = self.clone();
+        let Ok(health) = self.checks.0.get((), MAX_AGE, async move { Ok(Arc::new(app.check_stores().await)) }).await;
+        health
+    }
+
+    async fn check_stores(&self) -> StoreHealth {
+        let (database, read_model, queue) = tokio::join!(
+            timeout(CHECK_TIMEOUT, self.db.ping()),
+            timeout(CHECK_TIMEOUT, self.read_model.health()),
+            timeout(CHECK_TIMEOUT, self.system.queue.check())
+        );
         let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
-        StoreHealth { database: matches!(database, Ok(Ok(()))), read_model: read_model.unwrap_or_else(silent) }
+        StoreHealth {
+            database: matches!(database, Ok(Ok(()))),
+            read_model: read_model.unwrap_or_else(silent),
+            queue: matches!(queue, Ok(Ok(()))),
+        }
     }
 }
 
@@ -31,7 +64,9 @@ impl StoreHealth {
 
     /// Adds fields to the body of a health check.
     pub fn write_to(&self, body: &mut Value) {
-        body["database"] = json!(if self.database { "reachable" } else { "unreachable" });
+        let state = |is_reachable| if is_reachable { "reachable" } else { "unreachable" };
+        body["queue"] = json!(state(self.queue));
+        body["database"] = json!(state(self.database));
         self.read_model.write_to(body);
     }
 }

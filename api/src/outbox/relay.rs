@@ -25,8 +25,8 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::delivery::Delivery;
-use super::publisher::{Backlog, Sent, batches};
-pub use super::publisher::{Outgoing, Queue};
+pub use super::publisher::{Backlog, Outgoing, Queue};
+use super::publisher::{Sent, batches};
 use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
 use super::suspects::BACKOFF;
 

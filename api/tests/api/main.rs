@@ -36,5 +36,6 @@ mod schema;
 mod search;
 mod silent;
 mod support;
+mod system;
 mod tokens;
 mod websocket;

@@ -27,6 +27,8 @@ export interface Options {
   readonly databaseLogin: 'password' | 'iam';
   /** Whether a collector runs beside each program and sends metrics and traces to CloudWatch. */
   readonly collector: boolean;
+  /** Whether the api may read, redrive and discard dead letters, for operators without a shell. */
+  readonly apiDeadLetters: boolean;
   readonly currency: string;
   /** Further settings of the api and of the projector (docs/configuration.md). */
   readonly apiSettings: Record<string, string>;
@@ -74,6 +76,7 @@ export function readOptions(node: Node): Options {
     projectorFunction: read.text('projectorFunction'),
     databaseLogin: read.oneOf('databaseLogin', ['password', 'iam'], 'password'),
     collector: read.boolean('collector'),
+    apiDeadLetters: read.boolean('apiDeadLetters'),
     currency: read.text('currency') ?? 'USD',
     apiSettings: read.settings('apiSettings'),
     projectorSettings: read.settings('projectorSettings'),

@@ -46,6 +46,11 @@ export class Queues extends Construct {
   /** For an operator: lists dead letters, returns them to the queue, and deletes them. */
   grantOperate(to: iam.IGrantable): void {
     this.grantPublish(to);
+    this.grantDeadLetters(to);
+  }
+
+  /** For whoever may send to the queue: reads, redrives and discards dead letters. */
+  grantDeadLetters(to: iam.IGrantable): void {
     this.grantCountDeadLetters(to);
     this.deadLetters.grant(to, 'sqs:ReceiveMessage', 'sqs:DeleteMessage', 'sqs:ChangeMessageVisibility');
   }

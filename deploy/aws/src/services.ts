@@ -112,6 +112,7 @@ export class Services extends Construct {
       isService: true,
     });
     this.stores.queues.grantPublish(task.definition.taskRole);
+    if (this.options.apiDeadLetters) this.stores.queues.grantDeadLetters(task.definition.taskRole);
     return task;
   }
 

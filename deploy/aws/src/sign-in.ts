@@ -19,10 +19,12 @@ export const SCOPES = {
   'products:read': 'Read products',
   'products:write': 'Create and change products',
   'sales:read': 'Read sales',
+  'system:read': 'Read the state of the service',
+  'system:write': 'Send dead letters back to the queue, and delete them',
   'graphql:explore': 'Run any document, even when documents must be trusted',
 };
-/** The scopes of the first token: those of the shop and its staff, without the right to erase. */
-const FIRST = Object.keys(SCOPES).filter((scope) => !['clients:forget', 'graphql:explore'].includes(scope));
+/** The scopes of the first token: those of the shop and its staff, without the rights to erase and to operate. */
+const FIRST = Object.keys(SCOPES).filter((scope) => !['clients:forget', 'system:write', 'graphql:explore'].includes(scope));
 
 /** What an api needs to check tokens, and the command that prints a token. */
 export interface SignIn {

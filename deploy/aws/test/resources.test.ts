@@ -45,6 +45,12 @@ test('each role has only the rights that its program uses', () => {
   assert.deepEqual(rights(stack, 'TasksOperatorTaskTaskRole'), [...publish, ...deadLetters.map((action) => `sqs:${action} DeadLetters`)].sort());
 });
 
+test('the api may use dead letters only if an option says so', () => {
+  const withLetters = new Synthesised({ ...CALLER, apiDeadLetters: 'true' });
+  const deadLetters = ['ChangeMessageVisibility', 'DeleteMessage', 'GetQueueAttributes', 'GetQueueUrl', 'ReceiveMessage'];
+  assert.deepEqual(rights(withLetters, 'TasksApiTaskTaskRole'), [...publish, ...deadLetters.map((action) => `sqs:${action} DeadLetters`)].sort());
+});
+
 test('a collector and a login by IAM need few more rights', () => {
   const collect = ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'].map((action) => `${action} TasksMetrics`);
   const more = [...collect, 'rds-db:connect rds-db', 'xray:PutTraceSegments *'];

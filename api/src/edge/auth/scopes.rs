@@ -12,10 +12,14 @@ pub const FORGET_CLIENTS: &str = "clients:forget";
 pub const READ_PRODUCTS: &str = "products:read";
 pub const WRITE_PRODUCTS: &str = "products:write";
 pub const READ_SALES: &str = "sales:read";
+/// Read the state of the service. For operators.
+pub const READ_SYSTEM: &str = "system:read";
+/// Send dead letters back to the queue, and delete them. For operators.
+pub const WRITE_SYSTEM: &str = "system:write";
 /// Run any document, even when documents must be trusted.
 pub const EXPLORE: &str = "graphql:explore";
 
-pub const SCOPES: [&str; 11] = [
+pub const SCOPES: [&str; 13] = [
     PLACE_ORDERS,
     CANCEL_ORDERS,
     REFUND_ORDERS,
@@ -26,5 +30,7 @@ pub const SCOPES: [&str; 11] = [
     READ_PRODUCTS,
     WRITE_PRODUCTS,
     READ_SALES,
+    READ_SYSTEM,
+    WRITE_SYSTEM,
     EXPLORE,
 ];

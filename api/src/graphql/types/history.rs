@@ -51,7 +51,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    fn of(r#type: &str) -> Option<EventType> {
+    pub fn of(r#type: &str) -> Option<EventType> {
         Some(match r#type {
             event::ORDER_PLACED => EventType::OrderPlaced,
             event::ORDER_CANCELLED => EventType::OrderCancelled,

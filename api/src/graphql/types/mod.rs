@@ -9,3 +9,4 @@ pub mod order_list;
 pub mod page;
 pub mod product;
 pub mod sales;
+pub mod system;
