@@ -51,11 +51,13 @@ export function PagedTable<Data, Row>({ label, name, unit, source, empty, revisi
   const last = pages.at(-1)!;
   // Rows that were read with older cursors would have gaps after a first page that is read again.
   const policy = pages.length === 1 ? 'cache-and-network' : 'cache-first';
-  const { page, error, isFetching, read } = usePage(source, last.after, policy);
+  const { page, error, isFetching, isLoading, read } = usePage(source, last.after, policy);
   const refresh = () => (pages.length > 1 ? setPages(FIRST) : read());
   useDidUpdate(refresh, [revision]);
 
-  const shown = last.before + (page?.nodes.length ?? 0);
+  // Until the next page has been read, `page` is the one before it.
+  const isNext = isLoading && pages.length > 1;
+  const shown = last.before + (isNext ? 0 : (page?.nodes.length ?? 0));
   const isEmpty = shown === 0 && page !== undefined;
   const hasMore = page?.pageInfo.hasNextPage ?? false;
   return (
@@ -125,6 +127,8 @@ function usePage<Data, Row>({ query, variables, pageOf }: Source<Data, Row>, aft
     page: (shown && pageOf(shown)) ?? undefined,
     error,
     isFetching: fetching || stale,
+    /** There is no result yet. `page` is that of the variables before. */
+    isLoading: fetching,
     read: () => read({ requestPolicy: 'network-only' }),
   };
 }
