@@ -42,7 +42,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
     let answer;
     await intercept(page, 'AdminSales', async (route) => {
       await new Promise((resolve) => (answer = resolve));
-      await route.continue();
+      await route.fallback();
     });
     await page.goto(at(service, '/admin'));
     await region(page, 'Recent orders').getByRole('listitem').nth(3).waitFor();
