@@ -10,6 +10,7 @@
 //! - [`queries`]: reads from the read model
 //! - [`search`]: finds clients in PostgreSQL
 //! - [`system`]: the state of the service, for operators
+//! - [`throttle`]: slows down long reads
 //! - [`config`]: the settings
 //! - [`metrics`]: what operators can measure
 //! - [`service`]: assembles the parts, serves, and drains
@@ -27,5 +28,6 @@ pub mod queries;
 pub mod search;
 pub mod service;
 pub mod system;
+mod throttle;
 
 pub use service::{Backend, Service};

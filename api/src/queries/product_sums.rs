@@ -5,22 +5,19 @@
 //! order that arrives late for one counts within two minutes. Open periods are at most a second old.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use futures::{StreamExt, stream};
-use governor::{DefaultDirectRateLimiter, Quota};
 use read_model::reports::{periods, product_sales};
 use read_model::rules::periods::{products_of_day, products_of_month};
 use read_model::{Error, Queries, Sales};
 use runtime::single_flight::SingleFlight;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::reports::MAX_AGE;
+use crate::throttle::Throttle;
 
 /// A third of two minutes, because three delays add up: the age of a period's sums, the age of the sums over a range, and the
 /// time until these have been read again.
@@ -28,12 +25,9 @@ const CLOSED_MAX_AGE: Duration = Duration::from_secs(40);
 /// Maximum number of cached results, and of products in all of them, at about 70 bytes each.
 const MAX_RESULTS: usize = 500;
 const MAX_PRODUCTS: u64 = 1_000_000;
-/// Concurrent reads. A large period occupies Redis for some milliseconds.
-const MAX_READS: usize = 2;
-/// How long periods may be read, in ms per second, and at once after a pause. So ever new ranges leave most of the time of Redis to
-/// others.
-const READ_TIME: NonZeroU32 = NonZeroU32::new(250).unwrap();
-const READ_TIME_AT_ONCE: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
+/// Periods that are read ahead. [`Throttle`] limits how many of all ranges are read at once: a large period occupies Redis for some
+/// milliseconds.
+const READ_AHEAD: usize = 2;
 
 /// By product id.
 type Sums = Arc<HashMap<i64, Sales>>;
@@ -57,7 +51,7 @@ impl ProductSums {
     pub fn new(read_model: Arc<dyn Queries>) -> ProductSums {
         let weight = |sums: &Sums| sums.len() as u64 + 1;
         ProductSums {
-            reader: Reader::new(read_model),
+            reader: Reader { read_model, throttle: Arc::default() },
             periods: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
             closed_ranges: SingleFlight::with_weight(MAX_RESULTS, MAX_PRODUCTS, weight),
         }
@@ -115,7 +109,7 @@ impl ProductSums {
             let read = self.reader.clone().read(period.clone());
             self.periods.get(period, max_age, read)
         });
-        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(MAX_READS);
+        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(READ_AHEAD);
         let mut all = HashMap::new();
         while let Some(sums) = reads.next().await {
             add(&mut all, &*sums?);
@@ -126,30 +120,17 @@ impl ProductSums {
     }
 }
 
-/// Reads periods from the read model, as slowly as [`READ_TIME`] and [`MAX_READS`] demand.
+/// Reads periods from the read model, so slowly that ever new ranges leave most of the time of Redis to others.
 #[derive(Clone)]
 struct Reader {
     read_model: Arc<dyn Queries>,
-    places: Arc<Semaphore>,
-    time: Arc<DefaultDirectRateLimiter>,
+    throttle: Arc<Throttle>,
 }
 
 impl Reader {
-    fn new(read_model: Arc<dyn Queries>) -> Reader {
-        let time = DefaultDirectRateLimiter::direct(Quota::per_second(READ_TIME).allow_burst(READ_TIME_AT_ONCE));
-        Reader { read_model, places: Arc::new(Semaphore::new(MAX_READS)), time: Arc::new(time) }
-    }
-
     async fn read(self, period: String) -> Result<Sums, Error> {
-        let place = self.places.acquire_owned().await.expect("the semaphore is never closed");
-        let began = Instant::now();
-        let sums = product_sales(&*self.read_model, &[period]).await;
-        let took = NonZeroU32::new(began.elapsed().as_millis() as u32).unwrap_or(NonZeroU32::MIN);
-        // The next read waits, but not the caller of this one.
-        tokio::spawn(async move {
-            let _ = self.time.until_n_ready(took.min(READ_TIME_AT_ONCE)).await;
-            drop(place);
-        });
+        let place = self.throttle.place().await;
+        let sums = self.throttle.run(place, product_sales(&*self.read_model, &[period])).await;
         sums.map(Arc::new)
     }
 }
@@ -168,21 +149,6 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-
-    #[tokio::test]
-    async fn reads_of_ever_new_periods_leave_time_to_others() {
-        let reader = Reader::new(Arc::new(Memory::default()));
-        reader.clone().read("a".into()).await.unwrap();
-        // Reads that took longer than is allowed at once.
-        while reader.time.check_n(NonZeroU32::new(1_000).unwrap()).unwrap().is_ok() {}
-        while reader.time.check().is_ok() {}
-        let began = std::time::Instant::now();
-        for period in ["b", "c", "d", "e", "f", "g"] {
-            reader.clone().read(period.into()).await.unwrap();
-        }
-        // Each takes at least 1 ms of the 250 in a second, and two may be read before that.
-        assert!(began.elapsed() >= Duration::from_millis(8), "{:?}", began.elapsed());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_sums_of_the_interval_before_are_returned_while_closed_periods_are_read_again() {
