@@ -2,11 +2,15 @@
 //!
 //! - here: the status of an order, and an order with its event
 //! - [`by_id`]: orders by their ids, read together
+//! - [`client_reports`]: the clients that ordered in a range of days
+//! - [`client_sales`]: the orders of one client over time
 //! - [`lines`]: the lines of orders, read together
 //! - [`lists`]: pages of orders
 //! - [`of_clients`]: the orders of each client of a list, read together
 
 pub mod by_id;
+pub mod client_reports;
+pub mod client_sales;
 pub mod lines;
 pub mod lists;
 pub mod of_clients;

@@ -34,6 +34,7 @@ use crate::edge::{self, Edge};
 use crate::graphql::{App, schema, subgraph};
 use crate::metrics;
 use crate::orders::by_id::OrdersById;
+use crate::orders::client_reports::ClientReports;
 use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::relay::{Queue, Relay};
@@ -201,6 +202,7 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         orders_by_id: Arc::new(OrdersById::new(db.clone())),
         orders_of_clients: Arc::new(OrdersOfClients::new(db.clone())),
         order_lines: Arc::new(OrderLines::new(db.clone())),
+        client_reports: Arc::new(ClientReports::new(db.clone())),
         db,
         orders,
         catalogue: Arc::new(Catalogue::new(read_model.clone())),

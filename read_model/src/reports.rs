@@ -70,7 +70,8 @@ impl DayRange {
         self.resolution(granularity).is_retained(start_of_day(self.first, self.zone), now)
     }
 
-    fn end(self) -> DateTime<Utc> {
+    /// Returns the first instant after the last day.
+    pub fn end(self) -> DateTime<Utc> {
         self.last.succ_opt().map_or(DateTime::<Utc>::MAX_UTC, |day| start_of_day(day, self.zone))
     }
 }

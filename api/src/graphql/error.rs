@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::edge::refusal::{Refusal, rate_limited, whole_seconds};
+use crate::orders::client_reports::Unread;
 use crate::{commands, system};
 
 /// The message of `SERVER_BUSY`.
@@ -162,6 +163,15 @@ impl From<Unprocessed> for Error {
         match reason {
             Unprocessed::QueueFull => Error::Busy,
             Unprocessed::Stopped => Error::internal(&reason),
+        }
+    }
+}
+
+impl From<Unread> for Error {
+    fn from(reason: Unread) -> Error {
+        match reason {
+            Unread::Busy => Error::Busy,
+            Unread::Failed(error) => error.into(),
         }
     }
 }

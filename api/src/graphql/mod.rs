@@ -38,6 +38,7 @@ use crate::commands::place_order::batcher::OrderQueue;
 use crate::commands::{Commands, Origin};
 use crate::edge::auth::Identity;
 use crate::orders::by_id::OrdersById;
+use crate::orders::client_reports::ClientReports;
 use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::queries::catalogue::Catalogue;
@@ -72,6 +73,7 @@ pub struct App {
     pub orders_by_id: Arc<OrdersById>,
     pub orders_of_clients: Arc<OrdersOfClients>,
     pub order_lines: Arc<OrderLines>,
+    pub client_reports: Arc<ClientReports>,
     pub commands: Commands,
     pub read_model: Arc<dyn Queries>,
     pub catalogue: Arc<Catalogue>,

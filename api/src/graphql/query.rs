@@ -2,7 +2,7 @@
 
 mod clients;
 pub mod orders;
-mod sales;
+pub mod sales;
 
 use async_graphql::{Context, ID, Object};
 
@@ -14,6 +14,7 @@ use super::error::Error;
 use super::scalars::Date;
 use super::types::client::Client;
 use super::types::client_list::{ClientConnection, ClientSort};
+use super::types::client_report::ClientReport;
 use super::types::order::{Order, OrderStatus};
 use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
@@ -22,9 +23,11 @@ use super::types::system::System;
 use crate::edge::auth::{READ_PRODUCTS, READ_SYSTEM};
 
 /// Most points in a report of `sales`.
-const MAX_POINTS: i32 = 1_000;
-/// Longest range of `topProducts`.
-const MAX_DAYS: i32 = 3_660;
+pub const MAX_POINTS: i32 = 1_000;
+/// Longest range of `topProducts`: days after the first one.
+pub const MAX_DAYS: i32 = 3_660;
+/// Longest range of `clientReport`: a leap year.
+const MAX_DAYS_OF_CLIENTS: i32 = 365;
 
 /// Versions of `atVersion` that cost 1. To add up 10,000 orders takes 21 ms.
 const VERSIONS_PER_POINT: i32 = 12;
@@ -35,7 +38,7 @@ const ORDERS: i32 = 20;
 const PRODUCTS: i32 = 50;
 const TOP_PRODUCTS: i32 = 10;
 /// The default time zone.
-const UTC: &str = "UTC";
+pub const UTC: &str = "UTC";
 
 pub struct Query;
 
@@ -146,8 +149,9 @@ impl Query {
         Some(sales::report(ctx, (from, to), granularity, time_zone.as_deref().unwrap_or(UTC)).await)
     }
 
-    /// The products with the highest sales in a range of days. The result is at most one second old; orders that arrive more
-    /// than a day late count within two minutes. Requires the scope `sales:read`.
+    /// The products with the highest sales in a range of days in UTC: there are no sums of products by the days of other time zones. The
+    /// result is at most one second old; orders that arrive more than a day late count within two minutes. Requires the scope
+    /// `sales:read`.
     #[graphql(
         directive = list_size::apply(None, names(&["first"]), None, Some(false)),
         directive = range_cost::apply("from".into(), "to".into(), None, Some(4), Some(MAX_DAYS), None, None)
@@ -155,8 +159,8 @@ impl Query {
     async fn top_products(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The first day.")] from: Date,
-        #[graphql(desc = "The last day, which is included. At most ten years after the first day.")] to: Date,
+        #[graphql(desc = "The first day, from midnight UTC.")] from: Date,
+        #[graphql(desc = "The last day in UTC, which is included. At most ten years after the first day.")] to: Date,
         #[graphql(desc = "The number of products, from 1 to 100.", default_with = "Some(TOP_PRODUCTS)")] first: Option<
             i32,
         >,
@@ -165,6 +169,27 @@ impl Query {
         >,
     ) -> Option<Result<Vec<ProductSales>, Error>> {
         Some(sales::top_products(ctx, (from, to), first, sort_by.unwrap_or_default()).await)
+    }
+
+    /// The clients that ordered in a range of days: how many, how many of them for the first time, and those that bought most. The
+    /// report is at most a second old, or at most 40 seconds if its range has ended a day ago; with millions of orders in the range,
+    /// ten times as old as its computation takes. Requires the scope `sales:read`, not with a token for one client.
+    #[graphql(
+        directive = cost::apply("20".into()),
+        directive = range_cost::apply("from".into(), "to".into(), Some(2), None, Some(MAX_DAYS_OF_CLIENTS), None, None)
+    )]
+    async fn client_report(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The first day.")] from: Date,
+        #[graphql(desc = "The last day, which is included. A range has at most 366 days.")] to: Date,
+        #[graphql(
+            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
+            default_with = "Some(UTC.into())"
+        )]
+        time_zone: Option<String>,
+    ) -> Option<Result<ClientReport, Error>> {
+        Some(sales::clients(ctx, (from, to), time_zone.as_deref().unwrap_or(UTC)).await)
     }
 
     /// Orders, newest first, a page at a time. An order is in the list as soon as it is placed. A page with `status: PLACED` may have

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::order;
 use entity::order_event::least_id_at;
+use read_model::reports::{DayRange, start_of_day};
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
     ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder,
@@ -25,6 +26,9 @@ const MAX_READ_BEFORE: u64 = MAX_READ / 4;
 /// same process, and orders of the first builds have ids that are slightly younger.
 const ID_SKEW: TimeDelta = TimeDelta::minutes(1);
 
+/// SQLite compares times as texts, which fails for years of five digits. No order is that late: this is the year 9999.
+const LATEST: DateTime<Utc> = DateTime::from_timestamp(253_370_764_800, 0).unwrap();
+
 /// The orders of a list: those that meet each condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -36,6 +40,12 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// The orders of some days.
+    pub fn of_days(days: DayRange) -> Filter {
+        let before = min(days.end(), LATEST);
+        Filter { from: Some(start_of_day(days.first, days.zone)), before: Some(before), ..Filter::default() }
+    }
+
     /// The condition that an index serves, besides the range of keys: each rare status has one.
     fn indexed(self) -> Condition {
         let rare = self.status.filter(|status| *status != Status::Placed);
@@ -43,7 +53,7 @@ impl Filter {
     }
 
     /// The other conditions. Orders that do not meet them are read in vain.
-    fn unindexed(self) -> Condition {
+    pub(super) fn unindexed(self) -> Condition {
         let Filter { client: _, status, from, before } = self;
         let placed = status.filter(|status| *status == Status::Placed);
         Condition::all()
@@ -53,7 +63,7 @@ impl Filter {
     }
 
     /// The least and the greatest id that an order of the list can have.
-    fn ids(self) -> (Uuid, Uuid) {
+    pub(super) fn ids(self) -> (Uuid, Uuid) {
         let first = self.from.map_or(Uuid::nil(), |from| least_id_at(from - ID_SKEW));
         (first, self.before.map_or(Uuid::max(), |before| least_id_at(before + ID_SKEW)))
     }
@@ -62,7 +72,7 @@ impl Filter {
     /// the id as one value, which only an index of both can serve: with `client_id = …`, PostgreSQL may read the orders of all clients by
     /// their ids if it expects that many of them are of this one. A list of one of the rare states compares the client alone: then
     /// PostgreSQL uses the index of that state, and with the pair it does not.
-    fn range(self, least: impl Into<Expr>, greatest: impl Into<Expr>) -> Select<order::Entity> {
+    pub(super) fn range(self, least: impl Into<Expr>, greatest: impl Into<Expr>) -> Select<order::Entity> {
         let (client, id) = (order::Column::ClientId, order::Column::Id);
         let orders = order::Entity::find().filter(self.indexed());
         match self.client {

@@ -1,6 +1,7 @@
 //! Reports on sales. Many dashboards ask for the same report at the same time, so each report is read at most once a second.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub const MAX_AGE: Duration = Duration::from_secs(1);
 pub const MAX_PRODUCTS: usize = 100;
 /// Maximum number of cached reports of each kind.
 const REPORTS: usize = 32;
+/// Maximum number of products in all cached sums, at about 70 bytes each.
+const MAX_SUMS: u64 = 1_000_000;
 
 /// Both are net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,12 +36,15 @@ pub struct ProductSales {
 }
 
 type TopProducts = Arc<Vec<ProductSales>>;
+/// By product id.
+type Sums = Arc<HashMap<i64, Sales>>;
 
 pub struct Reports {
     read_model: Arc<dyn Queries>,
     product_sums: Arc<ProductSums>,
     sales: SingleFlight<(DayRange, Granularity), Arc<Report>, Error>,
     top_products: SingleFlight<(NaiveDate, NaiveDate, ProductRanking), TopProducts, Error>,
+    sums: SingleFlight<(NaiveDate, NaiveDate), Sums, Error>,
 }
 
 impl Reports {
@@ -49,6 +55,7 @@ impl Reports {
             product_sums,
             sales: SingleFlight::new(REPORTS),
             top_products: SingleFlight::new(REPORTS),
+            sums: SingleFlight::with_weight(REPORTS, MAX_SUMS, |sums| sums.len() as u64 + 1),
         }
     }
 
@@ -73,6 +80,14 @@ impl Reports {
             Ok(Arc::new(sales.collect()))
         };
         self.top_products.get((from, to, by), MAX_AGE, read).await
+    }
+
+    /// The sales of all products that were sold or refunded from the first to the last day, both included. All products of a list share
+    /// one read. As old as [`Reports::top_products`].
+    pub async fn product_sums(&self, from: NaiveDate, to: NaiveDate) -> Result<Sums, Error> {
+        let sums = self.product_sums.clone();
+        let read = async move { sums.between(from, to, Utc::now()).await.map(Arc::new) };
+        self.sums.get((from, to), MAX_AGE, read).await
     }
 }
 

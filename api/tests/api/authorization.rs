@@ -82,6 +82,7 @@ async fn a_root_field_without_its_scope_is_null_and_the_others_remain() {
         ("orders:read", "orders { nodes { id } }".into()),
         ("sales:read", format!("sales({days}) {{ orderCount }}")),
         ("sales:read", format!("topProducts({days}) {{ units }}")),
+        ("sales:read", format!("clientReport({days}) {{ clientCount }}")),
     ] {
         let others: Vec<&str> = ALL_SCOPES.split(' ').filter(|other| *other != scope).collect();
         let query = format!("{{ f: {field} __typename }}");

@@ -3,6 +3,7 @@
 mod abuse;
 mod authorization;
 mod client_lists;
+mod client_reports;
 mod connections;
 mod documents;
 mod failover;

@@ -432,7 +432,7 @@ async fn a_page_reads_only_its_own_rows() {
 }
 
 /// How often these tables were read as a whole, and how many of their rows by an index.
-async fn reads(db: &DatabaseConnection, tables: &[&str]) -> (i64, i64) {
+pub async fn reads(db: &DatabaseConnection, tables: &[&str]) -> (i64, i64) {
     let scans = format!(
         "SELECT coalesce(sum(seq_scan), 0)::bigint AS whole, coalesce(sum(idx_tup_fetch), 0)::bigint AS rows
          FROM pg_stat_user_tables WHERE relname IN ('{}')",

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use entity::Event;
+use chrono::{DateTime, TimeDelta, Utc};
+use entity::{Change, Event};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use read_model::reports::today;
 use read_model::{Memory, Projection};
 use serde_json::{Value, json};
@@ -199,6 +201,71 @@ async fn top_products_are_ranked_over_any_days() {
             let query = format!("{{ topProducts({wrong}) {{ units }} }}");
             assert_eq!(error_code(api, &token, &query).await, "BAD_USER_INPUT", "{wrong}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sales_of_products_are_those_of_top_products() {
+    both(async |api| {
+        let mut random = StdRng::seed_from_u64(7);
+        let first = at("2024-01-20T00:00:00Z");
+        let mut events: Vec<Event> = Vec::new();
+        for client in 1..=40 {
+            let mut time = || first + TimeDelta::minutes(random.random_range(0..60 * 24 * 60));
+            let (placed_at, refunded_at) = (time(), time());
+            let lines = [(random.random_range(1..=2), random.random_range(1..=5)), (3, 1)];
+            let placed = event(client, 1, placed_at, &lines);
+            match client % 4 {
+                0 => events.push(order_cancelled(refunded_at, 2, &placed)),
+                1 => events.push(order_refunded(refunded_at, 2, &placed, &[50, 25])),
+                _ => {}
+            }
+            events.push(placed);
+        }
+        api.read_model.apply(&events).await;
+        let fields = "units revenue { amount } grossUnits grossRevenue { amount } cancelledRevenue { amount }";
+        for (from, to) in [("2024-01-25", "2024-01-25"), ("2024-01-01", "2024-12-31"), ("2024-02-03", "2024-03-09")] {
+            let days = format!("from: \"{from}\", to: \"{to}\"");
+            let query = format!(
+                "{{ topProducts({days}) {{ product {{ id }} {fields} }}
+                    products {{ nodes {{ id sales({days}) {{ product {{ id }} {fields} }} }} }} }}"
+            );
+            let response = ask(api, &query).await;
+            let top = response["topProducts"].as_array().unwrap();
+            let products = response["products"]["nodes"].as_array().unwrap();
+            assert_eq!(products.len(), 3);
+            for product in products {
+                let Some(ranked) = top.iter().find(|top| top["product"]["id"] == product["id"]) else {
+                    assert_eq!(product["sales"]["grossUnits"], 0, "{days}");
+                    continue;
+                };
+                assert_eq!(product["sales"], *ranked, "{days}");
+                let minor =
+                    |field: &str| ranked[field]["amount"].as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+                assert_eq!(minor("revenue"), minor("grossRevenue") - minor("cancelledRevenue"));
+            }
+            // From the events alone.
+            let in_range = |event: &&Event| (from..=to).contains(&&*event.time.format("%F").to_string());
+            let sold = events.iter().filter(in_range).filter(|event| matches!(event.data, Change::OrderPlaced(_)));
+            let units: i32 = sold
+                .flat_map(|event| &event.order().unwrap().lines)
+                .filter(|line| line.product_id == 3)
+                .map(|line| line.quantity)
+                .sum();
+            assert_eq!(products[2]["sales"]["grossUnits"], units);
+        }
+        let query = |days: &str| format!("{{ product(id: 1) {{ sales({days}) {{ units revenue {{ amount }} }} }} }}");
+        let never = query("from: \"2020-01-01\", to: \"2020-01-31\"");
+        let nothing = json!({ "units": 0, "revenue": { "amount": "0.00" } });
+        assert_eq!(ask(api, &never).await["product"]["sales"], nothing);
+        let token = api.token(ALL_SCOPES, None);
+        for wrong in ["from: \"2024-01-01\", to: \"2034-02-01\"", "from: \"2024-01-02\", to: \"2024-01-01\""] {
+            assert_eq!(error_code(api, &token, &query(wrong)).await, "BAD_USER_INPUT", "{wrong}");
+        }
+        let without = api.token(&ALL_SCOPES.replace("sales:read", ""), None);
+        assert_eq!(error_code(api, &without, &never).await, "FORBIDDEN");
+        assert_eq!(error_code(api, &api.token(ALL_SCOPES, Some("1")), &never).await, "FORBIDDEN");
     })
     .await;
 }

@@ -354,6 +354,22 @@ mod tests {
         // It adds up that many orders and refunds.
         assert_eq!(cost("{ client(id: 1, atVersion: 12) { id } }"), 2 + 10 + 1);
         assert_eq!(cost("{ client(id: 1, atVersion: 10000) { id } }"), 2 + 10 + 833);
+        let report = |to: &str, fields: &str| {
+            cost(&format!("{{ clientReport(from: \"2025-01-01\", to: \"{to}\") {{ {fields} }} }}"))
+        };
+        let sales = "sales(from: \"2025-01-01\", to: \"2025-07-20\")";
+        assert_eq!(cost(&format!("{{ client(id: 1) {{ {sales} {{ orderCount }} }} }}")), 1 + 50 + 2 + 1);
+        let points = cost(&format!("{{ client(id: 1) {{ {sales} {{ points {{ start }} }} }} }}"));
+        assert_eq!(points, 1 + 50 + 2 + 1 + 21, "201 points cost as much as 21 elements");
+        // Products share a read from Redis: 6 months and 20 days.
+        assert_eq!(
+            cost(&format!("{{ products(first: 2) {{ nodes {{ {sales} {{ units }} }} }} }}")),
+            1 + 1 + 2 * (1 + 2 + 26 + 1)
+        );
+        assert_eq!(report("2025-01-01", "clientCount"), 20 + 1);
+        assert_eq!(report("2025-12-31", "clientCount"), 20 + 182 + 1);
+        assert_eq!(report("2026-01-02", "clientCount"), 20 + 1, "it is rejected");
+        assert_eq!(report("2025-01-01", "topClients(first: 5) { client { id } orderCount }"), 20 + 1 + 5 * 3);
     }
 
     #[test]

@@ -7,13 +7,15 @@ use super::history::{EVENTS, HistoryConnection};
 use super::money::Money;
 use super::order::OrderSummary;
 use super::order_list::OrderConnection;
+use super::sales::{Granularity, SalesReport};
 use crate::edge::auth::{READ_CLIENTS, READ_ORDERS, READ_SALES};
 use crate::graphql::app;
 use crate::graphql::arguments::{page_size, parse_id, parse_order_cursor};
 use crate::graphql::authorize::{authorize, authorize_for};
-use crate::graphql::cost_directives::{cost, list_size, names};
+use crate::graphql::cost_directives::{cost, list_size, names, range_cost};
 use crate::graphql::error::Error;
-use crate::graphql::scalars::{DateTime, int};
+use crate::graphql::query::{MAX_POINTS, UTC, sales};
+use crate::graphql::scalars::{Date, DateTime, int};
 use crate::graphql::user_error::UserError;
 use crate::orders::lists::OrderPage;
 
@@ -111,6 +113,35 @@ impl Client {
         >,
     ) -> Option<Result<Vec<OrderSummary>, Error>> {
         Some(recent_orders(ctx, self, first).await)
+    }
+
+    /// The sales to the client in a range of days, as the root field `sales` has those to all clients, from the orders themselves: any
+    /// hours and time zones are available. At most 10000 orders are added up. Requires the scope `sales:read`: without it, only this
+    /// field is null, with an error.
+    #[graphql(
+        directive = cost::apply("50".into()),
+        directive = range_cost::apply(
+            "from".into(), "to".into(), Some(100), None, None, names(&["points"]), Some(MAX_POINTS)
+        )
+    )]
+    async fn sales(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The first day.")] from: Date,
+        #[graphql(desc = "The last day, which is included.")] to: Date,
+        #[graphql(
+            desc = "The length of one point: hour, day or month. A report has at most 1000 points.",
+            default_with = "Some(Granularity::default())"
+        )]
+        granularity: Option<Granularity>,
+        #[graphql(
+            desc = "The time zone of the days, as in the IANA time zone database, for example \"Europe/Berlin\".",
+            default_with = "Some(UTC.into())"
+        )]
+        time_zone: Option<String>,
+    ) -> Option<Result<SalesReport, Error>> {
+        let (granularity, zone) = (granularity.unwrap_or_default(), time_zone.as_deref().unwrap_or(UTC));
+        Some(sales::of_client(ctx, &self.id, (from, to), granularity, zone).await)
     }
 }
 

@@ -1,4 +1,4 @@
-use async_graphql::{ComplexObject, Context, Enum, ID, Object, SimpleObject};
+use async_graphql::{Context, Enum, ID, Object, SimpleObject};
 use entity::Subject;
 use entity::event;
 use iso_currency::Currency;
@@ -6,12 +6,11 @@ use iso_currency::Currency;
 use super::money::Money;
 use super::order::OrderKey;
 use super::page::{CURSOR_BYTES, PageInfo};
-use super::product::Product;
 use crate::edge::auth::{Identity, READ_ORDERS, READ_PRODUCTS};
 use crate::graphql::app;
 use crate::graphql::arguments::{invalid_cursor, page_size, parse_id};
 use crate::graphql::authorize::{authorize, authorize_for};
-use crate::graphql::cost_directives::{cost, list_size, max_size, names};
+use crate::graphql::cost_directives::{list_size, max_size};
 use crate::graphql::database::database;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal};
@@ -241,26 +240,8 @@ pub async fn history_of_order(
     entries.map(|entry| HistoryEntry::new(entry, identity, app.currency)).collect()
 }
 
-#[ComplexObject]
-impl Product {
-    /// What has happened to the product, newest first, a page at a time. Requires the scope `products:read`.
-    #[graphql(
-        directive = cost::apply("10".into()),
-        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
-    )]
-    async fn history(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(EVENTS)")] first: Option<i32>,
-        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
-            String,
-        >,
-    ) -> Option<Result<HistoryConnection, Error>> {
-        Some(product_history(ctx, &self.id, first, after).await)
-    }
-}
-
-async fn product_history(
+/// The history of a product.
+pub async fn product_history(
     ctx: &Context<'_>,
     id: &ID,
     first: Option<i32>,

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod client_list;
+pub mod client_report;
 pub mod history;
 pub mod money;
 pub mod order;

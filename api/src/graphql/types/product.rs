@@ -1,13 +1,16 @@
-use async_graphql::{ID, InputObject, SimpleObject};
+use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
 use entity::event::MAX_SKU;
 use entity::product;
 use iso_currency::Currency;
 
+use super::history::{EVENTS, HistoryConnection, product_history};
 use super::money::Money;
 use super::page::{CURSOR_BYTES, PageInfo};
-use crate::graphql::cost_directives::max_size;
+use super::sales::ProductSales;
+use crate::graphql::cost_directives::{cost, list_size, max_size, names, range_cost};
 use crate::graphql::error::Error;
-use crate::graphql::scalars::Decimal;
+use crate::graphql::query::{MAX_DAYS, sales};
+use crate::graphql::scalars::{Date, Decimal};
 use crate::graphql::user_error::UserError;
 use crate::queries::catalogue::ProductPage;
 
@@ -40,6 +43,40 @@ impl Product {
     pub fn of_row(row: product::Model, currency: Currency) -> Product {
         let product::Model { id, name, price, available, sku, version: _ } = row;
         Product { id: id.into(), name, price: Money::new(price, currency), available, sku }
+    }
+}
+
+#[ComplexObject]
+impl Product {
+    /// What has happened to the product, newest first, a page at a time. Requires the scope `products:read`.
+    #[graphql(
+        directive = cost::apply("10".into()),
+        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
+    )]
+    async fn history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The size of the page, from 1 to 100.", default_with = "Some(EVENTS)")] first: Option<i32>,
+        #[graphql(desc = "Continue after this cursor: `pageInfo.endCursor` of the previous page.")] after: Option<
+            String,
+        >,
+    ) -> Option<Result<HistoryConnection, Error>> {
+        Some(product_history(ctx, &self.id, first, after).await)
+    }
+
+    /// The sales of the product in a range of days in UTC, as `topProducts` has them, and zero if there are none. Requires the scope
+    /// `sales:read`, not with a token for one client: without it, only this field is null, with an error.
+    #[graphql(
+        directive = cost::apply("2".into()),
+        directive = range_cost::apply("from".into(), "to".into(), None, Some(1), Some(MAX_DAYS), None, None)
+    )]
+    async fn sales(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The first day, from midnight UTC.")] from: Date,
+        #[graphql(desc = "The last day in UTC, which is included. At most ten years after the first day.")] to: Date,
+    ) -> Option<Result<ProductSales, Error>> {
+        Some(sales::of_product(ctx, self, (from, to)).await)
     }
 }
 

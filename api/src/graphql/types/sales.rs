@@ -13,13 +13,13 @@ use super::product::Product;
 use crate::graphql::app;
 use crate::graphql::scalars::{DateTime, int};
 use crate::queries::reports::ProductRanking;
-use crate::queries::{self, sales_snapshots};
+use crate::queries::sales_snapshots;
 
 /// The length of the points of a report.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
 #[graphql(remote = "reports::Granularity")]
 pub enum Granularity {
-    /// An hour. Available for the last two years.
+    /// An hour. The root field `sales` has those of the last two years.
     Hour,
     /// A day, from midnight to midnight.
     #[default]
@@ -104,17 +104,23 @@ pub struct ProductSales {
     gross_units: i32,
     /// The revenue without subtracting cancellations and refunds.
     gross_revenue: Money,
+    /// The sum of the cancellations and refunds.
+    cancelled_revenue: Money,
 }
 
 impl ProductSales {
-    pub fn new(sales: queries::reports::ProductSales, currency: Currency) -> ProductSales {
-        let queries::reports::ProductSales { product, sales } = sales;
+    pub fn new(product: &read_model::Product, sales: Sales, currency: Currency) -> ProductSales {
+        ProductSales::of(Product::new(product.clone(), currency), sales, currency)
+    }
+
+    pub fn of(product: Product, sales: Sales, currency: Currency) -> ProductSales {
         ProductSales {
-            product: Product::new(product, currency),
+            product,
             units: int(sales.net().count),
             revenue: Money::new(sales.net().revenue, currency),
             gross_units: int(sales.gross.count),
             gross_revenue: Money::new(sales.gross.revenue, currency),
+            cancelled_revenue: Money::new(sales.cancelled.revenue, currency),
         }
     }
 }
