@@ -141,7 +141,11 @@ async fn dead_letters(ctx: &Context<'_>, first: Option<i32>) -> Result<DeadLette
     // Reading them takes several calls of the queue.
     if result.problem.is_none() && ctx.look_ahead().field("nodes").exists() {
         match system.dead_letters().await {
-            Ok(letters) => result.nodes = Some(letters.iter().take(first).cloned().map(DeadLetter::of).collect()),
+            Ok(letters) => {
+                // The estimate may be too low.
+                result.count = result.count.max(Some(number(letters.len() as u64)));
+                result.nodes = Some(letters.iter().take(first).cloned().map(DeadLetter::of).collect());
+            }
             Err(system::Error::DeadLetters(error)) => result.problem = Some(unusable(error)?),
             Err(error) => return Err(error.into()),
         }
