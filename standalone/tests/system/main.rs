@@ -6,6 +6,7 @@ mod bench;
 mod changes;
 mod chaos;
 mod cluster;
+mod dead_letters;
 mod disk_full;
 mod logs;
 mod lost_keys;
