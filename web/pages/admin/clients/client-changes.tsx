@@ -1,6 +1,7 @@
 // Registering, changing and forgetting a client.
 import { Text, TextInput } from '@mantine/core';
 import { isEmail } from '@mantine/form';
+import { useState } from 'react';
 import {
   AdminForgetClientDocument, AdminRegisterClientDocument, AdminUpdateClientDocument,
   type AdminClientStateFragment, type AdminRegisterClientMutation, type UpdateClientInput,
@@ -37,7 +38,9 @@ export function RegisterForm({ onDone }: { onDone: (payload: Registered) => void
   );
 }
 
-export function EditForm({ client: { id, name, email }, onDone }: { client: AdminClientStateFragment; onDone: (notice: string) => void }) {
+export function EditForm({ client, onDone }: { client: AdminClientStateFragment; onDone: (notice: string) => void }) {
+  // The client as it was when the dialog was opened: it follows each change meanwhile.
+  const [{ id, name, email }] = useState(client);
   const change = useChangeForm({
     name: `update client ${id}`,
     document: AdminUpdateClientDocument,

@@ -1,5 +1,6 @@
 // Creating and changing a product, withdrawing it and offering it again.
 import { Button, TextInput } from '@mantine/core';
+import { useState } from 'react';
 import { useQuery } from 'urql';
 import {
   AdminCreateProductDocument, AdminProductsDocument, AdminUpdateProductDocument,
@@ -64,7 +65,9 @@ function useKnownPrice(): Money | undefined {
   return data?.products?.nodes[0]?.price;
 }
 
-export function EditForm({ product: { id, name, price, sku }, onDone }: { product: AdminProductRowFragment; onDone: (notice: string) => void }) {
+export function EditForm({ product, onDone }: { product: AdminProductRowFragment; onDone: (notice: string) => void }) {
+  // The product as it was when the dialog was opened.
+  const [{ id, name, price, sku }] = useState(product);
   const { locale } = useFormat();
   const change = useChangeForm({
     name: `update product ${id}`,
