@@ -28,9 +28,12 @@ pub struct Settings {
     /// Maximum number of database connections, from 3 to 1000. Two place orders, one serves the outbox relay, and the statements of one caller use at most a quarter
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_connections: u32,
-    /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
+    /// URL of the SQS queue for events. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
     #[arg(long, env)]
     pub queue_url: Option<String>,
+    /// ARN of an SNS topic: events are published to it instead of the queue, and its subscribers get them
+    #[arg(long, env)]
+    pub topic_arn: Option<String>,
     #[command(flatten)]
     pub read_model: read_model::RedisSettings,
     /// How long client(minVersion:) waits for the version, such as 2s; must be shorter than OPERATION_TIMEOUT

@@ -2,9 +2,11 @@
 
 mod token;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::commands::database;
 use api::config::Settings;
 use api::edge::auth::Authenticator;
@@ -13,9 +15,10 @@ use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
 use api::graphql::federation::subgraph_sdl;
 use api::graphql::schema;
-use api::outbox::relay::Queue;
+use api::outbox::relay::{Publisher, Queue, Topic};
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
+use entity::event::contract;
 use runtime::database::{Login, watch_credentials};
 use runtime::queue::aws_settings;
 use runtime::settings::listen;
@@ -50,6 +53,12 @@ enum Command {
         #[arg(long)]
         subgraph: bool,
     },
+    /// Print the contract of the events (AsyncAPI 3)
+    Events {
+        /// Write it and the JSON Schema of each type as files into this directory
+        #[arg(long, value_name = "DIRECTORY")]
+        write: Option<PathBuf>,
+    },
     /// Create a token for development, signed with JWT_SECRET
     Token(Box<token::Arguments>),
 }
@@ -71,7 +80,26 @@ async fn main() -> Exit {
             print_line(text.trim_end());
             Ok(())
         }
+        Some(Command::Events { write: None }) => {
+            print_line(format_args!("{:#}", contract::asyncapi()));
+            Ok(())
+        }
+        Some(Command::Events { write: Some(directory) }) => write_contract(&directory),
         Some(Command::Token(arguments)) => arguments.run(),
+    })
+}
+
+fn write_contract(directory: &Path) -> anyhow::Result<()> {
+    let write =
+        |path: PathBuf, text| fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+    contract::files().into_iter().try_for_each(|(name, text)| write(directory.join(name), text))
+}
+
+async fn publisher(queue_url: Option<String>, topic_arn: Option<String>) -> anyhow::Result<Publisher> {
+    Ok(match (topic_arn, queue_url) {
+        (Some(arn), _) => Topic::new(&aws_settings().await?, arn).into(),
+        (None, Some(url)) => Queue::new(&aws_settings().await?, url).into(),
+        (None, None) => bail!("QUEUE_URL is not set: it must name the SQS queue for events, or TOPIC_ARN an SNS topic"),
     })
 }
 
@@ -80,7 +108,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     logging::init(settings.log, &telemetry)?;
     metrics::start(settings.metrics, &mut telemetry).await?;
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
-    let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
+    let publisher = publisher(settings.queue_url, settings.topic_arn).await?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
@@ -88,8 +116,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
     let read_model = settings.read_model.connect().await?;
-    let queue = Queue::new(&aws_settings().await?, queue_url);
-    queue.check().await?;
+    publisher.check().await?;
 
     let backend = Backend {
         db: db.clone(),
@@ -101,7 +128,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
     let are_pages_missing = settings.edge.http.dashboard && !pages::are_built_in();
-    let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown.clone())?;
+    let service = Service::new(backend, publisher, authenticator, settings.edge, exposure, shutdown.clone())?;
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     info!(address = %listener.local_addr()?, "ready");
     if is_cdn_needed {

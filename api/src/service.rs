@@ -37,7 +37,7 @@ use crate::metrics;
 use crate::orders::by_id::OrdersById;
 use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
-use crate::outbox::relay::{Queue, Relay};
+use crate::outbox::relay::{Publisher, Relay};
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
 use crate::queries::live::{LiveUpdates, live};
@@ -82,7 +82,7 @@ impl Service {
     /// When the settings contradict each other, or a trusted document is refused.
     pub fn new(
         backend: Backend,
-        queue: Queue,
+        publisher: impl Into<Publisher>,
         authenticator: Authenticator,
         settings: EdgeSettings,
         exposure: SchemaExposure,
@@ -95,7 +95,8 @@ impl Service {
             backend.read_wait,
             limits.operation_timeout
         );
-        let (app, background) = assemble(backend, queue.clone());
+        let publisher = publisher.into();
+        let (app, background) = assemble(backend, publisher.clone());
         let schema = if http.federation { subgraph(Some(app.clone())) } else { schema(Some(app.clone())) };
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
@@ -107,7 +108,7 @@ impl Service {
         let edge = Arc::new(Edge {
             executor,
             app,
-            queue,
+            publisher,
             authenticator,
             settings: http,
             exposure,
@@ -141,7 +142,7 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
         let Service { edge, background } = self;
-        metrics::observe(&edge.app.db, &edge.queue);
+        metrics::observe(&edge.app.db, &edge.publisher);
         let Background { batcher, relay, live_updates, sales_snapshots } = background;
         let limits = http::Limits {
             idle_timeout: edge.settings.idle_timeout,
@@ -191,9 +192,9 @@ impl Service {
 }
 
 /// Connects what resolvers use with the stores.
-fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
+fn assemble(backend: Backend, publisher: Publisher) -> (App, Background) {
     let Backend { db, read_model, currency, read_wait, cancel_window } = backend;
-    let (relay, outgoing) = Relay::new(db.clone(), queue);
+    let (relay, outgoing) = Relay::new(db.clone(), publisher);
     let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
     let (live_clients, live_updates) = live(read_model.clone());
     let sales_snapshots = SalesSnapshots::new(read_model.clone());

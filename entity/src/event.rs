@@ -2,7 +2,10 @@
 //! event in its JSON format. Readers ignore unknown attributes and fields. A changed meaning is a new `type`.
 
 mod checks;
+#[cfg(feature = "tables")]
+pub mod contract;
 mod data;
+pub mod envelope;
 mod invalid;
 #[cfg(all(test, feature = "tables"))]
 mod tests;
@@ -10,6 +13,7 @@ mod tests;
 use std::fmt;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -73,35 +77,52 @@ impl fmt::Display for Subject {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// A [CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md) event in its JSON format. Readers ignore
+/// attributes and fields that they do not know.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Event")]
 pub(crate) struct CloudEvent<T, D> {
+    #[schemars(with = "String", extend("const" = "1.0"))]
     pub(crate) specversion: T,
+    /// A UUID of version 7, the same each time the event is sent.
     pub(crate) id: Uuid,
+    #[schemars(with = "String", extend("const" = "/orders"))]
     pub(crate) source: T,
+    #[schemars(with = "String")]
     pub(crate) r#type: T,
+    /// The id of the client or product that the event is about: the one in `data`.
+    #[schemars(with = "String", regex(pattern = "^[1-9][0-9]*$"))]
     pub(crate) subject: T,
+    /// When it happened, in UTC by the clock of the database, in whole milliseconds.
     pub(crate) time: DateTime<Utc>,
+    #[schemars(with = "String", extend("const" = "application/json"))]
     pub(crate) datacontenttype: Option<T>,
-    /// The [sequence extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/sequence.md):
-    /// ten digits, so that it sorts as text too.
+    /// The version of the client or product after this event. It counts from 1 without gaps, in ten digits that sort as text, too
+    /// ([sequence extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/sequence.md)).
+    #[schemars(with = "String", regex(pattern = "^[0-9]{10}$"))]
     pub(crate) sequence: T,
+    /// The [trace context](https://www.w3.org/TR/trace-context/) of the request that caused the event.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub(crate) traceparent: Option<T>,
-    /// The [auth context extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/authcontext.md): the subject of a
-    /// token is a user (`app_user`) if the token is limited to one client, and may be a program otherwise (`unknown`).
+    /// `app_user` if the token of that request was limited to one client, and `unknown` for other tokens, which may be a program's
+    /// ([auth context extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/authcontext.md)).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub(crate) authtype: Option<T>,
+    /// The subject of that token. May be personal data.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub(crate) authid: Option<T>,
     pub(crate) data: D,
 }
 
 impl Event {
-    /// Reads a message. Checks everything that later code relies on, because a writer to the queue can send anything.
+    /// Reads a message, which may be in an [`envelope`]. Checks everything that later code relies on, because a writer to the queue can send anything.
     /// `currency` (ISO 4217) is the currency of the store, `sent_at` the time at which the queue got the message: the clock of its
     /// sender is not trusted.
     pub fn parse(message: &str, currency: &str, sent_at: DateTime<Utc>) -> Result<Event, InvalidEvent> {
-        let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
+        let event: CloudEvent<String, Json> = serde_json::from_str(&envelope::open(message))?;
         if event.specversion != "1.0" {
             return Err(InvalidEvent::Contradiction("specversion is not 1.0"));
         }

@@ -29,7 +29,7 @@ pub struct Stores {
 /// Checks that the settings of the stores fit together.
 ///
 /// # Errors
-/// When a queue or a Redis would outlive a database in memory, or when the demo would write to a database that lasts.
+/// When a topic has no queue, when a queue or a Redis would outlive a database in memory, or when the demo would write to a database that lasts.
 pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
     let in_memory = settings.database_url.as_deref().is_none_or(database::is_in_memory);
     let lasting = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
@@ -37,6 +37,10 @@ pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
         !in_memory || !lasting,
         "QUEUE_URL and REDIS_URL need a DATABASE_URL that lasts: they would outlive a database in memory and contradict \
          the next one"
+    );
+    ensure!(
+        settings.topic_arn.is_none() || settings.queue_url.is_some(),
+        "TOPIC_ARN needs the QUEUE_URL of a queue that is subscribed to the topic"
     );
     ensure!(
         in_memory || demo.demo.is_none(),

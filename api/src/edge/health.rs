@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::Edge;
 use crate::graphql::{App, StoreHealth};
-use crate::outbox::relay::Queue;
+use crate::outbox::relay::Publisher;
 
 /// How long a check waits for a store. Orchestrators wait a second by default, and must see that the other stores work.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
@@ -33,10 +33,11 @@ impl Default for Checks {
 }
 
 impl Checks {
-    async fn latest(&self, app: &App, queue: &Queue) -> (Arc<StoreHealth>, bool) {
-        let (app, queue) = (app.clone(), queue.clone());
+    async fn latest(&self, app: &App, publisher: &Publisher) -> (Arc<StoreHealth>, bool) {
+        let (app, publisher) = (app.clone(), publisher.clone());
         let check = async move {
-            let (stores, queue) = tokio::join!(app.store_health(CHECK_TIMEOUT), timeout(CHECK_TIMEOUT, queue.check()));
+            let (stores, queue) =
+                tokio::join!(app.store_health(CHECK_TIMEOUT), timeout(CHECK_TIMEOUT, publisher.check()));
             Ok((Arc::new(stores), matches!(queue, Ok(Ok(())))))
         };
         let Ok(latest) = self.latest.get((), MAX_AGE, check).await;
@@ -52,7 +53,7 @@ pub async fn live() -> &'static str {
 /// Reports whether the service should get requests: it can place orders or execute queries, and is not shutting down. The queue
 /// does not matter: events wait in the outbox.
 pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
-    let (stores, queue) = edge.checks.latest(&edge.app, &edge.queue).await;
+    let (stores, queue) = edge.checks.latest(&edge.app, &edge.publisher).await;
     let is_draining = edge.draining.is_cancelled();
     let status = match stores.is_useful() && !is_draining {
         true => StatusCode::OK,
@@ -60,7 +61,7 @@ pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     };
     let mut body = json!({ "queue": if queue { "reachable" } else { "unreachable" } });
     stores.write_to(&mut body);
-    let backlog = *edge.queue.backlog.borrow();
+    let backlog = *edge.publisher.backlog.borrow();
     if let Some(age) = backlog.oldest {
         body["oldestUnpublishedSeconds"] = json!(age.as_secs());
     }

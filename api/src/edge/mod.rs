@@ -57,7 +57,7 @@ use self::quota::ConcurrencyQuota;
 use self::request_id::NewRequestId;
 use self::settings::{HttpSettings, SchemaExposure};
 use crate::graphql::App;
-use crate::outbox::relay::Queue;
+use crate::outbox::relay::Publisher;
 
 /// Smaller responses are not worth compressing, in bytes.
 const COMPRESS_ABOVE: u64 = 1024;
@@ -75,7 +75,7 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
 pub struct Edge {
     pub(crate) executor: Arc<Executor>,
     pub(crate) app: App,
-    pub(crate) queue: Queue,
+    pub(crate) publisher: Publisher,
     pub(crate) authenticator: Authenticator,
     pub(crate) settings: HttpSettings,
     pub(crate) limits: LimitSettings,

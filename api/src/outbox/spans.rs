@@ -28,8 +28,8 @@ pub fn create(event: &mut order_event::Model) {
 }
 
 /// The span of a call that publishes events, linked to their creation.
-pub(super) fn send(queue_url: &str, batch: &[Outgoing]) -> Span {
-    let span = queue::span("send", queue_url, batch.len());
+pub(super) fn send(system: &'static str, destination: &str, batch: &[Outgoing]) -> Span {
+    let span = queue::span("send", system, destination, batch.len());
     set_batch(&span, batch.iter().filter_map(|event| event.traceparent.as_deref()));
     span
 }

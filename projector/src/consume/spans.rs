@@ -5,6 +5,7 @@
 //! queries see the event.
 
 use aws_sdk_sqs::types::Message;
+use entity::event::envelope;
 use read_model::{Applied, Error};
 use runtime::queue;
 use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
@@ -14,7 +15,7 @@ use tracing::{Span, info_span};
 
 /// The messages of a receive call, from their arrival until they are deleted.
 pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
-    let span = queue::span("receive", queue_url, messages.len());
+    let span = queue::span("receive", "aws_sqs", queue::name(queue_url), messages.len());
     if !span.is_disabled() {
         let creators: Vec<String> = messages.iter().filter_map(creator).collect();
         set_batch(&span, creators.iter().map(String::as_str));
@@ -88,5 +89,5 @@ pub fn creator(message: &Message) -> Option<String> {
     struct Traced {
         traceparent: Option<String>,
     }
-    serde_json::from_str::<Traced>(message.body()?).ok()?.traceparent
+    serde_json::from_str::<Traced>(&envelope::open(message.body()?)).ok()?.traceparent
 }

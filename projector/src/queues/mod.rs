@@ -1,8 +1,9 @@
-//! The SQS queue and its dead-letter queue.
+//! The SQS queue and its dead-letter queue, and the SNS topic.
 
 mod create;
 pub mod dead_letters;
 pub(crate) mod depth;
+mod topic;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use aws_sdk_sqs::config::StalledStreamProtectionConfig;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 
 pub use create::{CreatedQueue, check, create};
+pub use topic::{CreatedTopic, subscribe};
 
 /// Time limit of one attempt of a call, not counting the wait of a long poll.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +25,11 @@ pub fn client(settings: &SdkConfig) -> Client {
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeout_config(CALL_TIMEOUT));
     Client::from_conf(config.build())
+}
+
+/// An SNS client whose calls end, too.
+pub fn sns_client(settings: &SdkConfig) -> aws_sdk_sns::Client {
+    aws_sdk_sns::Client::new(&settings.to_builder().timeout_config(timeout_config(CALL_TIMEOUT)).build())
 }
 
 pub(crate) fn timeout_config(attempt: Duration) -> TimeoutConfig {

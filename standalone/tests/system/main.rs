@@ -21,5 +21,6 @@ mod stores_down;
 mod sweep;
 mod tls;
 mod token;
+mod topic;
 mod traces;
 mod upgrade;
