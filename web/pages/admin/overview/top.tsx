@@ -2,7 +2,7 @@ import { Anchor, EmptyState, Paper, Text } from '@mantine/core';
 import { IconPackage } from '@tabler/icons-react';
 import { useEffect, type ReactNode } from 'react';
 import { Link } from 'wouter';
-import { AdminTopClientsDocument, AdminTopProductsDocument } from '../../generated/graphql';
+import { AdminTopProductsDocument, type AdminClientReportQuery } from '../../generated/graphql';
 import { Problem } from '../../shared/errors';
 import { useFormat } from '../../shared/format';
 import { useReport, type Report } from '../../shared/report';
@@ -40,28 +40,24 @@ export function TopProducts({ period: { from, to }, changes }: { period: Period;
   );
 }
 
-export function TopClients({ changes }: { changes: number }) {
+export function TopClients({ report, period }: { report: Report<AdminClientReportQuery>; period: Period }) {
   const { money, count } = useFormat();
   const session = useSession();
-  const report = useReport(AdminTopClientsDocument, {});
-  useEffect(() => {
-    if (changes > 0) report.read();
-  }, [changes]);
-  const all = report.data?.clients?.nodes;
-  const most = Math.max(1, ...(all ?? []).map(({ total }) => Number(total.amount)));
+  const all = report.data?.clientReport?.topClients;
+  const most = Math.max(1, ...(all ?? []).map(({ net }) => Number(net.amount)));
   return (
     <Ranking
       title="Top clients"
-      note="Of all time"
+      note={period.isLong && 'Counted for up to a year'}
       report={report}
       empty="Clients appear here as soon as they order."
-      ranked={all?.map(({ id, name, orderCount, total }) => ({
-        id,
-        href: session.may('clients:read') ? `/clients/${id}` : undefined,
-        name,
+      ranked={period.isLong ? [] : all?.map(({ client, orderCount, net }) => ({
+        id: client.id,
+        href: session.may('clients:read') ? `/clients/${client.id}` : undefined,
+        name: client.name,
         detail: count(orderCount, 'order'),
-        amount: money(total),
-        share: Number(total.amount) / most,
+        amount: money(net),
+        share: Number(net.amount) / most,
       }))}
     />
   );
