@@ -305,7 +305,7 @@ async fn the_sales_to_a_client_are_bounded_and_those_of_others_refused() {
             "INSERT INTO orders (id, client_id, version, placed_at, total)
              WITH RECURSIVE n (n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM n WHERE n < {from} + {number} - 1)
              SELECT unhex(printf('%012x%020x', 1774785600000 + n, n)), 1, n,
-                    strftime('%Y-%m-%d %H:%M:%f+00:00', 1774785600 + n / 1000.0, 'unixepoch'), 100 FROM n"
+                    strftime('%Y-%m-%dT%H:%M:%f+00:00', 1774785600 + n / 1000.0, 'unixepoch'), 100 FROM n"
         )
     };
     db.connection.execute_unprepared(&orders(10_000, 1)).await.unwrap();
