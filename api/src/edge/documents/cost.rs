@@ -364,7 +364,7 @@ mod tests {
         // Products share a read from Redis: 6 months and 20 days.
         assert_eq!(
             cost(&format!("{{ products(first: 2) {{ nodes {{ {sales} {{ units }} }} }} }}")),
-            1 + 1 + 2 * (1 + 2 + 26 + 1)
+            1 + 2 * (1 + 2 + 26 + 1)
         );
         assert_eq!(report("2025-01-01", "clientCount"), 20 + 1);
         assert_eq!(report("2025-12-31", "clientCount"), 20 + 182 + 1);
