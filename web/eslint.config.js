@@ -21,12 +21,16 @@ const rules = {
   ],
   // The input type of a mutation is named after it.
   '@graphql-eslint/input-name': ['error', { checkInputType: true, caseSensitiveInputType: false }],
-  // Amounts, order items, entries of a history, pages, reports and payloads are values: they have no id.
+  // Amounts, order items, entries of a history, pages, reports and payloads are values: they have no id. Nor have the parts of the
+  // service's state, the types from DeadLetters to System.
   '@graphql-eslint/strict-id-in-types': [
     'error',
     {
       exceptions: {
-        types: ['FieldChange', 'HistoryEntry', 'Money', 'OrderItem', 'PageInfo'],
+        types: [
+          'FieldChange', 'HistoryEntry', 'Money', 'OrderItem', 'PageInfo',
+          'DeadLetters', 'Outbox', 'PreviousGeneration', 'Projection', 'Projector', 'Queue', 'ReadModel', 'Rebuild', 'Store', 'Sweep', 'System',
+        ],
         suffixes: ['Connection', 'Edge', 'Error', 'Payload', 'Point', 'Report', 'Sales', 'Snapshot'],
       },
     },
