@@ -32,8 +32,8 @@ export async function faults(page) {
       if (!currentNode.parentElement.closest('button')) add(currentNode.data.trim(), currentNode.parentElement, range.getClientRects(), currentNode);
     }
     for (const control of document.querySelectorAll('input, button, canvas')) {
-      // An input may contain a button, for example to clear it.
-      if (control.checkVisibility() && !control.closest('[data-position=right]')) add(control.id || control.tagName, control.parentElement, control.getClientRects(), control);
+      // An input may contain a button, for example to clear it. The input of a switch is transparent, and lies on its label and its track.
+      if (control.checkVisibility({ opacityProperty: true }) && !control.closest('[data-position=right]')) add(control.id || control.tagName, control.parentElement, control.getClientRects(), control);
     }
     const found = boxes.filter(({ left, right }) => left < 0 || right > innerWidth).map(({ name }) => `${name} leaves the screen`);
     // Lines of text have a little room above and below their letters.
