@@ -60,24 +60,29 @@ async fn a_generation_that_is_being_built_refuses_no_version() {
     assert_eq!(redis.pinned_to(building).apply(&received).await, [Ok(Applied::Before), Ok(Applied::Before)]);
 }
 
-/// Redis serves nobody else while it runs a script.
+/// Redis serves nobody else while it runs a script. The limit is 10 ms on a machine that runs the script of plain writes in 13 ms.
 #[tokio::test]
-async fn the_longest_gap_is_closed_within_ten_milliseconds() {
+async fn the_longest_gap_is_closed_faster_than_as_many_plain_writes() {
     let server = server().await;
     let redis = Redis::connect(&server.url, 16, Currency::USD).await.unwrap();
     command(&server, &["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
-    let mut fastest = Duration::MAX;
+    let writes = format!("for v = 1, {MAX_AHEAD} do redis.call('HSET', KEYS[1], v, v) end");
+    let mut least = f64::MAX;
     for client in 1..=5 {
         let ahead: Vec<Event> = (2..=MAX_AHEAD).map(|version| event(client, version, 5)).collect();
         assert!(redis.apply_received(&ahead).await.iter().all(|result| *result == Ok(Applied::Now)));
         command(&server, &["SLOWLOG", "RESET"]).await;
         assert_eq!(redis.apply_received(&[event(client, 1, 5)]).await, [Ok(Applied::Now)]);
-        fastest = fastest.min(slowest_command(&server).await);
+        let gap = slowest_command(&server).await;
         assert_eq!(
             redis.projected_clients(&[client]).await.unwrap()[0].as_ref().unwrap().as_ref().unwrap().client.version,
             MAX_AHEAD
         );
+        command(&server, &["SLOWLOG", "RESET"]).await;
+        command(&server, &["EVAL", &writes, "1", &format!("plain:{client}")]).await;
+        let plain = slowest_command(&server).await;
+        println!("closing a gap of {MAX_AHEAD} versions takes {gap:?}, and as many plain writes {plain:?}");
+        least = least.min(gap.as_secs_f64() / plain.as_secs_f64());
     }
-    assert!(fastest < Duration::from_millis(10), "it took {fastest:?}");
-    println!("closing a gap of {MAX_AHEAD} versions takes {fastest:?}");
+    assert!(least < 0.75, "it took {least} of the time of as many plain writes");
 }
