@@ -127,7 +127,13 @@ test('the page of a client follows new orders', async (t) => {
   const { page } = await newPage(t);
   await openAdmin(page, service, '/clients/1');
   await page.getByRole('region', { name: 'Orders' }).getByText('1 order', { exact: true }).waitFor();
+  const sales = page.getByRole('region', { name: 'Sales' });
+  await sales.getByText('$500.00 after refunds, 1 order', { exact: true }).waitFor();
   await place(service, '1');
+  await sales.getByText('$1,000.00 after refunds, 2 orders', { exact: true }).waitFor();
+  await sales.getByText('As a table').click();
+  await sales.getByRole('row', { name: /\(not over yet\) \$1,000\.00$/ }).waitFor();
+  assert.equal(await sales.getByRole('rowheader').count(), 12);
   await page.getByRole('region', { name: 'Orders' }).getByText('2 orders', { exact: true }).waitFor();
   await page.getByRole('region', { name: 'Totals' }).getByText('$1,000.00').first().waitFor();
   await openAdmin(page, service, '/clients/987654');
@@ -190,7 +196,7 @@ test('what the scopes of the token forbid is not offered', async (t) => {
   await rows(page).getByRole('link', { name: 'Bob' }).click();
   await heading(page, 'Bob').waitFor();
   await history(page).getByText('Order placed').waitFor();
-  assert.equal(await page.getByRole('region', { name: 'Orders' }).count(), 0);
+  for (const name of ['Orders', 'Sales']) assert.equal(await page.getByRole('region', { name }).count(), 0);
   for (const name of ['Edit', 'Forget']) assert.equal(await page.getByRole('button', { name }).count(), 0);
   await hasNoViolation(page, 'read only');
   assert.deepEqual(pageErrors, []);

@@ -52,6 +52,9 @@ for (const [screen, options] of Object.entries(SCREENS)) {
     await shows(page, 4);
     await page.getByRole('application', { name: 'Net revenue' }).waitFor();
     await region(page, 'Top products').getByRole('listitem').first().waitFor();
+    await figure(page, 'New clients').getByText('3', { exact: true }).waitFor();
+    await figure(page, 'Returning clients').getByText('0', { exact: true }).waitFor();
+    await region(page, 'Top clients').getByRole('listitem').filter({ hasText: /Alice.*2 orders.*\$1,000\.00/s }).waitFor();
     await isFine('figures');
     await periodButton(page).click();
     await page.getByLabel('Last day').waitFor();
@@ -133,6 +136,49 @@ test('a day that is not over is compared until its last full hour', async (t) =>
   await page.getByRole('switch', { name: 'Compare' }).uncheck();
   await page.getByText('+100%').waitFor({ state: 'detached' });
   assert.match(page.url(), /compare=off/);
+});
+
+test('clients are counted and ranked for the period, and compared for its full days', async (t) => {
+  const service = await start();
+  const { page, pageErrors } = await newPage(t, { timezoneId: 'UTC' });
+  const asked = [];
+  const counts = (newClientCount, returningClientCount) => ({ __typename: 'ClientReport', newClientCount, returningClientCount });
+  const best = { __typename: 'ClientSales', client: { __typename: 'Client', id: '7', name: 'Zoë' }, orderCount: 2, net: money('12.50') };
+  await intercept(page, 'AdminClientReport', (route, variables) => {
+    asked.push(variables);
+    const { isPartial, isCompared } = variables;
+    const data = { clientReport: { ...counts(5, 9), topClients: [best] }, ...(isPartial && { full: counts(4, 8) }), ...(isCompared && { previous: counts(2, 10) }) };
+    return fulfil(data)(route);
+  });
+  const has = async (name, value, ...texts) => {
+    await figure(page, name).getByText(value, { exact: true }).waitFor();
+    for (const text of texts) await figure(page, name).getByText(text).waitFor();
+  };
+  await page.clock.setFixedTime(new Date('2026-11-28T10:20:00Z'));
+  await openAdmin(page, service, '?range=7d');
+  await has('New clients', '5', '+100%', '4 until yesterday, before 2');
+  await has('Returning clients', '9', '-20%', '8 until yesterday, before 10');
+  await region(page, 'Top clients').getByRole('listitem').filter({ hasText: /Zoë.*2 orders.*\$12\.50/s }).waitFor();
+  const { from, to, fullTo, previousFrom, previousTo } = asked.at(-1);
+  assert.deepEqual([from, to, fullTo, previousFrom, previousTo], ['2026-11-22', '2026-11-28', '2026-11-27', '2026-11-15', '2026-11-20']);
+
+  await choose(page, 'Last month');
+  await has('New clients', '5', '+150%', '5, before 2');
+  assert.deepEqual([asked.at(-1).previousFrom, asked.at(-1).previousTo], ['2026-09-01', '2026-09-30']);
+  await choose(page, 'Today');
+  await has('New clients', '5', 'No comparison');
+  assert.deepEqual([asked.at(-1).isPartial, asked.at(-1).isCompared], [false, false]);
+
+  // Longer than the service counts them.
+  const before = asked.length;
+  await openAdmin(page, service, '?from=2025-01-01&to=2026-11-28');
+  await has('Returning clients', '–', 'Only for up to a year');
+  await region(page, 'Top clients').getByText('This period is too long').waitFor();
+  await service.placeOrder('1');
+  await shows(page, 1);
+  await region(page, 'Top products').getByRole('listitem').waitFor();
+  assert.equal(asked.length, before);
+  assert.deepEqual(pageErrors, []);
 });
 
 test('the user chooses figure, granularity and days, and the address keeps them', async (t) => {

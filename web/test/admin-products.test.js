@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { before } from 'node:test';
-import { checkerOf, CREATE, createArtifacts, hasFocus, heading, intercept, mutate, SCREENS, useToken } from './admin.js';
+import { CANCEL, checkerOf, CREATE, createArtifacts, hasFocus, heading, intercept, mutate, place, SCREENS, useToken } from './admin.js';
 import { isTidy } from './layout.js';
 import { hasNoViolation, openAdmin } from './pages.js';
 import { browse, program, run, start, test } from './support.js';
@@ -99,6 +99,22 @@ for (const [screen, options] of Object.entries(SCREENS)) {
   });
 }
 
+test('the page of a product shows how much of it was sold', async (t) => {
+  const service = await start();
+  await place(service, '1', [{ productId: '2', quantity: 3 }]);
+  await mutate(service, CANCEL, { orderId: await place(service, '2'), reason: 'Ordered by mistake' });
+  const today = new Date().toISOString().slice(0, 10);
+  const query = `{ product(id: 2) { sales(from: "${today}", to: "${today}") { units grossUnits } } }`;
+  const isApplied = ({ units, grossUnits }) => units === 3 && grossUnits === 4;
+  while (!isApplied((await service.post({ query })).data.product.sales)) await new Promise((resolve) => setTimeout(resolve, 50));
+  const { page, pageErrors } = await newPage(t);
+  await openAdmin(page, service, '/products/2');
+  for (const days of ['Last 30 days', 'Last 365 days']) {
+    await page.getByRole('region', { name: 'Sales' }).getByText(days).locator('xpath=..').filter({ hasText: /\$1,500\.00\s*3 units/ }).waitFor();
+  }
+  assert.deepEqual(pageErrors, []);
+});
+
 test('a product whose response is lost is created once', async (t) => {
   const service = await start();
   const { page } = await newPage(t);
@@ -182,6 +198,7 @@ test('what the scopes of the token forbid is not offered', async (t) => {
   assert.equal(await page.getByRole('button', { name: 'New product' }).count(), 0);
   await openAdmin(page, service, '/products/1');
   await heading(page, /^Computer/).waitFor();
+  assert.equal(await page.getByRole('region', { name: 'Sales' }).count(), 0);
   for (const name of ['Edit', 'Withdraw']) assert.equal(await page.getByRole('button', { name }).count(), 0);
   await hasNoViolation(page, 'read only');
   assert.deepEqual(pageErrors, []);

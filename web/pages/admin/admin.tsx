@@ -1,4 +1,4 @@
-// The back office: sales, orders, clients and products.
+// The back office: sales, orders, clients, products and the state of the service.
 import { Button, EmptyState, Skeleton } from '@mantine/core';
 import { IconLock, IconMapQuestion } from '@tabler/icons-react';
 import { lazy, Suspense, useMemo, type ReactNode } from 'react';
@@ -20,6 +20,7 @@ const ClientsPage = lazy(() => import('./clients/clients-page'));
 const ClientPage = lazy(() => import('./clients/client-page'));
 const ProductsPage = lazy(() => import('./products/products-page'));
 const ProductPage = lazy(() => import('./products/product-page'));
+const SystemPage = lazy(() => import('./system/system-page'));
 
 export const Admin = () => (
   <Router base="/admin">
@@ -67,6 +68,7 @@ function Pages() {
           <Route path="/clients/:id">{({ id }) => <Needs scope="clients:read"><ClientPage key={id} id={id} /></Needs>}</Route>
           <Route path="/products"><Needs scope="products:read"><ProductsPage /></Needs></Route>
           <Route path="/products/:id">{({ id }) => <Needs scope="products:read"><ProductPage key={id} id={id} /></Needs>}</Route>
+          <Route path="/system"><Needs scope="system:read"><SystemPage /></Needs></Route>
           <Route><NotFoundPage /></Route>
         </Switch>
       </Suspense>

@@ -2,7 +2,7 @@
 import { Avatar, Burger, Button, Drawer, Text } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
 import {
-  IconBuildingStore, IconChartBar, IconExternalLink, IconLogout, IconPackage, IconReceipt, IconUsers,
+  IconBuildingStore, IconChartBar, IconExternalLink, IconHeartRateMonitor, IconLogout, IconPackage, IconReceipt, IconUsers,
 } from '@tabler/icons-react';
 import { useEffect, type ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
@@ -16,6 +16,7 @@ const PAGES = [
   { href: '/orders', label: 'Orders', Icon: IconReceipt, scope: 'orders:read' },
   { href: '/clients', label: 'Clients', Icon: IconUsers, scope: 'clients:read' },
   { href: '/products', label: 'Products', Icon: IconPackage, scope: 'products:read' },
+  { href: '/system', label: 'System', Icon: IconHeartRateMonitor, scope: 'system:read' },
 ];
 
 export function Shell({ children }: { children: ReactNode }) {

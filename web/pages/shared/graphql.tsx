@@ -22,8 +22,9 @@ const UNUSED = 1000;
 
 /** Values without an id are stored with the object that contains them. */
 const EMBEDDED = [
-  'ClientPayload', 'FieldChange', 'HistoryEntry', 'Money', 'OrderItem', 'OrderPayload', 'PlaceOrderPayload', 'ProductPayload',
-  'ProductSales', 'SalesPoint', 'SalesReport', 'SalesSnapshot', 'UserError',
+  'ClientPayload', 'ClientReport', 'ClientSales', 'DeadLetters', 'DeadLettersPayload', 'FieldChange', 'HistoryEntry', 'Money', 'OrderItem',
+  'OrderPayload', 'Outbox', 'PlaceOrderPayload', 'PreviousGeneration', 'ProductPayload', 'ProductSales', 'Projection', 'Projector', 'Queue',
+  'ReadModel', 'Rebuild', 'SalesPoint', 'SalesReport', 'SalesSnapshot', 'Store', 'Sweep', 'System', 'UserError',
 ];
 
 /** What was read in a list need not be read again by its id. Null stays null. */

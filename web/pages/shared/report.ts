@@ -13,7 +13,7 @@ export type Report<Data> = {
   read: () => void;
 };
 
-/** Like `useQuery`, but the data stays while it is read again, and also if that fails. */
+/** Like `useQuery`, but the data stays while it is read again, and also if that fails. Nothing is read while `pause`. */
 export function useReport<Data, Variables extends AnyVariables>(query: TypedDocumentNode<Data, Variables>, variables: Variables, pause = false): Report<Data> {
   const [result, execute] = useQuery<Data, AnyVariables>({ query, variables, pause, requestPolicy: 'cache-and-network' });
   const [kept, setKept] = useState<{ data: Data; key: string; time: number }>();
@@ -27,5 +27,5 @@ export function useReport<Data, Variables extends AnyVariables>(query: TypedDocu
   const isOther = kept !== undefined && kept.key !== key;
   // The data of other variables would be wrong beside an error.
   const shown = pause || (isOther && failure) ? undefined : kept;
-  return { data: shown?.data, time: shown?.time, isOther, error: failure, read: () => execute({ requestPolicy: 'network-only' }) };
+  return { data: shown?.data, time: shown?.time, isOther, error: failure, read: () => !pause && execute({ requestPolicy: 'network-only' }) };
 }

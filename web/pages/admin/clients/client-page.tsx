@@ -18,6 +18,7 @@ import { History } from '../parts/history';
 import classes from '../parts/parts.module.css';
 import { View } from '../view';
 import { EditForm, ForgetForm, isForgotten } from './client-changes';
+import { ClientSales } from './client-sales';
 
 const BACK = { href: '/clients', label: 'Clients' };
 const EVENTS = 20;
@@ -67,6 +68,7 @@ export default function ClientPage({ id }: { id: string }) {
       <Stack>
         {problem}
         <Totals client={client} />
+        {session.may('sales:read') && <ClientSales client={client} />}
         {session.may('orders:read') && (
           <>
             <Title order={2} mt="md">Orders</Title>

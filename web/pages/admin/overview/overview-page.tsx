@@ -2,7 +2,7 @@
 import { useDocumentVisibility, useInterval } from '@mantine/hooks';
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { useSubscription } from 'urql';
-import { AdminSalesChangedDocument, AdminSalesDocument } from '../../generated/graphql';
+import { AdminClientReportDocument, AdminSalesChangedDocument, AdminSalesDocument } from '../../generated/graphql';
 import { useFormat } from '../../shared/format';
 import { useReport } from '../../shared/report';
 import { Problem } from '../../shared/errors';
@@ -12,7 +12,7 @@ import { RecentOrders } from './recent-orders';
 import { Sales } from './sales';
 import { PeriodPicker } from './period-picker';
 import { TopClients, TopProducts } from './top';
-import { usePeriod } from './period';
+import { addDays, usePeriod } from './period';
 import classes from './overview.module.css';
 
 /** From a change to the next refresh: longer than the service returns the same report. In milliseconds. */
@@ -28,20 +28,32 @@ export default function OverviewPage() {
   const sales = useReport(AdminSalesDocument, {
     from, to, granularity, timeZone, previousFrom: previous.from, previousTo: previous.to, isCompared, isPartial: isPartial && isCompared,
   });
+  const fullTo = isPartial ? addDays(to, -1) : to;
+  const hasFullDays = from <= fullTo;
+  const clients = useReport(
+    AdminClientReportDocument,
+    {
+      from, to, timeZone, fullTo, isPartial: isPartial && hasFullDays && isCompared, isCompared: isCompared && hasFullDays,
+      previousFrom: previous.from, previousTo: isPartial && hasFullDays ? addDays(previous.to, -1) : previous.to,
+    },
+    period.isLong,
+  );
   const [{ data: live }] = useSubscription({ query: AdminSalesChangedDocument });
   const changes = useChanges(live?.salesChanged.time, isPartial);
   useEffect(() => {
-    if (changes > 0) sales.read();
+    if (changes === 0) return;
+    sales.read();
+    clients.read();
   }, [changes]);
 
   return (
     <View title="Overview" actions={<Freshness time={sales.time} />}>
       <PeriodPicker {...chosen} />
       {sales.error && <Problem title="The sales cannot be shown" error={sales.error} onRetry={sales.read} />}
-      <Sales report={sales} period={period} />
+      <Sales report={sales} clients={clients} period={period} />
       <div className={classes.columns}>
         <RecentOrders snapshot={live?.salesChanged} />
-        <TopClients changes={changes} />
+        <TopClients report={clients} period={period} />
         <TopProducts period={period} changes={changes} />
       </div>
     </View>

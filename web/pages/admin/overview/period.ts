@@ -16,11 +16,15 @@ export type Period = Days & {
   /** Whether the last day is today, which is not over. */
   isPartial: boolean;
   isCompared: boolean;
+  /** Whether it has too many days to count clients. */
+  isLong: boolean;
 };
 
 const DAY = 86_400_000;
+/** The service counts clients in at most so many days. */
+const MAX_DAYS_OF_CLIENTS = 366;
 const daysOf = ({ from, to }: Days) => (Date.parse(to) - Date.parse(from)) / DAY + 1;
-const addDays = (day: string, days: number) => new Date(Date.parse(day) + days * DAY).toISOString().slice(0, 10);
+export const addDays = (day: string, days: number) => new Date(Date.parse(day) + days * DAY).toISOString().slice(0, 10);
 const monthEnd = (day: string) => new Date(Date.UTC(+day.slice(0, 4), +day.slice(5, 7), 0)).toISOString().slice(0, 10);
 const monthStart = (day: string) => `${day.slice(0, 7)}-01`;
 
@@ -108,6 +112,7 @@ export function usePeriod(): { period: Period; preset: string | undefined; today
     granularity: granularities.find((each) => each === by) ?? defaultOf(days),
     isPartial: days.to === today,
     isCompared: parameters.get('compare') !== 'off',
+    isLong: daysOf(days) > MAX_DAYS_OF_CLIENTS,
   };
   const change = (changes: Record<string, string | null>) =>
     setParameters((before) => {

@@ -2,17 +2,18 @@
 import { Button, Paper, Skeleton, Text, UnstyledButton } from '@mantine/core';
 import { useState } from 'react';
 import { useSearchParams } from 'wouter';
-import type { AdminSalesQuery, SalesFiguresFragment, SalesPointFiguresFragment } from '../../generated/graphql';
+import type { AdminClientReportQuery, AdminSalesQuery, SalesFiguresFragment, SalesPointFiguresFragment } from '../../generated/graphql';
 import { useFormat } from '../../shared/format';
 import type { Report } from '../../shared/report';
 import { TimeChart } from '../sales-chart';
 import { Sparkline } from '../sparkline';
 import { ChangeText } from './change-text';
+import { ClientTiles } from './client-tiles';
 import { changeOf, compare, METRICS, numberOf, textOf, type Comparison, type Metric } from './figures';
 import { dayOf, type Period } from './period';
 import classes from './overview.module.css';
 
-export function Sales({ report, period }: { report: Report<AdminSalesQuery>; period: Period }) {
+export function Sales({ report, clients, period }: { report: Report<AdminSalesQuery>; clients: Report<AdminClientReportQuery>; period: Period }) {
   const [id, setId] = useState(METRICS[0]!.id);
   const metric = METRICS.find((each) => each.id === id)!;
   const { data, isOther, error } = report;
@@ -36,6 +37,7 @@ export function Sales({ report, period }: { report: Report<AdminSalesQuery>; per
             onChoose={() => setId(each.id)}
           />
         ))}
+        <ClientTiles report={clients} period={period} />
       </div>
       {data && points && (
         <Paper withBorder p="md" className={classes.card}>

@@ -2,7 +2,7 @@ import { Anchor, EmptyState, Paper, Text } from '@mantine/core';
 import { IconPackage } from '@tabler/icons-react';
 import { useEffect, type ReactNode } from 'react';
 import { Link } from 'wouter';
-import { AdminTopClientsDocument, AdminTopProductsDocument } from '../../generated/graphql';
+import { AdminTopProductsDocument, type AdminClientReportQuery } from '../../generated/graphql';
 import { Problem } from '../../shared/errors';
 import { useFormat } from '../../shared/format';
 import { useReport, type Report } from '../../shared/report';
@@ -10,6 +10,11 @@ import { useSession } from '../../shared/session';
 import type { Period } from './period';
 import { Rows } from './recent-orders';
 import classes from './overview.module.css';
+
+/** What is shown instead of no rows. */
+type Empty = { title: string; description: string };
+const NOTHING_SOLD = 'Nothing was sold in this period';
+const TOO_LONG: Empty = { title: 'This period is too long', description: 'Clients are compared within a year at most.' };
 
 type Ranked = { id: string; href: string | undefined; name: string; detail: string; amount: string; share: number };
 
@@ -27,7 +32,7 @@ export function TopProducts({ period: { from, to }, changes }: { period: Period;
       title="Top products"
       note="Of these days in UTC"
       report={report}
-      empty="Products appear here as soon as they are ordered."
+      empty={{ title: NOTHING_SOLD, description: 'Products appear here as soon as they are ordered.' }}
       ranked={all?.map(({ product, units, revenue }) => ({
         id: product.id,
         href: session.may('products:read') ? `/products/${product.id}` : undefined,
@@ -40,28 +45,23 @@ export function TopProducts({ period: { from, to }, changes }: { period: Period;
   );
 }
 
-export function TopClients({ changes }: { changes: number }) {
+export function TopClients({ report, period }: { report: Report<AdminClientReportQuery>; period: Period }) {
   const { money, count } = useFormat();
   const session = useSession();
-  const report = useReport(AdminTopClientsDocument, {});
-  useEffect(() => {
-    if (changes > 0) report.read();
-  }, [changes]);
-  const all = report.data?.clients?.nodes;
-  const most = Math.max(1, ...(all ?? []).map(({ total }) => Number(total.amount)));
+  const all = report.data?.clientReport?.topClients;
+  const most = Math.max(1, ...(all ?? []).map(({ net }) => Number(net.amount)));
   return (
     <Ranking
       title="Top clients"
-      note="Of all time"
       report={report}
-      empty="Clients appear here as soon as they order."
-      ranked={all?.map(({ id, name, orderCount, total }) => ({
-        id,
-        href: session.may('clients:read') ? `/clients/${id}` : undefined,
-        name,
+      empty={period.isLong ? TOO_LONG : { title: NOTHING_SOLD, description: 'Clients appear here as soon as they order.' }}
+      ranked={period.isLong ? [] : all?.map(({ client, orderCount, net }) => ({
+        id: client.id,
+        href: session.may('clients:read') ? `/clients/${client.id}` : undefined,
+        name: client.name,
         detail: count(orderCount, 'order'),
-        amount: money(total),
-        share: Number(total.amount) / most,
+        amount: money(net),
+        share: Number(net.amount) / most,
       }))}
     />
   );
@@ -73,7 +73,7 @@ export function Ranking({ title, note, report, ranked, empty }: {
   note?: ReactNode;
   report: Report<unknown>;
   ranked: Ranked[] | undefined;
-  empty: string;
+  empty: Empty;
 }) {
   const id = title.toLowerCase().replace(' ', '-');
   return (
@@ -84,7 +84,7 @@ export function Ranking({ title, note, report, ranked, empty }: {
       </div>
       {report.error && <Problem title="They cannot be shown" error={report.error} onRetry={report.read} />}
       {!ranked && !report.error && <Rows count={5} />}
-      {ranked?.length === 0 && <EmptyState icon={<IconPackage aria-hidden />} title="Nothing was sold in this period" description={empty} />}
+      {ranked?.length === 0 && <EmptyState icon={<IconPackage aria-hidden />} {...empty} />}
       <ol className={classes.list}>
         {ranked?.map(({ id, href, name, detail, amount, share }) => (
           <li key={id} className={classes.row}>

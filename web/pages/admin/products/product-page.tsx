@@ -14,6 +14,7 @@ import { History } from '../parts/history';
 import classes from '../parts/parts.module.css';
 import { View } from '../view';
 import { EditForm, OfferButton } from './product-changes';
+import { ProductSales } from './product-sales';
 import { Availability } from './products-page';
 
 const BACK = { href: '/products', label: 'Products' };
@@ -58,6 +59,7 @@ export default function ProductPage({ id }: { id: string }) {
       <Stack>
         {failure}
         <Facts product={product} />
+        {session.may('sales:read') && <ProductSales id={id} />}
         <Title order={2} mt="md">History</Title>
         <ProductHistory product={product} />
       </Stack>
