@@ -12,6 +12,7 @@ use futures::{SinkExt, Stream, StreamExt, TryStreamExt, stream};
 use iso_currency::Currency;
 use read_model::rules::sales::line_count;
 use read_model::{Applied, Error, Projection};
+use runtime::telemetry::traces::Trace;
 use runtime::{crash_point, crash_points, one_line};
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::time::sleep;
@@ -147,7 +148,8 @@ fn split((mut events, last): Section) -> Vec<(Vec<Event>, Option<Uuid>)> {
 /// Applies events, again if the read model is unavailable for a moment: repeated events change nothing.
 async fn apply(read_model: &dyn Projection, events: &[Event]) -> anyhow::Result<()> {
     let mut pauses = PAUSES.into_iter();
-    let span = info_span!("replay", events = events.len(), result = Empty, otel.status_code = Empty);
+    let span =
+        Trace::of(None).span(|| info_span!("replay", events = events.len(), result = Empty, otel.status_code = Empty));
     loop {
         let results = read_model.apply(events).instrument(span.clone()).await;
         let failed = events.iter().zip(&results).find_map(|(event, result)| Some((event, result.as_ref().err()?)));

@@ -15,6 +15,7 @@ use entity::Subject;
 use entity::order_event::least_id_at;
 use read_model::Redis;
 use runtime::one_line;
+use runtime::telemetry::traces::Trace;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, error, info, info_span, warn};
@@ -84,7 +85,7 @@ impl Sweep {
         let mut is_failing = false;
         loop {
             let mut pause = self.interval;
-            let span = info_span!("sweep", result = Empty, otel.status_code = Empty);
+            let span = Trace::of(None).span(|| info_span!("sweep", result = Empty, otel.status_code = Empty));
             match self.run_once().instrument(span.clone()).await {
                 Ok(_) => {
                     if std::mem::replace(&mut is_failing, false) {

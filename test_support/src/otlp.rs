@@ -12,6 +12,7 @@ use axum::routing::post;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric};
 use opentelemetry_proto::tonic::trace::v1 as proto;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -56,6 +57,8 @@ pub struct Collector {
 pub struct Process {
     pub attributes: BTreeMap<String, String>,
     pub metrics: BTreeSet<String>,
+    /// The largest values of histograms since the export before, if they are sent.
+    pub largest: BTreeMap<String, f64>,
 }
 
 impl Collector {
@@ -134,8 +137,15 @@ async fn collect_metrics(State(collector): State<Collector>, body: Bytes) {
         let mut metrics = collector.metrics.lock().unwrap();
         let process = metrics.entry(attributes["service.name"].clone()).or_default();
         process.attributes = attributes;
-        let names = resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics).map(|metric| metric.name);
-        process.metrics.extend(names);
+        for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            if let Some(metric::Data::Histogram(histogram)) = metric.data
+                && histogram.aggregation_temporality() == AggregationTemporality::Delta
+            {
+                let largest = histogram.data_points.iter().filter_map(|point| point.max);
+                process.largest.extend(largest.map(|value| (metric.name.clone(), value)));
+            }
+            process.metrics.insert(metric.name);
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_graphql::{Response as GraphQLResponse, ServerError};
-use axum::Extension;
 use axum::extract::Request;
 use axum::http::Method;
 use axum::middleware::Next;
@@ -14,12 +13,10 @@ use axum::response::Response;
 use runtime::logging::LogContext;
 use scopeguard::{ScopeGuard, guard};
 use sha2::{Digest, Sha256};
-use tower_http::request_id::RequestId;
-use tracing::{debug, info};
+use tracing::{Level, debug, event_enabled, info};
 
 use super::executor::OperationInfo;
 use super::refusal::{self, Outcome};
-use super::request_id;
 
 /// Longer names of operations are cut, in bytes.
 const MAX_NAME: usize = 64;
@@ -31,12 +28,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 const MAX_CODES: usize = 5;
 
 /// Logs the requests to `/graphql`; other paths only at the level DEBUG.
-pub async fn layer(Extension(id): Extension<RequestId>, request: Request, next: Next) -> Response {
-    let context = request_id::log_context(&id, request.headers());
-    context.clone().scope(log(context, request, next)).await
-}
-
-async fn log(context: LogContext, request: Request, next: Next) -> Response {
+pub async fn layer(request: Request, next: Next) -> Response {
+    let context = LogContext::current();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let line = RequestLine { context, method, path, began: Instant::now() };
     let unfinished = guard(&line, |line| line.write(CLIENT_CLOSED_REQUEST, &Errors::default()));
@@ -63,12 +56,13 @@ struct RequestLine {
 impl RequestLine {
     fn write(&self, status: u16, errors: &Errors) {
         let RequestLine { context, method, path, began } = self;
-        let (duration_ms, codes, subject_hash) = (milliseconds_since(*began), errors.codes(), subject_hash(context));
+        let duration_ms = milliseconds_since(*began);
         if path != "/graphql" {
             return debug!(%method, path, status, duration_ms, "request");
         }
         if let Some(omitted) = admit(status) {
             let omitted = (omitted > 0).then_some(omitted);
+            let (codes, subject_hash) = (errors.codes(), subject_hash(context));
             context.run(|| info!(%method, path, status, codes, duration_ms, subject_hash, omitted, "request"));
         }
     }
@@ -202,6 +196,10 @@ impl OperationInfo {
         errors: &Errors,
         began: Instant,
     ) {
+        // Without the line nothing is hashed.
+        if !event_enabled!(Level::INFO) {
+            return;
+        }
         let (name, kind) = (self.name.as_deref().map_or("-", short_name), self.kind.name());
         let (cost, duration_ms, codes) = (self.cost, milliseconds_since(began), errors.codes());
         let subject_hash = subject_hash(context);

@@ -11,7 +11,6 @@ use apollo_compiler::response::JsonMap;
 use async_graphql::{Request, Response, ServerError};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
-use runtime::logging::LogContext;
 use scopeguard::{ScopeGuard, guard};
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
@@ -67,13 +66,6 @@ pub struct OperationInfo {
     waits: bool,
     /// Whether the operation has a root field that does not wait.
     works: bool,
-}
-
-impl PreparedOperation {
-    /// The context of log lines outside of its span.
-    pub fn log_context(&self) -> LogContext {
-        LogContext::current().in_span(&self.span)
-    }
 }
 
 impl OperationInfo {
@@ -171,7 +163,7 @@ impl Executor {
                 meter.charge(info.cost.saturating_sub(prepaid.unwrap_or(0) + values_cost))?;
                 let deliveries = Deliveries::new(meter.clone(), info.cost);
                 let request = request.data(deliveries).data(meter.clone()).data(self.connections.of(&meter.key));
-                let span = traces::operation(info.kind, info.name.as_deref(), caller.traceparent.as_deref());
+                let span = traces::operation(info.kind, info.name.as_deref());
                 Ok(PreparedOperation { request, info, key: meter.key, memory, span })
             }
             Err(error) => refused(error.into()),

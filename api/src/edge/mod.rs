@@ -119,9 +119,9 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_compressing))
         // Error responses need the security headers, too.
         .layer(SetMultipleResponseHeadersLayer::if_not_present(SECURITY_HEADERS.map(Into::into).into()))
-        // Around the log, whose lines have the ids of the trace.
+        // Needs the request id. Around the log, whose lines have the ids of the trace.
         .layer(middleware::from_fn(traces::layer))
-        // Needs the request id, and sees the final status.
+        // Sees the final status.
         .layer(middleware::from_fn(access_log::layer))
         // Inside of the log, which shows the refusal.
         .layer(middleware::from_fn(check_headers))

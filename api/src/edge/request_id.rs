@@ -3,9 +3,7 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use runtime::logging::LogContext;
-use runtime::telemetry::traces;
 use tower_http::request_id::{MakeRequestId, RequestId};
-use tracing::Span;
 use uuid::Uuid;
 
 use super::caller::traceparent;
@@ -36,8 +34,7 @@ pub async fn remove_unsafe(mut request: Request) -> Request {
     request
 }
 
-/// The ids on the log lines about a request: those of its span, or else those that its sender gives it.
+/// The ids on the log lines about a request: its own, and that of the trace of its sender, or of a new one.
 pub fn log_context(id: &RequestId, headers: &HeaderMap) -> LogContext {
-    let span = traces::traceparent(&Span::current());
-    LogContext::of_request(id.header_value().to_str().unwrap_or_default(), span.as_deref().or(traceparent(headers)))
+    LogContext::of_request(id.header_value().to_str().unwrap_or_default(), traceparent(headers))
 }

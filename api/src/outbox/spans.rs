@@ -4,7 +4,7 @@
 
 use entity::order_event;
 use runtime::queue;
-use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
+use runtime::telemetry::traces::{self, Trace, traceparent};
 use tracing::{Span, info_span};
 
 use super::publisher::Outgoing;
@@ -12,16 +12,17 @@ use super::publisher::Outgoing;
 /// Records the creation of an event. The event gets the context of this span, so that the spans of its consumers are children of it,
 /// whichever process publishes it and however late.
 pub fn create(event: &mut order_event::Model) {
-    let span = info_span!(
-        "create orders",
-        otel.kind = "producer",
-        messaging.system = "aws_sqs",
-        messaging.operation.name = "create",
-        messaging.operation.type = "create",
-        cloudevents.event_id = %event.id,
-        cloudevents.event_type = event.r#type,
-    );
-    set_parent(&span, event.traceparent.as_deref());
+    let span = Trace::of(event.traceparent.as_deref()).span(|| {
+        info_span!(
+            "create orders",
+            otel.kind = "producer",
+            messaging.system = "aws_sqs",
+            messaging.operation.name = "create",
+            messaging.operation.type = "create",
+            cloudevents.event_id = %event.id,
+            cloudevents.event_type = event.r#type,
+        )
+    });
     if let Some(created) = traceparent(&span) {
         event.traceparent = Some(created);
     }
@@ -29,9 +30,8 @@ pub fn create(event: &mut order_event::Model) {
 
 /// The span of a call that publishes events, linked to their creation.
 pub(super) fn send(queue_url: &str, batch: &[Outgoing]) -> Span {
-    let span = queue::span("send", queue_url, batch.len());
-    set_batch(&span, batch.iter().filter_map(|event| event.traceparent.as_deref()));
-    span
+    let events = batch.iter().filter_map(|event| event.traceparent.as_deref());
+    traces::batch(events, || queue::span("send", queue_url, batch.len()))
 }
 
 /// A trace context as AWS X-Ray writes it, with the same ids:

@@ -39,4 +39,5 @@ mod silent;
 mod support;
 mod system;
 mod tokens;
+mod traces;
 mod websocket;

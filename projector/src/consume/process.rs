@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message};
 use read_model::{Applied, Error};
+use runtime::telemetry::traces;
 use runtime::{crash_point, crash_points, one_line, queue};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -110,7 +111,7 @@ impl Consumer {
         if messages.is_empty() {
             return;
         }
-        let span = queue::span("settle", &self.queue_url, messages.len());
+        let span = traces::child(|| queue::span("settle", &self.queue_url, messages.len()));
         let entries = messages.into_iter().enumerate().map(|(index, message)| {
             let handle = message.receipt_handle.unwrap_or_default();
             let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);

@@ -7,40 +7,40 @@
 use aws_sdk_sqs::types::Message;
 use read_model::{Applied, Error};
 use runtime::queue;
-use runtime::telemetry::traces::{set_batch, set_parent, traceparent};
+use runtime::telemetry::traces::{self, Trace, traceparent};
 use serde::Deserialize;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
 /// The messages of a receive call, from their arrival until they are deleted.
 pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
-    let span = queue::span("receive", queue_url, messages.len());
-    if !span.is_disabled() {
-        let creators: Vec<String> = messages.iter().filter_map(creator).collect();
-        set_batch(&span, creators.iter().map(String::as_str));
+    if !traces::are_on() {
+        return Span::none();
     }
-    span
+    let creators: Vec<String> = messages.iter().filter_map(creator).collect();
+    traces::batch(creators.iter().map(String::as_str), || queue::span("receive", queue_url, messages.len()))
 }
 
 /// One message, from its arrival until its event is applied. A message without context is a trace of its own.
 pub fn process(queue_url: &str, message: &Message) -> Span {
-    let span = info_span!(
-        parent: None,
-        "process orders",
-        otel.kind = "consumer",
-        messaging.system = "aws_sqs",
-        messaging.operation.name = "process",
-        messaging.operation.type = "process",
-        messaging.destination.name = queue::name(queue_url),
-        messaging.message.id = message.message_id(),
-        cloudevents.event_id = Empty,
-        result = Empty,
-        otel.status_code = Empty,
-    );
-    if !span.is_disabled() {
-        set_parent(&span, creator(message).as_deref());
+    if !traces::are_on() {
+        return Span::none();
     }
-    span
+    Trace::of(creator(message).as_deref()).span(|| {
+        info_span!(
+            parent: None,
+            "process orders",
+            otel.kind = "consumer",
+            messaging.system = "aws_sqs",
+            messaging.operation.name = "process",
+            messaging.operation.type = "process",
+            messaging.destination.name = queue::name(queue_url),
+            messaging.message.id = message.message_id(),
+            cloudevents.event_id = Empty,
+            result = Empty,
+            otel.status_code = Empty,
+        )
+    })
 }
 
 /// Ends the span of a message with its result.
@@ -63,16 +63,16 @@ pub fn refused(span: Span) {
     span.record("result", "refused").record("otel.status_code", "ERROR");
 }
 
-/// The contexts of the spans of messages, if traces are on.
+/// The contexts of the messages whose spans are recorded.
 pub fn contexts<'a>(spans: impl Iterator<Item = &'a Span>) -> Vec<String> {
     spans.filter_map(traceparent).collect()
 }
 
 /// A batch of events of several receive calls, linked to their messages.
 pub fn apply<'a>(events: usize, messages: impl Iterator<Item = &'a String>) -> Span {
-    let span = info_span!("apply", messaging.batch.message_count = events, otel.status_code = Empty);
-    set_batch(&span, messages.map(String::as_str));
-    span
+    traces::batch(messages.map(String::as_str), || {
+        info_span!("apply", messaging.batch.message_count = events, otel.status_code = Empty)
+    })
 }
 
 /// Records whether all events of a batch were applied.

@@ -5,9 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, stream};
 use tracing::Span;
-use uuid::Uuid;
 
-use crate::telemetry::traces;
+use crate::telemetry::traces::{self, Trace};
 
 tokio::task_local! {
     static CURRENT: LogContext;
@@ -21,17 +20,20 @@ pub struct LogContext(Arc<Ids>);
 struct Ids {
     /// Empty for an event.
     request_id: String,
+    trace: Trace,
+    /// Of the trace.
     traceparent: String,
     /// Who sends the request.
     subject: OnceLock<Arc<str>>,
 }
 
 impl LogContext {
-    /// A request with this id, of harmless characters. Without a [trace context](https://www.w3.org/TR/trace-context/#traceparent-header) of
-    /// version 00 it gets a new one, which is not recorded.
+    /// A request with this id, of harmless characters. It begins a trace if it has no
+    /// [trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
     pub fn of_request(request_id: &str, traceparent: Option<&str>) -> LogContext {
-        let traceparent = traceparent.map_or_else(new_traceparent, str::to_owned);
-        LogContext(Arc::new(Ids { request_id: request_id.to_owned(), traceparent, subject: OnceLock::new() }))
+        let trace = Trace::of(traceparent);
+        let traceparent = trace.traceparent();
+        LogContext(Arc::new(Ids { request_id: request_id.to_owned(), trace, traceparent, subject: OnceLock::new() }))
     }
 
     /// The request that caused an event with this trace context. `None` if that is invalid.
@@ -47,12 +49,9 @@ impl LogContext {
         }
     }
 
-    /// The same request, but part of the trace of a span if traces are recorded.
-    pub fn in_span(&self, span: &Span) -> LogContext {
-        let Some(traceparent) = traces::traceparent(span) else { return self.clone() };
-        let context = LogContext::of_request(self.request_id(), Some(&traceparent));
-        self.subject().into_iter().for_each(|subject| context.set_subject(subject));
-        context
+    /// Makes a span of the request, within the current one if there is one. There is none if the trace is not recorded.
+    pub fn span(&self, make: impl FnOnce() -> Span) -> Span {
+        if Span::current().is_disabled() { self.0.trace.span(make) } else { make() }
     }
 
     /// What is executed now; something new outside of any request.
@@ -112,12 +111,6 @@ pub(super) fn for_each_id(mut write: impl FnMut(&str, &str) -> fmt::Result) -> f
 /// The place of the trace id in a `traceparent`.
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 
-/// A trace with a random id that no program records.
-fn new_traceparent() -> String {
-    let id = Uuid::now_v7().simple().to_string();
-    format!("00-{id}-{}-00", &id[16..])
-}
-
 /// Whether a `traceparent` has version 00: 32, 16 and 2 lower-case hexadecimal digits, and neither id is zero. Only version 00 is
 /// accepted; a request with another version gets a new trace.
 pub fn is_traceparent(value: &str) -> bool {
@@ -135,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_new_trace_context_is_valid_and_different() {
-        let new: Vec<String> = (0..100).map(|_| new_traceparent()).collect();
+        let new: Vec<LogContext> = (0..100).map(|_| LogContext::of_request("", None)).collect();
+        let new: Vec<&str> = new.iter().map(LogContext::traceparent).collect();
         assert!(new.iter().all(|traceparent| is_traceparent(traceparent) && traceparent.ends_with("-00")), "{new:?}");
         let mut ids: Vec<&str> = new.iter().map(|traceparent| &traceparent[TRACE_ID]).collect();
         ids.sort_unstable();

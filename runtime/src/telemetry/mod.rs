@@ -1,4 +1,4 @@
-//! Telemetry over OTLP/HTTP. Off unless an endpoint is configured: then there is no exporter and no thread, and spans are disabled.
+//! Telemetry over OTLP/HTTP. Off unless an endpoint is configured: then there is no exporter, no thread and no span.
 //!
 //! The settings are those of every program with an OpenTelemetry SDK:
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>. docs/tracing.md lists the useful ones.

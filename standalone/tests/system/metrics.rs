@@ -308,6 +308,21 @@ async fn metrics_are_sent_to_a_collector_also_at_the_end() {
     }
 }
 
+/// The alarm of the lag in deploy/aws looks at it. CloudWatch gets no other value of a histogram that shows one late event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_the_largest_lag_of_each_interval() {
+    let collector = Collector::start().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.endpoint),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+    ];
+    let (_process, user) = crate::standalone::start(&variables);
+    user.place("1", &SAMPLE_ORDER, None).await;
+    let lag = || collector.metrics("standalone").largest.get("orders_projection_lag_seconds").copied();
+    until("the lag arrives", async || lag().is_some_and(|seconds| seconds > 0.0)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_signal_can_be_switched_off() {
     let collector = Collector::start().await;

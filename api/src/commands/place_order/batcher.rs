@@ -11,7 +11,7 @@ use entity::event::MAX_LINES;
 use futures::future::BoxFuture;
 use iso_currency::Currency;
 use runtime::batcher::{BatchQueue, Batcher, Queued, Unprocessed, exclusive_batch_queue};
-use runtime::telemetry::traces::{set_batch, traceparent};
+use runtime::telemetry::traces::{self, traceparent};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
@@ -77,8 +77,8 @@ pub fn order_queue(
 impl OrderQueue {
     /// Places an order. The order is placed even if the caller is dropped. Clients take turns.
     pub async fn place(&self, mut order: PlaceOrder) -> Response {
-        let span = info_span!("place order", result = Empty);
-        let wait = info_span!(parent: &span, "wait for transaction");
+        let span = traces::child(|| info_span!("place order", result = Empty));
+        let wait = span.in_scope(|| traces::child(|| info_span!("wait for transaction")));
         order.origin.traceparent = traceparent(&span).or(order.origin.traceparent);
         let (client, weight) = (order.client_id.unwrap_or_default(), weight(&order));
         let response = self.0.process_in(client, weight, WaitingOrder { order, wait }).await;
@@ -205,16 +205,16 @@ impl OrderBatcher {
 
     /// The span of a transaction, linked to its orders.
     fn transaction_span(&self, orders: &[PlaceOrder]) -> Span {
-        let span = info_span!(
-            "transaction orders",
-            otel.kind = "client",
-            db.system.name = system_name(self.db.get_database_backend()),
-            db.operation.name = "transaction",
-            db.operation.batch.size = orders.len(),
-            otel.status_code = Empty,
-        );
-        set_batch(&span, orders.iter().filter_map(|order| order.origin.traceparent.as_deref()));
-        span
+        traces::batch(orders.iter().filter_map(|order| order.origin.traceparent.as_deref()), || {
+            info_span!(
+                "transaction orders",
+                otel.kind = "client",
+                db.system.name = system_name(self.db.get_database_backend()),
+                db.operation.name = "transaction",
+                db.operation.batch.size = orders.len(),
+                otel.status_code = Empty,
+            )
+        })
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Progress {
 pub fn run(executor: Arc<Executor>, parameters: Parameters, caller: Caller) -> impl Stream<Item = Progress> + Send {
     let started = async move {
         let prepared = executor.prepare(parameters, &caller).await?;
-        let (info, context) = (prepared.info.clone(), prepared.log_context());
+        let (info, context) = (prepared.info.clone(), LogContext::current());
         let results = executor.stream(prepared)?;
         Ok((OperationLog::new(info, context, "websocket"), results))
     };
