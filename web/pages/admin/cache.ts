@@ -1,5 +1,5 @@
 // The cache of the back office. Its tables query each page on their own, so lists are not merged as in the shop.
-import type { Cache, CacheExchangeOpts, Entity } from '@urql/exchange-graphcache';
+import type { Cache, CacheExchangeOpts } from '@urql/exchange-graphcache';
 import { byId } from '../shared/graphql';
 
 /** The lists are read again when they are shown. */
@@ -11,9 +11,5 @@ export const cacheOptions: CacheExchangeOpts = {
   resolvers: { Query: { order: byId('Order'), product: byId('Product') } },
   updates: {
     Mutation: { createProduct: forgetLists('products'), registerClient: forgetLists('clients') },
-    Subscription: {
-      // The client may have been read before the read model had it.
-      clientChanged: ({ clientChanged }, { id }, cache) => cache.link('Query', 'client', { id: id as string }, clientChanged as Entity),
-    },
   },
 };

@@ -1,7 +1,7 @@
 // The GraphQL client: a normalised cache, tokens that are renewed, retries, and subscriptions. It sends only the documents that
 // `npm run build` has written to the manifest, each by its hash.
 import { authExchange } from '@urql/exchange-auth';
-import { cacheExchange, type CacheExchangeOpts, type Entity, type Resolver } from '@urql/exchange-graphcache';
+import { cacheExchange, type CacheExchangeOpts, type Resolver } from '@urql/exchange-graphcache';
 import { relayPagination } from '@urql/exchange-graphcache/extras';
 import { persistedExchange } from '@urql/exchange-persisted';
 import { retryExchange } from '@urql/exchange-retry';
@@ -50,12 +50,6 @@ const cache: CacheExchangeOpts = {
         for (const { fieldName, fieldKey } of cache.inspectFields('Query')) {
           if (fieldName === 'orders') cache.invalidate('Query', fieldKey);
         }
-      },
-    },
-    Subscription: {
-      // A client that has just registered may have been read before the read model had it.
-      clientChanged: ({ clientChanged }, { id }, cache) => {
-        cache.link('Query', 'client', { id: id as string }, clientChanged as Entity);
       },
     },
   },

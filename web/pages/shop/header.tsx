@@ -39,8 +39,9 @@ function Account({ client }: { client: string }) {
   const { money, count } = useFormat();
   const variables = { id: client };
   const [{ data, fetching }] = useQuery({ query: ShopAccountDocument, variables });
-  useSubscription({ query: ShopAccountChangedDocument, variables });
-  const account = data?.client;
+  const [{ data: changed }] = useSubscription({ query: ShopAccountChangedDocument, variables });
+  // A client that has just registered may have been read before the read model had it.
+  const account = data?.client ?? changed?.clientChanged;
   const name = account?.name ?? `Client ${client}`;
   return (
     <Popover position="bottom-end" width={260} trapFocus returnFocus withinPortal={false} shadow="md">

@@ -29,9 +29,10 @@ export default function ClientPage({ id }: { id: string }) {
   const minVersion = useHistoryState<{ version?: number } | null>()?.version;
   const variables = { id, ...(minVersion && { minVersion }) };
   const [{ data, error }, read] = useQuery({ query: AdminClientDocument, variables, requestPolicy: 'cache-and-network' });
-  useSubscription({ query: AdminClientChangedDocument, variables: { id } });
+  const [{ data: changed }] = useSubscription({ query: AdminClientChangedDocument, variables: { id } });
   const [notice, setNotice] = useState<string>();
-  const client = data?.client;
+  // The client may have been read before the read model had it.
+  const client = data?.client ?? changed?.clientChanged;
   const problem = error && <Problem title="The client cannot be shown" error={error} onRetry={() => read({ requestPolicy: 'network-only' })} />;
   if (!client) {
     return (
