@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { before } from 'node:test';
-import { artifact, checkerOf, CREATE, createArtifacts, hasFocus, heading, intercept, mutate, place, REGISTER, SCREENS, useToken } from './admin.js';
+import { artifact, checkerOf, CREATE, createArtifacts, hasFocus, heading, intercept, isOperation, mutate, place, REGISTER, SCREENS, useToken } from './admin.js';
 import { isTidy } from './layout.js';
 import { hasNoViolation, openAdmin } from './pages.js';
 import { browse, program, run, start, test } from './support.js';
@@ -118,6 +118,28 @@ test('the dialog begins with the current name, and keeps what it did not change'
   await dialog(page).getByRole('button', { name: 'Save' }).click();
   await heading(page, 'Robert').waitFor();
   await page.getByText('robert@example.com').first().waitFor();
+});
+
+test('a list of orders that was computed earlier does not bring back the old name', async (t) => {
+  const service = await start();
+  await place(service, '1');
+  await ranked(service, 1);
+  const { page } = await newPage(t);
+  await intercept(page, 'AdminOrders', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: (await response.text()).replaceAll('Robert', 'Bob') });
+  });
+  await openAdmin(page, service, '/clients/1');
+  await heading(page, 'Bob').waitFor();
+  await page.getByRole('region', { name: 'Orders' }).getByText('1 order', { exact: true }).waitFor();
+  const [orders] = await Promise.all([
+    page.waitForResponse((response) => isOperation(response.request(), 'AdminOrders')),
+    mutate(service, UPDATE, { id: '1', name: 'Robert' }),
+  ]);
+  await orders.finished();
+  await history(page).getByText('Name: Bob → Robert').waitFor();
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+  assert.equal(await heading(page).innerText(), 'Robert');
 });
 
 test('the page of a client follows new orders', async (t) => {

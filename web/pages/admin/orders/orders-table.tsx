@@ -13,9 +13,9 @@ import type { Filters } from './filters';
 /** Fifty orders cost about 900 of the 1000 that an operation may cost. */
 const PAGE = 50;
 
-/** The variables of a list of orders. */
-export function useListVariables({ client, status, from, to }: Filters) {
-  const withClients = useSession().may('clients:read');
+/** The variables of a list of orders. The page of a client reads the client itself, and perhaps a newer state than that of the list. */
+export function useListVariables({ client, status, from, to }: Filters, isOfClient = false) {
+  const withClients = useSession().may('clients:read') && !isOfClient;
   const { timeZone } = useFormat();
   return useMemo(
     () => ({ clientId: client ?? null, status: status ?? null, from: from ?? null, to: to ?? null, timeZone, withClients }),
@@ -29,8 +29,8 @@ export function OrdersTable({ filters, empty, revision, isOfClient = false }: {
   revision?: number;
   isOfClient?: boolean;
 }) {
-  const variables = useListVariables(filters);
-  const columns = useColumns(!isOfClient && variables.withClients);
+  const variables = useListVariables(filters, isOfClient);
+  const columns = useColumns(variables.withClients);
   const { id } = filters;
   const list = useMemo<Source<AdminOrdersQuery, AdminOrderRowFragment>>(
     () => ({ query: AdminOrdersDocument, variables: { ...variables, first: PAGE }, pageOf: ({ orders }) => orders, keyOf: ({ id }) => id, columns }),
