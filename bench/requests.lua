@@ -1,6 +1,7 @@
 -- A script of wrk: each request reads one client, reads fifty clients, or places an order.
---   wrk … -s requests.lua URL -- KIND TOKEN CLIENTS [BODY…]
+--   wrk … -s requests.lua URL -- KIND TOKEN NUMBER [BODY…]
 -- KIND is client, clients, order, busy (all orders of one client), plain (GET /ID, without GraphQL), or body (each BODY in turn).
+-- NUMBER is that of the clients, and for body how many milliseconds each connection waits on average before its next request.
 local requests, next_request = {}, 0
 
 local queries = {
@@ -24,16 +25,20 @@ local function variables(kind, clients)
 end
 
 function init(args)
-  local kind, token, clients = args[1], args[2], tonumber(args[3])
+  local kind, token, number = args[1], args[2], tonumber(args[3])
   math.randomseed(os.time())
+  if kind == 'body' and number > 0 then
+    local longest = 2 * number
+    delay = function() return math.random(0, longest) end -- called by wrk
+  end
   local headers = { ['content-type'] = 'application/json', authorization = 'Bearer ' .. token }
   local query = queries[kind == 'busy' and 'order' or kind]
   for i = 4, #args do requests[i - 3] = wrk.format('POST', '/graphql', headers, args[i]) end
   for i = #requests + 1, kind == 'body' and 0 or 50000 do
     if kind == 'plain' then
-      requests[i] = wrk.format('GET', '/' .. math.random(clients))
+      requests[i] = wrk.format('GET', '/' .. math.random(number))
     else
-      local body = '{"query":"' .. query .. '","variables":' .. variables(kind, clients) .. '}'
+      local body = '{"query":"' .. query .. '","variables":' .. variables(kind, number) .. '}'
       requests[i] = wrk.format('POST', '/graphql', headers, body)
     end
   end

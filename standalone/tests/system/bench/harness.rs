@@ -51,10 +51,12 @@ impl Server<'_> {
         self.load(length, CONNECTIONS, &[self.kind, self.token, &self.clients.to_string()])
     }
 
-    /// Sends these requests, each with its query and variables, in turn.
-    pub fn repeat(&self, length: Duration, connections: usize, requests: &[Value]) -> Sample {
+    /// Sends these requests, each with its query and variables, in turn. Each connection waits so long on average between a response
+    /// and its next request.
+    pub fn repeat(&self, length: Duration, connections: usize, pause: Duration, requests: &[Value]) -> Sample {
         let bodies: Vec<String> = requests.iter().map(Value::to_string).collect();
-        let mut arguments = vec!["body", self.token, "0"];
+        let pause = pause.as_millis().to_string();
+        let mut arguments = vec!["body", self.token, &pause];
         arguments.extend(bodies.iter().map(String::as_str));
         self.load(length, connections, &arguments)
     }

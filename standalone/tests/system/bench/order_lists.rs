@@ -1,5 +1,7 @@
 //! Pages of orders, read by several users at the same time.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use entity::order_event::least_id_at;
 use rand::Rng;
@@ -17,6 +19,8 @@ const ORDERS_PER_CLIENT: i64 = 5;
 const USERS: usize = 16;
 /// Different pages of each list.
 const PAGES: usize = 500;
+/// How long each user looks at a page on average, in milliseconds: not at all, and so long that the processors are not busy all the time.
+const PAUSES: [u64; 2] = [0, 60];
 
 const FIELDS: [(&str, &str); 2] = [
     ("without their lines", "id placedAt status total { amount }"),
@@ -70,15 +74,20 @@ async fn order_lists() {
                  }}
              }}"
         );
-        let mut rows = Vec::new();
-        for (name, variables) in &lists {
-            let request = |_| json!({ "query": query, "variables": variables() });
-            let requests: Vec<Value> = (0..PAGES).map(request).collect();
-            let response = user.request(&requests[0]).await;
-            assert!(response["errors"].is_null(), "{response}");
-            rows.push((*name, server.repeat(TURN, USERS, &requests)));
+        for pause in PAUSES {
+            let mut rows = Vec::new();
+            for (name, variables) in &lists {
+                let request = |_| json!({ "query": query, "variables": variables() });
+                let requests: Vec<Value> = (0..PAGES).map(request).collect();
+                let response = user.request(&requests[0]).await;
+                assert!(response["errors"].is_null(), "{response}");
+                rows.push((*name, server.repeat(TURN, USERS, Duration::from_millis(pause), &requests)));
+            }
+            print(
+                &format!("Pages of 20 of {orders} orders, {title}, read by {USERS} users who pause {pause} ms"),
+                &rows,
+            );
         }
-        print(&format!("Pages of 20 of {orders} orders, {title}, read by {USERS} users"), &rows);
     }
 }
 

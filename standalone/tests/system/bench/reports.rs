@@ -1,5 +1,7 @@
 //! Reports for dashboards.
 
+use std::time::Duration;
+
 use chrono::{Datelike, Days, NaiveDate, Utc};
 use read_model::rules::periods::{products_of_day, products_of_month};
 use read_model::{Resolution, Side};
@@ -121,7 +123,7 @@ async fn reports() {
         let response = bench.user().graphql(&queries[0]).await;
         assert_eq!(response["errors"], Value::Null, "{name}");
         let requests: Vec<Value> = queries.iter().map(|query| json!({ "query": query })).collect();
-        let sample = server.repeat(TURN, 16, &requests);
+        let sample = server.repeat(TURN, 16, Duration::ZERO, &requests);
         println!("| {name:<44} | {:>7.0} | {:>8.2} | {:>8.2} |", sample.rate, sample.p50, sample.p99);
     }
 }
