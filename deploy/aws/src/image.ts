@@ -36,7 +36,7 @@ export class ProgramImage extends Construct {
 
   /** An image of ECR needs the right to pull it. */
   private existing(image: string): ecs.ContainerImage {
-    const ofEcr = /^(\d+)\.dkr\.ecr\.([^.]+)\.amazonaws\.com(?:\.cn)?\/([^:@]+)[:@](.+)$/.exec(image);
+    const ofEcr = /^(\d+)\.dkr\.ecr\.([^.]+)\.amazonaws\.com(?:\.cn)?\/([^:@]+)(?:[:@](.+))?$/.exec(image);
     if (ofEcr === null) return ecs.ContainerImage.fromRegistry(image);
     const [, account, region, name, version] = ofEcr;
     const repositoryArn = Stack.of(this).formatArn({ service: 'ecr', resource: 'repository', resourceName: name, account, region });

@@ -11,7 +11,7 @@ import { join, resolve } from 'node:path';
 import { acknowledge } from './findings.js';
 import { REPOSITORY } from './image.js';
 import { PROGRAMS } from './network.js';
-import type { Options } from './options.js';
+import { OptionError, type Options } from './options.js';
 import { type Stores, refuseTaken } from './tasks.js';
 
 /** An invocation takes milliseconds, and about six seconds while Redis is unavailable (projector/lambda/src/function.rs). */
@@ -115,13 +115,13 @@ export class ProjectorFunction extends Construct {
 function built({ projectorFunction, architecture }: Options): string {
   const directory = projectorFunction === undefined ? join(REPOSITORY, BUILT) : resolve(projectorFunction);
   const program = join(directory, 'bootstrap');
-  if (!existsSync(program)) throw new Error(`projector=lambda needs ${program}: build it with \`make lambda\``);
+  if (!existsSync(program)) throw new OptionError(`projector=lambda needs ${program}: build it with \`make lambda\``);
   const machine = Buffer.alloc(2);
   const file = openSync(program, 'r');
   readSync(file, machine, 0, 2, 18);
   closeSync(file);
   if (machine.readUInt16LE() !== MACHINES[architecture]) {
-    throw new Error(`${program} is not built for ${architecture}: build it there, or change the option architecture`);
+    throw new OptionError(`${program} is not built for ${architecture}: build it there, or change the option architecture`);
   }
   return directory;
 }

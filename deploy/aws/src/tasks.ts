@@ -10,7 +10,7 @@ import { DatabaseLogin } from './database-login.js';
 import type { Database } from './database.js';
 import { acknowledge } from './findings.js';
 import { ProgramImage } from './image.js';
-import type { Options } from './options.js';
+import { OptionError, type Options } from './options.js';
 import type { Queues } from './queues.js';
 import type { ReadModel } from './read-model.js';
 
@@ -114,7 +114,7 @@ export class Tasks extends Construct {
 /** Refuses settings from the options that would replace variables of the stack. */
 export function refuseTaken(program: string, settings: Record<string, string>, variables: object): void {
   const taken = Object.keys(settings).find((name) => name in variables);
-  if (taken !== undefined) throw new Error(`${taken} of ${program} is set by the stack: remove it from its settings`);
+  if (taken !== undefined) throw new OptionError(`${taken} of ${program} is set by the stack: remove it from its settings`);
 }
 
 /** A task definition with the security group of its tasks. */

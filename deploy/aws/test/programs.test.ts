@@ -130,6 +130,8 @@ test('apis and projectors may have other images, but the migration is that of th
   const image = (name: string, task: string) => stack.container(name, task).Image;
   assert.match(JSON.stringify(image('api', 'Api')), /dkr\.ecr.*orders:0\.1\.0/);
   assert.match(JSON.stringify(stack.all('AWS::IAM::Policy').filter(([id]) => id.includes('TasksApi'))), /"ecr:BatchGetImage"/);
+  const untagged = new Synthesised({ ...CALLER, apiImage: older.split(':')[0] });
+  assert.match(JSON.stringify(untagged.container('api', 'Api').Image), /orders:latest/);
   for (const [name, task] of [['migration', 'Api'], ['projector', 'Projector'], ['operator', 'Operator']]) {
     assert.equal(image(name, task), 'example');
   }
