@@ -298,7 +298,8 @@ test('the shop has its own locale and time zone, and each currency its digits', 
   for (const [currency, locale, timeZone, total, day] of [
     ['BRL', 'pt-BR', 'America/Sao_Paulo', /^R\$\s500,00$/, / de \d{4}/],
     ['JPY', 'ja-JP', 'Asia/Tokyo', /^[¥￥]50,000$/, /\d{4}\/\d\d\/\d\d/],
-    ['KWD', 'en', 'Asia/Kuwait', /^KWD\s50\.000$/, /, \d{4}/],
+    // Browsers have no decimal places for it.
+    ['IQD', 'en', 'Asia/Baghdad', /^IQD\s50\.000$/, /, \d{4}/],
     // Days cannot begin at a quarter of an hour.
     ['EUR', 'de-DE', 'Asia/Kathmandu', /^500,00\s€$/, /\d\d\.\d\d\.\d{4}/],
   ]) {

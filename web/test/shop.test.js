@@ -584,11 +584,21 @@ test('a new client registers and orders at once', async (t) => {
 });
 
 test('amounts have the digits of their currency and the format of the locale', async (t) => {
-  for (const [currency, locale, amount] of [['JPY', 'ja-JP', /^[¥￥]50,000$/], ['KWD', 'pt-BR', /^KWD\s50,000$/], ['EUR', 'de-DE', /^500,00\s€$/]]) {
+  for (const [currency, locale, amount, sum] of [
+    ['JPY', 'ja-JP', /^[¥￥]50,000$/, /^[¥￥]100,000$/],
+    ['KWD', 'pt-BR', /^KWD\s50,000$/, /^KWD\s100,000$/],
+    ['EUR', 'de-DE', /^500,00\s€$/, /^1\.000,00\s€$/],
+    // Browsers have no decimal places for these.
+    ['COP', 'en', /^COP\s500\.00$/, /^COP\s1,000\.00$/],
+    ['IQD', 'en', /^IQD\s50\.000$/, /^IQD\s100\.000$/],
+  ]) {
     const service = await start({ CURRENCY: currency });
     const { page } = await newPage(t, { locale });
     await openShop(page, service);
     await page.getByText(amount).first().waitFor();
+    await add(page, 'Phone');
+    await add(page, 'Phone');
+    await page.getByRole('status').filter({ hasText: sum }).waitFor();
     await service.stop();
   }
 });

@@ -4,14 +4,20 @@ import { createContext, useContext } from 'react';
 
 export type Money = { amount: string; currencyCode: string };
 
+/** The number of decimal places of an amount. All amounts of the service have those of the currency. */
+export const placesOf = (amount: string): number => amount.split('.')[1]?.length ?? 0;
+
 export type Format = ReturnType<typeof createFormat>;
 
 /** Formats for a locale and a time zone: by default those of the browser. */
 export function createFormat(locale?: string, timeZone?: string) {
   const currencies = new Map<string, Intl.NumberFormat>();
-  const currency = (code: string) => {
-    const format = currencies.get(code) ?? new Intl.NumberFormat(locale, { style: 'currency', currency: code });
-    currencies.set(code, format);
+  // Browsers have other decimal places than the service for some currencies, such as 0 instead of 2 for HUF, and would round.
+  const currency = (code: string, places: number) => {
+    const key = `${code} ${places}`;
+    const digits = { minimumFractionDigits: places, maximumFractionDigits: places };
+    const format = currencies.get(key) ?? new Intl.NumberFormat(locale, { style: 'currency', currency: code, ...digits });
+    currencies.set(key, format);
     return format;
   };
   const number = new Intl.NumberFormat(locale);
@@ -31,8 +37,8 @@ export function createFormat(locale?: string, timeZone?: string) {
   return {
     locale: number.resolvedOptions().locale,
     timeZone: day.resolvedOptions().timeZone,
-    /** Exact, because `format` reads the digits of a text. The number of decimal places is that of the currency. */
-    money: ({ amount, currencyCode }: Money): string => currency(currencyCode).format(amount as `${number}`),
+    /** Exact, because `format` reads the digits of a text. It has as many decimal places as the amount. */
+    money: ({ amount, currencyCode }: Money): string => currency(currencyCode, placesOf(amount)).format(amount as `${number}`),
     number: (value: number): string => number.format(value),
     day: (value: string): string => day.format(new Date(value)),
     time: (value: string): string => time.format(new Date(value)),
@@ -66,5 +72,5 @@ export function sum(lines: { price: Money; quantity: number }[]): Money | undefi
   const [first] = lines;
   if (!first) return undefined;
   const total = lines.reduce((total, { price, quantity }) => total.plus(Big(price.amount).times(quantity)), Big(0));
-  return { amount: total.toFixed(), currencyCode: first.price.currencyCode };
+  return { amount: total.toFixed(placesOf(first.price.amount)), currencyCode: first.price.currencyCode };
 }

@@ -10,7 +10,7 @@ import {
   AdminClientChangedDocument, AdminClientDocument, AdminClientHistoryDocument, type AdminClientHistoryQuery, type AdminClientStateFragment,
 } from '../../generated/graphql';
 import { Problem } from '../../shared/errors';
-import { useFormat } from '../../shared/format';
+import { placesOf, useFormat } from '../../shared/format';
 import { useSession } from '../../shared/session';
 import { DialogButton, Notice } from '../change';
 import { OrdersTable } from '../orders/orders-table';
@@ -91,7 +91,7 @@ export default function ClientPage({ id }: { id: string }) {
 function Totals({ client }: { client: AdminClientStateFragment }) {
   const { money, number, time } = useFormat();
   const { id, email, total, gross, cancelled, orderCount, cancelledCount, lastPurchase } = client;
-  const average = orderCount > 0 && { ...gross, amount: Big(gross.amount).div(orderCount).toFixed(gross.amount.split('.')[1]?.length ?? 0) };
+  const average = orderCount > 0 && { ...gross, amount: Big(gross.amount).div(orderCount).toFixed(placesOf(gross.amount)) };
   return (
     <Paper withBorder p="md" component="section" aria-label="Totals" className={classes.panel}>
       <dl className={classes.facts}>

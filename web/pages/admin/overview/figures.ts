@@ -1,7 +1,7 @@
 // The figures of a period: their values, their series, and their change against the previous period.
 import Big from 'big.js';
 import type { AdminSalesQuery, SalesFiguresFragment, SalesPointFiguresFragment } from '../../generated/graphql';
-import type { Format, Money } from '../../shared/format';
+import { placesOf, type Format, type Money } from '../../shared/format';
 
 type Sums = Pick<SalesFiguresFragment, 'gross' | 'net' | 'orderCount'>;
 
@@ -22,7 +22,7 @@ export const METRICS: Metric[] = [
     label: 'Average order value',
     hint: 'Gross revenue for each order',
     value: ({ gross, orderCount }) =>
-      orderCount === 0 ? undefined : { ...gross, amount: Big(gross.amount).div(orderCount).toFixed(6) },
+      orderCount === 0 ? undefined : { ...gross, amount: Big(gross.amount).div(orderCount).toFixed(placesOf(gross.amount)) },
   },
 ];
 
@@ -34,7 +34,7 @@ export const textOf = ({ money, number }: Format, value: Money | number | undefi
 
 const minus = <M extends Money>(money: M, others: M[]): M => ({
   ...money,
-  amount: others.reduce((rest, { amount }) => rest.minus(amount), Big(money.amount)).toFixed(),
+  amount: others.reduce((rest, { amount }) => rest.minus(amount), Big(money.amount)).toFixed(placesOf(money.amount)),
 });
 
 /** The sums without the last hours of the last day. */

@@ -1,4 +1,5 @@
 // Amounts as people write them: with the digits and the separators of their locale.
+import { placesOf } from '../../shared/format';
 
 /** The characters of a locale's numbers. */
 function symbolsOf(locale: string) {
@@ -30,7 +31,4 @@ export function parseAmount(text: string, locale: string): string | undefined {
 export const editAmount = (amount: string, locale: string): string => amount.replace('.', symbolsOf(locale).decimal);
 
 /** An amount with the decimal places of `like`, as an example of what to write. */
-export const exampleOf = (like: string, locale: string): string => {
-  const places = like.split('.')[1]?.length ?? 0;
-  return editAmount((1250).toFixed(places), locale);
-};
+export const exampleOf = (like: string, locale: string): string => editAmount((1250).toFixed(placesOf(like)), locale);
