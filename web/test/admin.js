@@ -38,7 +38,7 @@ export const checkerOf = (page, pageName, screen) => async (state) => {
 
 /** Signs the page in with a token. */
 export const useToken = (page, token) =>
-  page.addInitScript((signIn) => sessionStorage.setItem('sign-in', signIn), JSON.stringify({ how: 'token', token }));
+  page.addInitScript((signIn) => sessionStorage.setItem('sign-in-admin', signIn), JSON.stringify({ how: 'token', token }));
 
 /** Runs a mutation, and resolves to its payload, which must have no errors. */
 export async function mutate(service, query, input) {

@@ -583,6 +583,18 @@ test('a new client registers and orders at once', async (t) => {
   assert.deepEqual(pageErrors, []);
 });
 
+test('the shop and the back office have sessions of their own in the same tab', async (t) => {
+  const service = await start();
+  const { page } = await newPage(t);
+  await page.goto(at(service, '/admin'));
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor();
+  await openShop(page, service);
+  await page.goto(at(service, '/admin'));
+  await page.getByRole('heading', { level: 1, name: 'Overview' }).waitFor();
+  await page.goto(at(service, '/shop'));
+  await page.getByRole('heading', { name: 'Phone' }).waitFor();
+});
+
 test('amounts have the digits of their currency and the format of the locale', async (t) => {
   for (const [currency, locale, amount, sum] of [
     ['JPY', 'ja-JP', /^[¥￥]50,000$/, /^[¥￥]100,000$/],

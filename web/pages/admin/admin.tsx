@@ -24,7 +24,7 @@ const SystemPage = lazy(() => import('./system/system-page'));
 
 export const Admin = () => (
   <Router base="/admin">
-    <SessionProvider initial={{ how: 'development' }}>
+    <SessionProvider app="admin" initial={{ how: 'development' }}>
       <SignedIn signInPage={<SignInPage />}>
         {(session) =>
           session.client !== undefined ? (

@@ -112,7 +112,6 @@ type Sessions = {
 };
 
 const SessionContext = createContext<Sessions | undefined>(undefined);
-const STORED = 'sign-in';
 
 export function useSessions(): Sessions {
   return useContext(SessionContext)!;
@@ -126,18 +125,22 @@ export function useSession(): Session {
 }
 
 /** How the user had signed in before a reload. */
-function stored(): SignIn | undefined {
-  const text = sessionStorage.getItem(STORED);
+function stored(key: string): SignIn | undefined {
+  const text = sessionStorage.getItem(key);
   return text === null ? undefined : (JSON.parse(text) as SignIn);
 }
 
-/** `initial` is how users sign in who have not chosen yet. */
-export function SessionProvider({ initial, children }: { initial?: SignIn; children: ReactNode }) {
+/**
+ * `app` keeps a session of its own, because the shop needs a token of another kind than the back office in the same tab. `initial` is how
+ * users sign in who have not chosen yet.
+ */
+export function SessionProvider({ app, initial, children }: { app: 'admin' | 'shop'; initial?: SignIn; children: ReactNode }) {
   const [state, setState] = useState<State>({ is: 'starting' });
+  const key = `sign-in-${app}`;
 
   /** Ends the session, also if the service cannot be reached. */
   const end = useCallback(async (hasExpired: boolean) => {
-    sessionStorage.removeItem(STORED);
+    sessionStorage.removeItem(key);
     setState({ is: 'starting' });
     const development = await developer().catch(() => undefined);
     setState({ is: 'signed out', hasExpired, development });
@@ -155,21 +158,21 @@ export function SessionProvider({ initial, children }: { initial?: SignIn; child
       const token = signIn && (await fetchToken(signIn));
       if (signIn && token) {
         const session = new Session(signIn, token, await fetchConfig(), () => void end(true));
-        sessionStorage.setItem(STORED, JSON.stringify(signIn));
+        sessionStorage.setItem(key, JSON.stringify(signIn));
         setState({ is: 'signed in', session });
         return;
       }
-      sessionStorage.removeItem(STORED);
+      sessionStorage.removeItem(key);
       setState({ is: 'signed out', hasExpired: false, development: await developer() });
     } catch (error) {
       if (error instanceof InvalidTokenError) return 'This is not a token.';
       setState({ is: 'failed' });
     }
   }, []);
-  useEffect(() => void open(stored() ?? initial), []);
+  useEffect(() => void open(stored(key) ?? initial), []);
 
   const sessions = useMemo(
-    () => ({ state, signIn: open, signOut: () => end(false), restart: () => open(stored() ?? initial) }),
+    () => ({ state, signIn: open, signOut: () => end(false), restart: () => open(stored(key) ?? initial) }),
     [state, open, end],
   );
   return <SessionContext value={sessions}>{children}</SessionContext>;

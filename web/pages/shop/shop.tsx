@@ -16,7 +16,7 @@ import { View } from './view';
 
 export const Shop = () => (
   <Router base="/shop">
-    <SessionProvider>
+    <SessionProvider app="shop">
       <SignedIn signInPage={<SignInPage />}>
         {(session) =>
           session.client === undefined ? (
