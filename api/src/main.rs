@@ -99,6 +99,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let mut telemetry = telemetry::start("api")?;
     logging::init(settings.log, &telemetry)?;
     metrics::start(settings.metrics, &mut telemetry).await?;
+    let publication = settings.publication();
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;
@@ -107,6 +108,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     // Before the read model: an empty Redis would store a currency that the database refuses.
     let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
+    publication.check(&db).await?;
     let read_model = settings.read_model.connect().await?;
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
@@ -117,6 +119,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
+        publication,
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
