@@ -108,6 +108,9 @@ async fn a_page_gives_its_token_to_no_proxy_and_no_other_site() {
     };
     for path in ["/graphiql/config.json", "/pages/config.json"] {
         assert!(token(path, "sec-fetch-site", "same-origin").await, "{path}");
+        let from_nginx = user.http.get(format!("http://{}{path}", user.address)).version(reqwest::Version::HTTP_10);
+        let config = from_nginx.send().await.unwrap().text().await.unwrap();
+        assert!(config.starts_with('{') && !config.contains(&user.token), "{path}: {config}");
         for (name, value) in [
             ("host", "orders.example.com"),
             ("x-forwarded-for", "192.0.2.1"),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use rust_embed::RustEmbed;
@@ -44,17 +44,22 @@ pub fn is_built_in() -> bool {
     Built::get("index.html").is_some()
 }
 
-pub async fn page(edge: State<Arc<Edge>>, headers: HeaderMap) -> Response {
-    file(edge, headers, Path("index.html".into())).await
+pub async fn page(edge: State<Arc<Edge>>, version: Version, headers: HeaderMap) -> Response {
+    file(edge, version, headers, Path("index.html".into())).await
 }
 
 /// A file of the page, or its configuration.
-pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path): Path<String>) -> Response {
+pub async fn file(
+    State(edge): State<Arc<Edge>>,
+    version: Version,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+) -> Response {
     if !edge.exposure.has_page() {
         return not_found().await;
     }
     if path == "config.json" {
-        let headers = initial_headers(edge.exposure.page_tokens(), None, &headers);
+        let headers = initial_headers(edge.exposure.page_tokens(), None, version, &headers);
         let today = Utc::now().date_naive().to_string();
         let examples = EXAMPLES.map(|example| example.replace("TODAY", &today));
         return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": examples })).into_response();

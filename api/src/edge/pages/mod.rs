@@ -8,7 +8,7 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::response::{IntoResponse, Redirect, Response};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
@@ -62,13 +62,14 @@ pub struct ConfigQuery {
 /// locale and the time zone of the shop.
 pub async fn config(
     State(edge): State<Arc<Edge>>,
+    version: Version,
     headers: HeaderMap,
     Query(ConfigQuery { client }): Query<ConfigQuery>,
 ) -> Response {
     if !edge.settings.dashboard {
         return not_found().await;
     }
-    let headers = initial_headers(edge.exposure.page_tokens(), client, &headers);
+    let headers = initial_headers(edge.exposure.page_tokens(), client, version, &headers);
     let ClaimSettings { jwt_client_claim, jwt_scope_claim, jwt_scope_prefix, .. } = edge.authenticator.claims();
     let claims = json!({ "client": jwt_client_claim, "scope": jwt_scope_claim, "scopePrefix": jwt_scope_prefix });
     let HttpSettings { shop_locale, shop_time_zone, .. } = &edge.settings;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use axum::http::header::HOST;
+use axum::http::{HeaderMap, Version};
 use serde_json::{Value, json};
 
 use crate::edge::auth::TokenSettings;
@@ -33,8 +33,13 @@ impl PageTokens {
 
 /// The headers that a page sends until the user changes them: with the token of the developer, or one for a single client. Only a
 /// page that was opened directly and under a local name gets a token.
-pub fn initial_headers(tokens: Option<&PageTokens>, client: Option<i64>, headers: &HeaderMap) -> Value {
-    let tokens = tokens.filter(|_| is_local_host(headers) && is_direct(headers));
+pub fn initial_headers(
+    tokens: Option<&PageTokens>,
+    client: Option<i64>,
+    version: Version,
+    headers: &HeaderMap,
+) -> Value {
+    let tokens = tokens.filter(|_| is_local_host(headers) && is_direct(version, headers));
     let token = tokens.and_then(|tokens| match client {
         None => Some(tokens.developer.clone()),
         Some(id) => tokens.of_client(id),
@@ -50,11 +55,18 @@ fn is_local_host(headers: &HeaderMap) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]") && hosts.next().is_none()
 }
 
-/// Whether no proxy, which anyone may use, and no page of another origin has sent the request.
-fn is_direct(headers: &HeaderMap) -> bool {
-    let of_proxy = |name: &str| matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-");
+/// Whether no proxy, which anyone may use, and no page of another origin has sent the request. Browsers speak HTTP/1.1 and send no
+/// headers such as `X-Forwarded-For`; this service itself adds `X-Request-Id`. nginx may reveal itself only by HTTP/1.0, its default before
+/// release 1.29.7.
+fn is_direct(version: Version, headers: &HeaderMap) -> bool {
+    let of_proxy = |name: &str| {
+        matches!(name, "cdn-loop" | "forwarded" | "true-client-ip" | "via")
+            || name.starts_with("x-") && name != "x-request-id"
+            || name.starts_with("cf-")
+    };
     let sites = headers.get_all("sec-fetch-site").iter();
-    !headers.keys().any(|name| of_proxy(name.as_str()))
+    version >= Version::HTTP_11
+        && !headers.keys().any(|name| of_proxy(name.as_str()))
         && sites.into_iter().all(|site| site == "same-origin" || site == "none")
 }
 
@@ -76,9 +88,14 @@ mod tests {
     }
 
     fn gets_token(headers: &[(&'static str, &str)]) -> bool {
+        gets_token_in(Version::HTTP_11, headers)
+    }
+
+    fn gets_token_in(version: Version, headers: &[(&'static str, &str)]) -> bool {
         let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        let headers = headers.collect();
-        let found = [None, Some(1)].map(|client| initial_headers(Some(&tokens()), client, &headers) != json!({}));
+        let (headers, tokens) = (headers.collect(), tokens());
+        let found =
+            [None, Some(1)].map(|client| initial_headers(Some(&tokens), client, version, &headers) != json!({}));
         assert_eq!(found[0], found[1], "the token for a client is as protected as that of the developer");
         found[0]
     }
@@ -96,11 +113,18 @@ mod tests {
         for site in ["same-origin", "none"] {
             assert!(gets_token(&[("host", "localhost"), ("sec-fetch-site", site)]), "{site}");
         }
+        assert!(gets_token(&[("host", "localhost"), ("x-request-id", "1")]));
         for (name, value) in [
             ("x-forwarded-for", "192.0.2.1"),
             ("x-forwarded-host", "orders.example.com"),
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "192.0.2.1"),
+            ("x-client-ip", "192.0.2.1"),
+            ("x-original-forwarded-for", "192.0.2.1"),
+            ("x-envoy-external-address", "192.0.2.1"),
+            ("cf-connecting-ip", "192.0.2.1"),
+            ("true-client-ip", "192.0.2.1"),
+            ("cdn-loop", "cdn"),
             ("forwarded", "for=192.0.2.1"),
             ("via", "1.1 proxy"),
             ("sec-fetch-site", "cross-site"),
@@ -108,5 +132,6 @@ mod tests {
         ] {
             assert!(!gets_token(&[("host", "localhost"), (name, value)]), "{name}");
         }
+        assert!(!gets_token_in(Version::HTTP_10, &[("host", "localhost")]), "as nginx sends it");
     }
 }
