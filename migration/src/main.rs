@@ -14,7 +14,7 @@ use clap::builder::Resettable;
 use clap::{Arg, Command as Program, CommandFactory, FromArgMatches, Parser, Subcommand};
 use iso_currency::Currency;
 use migration::{Migrator, MigratorTrait};
-use sea_orm::DbErr;
+use sea_orm::{DbErr, RuntimeErr};
 
 /// Creates and changes the tables of the order service's command database
 #[derive(Parser)]
@@ -91,7 +91,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             let inserted = migration::sample_data(&db, currency.code()).await;
             let failed = |error| match error {
                 DbErr::Custom(reason) => anyhow!(reason),
-                error => anyhow!("cannot insert sample data (run `migration up` first): {error}"),
+                error if is_table_missing(&error) => {
+                    anyhow!("cannot insert sample data (run `migration up` first): {error}")
+                }
+                error => anyhow!("cannot insert sample data: {error}"),
             };
             match inserted.map_err(failed)? {
                 true => print_line("Three clients and three products were inserted."),
@@ -100,6 +103,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a table does not exist. SQLite has one code for most errors of a statement.
+fn is_table_missing(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("42P01" | "1"))
 }
 
 /// Prints a line, also if nobody reads it any more: `head` stops when it has enough.

@@ -28,7 +28,9 @@ pub async fn open(
     currency: Currency,
 ) -> anyhow::Result<DatabaseConnection> {
     let db = database::connect(login, connections, Some(STATEMENT_TIMEOUT)).await?;
-    check_schema(&db).await.map_err(|error| database::cannot_use_schema(&error))?;
+    if let Err(error) = check_schema(&db).await {
+        return Err(database::cannot_use_schema(&db, &error).await);
+    }
     database::store_currency(&db, currency.code()).await?;
     Ok(db)
 }

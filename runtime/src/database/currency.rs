@@ -28,8 +28,10 @@ pub async fn store_currency(db: &DatabaseConnection, currency: &str) -> anyhow::
         .values_panic([1.into(), currency.into()])
         .on_conflict(OnConflict::column("id").do_nothing().to_owned())
         .to_owned();
-    db.execute(&insert).await.map_err(|error| cannot_use_schema(&error))?;
-    check_currency(db, currency).await
+    match db.execute(&insert).await {
+        Ok(_) => check_currency(db, currency).await,
+        Err(error) => Err(cannot_use_schema(db, &error).await),
+    }
 }
 
 /// Checks that the database has this currency (ISO 4217), or none yet.
@@ -38,7 +40,10 @@ pub async fn store_currency(db: &DatabaseConnection, currency: &str) -> anyhow::
 /// [`OtherCurrency`], or why the database failed.
 pub async fn check_currency(db: &DatabaseConnection, currency: &str) -> anyhow::Result<()> {
     let query = Query::select().column("currency").from("store_settings").to_owned();
-    let row = db.query_one(&query).await.map_err(|error| cannot_use_schema(&error))?;
+    let row = match db.query_one(&query).await {
+        Ok(row) => row,
+        Err(error) => return Err(cannot_use_schema(db, &error).await),
+    };
     if let Some(row) = row {
         let stored: String = row.try_get("", "currency")?;
         ensure!(stored == currency, OtherCurrency { stored, configured: currency.to_owned() });

@@ -169,17 +169,30 @@ fn a_database_that_cannot_be_used_is_reported_with_the_cause() {
 
     let reader = format!("postgres://reader@{server}/{}", stores.postgres.db_name());
     let reading = with(&variables, "DATABASE_URL", &reader);
-    create_role(&stores, "reader");
+    execute(&stores, "CREATE ROLE reader LOGIN");
     fails("migration", &["up"], &reading, &["permission denied for schema public"]);
+    fails("migration", &["sample-data"], &variables, &["run `migration up` first", "does not exist"]);
     stores.run("migration", &["up"]);
     for (name, arguments) in &programs[..2] {
         fails(name, arguments, &reading, &["lacks a right", "permission denied for table"]);
     }
+    fails("migration", &["sample-data"], &reading, &["cannot insert sample data: ", "permission denied for table"]);
+
+    let hidden = ["its tables are in the schema \"public\"", "GRANT USAGE ON SCHEMA", "search_path"];
+    execute(&stores, "ALTER ROLE reader SET search_path = elsewhere");
+    for (name, arguments) in &programs[..2] {
+        fails(name, arguments, &reading, &hidden);
+    }
+    execute(&stores, "ALTER ROLE reader RESET search_path");
+    execute(&stores, "REVOKE USAGE ON SCHEMA public FROM PUBLIC");
+    for (name, arguments) in &programs[..2] {
+        fails(name, arguments, &reading, &hidden);
+    }
 }
 
-fn create_role(stores: &Stores, name: &str) {
+fn execute(stores: &Stores, statement: &str) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let db = Database::connect(stores.postgres.connection_uri()).await.unwrap();
-        db.execute_unprepared(&format!("CREATE ROLE {name} LOGIN")).await.unwrap();
+        db.execute_unprepared(statement).await.unwrap();
     });
 }
