@@ -17,14 +17,18 @@ use tracing::{Span, info_span};
 
 use crate::one_line;
 
-/// Variables of the AWS SDK, which panics or names none of them if they are empty.
-const NOT_EMPTY: [&str; 4] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "AWS_DEFAULT_REGION"];
+/// Variables of the AWS SDK, which panics if they are empty, and explains none that is malformed.
+const VARIABLES: [&str; 4] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "AWS_DEFAULT_REGION"];
 
 /// Loads the settings of the AWS SDK from its environment.
 pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
-    for name in NOT_EMPTY {
-        let is_empty = std::env::var_os(name).is_some_and(|value| value.is_empty());
-        ensure!(!is_empty, "{name} is empty: give it a value or remove it");
+    for name in VARIABLES {
+        let Some(value) = std::env::var_os(name) else { continue };
+        let value = value.to_string_lossy();
+        ensure!(!value.is_empty(), "{name} is empty: give it a value or remove it");
+        ensure!(value.trim() == value, "{name} begins or ends with white space: remove it");
+        let is_url = value.starts_with("http://") || value.starts_with("https://");
+        ensure!(is_url || !name.contains("URL"), "{name} must begin with http:// or https://");
     }
     let settings = aws_config::load_defaults(BehaviorVersion::latest()).await;
     ensure!(settings.region().is_some(), "no AWS region is configured: set AWS_REGION");

@@ -98,7 +98,11 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
         let unreachable = with(&variables, "REDIS_URL", "redis://127.0.0.1:1");
         fails(name, &[], &unreachable, &["cannot reach the Redis of REDIS_URL"]);
         fails(name, &[], &with(&variables, "REDIS_URL", "http://x"), &["REDIS_URL"]);
-        fails(name, &[], &with(&variables, "AWS_ENDPOINT_URL", "127.0.0.1:9324"), &["AWS_ENDPOINT_URL"]);
+        let without_scheme = with(&variables, "AWS_ENDPOINT_URL", "127.0.0.1:9324");
+        fails(name, &[], &without_scheme, &["AWS_ENDPOINT_URL must begin with http://"]);
+        for line_ending in [("AWS_ENDPOINT_URL", "http://127.0.0.1:9324\r"), ("AWS_REGION", "us-east-1\r")] {
+            fails(name, &[], &with(&variables, line_ending.0, line_ending.1), &[line_ending.0, "white space"]);
+        }
         for empty in ["AWS_ENDPOINT_URL", "AWS_REGION"] {
             fails(name, &[], &with(&variables, empty, ""), &[empty, "is empty"]);
         }
