@@ -103,7 +103,7 @@ impl Service {
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
         if let Some(manifest) = http.dashboard.then(pages::manifest).flatten() {
-            documents.add_built_in(&manifest).context("the documents of the pages")?;
+            documents.add_built_in(&manifest).context("a limit is too small for the pages /admin and /shop")?;
         }
         let connections = ConnectionQuotas::new(&Pool::of(&app.db));
         let executor = Arc::new(Executor::new(schema, documents, limits.clone(), connections));
