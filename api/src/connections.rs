@@ -3,13 +3,12 @@
 //! All statements wait for a connection in one queue. So a caller with many statements waits for its own connections before, and those
 //! of others do not queue behind them. Orders, and reads that share a statement with those of other callers, have queues of their own.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::edge::quota::QuotaKey;
+use crate::edge::quota::{CallerSemaphores, QuotaKey};
 
 /// A caller may use one in so many connections.
 const CALLERS: usize = 4;
@@ -38,30 +37,20 @@ impl Pool {
 }
 
 /// How many connections each caller may use at once: a quarter of the pool, at least one.
-pub struct ConnectionQuotas {
-    per_caller: usize,
-    by_caller: Mutex<HashMap<QuotaKey, Weak<Semaphore>>>,
-}
+pub struct ConnectionQuotas(CallerSemaphores);
 
 impl ConnectionQuotas {
     pub fn new(pool: &Pool) -> ConnectionQuotas {
-        ConnectionQuotas { per_caller: (pool.max as usize / CALLERS).max(1), by_caller: Mutex::default() }
+        ConnectionQuotas(CallerSemaphores::new((pool.max as usize / CALLERS).max(1)))
     }
 
     pub fn of(&self, caller: &QuotaKey) -> ConnectionQuota {
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = by_caller.get(caller).and_then(Weak::upgrade) {
-            return ConnectionQuota(known);
-        }
-        let new = Arc::new(Semaphore::new(self.per_caller));
-        by_caller.insert(caller.clone(), Arc::downgrade(&new));
-        ConnectionQuota(new)
+        ConnectionQuota(self.0.of(caller))
     }
 
     /// Frees the memory of callers without operations.
     pub fn remove_idle(&self) {
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
-        by_caller.retain(|_, quota| quota.strong_count() > 0);
+        self.0.remove_idle();
     }
 }
 
@@ -105,11 +94,11 @@ mod tests {
             assert!(take("a").is_none());
             assert!(take("b").is_some());
             quotas.remove_idle();
-            assert_eq!(quotas.by_caller.lock().unwrap().len(), 1);
+            assert_eq!(quotas.0.count(), 1);
             drop(held);
             assert!(take("a").is_some());
             quotas.remove_idle();
-            assert!(quotas.by_caller.lock().unwrap().is_empty());
+            assert_eq!(quotas.0.count(), 0);
         }
     }
 }

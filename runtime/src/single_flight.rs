@@ -71,8 +71,8 @@ where
         call: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, E> {
         let requested_at = Instant::now();
-        if let Some(cached) = self.results.get(&key).filter(|cached| cached.is_usable(requested_at, max_age)) {
-            return cached.result;
+        if let Some(cached) = self.usable(&key, requested_at, max_age) {
+            return cached;
         }
         let results = self.results.clone();
         // A separate task, because other callers wait for this call even if its own caller is dropped or not polled.
@@ -101,6 +101,16 @@ where
             // The runtime is shutting down. It cancelled the task and drops this caller, too.
             Err(Err(_cancelled)) => std::future::pending().await,
         }
+    }
+
+    /// What [`SingleFlight::get`] would return without a call and without waiting.
+    pub fn cached(&self, key: &K, max_age: Duration) -> Option<Result<T, E>> {
+        self.usable(key, Instant::now(), max_age)
+    }
+
+    fn usable(&self, key: &K, requested_at: Instant, max_age: Duration) -> Option<Result<T, E>> {
+        let cached = self.results.get(key).filter(|cached| cached.is_usable(requested_at, max_age))?;
+        Some(cached.result)
     }
 
     /// The cached result of any age. `None` while a call with this key is running.

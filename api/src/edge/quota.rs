@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::refusal::Refusal;
@@ -174,6 +174,42 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.quota.give_back(&self.key, self.units);
+    }
+}
+
+/// A semaphore for each caller.
+pub struct CallerSemaphores {
+    permits: usize,
+    by_caller: Mutex<HashMap<QuotaKey, Weak<Semaphore>>>,
+}
+
+impl CallerSemaphores {
+    pub fn new(permits: usize) -> CallerSemaphores {
+        CallerSemaphores { permits, by_caller: Mutex::default() }
+    }
+
+    pub fn of(&self, caller: &QuotaKey) -> Arc<Semaphore> {
+        let mut by_caller = self.by_caller();
+        if let Some(known) = by_caller.get(caller).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Arc::new(Semaphore::new(self.permits));
+        by_caller.insert(caller.clone(), Arc::downgrade(&new));
+        new
+    }
+
+    /// Frees the memory of callers that use none.
+    pub fn remove_idle(&self) {
+        self.by_caller().retain(|_, semaphore| semaphore.strong_count() > 0);
+    }
+
+    fn by_caller(&self) -> MutexGuard<'_, HashMap<QuotaKey, Weak<Semaphore>>> {
+        self.by_caller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.by_caller().len()
     }
 }
 

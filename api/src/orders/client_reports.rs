@@ -15,6 +15,7 @@ use sea_orm::{DatabaseConnection, DbErr, FromQueryResult, Statement};
 use tokio::time::{Instant, timeout};
 
 use super::lists::Filter;
+use crate::edge::quota::QuotaKey;
 use crate::throttle::Throttle;
 
 /// Clients in a ranking.
@@ -68,18 +69,24 @@ impl ClientReports {
         ClientReports { db, throttle: Arc::default(), reports: SingleFlight::new(REPORTS) }
     }
 
-    /// The report of some days.
+    /// The report of some days. A caller with many reports waits for its own.
     ///
     /// # Errors
     /// When too many others are being read, or the database fails.
-    pub async fn of(&self, days: DayRange) -> Result<Arc<ClientReport>, Unread> {
+    pub async fn of(&self, days: DayRange, caller: &QuotaKey) -> Result<Arc<ClientReport>, Unread> {
         let last_read = self.reports.peek(&days).map_or(Duration::ZERO, |report| report.read_time);
+        let max_age = max_age(days.end(), Utc::now(), last_read);
+        if let Some(cached) = self.reports.cached(&days, max_age) {
+            return cached;
+        }
+        let turn = timeout(MAX_WAIT, self.throttle.turn(caller)).await.map_err(|_| Unread::Busy)?;
         let (db, throttle) = (self.db.clone(), self.throttle.clone());
         let read = async move {
+            let _turn = turn;
             let place = timeout(MAX_WAIT, throttle.place()).await.map_err(|_| Unread::Busy)?;
             throttle.run(place, read(&db, days)).await.map(Arc::new).map_err(Unread::Failed)
         };
-        self.reports.get(days, max_age(days.end(), Utc::now(), last_read), read).await
+        self.reports.get(days, max_age, read).await
     }
 }
 
@@ -154,7 +161,21 @@ impl ClientSales {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use tokio::runtime::Handle;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_caller_has_few_reads_although_it_waits_for_none() {
+        let (reports, caller) =
+            (ClientReports::new(DatabaseConnection::default()), QuotaKey::Subject("impatient".into()));
+        let first: chrono::NaiveDate = "2020-01-01".parse().unwrap();
+        for day in first.iter_days().take(500) {
+            assert!(reports.of(DayRange::utc(day, day), &caller).now_or_never().is_none());
+        }
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 2);
+    }
 
     #[test]
     fn a_report_is_read_again_sooner_while_orders_arrive_in_its_range_and_later_if_that_takes_long() {

@@ -17,7 +17,8 @@ use runtime::single_flight::SingleFlight;
 use tracing::warn;
 
 use super::reports::MAX_AGE;
-use crate::throttle::Throttle;
+use crate::edge::quota::QuotaKey;
+use crate::throttle::{Throttle, Turn};
 
 /// A third of two minutes, because three delays add up: the age of a period's sums, the age of the sums over a range, and the
 /// time until these have been read again.
@@ -57,18 +58,24 @@ impl ProductSums {
         }
     }
 
+    /// Waits until a caller may begin a report.
+    pub async fn turn(&self, caller: &QuotaKey) -> Turn {
+        self.reader.throttle.turn(caller).await
+    }
+
     /// The sums by product id from the first to the last day, both included.
     pub async fn between(
         self: &Arc<Self>,
         from: NaiveDate,
         to: NaiveDate,
         now: DateTime<Utc>,
+        turn: Turn,
     ) -> Result<HashMap<i64, Sales>, Error> {
         // Yesterday is open too: clocks differ, and its last orders arrive today.
         let (today, yesterday) = (now.date_naive(), now.date_naive().pred_opt().unwrap_or_default());
         let open = [today, yesterday].map(|day| [products_of_day(day), products_of_month(day)]).concat();
         let (open, closed): (Vec<_>, Vec<_>) = periods(from, to).into_iter().partition(|period| open.contains(period));
-        let closed = self.closed(from, to, now, closed).await?;
+        let closed = self.closed(from, to, now, closed, turn.clone()).await?;
         let mut all = self.read(open, MAX_AGE).await?;
         add(&mut all, &closed);
         Ok(all)
@@ -82,6 +89,7 @@ impl ProductSums {
         to: NaiveDate,
         now: DateTime<Utc>,
         periods: Vec<String>,
+        turn: Turn,
     ) -> Result<Sums, Error> {
         let interval = now.timestamp().div_euclid(CLOSED_MAX_AGE.as_secs() as i64);
         let range = ClosedRange { from, to, today: now.date_naive(), interval };
@@ -91,6 +99,7 @@ impl ProductSums {
         let previous = self.closed_ranges.peek(&ClosedRange { interval: interval - 1, ..range });
         let (sums, reader) = (self.clone(), self.clone());
         let read = async move {
+            let _turn = turn;
             let read = async move { reader.read(periods, CLOSED_MAX_AGE).await.map(Arc::new) };
             sums.closed_ranges.get(range, CLOSED_MAX_AGE, read).await
         };
@@ -159,7 +168,8 @@ mod tests {
         let sums = Arc::new(ProductSums::new(memory.clone()));
         let sold = async |interval| {
             let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap() + CLOSED_MAX_AGE * interval;
-            sums.closed(day, day, now, vec![products_of_day(day)]).await.unwrap()[&1].gross.count
+            let turn = sums.turn(&QuotaKey::Subject("tester".into())).await;
+            sums.closed(day, day, now, vec![products_of_day(day)], turn).await.unwrap()[&1].gross.count
         };
         let interval = CLOSED_MAX_AGE + Duration::from_millis(1);
         sell(1).await;

@@ -11,6 +11,7 @@ use read_model::{Error, Product, Queries, Sales};
 use runtime::single_flight::SingleFlight;
 
 use super::product_sums::ProductSums;
+use crate::edge::quota::QuotaKey;
 
 /// Age of a report up to which it is returned again.
 pub const MAX_AGE: Duration = Duration::from_secs(1);
@@ -67,11 +68,21 @@ impl Reports {
     }
 
     /// The [`MAX_PRODUCTS`] products with the highest sales from the first to the last day, both included. At most
-    /// [`MAX_AGE`] old, except for closed periods: see [`ProductSums`].
-    pub async fn top_products(&self, from: NaiveDate, to: NaiveDate, by: ProductRanking) -> Result<TopProducts, Error> {
+    /// [`MAX_AGE`] old, except for closed periods: see [`ProductSums`]. A caller with many reports waits for its own.
+    pub async fn top_products(
+        &self,
+        from: NaiveDate,
+        to: NaiveDate,
+        by: ProductRanking,
+        caller: &QuotaKey,
+    ) -> Result<TopProducts, Error> {
+        if let Some(cached) = self.top_products.cached(&(from, to, by), MAX_AGE) {
+            return cached;
+        }
+        let turn = self.product_sums.turn(caller).await;
         let (read_model, product_sums) = (self.read_model.clone(), self.product_sums.clone());
         let read = async move {
-            let sales = product_sums.between(from, to, Utc::now()).await?;
+            let sales = product_sums.between(from, to, Utc::now(), turn).await?;
             let top = highest(sales.into_iter().collect(), by);
             let ids: Vec<i64> = top.iter().map(|(id, _)| *id).collect();
             let products = read_model.products(&ids).await?;
@@ -84,9 +95,13 @@ impl Reports {
 
     /// The sales of all products that were sold or refunded from the first to the last day, both included. All products of a list share
     /// one read. As old as [`Reports::top_products`].
-    pub async fn product_sums(&self, from: NaiveDate, to: NaiveDate) -> Result<Sums, Error> {
+    pub async fn product_sums(&self, from: NaiveDate, to: NaiveDate, caller: &QuotaKey) -> Result<Sums, Error> {
+        if let Some(cached) = self.sums.cached(&(from, to), MAX_AGE) {
+            return cached;
+        }
+        let turn = self.product_sums.turn(caller).await;
         let sums = self.product_sums.clone();
-        let read = async move { sums.between(from, to, Utc::now()).await.map(Arc::new) };
+        let read = async move { sums.between(from, to, Utc::now(), turn).await.map(Arc::new) };
         self.sums.get((from, to), MAX_AGE, read).await
     }
 }
@@ -103,4 +118,25 @@ fn highest(mut sales: Vec<(i64, Sales)>, by: ProductRanking) -> Vec<(i64, Sales)
     }
     sales.sort_unstable_by_key(rank);
     sales
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use read_model::Memory;
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_has_few_reads_although_it_waits_for_none() {
+        let (reports, caller) = (Reports::new(Arc::new(Memory::default())), QuotaKey::Subject("impatient".into()));
+        let first: NaiveDate = "2020-01-01".parse().unwrap();
+        for day in first.iter_days().take(500) {
+            let by_revenue = reports.top_products(day, day, ProductRanking::Revenue, &caller);
+            assert!(by_revenue.now_or_never().is_none());
+            assert!(reports.product_sums(day, day, &caller).now_or_never().is_none());
+        }
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 2);
+    }
 }

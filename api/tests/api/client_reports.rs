@@ -378,7 +378,8 @@ async fn a_report_on_clients_reads_only_the_orders_of_its_range() {
     let reports = api::orders::client_reports::ClientReports::new(reader.clone());
     for days_ago in 10..30 {
         let day = Utc::now().date_naive() - TimeDelta::days(days_ago);
-        let report = reports.of(read_model::reports::DayRange::utc(day, day)).await.unwrap();
+        let caller = api::edge::quota::QuotaKey::Subject("reader".into());
+        let report = reports.of(read_model::reports::DayRange::utc(day, day), &caller).await.unwrap();
         assert!(report.clients > 100 && report.new_clients < report.clients, "{report:?}");
         assert_eq!(report.by_net.len(), 100);
     }

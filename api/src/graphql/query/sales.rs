@@ -9,6 +9,8 @@ use read_model::reports::{self, DayRange};
 
 use super::{MAX_DAYS, MAX_DAYS_OF_CLIENTS, MAX_POINTS, TOP_PRODUCTS};
 use crate::edge::auth::READ_SALES;
+use crate::edge::quota::QuotaKey;
+use crate::edge::rate_limits::Meter;
 use crate::graphql::app;
 use crate::graphql::arguments::{date_range, page_size, parse_id, parse_time_zone};
 use crate::graphql::authorize::{authorize_for, authorize_for_all};
@@ -88,15 +90,19 @@ pub async fn top_products(
 ) -> Result<Vec<ProductSales>, Error> {
     authorize_for_all(ctx, READ_SALES)?;
     let ((from, to), first, app) = (days_of_products(days)?, page_size(first, TOP_PRODUCTS)?, app(ctx));
-    let top = app.reports.top_products(from, to, sort_by.into()).await?;
+    let top = app.reports.top_products(from, to, sort_by.into(), caller(ctx)).await?;
     Ok(top.iter().take(first).map(|sold| ProductSales::new(&sold.product, sold.sales, app.currency)).collect())
+}
+
+fn caller<'a>(ctx: &Context<'a>) -> &'a QuotaKey {
+    &ctx.data_unchecked::<Meter>().key
 }
 
 /// The sales of one product. Those of a list of products are read together.
 pub async fn of_product(ctx: &Context<'_>, product: &Product, days: (Date, Date)) -> Result<ProductSales, Error> {
     authorize_for_all(ctx, READ_SALES)?;
     let ((from, to), app) = (days_of_products(days)?, app(ctx));
-    let sums = app.reports.product_sums(from, to).await?;
+    let sums = app.reports.product_sums(from, to, caller(ctx)).await?;
     let sales = parse_id(&product.id).and_then(|id| sums.get(&id)).copied().unwrap_or_default();
     Ok(ProductSales::of(product.clone(), sales, app.currency))
 }
@@ -115,5 +121,5 @@ pub async fn clients(ctx: &Context<'_>, days: (Date, Date), time_zone: &str) -> 
     if (days.last - days.first).num_days() > i64::from(MAX_DAYS_OF_CLIENTS) {
         return Err(Error::BadUserInput("The range has more than 366 days.".into()));
     }
-    Ok(ClientReport(app(ctx).client_reports.of(days).await?))
+    Ok(ClientReport(app(ctx).client_reports.of(days, caller(ctx)).await?))
 }
