@@ -6,9 +6,8 @@ use entity::event::{
     PRODUCT_CREATED, PRODUCT_UPDATED,
 };
 use entity::sums::{sum_of_refunds, sums_of_orders};
-use entity::{ClientChanged, Event, ProductChanged, Subject, order, order_event, order_refund};
-use iso_currency::Currency;
-use read_model::{Client, ProjectedClient, Sum};
+use entity::{ClientChanged, ProductChanged, Subject, order, order_event, order_refund};
+use read_model::{Client, Sum};
 use runtime::database::is_one_of;
 use sea_orm::prelude::Json;
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -150,31 +149,25 @@ impl Details {
 ///
 /// # Errors
 /// When the database fails, or the event is damaged.
-pub async fn client_at(
-    db: &DatabaseConnection,
-    id: i64,
-    version: i32,
-    currency: Currency,
-) -> Result<Option<Client>, DbErr> {
-    let newest = events_of(Subject::Client(id))
-        .filter(order_event::Column::Version.lte(version))
-        .order_by_desc(order_event::Column::Version)
-        .one(db)
-        .await?;
-    let Some(newest) = newest else { return Ok(None) };
-    let mut projected = ProjectedClient::new(id);
-    projected.apply(&parse(newest, currency)?).map_err(|error| DbErr::Custom(error.to_string()))?;
+pub async fn client_at(db: &DatabaseConnection, id: i64, version: i32) -> Result<Option<Client>, DbErr> {
+    let newest = events_of(Subject::Client(id)).filter(order_event::Column::Version.lte(version)).limit(1);
+    let Some(Entry { version: newest, details, .. }) = read(db, newest).await?.pop() else { return Ok(None) };
+    let (Details::Client(of_event) | Details::Order(OrderChanged { client: of_event, .. })) = details else {
+        return Err(DbErr::Custom(format!("the event of client {id} with version {newest} is of another subject")));
+    };
     let orders = order::Column::ClientId.eq(id).and(order::Column::Version.lte(version));
     let refunds = order_refund::Column::ClientId.eq(id).and(order_refund::Column::Version.lte(version));
     let orders = sums_of_orders(orders).one(db).await?;
     let refunds = sum_of_refunds(refunds).one(db).await?.unwrap_or_default();
     Ok(Some(Client {
-        version: projected.newest,
+        id,
+        name: of_event.client_name,
+        email: of_event.client_email,
+        version: newest,
         order_count: orders.as_ref().map_or(0, |sums| sums.orders),
         total: orders.as_ref().map_or(0, |sums| sums.total),
         last_purchase: orders.and_then(|sums| sums.last_purchase),
         cancelled: Sum { count: refunds.cancelled, revenue: refunds.refunded },
-        ..projected.client
     }))
 }
 
@@ -183,9 +176,4 @@ fn events_of(subject: Subject) -> Select<order_event::Entity> {
         Subject::Client(id) => order_event::Column::ClientId.eq(id),
         Subject::Product(id) => order_event::Column::ProductId.eq(id),
     })
-}
-
-fn parse(row: order_event::Model, currency: Currency) -> Result<Event, DbErr> {
-    let id = row.id;
-    Event::from_row(row, currency.code()).map_err(|error| DbErr::Custom(format!("event {id}: {error}")))
 }

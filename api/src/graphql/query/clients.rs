@@ -107,7 +107,7 @@ pub async fn at_version(
         let message = format!("`atVersion` is {version}: it must be from 1 to {MAX_EVENTS}.");
         return Err(Error::BadUserInput(message));
     }
-    match history::client_at(&*database(ctx).await, id, version, app.currency).await? {
+    match history::client_at(&*database(ctx).await, id, version).await? {
         Some(client) if client.version < version => Err(Error::BadUserInput(format!(
             "`atVersion` is {version}: the client has only reached {}.",
             client.version
