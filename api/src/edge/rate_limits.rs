@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
@@ -19,7 +19,7 @@ use super::refusal::Refusal;
 const MAX_BLOCKED: usize = 10_000;
 /// The wait of the limiter is that of one charge alone. With it, all that wait for a caller would wake up for each cost that it can pay.
 pub const LEAST_PAUSE: Duration = Duration::from_millis(100);
-/// How long an operation waits until its caller can pay for what it has read. It is shorter than an operation may take.
+/// How long an operation waits until its caller has paid for what it has read. It is shorter than an operation may take.
 const MAX_DEFERRAL: Duration = Duration::from_secs(2);
 
 /// Cost per second for each caller. Some subjects have a limit of their own.
@@ -29,12 +29,14 @@ pub struct RateLimits {
     own: HashMap<Arc<str>, Option<RateLimit>>,
     /// Addresses that could not pay for a wrong token, and until when none of their tokens is verified.
     blocked: Cache<QuotaKey, Instant>,
+    /// Callers that have got more than they could pay for, and until when all that they may spend pays for it.
+    debts: RwLock<HashMap<QuotaKey, Instant>>,
 }
 
 impl Default for RateLimits {
     /// No limits.
     fn default() -> RateLimits {
-        RateLimits { shared: None, own: HashMap::new(), blocked: Cache::new(MAX_BLOCKED) }
+        RateLimits { shared: None, own: HashMap::new(), blocked: Cache::new(MAX_BLOCKED), debts: RwLock::default() }
     }
 }
 
@@ -52,14 +54,44 @@ impl RateLimits {
     }
 
     /// # Errors
-    /// When the cost exceeds what is left.
+    /// When the cost exceeds what is left, or the caller has debts.
     pub fn charge(&self, key: &QuotaKey, cost: usize) -> Result<(), Refusal> {
-        let Some(cost) = NonZeroU32::new(cost.try_into().unwrap_or(u32::MAX)) else { return Ok(()) };
+        let (Some(limit), Some(cost)) = (self.limit(key), cost_of(cost)) else { return Ok(()) };
+        match self.debt(key) {
+            Some(until) => Err(Refusal::RateLimited(until.saturating_duration_since(Instant::now()))),
+            None => limit.charge(key, cost),
+        }
+    }
+
+    /// Charges for work that is done already. What the caller cannot pay becomes a debt.
+    ///
+    /// # Errors
+    /// Until when the caller pays for it, if that is later.
+    fn charge_done(&self, key: &QuotaKey, cost: usize) -> Result<(), Instant> {
+        let (Some(limit), Some(cost)) = (self.limit(key), cost_of(cost)) else { return Ok(()) };
+        let now = Instant::now();
+        let mut debts = self.debts.write().unwrap_or_else(PoisonError::into_inner);
+        let owed = debts.get(key).filter(|until| **until > now).copied();
+        if owed.is_none() && cost <= limit.burst && limit.charge(key, cost).is_ok() {
+            return Ok(());
+        }
+        let until = owed.unwrap_or(now) + limit.time_for(cost);
+        debts.insert(key.clone(), until);
+        Err(until)
+    }
+
+    fn limit(&self, key: &QuotaKey) -> Option<&RateLimit> {
         let own = match key {
             QuotaKey::Subject(subject) => self.own.get(subject),
             QuotaKey::Address(_) => None,
         };
-        own.unwrap_or(&self.shared).as_ref().map_or(Ok(()), |limit| limit.charge(key, cost))
+        own.unwrap_or(&self.shared).as_ref()
+    }
+
+    /// Until when a caller pays for debts.
+    fn debt(&self, key: &QuotaKey) -> Option<Instant> {
+        let debts = self.debts.read().unwrap_or_else(PoisonError::into_inner);
+        debts.get(key).filter(|until| **until > Instant::now()).copied()
     }
 
     /// Charges a wrong token to an address.
@@ -84,7 +116,14 @@ impl RateLimits {
     /// Frees the memory of callers whose quota is full again.
     pub fn remove_idle(&self) {
         self.shared.iter().chain(self.own.values().flatten()).for_each(RateLimit::remove_idle);
+        let now = Instant::now();
+        self.debts.write().unwrap_or_else(PoisonError::into_inner).retain(|_, until| *until > now);
     }
+}
+
+/// `None` for 0.
+fn cost_of(cost: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(cost.try_into().unwrap_or(u32::MAX))
 }
 
 /// The rate limit of one subject, written as `SUBJECT=COST`.
@@ -113,6 +152,7 @@ impl FromStr for SubjectLimit {
 struct RateLimit {
     limiter: DefaultKeyedRateLimiter<QuotaKey>,
     clock: DefaultClock,
+    per_second: NonZeroU32,
     burst: NonZeroU32,
 }
 
@@ -122,7 +162,7 @@ impl RateLimit {
         let operation = NonZeroU32::new(max_operation_cost.try_into().unwrap_or(u32::MAX)).unwrap_or(per_second);
         let burst = per_second.max(operation);
         let limiter = DefaultKeyedRateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst));
-        RateLimit { limiter, clock: DefaultClock::default(), burst }
+        RateLimit { limiter, clock: DefaultClock::default(), per_second, burst }
     }
 
     fn charge(&self, key: &QuotaKey, cost: NonZeroU32) -> Result<(), Refusal> {
@@ -130,6 +170,11 @@ impl RateLimit {
             Ok(Ok(())) | Err(_) => Ok(()),
             Ok(Err(not_until)) => Err(Refusal::RateLimited(not_until.wait_time_from(self.clock.now()))),
         }
+    }
+
+    /// In which a caller may spend so much.
+    fn time_for(&self, cost: NonZeroU32) -> Duration {
+        Duration::from_secs(cost.get().into()) / self.per_second.get()
     }
 
     fn remove_idle(&self) {
@@ -155,27 +200,59 @@ impl Meter {
         self.limits.charge(&self.key, cost)
     }
 
-    /// As [`Meter::charge`], for work that is done already. Waits for a while until the caller can pay: if it were refused at once, it
-    /// would get the work for nothing.
+    /// As [`Meter::charge`], for work that is done already. Waits for a while until the caller has paid, which cannot pay for anything
+    /// else before, also if it does not wait: otherwise it would get the work for nothing.
     ///
     /// # Errors
     /// [`Refusal::RateLimited`]
     pub async fn charge_later(&self, cost: usize) -> Result<(), Refusal> {
-        let deadline = Instant::now() + MAX_DEFERRAL;
-        loop {
-            match self.charge(cost) {
-                Err(Refusal::RateLimited(wait)) if Instant::now() + wait < deadline => {
-                    sleep(wait.max(LEAST_PAUSE)).await
-                }
-                charged => return charged,
-            }
+        let Err(until) = self.limits.charge_done(&self.key, cost) else { return Ok(()) };
+        let wait = until.saturating_duration_since(Instant::now());
+        if wait > MAX_DEFERRAL {
+            return Err(Refusal::RateLimited(wait));
         }
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// Charges for a change that is made already, and so must not fail.
+    pub fn charge_change(&self, cost: usize) {
+        let _ = self.limits.charge_done(&self.key, cost);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_caller_pays_for_work_that_is_done_before_it_pays_for_more() {
+        let limits = RateLimits::shared(400, 1_000);
+        let meter = Meter::new(limits.clone(), QuotaKey::Subject("a".into()));
+        assert!(matches!(meter.charge_later(600).now_or_never(), Some(Ok(()))), "it can pay");
+        assert!(meter.charge_later(700).now_or_never().is_none(), "it has to wait, and does not");
+        assert!(matches!(meter.charge(1), Err(Refusal::RateLimited(_))));
+        assert!(
+            matches!(meter.charge_later(2_000).now_or_never(), Some(Err(Refusal::RateLimited(wait))) if wait > MAX_DEFERRAL)
+        );
+        assert!(matches!(meter.charge(1), Err(Refusal::RateLimited(wait)) if wait > MAX_DEFERRAL));
+        let other = Meter::new(limits.clone(), QuotaKey::Subject("b".into()));
+        other.charge(1_000).unwrap();
+        other.charge_change(400);
+        assert!(matches!(other.charge(1), Err(Refusal::RateLimited(_))));
+        Meter::new(limits.clone(), QuotaKey::Subject("c".into())).charge(1).unwrap();
+
+        let soon = Meter::new(RateLimits::shared(1_000_000, 1), QuotaKey::Subject("a".into()));
+        soon.charge(1_000_000).unwrap();
+        assert!(soon.charge_later(5_000).now_or_never().is_none());
+        while soon.limits.debt(&soon.key).is_some() {
+            std::thread::yield_now();
+        }
+        soon.limits.remove_idle();
+        assert!(soon.limits.debts.read().unwrap().is_empty());
+    }
 
     #[test]
     fn an_address_is_blocked_after_a_wrong_token_that_it_cannot_pay() {

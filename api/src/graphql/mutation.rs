@@ -10,7 +10,7 @@ use super::database::commands;
 use super::error::Error;
 use super::types::client::{ClientPayload, ForgetClientInput, RegisterClientInput, UpdateClientInput};
 use super::types::order::{
-    CancelOrderInput, Order, OrderPayload, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
+    CancelOrderInput, Order, OrderPayload, PAID_ITEMS, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
 };
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::types::system::{DeadLettersPayload, DiscardDeadLettersInput, RedriveDeadLettersInput};
@@ -25,6 +25,7 @@ use crate::edge::auth::{
     CANCEL_ORDERS, FORGET_CLIENTS, PLACE_ORDERS, READ_CLIENTS, READ_PRODUCTS, REFUND_ORDERS, WRITE_CLIENTS,
     WRITE_PRODUCTS, WRITE_SYSTEM,
 };
+use crate::edge::rate_limits::Meter;
 use crate::orders::StoredOrder;
 use crate::system::dead_letters::Command;
 
@@ -184,6 +185,8 @@ async fn refund_order(
     Ok(match commands(ctx).refund_order(&command).await? {
         Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => {
             let (order, lines) = order.into_parts();
+            // Its event has an amount for each of them.
+            ctx.data_unchecked::<Meter>().charge_change(lines.len().saturating_sub(PAID_ITEMS));
             let order = Some(Order::with_lines(&order, lines, app.currency));
             OrderPayload { order, client_version: Some(client_version), replayed, user_errors: Vec::new() }
         }

@@ -99,7 +99,10 @@ impl Query {
     /// All clients, a page at a time, ranked by their orders. Requires the scope `sales:read`. With `search`: the clients whose
     /// name begins with the text, by name, then those of whom only the e-mail address does, by address. This requires the scope
     /// `clients:read`. Not with a token for one client.
-    #[graphql(directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false)))]
+    #[graphql(
+        directive = cost::apply("9".into()),
+        directive = list_size::apply(None, names(&["first"]), names(&["edges", "nodes"]), Some(false))
+    )]
     async fn clients(
         &self,
         ctx: &Context<'_>,
@@ -121,7 +124,8 @@ impl Query {
         })
     }
 
-    /// The sales in a range of days, at most one second old. Requires the scope `sales:read`.
+    /// The sales in a range of days, at most one second old. By hours, or in another time zone than UTC, each two days cost 1 more.
+    /// Requires the scope `sales:read`.
     #[graphql(
         directive = cost::apply("20".into()),
         directive = range_cost::apply(

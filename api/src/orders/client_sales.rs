@@ -14,7 +14,14 @@ use super::lists::Filter;
 /// Orders, and refunds, of one report.
 pub const MAX_ROWS: usize = 10_000;
 
-/// Reads the sales to a client. `None` if it has more than [`MAX_ROWS`] orders or refunds in these days.
+/// The sales to a client, and the orders and refunds that were read for them.
+pub struct SalesOfClient {
+    /// `None` if the client has more than [`MAX_ROWS`] orders or refunds in these days.
+    pub report: Option<Report>,
+    pub rows: usize,
+}
+
+/// Reads the sales to a client.
 ///
 /// # Errors
 /// When the database fails.
@@ -23,7 +30,7 @@ pub async fn of_client(
     client: i64,
     days: DayRange,
     granularity: Granularity,
-) -> Result<Option<Report>, DbErr> {
+) -> Result<SalesOfClient, DbErr> {
     let limit = MAX_ROWS as u64 + 1;
     let filter = Filter { client: Some(client), ..Filter::of_days(days) };
     let (least, greatest) = filter.ids();
@@ -39,8 +46,9 @@ pub async fn of_client(
         .limit(limit)
         .into_tuple();
     let refunds: Vec<(DateTime<Utc>, i64, bool)> = refunds.all(db).await?;
+    let rows = orders.len() + refunds.len();
     if orders.len().max(refunds.len()) > MAX_ROWS {
-        return Ok(None);
+        return Ok(SalesOfClient { report: None, rows });
     }
     let starts = days.points(granularity, usize::MAX).into_iter();
     let mut report =
@@ -51,7 +59,7 @@ pub async fn of_client(
     for (time, amount, cancels) in refunds {
         add(&mut report, time, Side::Cancelled, Sum { count: i64::from(cancels), revenue: amount });
     }
-    Ok(Some(report))
+    Ok(SalesOfClient { report: Some(report), rows })
 }
 
 /// Adds to the total and to the point of this time.

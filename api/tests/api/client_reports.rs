@@ -315,6 +315,24 @@ async fn the_sales_to_a_client_are_bounded_and_those_of_others_refused() {
 }
 
 #[tokio::test]
+async fn the_sales_to_a_client_are_paid_by_its_orders() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--rate-limit", "1", "--max-complexity", "200"]).await;
+    api.read_model.apply(&[order_placed(1, 1, &[(1, 1, 100)])]).await;
+    let query = "{ client(id: 1) { sales(from: \"2026-03-29\", to: \"2026-03-29\") { orderCount } } }";
+    let token = api.token(ALL_SCOPES, None);
+    assert_eq!(error_code(&api, &token, query).await, "none");
+    let orders = "INSERT INTO orders (id, client_id, version, placed_at, total)
+                  WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000)
+                  SELECT unhex(printf('%012x%020x', 1774785600000 + n, n)), 1, n,
+                         strftime('%Y-%m-%dT%H:%M:%f+00:00', 1774785600 + n / 1000.0, 'unixepoch'), 100 FROM n";
+    db.connection.execute_unprepared(orders).await.unwrap();
+    for query in [query, "{ client(id: 1) { id } }"] {
+        assert_eq!(error_code(&api, &token, query).await, "RATE_LIMITED", "10,000 orders cost 400: {query}");
+    }
+}
+
+#[tokio::test]
 async fn an_order_that_has_just_been_placed_is_in_a_report_soon() {
     for db in [sqlite().await, postgres().await] {
         let api = Api::start(&db).await;

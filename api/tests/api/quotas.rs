@@ -78,7 +78,24 @@ async fn the_items_of_large_orders_are_paid_for() {
     let refused = ask(large).await;
     assert_eq!(code(&refused), "RATE_LIMITED", "the first one has cost more than half of the burst");
     assert!(refused["errors"][0]["extensions"]["retryAfter"].as_u64().unwrap() > 2, "{refused}");
-    assert_eq!(items(&ask(small).await), 4);
+    assert_eq!(code(&ask(small).await), "RATE_LIMITED", "it has to pay for what was read");
+}
+
+#[tokio::test]
+async fn a_refund_of_a_large_order_is_paid_for_by_its_items() {
+    let db = sqlite().await;
+    let api = Api::start_with(&db, &["--rate-limit", "1", "--max-complexity", "200"]).await;
+    let order = command(1, &[(1, 1); 100], None);
+    let id = placed(place(&db.connection, Currency::USD, &[order]).await.unwrap().outcomes.remove(0)).data.order_id;
+    let refund = async || {
+        let query = "mutation ($id: ID!) { refundOrder(input: { orderId: $id, amount: \"0.01\", reason: \"x\" }) { replayed } }";
+        let response = api.graphql(&api.token(ALL_SCOPES, None), query, json!({ "id": id })).await;
+        (response["data"]["refundOrder"]["replayed"].clone(), code(&response).to_owned())
+    };
+    for _ in 0..2 {
+        assert_eq!(refund().await, (json!(false), "none".into()), "a change that is made does not fail");
+    }
+    assert_eq!(refund().await, (Value::Null, "RATE_LIMITED".into()));
 }
 
 /// The page costs more than the caller can pay at once.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use test_support::events::{order_cancelled, order_refunded};
 
 use crate::reports::*;
-use crate::support::{ALL_SCOPES, Socket, until};
+use crate::support::{ALL_SCOPES, Api, Socket, sqlite, until};
 
 #[tokio::test]
 async fn sales_have_one_point_per_period() {
@@ -163,6 +163,21 @@ async fn sales_are_those_of_the_days_of_a_time_zone() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn half_hours_are_paid_for_before_they_are_read() {
+    let api = Api::start_with(&sqlite().await, &["--rate-limit", "1", "--max-complexity", "300"]).await;
+    let day = |days| Utc::now().date_naive() - chrono::Days::new(days);
+    let query = |from, zone: &str| {
+        let arguments =
+            format!("from: \"{}\", to: \"{}\", granularity: MONTH, timeZone: \"{zone}\"", day(from), day(0));
+        format!("{{ sales({arguments}) {{ orderCount }} }}")
+    };
+    let token = api.token(ALL_SCOPES, None);
+    assert_eq!(error_code(&api, &token, &query(700, "UTC")).await, "none");
+    assert_eq!(error_code(&api, &token, &query(10, "Europe/Berlin")).await, "none");
+    assert_eq!(error_code(&api, &token, &query(700, "Europe/Berlin")).await, "RATE_LIMITED", "it costs 350 more");
 }
 
 #[tokio::test]

@@ -351,6 +351,7 @@ mod tests {
         assert_eq!(cost("{ order(id: 1) { id } }"), 4 + 2);
         assert_eq!(cost("{ client(id: 1) { orders(first: 3) { nodes { id } } } }"), 1 + 4 + 1 + 3 * 2);
         assert_eq!(cost("{ client(id: 1) { id } }"), 2, "it is read from Redis");
+        assert_eq!(cost("{ clients(first: 3) { nodes { id } } }"), 8 + 1 + 3 * 2, "all partitions are read");
         // It adds up that many orders and refunds.
         assert_eq!(cost("{ client(id: 1, atVersion: 12) { id } }"), 2 + 10 + 1);
         assert_eq!(cost("{ client(id: 1, atVersion: 10000) { id } }"), 2 + 10 + 833);

@@ -116,8 +116,8 @@ impl Client {
     }
 
     /// The sales to the client in a range of days, as the root field `sales` has those to all clients, from the orders themselves: any
-    /// hours and time zones are available. At most 10000 orders are added up. Requires the scope `sales:read`: without it, only this
-    /// field is null, with an error.
+    /// hours and time zones are available. At most 10000 orders are added up, and each 25 of them cost 1 more, when they have been read.
+    /// Requires the scope `sales:read`: without it, only this field is null, with an error.
     #[graphql(
         directive = cost::apply("50".into()),
         directive = range_cost::apply(

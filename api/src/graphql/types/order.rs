@@ -21,7 +21,7 @@ use crate::graphql::user_error::UserError;
 use crate::orders;
 
 /// The items of an order that its cost includes. Few orders have more.
-const PAID_ITEMS: usize = 4;
+pub const PAID_ITEMS: usize = 4;
 
 /// The most problems with one order: two with each item, and one each with the client, the key and the total.
 const MAX_PROBLEMS: i32 = 2 * MAX_LINES as i32 + 3;
