@@ -41,7 +41,7 @@ function Account({ client }: { client: string }) {
   const [{ data, fetching }] = useQuery({ query: ShopAccountDocument, variables });
   const [{ data: changed }] = useSubscription({ query: ShopAccountChangedDocument, variables });
   // A client that has just registered may have been read before the read model had it.
-  const account = data?.client ?? changed?.clientChanged;
+  const account = data && (data.client ?? changed?.clientChanged);
   const name = account?.name ?? `Client ${client}`;
   return (
     <Popover position="bottom-end" width={260} trapFocus returnFocus withinPortal={false} shadow="md">

@@ -32,7 +32,7 @@ export default function ClientPage({ id }: { id: string }) {
   const [{ data: changed }] = useSubscription({ query: AdminClientChangedDocument, variables: { id } });
   const [notice, setNotice] = useState<string>();
   // The client may have been read before the read model had it.
-  const client = data?.client ?? changed?.clientChanged;
+  const client = data && (data.client ?? changed?.clientChanged);
   const problem = error && <Problem title="The client cannot be shown" error={error} onRetry={() => read({ requestPolicy: 'network-only' })} />;
   if (!client) {
     return (
