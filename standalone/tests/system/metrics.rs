@@ -214,7 +214,7 @@ async fn a_store_that_hangs_delays_no_scrape_and_has_no_sample() {
         until("it has no sample", async || {
             let before = Instant::now();
             let has_sample = scrape(address).await.contains_key(metric);
-            assert!(before.elapsed() < Duration::from_secs(1), "a scrape takes {:?}", before.elapsed());
+            assert!(before.elapsed() < Duration::from_secs(3), "a scrape takes {:?}", before.elapsed());
             !has_sample
         })
         .await;
