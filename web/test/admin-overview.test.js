@@ -26,11 +26,16 @@ const money = (amount, currencyCode = 'USD') => ({ __typename: 'Money', amount, 
 const sums = (amount, orderCount, currency) => ({ gross: money(amount, currency), net: money(amount, currency), orderCount });
 const point = (start, amount, orderCount = 1, currency = 'USD') => ({ __typename: 'SalesPoint', start, ...sums(amount, orderCount, currency) });
 /** A report whose points are given as pairs of a start and an amount. */
-const report = (points, currency) => ({
-  __typename: 'SalesReport',
-  ...sums(String(points.reduce((sum, [, amount]) => sum + Number(amount), 0)), points.length, currency),
-  points: points.map(([start, amount]) => point(start, amount, 1, currency)),
-});
+const report = (points, currency) => {
+  // The sum has the decimal places of its amounts, as in the service.
+  const places = points[0]?.[1].split('.')[1]?.length ?? 0;
+  const sum = points.reduce((sum, [, amount]) => sum + Number(amount), 0).toFixed(places);
+  return {
+    __typename: 'SalesReport',
+    ...sums(sum, points.length, currency),
+    points: points.map(([start, amount]) => point(start, amount, 1, currency)),
+  };
+};
 const fulfil = (data) => (route) => route.fulfill({ json: { data } });
 
 for (const [screen, options] of Object.entries(SCREENS)) {
