@@ -1,8 +1,9 @@
-//! The demo: a catalogue with a month of orders, and new orders at a chosen rate. Only on a database in memory, which is
+//! The demo: a shop with a year of orders, and new orders at a chosen rate. Only on a database in memory, which is
 //! gone with the process.
 
 mod history;
 mod traffic;
+mod year;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -25,7 +26,7 @@ const MAX_LINES: usize = 4;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Demo")]
 pub struct DemoSettings {
-    /// Place this many orders per second, on top of 30 days of sample orders; only with a database in memory
+    /// Place this many orders per second, on top of a year of sample orders; only with a database in memory
     #[arg(long, env, value_parser = parse_rate)]
     pub demo: Option<f64>,
     /// How long the demo places orders

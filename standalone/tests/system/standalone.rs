@@ -1,5 +1,6 @@
 //! The standalone service: one process on embedded stores.
 
+use chrono::{Datelike, Weekday};
 use serde_json::{Value, json};
 use test_support::process::{Process, command};
 use test_support::redis::Redis;
@@ -191,6 +192,90 @@ async fn an_idle_service_logs_no_warnings() {
 }
 
 #[tokio::test]
+async fn the_year_of_the_demo_looks_like_that_of_a_shop_and_its_rows_agree_with_its_events() {
+    let (_process, user) = start(&[("DEMO", "0.1"), ("DEMO_TIME", "1ms")]);
+    let today = chrono::Utc::now().date_naive();
+    let ago = |days| today - chrono::TimeDelta::days(days);
+    let ask = async |query: String| {
+        let response = user.graphql(&query).await;
+        assert!(response["errors"].is_null(), "{query}: {response}");
+        response["data"].clone()
+    };
+    let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("{value}"));
+
+    // Growth, weekdays, and a few cancellations and refunds.
+    let fields = "orderCount cancelledCount gross { amount } cancelled { amount } points { start orderCount }";
+    let query = format!("{{ sales(from: \"{}\", to: \"{}\") {{ {fields} }} }}", ago(364), ago(1));
+    let sales = ask(query).await["sales"].clone();
+    let days: Vec<i64> = sales["points"].as_array().unwrap().iter().map(|point| number(&point["orderCount"])).collect();
+    assert!(days.iter().all(|orders| *orders > 0), "{days:?}");
+    let first_day = ago(364);
+    let on = |weekday| {
+        let of_weekday = first_day.iter_days().zip(&days).filter(move |(day, _)| day.weekday() == weekday);
+        of_weekday.map(|(_, orders)| orders).sum::<i64>()
+    };
+    assert!(on(Weekday::Fri) > on(Weekday::Sat) && on(Weekday::Mon) > on(Weekday::Sun));
+    let percent = 100 * number(&sales["cancelledCount"]) / number(&sales["orderCount"]);
+    assert!((1..=5).contains(&percent), "{percent} % are cancelled");
+    // Few orders at night.
+    let query = format!(
+        "{{ sales(from: \"{}\", to: \"{}\", granularity: HOUR) {{ points {{ start orderCount }} }} }}",
+        ago(40),
+        ago(1)
+    );
+    let hours = ask(query).await["sales"]["points"].clone();
+    let at = |hour: &str| {
+        let of_hour =
+            hours.as_array().unwrap().iter().filter(|point| point["start"].as_str().unwrap()[11..13] == *hour);
+        of_hour.map(|point| number(&point["orderCount"])).sum::<i64>()
+    };
+    assert!(at("03") < at("10") && at("03") < at("19"));
+    // New clients come, and most return.
+    let query = format!(
+        "{{ clientReport(from: \"{}\", to: \"{}\") {{ newClientCount returningClientCount }} }}",
+        ago(30),
+        ago(1)
+    );
+    let clients = ask(query).await["clientReport"].clone();
+    let (new, returning) = (number(&clients["newClientCount"]), number(&clients["returningClientCount"]));
+    assert!(new > 0 && returning > new, "{clients}");
+
+    // The sums of the rows and of the events.
+    let fields = "name orderCount cancelledCount gross { amount } cancelled { amount } lastPurchase";
+    let ids = [1, 5, 50, 150, 200, 250, 300];
+    let rows: String =
+        ids.iter().map(|id| format!("c{id}: client(id: {id}, atVersion: 1000) {{ {fields} }} ")).collect();
+    let events: String = ids.iter().map(|id| format!("c{id}: client(id: {id}) {{ {fields} }} ")).collect();
+    assert_eq!(ask(format!("{{ {rows} }}")).await, ask(format!("{{ {events} }}")).await);
+    // The ids of orders begin with their times, and their rows have the state of their events.
+    for (status, event) in
+        [("CANCELLED", "ORDER_CANCELLED"), ("PARTIALLY_REFUNDED", "ORDER_REFUNDED"), ("PLACED", "ORDER_PLACED")]
+    {
+        let query = format!(
+            "{{ orders(from: \"{}\", to: \"{}\", status: {status}, first: 3) {{ nodes {{ placedAt total {{ amount }}
+                refunded {{ amount }} cancelReason items {{ lineTotal {{ amount }} }} history {{ type amount {{ amount }} reason }} }} }} }}",
+            ago(120), ago(90)
+        );
+        let orders = ask(query).await["orders"]["nodes"].clone();
+        assert_eq!(orders.as_array().unwrap().len(), 3, "{status}");
+        for order in orders.as_array().unwrap() {
+            let cents = |amount: &Value| amount["amount"].as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+            let placed_at = &order["placedAt"].as_str().unwrap()[..10];
+            assert!((ago(120)..=ago(90)).contains(&placed_at.parse().unwrap()), "{order}");
+            let lines: i64 = order["items"].as_array().unwrap().iter().map(|item| cents(&item["lineTotal"])).sum();
+            assert_eq!(lines, cents(&order["total"]));
+            assert_eq!(order["history"][0]["type"], event, "{order}");
+            if status != "PLACED" {
+                assert_eq!(order["history"][0]["amount"], order["refunded"], "{order}");
+            }
+            if status == "CANCELLED" {
+                assert_eq!(order["history"][0]["reason"], order["cancelReason"], "{order}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_demo_has_past_orders_and_places_new_ones_for_its_time() {
     let (process, user) =
         start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::edge::access_log=warn")]);
@@ -201,7 +286,7 @@ async fn the_demo_has_past_orders_and_places_new_ones_for_its_time() {
         let query = format!("{{ sales(from: \"{from}\", to: \"{to}\") {{ orderCount points {{ orderCount }} }} }}");
         user.graphql(&query).await["data"]["sales"].clone()
     };
-    let past = sales(28, 2).await;
+    let past = sales(365, 2).await;
     assert!(past["points"].as_array().unwrap().iter().all(|day| day["orderCount"].as_u64().unwrap() > 0), "{past}");
     let orders = async || sales(1, -1).await["orderCount"].as_u64().unwrap();
     let before = orders().await;
