@@ -160,6 +160,62 @@ fn an_invalid_message_is_rejected_with_the_reason() {
     assert!(parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
 }
 
+#[test]
+fn an_event_is_read_in_the_envelopes_of_aws() {
+    let message = row().message();
+    let expected = parse(&message).unwrap().data.texts().map(str::to_owned).collect::<Vec<_>>();
+    let notification = |message: &str| json!({ "Type": "Notification", "TopicArn": "arn", "Message": message });
+    let record = |body: Json| json!({ "messageId": "1", "body": body, "eventSource": "aws:sqs" });
+    let event = |detail: Json| json!({ "version": "0", "detail-type": "orders", "detail": detail });
+    let as_object: Json = serde_json::from_str(&message).unwrap();
+    for envelope in [
+        notification(&message),
+        record(json!(message)),
+        record(as_object.clone()),
+        event(as_object.clone()),
+        event(record(json!(message))),
+        event(record(json!(notification(&message).to_string()))),
+    ] {
+        let parsed = parse(&envelope.to_string()).unwrap_or_else(|error| panic!("{envelope}: {error}"));
+        assert_eq!(parsed.data.texts().collect::<Vec<_>>(), expected);
+    }
+    // Fields that a future release may add do not make an event an envelope.
+    let mut extended = as_object;
+    for field in ["Message", "detail", "body"] {
+        extended[field] = json!("{}");
+    }
+    assert!(parse(&extended.to_string()).is_ok());
+}
+
+#[test]
+fn a_hostile_envelope_is_refused() {
+    let nested = |levels: usize| {
+        let mut message = json!(row().message());
+        for _ in 0..levels {
+            message = json!({ "detail": { "body": message } });
+        }
+        message.to_string()
+    };
+    assert!(parse(&nested(1)).is_ok());
+    for levels in [2, 30, 10_000] {
+        let nested = match levels {
+            10_000 => r#"{"detail":"#.repeat(10_000),
+            _ => nested(levels),
+        };
+        assert!(matches!(parse(&nested), Err(InvalidEvent::Syntax(_))), "{levels}");
+    }
+    for message in [
+        r#"{"Message":null}"#,
+        r#"{"Message":7}"#,
+        r#"{"Message":""}"#,
+        r#"{"detail":[]}"#,
+        r#"{"body":"{\"Message\":\"{}\"}"}"#,
+        r#"{"Message":"{}","Message":"{}"}"#,
+    ] {
+        assert!(matches!(parse(message), Err(InvalidEvent::Syntax(_))), "{message}");
+    }
+}
+
 /// Earlier releases stored such names, and the log still has them.
 #[test]
 fn a_message_with_invisible_characters_is_read_as_its_row() {

@@ -48,6 +48,21 @@ async fn messages_are_applied_once_and_deleted() {
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
 }
 
+#[tokio::test]
+async fn messages_in_the_envelopes_of_aws_are_applied() {
+    let memory = Arc::new(Memory::default());
+    let (consumer, _) = consumer(memory.clone()).await;
+    let message = row(1, 2).message();
+    let detail: serde_json::Value = serde_json::from_str(&message).unwrap();
+    let notification = serde_json::json!({ "Type": "Notification", "Message": row(1, 1).message() });
+    let event = serde_json::json!({ "version": "0", "detail-type": "orders", "detail": detail });
+    for message in [notification.to_string(), event.to_string(), message] {
+        send(&consumer, &message).await;
+    }
+    assert_eq!(consumer.run_once().await, Ok(Processed { applied: 3, refused: 0 }));
+    assert_eq!(total(&*memory, 1).await, 300_000);
+}
+
 /// An SQS whose first call to delete messages fails.
 struct FailsToDeleteOnce {
     sqs: SqsService,
