@@ -64,7 +64,7 @@ impl System {
         }))
     }
 
-    /// The events that wait to be sent to the queue. With the setting `RELAY=off` another program sends them, and none wait here.
+    /// The events that wait to be sent to the queue or topic. With the setting `RELAY=off` another program sends them: none wait here.
     async fn outbox(&self, ctx: &Context<'_>) -> Option<Result<Outbox, Error>> {
         let backlog = app(ctx).system.backlog().map_err(Error::from);
         Some(backlog.map(|backlog| Outbox {
@@ -74,10 +74,14 @@ impl System {
         }))
     }
 
-    /// The messages that wait to be applied to the read model.
+    /// The messages that wait to be applied to the read model. It and `deadLetters` are null without an error if the api has no `QUEUE_URL`.
     #[graphql(directive = cost::apply("5".into()))]
     async fn queue(&self, ctx: &Context<'_>) -> Option<Result<Queue, Error>> {
-        let depth = app(ctx).system.depth().await.map_err(Error::from);
+        let system = &app(ctx).system;
+        if !system.has_queue() {
+            return None;
+        }
+        let depth = system.depth().await.map_err(Error::from);
         Some(depth.map(|depth| Queue { visible: number(depth.visible), in_flight: number(depth.in_flight) }))
     }
 
@@ -93,7 +97,10 @@ impl System {
             i32,
         >,
     ) -> Option<Result<DeadLetters, Error>> {
-        Some(dead_letters(ctx, first).await)
+        match app(ctx).system.has_queue() {
+            true => Some(dead_letters(ctx, first).await),
+            false => None,
+        }
     }
 
     /// The read model that queries read.
@@ -187,7 +194,7 @@ pub struct Store {
 pub enum StoreName {
     /// PostgreSQL, or SQLite in standalone. Without it nothing can be changed.
     Database,
-    /// SQS. Without it changes are accepted, and queries do not see them yet.
+    /// The SQS queue or the SNS topic to which events are sent. Without it changes are accepted, and queries do not see them yet.
     Queue,
     /// Redis, or the memory of standalone. Without it queries fail.
     ReadModel,
@@ -203,12 +210,12 @@ pub struct Projection {
     lag_seconds: i32,
 }
 
-/// The events that wait to be sent to the queue.
+/// The events that wait to be sent to the queue or topic.
 #[derive(SimpleObject)]
 pub struct Outbox {
     /// How many events wait; 10000 stands for all larger numbers.
     pending: i32,
-    /// How many events the queue refuses; 1000 stands for all larger numbers. They are sent again.
+    /// How many events it refuses; 1000 stands for all larger numbers. They are sent again.
     refused: i32,
     /// How long the oldest event has waited; 0 below three seconds.
     oldest_age_seconds: i32,

@@ -65,7 +65,7 @@ export default function SystemPage() {
               {parts.outbox && <Outbox {...parts.outbox} />}
             </Card>
             <Card title="Queue" hint="Messages that wait to be applied, as the queue estimates" isUnknown={isUnknown('queue')}>
-              {parts.queue && <Queue {...parts.queue} />}
+              {parts.queue ? <Queue {...parts.queue} /> : <Text size="sm">The api does not know it, because QUEUE_URL is not set.</Text>}
             </Card>
             <Card title="Read model" hint="What queries read" isUnknown={isUnknown('readModel')}>
               {parts.readModel && <ReadModel {...parts.readModel} />}
@@ -75,7 +75,7 @@ export default function SystemPage() {
             </Card>
           </div>
           <Projectors projectors={parts.projectors} isUnknown={isUnknown('projectors')} />
-          <DeadLetters count={parts.deadLetters?.count} onChanged={refresh} />
+          {(parts.deadLetters || isUnknown('deadLetters')) && <DeadLetters count={parts.deadLetters?.count} onChanged={refresh} />}
         </>
       )}
     </View>
