@@ -56,6 +56,7 @@ async fn start() -> (Router, SocketAddr, String) {
         currency: Currency::USD,
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
+        publication: settings.publication(),
     };
     // Nothing listens at this address.
     let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();

@@ -12,6 +12,7 @@ use crate::edge::auth::TokenSettings;
 use crate::edge::documents::DocumentSettings;
 use crate::edge::documents::limits::LimitSettings;
 use crate::edge::settings::HttpSettings;
+use crate::outbox::log_tailing::Publication;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Stores")]
@@ -31,6 +32,9 @@ pub struct Settings {
     /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
     #[arg(long, env)]
     pub queue_url: Option<String>,
+    /// Send events to the queue. off leaves that to a program that reads them from the write-ahead log of PostgreSQL
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub relay: bool,
     #[command(flatten)]
     pub read_model: read_model::RedisSettings,
     /// How long client(minVersion:) waits for the version, such as 2s; must be shorter than OPERATION_TIMEOUT
@@ -47,6 +51,12 @@ pub struct Settings {
     pub tokens: TokenSettings,
     #[command(flatten)]
     pub edge: EdgeSettings,
+}
+
+impl Settings {
+    pub fn publication(&self) -> Publication {
+        if self.relay { Publication::Relay } else { Publication::LogReader }
+    }
 }
 
 /// Settings of the HTTP edge.

@@ -107,6 +107,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     // Before the read model: an empty Redis would store a currency that the database refuses.
     let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
+    settings.publication().check(&db).await?;
     let read_model = settings.read_model.connect().await?;
     let queue = Queue::new(&aws_settings().await?, queue_url);
     queue.check().await?;
@@ -117,6 +118,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
+        publication: settings.publication(),
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();

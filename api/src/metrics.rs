@@ -112,6 +112,16 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     });
     let meaning = "Age of the oldest event that is not published, by the clock of the database; 0 below three seconds";
     age.with_description(meaning).with_unit("s").build();
+
+    let unread = METER.u64_observable_gauge("orders_outbox_unread_log_bytes");
+    let backlog = queue.backlog.subscribe();
+    let unread = unread.with_callback(move |observer| {
+        if let Some(bytes) = backlog.borrow().if_recent().and_then(|backlog| backlog.unread_log) {
+            observer.observe(bytes, &[]);
+        }
+    });
+    let meaning = "Write-ahead log that its reader has not confirmed; 0 unless RELAY is off";
+    unread.with_description(meaning).with_unit("By").build();
 }
 
 /// Counts a query or a mutation that was executed, and measures it.

@@ -37,6 +37,7 @@ use crate::orders::by_id::OrdersById;
 use crate::orders::client_reports::ClientReports;
 use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
+use crate::outbox::log_tailing::Publication;
 use crate::outbox::relay::{Queue, Relay};
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
@@ -60,6 +61,7 @@ pub struct Backend {
     pub read_wait: Duration,
     /// How long after it was placed an order can be cancelled.
     pub cancel_window: Option<Duration>,
+    pub publication: Publication,
 }
 
 /// An api that is ready to serve.
@@ -188,17 +190,18 @@ impl Service {
 
 /// Connects what resolvers use with the stores.
 fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
-    let Backend { db, read_model, currency, read_wait, cancel_window } = backend;
+    let Backend { db, read_model, currency, read_wait, cancel_window, publication } = backend;
     let system = System::new(db.clone(), read_model.clone(), currency, queue.clone());
     let (relay, outgoing) = Relay::new(db.clone(), queue);
-    let (orders, batcher) = order_queue(db.clone(), currency, outgoing.clone());
+    let relay = relay.with_publication(publication);
+    let (orders, batcher) = order_queue(db.clone(), currency, publication, outgoing.clone());
     let (live_clients, live_updates) = live(read_model.clone());
     let sales_snapshots = SalesSnapshots::new(read_model.clone());
     let app = App {
         currency,
         read_wait,
         cancel_window,
-        commands: Commands::new(db.clone(), currency, outgoing),
+        commands: Commands::new(db.clone(), currency, publication, outgoing),
         orders_by_id: Arc::new(OrdersById::new(db.clone())),
         orders_of_clients: Arc::new(OrdersOfClients::new(db.clone())),
         order_lines: Arc::new(OrderLines::new(db.clone())),

@@ -35,6 +35,11 @@ pub struct Model {
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
+    /// The id of the client or product.
+    pub(crate) fn subject_id(&self) -> i64 {
+        self.client_id.or(self.product_id).unwrap_or_default()
+    }
+
     /// The message to publish for this row, the same each time.
     pub fn message(&self) -> String {
         let event = CloudEvent {
@@ -42,7 +47,7 @@ impl Model {
             id: self.id,
             source: "/orders",
             r#type: &self.r#type,
-            subject: &self.client_id.or(self.product_id).unwrap_or_default().to_string(),
+            subject: &self.subject_id().to_string(),
             time: self.occurred_at,
             datacontenttype: Some("application/json"),
             sequence: &format!("{:010}", self.version),

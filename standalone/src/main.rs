@@ -86,6 +86,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     stores::check(&settings, &demo)?;
     let authenticator = Authenticator::new(&settings.tokens).await?;
     let db = stores::open_database(&settings).await?;
+    settings.publication().check(&db).await?;
     let demo = demo.prepare(&db, settings.read_model.currency).await?;
     let Stores { db, read_model, redis, aws, queue_url } = Stores::open(&settings, db).await?;
     let sqs = queues::client(&aws);
@@ -98,6 +99,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
         currency,
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
+        publication: settings.publication(),
     };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let activity = consumer.activity.clone();

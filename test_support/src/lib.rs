@@ -23,6 +23,7 @@
 //! - [`subscription`]: a subscription over an event stream
 //! - [`load`]: users who place orders all the time
 //! - [`log`]: what a test logs
+//! - [`log_reader`]: a reader of the write-ahead log of PostgreSQL
 //! - [`metrics`]: what Prometheus reads from a process
 //! - [`until`]: waiting for a condition
 
@@ -33,6 +34,7 @@ pub mod fill;
 pub mod gate;
 pub mod load;
 pub mod log;
+pub mod log_reader;
 pub mod metrics;
 pub mod otlp;
 pub mod pgbouncer;

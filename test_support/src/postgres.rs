@@ -44,6 +44,13 @@ pub async fn database_alone() -> PostgresDatabase {
     PostgresDatabase { url: server.connection_uri(), _server: Arc::new(server) }
 }
 
+/// As [`database_alone`], with a write-ahead log from which programs can read changes.
+pub async fn database_with_logical_log() -> PostgresDatabase {
+    let server = tokio::task::spawn_blocking(|| server().with_config_param("wal_level", "logical").start());
+    let server = server.await.unwrap();
+    PostgresDatabase { url: server.connection_uri(), _server: Arc::new(server) }
+}
+
 /// A server that is to be configured and started; it stops when it is dropped.
 pub fn server() -> PgTempDBBuilder {
     // Otherwise the server would wait for somebody to read its log.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use entity::{
-    client, idempotency_key, order, order_event, order_item, order_refund, order_refund_item, outbox, product,
-    refused_event,
+    client, idempotency_key, order, order_event, order_item, order_refund, order_refund_item, outbox,
+    outbox_message, product, refused_event,
 };
 use iso_currency::Currency;
 use runtime::database::{self, Login};
@@ -43,6 +43,7 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     order_refund_item::Entity::find().limit(0).all(db).await?;
     order_event::Entity::find().limit(0).all(db).await?;
     outbox::Entity::find().limit(0).all(db).await?;
+    outbox_message::Entity::find().limit(0).all(db).await?;
     refused_event::Entity::find().limit(0).all(db).await?;
     idempotency_key::Entity::find().limit(0).all(db).await?;
     Ok(())

@@ -20,6 +20,7 @@ pub mod refunds;
 mod turns;
 
 use std::hash::Hash;
+use std::slice;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
@@ -38,6 +39,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::connections::ConnectionQuota;
 use crate::metrics::DATABASE_TIMEOUTS;
+use crate::outbox::log_tailing::{self, Publication};
 use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
 use refunds::rules::RefundRejection;
@@ -145,6 +147,7 @@ pub type Outcome<T> = Result<Result<T, Vec<Rejection>>, Error>;
 pub struct Commands {
     db: DatabaseConnection,
     currency: Currency,
+    publication: Publication,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
     /// By client, product or idempotency key.
@@ -154,8 +157,13 @@ pub struct Commands {
 }
 
 impl Commands {
-    pub fn new(db: DatabaseConnection, currency: Currency, outgoing: mpsc::Sender<Outgoing>) -> Commands {
-        Commands { db, currency, outgoing, turns: Arc::default(), connections: ConnectionQuota::default() }
+    pub fn new(
+        db: DatabaseConnection,
+        currency: Currency,
+        publication: Publication,
+        outgoing: mpsc::Sender<Outgoing>,
+    ) -> Commands {
+        Commands { db, currency, publication, outgoing, turns: Arc::default(), connections: ConnectionQuota::default() }
     }
 
     /// The commands of a caller who may use these connections.
@@ -183,14 +191,23 @@ impl Commands {
     /// Writes the event and commits.
     async fn commit(&self, transaction: DatabaseTransaction, mut event: order_event::Model) -> Result<(), DbErr> {
         spans::create(&mut event);
-        let (outgoing, pending) = (Outgoing::of(&event), outbox::Model { event_id: event.id });
+        let outgoing = match self.publication {
+            Publication::Relay => {
+                let pending = outbox::Model { event_id: event.id };
+                outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;
+                Some(Outgoing::of(&event))
+            }
+            Publication::LogReader => {
+                log_tailing::write(&transaction, slice::from_ref(&event)).await?;
+                None
+            }
+        };
         order_event::Entity::insert(as_new(event)).exec_without_returning(&transaction).await?;
-        outbox::Entity::insert(as_new(pending)).exec_without_returning(&transaction).await?;
         crash_point(crash_points::CHANGE_BEFORE_COMMIT);
         transaction.commit().await?;
         crash_point(crash_points::CHANGE_AFTER_COMMIT);
         // When the fast path is full, the relay's poll finds the event.
-        let _ = self.outgoing.try_send(outgoing);
+        outgoing.map(|event| self.outgoing.try_send(event));
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Publishes committed events to the queue: when ([`relay`]), in which calls ([`delivery`]), which of them alone ([`suspects`]), the
-//! rows ([`rows`]) and the calls to SQS ([`publisher`]); [`spans`] of traces.
+//! rows ([`rows`]) and the calls to SQS ([`publisher`]); [`log_tailing`] instead of the relay; [`spans`] of traces.
 
 mod delivery;
+pub mod log_tailing;
 mod publisher;
 pub mod relay;
 mod rows;

@@ -53,6 +53,8 @@ pub struct Backlog {
     pub pending: u64,
     /// How many the queue has refused; 1,000 stands for all larger numbers.
     pub refused: u64,
+    /// Bytes of the write-ahead log that its reader has not confirmed; 0 if the relay publishes. `None` if no slot is left.
+    pub unread_log: Option<u64>,
     pub measured_at: Option<Instant>,
 }
 

@@ -7,6 +7,9 @@
 //! An event that the queue refuses moves to the table `refused_events`, where it delays no other event, and is sent again after
 //! pauses that double. The events of a call that fails for another reason stay pending, and each is sent alone.
 //!
+//! With [`Publication::LogReader`], transactions write their events to the log and not to `outbox`, and the relay sends nothing. Its polls
+//! hand over to the log what else is in the outbox: events of a migration, or of an api with another setting.
+//!
 //! Any number of processes may run a relay: on PostgreSQL a poll skips rows that another relay has claimed (`FOR UPDATE
 //! SKIP LOCKED`).
 
@@ -25,6 +28,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::delivery::Delivery;
+use super::log_tailing::{self, Publication};
 pub use super::publisher::{Backlog, Outgoing, Queue};
 use super::publisher::{Sent, batches};
 use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
@@ -53,12 +57,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const LONG_WAIT: Duration = Duration::from_secs(60);
 pub struct Relay {
     delivery: Arc<Delivery>,
+    publication: Publication,
     fast_path: mpsc::Receiver<Outgoing>,
     /// When a poll next reads all pending events.
     next_full_scan: Instant,
     /// Whether the queue has just accepted an event that it refused before: it may accept the others, too.
     accepts_refused: bool,
-    /// When the log last reported that events wait.
+    /// When the log last reported that events wait, or reach no reader.
     last_warning: Option<Instant>,
 }
 
@@ -100,12 +105,18 @@ impl Relay {
         let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
         let relay = Relay {
             delivery: Delivery::new(db, queue),
+            publication: Publication::Relay,
             fast_path,
             next_full_scan: Instant::now(),
             accepts_refused: false,
             last_warning: None,
         };
         (relay, sender)
+    }
+
+    #[must_use]
+    pub fn with_publication(self, publication: Publication) -> Relay {
+        Relay { publication, ..self }
     }
 
     /// Publishes events until `shutdown`, and then the events that are still in the outbox. The fast path, polls and suspects do not
@@ -167,19 +178,37 @@ impl Relay {
         if is_old {
             self.next_full_scan = Instant::now();
         }
-        self.report(backlog);
+        let unread_log = self.unread_log().await?;
+        self.report(Backlog { unread_log, ..backlog });
         if backlog == Backlog::default() || self.delivery.suspects().is_down() {
             return Ok(Pass::default());
         }
         let suspects = self.delivery.suspects().ids();
         let mut pass = self.publish_claimed(Claim::Pending(MIN_POLL_AGE, scan, suspects)).await?;
         if backlog.refused > 0 && !self.delivery.suspects().is_down() {
-            let claim = if accepts_refused { Claim::RefusedEarly } else { Claim::Refused };
+            let is_early = accepts_refused || self.publication == Publication::LogReader;
+            let claim = if is_early { Claim::RefusedEarly } else { Claim::Refused };
             let retried = self.publish_claimed(claim).await?;
             self.accepts_refused = retried.published > 0;
             pass.error = pass.error.or(retried.error);
         }
         Ok(pass)
+    }
+
+    async fn unread_log(&mut self) -> Result<Option<u64>, DbErr> {
+        if self.publication == Publication::Relay {
+            return Ok(Some(0));
+        }
+        let unread = in_time(log_tailing::unread(&self.delivery.db)).await?;
+        if unread.is_none() && !self.has_just_warned() {
+            self.last_warning = Some(Instant::now());
+            warn!("no logical replication slot is left: events reach no reader of the log until one is created");
+        }
+        Ok(unread)
+    }
+
+    fn has_just_warned(&self) -> bool {
+        self.last_warning.is_some_and(|reported| reported.elapsed() < LONG_WAIT)
     }
 
     fn next_scan(&mut self) -> Scan {
@@ -194,7 +223,7 @@ impl Relay {
         let oldest = backlog.oldest.filter(|age| *age >= MIN_POLL_AGE);
         let measured_at = Some(Instant::now());
         self.delivery.queue.backlog.send_replace(Backlog { oldest, measured_at, ..backlog });
-        let was_reported = self.last_warning.is_some_and(|reported| reported.elapsed() < LONG_WAIT);
+        let was_reported = self.has_just_warned();
         if let Some(age) = oldest.filter(|age| *age >= LONG_WAIT && !was_reported) {
             self.last_warning = Some(Instant::now());
             warn!(
@@ -267,10 +296,15 @@ impl Relay {
     async fn claim_and_publish(&self, db: &impl ConnectionTrait, claim: Claim) -> Result<Pass, DbErr> {
         let (is_pending, is_early) = (matches!(claim, Claim::Pending(..)), matches!(claim, Claim::RefusedEarly));
         let events = rows::claim(db, claim).await?;
+        let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
+        if self.publication == Publication::LogReader {
+            rows::hand_over(db, &events).await?;
+            return Ok(Pass { published: events.len(), is_full, ..Pass::default() });
+        }
+        let events = events.iter().map(Outgoing::of).collect();
         if !is_pending {
             return self.retry(db, events, is_early).await;
         }
-        let is_full = events.len() >= MAX_CLAIMED_ROWS as usize;
         let sent = self.delivery.send(events).await;
         self.delivery.remove(db, &sent).await?;
         Ok(Pass { is_full, ..Pass::of(&sent) })

@@ -11,6 +11,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::log_tailing;
 use super::publisher::{Backlog, Outgoing};
 use runtime::database::is_one_of;
 
@@ -48,7 +49,7 @@ pub enum Claim {
 
 /// Claims rows that no other relay has claimed, and reads their events. Only rows of the outbox are locked: a lock on a row of
 /// `order_events` would write to that table.
-pub async fn claim(db: &impl ConnectionTrait, claim: Claim) -> Result<Vec<Outgoing>, DbErr> {
+pub async fn claim(db: &impl ConnectionTrait, claim: Claim) -> Result<Vec<order_event::Model>, DbErr> {
     let ids = match claim {
         Claim::Pending(min_age, scan, suspects) => claim_pending(db, min_age, scan, suspects).await?,
         Claim::Refused => claim_refused(db, MAX_RETRIES, true).await?,
@@ -58,18 +59,19 @@ pub async fn claim(db: &impl ConnectionTrait, claim: Claim) -> Result<Vec<Outgoi
 }
 
 /// Reads events, in a separate statement: PostgreSQL could plan a join with the outbox as a scan of the whole table `order_events`.
-async fn read(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Outgoing>, DbErr> {
+async fn read(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<order_event::Model>, DbErr> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let events = order_event::Entity::find().filter(is_one_of(db, order_event::Column::Id, ids));
-    Ok(events.order_by_asc(order_event::Column::Id).all(db).await?.iter().map(Outgoing::of).collect())
+    events.order_by_asc(order_event::Column::Id).all(db).await
 }
 
 /// Reads those of the events that are still pending.
 pub async fn pending(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Outgoing>, DbErr> {
     let rows = outbox::Entity::find().filter(is_one_of(db, outbox::Column::EventId, ids)).all(db).await?;
-    read(db, rows.into_iter().map(|row| row.event_id).collect()).await
+    let events = read(db, rows.into_iter().map(|row| row.event_id).collect()).await?;
+    Ok(events.iter().map(Outgoing::of).collect())
 }
 
 /// The newest pending event that is not a suspect.
@@ -193,6 +195,16 @@ fn after_pause(db: &impl ConnectionTrait, refused_at: &str) -> Expr {
     })
 }
 
+/// Writes events to the log instead, for its reader, and deletes their rows.
+pub async fn hand_over(db: &impl ConnectionTrait, events: &[order_event::Model]) -> Result<(), DbErr> {
+    log_tailing::write(db, events).await?;
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    delete(db, ids.clone()).await?;
+    let refused = is_one_of(db, refused_event::Column::EventId, ids);
+    refused_event::Entity::delete_many().filter(refused).exec(db).await?;
+    Ok(())
+}
+
 /// The events that are not published, and whether pending events are about to be older than [`Scan::Recent`] finds. Few rows are read,
 /// however many there are.
 pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, bool), DbErr> {
@@ -222,6 +234,7 @@ pub async fn backlog(db: &impl ConnectionTrait, scan: Scan) -> Result<(Backlog, 
         oldest: pending.max(refused),
         pending: count("pending")?,
         refused: count("refused")?,
+        unread_log: None,
         measured_at: None,
     };
     Ok((backlog, pending >= Some(RECENT / 2)))

@@ -17,6 +17,7 @@ mod input;
 mod isolation;
 mod limits;
 mod live;
+mod log_tailing;
 mod master_data;
 mod order_lists;
 mod orders;

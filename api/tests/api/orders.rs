@@ -7,6 +7,7 @@ use api::commands::Rejection;
 use api::commands::place_order::batcher::order_queue;
 use api::commands::place_order::{Outcome, PlaceOrder, place};
 use api::orders::by_id::OrdersById;
+use api::outbox::log_tailing::Publication;
 use entity::event::ORDER_PLACED;
 use entity::{client, idempotency_key, order, order_event, order_item, outbox, product};
 use futures::future::join_all;
@@ -239,7 +240,7 @@ async fn orders_that_share_a_batch_with_those_of_a_locked_client_do_not_wait() {
     let db = &db.connection;
     let other = lock_client(db, 2).await;
     let (outgoing, _events) = mpsc::channel(1);
-    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, Publication::Relay, outgoing);
     let running = tokio::spawn(batcher.run(CancellationToken::new()));
     let keys = (0..40).map(|n| format!("key {}", n / 2));
     let mut of_locked: Vec<_> = Vec::new();
@@ -268,7 +269,7 @@ async fn orders_of_a_client_that_is_locked_again_and_again_are_placed() {
     let db = postgres().await;
     let db = &db.connection;
     let (outgoing, _events) = mpsc::channel(1);
-    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, Publication::Relay, outgoing);
     let running = tokio::spawn(batcher.run(CancellationToken::new()));
     // While one of them has the lock, the others wait for it.
     let locking = join_all((0..4).map(async |_| {
@@ -297,7 +298,7 @@ async fn a_client_with_many_waiting_orders_does_not_delay_others() {
     let db = sqlite().await;
     let db = &db.connection;
     let (outgoing, _events) = mpsc::channel(1);
-    let (queue, batcher) = order_queue(db.clone(), Currency::USD, outgoing);
+    let (queue, batcher) = order_queue(db.clone(), Currency::USD, Publication::Relay, outgoing);
     let mut many: Vec<_> = (0..1_000).map(|_| Box::pin(queue.place(command(1, &[(1, 1)], None)))).collect();
     for order in &mut many {
         assert!(futures::poll!(order).is_pending());

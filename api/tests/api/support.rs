@@ -1,5 +1,6 @@
 //! Starters of the api on real stores, and clients of it.
 
+use test_support::log_reader;
 use test_support::postgres::{self, PostgresDatabase};
 use test_support::redis::Redis as RedisServer;
 use test_support::sqs;
@@ -55,6 +56,15 @@ pub async fn postgres_alone() -> Db {
     let database = postgres::database_alone().await;
     let url = database.url.clone();
     migrated(&url, Some(database)).await
+}
+
+/// With a slot for a reader of the write-ahead log.
+pub async fn postgres_with_slot() -> Db {
+    let database = postgres::database_with_logical_log().await;
+    let url = database.url.clone();
+    let db = migrated(&url, Some(database)).await;
+    log_reader::create_slot(&db.connection).await;
+    db
 }
 
 impl Db {
@@ -192,6 +202,7 @@ impl Api {
             currency: Currency::USD,
             read_wait: settings.read_wait,
             cancel_window: settings.cancel_window,
+            publication: settings.publication(),
         };
         let tokens = settings.tokens.clone();
         let authenticator = Authenticator::new(&tokens).await.unwrap();

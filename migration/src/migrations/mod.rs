@@ -17,6 +17,7 @@ mod m20261127_000014_outbox_by_time;
 mod m20261127_000015_input_of_keys;
 mod m20261127_000016_orders_of_clients_by_status;
 mod m20261127_000017_orders_of_clients_by_version;
+mod m20261128_000018_outbox_messages;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -43,6 +44,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000015_input_of_keys::Migration),
             Box::new(m20261127_000016_orders_of_clients_by_status::Migration),
             Box::new(m20261127_000017_orders_of_clients_by_version::Migration),
+            Box::new(m20261128_000018_outbox_messages::Migration),
         ]
     }
 }

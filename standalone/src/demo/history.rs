@@ -7,6 +7,7 @@ use api::commands::place_order::{Outcome, PlaceOrder, place_at};
 use api::commands::products::NewProduct;
 use api::commands::refunds::{RefundKind, RefundOrder};
 use api::commands::{Commands, Origin};
+use api::outbox::log_tailing::Publication;
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use entity::{client, outbox, product};
 use iso_currency::Currency;
@@ -53,7 +54,7 @@ const PRODUCTS: [(&str, i64); 21] = [
 
 /// Adds clients, products and a month of orders to the database.
 pub async fn fill(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<Catalogue> {
-    let commands = Commands::new(db.clone(), currency, mpsc::channel(1).0);
+    let commands = Commands::new(db.clone(), currency, Publication::Relay, mpsc::channel(1).0);
     add_clients_and_products(&commands, currency).await?;
     let catalogue = Catalogue {
         clients: client::Entity::find().count(db).await? as usize,

@@ -8,6 +8,7 @@ mod chaos;
 mod cluster;
 mod dead_letters;
 mod disk_full;
+mod log_tailing;
 mod logs;
 mod lost_keys;
 mod metrics;

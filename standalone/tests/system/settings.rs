@@ -82,6 +82,7 @@ fn every_wrong_value_is_reported_with_its_variable() {
         fails("api", &[], &[(setting, "")], &[setting, "is empty"]);
     }
     fails("api", &[], &[("DASHBOARD", "maybe")], &["DASHBOARD", "'maybe'", "true or false"]);
+    fails("api", &[], &[("RELAY", "later")], &["RELAY", "'later'", "true or false"]);
     for setting in ["CORS_ORIGINS", "CORS_HEADERS", "JWT_OAUTH_CLIENTS", "RATE_LIMIT_SUBJECTS"] {
         fails("api", &[], &[(setting, ",,")], &[setting]);
     }

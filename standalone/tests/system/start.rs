@@ -57,6 +57,7 @@ fn an_invalid_flag_or_value_is_named() {
     fails("standalone", &[], &[("DEMO", "0")], &["from 0.1 to 1000", "--demo"]);
     let lasting = ("DATABASE_URL", "sqlite://orders.db");
     fails("standalone", &[], &[("DEMO", "1"), lasting], &["only one in memory"]);
+    fails("standalone", &[], &[("RELAY", "off"), lasting], &["RELAY=off needs a QUEUE_URL"]);
     let quiet = ("RUST_LOG", "warn"); // standalone logs more before
     let wait = "READ_WAIT (70s) must be shorter than OPERATION_TIMEOUT (70s)";
     fails("standalone", &[], &[("READ_WAIT", "70s"), quiet], &[wait]);
@@ -117,6 +118,9 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
     let refusal = ["the amounts of this database are in USD", "set CURRENCY=USD"];
     for name in ["api", "projector", "standalone"] {
         fails(name, &[], &other, &refusal);
+    }
+    for name in ["api", "standalone"] {
+        fails(name, &[], &with(&variables, "RELAY", "off"), &["RELAY=off needs wal_level=logical"]);
     }
     fails("projector", &["verify"], &other, &refusal);
     fails("migration", &["sample-data"], &other, &refusal);

@@ -23,6 +23,7 @@ use tracing::{Instrument, Span, info_span};
 use super::{BatchOutcome, Outcome, PlaceError, PlaceOrder, WhenLocked};
 use crate::commands::{Error, database};
 use crate::metrics::{GROUP_COMMIT_SIZE, GROUP_COMMIT_WAIT};
+use crate::outbox::log_tailing::Publication;
 use crate::outbox::relay::Outgoing;
 
 /// Largest transaction, by the [`weight`] of its orders: 50 orders, or 500 lines.
@@ -57,6 +58,7 @@ pub struct OrderBatcher {
     db: DatabaseConnection,
     currency: Currency,
     batcher: Batcher<WaitingOrder, Response>,
+    publication: Publication,
     /// The relay's fast path for committed events.
     outgoing: mpsc::Sender<Outgoing>,
     isolated: TaskTracker,
@@ -67,11 +69,12 @@ pub struct OrderBatcher {
 pub fn order_queue(
     db: DatabaseConnection,
     currency: Currency,
+    publication: Publication,
     outgoing: mpsc::Sender<Outgoing>,
 ) -> (OrderQueue, OrderBatcher) {
     let (queue, batcher) = exclusive_batch_queue(QUEUE_SIZE);
     let (isolated, isolated_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(ISOLATED_TRANSACTIONS)));
-    (OrderQueue(queue), OrderBatcher { db, currency, batcher, outgoing, isolated, isolated_permits })
+    (OrderQueue(queue), OrderBatcher { db, currency, batcher, publication, outgoing, isolated, isolated_permits })
 }
 
 impl OrderQueue {
@@ -190,7 +193,7 @@ impl OrderBatcher {
         when_locked: WhenLocked,
     ) -> Result<Vec<Option<Outcome>>, PlaceError> {
         let span = self.transaction_span(orders);
-        let placing = super::place_by(&self.db, self.currency, orders, when_locked, None);
+        let placing = super::place_by(&self.db, self.currency, orders, when_locked, None, self.publication);
         let placed = timeout(PLACE_TIMEOUT, placing).instrument(span.clone()).await;
         let placed = placed.unwrap_or_else(|_| Err(no_response()));
         let BatchOutcome { outcomes, outgoing } = placed.inspect_err(|_| {
@@ -297,7 +300,7 @@ mod tests {
     #[tokio::test]
     async fn an_order_that_finds_the_queue_full_is_refused_as_busy() {
         let (outgoing, _) = mpsc::channel(1);
-        let (queue, _batcher) = order_queue(DatabaseConnection::default(), Currency::USD, outgoing);
+        let (queue, _batcher) = order_queue(DatabaseConnection::default(), Currency::USD, Publication::Relay, outgoing);
         for client in 0..QUEUE_SIZE as i64 {
             assert!(queue.place(order(client)).now_or_never().is_none(), "it waits");
         }

@@ -13,6 +13,7 @@ use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 
 use crate::commands::database::begin;
 use crate::commands::{Origin, Rejection};
+use crate::outbox::log_tailing::Publication;
 use crate::outbox::relay::Outgoing;
 
 /// A request to place an order. An id of `None` names nothing that exists.
@@ -65,7 +66,7 @@ pub enum WhenLocked {
 pub struct BatchOutcome<O = Outcome> {
     /// One for each order, in the same order.
     pub outcomes: Vec<O>,
-    /// The events that were written.
+    /// The events that were written, if the relay publishes them.
     pub outgoing: Vec<Outgoing>,
 }
 
@@ -101,7 +102,8 @@ async fn place_all(
     orders: &[PlaceOrder],
     time: Option<DateTime<Utc>>,
 ) -> Result<BatchOutcome, PlaceError> {
-    let BatchOutcome { outcomes, outgoing } = place_by(db, currency, orders, WhenLocked::Wait, time).await?;
+    let placed = place_by(db, currency, orders, WhenLocked::Wait, time, Publication::Relay).await?;
+    let BatchOutcome { outcomes, outgoing } = placed;
     Ok(BatchOutcome { outcomes: outcomes.into_iter().flatten().collect(), outgoing })
 }
 
@@ -112,8 +114,9 @@ async fn place_by(
     orders: &[PlaceOrder],
     when_locked: WhenLocked,
     time: Option<DateTime<Utc>>,
+    publication: Publication,
 ) -> Result<BatchOutcome<Option<Outcome>>, PlaceError> {
-    let prepared = prepare(db, currency, orders, when_locked, time).await;
+    let prepared = prepare(db, currency, orders, when_locked, time, publication).await;
     let (transaction, batch) = prepared.map_err(PlaceError::RolledBack)?;
     crash_point(crash_points::ORDER_BEFORE_COMMIT);
     transaction.commit().await.map_err(PlaceError::CommitUnknown)?;
@@ -128,6 +131,7 @@ async fn prepare(
     orders: &[PlaceOrder],
     when_locked: WhenLocked,
     time: Option<DateTime<Utc>>,
+    publication: Publication,
 ) -> Result<(DatabaseTransaction, BatchOutcome<Option<Outcome>>), DbErr> {
     let transaction = begin(db).await?;
     let (mut book, locked) = sql::open_book(&transaction, currency, orders, when_locked).await?;
@@ -140,6 +144,6 @@ async fn prepare(
         Some(Outcome::Placed(event)) => Some((order, event)),
         Some(Outcome::Replayed(_) | Outcome::Rejected(_)) | None => None,
     });
-    let outgoing = sql::write(&transaction, new.collect()).await?;
+    let outgoing = sql::write(&transaction, new.collect(), publication).await?;
     Ok((transaction, BatchOutcome { outcomes, outgoing }))
 }

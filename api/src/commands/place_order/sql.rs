@@ -17,6 +17,7 @@ use crate::commands::clock::timed;
 use crate::commands::database::is_one_pair_of;
 use crate::commands::idempotency::{Scope, is_valid_key};
 use crate::orders::placed_event;
+use crate::outbox::log_tailing::{self, Publication};
 use crate::outbox::relay::Outgoing;
 use crate::outbox::spans;
 use runtime::database::is_one_of;
@@ -107,18 +108,24 @@ fn scope(client: i64) -> String {
     Scope::Of(Subject::Client(client)).name()
 }
 
-/// Inserts placed orders, their items and events, and raises the clients' versions.
+/// Inserts placed orders, their items and events, and raises the clients' versions. Returns the events for the relay.
 pub async fn write(
     db: &impl ConnectionTrait,
     new: Vec<(&PlaceOrder, &Event<OrderPlaced>)>,
+    publication: Publication,
 ) -> Result<Vec<Outgoing>, DbErr> {
     if new.is_empty() {
         return Ok(Vec::new());
     }
     let rows = rows(&new);
+    if publication == Publication::LogReader {
+        write_at_once(db, &rows, publication).await?;
+        log_tailing::write(db, &rows.events).await?;
+        return Ok(Vec::new());
+    }
     let outgoing = rows.events.iter().map(Outgoing::of).collect();
     match db.get_database_backend() {
-        DbBackend::Postgres => write_at_once(db, &rows).await?,
+        DbBackend::Postgres => write_at_once(db, &rows, publication).await?,
         _ => write_rows(db, rows).await?,
     }
     Ok(outgoing)
@@ -218,7 +225,7 @@ WITH placed AS (
     SELECT event_id, client_id, version, type, payload, placed_at, NULLIF(traceparent, ''), NULLIF(actor, ''),
         NULLIF(by_client, false) FROM placed
 ), pending AS (
-    INSERT INTO outbox (event_id) SELECT event_id FROM placed
+    INSERT INTO outbox (event_id) SELECT event_id FROM placed WHERE $21
 ), used_keys AS (
     INSERT INTO idempotency_keys (scope, key, command, event_id)
     SELECT * FROM UNNEST($17::text[], $18::text[], $19::text[], $20::uuid[])
@@ -227,7 +234,11 @@ UPDATE clients SET version = newest.version
     FROM (SELECT client_id, max(version) AS version FROM placed GROUP BY client_id) AS newest
     WHERE id = newest.client_id";
 
-async fn write_at_once(db: &impl ConnectionTrait, Rows { orders, items, events, keys }: &Rows) -> Result<(), DbErr> {
+async fn write_at_once(
+    db: &impl ConnectionTrait,
+    Rows { orders, items, events, keys }: &Rows,
+    publication: Publication,
+) -> Result<(), DbErr> {
     fn column<M, T: Into<Value> + NotU8 + ValueType>(rows: &[M], value: impl Fn(&M) -> T) -> Value {
         rows.iter().map(value).collect::<Vec<T>>().into()
     }
@@ -252,6 +263,7 @@ async fn write_at_once(db: &impl ConnectionTrait, Rows { orders, items, events, 
         column(keys, |row| row.key.clone()),
         column(keys, |row| row.command.clone()),
         column(keys, |row| row.event_id),
+        (publication == Publication::Relay).into(),
     ];
     db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, WRITE, values)).await?;
     Ok(())

@@ -64,7 +64,7 @@ impl System {
         }))
     }
 
-    /// The events that wait to be sent to the queue.
+    /// The events that wait to be sent to the queue. With the setting `RELAY=off` another program sends them, and none wait here.
     async fn outbox(&self, ctx: &Context<'_>) -> Option<Result<Outbox, Error>> {
         let backlog = app(ctx).system.backlog().map_err(Error::from);
         Some(backlog.map(|backlog| Outbox {
