@@ -51,7 +51,7 @@ async fn a_reader_of_the_log_gets_the_message_of_each_event_once_and_those_of_a_
     let placed = join_all(orders.map(|order| api.graphql(&token, PLACE, order))).await;
     let first = placed.iter().find(|placed| placed["data"]["placeOrder"]["order"]["clientId"] == "1").unwrap();
     let order_id = &first["data"]["placeOrder"]["order"]["id"];
-    change(&api, &format!("cancelOrder(input: {{ orderId: {order_id} }}) {{ userErrors {{ code }} }}")).await;
+    change(&api, &format!("cancelOrder(input: {{ orderId: {order_id}, reason: \"Ordered by mistake\" }}) {{ userErrors {{ code }} }}")).await;
     change(&api, r#"registerClient(input: { name: "Zoë \"Z\" O'Hara \\ é", email: "zoe@example.com" }) { clientVersion }"#).await;
     change(&api, r#"createProduct(input: { name: "Tea", price: "3.50" }) { userErrors { code } }"#).await;
     change(&api, r#"updateProduct(input: { id: 1, price: "1600.00" }) { userErrors { code } }"#).await;
