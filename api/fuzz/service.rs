@@ -57,6 +57,7 @@ async fn start() -> (Router, SocketAddr, String) {
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
         publication: settings.publication(),
+        intake: None,
     };
     // Nothing listens at this address.
     let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();

@@ -32,6 +32,9 @@ pub struct Settings {
     /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
     #[arg(long, env)]
     pub queue_url: Option<String>,
+    /// URL of a second SQS queue, which keeps orders while the database is away (unset: such orders are refused)
+    #[arg(long, env)]
+    pub intake_queue_url: Option<String>,
     /// Send events to the queue. off leaves that to a program that reads them from the write-ahead log of PostgreSQL
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub relay: bool,

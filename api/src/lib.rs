@@ -4,6 +4,7 @@
 //! - [`graphql`]: the schema and its resolvers
 //! - [`commands`]: writes to the command database
 //! - [`connections`]: how many connections to the command database each caller may use
+//! - [`intake`]: orders that are accepted while the database is away
 //! - [`outbox`]: publishes committed events to the queue
 //! - [`orders`]: reads of order rows
 //! - [`history`]: reads of the event log
@@ -21,6 +22,7 @@ pub mod connections;
 pub mod edge;
 pub mod graphql;
 pub mod history;
+pub mod intake;
 pub mod metrics;
 pub mod orders;
 pub mod outbox;

@@ -15,6 +15,7 @@ use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
 use api::graphql::federation::subgraph_sdl;
 use api::graphql::schema;
+use api::intake::Intake;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
@@ -107,10 +108,16 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     // Before the read model: an empty Redis would store a currency that the database refuses.
     let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
-    settings.publication().check(&db).await?;
+    let publication = settings.publication();
+    publication.check(&db).await?;
     let read_model = settings.read_model.connect().await?;
-    let queue = Queue::new(&aws_settings().await?, queue_url);
+    let aws = aws_settings().await?;
+    let queue = Queue::new(&aws, queue_url);
     queue.check().await?;
+    let intake = settings.intake_queue_url.map(|url| Intake::new(&aws, url));
+    if let Some(intake) = &intake {
+        intake.check().await?;
+    }
 
     let backend = Backend {
         db: db.clone(),
@@ -118,7 +125,8 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
         currency: settings.read_model.currency,
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
-        publication: settings.publication(),
+        publication,
+        intake,
     };
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();

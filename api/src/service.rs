@@ -32,6 +32,7 @@ use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, schema, subgraph};
+use crate::intake::Intake;
 use crate::metrics;
 use crate::orders::by_id::OrdersById;
 use crate::orders::client_reports::ClientReports;
@@ -62,6 +63,8 @@ pub struct Backend {
     /// How long after it was placed an order can be cancelled.
     pub cancel_window: Option<Duration>,
     pub publication: Publication,
+    /// Keeps orders while the database is away.
+    pub intake: Option<Intake>,
 }
 
 /// An api that is ready to serve.
@@ -152,6 +155,7 @@ impl Service {
         let mut server = server.fuse();
         let mut orders = tokio::spawn(batcher.run(requests_done.clone())).fuse();
         let mut relay = tokio::spawn(relay.run(orders_done.clone())).fuse();
+        let mut accepted = tokio::spawn(place_accepted(edge.app.clone(), requests_done.clone())).fuse();
         let mut live_updates = tokio::spawn(live_updates.run(orders_done.clone()));
         let mut sales_snapshots = tokio::spawn(sales_snapshots.run(orders_done.clone()));
         let drained = async {
@@ -163,6 +167,7 @@ impl Service {
             never = remove_idle_callers(&edge) => match never {},
             ended = &mut server => Some(anyhow!("the HTTP server stopped: {ended:?}")),
             ended = &mut orders => Some(anyhow!("the order batcher stopped: {ended:?}")),
+            ended = &mut accepted => Some(anyhow!("the placing of accepted orders stopped: {ended:?}")),
             ended = &mut relay => Some(anyhow!("the outbox relay stopped: {ended:?}")),
             ended = &mut live_updates => Some(anyhow!("the live updates stopped: {ended:?}")),
             ended = &mut sales_snapshots => Some(anyhow!("the sales snapshots stopped: {ended:?}")),
@@ -190,7 +195,7 @@ impl Service {
 
 /// Connects what resolvers use with the stores.
 fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
-    let Backend { db, read_model, currency, read_wait, cancel_window, publication } = backend;
+    let Backend { db, read_model, currency, read_wait, cancel_window, publication, intake } = backend;
     let system = System::new(db.clone(), read_model.clone(), currency, queue.clone());
     let (relay, outgoing) = Relay::new(db.clone(), queue);
     let relay = relay.with_publication(publication);
@@ -208,6 +213,7 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         client_reports: Arc::new(ClientReports::new(db.clone())),
         db,
         orders,
+        intake,
         catalogue: Arc::new(Catalogue::new(read_model.clone())),
         clients: Arc::new(Clients::new(read_model.clone(), live_clients.clone())),
         reports: Arc::new(Reports::new(read_model.clone())),
@@ -218,6 +224,14 @@ fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
         checks: Arc::default(),
     };
     (app, Background { batcher, relay, live_updates, sales_snapshots })
+}
+
+/// Places orders that were accepted while the database was away.
+async fn place_accepted(app: App, shutdown: CancellationToken) {
+    match app.intake {
+        Some(intake) => intake.run(app.db, app.orders, shutdown).await,
+        None => shutdown.cancelled().await,
+    }
 }
 
 async fn remove_idle_callers(edge: &Edge) -> Infallible {

@@ -15,6 +15,7 @@ use api::edge::auth::{Authenticator, SCOPES};
 use api::edge::origin::AllowedOrigin;
 use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
+use api::intake::Intake;
 use api::outbox::relay;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
@@ -100,6 +101,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
         read_wait: settings.read_wait,
         cancel_window: settings.cancel_window,
         publication: settings.publication(),
+        intake: settings.intake_queue_url.clone().map(|url| Intake::new(&aws, url)),
     };
     let consumer = Consumer::new(sqs, queue_url.clone(), read_model, currency);
     let activity = consumer.activity.clone();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use entity::{
     client, idempotency_key, order, order_event, order_item, order_refund, order_refund_item, outbox,
-    outbox_message, product, refused_event,
+    outbox_message, product, refused_event, rejected_order,
 };
 use iso_currency::Currency;
 use runtime::database::{self, Login};
@@ -45,6 +45,7 @@ async fn check_schema(db: &DatabaseConnection) -> Result<(), DbErr> {
     outbox::Entity::find().limit(0).all(db).await?;
     outbox_message::Entity::find().limit(0).all(db).await?;
     refused_event::Entity::find().limit(0).all(db).await?;
+    rejected_order::Entity::find().limit(0).all(db).await?;
     idempotency_key::Entity::find().limit(0).all(db).await?;
     Ok(())
 }

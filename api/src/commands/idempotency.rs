@@ -15,7 +15,7 @@
 //! }
 //! ```
 
-use entity::{Event, Subject, idempotency_key, order_event};
+use entity::{Event, Subject, idempotency_key, order_event, rejected_order};
 use runtime::database::is_one_of;
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QuerySelect};
@@ -234,6 +234,7 @@ pub(super) async fn mask_keys(db: &impl ConnectionTrait, client: i64, own: &Opti
         insert_masked(db, refunds).await?;
     }
     Entity::delete_many().filter(Column::Scope.eq(&scope)).filter(others).exec(db).await?;
+    rejected_order::Entity::delete_many().filter(rejected_order::Column::ClientId.eq(client)).exec(db).await?;
 
     let first = order_event::Entity::find().select_only().column(order_event::Column::Id);
     let first = first.filter(order_event::Column::ClientId.eq(client)).filter(order_event::Column::Version.eq(1));

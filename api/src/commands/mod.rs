@@ -33,6 +33,7 @@ use runtime::{crash_point, crash_points};
 use sea_orm::{
     ActiveModelTrait, ConnAcquireErr, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit, mpsc};
 use tracing::warn;
 use uuid::{ContextV7, Timestamp, Uuid};
@@ -46,7 +47,7 @@ use refunds::rules::RefundRejection;
 use turns::Turns;
 
 /// Where a command comes from. Its events say so.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
@@ -65,7 +66,7 @@ impl Origin {
 }
 
 /// Why a command is rejected: a problem that its sender can fix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     ClientNotFound,
     /// Its personal data were masked.
@@ -253,7 +254,7 @@ fn next_version(version: i32) -> Result<i32, Rejection> {
 }
 
 /// A row to insert with all its columns, keys included.
-fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
+pub(crate) fn as_new<A: ActiveModelTrait>(model: impl IntoActiveModel<A>) -> A {
     model.into_active_model().reset_all()
 }
 

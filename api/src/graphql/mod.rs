@@ -37,6 +37,7 @@ use tracing::Span;
 use crate::commands::place_order::batcher::OrderQueue;
 use crate::commands::{Commands, Origin};
 use crate::edge::auth::Identity;
+use crate::intake::Intake;
 use crate::orders::by_id::OrdersById;
 use crate::orders::client_reports::ClientReports;
 use crate::orders::lines::OrderLines;
@@ -70,6 +71,8 @@ pub struct App {
     pub cancel_window: Option<Duration>,
     pub db: DatabaseConnection,
     pub orders: OrderQueue,
+    /// If orders are accepted while the database is away.
+    pub intake: Option<Intake>,
     pub orders_by_id: Arc<OrdersById>,
     pub orders_of_clients: Arc<OrdersOfClients>,
     pub order_lines: Arc<OrderLines>,

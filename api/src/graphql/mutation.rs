@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use async_graphql::{Context, ID, Object};
 use entity::{client, product};
 
@@ -10,7 +8,8 @@ use super::database::commands;
 use super::error::Error;
 use super::types::client::{ClientPayload, ForgetClientInput, RegisterClientInput, UpdateClientInput};
 use super::types::order::{
-    CancelOrderInput, Order, OrderPayload, PlaceOrderInput, PlaceOrderPayload, RefundOrderInput,
+    CancelOrderInput, Order, OrderPayload, OrderRequest, PlaceOrderInput, PlaceOrderMode, PlaceOrderPayload,
+    RefundOrderInput, current_order,
 };
 use super::types::product::{CreateProductInput, Product, ProductPayload, UpdateProductInput};
 use super::types::system::{DeadLettersPayload, DiscardDeadLettersInput, RedriveDeadLettersInput};
@@ -41,8 +40,9 @@ impl Mutation {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The order.")] input: PlaceOrderInput,
+        #[graphql(desc = "Whether it may be placed later, by default IMMEDIATE.")] mode: Option<PlaceOrderMode>,
     ) -> Option<Result<PlaceOrderPayload, Error>> {
-        Some(place_order(ctx, input).await)
+        Some(place_order(ctx, input, mode.unwrap_or_default()).await)
     }
 
     /// Cancels an order: refunds all that is left of it. If the order is cancelled already, it is returned with `replayed: true`,
@@ -151,23 +151,50 @@ impl Mutation {
     }
 }
 
-async fn place_order(ctx: &Context<'_>, input: PlaceOrderInput) -> Result<PlaceOrderPayload, Error> {
+async fn place_order(
+    ctx: &Context<'_>,
+    input: PlaceOrderInput,
+    mode: PlaceOrderMode,
+) -> Result<PlaceOrderPayload, Error> {
     authorize_for(ctx, PLACE_ORDERS, [input.client_id.as_str()])?;
     let app = app(ctx);
-    let (event, replayed) = match app.orders.place(input.into_command(origin(ctx))).await? {
+    let request_id = (mode == PlaceOrderMode::Deferred).then(|| request_id(&input)).transpose()?;
+    let command = input.into_command(origin(ctx));
+    let outcome = match (request_id, &app.intake) {
+        (None, _) => app.orders.place(command).await?,
+        (Some(_), None) => return Err(Error::BadUserInput("This service does not accept `mode: DEFERRED`.".into())),
+        (Some(id), Some(intake)) => {
+            let is_database_up = app.store_health().await.database;
+            match intake.place_or_accept(&app.orders, is_database_up, command).await? {
+                Some(outcome) => outcome,
+                None => {
+                    let request = Some(OrderRequest::pending(id));
+                    return Ok(PlaceOrderPayload { request, ..PlaceOrderPayload::default() });
+                }
+            }
+        }
+    };
+    let (event, replayed) = match outcome {
         Outcome::Placed(event) => (event, false),
         Outcome::Replayed(event) => (event, true),
         Outcome::Rejected(rejections) => {
             let user_errors = user_errors(rejections, "clientId", app.currency);
-            return Ok(PlaceOrderPayload { order: None, client_version: None, replayed: false, user_errors });
+            return Ok(PlaceOrderPayload { user_errors, ..PlaceOrderPayload::default() });
         }
     };
-    let (client_version, (mut order, lines)) = (Some(event.version), StoredOrder::new(event).into_parts());
-    if replayed && let Some(current) = app.orders_by_id.read(order.id, None).await?? {
-        order = Arc::unwrap_or_clone(current); // it may have been cancelled since
-    }
-    let order = Some(Order::with_lines(&order, lines, app.currency));
-    Ok(PlaceOrderPayload { order, client_version, replayed, user_errors: Vec::new() })
+    let client_version = Some(event.version);
+    let order = match replayed {
+        true => current_order(app, event).await?,
+        false => Order::of(StoredOrder::new(event), app.currency),
+    };
+    Ok(PlaceOrderPayload { order: Some(order), client_version, replayed, ..PlaceOrderPayload::default() })
+}
+
+/// The client and the key of an order.
+fn request_id(input: &PlaceOrderInput) -> Result<ID, Error> {
+    let needs_key = || Error::BadUserInput("`mode: DEFERRED` needs an `idempotencyKey`.".into());
+    let key = input.idempotency_key.as_ref().ok_or_else(needs_key)?;
+    Ok(format!("{}:{key}", *input.client_id).into())
 }
 
 async fn refund_order(
@@ -183,8 +210,7 @@ async fn refund_order(
     let command = RefundOrder { order_id, only_client, kind, reason, idempotency_key, origin };
     Ok(match commands(ctx).refund_order(&command).await? {
         Ok(Done { row: RefundedOrder { order, client_version }, replayed }) => {
-            let (order, lines) = order.into_parts();
-            let order = Some(Order::with_lines(&order, lines, app.currency));
+            let order = Some(Order::of(order, app.currency));
             OrderPayload { order, client_version: Some(client_version), replayed, user_errors: Vec::new() }
         }
         Err(rejections) => {

@@ -15,7 +15,7 @@ use super::scalars::Date;
 use super::types::client::Client;
 use super::types::client_list::{ClientConnection, ClientSort};
 use super::types::client_report::ClientReport;
-use super::types::order::{Order, OrderStatus};
+use super::types::order::{Order, OrderRequest, OrderStatus};
 use super::types::order_list::OrderConnection;
 use super::types::product::{Product, ProductConnection};
 use super::types::sales::{Granularity, ProductSales, ProductSort, SalesReport};
@@ -231,6 +231,17 @@ impl Query {
     ) -> Option<Result<Order, Error>> {
         let order = orders::by_id(ctx, &id).await.transpose()?;
         Some(order.map(|order| Order::new(&order, app(ctx).currency)))
+    }
+
+    /// An order that was accepted with `mode: DEFERRED`: whether it is placed, and why it was rejected. It is PENDING while there is no
+    /// result, also if no order was accepted with this id. Null if nothing can have the id. Requires the scope `orders:place`.
+    #[graphql(directive = cost::apply("9".into()))]
+    async fn order_request(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The id of the request.")] id: ID,
+    ) -> Option<Result<OrderRequest, Error>> {
+        orders::request(ctx, id).await.transpose()
     }
 
     /// A product. Null if no product has this id. Requires the scope `products:read`.

@@ -8,3 +8,5 @@ pub mod relay;
 mod rows;
 pub mod spans;
 mod suspects;
+
+pub(crate) use suspects::BACKOFF;

@@ -14,6 +14,7 @@ use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
 use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
+use api::intake::Intake;
 use api::outbox::relay::Queue;
 use api::{Backend, Service};
 use aws_config::SdkConfig;
@@ -203,6 +204,7 @@ impl Api {
             read_wait: settings.read_wait,
             cancel_window: settings.cancel_window,
             publication: settings.publication(),
+            intake: settings.intake_queue_url.clone().map(|url| Intake::of(queue.client.clone(), url)),
         };
         let tokens = settings.tokens.clone();
         let authenticator = Authenticator::new(&tokens).await.unwrap();

@@ -18,6 +18,7 @@ mod m20261127_000015_input_of_keys;
 mod m20261127_000016_orders_of_clients_by_status;
 mod m20261127_000017_orders_of_clients_by_version;
 mod m20261128_000018_outbox_messages;
+mod m20261128_000019_rejected_orders;
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -45,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000016_orders_of_clients_by_status::Migration),
             Box::new(m20261127_000017_orders_of_clients_by_version::Migration),
             Box::new(m20261128_000018_outbox_messages::Migration),
+            Box::new(m20261128_000019_rejected_orders::Migration),
         ]
     }
 }

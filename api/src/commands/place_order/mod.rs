@@ -10,14 +10,16 @@ use entity::{Event, OrderPlaced};
 use iso_currency::Currency;
 use runtime::{crash_point, crash_points};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
+use serde::{Deserialize, Serialize};
 
 use crate::commands::database::begin;
 use crate::commands::{Origin, Rejection};
 use crate::outbox::log_tailing::Publication;
 use crate::outbox::relay::Outgoing;
+pub use sql::placed_with_key;
 
 /// A request to place an order. An id of `None` names nothing that exists.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlaceOrder {
     pub client_id: Option<i64>,
     pub items: Vec<Item>,
@@ -25,7 +27,7 @@ pub struct PlaceOrder {
     pub origin: Origin,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Item {
     pub product_id: Option<i64>,
     pub quantity: i32,

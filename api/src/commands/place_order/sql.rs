@@ -75,15 +75,38 @@ async fn skipped(
 /// The name of the command in `idempotency_keys`.
 const COMMAND: &str = "placeOrder";
 
+/// The order that was placed with an idempotency key.
+///
+/// # Errors
+/// When the database fails, or the order's event is damaged.
+pub async fn placed_with_key(
+    db: &impl ConnectionTrait,
+    currency: Currency,
+    client: i64,
+    key: &str,
+) -> Result<Option<Event<OrderPlaced>>, DbErr> {
+    let key = key.to_owned();
+    let mut placed = events_of_keys(db, currency, vec![(client, &key)]).await?;
+    Ok(placed.remove(&(client, key.clone())).flatten())
+}
+
 /// The orders that were placed with the commands' idempotency keys, by client and key.
 async fn earlier_orders(
     db: &impl ConnectionTrait,
     currency: Currency,
     commands: &[PlaceOrder],
 ) -> Result<HashMap<(i64, String), Option<Event<OrderPlaced>>>, DbErr> {
-    use idempotency_key::{Column, Entity};
     let keys = commands.iter().filter_map(|command| Some((command.client_id?, command.idempotency_key.as_ref()?)));
-    let keys: Vec<_> = keys.filter(|(_, key)| is_valid_key(key)).collect();
+    events_of_keys(db, currency, keys.collect()).await
+}
+
+async fn events_of_keys(
+    db: &impl ConnectionTrait,
+    currency: Currency,
+    mut keys: Vec<(i64, &String)>,
+) -> Result<HashMap<(i64, String), Option<Event<OrderPlaced>>>, DbErr> {
+    use idempotency_key::{Column, Entity};
+    keys.retain(|(_, key)| is_valid_key(key));
     if keys.is_empty() {
         return Ok(HashMap::new());
     }

@@ -15,7 +15,7 @@ use crate::orders::StoredOrder;
 pub const MAX_REFUNDS: usize = 100;
 
 /// Why an order is not cancelled or refunded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RefundRejection {
     OrderNotFound,
     CancelWindowPassed,

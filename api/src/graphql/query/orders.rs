@@ -8,15 +8,18 @@ use entity::order;
 use read_model::reports::start_of_day;
 
 use super::ORDERS;
-use crate::edge::auth::READ_ORDERS;
+use crate::commands::idempotency::is_valid_key;
+use crate::edge::auth::{PLACE_ORDERS, READ_ORDERS};
 use crate::graphql::app;
 use crate::graphql::arguments::{date_range, page_size, parse_id, parse_order_cursor, parse_order_id, parse_time_zone};
-use crate::graphql::authorize::{authorize, only_client};
+use crate::graphql::authorize::{authorize, authorize_for, only_client};
 use crate::graphql::database::database;
 use crate::graphql::error::Error;
 use crate::graphql::scalars::Date;
-use crate::graphql::types::order::OrderStatus;
+use crate::graphql::types::order::{OrderRequest, OrderRequestStatus, OrderStatus, current_order};
 use crate::graphql::types::order_list::OrderConnection;
+use crate::graphql::user_error::user_errors;
+use crate::intake::{self, RequestState};
 use crate::orders::lists::{self, Filter};
 
 /// The first and the last day of a list, and their time zone.
@@ -66,4 +69,23 @@ pub async fn by_id(ctx: &Context<'_>, id: &ID) -> Result<Option<Arc<order::Model
         Some(id) => Ok(app(ctx).orders_by_id.read(id, only_client).await??),
         None => Ok(None),
     }
+}
+
+pub async fn request(ctx: &Context<'_>, id: ID) -> Result<Option<OrderRequest>, Error> {
+    let (client, key) = id.split_once(':').unwrap_or_default();
+    authorize_for(ctx, PLACE_ORDERS, [client])?;
+    let (Some(client), true) = (parse_id(client), is_valid_key(key)) else { return Ok(None) };
+    let app = app(ctx);
+    let state = intake::state(&*database(ctx).await, app.currency, client, key).await?;
+    Ok(Some(match state {
+        RequestState::Pending => OrderRequest::pending(id),
+        RequestState::Placed(event) => {
+            let (status, order) = (OrderRequestStatus::Placed, Some(current_order(app, event).await?));
+            OrderRequest { status, order, ..OrderRequest::pending(id) }
+        }
+        RequestState::Rejected(rejections) => {
+            let user_errors = user_errors(rejections, "clientId", app.currency);
+            OrderRequest { status: OrderRequestStatus::Rejected, user_errors, ..OrderRequest::pending(id) }
+        }
+    }))
 }

@@ -1,6 +1,8 @@
+use std::sync::Arc;
+
 use async_graphql::{ComplexObject, Context, Enum, ID, InputObject, SimpleObject};
 use entity::event::MAX_LINES;
-use entity::{Line, order};
+use entity::{Event, Line, OrderPlaced, order};
 use iso_currency::Currency;
 use uuid::Uuid;
 
@@ -8,17 +10,18 @@ use super::client::Client;
 use super::history::{EVENTS_OF_ORDER, HistoryEntry, history_of_order};
 use super::money::Money;
 use crate::commands::Origin;
+use crate::commands::idempotency::MAX_KEY_CHARACTERS;
 use crate::commands::place_order::{Item, PlaceOrder};
 use crate::edge::auth::{READ_CLIENTS, READ_SALES};
 use crate::edge::rate_limits::Meter;
-use crate::graphql::app;
+use crate::graphql::{App, app};
 use crate::graphql::arguments::parse_id;
 use crate::graphql::authorize::authorize_for;
 use crate::graphql::cost_directives::{cost, list_size, max_size, names};
 use crate::graphql::error::Error;
 use crate::graphql::scalars::{DateTime, Decimal, int};
 use crate::graphql::user_error::UserError;
-use crate::orders;
+use crate::orders::{self, StoredOrder};
 
 /// The items of an order that its cost includes. Few orders have more.
 const PAID_ITEMS: usize = 4;
@@ -148,9 +151,23 @@ impl Order {
         }
     }
 
-    pub fn with_lines(order: &order::Model, lines: Vec<Line>, currency: Currency) -> Order {
+    fn with_lines(order: &order::Model, lines: Vec<Line>, currency: Currency) -> Order {
         Order { known_lines: Some(lines), ..Order::new(order, currency) }
     }
+
+    pub fn of(order: StoredOrder, currency: Currency) -> Order {
+        let (order, lines) = order.into_parts();
+        Order::with_lines(&order, lines, currency)
+    }
+}
+
+/// An order that was placed earlier, as it is now: it may have been cancelled since.
+pub async fn current_order(app: &App, placed: Event<OrderPlaced>) -> Result<Order, Error> {
+    let (mut order, lines) = StoredOrder::new(placed).into_parts();
+    if let Some(current) = app.orders_by_id.read(order.id, None).await?? {
+        order = Arc::unwrap_or_clone(current);
+    }
+    Ok(Order::with_lines(&order, lines, app.currency))
 }
 
 #[ComplexObject]
@@ -233,7 +250,7 @@ pub struct PlaceOrderInput {
     /// A random key for this order, such as a UUID, so that nobody can guess it: from 1 to 255 characters. A repeated request with
     /// the same key and the same order returns the order that was placed first instead of placing another. So a request whose
     /// response was lost can be repeated safely.
-    idempotency_key: Option<String>,
+    pub idempotency_key: Option<String>,
 }
 
 /// An item of an order to place.
@@ -258,11 +275,61 @@ impl PlaceOrderInput {
     }
 }
 
-/// The result of placing an order.
+/// When an order is placed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Enum)]
+pub enum PlaceOrderMode {
+    /// Now, or the request fails.
+    #[default]
+    Immediate,
+    /// Now if possible. While the database is unavailable or has too much to do, the order is accepted and placed later, with the prices of
+    /// that time. It needs an `idempotencyKey`.
+    Deferred,
+}
+
+/// An order that was accepted with `mode: DEFERRED` and is placed later.
 #[derive(SimpleObject)]
-pub struct PlaceOrderPayload {
-    /// The order. With `replayed` it is the order as it is now, and may be cancelled. Null if `userErrors` is not empty.
+pub struct OrderRequest {
+    /// The id for `orderRequest`.
+    #[graphql(directive = max_size::apply(Some(REQUEST_ID_BYTES), None))]
+    pub id: ID,
+    /// Whether the order is placed.
+    pub status: OrderRequestStatus,
+    /// The order. Null unless it is placed.
     pub order: Option<Order>,
+    /// Why it was rejected. Empty unless it was.
+    #[graphql(directive = max_size::apply(None, Some(MAX_PROBLEMS)))]
+    pub user_errors: Vec<UserError>,
+}
+
+/// The state of an order that was accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Enum)]
+pub enum OrderRequestStatus {
+    /// It has no result yet.
+    Pending,
+    /// It is placed.
+    Placed,
+    /// It was rejected, as `userErrors` says.
+    Rejected,
+}
+
+/// The longest id of a request: a client and a key, with quotation marks.
+const REQUEST_ID_BYTES: i32 = 20 + 4 * MAX_KEY_CHARACTERS as i32 + 2;
+
+impl OrderRequest {
+    /// A request without a result.
+    pub fn pending(id: ID) -> OrderRequest {
+        OrderRequest { id, status: OrderRequestStatus::Pending, order: None, user_errors: Vec::new() }
+    }
+}
+
+/// The result of placing an order.
+#[derive(Default, SimpleObject)]
+pub struct PlaceOrderPayload {
+    /// The order. With `replayed` it is the order as it is now, and may be cancelled. Null if `userErrors` is not empty, or if there is a
+    /// `request`.
+    pub order: Option<Order>,
+    /// The order that is accepted and placed later. Null unless `mode` is DEFERRED and it could not be placed at once.
+    pub request: Option<OrderRequest>,
     /// The version of the client after this order. With it, `client(id:, minVersion:)` waits until queries include the
     /// order.
     pub client_version: Option<i32>,
