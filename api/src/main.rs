@@ -100,6 +100,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let mut telemetry = telemetry::start("api")?;
     logging::init(settings.log, &telemetry)?;
     metrics::start(settings.metrics, &mut telemetry).await?;
+    let publication = settings.publication();
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
     let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;
@@ -108,7 +109,6 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     // Before the read model: an empty Redis would store a currency that the database refuses.
     let login = Login { url: &database_url, password_file: settings.database_password_file.as_deref() };
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
-    let publication = settings.publication();
     publication.check(&db).await?;
     let read_model = settings.read_model.connect().await?;
     let aws = aws_settings().await?;

@@ -5,6 +5,7 @@ mod authorization;
 mod client_lists;
 mod client_reports;
 mod connections;
+mod deferred;
 mod documents;
 mod failover;
 mod federation;
