@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_config::SdkConfig;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use backon::BackoffBuilder;
 use entity::event::MAX_LINES;
@@ -28,6 +30,10 @@ use crate::outbox::BACKOFF;
 
 /// How long a receive call waits for a message: the longest time that SQS allows.
 const WAIT: Duration = Duration::from_secs(20);
+/// Limit for a call to SQS, without that wait.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a receive call without messages: some servers do not wait.
+const IDLE_PAUSE: Duration = Duration::from_millis(100);
 /// Orders that are placed at once: those of one receive call.
 const MAX_MESSAGES: i32 = 10;
 /// Longest pause until a message is delivered again.
@@ -39,7 +45,8 @@ const PLACE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct Intake {
-    client: aws_sdk_sqs::Client,
+    client: Client,
+    long_polling: Client,
     url: String,
 }
 
@@ -53,12 +60,16 @@ pub enum RequestState {
 
 impl Intake {
     pub fn new(aws: &SdkConfig, url: String) -> Intake {
-        Intake::of(aws_sdk_sqs::Client::new(aws), url)
+        Intake::of(&Client::new(aws), url)
     }
 
     /// With a client of SQS that exists.
-    pub fn of(client: aws_sdk_sqs::Client, url: String) -> Intake {
-        Intake { client, url }
+    pub fn of(client: &Client, url: String) -> Intake {
+        let with_limit = |limit| {
+            let limit = TimeoutConfig::builder().operation_timeout(limit).build();
+            Client::from_conf(client.config().to_builder().timeout_config(limit).build())
+        };
+        Intake { client: with_limit(CALL_TIMEOUT), long_polling: with_limit(WAIT + CALL_TIMEOUT), url }
     }
 
     /// # Errors
@@ -117,6 +128,9 @@ impl Intake {
             match received {
                 Ok(Some(messages)) => {
                     pauses = BACKOFF.build();
+                    if messages.is_empty() {
+                        sleep(IDLE_PAUSE).await;
+                    }
                     let handling = stream::iter(messages).map(|message| self.handle(message, &db, &orders));
                     handling.buffer_unordered(MAX_MESSAGES as usize).collect::<()>().await;
                 }
@@ -130,7 +144,7 @@ impl Intake {
     }
 
     async fn receive(&self) -> Result<Option<Vec<Message>>, String> {
-        let receive = self.client.receive_message().queue_url(&self.url).max_number_of_messages(MAX_MESSAGES);
+        let receive = self.long_polling.receive_message().queue_url(&self.url).max_number_of_messages(MAX_MESSAGES);
         let receive = receive.wait_time_seconds(WAIT.as_secs() as i32);
         let receive = receive.message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
         let received = receive.send().await.map_err(|error| one_line(&error))?;

@@ -204,7 +204,7 @@ impl Api {
             read_wait: settings.read_wait,
             cancel_window: settings.cancel_window,
             publication: settings.publication(),
-            intake: settings.intake_queue_url.clone().map(|url| Intake::of(queue.client.clone(), url)),
+            intake: settings.intake_queue_url.clone().map(|url| Intake::of(&queue.client, url)),
         };
         let tokens = settings.tokens.clone();
         let authenticator = Authenticator::new(&tokens).await.unwrap();

@@ -7,6 +7,7 @@ mod changes;
 mod chaos;
 mod cluster;
 mod dead_letters;
+mod deferred;
 mod disk_full;
 mod log_tailing;
 mod logs;
