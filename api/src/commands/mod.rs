@@ -206,8 +206,10 @@ impl Commands {
         crash_point(crash_points::CHANGE_BEFORE_COMMIT);
         transaction.commit().await?;
         crash_point(crash_points::CHANGE_AFTER_COMMIT);
-        // When the fast path is full, the relay's poll finds the event.
-        outgoing.map(|event| self.outgoing.try_send(event));
+        if let Some(event) = outgoing {
+            // When the fast path is full, the relay's poll finds the event.
+            let _ = self.outgoing.try_send(event);
+        }
         Ok(())
     }
 }
