@@ -5,7 +5,7 @@ import { useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 import { createGraphiQLFetcher } from '@graphiql/toolkit';
 import { GraphiQL } from 'graphiql';
 import { createClient } from 'graphql-ws';
-import { useEffect, useRef } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 
 /** Milliseconds without a change of the headers before a new token is used. */
@@ -16,20 +16,47 @@ try {
   const response = await fetch('config.json');
   if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
   const config = await response.json();
+  const provider = config.oidc && (await import('../pages/shared/oidc')).openProvider(config.oidc, '/graphiql/');
+  const { token, problem } = provider ? await signedIn(provider) : {};
+  const headers = token ? { Authorization: `Bearer ${token}` } : config.headers;
   page.render(
     <GraphiQL
-      fetcher={fetcher(new URL(config.endpoint, location.href), config.headers)}
+      fetcher={fetcher(new URL(config.endpoint, location.href), headers)}
       defaultTabs={config.examples.map((query) => ({ query }))}
-      defaultHeaders={JSON.stringify(config.headers, null, 2)}
+      defaultHeaders={JSON.stringify(headers, null, 2)}
       // The headers contain the token, which must not be stored by the browser. The history would store it too.
       shouldPersistHeaders={false}
       plugins={[]}
     >
-      <SchemaLoader authorization={config.headers.Authorization} />
+      <SchemaLoader authorization={headers.Authorization} />
+      {provider && <SignIn provider={provider} isSignedIn={Boolean(token)} problem={problem} />}
     </GraphiQL>,
   );
 } catch (error) {
   page.render(<p role="alert">The settings of this page (config.json) cannot be read: {error.message}</p>);
+}
+
+/** The token of the user whom the provider has signed in, if any. */
+async function signedIn(provider) {
+  try {
+    await provider.finish();
+    return { token: await provider.token() };
+  } catch ({ message }) {
+    return { problem: message };
+  }
+}
+
+/** A button that signs in with the provider, or out. */
+function SignIn({ provider, isSignedIn, problem }) {
+  const [refusal, setRefusal] = useState(problem);
+  const signIn = () => provider.start().catch(({ message }) => setRefusal(message));
+  const signOut = () => provider.end().then(() => location.reload());
+  return (
+    <p>
+      <button type="button" className="graphiql-button" onClick={isSignedIn ? signOut : signIn}>{isSignedIn ? 'Sign out' : 'Sign in'}</button>
+      {refusal && <span role="alert"> {refusal}</span>}
+    </p>
+  );
 }
 
 /**

@@ -66,8 +66,9 @@ export async function start(variables = {}) {
   for await (const line of createInterface({ input: standalone.stdout })) {
     service.url ??= line.match(/POST (http:\S+)/)?.[1];
     service.token = line.match(/^export TOKEN=(\S+)/)?.[1];
-    if (!service.token) continue;
-    service.headers = bearer(service.token);
+    if (service.token) service.headers = bearer(service.token);
+    // With an identity provider, there is no token.
+    else if (!line.startsWith('Tokens are verified')) continue;
     return service;
   }
   throw new Error('the service ended before it was ready');

@@ -53,6 +53,7 @@ use self::documents::limits::LimitSettings;
 use self::executor::Executor;
 use self::negotiation::MediaType;
 use self::pages::graphiql;
+use self::pages::tokens::PageTokens;
 use self::quota::ConcurrencyQuota;
 use self::request_id::NewRequestId;
 use self::settings::{HttpSettings, SchemaExposure};
@@ -93,6 +94,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// The tokens that pages on this machine get. None if users sign in with a provider.
+    fn page_tokens(&self) -> Option<&PageTokens> {
+        self.exposure.page_tokens().filter(|_| !self.settings.oidc.is_enabled())
+    }
+
     /// Completes when every WebSocket is closed.
     pub async fn sockets_closed(&self) {
         self.sockets.close();

@@ -10,6 +10,7 @@ use runtime::settings::{duration, duration_from};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::origin::AllowedOrigin;
+use super::pages::oidc::OidcSettings;
 use super::pages::tokens::PageTokens;
 
 /// How long browsers may cache the response to a CORS preflight request.
@@ -51,6 +52,8 @@ pub struct HttpSettings {
     /// Keep serving for this long after SIGTERM while /health/ready returns 503, so that the load balancer notices
     #[arg(long, env, default_value = "0s", value_parser = duration)]
     pub drain_delay: Duration,
+    #[command(flatten)]
+    pub oidc: OidcSettings,
 }
 
 /// A language with an optional script and an optional region (RFC 5646), which are all that formats depend on.

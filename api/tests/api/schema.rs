@@ -97,6 +97,27 @@ async fn the_back_office_gets_the_locale_and_the_time_zone_of_the_shop() {
 }
 
 #[tokio::test]
+async fn with_a_provider_pages_may_send_requests_to_it_and_get_no_token() {
+    let flags = ["--dashboard", "--oidc-issuer", "https://login.example.com/shop", "--oidc-client-id", "pages"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    for path in ["/pages/config.json", "/pages/config.json?client=1", "/graphiql/config.json"] {
+        let response = api.get(path).header("host", "localhost").send().await.unwrap();
+        let config: Value = response.json().await.unwrap();
+        assert_eq!(config["headers"], json!({}), "{path}");
+        let expected = json!({
+            "issuer": "https://login.example.com/shop",
+            "clientId": "pages",
+            "scope": "openid offline_access",
+            "audience": null,
+        });
+        assert_eq!(config["oidc"], expected, "{path}");
+    }
+    let page = api.get("/graphiql/").send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.ends_with("; connect-src 'self' https://login.example.com"), "{policy}");
+}
+
+#[tokio::test]
 async fn introspection_works_and_everything_has_a_description() {
     let api = Api::start(&sqlite().await).await;
     // As deep as the query of GraphiQL: nine levels of wrapped types.

@@ -1,7 +1,7 @@
 import { Alert, Button, Divider, Paper, Stack, Text } from '@mantine/core';
 import { useDocumentTitle } from '@mantine/hooks';
 import { useSessions } from '../shared/session';
-import { TokenForm } from '../shared/token-form';
+import { SignInForm } from '../shared/sign-in-form';
 import classes from './admin.module.css';
 
 export function SignInPage({ problem }: { problem?: string }) {
@@ -10,7 +10,7 @@ export function SignInPage({ problem }: { problem?: string }) {
   return (
     <main className={classes.signIn}>
       {problem && <Alert color="red" role="alert">{problem}</Alert>}
-      <TokenForm command="api token --scope 'sales:read orders:read clients:read products:read'" />
+      <SignInForm command="api token --scope 'sales:read orders:read clients:read products:read'" />
       {state.is === 'signed out' && state.development && (
         <Paper withBorder p="lg" maw="30rem" w="100%">
           <Stack>

@@ -1,27 +1,17 @@
 // Signing in: where tokens come from, how long they are kept, and what they allow.
 import { Alert, Button, Center, Loader } from '@mantine/core';
-import { InvalidTokenError, jwtDecode } from 'jwt-decode';
-import { createContext, useCallback, useContext, useEffect, useMemo, useState, type ReactNode } from 'react';
+import { jwtDecode } from 'jwt-decode';
+import { createContext, useContext, useEffect, useMemo, useState, type ReactNode } from 'react';
+import type { Provider, ProviderSettings } from './oidc';
+import { SignInError } from './sign-in-error';
 
 /**
  * How the user has signed in. It is kept in the session storage, so that a reload keeps the session.
  * - `development`: a service on the same machine gives its pages a token, also one for a single client
  * - `token`: a token that the user has pasted
+ * - `oidc`: the OpenID Connect provider of the service; oidc.ts keeps its tokens
  */
-export type SignIn = { how: 'development'; client?: string } | { how: 'token'; token: string };
-
-/** Returns a token. Undefined if the user must sign in again. */
-async function fetchToken(signIn: SignIn): Promise<string | undefined> {
-  switch (signIn.how) {
-    case 'development': {
-      const { headers } = await fetchConfig(signIn.client);
-      return headers.Authorization?.replace('Bearer ', '');
-    }
-    case 'token':
-      return signIn.token;
-    // OpenID Connect belongs here: `case 'oidc': return (await userManager.signinSilent())?.access_token`.
-  }
-}
+export type SignIn = { how: 'development'; client?: string } | { how: 'token'; token: string } | { how: 'oidc' };
 
 /** In milliseconds. */
 const TIMEOUT = 15_000;
@@ -35,6 +25,7 @@ type Config = {
   /** Those of the shop. Null: those of the browser. */
   locale: string | null;
   timeZone: string | null;
+  oidc?: ProviderSettings | null;
 };
 
 async function fetchConfig(client?: string): Promise<Config> {
@@ -42,6 +33,24 @@ async function fetchConfig(client?: string): Promise<Config> {
   const response = await fetch(`/pages/config.json${query}`, { signal: AbortSignal.timeout(TIMEOUT) });
   if (!response.ok) throw new Error(await response.text());
   return (await response.json()) as Config;
+}
+
+/** The provider sends users back to the path of their page, such as `/shop`. */
+const loadProvider = async (settings: ProviderSettings): Promise<Provider> =>
+  (await import('./oidc')).openProvider(settings, /^\/[^/]*/.exec(location.pathname)![0]);
+
+/** Returns a token, and another one than that which was refused. Undefined if the user must sign in again. */
+async function fetchToken(signIn: SignIn, { oidc }: Config, refused?: string): Promise<string | undefined> {
+  switch (signIn.how) {
+    case 'development': {
+      const { headers } = await fetchConfig(signIn.client);
+      return headers.Authorization?.replace('Bearer ', '');
+    }
+    case 'token':
+      return signIn.token;
+    case 'oidc':
+      return oidc ? (await loadProvider(oidc)).token(refused) : undefined;
+  }
 }
 
 /** A token and what it says. */
@@ -56,15 +65,16 @@ export class Session {
   private renewal: Promise<void> | undefined;
 
   constructor(
-    private readonly signIn: SignIn,
+    readonly signIn: SignIn,
     public token: string,
-    { claims, locale, timeZone }: Config,
+    private readonly config: Config,
     private readonly onExpired: () => void,
   ) {
-    const decoded = jwtDecode<Record<string, string | string[] | undefined>>(token);
-    const scopes = decoded[claims.scope] ?? [];
+    const { claims, locale, timeZone } = config;
     this.locale = locale ?? undefined;
     this.timeZone = timeZone ?? undefined;
+    const decoded = claimsOf(token, signIn);
+    const scopes = decoded[claims.scope] ?? [];
     this.subject = String(decoded['sub']);
     this.client = decoded[claims.client] as string | undefined;
     this.scopes = (typeof scopes === 'string' ? scopes.split(' ') : scopes).map((scope) =>
@@ -83,8 +93,14 @@ export class Session {
     return this.renewal;
   }
 
+  /** Ends the session with the provider, too, which leaves the page. Resolves if there is none or it cannot be reached. */
+  async end(): Promise<void> {
+    const { oidc } = this.config;
+    if (this.signIn.how === 'oidc' && oidc) await (await loadProvider(oidc)).end();
+  }
+
   private async replaceToken(): Promise<void> {
-    const token = await fetchToken(this.signIn);
+    const token = await fetchToken(this.signIn, this.config, this.token);
     if (token && token !== this.token) {
       this.token = token;
       return;
@@ -94,12 +110,35 @@ export class Session {
   }
 }
 
+function claimsOf(token: string, { how }: SignIn): Record<string, string | string[] | undefined> {
+  try {
+    return jwtDecode(token);
+  } catch {
+    throw new SignInError(how === 'oidc' ? 'The access token of the sign-in service is not a JWT.' : 'This is not a token.');
+  }
+}
+
+/** A new session. Undefined if the user must sign in again. */
+async function openSession(signIn: SignIn | undefined, config: Config, onExpired: () => void): Promise<Session | undefined> {
+  if (config.oidc && (await (await loadProvider(config.oidc)).finish())) signIn = { how: 'oidc' };
+  const token = signIn && (await fetchToken(signIn, config));
+  return signIn && token ? new Session(signIn, token, config, onExpired) : undefined;
+}
+
 type State =
   | { is: 'starting' }
   /** The service cannot be reached. */
   | { is: 'failed' }
-  /** `development` is the session of a developer, if this is a service for development on the same machine. */
-  | { is: 'signed out'; hasExpired: boolean; development: Session | undefined }
+  | {
+      is: 'signed out';
+      hasExpired: boolean;
+      /** Why signing in has failed. */
+      problem: string | undefined;
+      /** Whether users sign in with an OpenID Connect provider. */
+      hasProvider: boolean;
+      /** The session of a developer, if this is a service for development on the same machine. */
+      development: Session | undefined;
+    }
   | { is: 'signed in'; session: Session };
 
 type Sessions = {
@@ -124,10 +163,70 @@ export function useSession(): Session {
   return state.session;
 }
 
-/** How the user had signed in before a reload. */
-function stored(key: string): SignIn | undefined {
+/** How the user had signed in before a reload. Undefined after signing out, and `initial` if the user has not chosen yet. */
+function chosen(key: string, initial: SignIn | undefined): SignIn | undefined {
   const text = sessionStorage.getItem(key);
-  return text === null ? undefined : (JSON.parse(text) as SignIn);
+  return text === null ? initial : ((JSON.parse(text) as SignIn | null) ?? undefined);
+}
+
+function createActions(key: string, initial: SignIn | undefined, setState: (state: State) => void) {
+  const choose = (signIn: SignIn | null) => sessionStorage.setItem(key, JSON.stringify(signIn));
+  let session: Session | undefined;
+  let hasProvider = false;
+
+  /** `hasExpired` is set if a session has just ended, also if the service cannot be reached. */
+  const open = async (signIn?: SignIn, hasExpired?: boolean): Promise<string | undefined> => {
+    let problem: string | undefined;
+    try {
+      const config = await fetchConfig();
+      hasProvider = Boolean(config.oidc);
+      try {
+        session = await openSession(signIn, config, expire);
+      } catch (error) {
+        if (!(error instanceof SignInError) || signIn?.how === 'token') throw error;
+        session = undefined;
+        problem = error.message;
+      }
+      if (session) {
+        choose(session.signIn);
+        setState({ is: 'signed in', session });
+      } else {
+        const development = await openSession({ how: 'development' }, config, () => void open());
+        setState({ is: 'signed out', hasExpired: hasExpired ?? false, problem, hasProvider, development });
+      }
+    } catch (error) {
+      if (error instanceof SignInError) return error.message;
+      if (hasExpired === undefined) setState({ is: 'failed' });
+      else setState({ is: 'signed out', hasExpired, problem, hasProvider, development: undefined });
+    }
+  };
+
+  const expire = () => {
+    sessionStorage.removeItem(key);
+    void open(undefined, true);
+  };
+
+  /** Leaves the page for the provider. */
+  const leave = async (): Promise<string | undefined> => {
+    try {
+      const { oidc } = await fetchConfig();
+      if (oidc) await (await loadProvider(oidc)).start();
+    } catch (error) {
+      return error instanceof SignInError ? error.message : 'The service cannot be reached.';
+    }
+  };
+
+  return {
+    signIn: (signIn: SignIn) => (signIn.how === 'oidc' ? leave() : open(signIn)),
+    signOut: async () => {
+      // First, so that the token is gone also if nothing can be reached.
+      choose(null);
+      setState({ is: 'starting' });
+      await session?.end();
+      await open(undefined, false);
+    },
+    restart: () => open(chosen(key, initial)),
+  };
 }
 
 /**
@@ -136,45 +235,9 @@ function stored(key: string): SignIn | undefined {
  */
 export function SessionProvider({ app, initial, children }: { app: 'admin' | 'shop'; initial?: SignIn; children: ReactNode }) {
   const [state, setState] = useState<State>({ is: 'starting' });
-  const key = `sign-in-${app}`;
-
-  /** Ends the session, also if the service cannot be reached. */
-  const end = useCallback(async (hasExpired: boolean) => {
-    sessionStorage.removeItem(key);
-    setState({ is: 'starting' });
-    const development = await developer().catch(() => undefined);
-    setState({ is: 'signed out', hasExpired, development });
-  }, []);
-
-  /** The session of the developer, which also lists the clients of the shop before one has signed in. */
-  const developer = async (): Promise<Session | undefined> => {
-    const signIn = { how: 'development' } as const;
-    const token = await fetchToken(signIn);
-    return token === undefined ? undefined : new Session(signIn, token, await fetchConfig(), () => void end(false));
-  };
-
-  const open = useCallback(async (signIn: SignIn | undefined): Promise<string | undefined> => {
-    try {
-      const token = signIn && (await fetchToken(signIn));
-      if (signIn && token) {
-        const session = new Session(signIn, token, await fetchConfig(), () => void end(true));
-        sessionStorage.setItem(key, JSON.stringify(signIn));
-        setState({ is: 'signed in', session });
-        return;
-      }
-      sessionStorage.removeItem(key);
-      setState({ is: 'signed out', hasExpired: false, development: await developer() });
-    } catch (error) {
-      if (error instanceof InvalidTokenError) return 'This is not a token.';
-      setState({ is: 'failed' });
-    }
-  }, []);
-  useEffect(() => void open(stored(key) ?? initial), []);
-
-  const sessions = useMemo(
-    () => ({ state, signIn: open, signOut: () => end(false), restart: () => open(stored(key) ?? initial) }),
-    [state, open, end],
-  );
+  const [actions] = useState(() => createActions(`sign-in-${app}`, initial, setState));
+  useEffect(() => void actions.restart(), []);
+  const sessions = useMemo(() => ({ state, ...actions }), [state]);
   return <SessionContext value={sessions}>{children}</SessionContext>;
 }
 

@@ -10,7 +10,7 @@ import { messageOf, Problem } from '../shared/errors';
 import { GraphqlProvider } from '../shared/graphql';
 import { newKey } from '../shared/keys';
 import { useSessions } from '../shared/session';
-import { TokenForm } from '../shared/token-form';
+import { SignInForm } from '../shared/sign-in-form';
 import classes from './shop.module.css';
 
 const COMMAND = "api token --client 1 --scope 'orders:place orders:read orders:cancel clients:read products:read'";
@@ -25,7 +25,7 @@ export function SignInPage({ problem }: { problem?: string }) {
       {development ? (
         <GraphqlProvider session={development}><ChooseClient /></GraphqlProvider>
       ) : (
-        <TokenForm command={COMMAND} />
+        <SignInForm command={COMMAND} />
       )}
     </main>
   );

@@ -59,10 +59,12 @@ pub async fn file(
         return not_found().await;
     }
     if path == "config.json" {
-        let headers = initial_headers(edge.exposure.page_tokens(), None, version, &headers);
+        let headers = initial_headers(edge.page_tokens(), None, version, &headers);
         let today = Utc::now().date_naive().to_string();
         let examples = EXAMPLES.map(|example| example.replace("TODAY", &today));
-        return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": examples })).into_response();
+        let oidc = edge.settings.oidc.config();
+        return axum::Json(json!({ "endpoint": "/graphql", "headers": headers, "examples": examples, "oidc": oidc }))
+            .into_response();
     }
     let (policy, media_type, content) = match (Built::get(&path), is_built_in(), path.as_str()) {
         (Some(file), ..) => (POLICY, file.metadata.mimetype().to_owned(), file.data),
@@ -72,5 +74,5 @@ pub async fn file(
         (None, false, "cdn.js") => (POLICY, "text/javascript".into(), include_bytes!("graphiql/cdn.js").into()),
         _ => return (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
     };
-    page_file(&path, &media_type, content, policy, &headers)
+    page_file(&path, &media_type, content, &edge.settings.oidc.policy(policy), &headers)
 }

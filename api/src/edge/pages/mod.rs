@@ -1,8 +1,9 @@
-//! The back office and the shop, if they are enabled. `web/` builds these pages, and they need no other host. They send only
-//! the documents of their manifest.
+//! The back office and the shop, if they are enabled. `web/` builds these pages, and they need no other host, except for an
+//! OpenID Connect provider. They send only the documents of their manifest.
 
 pub mod asset;
 pub mod graphiql;
+pub mod oidc;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -59,7 +60,7 @@ pub struct ConfigQuery {
 }
 
 /// The configuration of the pages: headers with a token during development, how a token names its client and its scopes, and the
-/// locale and the time zone of the shop.
+/// locale and the time zone of the shop, and the OpenID Connect provider.
 pub async fn config(
     State(edge): State<Arc<Edge>>,
     version: Version,
@@ -69,12 +70,14 @@ pub async fn config(
     if !edge.settings.dashboard {
         return not_found().await;
     }
-    let headers = initial_headers(edge.exposure.page_tokens(), client, version, &headers);
+    let headers = initial_headers(edge.page_tokens(), client, version, &headers);
     let ClaimSettings { jwt_client_claim, jwt_scope_claim, jwt_scope_prefix, .. } = edge.authenticator.claims();
     let claims = json!({ "client": jwt_client_claim, "scope": jwt_scope_claim, "scopePrefix": jwt_scope_prefix });
     let HttpSettings { shop_locale, shop_time_zone, .. } = &edge.settings;
     let time_zone = shop_time_zone.map(|zone| zone.name());
-    let config = json!({ "headers": headers, "claims": claims, "locale": shop_locale, "timeZone": time_zone });
+    let oidc = edge.settings.oidc.config();
+    let config =
+        json!({ "headers": headers, "claims": claims, "locale": shop_locale, "timeZone": time_zone, "oidc": oidc });
     axum::Json(config).into_response()
 }
 
@@ -86,7 +89,7 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
     match Built::get(&path) {
         Some(file) => {
             let media_type = file.metadata.mimetype().to_owned();
-            page_file(&path, &media_type, file.data, POLICY, &headers)
+            page_file(&path, &media_type, file.data, &edge.settings.oidc.policy(POLICY), &headers)
         }
         None if are_built_in() => (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
         None => (StatusCode::NOT_FOUND, "This program was built without its pages. `make build` includes them.\n")
