@@ -28,6 +28,7 @@ try {
       shouldPersistHeaders={false}
       plugins={[]}
     >
+      <WordWrap />
       <SchemaLoader authorization={headers.Authorization} />
       {provider && <SignIn provider={provider} isSignedIn={Boolean(token)} problem={problem} />}
     </GraphiQL>,
@@ -57,6 +58,13 @@ function SignIn({ provider, isSignedIn, problem }) {
       {refusal && <span role="alert"> {refusal}</span>}
     </p>
   );
+}
+
+/** Wraps long lines, such as the comments of the examples. */
+function WordWrap() {
+  const queryEditor = useGraphiQL(({ queryEditor }) => queryEditor);
+  useEffect(() => queryEditor?.updateOptions({ wordWrap: 'on', wrappingIndent: 'indent' }), [queryEditor]);
+  return null;
 }
 
 /**

@@ -59,6 +59,34 @@ test('each example runs', async (t) => {
   }
 });
 
+for (const colorScheme of ['light', 'dark']) {
+  test(`at 1280 pixels all examples fit, in ${colorScheme} colours`, async (t) => {
+    const width = 1280;
+    const { page } = await newPage(t, { viewport: { width, height: 800 }, colorScheme });
+    await open(page);
+    const examples = await examplesOf(page);
+    for (const name of examples) {
+      await tab(page, name);
+      const editor = page.getByLabel('Operation Editor');
+      await editor.locator('.view-line', { hasText: name }).first().waitFor();
+      const outside = await editor.evaluate((element) => {
+        const { right } = element.querySelector('.monaco-scrollable-element').getBoundingClientRect();
+        const lines = [...element.querySelectorAll('.view-line > span')];
+        return lines.filter((line) => line.getBoundingClientRect().right > right).map(({ textContent }) => textContent);
+      });
+      assert.deepEqual(outside, [], name);
+      const { x, width: own } = await page.getByRole('tab', { name, exact: true }).boundingBox();
+      assert.ok(x >= 0 && x + own <= width, `the tab ${name} ends at ${x + own}`);
+    }
+    for (const selector of ['.graphiql-container', '.monaco-editor']) {
+      const background = await page.locator(selector).first().evaluate((element) => getComputedStyle(element).backgroundColor);
+      const [red, green, blue] = background.match(/\d+/g).map(Number);
+      assert.equal(red + green + blue < 380, colorScheme === 'dark', `${selector}: ${background}`);
+    }
+    await page.screenshot({ path: path.join(web, `artifacts/graphiql-${colorScheme}.png`) });
+  });
+}
+
 test('headers are sent and are not stored in the browser', async (t) => {
   const { page } = await newPage(t);
   await open(page);
