@@ -19,6 +19,8 @@ export default defineConfig({
       input: ['pages/admin.html', 'pages/shop.html'],
       // Vite warns that it ignores 'use client', which only matters for React's server components.
       checks: { moduleLevelDirective: false },
+      // One file for what both pages need at once: each of many small files would cost a round trip on a phone.
+      output: { codeSplitting: { groups: [{ name: 'shared', tags: ['$initial'], minShareCount: 2 }] } },
     },
   },
   server: {

@@ -40,10 +40,11 @@ const loadProvider = async (settings: ProviderSettings): Promise<Provider> =>
   (await import('./oidc')).openProvider(settings, /^\/[^/]*/.exec(location.pathname)![0]);
 
 /** Returns a token, and another one than that which was refused. Undefined if the user must sign in again. */
-async function fetchToken(signIn: SignIn, { oidc }: Config, refused?: string): Promise<string | undefined> {
+async function fetchToken(signIn: SignIn, config: Config, refused?: string): Promise<string | undefined> {
+  const { oidc } = config;
   switch (signIn.how) {
     case 'development': {
-      const { headers } = await fetchConfig(signIn.client);
+      const { headers } = signIn.client || refused ? await fetchConfig(signIn.client) : config;
       return headers.Authorization?.replace('Bearer ', '');
     }
     case 'token':
