@@ -71,7 +71,7 @@ impl OidcSettings {
     /// A security policy that also allows requests to the provider.
     pub fn policy(&self, policy: &'static str) -> Cow<'static, str> {
         let Some(issuer) = &self.oidc_issuer else { return policy.into() };
-        let origins = [&[issuer.origin.clone()], &self.oidc_origins[..]].concat().join(" ");
+        let origins = [std::slice::from_ref(&issuer.origin), &self.oidc_origins[..]].concat().join(" ");
         format!("{policy}; connect-src 'self' {origins}").into()
     }
 }
