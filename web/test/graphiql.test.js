@@ -75,7 +75,7 @@ for (const colorScheme of ['light', 'dark']) {
         return lines.filter((line) => line.getBoundingClientRect().right > right).map(({ textContent }) => textContent);
       });
       assert.deepEqual(outside, [], name);
-      const { x, width: own } = await page.getByRole('tab', { name, exact: true }).boundingBox();
+      const { x, width: own } = await tabButton(page, name).boundingBox();
       assert.ok(x >= 0 && x + own <= width, `the tab ${name} ends at ${x + own}`);
     }
     for (const selector of ['.graphiql-container', '.monaco-editor']) {
@@ -170,8 +170,10 @@ async function examplesOf(page) {
   return examples.map((example) => example.match(/(?:query|mutation|subscription) (\w+)/)[1]);
 }
 
+const tabButton = (page, name) => page.locator('.graphiql-tab-button', { hasText: new RegExp(`^${name}$`) });
+
 /** Opens the tab of this name. */
-const tab = (page, name) => page.locator('.graphiql-tab-button', { hasText: new RegExp(`^${name}$`) }).click();
+const tab = (page, name) => tabButton(page, name).click();
 
 /** Replaces the text of an editor. GraphiQL loses keys that are faster than a person. */
 async function type(page, editor, text) {
