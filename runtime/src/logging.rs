@@ -11,13 +11,12 @@ use std::sync::OnceLock;
 use anyhow::{Context, ensure};
 use tracing::{Level, error, event_enabled};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub use self::context::{LogContext, is_traceparent};
-use self::format::WithIds;
+use self::format::{Json, Text};
 use self::writer::LogWriter;
 use crate::log_fields::EscapedFields;
 use crate::telemetry::Telemetry;
@@ -58,13 +57,10 @@ pub fn init(settings: LogSettings, telemetry: &Telemetry) -> anyhow::Result<()> 
     let lines = fmt::layer().with_writer(start_writer()?).log_internal_errors(false);
     let lines = match settings.log_format {
         LogFormat::Text => {
-            let format = WithIds::Text(fmt::format().with_ansi(std::io::stderr().is_terminal()));
+            let format = Text(fmt::format().with_ansi(std::io::stderr().is_terminal()));
             lines.fmt_fields(EscapedFields).event_format(format).with_filter(filter).boxed()
         }
-        LogFormat::Json => {
-            let format = WithIds::Json(fmt::format().json().flatten_event(true));
-            lines.fmt_fields(JsonFields::new()).event_format(format).with_filter(filter).boxed()
-        }
+        LogFormat::Json => lines.event_format(Json).with_filter(filter).boxed(),
     };
     // In a list, because an absent layer would make spans cost more than none.
     let layers: Vec<_> = telemetry.layer().into_iter().chain([lines]).collect();

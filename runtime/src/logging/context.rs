@@ -1,6 +1,5 @@
 //! The ids that join the lines about one request or event, in all programs.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt, stream};
@@ -93,7 +92,7 @@ impl LogContext {
 }
 
 /// Calls a function with the name and value of each id.
-pub(super) fn for_each_id(mut write: impl FnMut(&str, &str) -> fmt::Result) -> fmt::Result {
+pub(super) fn for_each_id<E>(mut write: impl FnMut(&str, &str) -> Result<(), E>) -> Result<(), E> {
     let context = CURRENT.try_with(Clone::clone).ok();
     if let Some(context) = context.as_ref().filter(|context| !context.request_id().is_empty()) {
         write("request_id", context.request_id())?;
