@@ -1,5 +1,6 @@
 //! Reads of clients.
 
+use std::path::Path;
 use std::process::Command;
 
 use test_support::otlp::Collector;
@@ -13,12 +14,12 @@ use super::{Bench, peer};
 /// More clients than the cache of an api holds.
 const MORE_THAN_CACHED: usize = 200_000;
 
-/// An api that logs each request, as JSON into a file.
-async fn logging_api(bench: &Bench, file: &str) -> (Process, String) {
+/// An api that logs each request into a file.
+async fn logging_api(bench: &Bench, format: &str, file: &Path) -> (Process, String) {
     let address = free_address();
     let mut api = Command::new("sh");
     api.args(["-c", "exec \"$0\" 2>\"$1\""]).arg(program("api")).arg(file);
-    let variables = [("LISTEN_ADDR", &*address), ("LOG_FORMAT", "json"), ("RUST_LOG", "warn,api=info")];
+    let variables = [("LISTEN_ADDR", &*address), ("LOG_FORMAT", format), ("RUST_LOG", "warn,api=info")];
     let with_variables = command("api", &[], &[&bench.stores.variables()[..], &variables].concat());
     api.env_clear().envs(with_variables.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let api = Process::spawn("api", api);
@@ -49,8 +50,9 @@ async fn reads() {
         }
         let () = pipeline.query_async(&mut redis).await.unwrap();
     }
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let (logging, logging_address) = logging_api(&bench, file.path().to_str().unwrap()).await;
+    let logs = tempfile::tempdir().unwrap();
+    let (text, text_address) = logging_api(&bench, "text", &logs.path().join("text")).await;
+    let (json, json_address) = logging_api(&bench, "json", &logs.path().join("json")).await;
     let collector = Collector::start().await;
     let (tracing, tracing_address) = api_with(&bench, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &collector.traces())]);
     let (measured, measured_address) = api_with(&bench, &[("METRICS_ADDR", "127.0.0.1:0")]);
@@ -70,7 +72,8 @@ async fn reads() {
         "One client, with and without telemetry",
         &[
             bench.own("logs, traces and metrics off", "client"),
-            bench.server("its access log on", &logging, &logging_address, "client"),
+            bench.server("its access log on, as text", &text, &text_address, "client"),
+            bench.server("its access log on, as JSON", &json, &json_address, "client"),
             bench.server("1 % of the traces recorded", &tracing, &tracing_address, "client"),
             bench.server("its metrics on", &measured, &measured_address, "client"),
         ],
