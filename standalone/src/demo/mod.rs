@@ -1,18 +1,16 @@
-//! The demo: a catalogue with a month of orders, and new orders at a chosen rate. Only on a database in memory, which is
+//! The demo: a shop with a year of orders, and new orders at a chosen rate. Only on a database in memory, which is
 //! gone with the process.
 
 mod history;
 mod traffic;
+mod year;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Context;
-use api::commands::Origin;
-use api::commands::place_order::{Item, PlaceOrder};
 use iso_currency::Currency;
-use rand::Rng;
 use runtime::print_line;
 use runtime::settings::duration;
 use sea_orm::DatabaseConnection;
@@ -20,12 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Orders per second.
 const RATES: RangeInclusive<f64> = 0.1..=1_000.0;
-const MAX_LINES: usize = 4;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Demo")]
 pub struct DemoSettings {
-    /// Place this many orders per second, on top of 30 days of sample orders; only with a database in memory
+    /// Place this many orders per second, on top of a year of sample orders; only with a database in memory
     #[arg(long, env, value_parser = parse_rate)]
     pub demo: Option<f64>,
     /// How long the demo places orders
@@ -73,45 +70,9 @@ impl Demo {
     }
 }
 
-/// A few orders are cancelled or refunded.
-#[derive(Clone, Copy)]
-enum Regret {
-    Cancel,
-    Refund,
-}
-
-impl Regret {
-    /// Of a hundred orders, three are cancelled and two are refunded in part.
-    fn random() -> Option<Regret> {
-        match rand::rng().random_range(0..100) {
-            0..3 => Some(Regret::Cancel),
-            3..5 => Some(Regret::Refund),
-            _ => None,
-        }
-    }
-}
-
 /// How many clients and products there are. Their ids count from 1.
 #[derive(Clone, Copy)]
 struct Catalogue {
     clients: usize,
     products: usize,
-}
-
-impl Catalogue {
-    /// A random order. A few clients and a few products have most of the orders, as in a real shop.
-    fn random_order(self) -> PlaceOrder {
-        let mut random = rand::rng();
-        let mut any_of = |count: usize| (count as f64 * random.random::<f64>().powi(3)) as i64 + 1;
-        let (client_id, first) = (any_of(self.clients), any_of(self.products));
-        let mut items = vec![Item { product_id: Some(first), quantity: 1 }];
-        while items.len() < MAX_LINES && any_of(10) > 4 {
-            let product_id = Some(any_of(self.products));
-            match items.iter_mut().find(|item| item.product_id == product_id) {
-                Some(item) => item.quantity += 1,
-                None => items.push(Item { product_id, quantity: 1 }),
-            }
-        }
-        PlaceOrder { client_id: Some(client_id), items, idempotency_key: None, origin: Origin::default() }
-    }
 }

@@ -1,10 +1,10 @@
 //! Orders as a frontend sends them.
 
+use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api::commands::place_order::{Item, PlaceOrder};
 use rand::Rng;
 use runtime::one_line;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Demo, Regret};
+use super::{Catalogue, Demo};
 
 const PLACE: &str = "mutation Demo($input: PlaceOrderInput!) { result: placeOrder(input: $input) { order { id } userErrors { message } } }";
 const CANCEL: &str =
@@ -24,6 +24,7 @@ const REGRET: Duration = Duration::from_secs(60);
 /// The rate rises and falls by a half in waves of this length.
 const WAVE: Duration = Duration::from_secs(120);
 const MAX_PAUSE: f64 = 60.0;
+const MAX_LINES: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
@@ -50,7 +51,7 @@ impl Traffic {
                 () = sleep_until(due) => {}
                 () = self.shutdown.cancelled() => return Ok(()),
             }
-            let (traffic, order) = (self.clone(), demo.catalogue.random_order());
+            let (traffic, order) = (self.clone(), random_order(demo.catalogue));
             tokio::spawn(async move { traffic.place(order).await });
             placed += 1;
         }
@@ -58,20 +59,18 @@ impl Traffic {
         Ok(())
     }
 
-    /// Places an order. A few orders are cancelled or refunded later.
-    async fn place(&self, PlaceOrder { client_id, items, .. }: PlaceOrder) {
-        let item = |item: Item| json!({ "productId": item.product_id, "quantity": item.quantity });
-        let items: Vec<Value> = items.into_iter().map(item).collect();
-        let placed = self.mutate(PLACE, json!({ "clientId": client_id, "items": items })).await;
-        let (Some(id), Some(regret)) = (placed["order"]["id"].as_str(), Regret::random()) else { return };
+    /// Places an order. Of a hundred orders, three are cancelled later and two are refunded in part.
+    async fn place(&self, order: Value) {
+        let placed = self.mutate(PLACE, order).await;
+        let Some(id) = placed["order"]["id"].as_str() else { return };
+        let (mutation, input) = match rand::rng().random_range(0..100) {
+            0..3 => (CANCEL, json!({ "orderId": id, "reason": "Ordered by mistake" })),
+            3..5 => (REFUND, json!({ "orderId": id, "amount": "5", "reason": "Arrived late" })),
+            _ => return,
+        };
         let pause = sleep(REGRET.mul_f64(rand::rng().random()));
         if self.shutdown.run_until_cancelled(pause).await.is_some() {
-            match regret {
-                Regret::Cancel => self.mutate(CANCEL, json!({ "orderId": id, "reason": "Ordered by mistake" })).await,
-                Regret::Refund => {
-                    self.mutate(REFUND, json!({ "orderId": id, "amount": "5", "reason": "Arrived late" })).await
-                }
-            };
+            self.mutate(mutation, input).await;
         }
     }
 
@@ -88,6 +87,19 @@ impl Traffic {
         }
         Value::Null
     }
+}
+
+/// The input of an order. A few clients and a few products have most of the orders, as in a real shop.
+fn random_order(catalogue: Catalogue) -> Value {
+    let mut random = rand::rng();
+    let mut any_of = |count: usize| (count as f64 * random.random::<f64>().powi(3)) as usize + 1;
+    let client_id = any_of(catalogue.clients);
+    let mut quantities = BTreeMap::from([(any_of(catalogue.products), 1)]);
+    while quantities.len() < MAX_LINES && rand::rng().random_bool(0.25) {
+        *quantities.entry(any_of(catalogue.products)).or_insert(0) += 1;
+    }
+    let items = quantities.into_iter().map(|(id, quantity)| json!({ "productId": id, "quantity": quantity }));
+    json!({ "clientId": client_id, "items": items.collect::<Vec<_>>() })
 }
 
 /// The time until the next order: exponentially distributed, as between independent customers.

@@ -1,5 +1,6 @@
 //! The standalone service: one process on embedded stores.
 
+use chrono::{Datelike, NaiveDate, TimeDelta, Weekday};
 use serde_json::{Value, json};
 use test_support::process::{Process, command};
 use test_support::redis::Redis;
@@ -190,18 +191,107 @@ async fn an_idle_service_logs_no_warnings() {
     assert_eq!(warnings, [""; 0]);
 }
 
+/// The data of an operation, which must not fail.
+async fn data(user: &User, query: String) -> Value {
+    let response = user.graphql(&query).await;
+    assert!(response["errors"].is_null(), "{query}: {response}");
+    response["data"].clone()
+}
+
+fn days_ago(days: i64) -> NaiveDate {
+    chrono::Utc::now().date_naive() - TimeDelta::days(days)
+}
+
+#[tokio::test]
+async fn the_year_of_the_demo_is_that_of_a_growing_shop() {
+    let (_process, user) = start(&[("DEMO", "0.1"), ("DEMO_TIME", "1ms")]);
+    let points = async |from, granularity: &str| -> Vec<(String, i64)> {
+        let (from, to) = (days_ago(from), days_ago(1));
+        let query = format!(
+            "{{ sales(from: \"{from}\", to: \"{to}\", granularity: {granularity}) {{ points {{ start orderCount }} }} }}"
+        );
+        let points = data(&user, query).await["sales"]["points"].take();
+        let point = |point: &Value| Some((point["start"].as_str()?.to_owned(), point["orderCount"].as_i64()?));
+        points.as_array().unwrap().iter().map(|value| point(value).unwrap()).collect()
+    };
+    let days = points(364, "DAY").await;
+    assert!(days.iter().all(|(_, orders)| *orders > 0), "{days:?}");
+    let first_day = days_ago(364);
+    let on = |weekday| -> i64 {
+        let dated = first_day.iter_days().zip(&days);
+        dated.filter(|(day, _)| day.weekday() == weekday).map(|(_, (_, orders))| orders).sum()
+    };
+    assert!(on(Weekday::Fri) > on(Weekday::Sat) && on(Weekday::Mon) > on(Weekday::Sun), "{days:?}");
+    let hours = points(7, "HOUR").await;
+    let at =
+        |hour: &str| -> i64 { hours.iter().filter(|(start, _)| start.contains(hour)).map(|(_, orders)| orders).sum() };
+    assert!(at("T03:") < at("T10:") && at("T03:") < at("T19:"), "{hours:?}");
+
+    let (from, to) = (days_ago(364), days_ago(1));
+    let sales = format!("sales(from: \"{from}\", to: \"{to}\") {{ orderCount cancelledCount }}");
+    let recently = days_ago(30);
+    let clients = format!("clientReport(from: \"{recently}\", to: \"{to}\") {{ newClientCount returningClientCount }}");
+    let report = data(&user, format!("{{ {sales} {clients} }}")).await;
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_i64).unwrap();
+    let (orders, cancelled) = (number("/sales/orderCount"), number("/sales/cancelledCount"));
+    assert!(orders / 100 < cancelled && cancelled < orders / 20, "{report}");
+    let (new, returning) = (number("/clientReport/newClientCount"), number("/clientReport/returningClientCount"));
+    assert!(0 < new && new < returning, "{report}");
+}
+
+#[tokio::test]
+async fn the_rows_of_the_demo_agree_with_its_events() {
+    let (_process, user) = start(&[("DEMO", "0.1"), ("DEMO_TIME", "1ms")]);
+    // With a version, a client is read from the rows of its orders and refunds; without one, from the replayed events.
+    let fields = "version name orderCount cancelledCount gross { amount } cancelled { amount } lastPurchase";
+    for id in [1, 5, 50, 150, 250, 350] {
+        let from_events = data(&user, format!("{{ client(id: {id}) {{ {fields} }} }}")).await;
+        let version = &from_events["client"]["version"];
+        let from_rows = data(&user, format!("{{ client(id: {id}, atVersion: {version}) {{ {fields} }} }}")).await;
+        assert_eq!(from_rows, from_events);
+        assert!(from_rows["client"]["orderCount"].as_i64() > Some(0), "{from_rows}");
+    }
+    let (from, to) = (days_ago(120), days_ago(90));
+    for (status, newest) in
+        [("CANCELLED", "ORDER_CANCELLED"), ("PARTIALLY_REFUNDED", "ORDER_REFUNDED"), ("PLACED", "ORDER_PLACED")]
+    {
+        let query = format!(
+            "{{ orders(from: \"{from}\", to: \"{to}\", status: {status}, first: 3) {{ nodes {{
+                placedAt total {{ amount }} refunded {{ amount }} cancelReason items {{ lineTotal {{ amount }} }}
+                history {{ type time amount {{ amount }} reason }}
+            }} }} }}"
+        );
+        // A list of orders by day is a range of ids, which begin with the times of the orders.
+        let orders = data(&user, query).await["orders"]["nodes"].take();
+        let orders = orders.as_array().unwrap();
+        assert_eq!(orders.len(), 3, "{status}");
+        for order in orders {
+            let minor = |amount: &Value| amount["amount"].as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+            let lines: i64 = order["items"].as_array().unwrap().iter().map(|item| minor(&item["lineTotal"])).sum();
+            assert_eq!(lines, minor(&order["total"]), "{order}");
+            let history = order["history"].as_array().unwrap();
+            assert_eq!(history[0]["type"], newest, "{order}");
+            assert_eq!(history.last().unwrap()["time"], order["placedAt"], "{order}");
+            if status != "PLACED" {
+                assert_eq!(history[0]["amount"], order["refunded"], "{order}");
+            }
+            if status == "CANCELLED" {
+                assert_eq!(history[0]["reason"], order["cancelReason"], "{order}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_demo_has_past_orders_and_places_new_ones_for_its_time() {
     let (process, user) =
         start(&[("DEMO", "50"), ("DEMO_TIME", "6s"), ("RUST_LOG", "info,api::edge::access_log=warn")]);
-    let today = chrono::Utc::now().date_naive();
     let sales = async |from: i64, to: i64| {
-        let day = |ago| today - chrono::TimeDelta::days(ago);
-        let (from, to) = (day(from), day(to));
+        let (from, to) = (days_ago(from), days_ago(to));
         let query = format!("{{ sales(from: \"{from}\", to: \"{to}\") {{ orderCount points {{ orderCount }} }} }}");
         user.graphql(&query).await["data"]["sales"].clone()
     };
-    let past = sales(28, 2).await;
+    let past = sales(365, 2).await;
     assert!(past["points"].as_array().unwrap().iter().all(|day| day["orderCount"].as_u64().unwrap() > 0), "{past}");
     let orders = async || sales(1, -1).await["orderCount"].as_u64().unwrap();
     let before = orders().await;
