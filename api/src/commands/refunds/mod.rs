@@ -6,7 +6,6 @@ mod sql;
 
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
 use entity::{Change, Event, Refund, Subject};
 use sea_orm::DbErr;
 use uuid::Uuid;
@@ -88,19 +87,6 @@ impl Commands {
     /// have no gap, an order is cancelled once, and no more is refunded than its total. To cancel a cancelled order again is a
     /// repeated request, also without a key.
     pub async fn refund_order(&self, command: &RefundOrder) -> Outcome<Done<RefundedOrder>> {
-        self.refund_order_by(command, None).await
-    }
-
-    /// As [`Commands::refund_order`], at this time.
-    pub async fn refund_order_at(&self, command: &RefundOrder, time: DateTime<Utc>) -> Outcome<Done<RefundedOrder>> {
-        self.refund_order_by(command, Some(time)).await
-    }
-
-    async fn refund_order_by(
-        &self,
-        command: &RefundOrder,
-        time: Option<DateTime<Utc>>,
-    ) -> Outcome<Done<RefundedOrder>> {
         let found = self.find_order(command).await?;
         let subject = Subject::Client(found.as_ref().map_or(0, |order| order.client));
         let key = idempotency::key(&Scope::Of(subject), command.idempotency_key.as_deref(), command.name());
@@ -114,7 +100,7 @@ impl Commands {
         let Some(Timed { row: client, time: now }) = sql::lock_client(&transaction, client).await? else {
             return Ok(Err(rules::not_found(reason)));
         };
-        let time = rules::time_of_event(time.map_or(now, |time| time.trunc_subsecs(3)), placed_at);
+        let time = rules::time_of_event(now, placed_at);
         let event_id = id_at(time);
         // Before anything is read that grows with the refunds of the order.
         let earlier = self.claim(&transaction, &key, &command.input(), event_id).await?;
