@@ -5,7 +5,7 @@ import { before } from 'node:test';
 import { artifact, checkerOf, createArtifacts, heading, intercept, isOperation, place, SCREENS, useToken } from './admin.js';
 import { isTidy } from './layout.js';
 import { at, figure, openAdmin, shows } from './pages.js';
-import { browse, program, run, start, temporaryDirectory, test } from './support.js';
+import { browse, program, run, start, startRedis, temporaryDirectory, test } from './support.js';
 
 let newPage;
 before(async () => {
@@ -249,6 +249,31 @@ test('figures stay when they cannot be read again, and are marked as old while t
 
   const second = await start({ ...settings, LISTEN_ADDR: new URL(first.url).host });
   await second.placeOrder('2');
+  await shows(page, 2);
+  await page.getByText(/^Updated \d+s ago$/).waitFor();
+  await page.getByRole('alert').waitFor({ state: 'detached' });
+});
+
+test('figures and orders stay while Redis is down, are marked as old, and follow changes again afterwards', async (t) => {
+  const redis = await startRedis();
+  const service = await start({ DATABASE_URL: `sqlite://${await temporaryDirectory()}/orders.db`, REDIS_URL: redis.url });
+  await service.placeOrder('1');
+  const { page } = await newPage(t);
+  await openAdmin(page, service);
+  await shows(page, 1);
+  const orders = region(page, 'Recent orders').getByRole('listitem');
+  await orders.filter({ hasText: 'Bob' }).waitFor();
+  await redis.stop();
+  await page.getByText('Updates are interrupted').waitFor();
+  await page.getByText(/^Out of date: from /).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'The sales cannot be shown' }).waitFor();
+  await shows(page, 1);
+  assert.equal(await orders.count(), 1);
+
+  await redis.start();
+  await page.getByText('Updates are interrupted').waitFor({ state: 'detached' });
+  await service.placeOrder('2');
+  await orders.filter({ hasText: 'Alice' }).waitFor();
   await shows(page, 2);
   await page.getByText(/^Updated \d+s ago$/).waitFor();
   await page.getByRole('alert').waitFor({ state: 'detached' });

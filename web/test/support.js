@@ -2,6 +2,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -72,6 +73,39 @@ export async function start(variables = {}) {
     return service;
   }
   throw new Error('the service ended before it was ready');
+}
+
+/** Starts a Redis on a free port, which keeps its data. Resolves to its URL, and functions that stop it and start it again. */
+export async function startRedis() {
+  const [port, directory] = [String(await freePort()), await temporaryDirectory()];
+  const settings = ['--bind', '127.0.0.1', '--port', port, '--dir', directory, '--save', '', '--appendonly', 'yes', '--appendfsync', 'always'];
+  let server;
+  const redis = {
+    url: `redis://127.0.0.1:${port}`,
+    async start() {
+      server = spawn('redis-server', settings, { stdio: ['ignore', 'pipe', 'inherit'] });
+      for await (const line of createInterface({ input: server.stdout })) if (line.includes('Ready to accept connections')) return;
+      throw new Error('redis-server has ended');
+    },
+    async stop() {
+      if (server.exitCode !== null) return;
+      server.kill();
+      await once(server, 'exit');
+    },
+    kill: () => server.kill('SIGKILL'),
+  };
+  services.add(redis);
+  await redis.start();
+  return redis;
+}
+
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
 }
 
 /** Starts a browser. Resolves to a function that opens a page in a context of its own, with the errors of the page and the hosts that it contacted. */

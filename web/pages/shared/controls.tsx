@@ -2,7 +2,7 @@
 import { ActionIcon, Alert, Tooltip, useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
 import { useDebouncedValue } from '@mantine/hooks';
 import { IconMoon, IconPlugConnectedX, IconSun } from '@tabler/icons-react';
-import { useIsConnected } from './graphql';
+import { useConnection } from './graphql';
 
 export function ColorSchemeToggle() {
   const { setColorScheme } = useMantineColorScheme();
@@ -17,17 +17,19 @@ export function ColorSchemeToggle() {
   );
 }
 
-/** Says that the connection is lost, unless it is back soon. */
+const NOTICES = {
+  lost: { title: 'Connection lost', text: 'Reconnecting … What you see may be out of date.' },
+  interrupted: { title: 'Updates are interrupted', text: 'What you see may be out of date.' },
+};
+
+/** Warns that changes do not arrive, unless they do again soon. */
 export function ConnectionNotice() {
-  const isConnected = useIsConnected();
-  const [wasConnected] = useDebouncedValue(isConnected, 1_000);
+  const connection = useConnection();
+  const [before] = useDebouncedValue(connection, 1_000);
+  const notice = connection !== 'connected' && before !== 'connected' ? NOTICES[connection] : undefined;
   return (
     <div role="status">
-      {!isConnected && !wasConnected && (
-        <Alert color="yellow" radius={0} icon={<IconPlugConnectedX aria-hidden />} title="Connection lost">
-          Reconnecting … What you see may be out of date.
-        </Alert>
-      )}
+      {notice && <Alert color="yellow" radius={0} icon={<IconPlugConnectedX aria-hidden />} title={notice.title}>{notice.text}</Alert>}
     </div>
   );
 }

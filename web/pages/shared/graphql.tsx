@@ -5,9 +5,9 @@ import { cacheExchange, type CacheExchangeOpts, type Resolver } from '@urql/exch
 import { relayPagination } from '@urql/exchange-graphcache/extras';
 import { persistedExchange } from '@urql/exchange-persisted';
 import { retryExchange } from '@urql/exchange-retry';
-import { createClient as createSocket, type Sink } from 'graphql-ws';
+import { createClient as createSocket, type Client as Socket, type Sink, type SubscribePayload } from 'graphql-ws';
 import { createContext, useContext, useState, type ReactNode } from 'react';
-import { Client, fetchExchange, type Exchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
+import { Client, CombinedError, fetchExchange, type Exchange, type Operation, Provider, subscriptionExchange, type SubscriptionOperation } from 'urql';
 import { codesOf, isPassing } from './errors';
 import type { Session } from './session';
 
@@ -19,6 +19,8 @@ const PONG_TIMEOUT = 5_000;
 const FORBIDDEN = 4403;
 /** The close code after the last subscription has ended. */
 const UNUSED = 1000;
+/** The shortest and the longest pause before an interrupted subscription is sent again. In milliseconds. */
+const PAUSES = [1_000, 3_000] as const;
 
 /** Values without an id are stored with the object that contains them. */
 const EMBEDDED = [
@@ -61,8 +63,26 @@ const hasIdempotencyKey = ({ input }: { input?: { idempotencyKey?: string } }) =
 const tokenOf = ({ context }: Operation) =>
   new Headers((context.fetchOptions as RequestInit).headers).get('Authorization')!.slice('Bearer '.length);
 
-function createGraphql(session: Session, onConnected: (isConnected: boolean) => void, options: CacheExchangeOpts) {
-  const socket = connect(session, onConnected);
+/**
+ * How subscriptions get their changes.
+ * - `lost`: the service cannot be reached
+ * - `interrupted`: the service has ended a subscription, for example while the read model is unavailable
+ */
+export type Connection = 'connected' | 'lost' | 'interrupted';
+
+function createGraphql(session: Session, onConnection: (connection: Connection) => void, options: CacheExchangeOpts) {
+  const interrupted = new Set<object>();
+  let isConnected = true;
+  const report = () => onConnection(!isConnected ? 'lost' : interrupted.size > 0 ? 'interrupted' : 'connected');
+  const socket = connect(session, (now) => {
+    isConnected = now;
+    report();
+  });
+  const onInterruption = (subscription: object, isInterrupted: boolean) => {
+    if (isInterrupted) interrupted.add(subscription);
+    else interrupted.delete(subscription);
+    report();
+  };
   const through = (...exchanges: Exchange[]) => new Client({
     url: '/graphql',
     preferGetMethod: false,
@@ -102,12 +122,53 @@ function createGraphql(session: Session, onConnected: (isConnected: boolean) => 
       fetchExchange,
       subscriptionExchange({
         forwardSubscription: (request: SubscriptionOperation) => ({
-          subscribe: (sink) => ({ unsubscribe: socket.subscribe({ ...request, query: '' }, sink as Sink) }),
+          subscribe: (sink) => ({ unsubscribe: subscribe(socket, { ...request, query: '' }, sink as Sink, onInterruption) }),
         }),
       }),
     ],
   });
   return { client: through(cacheExchange({ ...cache, ...options })), uncached: through() };
+}
+
+/**
+ * Subscribes until `unsubscribe`. The service ends a subscription with an error. If this is one that passes, the sink does not see it, so that
+ * the page keeps what it shows, and the subscription is sent again.
+ */
+function subscribe(
+  socket: Socket,
+  payload: SubscribePayload,
+  sink: Sink,
+  onInterruption: (subscription: object, isInterrupted: boolean) => void,
+): () => void {
+  let isWanted = true;
+  let unsubscribe: () => void;
+  let pause: ReturnType<typeof setTimeout> | undefined;
+  const passes = (errors: unknown) => Array.isArray(errors) && isPassing(new CombinedError({ graphQLErrors: errors }));
+  const interrupt = () => {
+    if (!isWanted) return;
+    onInterruption(sink, true);
+    clearTimeout(pause);
+    pause = setTimeout(send, PAUSES[0] + Math.random() * (PAUSES[1] - PAUSES[0]));
+  };
+  const send = () => {
+    let hasEnded = false;
+    unsubscribe = socket.subscribe(payload, {
+      next: (result) => {
+        hasEnded = passes(result.errors);
+        onInterruption(sink, hasEnded);
+        if (!hasEnded) sink.next(result);
+      },
+      error: (error) => (passes(error) ? interrupt() : sink.error(error)),
+      complete: () => (hasEnded ? interrupt() : sink.complete()),
+    });
+  };
+  send();
+  return () => {
+    isWanted = false;
+    clearTimeout(pause);
+    onInterruption(sink, false);
+    unsubscribe();
+  };
 }
 
 /** A connection for subscriptions. It is opened again for ever, and closed while there are none. */
@@ -151,10 +212,10 @@ const UncachedContext = createContext<Client | undefined>(undefined);
 /** A client that keeps nothing, for results that are too large for the cache. */
 export const useUncachedClient = (): Client => useContext(UncachedContext)!;
 
-const ConnectedContext = createContext(true);
+const ConnectionContext = createContext<Connection>('connected');
 
-/** Whether subscriptions are connected. True if there is none. */
-export const useIsConnected = (): boolean => useContext(ConnectedContext);
+/** The connection of the subscriptions. `connected` if there is none. */
+export const useConnection = (): Connection => useContext(ConnectionContext);
 
 /** The client of a session. `options` are what a page adds to the cache, such as optimistic results. */
 export function GraphqlProvider({ session, options = {}, children }: {
@@ -162,13 +223,13 @@ export function GraphqlProvider({ session, options = {}, children }: {
   options?: CacheExchangeOpts;
   children: ReactNode;
 }) {
-  const [isConnected, setIsConnected] = useState(true);
-  const [{ client, uncached }] = useState(() => createGraphql(session, setIsConnected, options));
+  const [connection, setConnection] = useState<Connection>('connected');
+  const [{ client, uncached }] = useState(() => createGraphql(session, setConnection, options));
   return (
-    <ConnectedContext value={isConnected}>
+    <ConnectionContext value={connection}>
       <UncachedContext value={uncached}>
         <Provider value={client}>{children}</Provider>
       </UncachedContext>
-    </ConnectedContext>
+    </ConnectionContext>
   );
 }
