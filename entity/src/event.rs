@@ -5,6 +5,7 @@ mod checks;
 #[cfg(feature = "tables")]
 pub mod contract;
 mod data;
+pub mod envelope;
 mod invalid;
 #[cfg(all(test, feature = "tables"))]
 mod tests;
@@ -117,11 +118,12 @@ pub(crate) struct CloudEvent<T, D> {
 }
 
 impl Event {
-    /// Reads a message. Checks everything that later code relies on, because a writer to the queue can send anything.
+    /// Reads a message, which may be in an [`envelope`]. Checks everything that later code relies on, because a writer to the queue can
+    /// send anything.
     /// `currency` (ISO 4217) is the currency of the store, `sent_at` the time at which the queue got the message: the clock of its
     /// sender is not trusted.
     pub fn parse(message: &str, currency: &str, sent_at: DateTime<Utc>) -> Result<Event, InvalidEvent> {
-        let event: CloudEvent<String, Json> = serde_json::from_str(message)?;
+        let event: CloudEvent<String, Json> = serde_json::from_str(&envelope::open(message))?;
         if event.specversion != "1.0" {
             return Err(InvalidEvent::Contradiction("specversion is not 1.0"));
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::Subject;
+use entity::event::envelope;
 use futures::future::join_all;
 use iso_currency::Currency;
 use read_model::{Judgement, Queries, Verdict, judge};
@@ -225,5 +226,5 @@ fn type_of(message: &str) -> Option<String> {
     struct Typed {
         r#type: String,
     }
-    serde_json::from_str::<Typed>(message).ok().map(|typed| typed.r#type)
+    serde_json::from_str::<Typed>(&envelope::open(message)).ok().map(|typed| typed.r#type)
 }

@@ -160,6 +160,56 @@ fn an_invalid_message_is_rejected_with_the_reason() {
     assert!(parse(&"[".repeat(100_000)).is_err(), "deep nesting is an error, not a stack overflow");
 }
 
+#[test]
+fn an_event_is_read_from_the_envelopes_of_aws() {
+    let message = row().message();
+    let event: Json = serde_json::from_str(&message).unwrap();
+    let notification = json!({ "Type": "Notification", "TopicArn": "arn", "Message": message });
+    let record = |body: Json| json!({ "messageId": "1", "body": body, "eventSource": "aws:sqs" });
+    let bus_event = |detail: Json| json!({ "version": "0", "detail-type": "orders", "detail": detail });
+    for envelope in [
+        notification.clone(),
+        record(json!(message)),
+        record(event.clone()),
+        bus_event(event.clone()),
+        bus_event(record(json!(message))),
+        bus_event(record(json!(notification.to_string()))),
+    ] {
+        assert_eq!(parse(&envelope.to_string()).unwrap(), parse(&message).unwrap(), "{envelope}");
+    }
+}
+
+/// A future release may add such fields.
+#[test]
+fn an_event_is_not_an_envelope_whatever_fields_it_has() {
+    let message = row().message();
+    for field in ["Message", "detail", "body"] {
+        let mut extended: Json = serde_json::from_str(&message).unwrap();
+        extended[field] = json!("{}");
+        assert_eq!(parse(&extended.to_string()).unwrap(), parse(&message).unwrap(), "{field}");
+    }
+}
+
+#[test]
+fn a_hostile_envelope_is_refused() {
+    let nested = |levels: usize| (0..levels).fold(json!(row().message()), |inner, _| json!({ "detail": inner }));
+    assert!(parse(&nested(3).to_string()).is_ok());
+    for levels in [4, 100] {
+        assert!(matches!(parse(&nested(levels).to_string()), Err(InvalidEvent::Syntax(_))), "{levels}");
+    }
+    for message in [
+        &*r#"{"detail":"#.repeat(10_000),
+        r#"{"Message":null}"#,
+        r#"{"Message":7}"#,
+        r#"{"Message":""}"#,
+        r#"{"detail":[]}"#,
+        r#"{"body":"{\"Message\":\"{}\"}"}"#,
+        r#"{"Message":"{}","Message":"{}"}"#,
+    ] {
+        assert!(matches!(parse(message), Err(InvalidEvent::Syntax(_))), "{message:.40}");
+    }
+}
+
 /// Earlier releases stored such names, and the log still has them.
 #[test]
 fn a_message_with_invisible_characters_is_read_as_its_row() {

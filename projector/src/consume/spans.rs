@@ -5,6 +5,7 @@
 //! queries see the event.
 
 use aws_sdk_sqs::types::Message;
+use entity::event::envelope;
 use read_model::{Applied, Error};
 use runtime::queue;
 use runtime::telemetry::traces::{self, Trace, traceparent};
@@ -88,5 +89,5 @@ pub fn creator(message: &Message) -> Option<String> {
     struct Traced {
         traceparent: Option<String>,
     }
-    serde_json::from_str::<Traced>(message.body()?).ok()?.traceparent
+    serde_json::from_str::<Traced>(&envelope::open(message.body()?)).ok()?.traceparent
 }

@@ -10,6 +10,7 @@ use projector::queues;
 use read_model::{Applied, Error, Memory, Projection, Queries, Redis};
 use redis_test::server::RedisServer;
 use reqwest::StatusCode;
+use serde_json::{Value, json};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +47,21 @@ async fn messages_are_applied_once_and_deleted() {
     assert_eq!(consumer.run_once().await, Ok(Processed::default()));
     assert_eq!((total(&*memory, 1).await, total(&*memory, 2).await), (300_000, 150_000));
     assert_eq!(waiting(&consumer.queue, &consumer.queue_url).await, (0, 0));
+}
+
+#[tokio::test]
+async fn messages_in_the_envelopes_of_aws_are_applied() {
+    let memory = Arc::new(Memory::default());
+    let (consumer, _) = consumer(memory.clone()).await;
+    let (notified, on_a_bus) = (row(1, 1).message(), row(1, 2).message());
+    let detail: Value = serde_json::from_str(&on_a_bus).unwrap();
+    let notification = json!({ "Type": "Notification", "Message": notified });
+    let bus_event = json!({ "version": "0", "detail-type": "orders", "detail": detail });
+    for message in [notification.to_string(), bus_event.to_string(), on_a_bus] {
+        send(&consumer, &message).await;
+    }
+    assert_eq!(consumer.run_once().await, Ok(Processed { applied: 3, refused: 0 }));
+    assert_eq!(total(&*memory, 1).await, 300_000);
 }
 
 /// An SQS whose first call to delete messages fails.
