@@ -9,11 +9,12 @@ import { GraphqlProvider } from '../shared/graphql';
 import { SessionProvider, SignedIn, useSession, type Session } from '../shared/session';
 import { cacheOptions } from './cache';
 import { Crash } from './crash';
+import OverviewPage from './overview/overview-page';
 import { Shell } from './shell';
 import { SignInPage } from './sign-in-page';
 import { View } from './view';
 
-const OverviewPage = lazy(() => import('./overview/overview-page'));
+// The overview comes with the frame, because most visits begin with it: another file would cost another round trip.
 const OrdersPage = lazy(() => import('./orders/orders-page'));
 const OrderPage = lazy(() => import('./orders/order-page'));
 const ClientsPage = lazy(() => import('./clients/clients-page'));
