@@ -1,4 +1,6 @@
-import { copyFile } from 'node:fs/promises';
+import { copyFile, writeFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { brotliCompress } from 'node:zlib';
 import { defineConfig } from 'vite';
 
 /** The service that `npm run dev` uses. */
@@ -38,6 +40,14 @@ export default defineConfig({
           if (page) request.url = `/pages/${page}.html`;
           next();
         });
+      },
+    },
+    {
+      name: 'a compressed copy of each asset, which the service sends to browsers that accept it',
+      writeBundle: async ({ dir }, bundle) => {
+        const assets = Object.values(bundle).filter(({ fileName }) => /^assets\/.*\.(css|js)$/.test(fileName));
+        await Promise.all(assets.map(async ({ fileName, code, source }) =>
+          writeFile(`${dir}/${fileName}.br`, await promisify(brotliCompress)(code ?? source))));
       },
     },
     {

@@ -109,13 +109,13 @@ pub async fn accept_identity(mut request: Request) -> Request {
     request
 }
 
-/// Whether the client accepts a compressed response (RFC 9110, section 12.5.3).
-pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+/// Whether the client accepts a response that is compressed with `coding` (RFC 9110, section 12.5.3).
+pub fn accepts_coding(headers: &HeaderMap, coding: &str) -> bool {
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(','))
-        .map(|coding| parse_range(coding.trim()))
-        .any(|(name, quality)| name == "gzip" && quality > 0.0)
+        .map(|accepted| parse_range(accepted.trim()))
+        .any(|(name, quality)| name == coding && quality > 0.0)
 }
 
 /// Whether the body is declared as JSON in UTF-8. Other parameters than `charset` are ignored.

@@ -1,4 +1,5 @@
-//! Files of the pages. Many clients may read them slowly at the same time, so they share one copy, compressed once.
+//! Files of the pages. Many clients may read them slowly at the same time, so they share one copy, compressed once: with Brotli when the
+//! pages are built, because its best quality takes seconds, and with gzip at the first request.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,26 +17,31 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::edge::executor::VALIDATION_COST;
-use crate::edge::negotiation::{MediaType, accepts_gzip};
+use crate::edge::negotiation::{MediaType, accepts_coding};
 use crate::edge::quota::QuotaKey;
 use crate::edge::{COMPRESS_ABOVE, Edge, response};
 
 /// The compressed files by their path.
 static COMPRESSED: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
 
-/// A file that is built in. Assets can be cached for ever because their names contain a hash of their content.
+/// A file that is built in. `brotli` is the same file in that coding, if it is built in, too. Assets can be cached for ever because their
+/// names contain a hash of their content.
 pub fn page_file(
     path: &str,
     media_type: &str,
     content: Cow<'static, [u8]>,
+    brotli: Option<Cow<'static, [u8]>>,
     policy: &str,
     request: &HeaderMap,
 ) -> Response {
     let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = [(CONTENT_TYPE, media_type), (CACHE_CONTROL, cache), (CONTENT_SECURITY_POLICY, policy)];
-    if accepts_gzip(request) && content.len() as u64 > COMPRESS_ABOVE {
-        let encoding = [(CONTENT_ENCODING, "gzip"), (VARY, "accept-encoding")];
-        return (headers, encoding, compressed(path, &content)).into_response();
+    let encoding = |coding| [(CONTENT_ENCODING, coding), (VARY, "accept-encoding")];
+    if let Some(brotli) = brotli.filter(|_| accepts_coding(request, "br")) {
+        return (headers, encoding("br"), shared(brotli)).into_response();
+    }
+    if accepts_coding(request, "gzip") && content.len() as u64 > COMPRESS_ABOVE {
+        return (headers, encoding("gzip"), compressed(path, &content)).into_response();
     }
     (headers, shared(content)).into_response()
 }
@@ -74,7 +80,29 @@ pub async fn charge(
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::ACCEPT_ENCODING;
+
     use super::*;
+
+    #[test]
+    fn a_file_has_the_best_coding_that_its_reader_accepts() {
+        let file = |brotli: Option<&'static [u8]>, accepted: &'static str| {
+            let request = HeaderMap::from_iter([(ACCEPT_ENCODING, accepted.parse().unwrap())]);
+            let content: &[u8] = &[b'x'; 5_000];
+            let response = page_file("test/coding", "text/css", content.into(), brotli.map(Cow::from), "", &request);
+            let header = |name| response.headers().get(&name).map(|value| value.to_str().unwrap().to_owned());
+            (header(CONTENT_ENCODING), header(VARY))
+        };
+        let vary = Some("accept-encoding".to_owned());
+        for (brotli, accepted, coding) in [
+            (Some(&b"br"[..]), "gzip, deflate, br", "br"),
+            (Some(b"br"), "gzip, br;q=0", "gzip"),
+            (None, "gzip, br", "gzip"),
+        ] {
+            assert_eq!(file(brotli, accepted), (Some(coding.to_owned()), vary.clone()), "{accepted}");
+        }
+        assert_eq!(file(Some(b"br"), "identity"), (None, None));
+    }
 
     #[test]
     fn all_readers_of_a_file_share_one_copy() {

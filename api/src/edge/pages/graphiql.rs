@@ -74,5 +74,5 @@ pub async fn file(
         (None, false, "cdn.js") => (POLICY, "text/javascript".into(), include_bytes!("graphiql/cdn.js").into()),
         _ => return (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
     };
-    page_file(&path, &media_type, content, &edge.settings.oidc.policy(policy), &headers)
+    page_file(&path, &media_type, content, None, &edge.settings.oidc.policy(policy), &headers)
 }

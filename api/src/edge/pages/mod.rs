@@ -89,7 +89,8 @@ pub async fn file(State(edge): State<Arc<Edge>>, headers: HeaderMap, Path(path):
     match Built::get(&path) {
         Some(file) => {
             let media_type = file.metadata.mimetype().to_owned();
-            page_file(&path, &media_type, file.data, &edge.settings.oidc.policy(POLICY), &headers)
+            let brotli = Built::get(&format!("{path}.br")).map(|file| file.data);
+            page_file(&path, &media_type, file.data, brotli, &edge.settings.oidc.policy(POLICY), &headers)
         }
         None if are_built_in() => (StatusCode::NOT_FOUND, "File not found.\n").into_response(),
         None => (StatusCode::NOT_FOUND, "This program was built without its pages. `make build` includes them.\n")
