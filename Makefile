@@ -6,10 +6,10 @@ run: # starts the service at http://127.0.0.1:8080
 	@scripts/build-web
 	@cargo run --locked
 
-demo: # the same with a year of sample orders and new ones for an hour: RATE=1 per second
+demo: # the same with a year of sample orders and new ones for an hour: RATE=0.1 per second
 	@scripts/install cc=build-essential node=nodejs npm=npm
 	@scripts/build-web
-	@RUST_LOG=$${RUST_LOG:-info,api::edge::access_log=warn} cargo run --locked -- --demo $(or $(RATE),1)
+	@RUST_LOG=$${RUST_LOG:-info,api::edge::access_log=warn} cargo run --locked -- --demo $(or $(RATE),0.1)
 
 build: # builds the release programs, with their pages, into target/programs; DIRECTORY=… chooses another directory
 	@scripts/install cc=build-essential node=nodejs npm=npm
