@@ -60,7 +60,7 @@ function ChooseClient() {
           onChange={({ currentTarget }) => setSearch(currentTarget.value)}
         />
         {error && <Problem title="The clients cannot be shown" error={error} onRetry={() => read({ requestPolicy: 'network-only' })} />}
-        {!clients && !error && <Skeleton height={180} aria-hidden={false} role="status" aria-label="Loading the clients" />}
+        {!clients && !error && <Skeleton height={360} aria-hidden={false} role="status" aria-label="Loading the clients" />}
         {clients?.length === 0 && <Text role="status">No client matches.</Text>}
         <ul className={classes.clients}>
           {clients?.map(({ id, name, email }) => (
