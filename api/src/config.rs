@@ -32,7 +32,10 @@ pub struct Settings {
     /// URL of the SQS queue. Region, credentials and endpoint come from the AWS_* variables of the AWS SDK
     #[arg(long, env)]
     pub queue_url: Option<String>,
-    /// Send events to the queue. off leaves that to a program that reads them from the write-ahead log of PostgreSQL
+    /// ARN of an SNS topic. The api sends events to it instead of the queue, and other programs can subscribe to it
+    #[arg(long, env)]
+    pub topic_arn: Option<String>,
+    /// Send events to the queue or topic. off leaves that to a program that reads them from the write-ahead log of PostgreSQL
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub relay: bool,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use api::edge::pages::graphiql;
 use api::edge::settings::SchemaExposure;
 use api::graphql::federation::subgraph_sdl;
 use api::graphql::schema;
-use api::outbox::relay::Queue;
+use api::outbox::relay::Publisher;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use entity::event::contract;
@@ -101,7 +101,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     metrics::start(settings.metrics, &mut telemetry).await?;
     let publication = settings.publication();
     let database_url = settings.database_url.context("DATABASE_URL is not set: it must name the command database")?;
-    let queue_url = settings.queue_url.context("QUEUE_URL is not set: it must name the SQS queue for events")?;
+    let publisher = Publisher::new(&aws_settings().await?, settings.topic_arn, settings.queue_url)?;
     settings.read_model.redis_url.as_ref().context("REDIS_URL is not set: the read model")?;
     let authenticator = Authenticator::new(&settings.tokens).await?;
 
@@ -110,8 +110,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let db = database::open(login, settings.database_connections, settings.read_model.currency).await?;
     publication.check(&db).await?;
     let read_model = settings.read_model.connect().await?;
-    let queue = Queue::new(&aws_settings().await?, queue_url);
-    queue.check().await?;
+    publisher.check().await?;
 
     let backend = Backend {
         db: db.clone(),
@@ -124,7 +123,7 @@ async fn run(settings: Settings, exposure: SchemaExposure) -> anyhow::Result<()>
     let shutdown = runtime::shutdown_signal()?;
     let is_cdn_needed = exposure.has_page() && !graphiql::is_built_in();
     let are_pages_missing = settings.edge.http.dashboard && !pages::are_built_in();
-    let service = Service::new(backend, queue, authenticator, settings.edge, exposure, shutdown.clone())?;
+    let service = Service::new(backend, publisher, authenticator, settings.edge, exposure, shutdown.clone())?;
     let listener = listen(settings.listen_addr, "LISTEN_ADDR").await?;
     info!(address = %listener.local_addr()?, "ready");
     if is_cdn_needed {

@@ -13,7 +13,7 @@ use sea_orm::DatabaseConnection;
 use crate::connections::Pool;
 use crate::edge::executor::OperationInfo;
 use crate::edge::refusal;
-use crate::outbox::relay::Queue;
+use crate::outbox::relay::Publisher;
 
 /// Upper limits of the buckets of durations, in seconds.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -71,7 +71,7 @@ pub static DATABASE_TIMEOUTS: LazyLock<Counter<u64>> = LazyLock::new(|| {
 });
 
 /// Observes the pool of connections and the outbox at each scrape. Neither needs a statement then.
-pub fn observe(db: &DatabaseConnection, queue: &Queue) {
+pub fn observe(db: &DatabaseConnection, publisher: &Publisher) {
     let pool = {
         let db = db.clone();
         move || Pool::of(&db)
@@ -94,7 +94,7 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     exhausted.with_description(meaning).build();
 
     let pending = METER.u64_observable_gauge("orders_outbox_pending_events");
-    let backlog = queue.backlog.subscribe();
+    let backlog = publisher.backlog.subscribe();
     let pending = pending.with_callback(move |observer| {
         if let Some(backlog) = backlog.borrow().if_recent() {
             observer.observe((backlog.pending + backlog.refused).min(10_000), &[]);
@@ -104,7 +104,7 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     pending.with_description(meaning).build();
 
     let age = METER.u64_observable_gauge("orders_outbox_oldest_age_seconds");
-    let backlog = queue.backlog.subscribe();
+    let backlog = publisher.backlog.subscribe();
     let age = age.with_callback(move |observer| {
         if let Some(backlog) = backlog.borrow().if_recent() {
             observer.observe(backlog.oldest.unwrap_or_default().as_secs(), &[]);
@@ -114,7 +114,7 @@ pub fn observe(db: &DatabaseConnection, queue: &Queue) {
     age.with_description(meaning).with_unit("s").build();
 
     let unread = METER.u64_observable_gauge("orders_outbox_unread_log_bytes");
-    let backlog = queue.backlog.subscribe();
+    let backlog = publisher.backlog.subscribe();
     let unread = unread.with_callback(move |observer| {
         if let Some(bytes) = backlog.borrow().if_recent().and_then(|backlog| backlog.unread_log) {
             observer.observe(bytes, &[]);

@@ -38,7 +38,7 @@ use crate::orders::client_reports::ClientReports;
 use crate::orders::lines::OrderLines;
 use crate::orders::of_clients::OrdersOfClients;
 use crate::outbox::log_tailing::Publication;
-use crate::outbox::relay::{Queue, Relay};
+use crate::outbox::relay::{Publisher, Relay};
 use crate::queries::catalogue::Catalogue;
 use crate::queries::clients::Clients;
 use crate::queries::live::{LiveUpdates, live};
@@ -84,7 +84,7 @@ impl Service {
     /// When the settings contradict each other, or a trusted document is refused.
     pub fn new(
         backend: Backend,
-        queue: Queue,
+        publisher: impl Into<Publisher>,
         authenticator: Authenticator,
         settings: EdgeSettings,
         exposure: SchemaExposure,
@@ -98,7 +98,7 @@ impl Service {
             limits.operation_timeout
         );
         let max_connections = limits.max_connections()?;
-        let (app, background) = assemble(backend, queue);
+        let (app, background) = assemble(backend, publisher.into());
         let schema = if http.federation { subgraph(Some(app.clone())) } else { schema(Some(app.clone())) };
         let introspection = exposure.allows_introspection();
         let mut documents = Documents::new(&schema.sdl(), limits.clone(), &documents, introspection)?;
@@ -142,7 +142,7 @@ impl Service {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = self.router();
         let Service { edge, max_connections, background } = self;
-        metrics::observe(&edge.app.db, &edge.app.system.queue);
+        metrics::observe(&edge.app.db, &edge.app.system.publisher);
         let Background { batcher, relay, live_updates, sales_snapshots } = background;
         let limits = http::Limits { idle_timeout: edge.settings.idle_timeout, max_connections };
         let server = http::serve(listener, router, limits, edge.shutdown.clone());
@@ -189,10 +189,10 @@ impl Service {
 }
 
 /// Connects what resolvers use with the stores.
-fn assemble(backend: Backend, queue: Queue) -> (App, Background) {
+fn assemble(backend: Backend, publisher: Publisher) -> (App, Background) {
     let Backend { db, read_model, currency, read_wait, cancel_window, publication } = backend;
-    let system = System::new(db.clone(), read_model.clone(), currency, queue.clone());
-    let (relay, outgoing) = Relay::new(db.clone(), queue);
+    let system = System::new(db.clone(), read_model.clone(), currency, publisher.clone());
+    let (relay, outgoing) = Relay::new(db.clone(), publisher);
     let relay = relay.with_publication(publication);
     let (orders, batcher) = order_queue(db.clone(), currency, publication, outgoing.clone());
     let (live_clients, live_updates) = live(read_model.clone());

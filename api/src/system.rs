@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use self::dead_letters::LetterPages;
 use self::projection::Projection;
-use crate::outbox::relay::{Backlog, Queue};
+use crate::outbox::relay::{Backlog, Publisher};
 
 /// Age up to which a part is returned again.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -40,6 +40,9 @@ pub enum Error {
     Queue(String),
     #[error(transparent)]
     DeadLetters(letters::Error),
+    /// Events are sent to a topic, and the queue of the projector is unknown.
+    #[error("QUEUE_URL is not set")]
+    NoQueue,
     /// The database did not respond, or the outbox was not measured lately.
     #[error("the database does not respond")]
     SilentDatabase,
@@ -58,8 +61,8 @@ pub struct System {
     db: DatabaseConnection,
     read_model: Arc<dyn Queries>,
     currency: Currency,
-    pub queue: Queue,
-    queues: Arc<Queues>,
+    pub publisher: Publisher,
+    queues: Option<Arc<Queues>>,
     depth: SingleFlight<(), Depth, Error>,
     projection: SingleFlight<(), Projection, Error>,
     status: SingleFlight<(), Arc<Status>, Error>,
@@ -68,13 +71,18 @@ pub struct System {
 }
 
 impl System {
-    pub fn new(db: DatabaseConnection, read_model: Arc<dyn Queries>, currency: Currency, queue: Queue) -> System {
-        let queues = Arc::new(Queues::new(queue.client.clone(), queue.url.clone()));
+    pub fn new(
+        db: DatabaseConnection,
+        read_model: Arc<dyn Queries>,
+        currency: Currency,
+        publisher: Publisher,
+    ) -> System {
+        let queues = publisher.queue.clone().map(|queue| Arc::new(Queues::new(queue.client, queue.url)));
         System {
             db,
             read_model,
             currency,
-            queue,
+            publisher,
             queues,
             depth: SingleFlight::new(1),
             projection: SingleFlight::new(1),
@@ -89,15 +97,24 @@ impl System {
     /// # Errors
     /// When the database has not responded to the relay for some seconds.
     pub fn backlog(&self) -> Result<Backlog, Error> {
-        self.queue.backlog.borrow().if_recent().ok_or(Error::SilentDatabase)
+        self.publisher.backlog.borrow().if_recent().ok_or(Error::SilentDatabase)
+    }
+
+    /// Whether the queue of the projector is known. Otherwise nobody can read its depth and its dead letters.
+    pub fn has_queue(&self) -> bool {
+        self.queues.is_some()
+    }
+
+    fn queues(&self) -> Result<&Arc<Queues>, Error> {
+        self.queues.as_ref().ok_or(Error::NoQueue)
     }
 
     /// How many messages are in the queue and in the dead-letter queue.
     ///
     /// # Errors
-    /// When the queue cannot be reached.
+    /// When the queue is unknown or cannot be reached.
     pub async fn depth(&self) -> Result<Depth, Error> {
-        let queues = self.queues.clone();
+        let queues = self.queues()?.clone();
         let read = async move { queues.depth().await.map_err(|error| Error::Queue(one_line(error.as_ref()))) };
         self.depth.get((), MAX_AGE, in_time(silent_queue, read)).await
     }

@@ -1,4 +1,4 @@
-//! Access to the SQS queue. Region, credentials and endpoint are the AWS SDK's own settings.
+//! Access to SQS and SNS. Region, credentials and endpoint are the AWS SDK's own settings.
 //!
 //! - [`depth`]: how many messages are in the queues
 //! - [`dead_letters`]: receives, redrives and discards dead letters
@@ -18,7 +18,8 @@ use tracing::{Span, info_span};
 use crate::one_line;
 
 /// Variables of the AWS SDK, which panics if they are empty, and explains none that is malformed.
-const VARIABLES: [&str; 4] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "AWS_DEFAULT_REGION"];
+const VARIABLES: [&str; 5] =
+    ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_SQS", "AWS_REGION", "AWS_DEFAULT_REGION"];
 
 /// Loads the settings of the AWS SDK from its environment.
 pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
@@ -38,16 +39,24 @@ pub async fn aws_settings() -> anyhow::Result<SdkConfig> {
     Ok(settings)
 }
 
-/// Fails if a queue is a FIFO queue by its name, which ends in `.fifo` on SQS. Such a queue refuses messages without a group, and the
+/// Fails if a queue or topic is FIFO by its name, which ends in `.fifo` on SQS and SNS. They refuse messages without a group, and the
 /// service needs no order.
-pub fn ensure_standard(name_or_url: &str) -> anyhow::Result<()> {
-    ensure!(!name_or_url.ends_with(".fifo"), "{name_or_url} is a FIFO queue, but this service needs a standard queue");
+pub fn ensure_standard(name: &str) -> anyhow::Result<()> {
+    ensure!(
+        !name.ends_with(".fifo"),
+        "{name} is a FIFO queue or topic, but this service needs a standard queue or topic"
+    );
     Ok(())
 }
 
 /// The name of the queue with this URL.
 pub fn name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
+}
+
+/// The name of the topic with this ARN.
+pub fn topic_name(arn: &str) -> &str {
+    arn.rsplit(':').next().unwrap_or(arn)
 }
 
 /// Returns the attributes of the queue.
@@ -76,15 +85,16 @@ pub async fn attributes(client: &Client, url: &str) -> anyhow::Result<HashMap<Qu
 
 /// The span of a call with several messages, such as `send`, by the
 /// [semantic conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/).
-pub fn span(operation: &'static str, url: &str, messages: usize) -> Span {
+/// `system` is `aws_sqs` or `aws.sns`.
+pub fn span(operation: &'static str, system: &'static str, destination: &str, messages: usize) -> Span {
     info_span!(
         "messages",
         otel.name = %format_args!("{operation} orders"),
         otel.kind = "client",
-        messaging.system = "aws_sqs",
+        messaging.system = system,
         messaging.operation.name = operation,
         messaging.operation.type = operation,
-        messaging.destination.name = name(url),
+        messaging.destination.name = destination,
         messaging.batch.message_count = messages,
         otel.status_code = Empty,
         error.type = Empty,

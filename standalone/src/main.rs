@@ -15,7 +15,7 @@ use api::edge::auth::{Authenticator, SCOPES};
 use api::edge::origin::AllowedOrigin;
 use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
-use api::outbox::relay;
+use api::outbox::relay::Publisher;
 use api::{Backend, Service};
 use clap::{Parser, Subcommand};
 use projector::background::{self, CommandDatabase, SweepSettings};
@@ -110,7 +110,8 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     let tokens = token.clone().filter(|_| address.ip().is_loopback());
     let tokens = tokens.map(|token| PageTokens::new(token, settings.tokens.clone()));
     let exposure = SchemaExposure::Graphiql { tokens };
-    let queue = relay::Queue::new(&aws, queue_url);
+    let publisher = Publisher::new(&aws, settings.topic_arn.clone(), Some(queue_url))?;
+    publisher.check().await?;
     let shutdown = runtime::shutdown_signal()?;
     let mut edge = settings.edge.clone();
     edge.http.dashboard = true;
@@ -120,7 +121,7 @@ async fn run(mut settings: Settings, sweep: SweepSettings, demo: DemoSettings) -
     if demo.is_some() {
         edge.limits.rate_limit = 0; // one subject places all orders of the demo
     }
-    let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone())?;
+    let service = Service::new(backend, publisher, authenticator, edge, exposure, shutdown.clone())?;
     info!(%address, "ready");
     print_line(welcome::text(&settings, address, token.as_deref()));
 

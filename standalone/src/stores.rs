@@ -29,8 +29,8 @@ pub struct Stores {
 /// Checks that the settings of the stores fit together.
 ///
 /// # Errors
-/// When a queue or a Redis would outlive a database in memory, when the demo would write to a database that lasts, or when nothing
-/// could send events to the embedded queue.
+/// When a topic has no queue, when a queue or a Redis would outlive a database in memory, when the demo would write to a database that
+/// lasts, or when nothing could send events to the embedded queue.
 pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
     let in_memory = settings.database_url.as_deref().is_none_or(database::is_in_memory);
     let lasting = settings.queue_url.is_some() || settings.read_model.redis_url.is_some();
@@ -42,6 +42,10 @@ pub fn check(settings: &Settings, demo: &DemoSettings) -> anyhow::Result<()> {
     ensure!(
         settings.relay || settings.queue_url.is_some(),
         "RELAY=off needs a QUEUE_URL: no program that reads the log of PostgreSQL can send events to the embedded queue"
+    );
+    ensure!(
+        settings.topic_arn.is_none() || settings.queue_url.is_some(),
+        "TOPIC_ARN needs the QUEUE_URL of a queue that is subscribed to the topic"
     );
     ensure!(
         in_memory || demo.demo.is_none(),

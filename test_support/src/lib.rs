@@ -6,6 +6,7 @@
 //! - [`redis`]: a Redis server or a Cluster
 //! - [`redis_cluster`]: a Cluster whose shards can be killed, with or without TLS
 //! - [`certificates`]: certificates of a private authority
+//! - [`sns`]: topics in front of SQS
 //! - [`sqs`]: an embedded SQS, also one that fails on demand
 //! - [`otlp`]: an OpenTelemetry collector
 //! - [`process`]: any program, and what it prints
@@ -44,6 +45,7 @@ pub mod queue_proxy;
 pub mod redis;
 pub mod redis_cluster;
 pub mod services;
+pub mod sns;
 pub mod sqs;
 pub mod subscription;
 mod until;

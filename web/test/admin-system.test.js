@@ -138,7 +138,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
     await answer(page, shown);
     await page.reload();
     await page.getByText(/^\d+ things need attention$/).waitFor();
-    await page.getByText('The queue refuses 12 events.').waitFor();
+    await page.getByText('The queue or topic refuses 12 events.').waitFor();
     await region(page, 'Stores').getByText('Not reachable').waitFor();
     await region(page, 'Read model').getByRole('progressbar', { name: 'Progress of the rebuild' }).waitFor();
     await region(page, 'Projectors').getByText('Stuck: restart it').waitFor();

@@ -26,7 +26,7 @@ pub async fn ready(State(edge): State<Arc<Edge>>) -> Response {
     };
     let mut body = json!({});
     stores.write_to(&mut body);
-    let backlog = *edge.app.system.queue.backlog.borrow();
+    let backlog = *edge.app.system.publisher.backlog.borrow();
     if let Some(age) = backlog.oldest {
         body["oldestUnpublishedSeconds"] = json!(age.as_secs());
     }

@@ -150,7 +150,7 @@ impl From<system::Error> for Error {
                 warn!("{error}");
                 Error::QueueUnavailable
             }
-            system::Error::DeadLetters(_) => {
+            system::Error::DeadLetters(_) | system::Error::NoQueue => {
                 warn!("{error}");
                 Error::DeadLettersUnavailable
             }

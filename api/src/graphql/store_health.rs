@@ -45,7 +45,7 @@ impl App {
         let (database, read_model, queue) = tokio::join!(
             timeout(CHECK_TIMEOUT, self.db.ping()),
             timeout(CHECK_TIMEOUT, self.read_model.health()),
-            timeout(CHECK_TIMEOUT, self.system.queue.check())
+            timeout(CHECK_TIMEOUT, self.system.publisher.check())
         );
         let silent = |_| Health::of(Err(Error::Unavailable("it does not respond".into())));
         StoreHealth {

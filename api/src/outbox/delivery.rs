@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::publisher::{CALL_TIMEOUT, Outgoing, Queue, Sent, batches};
+use super::publisher::{CALL_TIMEOUT, Outgoing, Publisher, Sent, batches};
 use super::rows;
 use super::suspects::{Change, PATIENCE, Suspects};
 
@@ -34,7 +34,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 pub struct Delivery {
     pub db: DatabaseConnection,
-    pub queue: Queue,
+    pub publisher: Publisher,
     suspects: Mutex<Suspects>,
     /// Notified after each call.
     ended: Notify,
@@ -42,9 +42,9 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub fn new(db: DatabaseConnection, queue: Queue) -> Arc<Delivery> {
+    pub fn new(db: DatabaseConnection, publisher: Publisher) -> Arc<Delivery> {
         let sends = Arc::new(Semaphore::new(CONCURRENT_SENDS));
-        Arc::new(Delivery { db, queue, suspects: Mutex::default(), ended: Notify::new(), sends })
+        Arc::new(Delivery { db, publisher, suspects: Mutex::default(), ended: Notify::new(), sends })
     }
 
     pub fn suspects(&self) -> MutexGuard<'_, Suspects> {
@@ -112,7 +112,7 @@ impl Delivery {
     /// Makes a call that has begun.
     async fn call(&self, batch: &[Outgoing], limit: Duration) -> Sent {
         let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
-        let mut sent = self.queue.send(batch, limit).await;
+        let mut sent = self.publisher.send(batch, limit).await;
         let change = self.suspects().end(&ids, &mut sent);
         self.ended.notify_one();
         let error = sent.error.as_deref().unwrap_or_default();
@@ -123,7 +123,7 @@ impl Delivery {
         }
         for (event_id, reason) in &sent.refused {
             let event = batch.iter().find(|event| event.id == *event_id);
-            let log = || warn!(%event_id, "the queue refused an event; it is sent again later: {reason}");
+            let log = || warn!(%event_id, "an event was refused; it is sent again later: {reason}");
             LogContext::run_for_event(event.and_then(|event| event.traceparent.as_deref()), log);
         }
         sent

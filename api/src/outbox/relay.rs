@@ -29,8 +29,9 @@ use uuid::Uuid;
 
 use super::delivery::Delivery;
 use super::log_tailing::{self, Publication};
-pub use super::publisher::{Backlog, Outgoing, Queue};
+pub use super::publisher::{Backlog, Outgoing, Publisher};
 use super::publisher::{Sent, batches};
+pub use super::queue::Queue;
 use super::rows::{self, Claim, MAX_CLAIMED_ROWS, Scan};
 use super::suspects::BACKOFF;
 
@@ -101,10 +102,10 @@ impl Pass {
 
 impl Relay {
     /// A relay, and the sender of its fast path.
-    pub fn new(db: DatabaseConnection, queue: Queue) -> (Relay, mpsc::Sender<Outgoing>) {
+    pub fn new(db: DatabaseConnection, publisher: impl Into<Publisher>) -> (Relay, mpsc::Sender<Outgoing>) {
         let (sender, fast_path) = mpsc::channel(FAST_PATH_SIZE);
         let relay = Relay {
-            delivery: Delivery::new(db, queue),
+            delivery: Delivery::new(db, publisher.into()),
             publication: Publication::Relay,
             fast_path,
             next_full_scan: Instant::now(),
@@ -222,7 +223,7 @@ impl Relay {
     fn report(&mut self, backlog: Backlog) {
         let oldest = backlog.oldest.filter(|age| *age >= MIN_POLL_AGE);
         let measured_at = Some(Instant::now());
-        self.delivery.queue.backlog.send_replace(Backlog { oldest, measured_at, ..backlog });
+        self.delivery.publisher.backlog.send_replace(Backlog { oldest, measured_at, ..backlog });
         let was_reported = self.has_just_warned();
         if let Some(age) = oldest.filter(|age| *age >= LONG_WAIT && !was_reported) {
             self.last_warning = Some(Instant::now());
@@ -317,7 +318,7 @@ impl Relay {
         }
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
         let send = async |calls: Vec<Vec<Outgoing>>| -> Vec<Sent> {
-            let call = async |batch: Vec<Outgoing>| self.delivery.queue.send(&batch, RETRY_TIMEOUT).await;
+            let call = async |batch: Vec<Outgoing>| self.delivery.publisher.send(&batch, RETRY_TIMEOUT).await;
             let calls = stream::iter(calls).map(call);
             calls.buffer_unordered(CONCURRENT_RETRIES).collect().await
         };
@@ -335,7 +336,7 @@ impl Relay {
         }
         let pass = Pass::of(&sent);
         if pass.published > 0 {
-            info!(events = pass.published, "published events that the queue had refused");
+            info!(events = pass.published, "published events that were refused before");
         }
         rows::retried(db, ids, sent.into_iter().flat_map(|sent| sent.accepted).collect()).await?;
         Ok(pass)

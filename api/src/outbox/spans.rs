@@ -29,9 +29,9 @@ pub fn create(event: &mut order_event::Model) {
 }
 
 /// The span of a call that publishes events, linked to their creation.
-pub(super) fn send(queue_url: &str, batch: &[Outgoing]) -> Span {
+pub(super) fn send(system: &'static str, destination: &str, batch: &[Outgoing]) -> Span {
     let events = batch.iter().filter_map(|event| event.traceparent.as_deref());
-    traces::batch(events, || queue::span("send", queue_url, batch.len()))
+    traces::batch(events, || queue::span("send", system, destination, batch.len()))
 }
 
 /// A trace context as AWS X-Ray writes it, with the same ids:

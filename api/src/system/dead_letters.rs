@@ -134,8 +134,9 @@ impl System {
     }
 
     async fn letters_to_hide(&self) -> Result<DeadLetters, Error> {
-        let url = in_time(silent_queue, async { Ok(self.queues.dead_letters_url().await?.to_owned()) }).await?;
-        Ok(DeadLetters::new(self.queue.client.clone(), self.queue.url.clone(), url, HIDDEN, WAIT))
+        let queues = self.queues()?;
+        let url = in_time(silent_queue, async { Ok(queues.dead_letters_url().await?.to_owned()) }).await?;
+        Ok(DeadLetters::new(queues.client.clone(), queues.url.clone(), url, HIDDEN, WAIT))
     }
 }
 

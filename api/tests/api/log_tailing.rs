@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::outbox::log_tailing::Publication;
+use api::outbox::relay::Publisher;
 use chrono::Utc;
 use entity::{Event, order_event, outbox, outbox_message, refused_event};
 use futures::future::join_all;
@@ -22,10 +23,10 @@ async fn log(db: &DatabaseConnection) -> BTreeMap<String, String> {
     events.iter().map(|event| (event.id.to_string(), event.message())).collect()
 }
 
-async fn api_without_relay(db: &crate::support::Db, queue: api::outbox::relay::Queue) -> Api {
+async fn api_without_relay(db: &crate::support::Db, publisher: Publisher) -> Api {
     let memory = Arc::new(Memory::default());
     project_products(db, &*memory).await;
-    Api::start_on(db, memory, queue, &["--relay", "false", "--rate-limit", "0"]).await
+    Api::start_on(db, memory, publisher, &["--relay", "false", "--rate-limit", "0"]).await
 }
 
 /// Executes a mutation without errors.
@@ -39,7 +40,7 @@ async fn change(api: &Api, mutation: &str) -> Value {
 async fn a_reader_of_the_log_gets_the_message_of_each_event_once_and_those_of_a_client_in_sequence() {
     let db = postgres_with_slot().await;
     let queue = queue().await;
-    let api = api_without_relay(&db, queue.clone()).await;
+    let api = api_without_relay(&db, queue.clone().into()).await;
     let db = &db.connection;
     let before: BTreeSet<String> = log(db).await.into_keys().collect();
 
@@ -111,7 +112,9 @@ async fn events_that_wait_in_the_outbox_are_handed_over_to_the_log() {
     assert_eq!(number(&db.connection, &format!("SELECT count(*) AS number FROM ({waiting}) AS ids")).await, 450);
 
     let queue = queue().await;
-    let api = api_without_relay(&db, queue.clone()).await;
+    let publisher = Publisher::from(queue.clone());
+    let backlog = publisher.backlog.subscribe();
+    let api = api_without_relay(&db, publisher).await;
     let db = &db.connection;
     until("nothing waits", async || {
         let waiting =
@@ -134,7 +137,7 @@ async fn events_that_wait_in_the_outbox_are_handed_over_to_the_log() {
         state().await == json!({ "pending": 0, "refused": 0, "oldestAgeSeconds": 0 })
     })
     .await;
-    let unread = || queue.backlog.borrow().unread_log;
+    let unread = || backlog.borrow().unread_log;
     until("the log is reported as unread", async || unread().is_some_and(|bytes| bytes > 100_000)).await;
     log_reader::confirm(db, &log_reader::read(db).await).await;
     until("the log is reported as read", async || unread().is_some_and(|bytes| bytes < 100_000)).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use api::commands::place_order::place;
-use api::outbox::relay::{Outgoing, Queue, Relay};
+use api::outbox::relay::{Backlog, Outgoing, Publisher, Queue, Relay};
 use chrono::Utc;
 use entity::{order_event, outbox, refused_event};
 use iso_currency::Currency;
@@ -15,7 +15,7 @@ use sea_orm::{
 };
 use serde_json::{Value, json};
 use test_support::sqs::{intercepted, is_call};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::{Timestamp, Uuid};
@@ -88,16 +88,19 @@ async fn refusing_queue(refused: &Refused, refusal: Refusal) -> Queue {
 pub struct RunningRelay {
     db: DatabaseConnection,
     pub fast_path: mpsc::Sender<Outgoing>,
+    backlog: watch::Receiver<Backlog>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl RunningRelay {
-    pub fn start(db: &Db, queue: &Queue) -> RunningRelay {
-        let (relay, fast_path) = Relay::new(db.connection.clone(), queue.clone());
+    pub fn start(db: &Db, destination: &(impl Clone + Into<Publisher>)) -> RunningRelay {
+        let publisher = destination.clone().into();
+        let backlog = publisher.backlog.subscribe();
+        let (relay, fast_path) = Relay::new(db.connection.clone(), publisher);
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(relay.run(shutdown.clone()));
-        RunningRelay { db: db.connection.clone(), fast_path, shutdown, running }
+        RunningRelay { db: db.connection.clone(), fast_path, backlog, shutdown, running }
     }
 
     /// Places an order, and returns how long it takes until only `others` are pending.
@@ -228,7 +231,7 @@ async fn a_queue_that_refused_everything_for_a_while_gets_all_events_when_it_acc
         let relays: Vec<_> = (0..relays).map(|_| RunningRelay::start(&db, &queue)).collect();
         until("an event was refused four times", async || refused.refusals().values().any(|times| *times == 4)).await;
         assert!(refused.refusals().values().all(|times| *times <= 5), "the pauses grow");
-        let backlog = *queue.backlog.borrow();
+        let backlog = *relays[0].backlog.borrow();
         assert!(backlog.refused == events as u64 && backlog.oldest.is_some(), "{backlog:?}");
 
         refused.set(BTreeSet::new());
@@ -282,7 +285,7 @@ async fn a_poll_finds_an_event_with_a_wrong_time_within_seconds() {
         outbox::Model { event_id: id }.into_active_model().reset_all().insert(connection).await.unwrap();
         let (inserted, mut is_reported) = (Instant::now(), false);
         until("the event is published", async || {
-            is_reported |= queue.backlog.borrow().oldest.is_some();
+            is_reported |= relay.backlog.borrow().oldest.is_some();
             pending(connection).await == 0
         })
         .await;

@@ -14,7 +14,7 @@ use api::config::Settings;
 use api::edge::auth::{Authenticator, TokenSettings};
 use api::edge::pages::tokens::PageTokens;
 use api::edge::settings::SchemaExposure;
-use api::outbox::relay::Queue;
+use api::outbox::relay::{Publisher, Queue};
 use api::{Backend, Service};
 use aws_config::SdkConfig;
 use clap::Parser;
@@ -183,15 +183,20 @@ impl Api {
         Api::start_on(db, memory, queue().await, flags).await
     }
 
-    pub async fn start_on(db: &Db, read_model: Arc<dyn ReadModel>, queue: Queue, flags: &[&str]) -> Api {
-        Api::start_exposing(db, read_model, queue, flags, exposure()).await
+    pub async fn start_on(
+        db: &Db,
+        read_model: Arc<dyn ReadModel>,
+        publisher: impl Into<Publisher>,
+        flags: &[&str],
+    ) -> Api {
+        Api::start_exposing(db, read_model, publisher, flags, exposure()).await
     }
 
     /// With this access to introspection and the pages.
     pub async fn start_exposing(
         db: &Db,
         read_model: Arc<dyn ReadModel>,
-        queue: Queue,
+        publisher: impl Into<Publisher>,
         flags: &[&str],
         exposure: SchemaExposure,
     ) -> Api {
@@ -210,7 +215,7 @@ impl Api {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let edge = settings.edge;
-        let service = Service::new(backend, queue, authenticator, edge, exposure, shutdown.clone()).unwrap();
+        let service = Service::new(backend, publisher, authenticator, edge, exposure, shutdown.clone()).unwrap();
         tokio::spawn(service.serve(listener));
         let token = tokens.mint("tester", ALL_SCOPES, None, Duration::from_secs(3_600)).unwrap();
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();

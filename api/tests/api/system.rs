@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use api::outbox::relay::Queue;
+use api::outbox::relay::{Publisher, Queue};
 use aws_config::SdkConfig;
 use aws_sdk_sqs::types::QueueAttributeName;
 use entity::{Event, order_event};
@@ -266,6 +266,20 @@ async fn without_a_right_to_dead_letters_the_field_says_so() {
     let api = Api::start(&sqlite().await).await;
     let state = system(&api, "deadLetters { count problem nodes { id } }").await;
     assert_eq!(state["data"]["system"]["deadLetters"], json!({ "count": null, "problem": "MISSING", "nodes": null }));
+}
+
+#[tokio::test]
+async fn an_api_that_knows_only_a_topic_shows_no_queue() {
+    let (db, memory) = (sqlite().await, Arc::new(Memory::default()));
+    let topic = "arn:aws:sns:us-east-1:123456789012:orders".to_owned();
+    let publisher = Publisher::new(&embedded().await, Some(topic), None).unwrap();
+    let api = Api::start_on(&db, memory, publisher, &[]).await;
+    let state = system(&api, "queue { visible } deadLetters { count } readModel { generation }").await;
+    let expected = json!({ "queue": null, "deadLetters": null, "readModel": { "generation": 1 } });
+    assert_eq!((&state["data"]["system"], code(&state)), (&expected, "none"), "{state}");
+    let redrive = "mutation { redriveDeadLetters(input: {}) { ids } }";
+    let redriven = api.graphql(&api.token(ALL_SCOPES, None), redrive, json!({})).await;
+    assert_eq!(code(&redriven), "DEAD_LETTERS_UNAVAILABLE", "{redriven}");
 }
 
 #[tokio::test]

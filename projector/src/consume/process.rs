@@ -111,7 +111,7 @@ impl Consumer {
         if messages.is_empty() {
             return;
         }
-        let span = traces::child(|| queue::span("settle", &self.queue_url, messages.len()));
+        let span = traces::child(|| queue::span("settle", "aws_sqs", queue::name(&self.queue_url), messages.len()));
         let entries = messages.into_iter().enumerate().map(|(index, message)| {
             let handle = message.receipt_handle.unwrap_or_default();
             let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);

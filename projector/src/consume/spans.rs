@@ -19,7 +19,8 @@ pub fn receive(queue_url: &str, messages: &[Message]) -> Span {
         return Span::none();
     }
     let creators: Vec<String> = messages.iter().filter_map(creator).collect();
-    traces::batch(creators.iter().map(String::as_str), || queue::span("receive", queue_url, messages.len()))
+    let span = || queue::span("receive", "aws_sqs", queue::name(queue_url), messages.len());
+    traces::batch(creators.iter().map(String::as_str), span)
 }
 
 /// One message, from its arrival until its event is applied. A message without context is a trace of its own.

@@ -22,8 +22,8 @@ pub struct Depth {
 }
 
 pub struct Queues {
-    client: Client,
-    url: String,
+    pub client: Client,
+    pub url: String,
     /// Does not change while a process runs.
     dead_letters_url: OnceCell<String>,
 }

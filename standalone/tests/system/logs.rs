@@ -98,7 +98,7 @@ async fn lines_of_the_relay_about_an_event_have_the_trace_id_of_its_request() {
     proxy.set(Mode::Refuses);
     post(&user, "refused", None, PLACE).await;
     let operation = line(&api, &[("message", &"operation".into()), ("request_id", &"refused".into())]).await;
-    let message = "the queue refused an event; it is sent again later: InternalError";
+    let message = "an event was refused; it is sent again later: InternalError";
     let refused = line(&api, &[("message", &message.into()), ("trace_id", &operation["trace_id"])]).await;
     assert!(refused["event_id"].is_string(), "{refused}");
 }

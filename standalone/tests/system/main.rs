@@ -23,5 +23,6 @@ mod stores_down;
 mod sweep;
 mod tls;
 mod token;
+mod topic;
 mod traces;
 mod upgrade;

@@ -64,6 +64,7 @@ fn an_invalid_flag_or_value_is_named() {
     let manifest = "TRUSTED_DOCUMENTS (/no/such/file): ";
     fails("standalone", &[], &[("TRUSTED_DOCUMENTS", "/no/such/file"), quiet], &[manifest, "No such file"]);
     fails("standalone", &[], &[("JWT_SECRET", "short")], &["JWT_SECRET has 5 bytes"]);
+    fails("standalone", &[], &[("TOPIC_ARN", "arn:aws:sns:us-east-1:1:orders")], &["TOPIC_ARN needs the QUEUE_URL"]);
     fails(
         "standalone",
         &[],
@@ -93,6 +94,12 @@ fn a_missing_setting_or_store_is_reported_with_what_to_do() {
     fails("api", &[], &variables, &["run `migration up`"]);
     fails("projector", &["verify"], &variables, &["cannot read the command database", "`migration up`"]);
     stores.run("migration", &["up"]);
+    for (arn, error) in [
+        ("orders", "orders is not an ARN"),
+        ("arn:aws:sns:us-east-1:123456789012:orders.fifo", "is a FIFO queue or topic"),
+    ] {
+        fails("api", &[], &with(&variables, "TOPIC_ARN", arn), &[error]);
+    }
 
     for name in ["api", "projector"] {
         let unreachable = with(&variables, "REDIS_URL", "redis://127.0.0.1:1");

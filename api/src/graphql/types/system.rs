@@ -64,7 +64,7 @@ impl System {
         }))
     }
 
-    /// The events that wait to be sent to the queue. With the setting `RELAY=off` another program sends them, and none wait here.
+    /// The events that wait to be sent. With the setting `RELAY=off` another program sends them, and none wait here.
     async fn outbox(&self, ctx: &Context<'_>) -> Option<Result<Outbox, Error>> {
         let backlog = app(ctx).system.backlog().map_err(Error::from);
         Some(backlog.map(|backlog| Outbox {
@@ -74,14 +74,19 @@ impl System {
         }))
     }
 
-    /// The messages that wait to be applied to the read model.
+    /// The messages that wait to be applied to the read model. Null without an error if the api has no `QUEUE_URL`.
     #[graphql(directive = cost::apply("5".into()))]
     async fn queue(&self, ctx: &Context<'_>) -> Option<Result<Queue, Error>> {
-        let depth = app(ctx).system.depth().await.map_err(Error::from);
+        let system = &app(ctx).system;
+        if !system.has_queue() {
+            return None;
+        }
+        let depth = system.depth().await.map_err(Error::from);
         Some(depth.map(|depth| Queue { visible: number(depth.visible), in_flight: number(depth.in_flight) }))
     }
 
-    /// Messages that were received five times and not applied, or that are no events of this service.
+    /// Messages that were received five times and not applied, or that are no events of this service. Null without an error if the api has no
+    /// `QUEUE_URL`.
     #[graphql(
         directive = cost::apply("20".into()),
         directive = list_size::apply(None, names(&["first"]), names(&["nodes"]), Some(false))
@@ -93,6 +98,9 @@ impl System {
             i32,
         >,
     ) -> Option<Result<DeadLetters, Error>> {
+        if !app(ctx).system.has_queue() {
+            return None;
+        }
         Some(dead_letters(ctx, first).await)
     }
 
@@ -187,7 +195,7 @@ pub struct Store {
 pub enum StoreName {
     /// PostgreSQL, or SQLite in standalone. Without it nothing can be changed.
     Database,
-    /// SQS. Without it changes are accepted, and queries do not see them yet.
+    /// The SQS queue or SNS topic to which events are sent. Without it changes are accepted, and queries do not see them yet.
     Queue,
     /// Redis, or the memory of standalone. Without it queries fail.
     ReadModel,
@@ -203,12 +211,12 @@ pub struct Projection {
     lag_seconds: i32,
 }
 
-/// The events that wait to be sent to the queue.
+/// The events that wait to be sent to the queue or topic.
 #[derive(SimpleObject)]
 pub struct Outbox {
     /// How many events wait; 10000 stands for all larger numbers.
     pending: i32,
-    /// How many events the queue refuses; 1000 stands for all larger numbers. They are sent again.
+    /// How many events were refused; 1000 stands for all larger numbers. They are sent again.
     refused: i32,
     /// How long the oldest event has waited; 0 below three seconds.
     oldest_age_seconds: i32,

@@ -31,6 +31,7 @@ use supervised::Supervised;
 use test_support::process::free_address;
 use test_support::queue_proxy::{Mode, QueueProxy};
 use test_support::services::{Stores, sql};
+use test_support::sns;
 use test_support::until;
 use test_support::user::ALL_SCOPES;
 use tokio::task::JoinHandle;
@@ -107,7 +108,9 @@ impl Chaos {
         let endpoint = stores.get("AWS_ENDPOINT_URL").to_owned();
         let (proxy, address) = QueueProxy::start(endpoint, seed).await;
         stores.prepare();
-        stores.set("AWS_ENDPOINT_URL", &address);
+        stores.set("AWS_ENDPOINT_URL", &sns::serve(address).await);
+        let created = stores.run("projector", &["queues", "create", "--topic", "orders"]);
+        let topic = created.split_whitespace().last().unwrap().to_owned();
         let db = Database::connect(stores.postgres.connection_uri()).await.unwrap();
         stores.add_clients(CLIENTS).await;
 
@@ -126,6 +129,10 @@ impl Chaos {
                 ("DATABASE_CONNECTIONS", "3"),
             ];
             variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            // The other api sends to the queue itself.
+            if name == "api" && apis.is_empty() {
+                variables.push(("TOPIC_ARN".to_owned(), topic.clone()));
+            }
             // A projector without a database repairs nothing.
             variables.retain(|(variable, _)| name == "api" || variable != "DATABASE_URL");
             processes.push(Supervised::start(name, variables));

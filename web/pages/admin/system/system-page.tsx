@@ -61,11 +61,11 @@ export default function SystemPage() {
             <Card title="Queries" hint="How far they are behind changes" isUnknown={isUnknown('projection')}>
               {parts.projection && <Projection {...parts.projection} />}
             </Card>
-            <Card title="Outbox" hint="Events that wait to be sent to the queue" isUnknown={isUnknown('outbox')}>
+            <Card title="Outbox" hint="Events that wait to be sent to the queue or topic" isUnknown={isUnknown('outbox')}>
               {parts.outbox && <Outbox {...parts.outbox} />}
             </Card>
             <Card title="Queue" hint="Messages that wait to be applied, as the queue estimates" isUnknown={isUnknown('queue')}>
-              {parts.queue && <Queue {...parts.queue} />}
+              {parts.queue ? <Queue {...parts.queue} /> : <Text size="sm">Unknown, because the api has no QUEUE_URL.</Text>}
             </Card>
             <Card title="Read model" hint="What queries read" isUnknown={isUnknown('readModel')}>
               {parts.readModel && <ReadModel {...parts.readModel} />}
@@ -75,7 +75,7 @@ export default function SystemPage() {
             </Card>
           </div>
           <Projectors projectors={parts.projectors} isUnknown={isUnknown('projectors')} />
-          <DeadLetters count={parts.deadLetters?.count} onChanged={refresh} />
+          {(parts.deadLetters || isUnknown('deadLetters')) && <DeadLetters count={parts.deadLetters?.count} onChanged={refresh} />}
         </>
       )}
     </View>
