@@ -30,6 +30,7 @@ use crate::edge::executor::Executor;
 use crate::edge::pages;
 use crate::edge::quota::ConcurrencyQuota;
 use crate::edge::settings::SchemaExposure;
+use crate::edge::websocket;
 use crate::edge::{self, Edge};
 use crate::graphql::{App, schema, subgraph};
 use crate::metrics;
@@ -115,6 +116,7 @@ impl Service {
             exposure,
             connections: ConcurrencyQuota::new(limits.max_live_connections, limits.max_live_connections_per_caller),
             bodies: ConcurrencyQuota::lasting(body::MEMORY.max(limits.max_body_bytes), limits.max_body_bytes),
+            socket_memory: websocket::memory(&limits),
             // Nobody knows yet who has opened them.
             uninitialised: ConcurrencyQuota::new(
                 limits.max_live_connections.div_ceil(10),

@@ -27,7 +27,7 @@ mod response;
 pub mod settings;
 mod sse;
 mod traces;
-mod websocket;
+pub mod websocket;
 
 use std::sync::Arc;
 
@@ -83,6 +83,8 @@ pub struct Edge {
     pub(crate) connections: Arc<ConcurrencyQuota>,
     /// Bytes of request bodies that are being read.
     pub(crate) bodies: Arc<ConcurrencyQuota>,
+    /// Bytes of the buffers of WebSockets with large messages.
+    pub(crate) socket_memory: Arc<ConcurrencyQuota>,
     /// WebSockets before `connection_init`.
     pub(crate) uninitialised: Arc<ConcurrencyQuota>,
     /// The tasks of open WebSockets.

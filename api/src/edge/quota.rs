@@ -148,6 +148,10 @@ impl Used {
 }
 
 impl Permit {
+    pub fn units(&self) -> usize {
+        self.units
+    }
+
     /// Counts for another caller from now on.
     ///
     /// # Errors

@@ -110,6 +110,68 @@ async fn unfinished_bodies_of_a_caller_have_bounded_memory() {
     .await;
 }
 
+#[tokio::test]
+async fn large_messages_to_websockets_of_one_caller_have_bounded_memory() {
+    let api = Api::start_with(&sqlite().await, &["--rate-limit", "0"]).await;
+    let greedy = token_of(&api, "a");
+    // A text of 60,000 bytes, masked with zeros.
+    let mut frame = vec![0x81, 0xFE, 0xEA, 0x60, 0, 0, 0, 0];
+    frame.extend([b' '; 20_000]);
+    let (sender, mut codes) = mpsc::channel(80);
+    let mut unfinished = JoinSet::new();
+    for _ in 0..80 {
+        let (mut socket, sender) = (Socket::acknowledged(&api, &greedy).await, sender.clone());
+        socket.send_bytes(&frame).await;
+        unfinished.spawn(async move { sender.send(socket.closed().await).await });
+    }
+    // Each counts 128 KiB. With 57, the caller has more than an eighth of what is left of 64 MiB.
+    for _ in 0..23 {
+        assert_eq!(codes.recv().await.unwrap(), 1013);
+    }
+    let send_large = async |token: &str| {
+        let mut socket = Socket::acknowledged(&api, token).await;
+        socket.send(json!({ "type": "ping", "payload": { "padding": "x".repeat(60_000) } })).await;
+        socket
+    };
+    assert_eq!(send_large(&greedy).await.closed().await, 1013);
+    let mut other = send_large(&token_of(&api, "b")).await;
+    assert_eq!(other.receive().await, json!({ "type": "pong" }));
+    drop(unfinished);
+    until("there is memory again", async || {
+        let mut socket = send_large(&greedy).await;
+        socket.subscribe("q", "{ __typename }").await;
+        !matches!(socket.closed_or_text().await, Err(1013))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_messages_from_websockets_of_one_caller_have_bounded_memory() {
+    let flags = ["--rate-limit", "0", "--max-complexity", "60000", "--max-aliases", "900"];
+    let api = Api::start_with(&sqlite().await, &flags).await;
+    let (greedy, other) = (token_of(&api, "a"), token_of(&api, "b"));
+    // A small message, whose response has 0.7 MB.
+    let points: String = (0..60).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();
+    let query = format!("{{ sales(from: \"2020-01-01\", to: \"2020-04-08\") {{ points {{ {points} }} }} }}");
+    let read = async |token: &str| {
+        let mut socket = Socket::acknowledged(&api, token).await;
+        socket.subscribe("q", &query).await;
+        assert_eq!(socket.receive().await["type"], "next", "each response arrives");
+        let end = socket.closed_or_text().await;
+        (socket, end.err())
+    };
+    // The caller gets at most about 7 MB.
+    let mut sockets = Vec::new();
+    while sockets.len() < 20 {
+        sockets.push(read(&greedy).await);
+    }
+    assert!(sockets[..5].iter().all(|(_, code)| code.is_none()));
+    assert_eq!(sockets[19].1, Some(1013));
+    assert_eq!(read(&other).await.1, None);
+    drop(sockets);
+    until("there is memory again", async || read(&greedy).await.1.is_none()).await;
+}
+
 /// A query whose response has about 12 MB, more than the buffers of the operating system.
 fn large_query() -> String {
     let points: String = (0..100).map(|n| format!("{}{n}: orderCount ", "a".repeat(97))).collect();

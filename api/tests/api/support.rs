@@ -326,21 +326,25 @@ impl Socket {
 
     /// The next message that is no ping.
     pub async fn receive_text(&mut self) -> String {
-        loop {
-            match self.next().await {
-                Message::Text(text) => return text.to_string(),
-                Message::Ping(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
+        self.closed_or_text().await.unwrap_or_else(|code| panic!("closed with {code}"))
     }
 
     /// Waits until the server closes the socket, and returns the close code.
     pub async fn closed(&mut self) -> u16 {
         loop {
+            if let Err(code) = self.closed_or_text().await {
+                return code;
+            }
+        }
+    }
+
+    /// The next message that is no ping, or the code with which the server closes the socket.
+    pub async fn closed_or_text(&mut self) -> Result<String, u16> {
+        loop {
             match self.next().await {
-                Message::Close(frame) => return frame.expect("a close has a code").code.into(),
-                Message::Text(_) | Message::Ping(_) => {}
+                Message::Close(frame) => return Err(frame.expect("a close has a code").code.into()),
+                Message::Text(text) => return Ok(text.to_string()),
+                Message::Ping(_) => {}
                 other => panic!("{other:?}"),
             }
         }

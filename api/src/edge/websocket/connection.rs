@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::max_message_size;
 use super::operation::{Progress, run};
 use super::protocol::{self, ClientMessage, CloseReason, MessageKind, ServerMessage};
 use crate::edge::access_log::{OperationLog, closed_websocket, refused_on_websocket};
@@ -39,6 +40,8 @@ const MESSAGE_TIMEOUT: Duration = BODY_DEADLINE;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest pause before a caller without quota is charged again.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// The buffers of smaller messages do not count, in bytes.
+const SMALL_MESSAGE: usize = 8 * 1024;
 /// Longest id of an operation, in bytes.
 const MAX_ID: usize = 128;
 
@@ -89,6 +92,8 @@ pub struct Connection {
     last_message: Instant,
     /// Until when the rest of a large message must arrive.
     message_deadline: Option<Instant>,
+    /// For the buffers of the socket, if it has had a large message in either direction.
+    memory: Option<Permit>,
     /// Whether the client has not answered the last ping yet. The pong is free.
     awaits_pong: bool,
 }
@@ -124,6 +129,7 @@ impl Connection {
             progress: SelectAll::new(),
             last_message: Instant::now(),
             message_deadline: None,
+            memory: None,
             awaits_pong: false,
         }
     }
@@ -185,13 +191,7 @@ impl Connection {
                 }
                 Some(Err(_)) | None => Err(Disconnect::Lost),
             },
-            // A part of a message, or frames that never become one.
-            () = self.received.full(), if pay_at.is_none() => {
-                self.last_message = Instant::now();
-                self.message_deadline.get_or_insert(self.last_message + MESSAGE_TIMEOUT);
-                self.charge(0);
-                Ok(())
-            }
+            () = self.received.full(), if pay_at.is_none() => self.on_part(),
             () = sleep_until(message_deadline.unwrap_or(init_deadline)), if message_deadline.is_some() => {
                 Err(protocol::TOO_SLOW.into())
             }
@@ -218,6 +218,24 @@ impl Connection {
     fn has_only_subscriptions(&self) -> bool {
         let mut logs = self.operations.values().map(|operation| operation.log.as_ref());
         logs.all(|log| log.is_some_and(|log| log.info.is_subscription()))
+    }
+
+    /// A part of a large message has arrived, or frames that never become one.
+    fn on_part(&mut self) -> Result<(), Disconnect> {
+        self.last_message = Instant::now();
+        self.message_deadline.get_or_insert(self.last_message + MESSAGE_TIMEOUT);
+        self.hold_memory(max_message_size(&self.edge.limits))?;
+        self.charge(0);
+        Ok(())
+    }
+
+    /// Counts the memory of a message, in bytes.
+    fn hold_memory(&mut self, size: usize) -> Result<(), Disconnect> {
+        if size > self.memory.as_ref().map_or(SMALL_MESSAGE, Permit::units) {
+            let permit = self.edge.socket_memory.acquire_units(self.caller.quota_key(), size);
+            self.memory = Some(permit.map_err(|_| protocol::TOO_MANY_LARGE_MESSAGES)?);
+        }
+        Ok(())
     }
 
     async fn on_message(&mut self, message: Message) -> Result<(), Disconnect> {
@@ -392,7 +410,9 @@ impl Connection {
     async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), Disconnect> {
         // Serialisation cannot fail: all parts are valid JSON.
         let text = serde_json::to_string(&message).map_err(|_| Disconnect::Lost)?;
-        self.send_frame(Message::Text(text.into())).await
+        let held = self.hold_memory(text.len());
+        self.send_frame(Message::Text(text.into())).await?;
+        held
     }
 
     async fn send_frame(&mut self, message: Message) -> Result<(), Disconnect> {

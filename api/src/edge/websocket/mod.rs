@@ -20,15 +20,28 @@ use runtime::logging::LogContext;
 
 use self::connection::{Connection, Permits};
 use super::Edge;
+use super::documents::limits::LimitSettings;
 use super::executor::VALIDATION_COST;
 use super::graphql_http::charge_refused;
-use super::quota::QuotaKey;
+use super::quota::{ConcurrencyQuota, QuotaKey};
 use super::refusal::Refusal;
 
 /// Initial size of the buffers in bytes. Most connections are idle, and buffers grow on demand.
 const BUFFER_SIZE: usize = 1024;
-/// Messages up to this multiple of the limit are read, so that the client gets a close code instead of a closed connection.
-const READ_FACTOR: usize = 2;
+/// Memory for the buffers of all WebSockets with large messages, in bytes. One caller gets at most about an eighth.
+const MEMORY: usize = 64 * 1024 * 1024;
+
+/// Longer messages are not read, in bytes. This is more than a message may have, so that the client of a longer one gets a close code
+/// instead of a closed connection.
+fn max_message_size(limits: &LimitSettings) -> usize {
+    limits.max_body_bytes.saturating_mul(2)
+}
+
+/// The buffers of a WebSocket keep the size of its largest message until it is closed.
+pub fn memory(limits: &LimitSettings) -> Arc<ConcurrencyQuota> {
+    let largest = max_message_size(limits);
+    ConcurrencyQuota::lasting(MEMORY.max(largest), largest)
+}
 
 /// Upgrades a request to a WebSocket.
 pub async fn open(
@@ -50,7 +63,7 @@ pub async fn open(
         connection: edge.connections.acquire(caller.quota_key())?,
         uninitialised: edge.uninitialised.acquire(QuotaKey::of_address(caller.address))?,
     };
-    let max_size = edge.limits.max_body_bytes.saturating_mul(READ_FACTOR);
+    let max_size = max_message_size(&edge.limits);
     let upgrade = upgrade
         .protocols([protocol::NAME])
         .read_buffer_size(BUFFER_SIZE)

@@ -17,6 +17,7 @@ pub const GOING_AWAY: CloseReason = CloseReason(1001, "Service is shutting down"
 pub const TOO_SLOW: CloseReason = CloseReason(1008, "Message too slow");
 pub const TOO_BIG: CloseReason = CloseReason(1009, "Message too big");
 pub const TRY_AGAIN_LATER: CloseReason = CloseReason(1013, "Too many connections");
+pub const TOO_MANY_LARGE_MESSAGES: CloseReason = CloseReason(1013, "Too many large messages");
 pub const INVALID_MESSAGE: CloseReason = CloseReason(4400, "Invalid message");
 pub const UNAUTHORIZED: CloseReason = CloseReason(4401, "Unauthorized");
 /// Clients reconnect after this code and can then send another token.
