@@ -107,6 +107,8 @@ test('failures of the provider are explained, and signing out works without it',
   await problem(page, 'This sign-in has expired, or was started in another tab.');
   await signIn(page, service);
   await products(page);
+  await page.goto(at(service, '/shop?error=forged&state=forged'));
+  await products(page);
   provider.stop();
   await page.getByRole('button', { name: 'Account of Bob' }).click();
   await page.getByRole('button', { name: 'Sign out' }).click();

@@ -119,11 +119,17 @@ function claimsOf(token: string, { how }: SignIn): Record<string, string | strin
   }
 }
 
-/** A new session. Undefined if the user must sign in again. */
+/** A new session. Undefined if the user must sign in again. A sign-in that fails, perhaps by a forged link, ends no session. */
 async function openSession(signIn: SignIn | undefined, config: Config, onExpired: () => void): Promise<Session | undefined> {
-  if (config.oidc && (await (await loadProvider(config.oidc)).finish())) signIn = { how: 'oidc' };
+  let failure: unknown;
+  try {
+    if (config.oidc && (await (await loadProvider(config.oidc)).finish())) signIn = { how: 'oidc' };
+  } catch (error) {
+    failure = error;
+  }
   const token = signIn && (await fetchToken(signIn, config));
-  return signIn && token ? new Session(signIn, token, config, onExpired) : undefined;
+  if (signIn && token) return new Session(signIn, token, config, onExpired);
+  if (failure) throw failure;
 }
 
 type State =
