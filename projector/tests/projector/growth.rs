@@ -27,7 +27,7 @@ async fn full_reads(db: &DatabaseConnection) -> BTreeMap<String, i64> {
     rows.iter().map(|row| (row.try_get("", "name").unwrap(), row.try_get("", "seq_scan").unwrap())).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_comparison_reads_a_whole_table() {
     const CLIENTS: i64 = 50_000;
     let postgres = test_support::postgres::database().await;
@@ -83,7 +83,7 @@ async fn no_comparison_reads_a_whole_table() {
     assert_eq!(full_reads(&db).await, before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_newest_orders_of_a_client_cost_the_same_however_many_it_has() {
     const ORDERS: i64 = 8_000;
     let postgres = test_support::postgres::database().await;
@@ -120,7 +120,7 @@ async fn the_newest_orders_of_a_client_cost_the_same_however_many_it_has() {
     assert!(items <= 400, "{items} items of the newest orders");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_round_of_the_sweep_reads_no_whole_table() {
     let postgres = test_support::postgres::database().await;
     let connect = || database::connect(&postgres.url, 8, Some(Duration::from_secs(60)));
@@ -155,7 +155,7 @@ async fn a_round_of_the_sweep_reads_no_whole_table() {
     assert_eq!(of_subjects(&db).await, before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repair_of_many_clients_adds_up_the_orders_of_each_day_once() {
     const CLIENTS: i64 = 400;
     let postgres = test_support::postgres::database().await;
