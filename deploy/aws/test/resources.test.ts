@@ -147,7 +147,6 @@ test('the alarm of failed operations counts lines of the log of the api', () => 
   const { FilterPattern, LogGroupName, MetricTransformations } = stack.one('AWS::Logs::MetricFilter').Properties;
   const field = /\$\.(\w+) = "failed"/.exec(FilterPattern)?.[1];
   assert.match(text('docs/operations.md'), new RegExp(`^\\| \`${field}\`.*\`failed\``, 'm'));
-  assert.match(text('runtime/src/logging.rs'), /flatten_event\(true\)/);
   const { LogConfiguration } = stack.container('api') as any;
   assert.deepEqual(LogGroupName, LogConfiguration.Options['awslogs-group']);
   const [{ MetricName, MetricNamespace }] = MetricTransformations;
