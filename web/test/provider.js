@@ -3,20 +3,11 @@ import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
+import { freePort } from './support.js';
 
 const API = 'https://orders.example.com';
 const SCOPES = 'orders:place orders:read orders:cancel clients:read products:read sales:read';
 const CLIENT = 'pages';
-
-/** A port that is free now. */
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 /**
  * Starts a provider. Resolves to it, and to the settings of a service that uses it. `accounts` has the client of each user who is one.
