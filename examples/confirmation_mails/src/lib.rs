@@ -1,9 +1,9 @@
 //! Sends a mail for each placed order: an example of a program with a queue of its own, to copy. docs/events.md has the rules for
 //! readers.
 //!
-//! The transaction that records an event in the table `mails` also sends its mail. So an event is mailed once, however often it is
-//! delivered. SMTP takes part in no transaction: if the process or a connection fails between the two, the mail is sent again, with the
-//! same `Message-ID`.
+//! One transaction inserts the event into the table `mails`, sends the mail and commits. Another delivery of the event finds the row and
+//! sends no mail. SMTP is not a part of the transaction: if the process or a connection fails after the mail is sent and before the
+//! commit, the mail is sent again, with the same `Message-ID`.
 
 use anyhow::{Context, ensure};
 use aws_sdk_sqs::Client;

@@ -13,10 +13,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::context::for_each_id;
 
-/// Longer lines grow the buffer, in bytes.
+/// First capacity of the buffer of a line, in bytes. Longer lines grow it.
 const USUAL_LENGTH: usize = 512;
 
-/// Another format, whose lines end with the ids.
+/// Appends the ids to the lines of another format.
 pub struct Text<F>(pub F);
 
 impl<S, N, F> FormatEvent<S, N> for Text<F>
@@ -34,8 +34,8 @@ where
     }
 }
 
-/// An object for each line, with the same names as the JSON of tracing-subscriber. That one passes each token through a text buffer, which
-/// takes as long as everything else about a line.
+/// An object for each line, with the names of the flattened JSON of tracing-subscriber. That one checks and writes each token of a line on
+/// its own, which takes as long as everything else about the line.
 pub struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -53,6 +53,7 @@ where
 }
 
 fn to_json(time: &str, event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
+    // Lines of the crate `log` have their metadata in fields.
     let of_log = event.normalized_metadata();
     let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
     let mut line = Vec::with_capacity(USUAL_LENGTH);

@@ -22,13 +22,13 @@ const SEED: u64 = 2_026;
 const ORDERS_PER_DAY: f64 = 36.0;
 /// The share of them that the shop has when it opens.
 const INITIAL_SHARE: f64 = 0.5;
-/// Factors by month, from January.
+/// Factors on the first day of each month, from January. Between two of them the factor changes evenly.
 const SEASONS: [f64; 12] = [0.85, 0.8, 0.95, 1.0, 1.05, 0.95, 0.8, 0.75, 1.0, 1.1, 1.35, 1.4];
 /// Factors by weekday, from Monday.
 const WEEKDAYS: [f64; 7] = [1.1, 1.1, 1.05, 1.1, 1.2, 0.75, 0.6];
 /// Weights by hour, from midnight UTC.
 const HOURS: [u32; 24] = [2, 1, 1, 1, 1, 2, 5, 12, 25, 40, 48, 44, 36, 38, 42, 40, 36, 32, 30, 34, 32, 22, 12, 5];
-/// The share of the clients that come in the first month.
+/// This share of the clients registers in the first month, and the others at any time of the year.
 const EARLY_CLIENTS: f64 = 0.2;
 /// Of a hundred orders, this many are cancelled within a day…
 const CANCELLED: u32 = 3;

@@ -39,7 +39,7 @@ async function fetchConfig(client?: string): Promise<Config> {
 const loadProvider = async (settings: ProviderSettings): Promise<Provider> =>
   (await import('./oidc')).openProvider(settings, /^\/[^/]*/.exec(location.pathname)![0]);
 
-/** Returns a token, and another one than that which was refused. Undefined if the user must sign in again. */
+/** Returns a token: another one than that which was refused, if there is one. Undefined if the user must sign in again. */
 async function fetchToken(signIn: SignIn, config: Config, refused?: string): Promise<string | undefined> {
   const { oidc } = config;
   switch (signIn.how) {
@@ -119,7 +119,7 @@ function claimsOf(token: string, { how }: SignIn): Record<string, string | strin
   }
 }
 
-/** A new session. Undefined if the user must sign in again. A sign-in that fails, perhaps by a forged link, ends no session. */
+/** A new session. Undefined if the user must sign in again. A sign-in that fails, for example by a forged link, does not end an existing session. */
 async function openSession(signIn: SignIn | undefined, config: Config, onExpired: () => void): Promise<Session | undefined> {
   let failure: unknown;
   try {

@@ -40,7 +40,7 @@ const MESSAGE_TIMEOUT: Duration = BODY_DEADLINE;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shortest pause before a caller without quota is charged again.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The buffers of smaller messages do not count, in bytes.
+/// Messages up to this size need no reserved memory, in bytes.
 const SMALL_MESSAGE: usize = 8 * 1024;
 /// Longest id of an operation, in bytes.
 const MAX_ID: usize = 128;
@@ -75,7 +75,7 @@ pub struct Connection {
     /// Of the request that opened the WebSocket. Each operation has its own.
     context: LogContext,
     opened: Instant,
-    /// How many operations were started or refused.
+    /// How many operations were started, or refused because of their parameters.
     operation_count: usize,
     permit: Permit,
     /// Dropped when `connection_init` is accepted.
@@ -138,7 +138,7 @@ impl Connection {
         let _counted = LiveConnection::open("websocket");
         let context = self.context.clone();
         let disconnect = context.clone().scope(self.run()).await;
-        // Neither the line of the connection nor those of its operations wait for the closing handshake.
+        // Dropping the operations logs them now, before the closing handshake.
         self.operations.clear();
         let (code, closed_by) = match &disconnect {
             Disconnect::Close(CloseReason(code, _)) => (*code, "server"),
@@ -229,7 +229,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Counts the memory of a message, in bytes.
+    /// Reserves memory for a message of this many bytes, unless the connection holds enough.
     fn hold_memory(&mut self, size: usize) -> Result<(), Disconnect> {
         if size > self.memory.as_ref().map_or(SMALL_MESSAGE, Permit::units) {
             let permit = self.edge.socket_memory.acquire_units(self.caller.quota_key(), size);
@@ -410,6 +410,7 @@ impl Connection {
     async fn send(&mut self, message: ServerMessage<'_>) -> Result<(), Disconnect> {
         // Serialisation cannot fail: all parts are valid JSON.
         let text = serde_json::to_string(&message).map_err(|_| Disconnect::Lost)?;
+        // Without memory the result is still sent, because the operation was executed. Then the connection is closed.
         let held = self.hold_memory(text.len());
         self.send_frame(Message::Text(text.into())).await?;
         held

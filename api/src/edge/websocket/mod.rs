@@ -28,11 +28,12 @@ use super::refusal::Refusal;
 
 /// Initial size of the buffers in bytes. Most connections are idle, and buffers grow on demand.
 const BUFFER_SIZE: usize = 1024;
-/// Memory for the buffers of all WebSockets with large messages, in bytes. One caller gets at most about an eighth.
+/// Memory for the buffers of all WebSockets with large messages, in bytes. One caller gets at most about an eighth, and more if the limit
+/// of a message is above 2 MiB.
 const MEMORY: usize = 64 * 1024 * 1024;
 
-/// Longer messages are not read, in bytes. This is more than a message may have, so that the client of a longer one gets a close code
-/// instead of a closed connection.
+/// Larger messages are not read, in bytes. It is twice the limit of a message, so that a client that is only a little above the limit gets
+/// the close code 1009 instead of a closed connection.
 fn max_message_size(limits: &LimitSettings) -> usize {
     limits.max_body_bytes.saturating_mul(2)
 }
