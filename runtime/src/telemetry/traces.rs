@@ -119,8 +119,7 @@ impl<S> Filter<S> for SpanFilter {
 fn sampler() -> anyhow::Result<Sampler> {
     let (name, argument) = (variable("OTEL_TRACES_SAMPLER"), variable("OTEL_TRACES_SAMPLER_ARG"));
     let ratio = || {
-        let default = name.is_none().then_some(DEFAULT_RATIO);
-        let ratio = argument.as_ref().map_or(default, |argument| argument.parse().ok());
+        let ratio = argument.as_ref().map_or(Some(DEFAULT_RATIO), |argument| argument.parse().ok());
         let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| {
             let argument = argument.as_deref().unwrap_or_default();
             anyhow!(

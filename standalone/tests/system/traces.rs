@@ -340,7 +340,6 @@ fn a_wrong_variable_is_refused() {
         ("OTEL_TRACES_SAMPLER_ARG", "1%"),
         ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_TRACES_SAMPLER", "sometimes"),
-        ("OTEL_TRACES_SAMPLER", "traceidratio"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_METRICS_EXPORTER", "prometheus"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
