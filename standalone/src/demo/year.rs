@@ -234,7 +234,7 @@ impl Shop {
         }
     }
 
-    /// Cancels or refunds some of the orders.
+    /// Cancels this order or refunds a part of it, with a small probability.
     fn refund_a_few(&mut self, placed_at: DateTime<Utc>, order: OrderPlaced) {
         let chance = self.random.random_range(0..100);
         if chance >= CANCELLED + REFUNDED {
